@@ -1,0 +1,102 @@
+"""Example, Sequence and Batch: a row as tokens, examples that share one sequence, and sequences as tensors.
+
+Shapes: B sequences, T tokens, N distinct images, M image placeholders, P tokens an image, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from sightline.data.row import ImageRef, Where
+
+IGNORE = -100  # the label of a token that is not supervised (torch's cross-entropy default)
+PREFIX = 0  # the segment that all other segments of its group may look at
+PAD_GROUP = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row as tokens. `labels[i]` is `input_ids[i]` where it is supervised, else IGNORE (not yet shifted).
+
+    The first `prefix` tokens depend on nothing but the system turn and the image, so examples of one image with
+    equal prefixes can share them in one packed sequence.
+    """
+
+    where: Where
+    input_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    images: tuple[ImageRef, ...] = ()
+    prefix: int = 0
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """One or several examples in one sequence of the batch.
+
+    Token i may look at token j when j <= i, both have the same group, and j's segment is i's own or PREFIX.
+    Positions restart with each group, and each segment's continue from its group's prefix.
+    """
+
+    input_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    position_ids: tuple[int, ...]
+    group_ids: tuple[int, ...]
+    segment_ids: tuple[int, ...]
+    images: tuple[ImageRef, ...]
+    examples: tuple[Where, ...]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(slots=True)
+class Batch:
+    """What a model is given.
+
+    Attributes:
+        input_ids, labels, position_ids, group_ids, segment_ids: (B, T) int64.
+        attention_mask: (B, T) bool, False on padding.
+        pixel_values: (N, 3, H, W) float32, each distinct image once; None for a batch of text alone, and where
+            `extra` or `features` carries the images.
+        image_index: (M,) int64: which of the N images the m-th placeholder span shows (reading order over the batch).
+        features: (N, P, D) cached vision features that stand in for `pixel_values`.
+        extra: an adopted model's own inputs (`image_grid_thw`, ...), passed on by name.
+        image_keys: the N images' keys. examples: the place of each example, in order.
+        packed: True when some sequence holds more than one group or segment, so a block mask is needed.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    position_ids: Tensor
+    group_ids: Tensor
+    segment_ids: Tensor
+    attention_mask: Tensor
+    image_index: Tensor
+    pixel_values: Tensor | None = None
+    features: Tensor | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    image_keys: tuple[str, ...] = ()
+    examples: tuple[Where, ...] = ()
+    packed: bool = False
+
+    @property
+    def supervised(self) -> Tensor:
+        """Number of supervised tokens: labels that have a token before them to be predicted from. 0-dim int64."""
+        return (self.labels[:, 1:] != IGNORE).sum()
+
+    def to(self, device: torch.device) -> Batch:
+        """This batch on `device` (asynchronously from pinned memory)."""
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name in self.__slots__
+            if isinstance(value := getattr(self, name), Tensor)
+        }
+        extra = {name: value.to(device, non_blocking=True) for name, value in self.extra.items()}
+        return replace(self, **moved, extra=extra)

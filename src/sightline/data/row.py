@@ -1,0 +1,71 @@
+"""Row: one training sample as its author wrote it, whatever file format it came from. Every reader ends in this type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The place of a row: `file` and 1-based `row` number, told in every error about it."""
+
+    file: str
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.file} row {self.row}"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """An image not yet decoded: a `path`, or encoded `data` (PNG, JPEG, ... bytes) with a `key` that identifies it.
+
+    Two references with the same `key` are the same image: it is encoded once for all the rows that share it.
+    """
+
+    key: str
+    path: Path | None = None
+    data: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The place in a turn where the row's next image stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a conversation: text and the places of pictures, in reading order."""
+
+    role: Role
+    parts: tuple[str | Picture, ...]
+
+    @property
+    def text(self) -> str:
+        """The turn's text without its pictures."""
+        return "".join(part for part in self.parts if isinstance(part, str)).strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A conversation and its images. As many `images` as there are `Picture` parts, in reading order."""
+
+    where: Where
+    turns: tuple[Turn, ...]
+    images: tuple[ImageRef, ...] = ()
+    fields: Mapping[str, str] = field(default_factory=dict)  # further columns, e.g. {"type": "color"}
+
+    @property
+    def question(self) -> str:
+        """The last user turn's text."""
+        return next((t.text for t in reversed(self.turns) if t.role == "user"), "")
+
+    @property
+    def answer(self) -> str:
+        """The last assistant turn's text."""
+        return next((t.text for t in reversed(self.turns) if t.role == "assistant"), "")
