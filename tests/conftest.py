@@ -1,0 +1,21 @@
+"""Settings for the whole suite, made before any test imports torch or transformers."""
+
+from __future__ import annotations
+
+import os
+
+# No test may need the network: a hub id that is not on disk must fail at once, not after a time-out.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+
+# The tests' models are so small that a second thread costs more than it gives; a fixed count fixes the order of sums.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# Messages are compared as text: no colour, no wrapping at the width of somebody's terminal.
+os.environ["NO_COLOR"] = "1"
+os.environ["COLUMNS"] = "160"
+os.environ.pop("FORCE_COLOR", None)
