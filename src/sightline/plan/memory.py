@@ -1,0 +1,98 @@
+"""State memory of a stage: the bytes of weights, gradients and optimizer, by tower. Arithmetic on parameter shapes.
+
+Weights are held as the model holds them (fp32, also where the forward pass runs in bf16 or fp16 autocast); activations
+and autocast's passing copies are no state and are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+from torch import Tensor, nn
+
+from sightline.models.vlm import VLM
+from sightline.recipe.schema import TOWERS, Tower
+
+STEP_BYTES = 4  # torch's AdamW counts the steps of each parameter in a 0-dim float32
+
+
+@dataclass(frozen=True, slots=True)
+class StateBytes:
+    """Bytes that stay on the device (the host counts AdamW's step tensors too) for the whole stage.
+
+    Attributes:
+        weights: all parameters, learning or not.
+        buffers: the modules' other tensors.
+        gradients: of the parameters that learn, in their own dtype.
+        optimizer: AdamW's two moments and step count of each parameter that learns.
+        masters: fp32 copies of 16-bit parameters that learn, where the optimizer steps on copies.
+        average: the exponential moving average of the parameters that learn.
+    """
+
+    weights: int = 0
+    buffers: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    masters: int = 0
+    average: int = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes of all kinds."""
+        return sum(asdict(self).values())
+
+    def __add__(self, other: StateBytes) -> StateBytes:
+        mine, theirs = asdict(self), asdict(other)
+        return StateBytes(**{kind: mine[kind] + theirs[kind] for kind in mine})
+
+
+def state_bytes(model: VLM, *, masters: bool = False, ema: bool = False) -> dict[Tower, StateBytes]:
+    """State bytes of each tower of `model` on one device, trained by AdamW.
+
+    Reads shapes, dtypes and `requires_grad` alone, so a model on the meta device does, frozen by the stage's plan.
+
+    Args:
+        masters: whether 16-bit parameters that learn have fp32 copies, which then carry the moments too (Micikevicius
+            et al. 2018, section 3.1).
+        ema: whether the stage keeps a moving average of what learns.
+    """
+    return {
+        tower: module_bytes((module for _, module in model.tower_modules(tower)), masters=masters, ema=ema)
+        for tower in TOWERS
+    }
+
+
+def module_bytes(modules: Iterable[nn.Module], *, masters: bool = False, ema: bool = False) -> StateBytes:
+    """State bytes of `modules`; a tensor that several of them share is counted once."""
+    listed = list(modules)
+    parameters = _distinct(parameter for module in listed for parameter in module.parameters())
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    copied = [4 * parameter.numel() for parameter in learning if masters and parameter.element_size() < 4]
+    stepped = [max(4, p.element_size()) * p.numel() if masters else _size(p) for p in learning]
+    return StateBytes(
+        weights=sum(map(_size, parameters)),
+        buffers=sum(map(_size, _distinct(buffer for module in listed for buffer in module.buffers()))),
+        gradients=sum(map(_size, learning)),
+        optimizer=sum(2 * size + STEP_BYTES for size in stepped),
+        masters=sum(copied),
+        average=sum(map(_size, learning)) if ema else 0,
+    )
+
+
+def human(count: int) -> str:
+    """`count` bytes in the largest binary unit that leaves at least 1: 512 B, 3.4 MiB, 12.6 GiB."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return list({id(tensor): tensor for tensor in tensors}.values())
