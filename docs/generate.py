@@ -1,0 +1,165 @@
+"""Writes the pages of docs/ that are read from the source: checks.md, recipes.md and recipe-keys.md (`make docs`).
+
+A test compares them with what this script would write, so they cannot go out of date.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+from sightline.guard import catalogue
+from sightline.guard.catalogue import Page
+from sightline.recipe import Recipe, load, shipped
+from sightline.recipe.schema import TOWERS, Stage
+
+DOCS = Path(__file__).parent
+SCHEMA = DOCS.parent / "src" / "sightline" / "recipe" / "schema.py"
+NOTICE = "<!-- written by docs/generate.py (make docs): edit the source it names, not this page -->"
+
+
+def generated() -> dict[str, str]:
+    """File name -> text of every generated page."""
+    return {"checks.md": checks_page(), "recipes.md": recipes_page(), "recipe-keys.md": keys_page()}
+
+
+def checks_page() -> str:
+    """Every check with its page, grouped by the room where the fix is made."""
+    pages = catalogue.pages()
+    lines = [
+        *_head("The checks", "the docstrings of `src/sightline/guard/checks`"),
+        "What each check claims, how the fault shows, and the setting that mends it. [The guard](guard.md) tells how",
+        "they are run; `sightline explain X4` prints a page in the terminal.",
+        "",
+        "| code | name | claim |",
+        "|---|---|---|",
+        *(
+            f"| {page.code} | [{page.name}](#{page.code.lower()}--{page.name}) | {_cell(page.claim)} |"
+            for page in pages
+        ),
+    ]
+    for room, inside in groupby(sorted(pages, key=lambda page: page.room), key=lambda page: page.room):
+        lines += ["", f"## {room.capitalize()}"]
+        for page in inside:
+            lines += ["", *_check(page)]
+    return "\n".join(lines) + "\n"
+
+
+def recipes_page() -> str:
+    """Every shipped recipe: what it joins, its stages and its sources."""
+    lines = [
+        *_head("The shipped recipes", "`src/sightline/recipes`"),
+        "`sightline train NAME` runs one, `sightline train NAME key=value` changes it first, `sightline check NAME`",
+        "tells what can be known before step 1. [Recipes](recipe.md) explains the keys.",
+    ]
+    for name in shipped():
+        lines += ["", *_recipe(load(name))]
+    return "\n".join(lines) + "\n"
+
+
+def keys_page() -> str:
+    """Every key of a recipe: type, default and meaning, as the schema has them."""
+    lines = [
+        *_head("The keys of a recipe", "`src/sightline/recipe/schema.py`"),
+        "A recipe is a `Recipe`; a type that is named here is a part with its own table. A key without a default must",
+        "be given. [Recipes](recipe.md) says how they work together.",
+    ]
+    module = ast.parse(SCHEMA.read_text(encoding="utf-8"))
+    parts = [node for node in module.body if isinstance(node, ast.ClassDef) and _fields(node)]
+    for part in sorted(parts, key=lambda node: node.name != "Recipe"):
+        inherited = [f"It has the keys of {base}, too." for b in part.bases if (base := ast.unparse(b)) != "Part"]
+        lines += ["", f"## {part.name}", "", " ".join([ast.get_docstring(part) or "", *inherited]), ""]
+        lines += ["| key | type | default | |", "|---|---|---|---|", *_rows(part)]
+    return "\n".join(lines) + "\n"
+
+
+def _head(title: str, source: str) -> list[str]:
+    return [f"# {title}", "", NOTICE, "", f"Written from {source}.", ""]
+
+
+def _check(page: Page) -> Iterator[str]:
+    trial = " On trial: its findings are notes." if page.on_trial else ""
+    source = f"../src/sightline/guard/checks/{page.room}/{page.path.name}"
+    yield from (f"### {page.code} · {page.name}", "", f"**{page.claim}**{trial}", "")
+    sections = {"Symptom": page.symptom, "Root cause": page.root_cause, "Fix": page.fix}
+    for title, text in {**sections, "Stays silent when": page.silent_when}.items():
+        yield f"- **{title}.** {text}"
+    needs = ", ".join(f"`{need}`" for need in page.needs)
+    yield f"- **Needs** {needs} · [{page.path.name}]({source})"
+    yield from ("", "Sources:", "", *(f"- {source}" for source in page.sources))
+
+
+def _recipe(recipe: Recipe) -> Iterator[str]:
+    yield from (f"## {recipe.name}", "", f"{recipe.summary[0].upper()}{recipe.summary[1:]}.", "")
+    yield from (f"{_model(recipe)} File: [{recipe.name}.yaml](../src/sightline/recipes/{recipe.name}.yaml).", "")
+    yield "| stage | learns | learning rate | length | batch | schedule | weight decay |"
+    yield "|---|---|---|---|---|---|---|"
+    yield from (_stage(stage) for stage in recipe.stages)
+    if recipe.sources:
+        yield from ("", "Sources:", "", *(f"- {source}" for source in recipe.sources))
+
+
+def _model(recipe: Recipe) -> str:
+    model = recipe.model
+    if model.adopt:
+        text = f"Adopts `{model.adopt.source}`."
+    else:
+        assert model.compose is not None
+        vision, language = (_origin(part) for part in (model.compose.vision, model.compose.language))
+        text = f"Joins {vision} and {language} by `{model.compose.connector.kind}`."
+    return f"{text} LoRA of rank {model.lora.rank} on {', '.join(model.lora.towers)}." if model.lora else text
+
+
+def _origin(part: object) -> str:
+    source, config = getattr(part, "source", None), getattr(part, "config", None) or {}
+    return f"`{source}`" if source else f"a `{config['model_type']}` built from its configuration"
+
+
+def _stage(stage: Stage) -> str:
+    learning = [tower for tower in TOWERS if stage.rule_for(tower) != "none"]
+    rules = [stage.rule_for(tower) for tower in learning]
+    told = [rule if isinstance(rule, str) else str(rule.model_dump(exclude_none=True)) for rule in rules]
+    rates = sorted({stage.rate_for(tower) for tower in learning}, reverse=True)
+    length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs:g} epoch{'' if stage.epochs == 1 else 's'}"
+    cells = [
+        stage.name,
+        ", ".join(f"{tower}: {rule}" for tower, rule in zip(learning, told, strict=True)),
+        _rate(rates[0]) if len(rates) == 1 else ", ".join(f"{t}: {_rate(stage.rate_for(t))}" for t in learning),
+        length,
+        str(stage.batch),
+        f"{stage.schedule.kind}, warm-up {stage.schedule.warmup:g}",
+        f"{stage.optimizer.weight_decay:g}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _rate(value: float) -> str:
+    """0.00512 as 5.12e-3, the way learning rates are written."""
+    digits, _, exponent = f"{value:e}".partition("e")
+    return f"{float(digits):g}e{int(exponent)}"
+
+
+def _fields(part: ast.ClassDef) -> list[ast.AnnAssign]:
+    return [node for node in part.body if isinstance(node, ast.AnnAssign)]
+
+
+def _rows(part: ast.ClassDef) -> Iterator[str]:
+    lines = SCHEMA.read_text(encoding="utf-8").splitlines()
+    for field in _fields(part):
+        kind = _cell(ast.unparse(field.annotation))
+        default = f"`{ast.unparse(field.value)}`" if field.value else ""
+        line = lines[(field.end_lineno or field.lineno) - 1]
+        comment = line[field.end_col_offset or 0 :].strip().removeprefix("#").strip()
+        yield f"| `{ast.unparse(field.target)}` | `{kind}` | {default} | {_cell(comment)} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    for name, text in generated().items():
+        (DOCS / name).write_text(text, encoding="utf-8")
+        print(f"wrote docs/{name}")

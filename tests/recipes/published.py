@@ -1,0 +1,135 @@
+"""Configurations of published models, as their authors' config.json gives them, and what their parts must count.
+
+Only fields that shape parameters are kept. A count is derived by hand from the architecture, not from the code under
+test; where the authors publish a total it stands beside it.
+"""
+
+from __future__ import annotations
+
+# https://huggingface.co/openai/clip-vit-large-patch14-336 (vision_config)
+CLIP_L_336 = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "hidden_act": "quick_gelu",
+}
+
+# https://huggingface.co/lmsys/vicuna-7b-v1.5
+VICUNA_7B = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "vocab_size": 32000,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+# https://huggingface.co/google/siglip2-base-patch16-512 (vision_config)
+SIGLIP2_B_512 = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 512,
+    "patch_size": 16,
+}
+
+# https://huggingface.co/HuggingFaceTB/SmolLM2-360M-Instruct
+SMOLLM2_360M = {
+    "model_type": "llama",
+    "hidden_size": 960,
+    "intermediate_size": 2560,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 15,
+    "num_key_value_heads": 5,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "vocab_size": 49152,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+}
+
+# https://huggingface.co/Qwen/Qwen3-VL-2B-Instruct
+QWEN3_VL_2B = {
+    "model_type": "qwen3_vl",
+    "image_token_id": 151655,
+    "video_token_id": 151656,
+    "vision_start_token_id": 151652,
+    "vision_end_token_id": 151653,
+    "tie_word_embeddings": True,
+    "text_config": {
+        "model_type": "qwen3_vl_text",
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151936,
+        "max_position_embeddings": 262144,
+        "rope_theta": 5000000,
+        "rope_scaling": {"mrope_interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default"},
+        "tie_word_embeddings": True,
+    },
+    "vision_config": {
+        "model_type": "qwen3_vl",
+        "depth": 24,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_heads": 16,
+        "num_position_embeddings": 2304,
+        "out_hidden_size": 2048,
+        "patch_size": 16,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "deepstack_visual_indexes": [5, 11, 17],
+    },
+}
+QWEN3_VL_2B_TOTAL = 2_127_532_032  # the hub's safetensors metadata
+
+
+def linear(width_in: int, width_out: int, bias: bool = True) -> int:
+    """Parameters of one linear map."""
+    return width_in * width_out + bias * width_out
+
+
+def vit_block(width: int, inner: int) -> int:
+    """A pre-norm ViT block: four projections, two maps, two LayerNorms, all with biases."""
+    return 4 * linear(width, width) + linear(width, inner) + linear(inner, width) + 2 * 2 * width
+
+
+def llama(width: int, inner: int, layers: int, kv_width: int, vocabulary: int, tied: bool) -> int:
+    """A Llama: no biases, RMSNorm before each half of a block and at the end."""
+    attention = 2 * linear(width, width, bias=False) + 2 * linear(width, kv_width, bias=False)
+    block = attention + 3 * linear(width, inner, bias=False) + 2 * width
+    return layers * block + width + (1 if tied else 2) * vocabulary * width
+
+
+def clip_l_336(blocks: int, post_norm: bool) -> int:
+    """CLIP ViT-L/14 at 336 px, cut after `blocks`: class token, patches without bias, 577 positions, a norm before."""
+    stem = 1024 + 3 * 14 * 14 * 1024 + 577 * 1024 + 2 * 1024
+    return stem + blocks * vit_block(1024, 4096) + post_norm * 2 * 1024
+
+
+def siglip2_b_512() -> int:
+    """SigLIP 2 B/16 at 512 px without its pooling head: patches with bias, 1,024 positions, a norm after."""
+    return linear(3 * 16 * 16, 768) + 1024 * 768 + 12 * vit_block(768, 3072) + 2 * 768
+
+
+def qwen3_vl_merger(inner: int, width_out: int, norm: int) -> int:
+    """A merger of Qwen3-VL: a norm, four patches as one, two linear maps."""
+    return 2 * norm + linear(inner, inner) + linear(inner, width_out)
