@@ -1,0 +1,170 @@
+"""The command line: parses, calls, and turns errors into one message and an exit status.
+
+Exit status: 0 done, 1 a fault of Sightline's own (with its traceback), 2 bad input, 3 stopped by the guard,
+128 + n ended by signal n. What a command does is in `commands/`, imported when it is called.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from sightline.errors import UserError
+
+BAD_INPUT, GUARDED, INTERRUPTED = 2, 3, 128 + 2
+NOT_OURS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}  # the disk's faults, not the program's
+
+
+class Commands(TyperGroup):
+    """The group of all commands: `--debug` may stand anywhere, and user errors end without a traceback."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if "--debug" in args:
+            args = ["--debug", *(argument for argument in args if argument != "--debug")]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            _end(ctx, str(error), BAD_INPUT)
+        except KeyboardInterrupt:
+            _end(ctx, "interrupted", INTERRUPTED)
+        except OSError as error:
+            if error.errno not in NOT_OURS:
+                raise
+            _end(ctx, f"{error.filename or 'writing'}: {error.strerror}", BAD_INPUT)
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help starts in half the time
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe, e.g. stages.instruct.steps=50"),
+]
+RecipeName = Annotated[str, typer.Argument(help="A shipped recipe's name (see `sightline recipes`) or a YAML file")]
+Run = Annotated[Path, typer.Argument(help="A run directory, e.g. runs/quickstart-20260101-120000")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"sightline {version('sightline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error too")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit")
+    ] = False,
+) -> None:
+    """Train vision-language models from recipes, guarded against silent mistraining."""
+
+
+@app.command()
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A shipped recipe's name or a YAML file")] = None,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="The new run directory [default: runs/<recipe>-<time>]")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with this run where it was saved")] = None,
+) -> None:
+    """Train a model, judge it, and write the report.
+
+    `sightline train --resume RUN` goes on with an interrupted run; its recipe is in the run directory.
+    """
+    from sightline.commands import train as command
+
+    raise typer.Exit(command.train(recipe, overrides or [], out, resume))
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that come with Sightline."""
+    from sightline.commands import catalogue
+
+    catalogue.recipes()
+
+
+@app.command()
+def check(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Find out all that can be known before step 1: recipe, data, masks, token counts, freezing, memory."""
+    from sightline.commands import check as command
+
+    raise typer.Exit(command.check(recipe, overrides or []))
+
+
+@app.command("eval")
+def evaluate(
+    run: Run,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask only so many questions")] = None,
+) -> None:
+    """Judge a trained run once more, and write its report anew."""
+    from sightline.commands import evaluate as command
+
+    command.evaluate(run, limit)
+
+
+@app.command()
+def ask(
+    run: Run,
+    image: Annotated[Path, typer.Argument(help="An image file")],
+    question: Annotated[str, typer.Argument(help='e.g. "What color is the shape?"')],
+    tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens")] = 128,
+) -> None:
+    """Ask a trained run about an image; the answer is printed as it comes."""
+    from sightline.commands import ask as command
+
+    command.ask(run, image, question, tokens)
+
+
+@app.command()
+def report(run: Run) -> None:
+    """Write the page of a run: report.html in its directory."""
+    from sightline.commands import report as command
+
+    command.report(run)
+
+
+@app.command()
+def checks(word: Annotated[str | None, typer.Argument(help="Only checks whose page has this word")] = None) -> None:
+    """List the guard's checks."""
+    from sightline.commands import catalogue
+
+    catalogue.checks(word)
+
+
+@app.command()
+def explain(
+    check: Annotated[str, typer.Argument(metavar="CHECK|WORD", help="A check's code or name, or a word on its page")],
+) -> None:
+    """Show a check's page: symptom, root cause, fix, sources."""
+    from sightline.commands import catalogue
+
+    catalogue.explain(check)
+
+
+def _end(ctx: Any, message: str, status: int) -> NoReturn:
+    """Tell `message` on the error stream and exit with `status`."""
+    if ctx.params.get("debug"):
+        import traceback
+
+        traceback.print_exc()
+    colour = sys.stderr.isatty()
+    typer.echo(typer.style("error:", fg="red", bold=True) if colour else "error:", err=True, nl=False)
+    typer.echo(f" {message}", err=True)
+    raise typer.Exit(status)

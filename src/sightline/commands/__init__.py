@@ -1,0 +1,1 @@
+"""What each command of `sightline` does, behind `cli.py`."""
