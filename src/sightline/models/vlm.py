@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sightline.data.batch import Batch
-from sightline.recipe.schema import Tower
+from sightline.models.recompute import recompute
+from sightline.recipe.schema import TOWERS, Tower
 
 
 class VLM(nn.Module, ABC):
@@ -48,10 +51,6 @@ class VLM(nn.Module, ABC):
         """The repeated layers of `tower`, first to last (empty where it has none)."""
 
     @abstractmethod
-    def set_gradient_checkpointing(self, on: bool) -> None:
-        """Recompute activations in the backward pass of the towers that learn."""
-
-    @abstractmethod
     def save(self, folder: Path) -> str:
         """Write a model that loads without Sightline where its architecture exists there; returns how to load it."""
 
@@ -60,3 +59,32 @@ class VLM(nn.Module, ABC):
         for prefix, module in self.tower_modules(tower):
             for name, parameter in module.named_parameters():
                 yield f"{prefix}.{name}", parameter
+
+    def learns(self, tower: Tower) -> bool:
+        """Whether some parameter of `tower` takes gradients."""
+        return any(parameter.requires_grad for _, parameter in self.tower_parameters(tower))
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for the towers that learn; a frozen tower stays in evaluation mode (no dropout, no drift)."""
+        super().train(mode)
+        for tower in TOWERS:
+            if mode and not self.learns(tower):
+                for _, module in self.tower_modules(tower):
+                    module.eval()
+        return self
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode inside the block; afterwards every module is in the mode it was in."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    def set_gradient_checkpointing(self, on: bool) -> None:
+        """Recompute the blocks' activations in the backward pass (exact; about a third more compute)."""
+        for tower in TOWERS:
+            recompute(self.blocks(tower), on)

@@ -1,0 +1,1 @@
+"""Towers from `transformers`, connectors, the VLM that joins them, existing VLMs, and adapters."""

@@ -1,0 +1,83 @@
+"""Loading a vision and a language tower: weights from a source, or fresh ones from a configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import MODEL_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from sightline.errors import UserError
+from sightline.models.origin import make_config, read_config, read_or_explain
+from sightline.models.vision import VisionTower, family
+from sightline.recipe.schema import LanguageSpec, VisionSpec
+
+VISION, LANGUAGE = "model.compose.vision", "model.compose.language"
+# What a cut vision tower, or a vision tower taken out of a dual encoder, leaves in the checkpoint or does not use.
+UNUSED_IN_VISION = ("head.", "pooler.", "post_layernorm", "layernorm.")
+
+
+def vision_config(spec: VisionSpec) -> PretrainedConfig:
+    """The configuration of the vision model alone, also where `spec` names a dual encoder such as CLIP."""
+    if spec.source is not None:
+        config = read_config(spec.source, f"{VISION}.source")
+    else:
+        config = make_config(spec.config or {}, f"{VISION}.config")
+    config = getattr(config, "vision_config", config)
+    family(config)
+    return config
+
+
+def load_vision(spec: VisionSpec, config: PretrainedConfig, *, attention: str, dtype: torch.dtype) -> VisionTower:
+    """The vision tower. Raises UserError where the source lacks some of its weights."""
+    kind: Any = MODEL_MAPPING[type(config)]
+    if spec.source is None:
+        model = _fresh(lambda: kind._from_config(config, attn_implementation=attention), VISION).to(dtype)
+    else:
+        options: dict[str, Any] = {"config": config, "attn_implementation": attention, "dtype": dtype}
+        model, told = read_or_explain(
+            lambda: kind.from_pretrained(spec.source, output_loading_info=True, **options), spec.source, VISION
+        )
+        lost = [name for name in told["missing_keys"] if not any(part in name for part in UNUSED_IN_VISION)]
+        if lost:
+            raise UserError(
+                f"'{spec.source}' holds no weights for {len(lost)} parameters of the vision tower, e.g. {lost[0]}",
+                where=f"{VISION}.source",
+                fix="give a checkpoint of the vision model or of a dual encoder that contains it",
+            )
+    return VisionTower(model, layer=spec.layer, tokens=spec.tokens)
+
+
+def language_config(spec: LanguageSpec) -> PretrainedConfig:
+    """The configuration of the language model."""
+    if spec.source is not None:
+        return read_config(spec.source, f"{LANGUAGE}.source", spec.gguf_file)
+    return make_config(spec.config or {}, f"{LANGUAGE}.config")
+
+
+def load_language(
+    spec: LanguageSpec, config: PretrainedConfig, *, attention: str, dtype: torch.dtype
+) -> PreTrainedModel:
+    """The causal language model. Raises UserError where `config` is of another kind."""
+    attention = attention_for(config, attention)
+    if spec.source is None:
+        make = AutoModelForCausalLM.from_config
+        return _fresh(lambda: make(config, attn_implementation=attention), LANGUAGE).to(dtype)
+    options: dict[str, Any] = {"attn_implementation": attention, "dtype": dtype}
+    if spec.gguf_file:
+        options["gguf_file"] = spec.gguf_file
+    source = spec.source
+    return read_or_explain(lambda: AutoModelForCausalLM.from_pretrained(source, **options), source, LANGUAGE)
+
+
+def attention_for(config: PretrainedConfig, attention: str) -> str:
+    """`attention`, or "eager" where the model caps its attention scores, which torch's fused attention cannot do."""
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    return "eager" if capped and attention == "sdpa" else attention
+
+
+def _fresh(make: Any, where: str) -> PreTrainedModel:
+    try:
+        return make()
+    except (ValueError, TypeError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+        raise UserError(f"no model can be built from this config: {error}", where=f"{where}.config") from error
