@@ -1,8 +1,8 @@
-"""Row: one training sample as its author wrote it, whatever file format it came from. Every reader ends in this type."""
+"""Row: one training sample as its author wrote it, whatever its file format. Every reader ends in this type."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -23,7 +23,7 @@ class Where:
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """An image not yet decoded: a `path`, or encoded `data` (PNG, JPEG, ... bytes) with a `key` that identifies it.
+    """An image not yet decoded: a `path`, or encoded bytes (PNG, JPEG, ...) as `data` or fetched by `read`.
 
     Two references with the same `key` are the same image: it is encoded once for all the rows that share it.
     """
@@ -31,6 +31,7 @@ class ImageRef:
     key: str
     path: Path | None = None
     data: bytes | None = field(default=None, repr=False)
+    read: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)  # picklable, e.g. a partial
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +70,11 @@ class Row:
     def answer(self) -> str:
         """The last assistant turn's text."""
         return next((t.text for t in reversed(self.turns) if t.role == "assistant"), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A row left out, where it stood and why: every count of skipped rows can be traced to these."""
+
+    where: Where
+    reason: str

@@ -1,0 +1,1 @@
+"""Rows in any format, as examples and batches."""

@@ -1,0 +1,81 @@
+"""Encoder: rows to tokens and sequences to batches, whatever the model; RowError: a broken row, by file and number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sightline.data.row import Row, Where
+from sightline.errors import UserError
+
+if TYPE_CHECKING:  # readers raise RowError and must not pay for importing torch
+    from collections.abc import Callable
+
+    import torch
+
+    from sightline.data.batch import Batch, Example, Sequence
+
+
+class RowError(UserError):
+    """A row that cannot be used. `place` is the row's file and number; the message begins with it."""
+
+    def __init__(self, what: str, place: Where, *, fix: str | None = None) -> None:
+        self.place = place
+        super().__init__(what, where=str(place), fix=fix)
+
+
+def validate(row: Row, *, answered: bool = True) -> None:
+    """Raise RowError where `row` cannot be a training sample (or, without `answered`, a prompt)."""
+    places = sum(not isinstance(part, str) for turn in row.turns for part in turn.parts)
+    if places != len(row.images):
+        raise RowError(
+            f"{len(row.images)} images but {places} image placeholders",
+            row.where,
+            fix="write one <image> (or image part) into the conversation for each image of the row",
+        )
+    if not row.turns:
+        raise RowError("the conversation is empty", row.where)
+    answers = [turn for turn in row.turns if turn.role == "assistant"]
+    if any(not isinstance(part, str) for turn in answers for part in turn.parts):
+        raise RowError("an assistant turn holds an image", row.where, fix="images belong in user or system turns")
+    if answered and not answers:
+        raise RowError("no assistant turn, so nothing to learn from", row.where, fix="give the row an answer")
+    if answered and not any(turn.text for turn in answers):
+        raise RowError("every assistant turn is empty, so nothing is supervised", row.where)
+
+
+class Encoder(Protocol):
+    """What training, evaluation and the guard know of a model's tokenizer, template and image processor."""
+
+    tokenizer: Any
+    pad_id: int
+    eos_id: int
+    image_token_id: int
+
+    def encode(self, row: Row) -> Example:
+        """`row` as tokens; labels stand on the assistant turns and their end tokens alone. Raises RowError."""
+
+    def encode_prompt(self, row: Row) -> Example:
+        """`row` without its last assistant turn, up to where the answer begins; every label is IGNORE."""
+
+    def collate(
+        self,
+        sequences: list[Sequence],
+        *,
+        flip: torch.Generator | None = None,
+        pad_left: bool = False,
+        features: Callable[[tuple[str, ...]], torch.Tensor] | None = None,
+    ) -> Batch:
+        """`sequences` as one batch, each distinct image decoded once.
+
+        Args:
+            flip: where given, each image is mirrored with probability 1/2.
+            pad_left: pad before the tokens, as generation needs it.
+            features: image keys to (N, P, D) vision features, in place of pixels.
+        """
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of `ids` without special tokens."""
+
+    def save(self, folder: Path) -> None:
+        """Write everything that `load` of the same class needs."""
