@@ -16,20 +16,20 @@ PACKAGE = "sightline"
 ROOMS: Mapping[str, set[str]] = {
     "errors": set(),
     "atomic": set(),
-    "rundir": set(),
     "recipe": set(),
     "data": {"recipe"},
     "models": {"recipe", "data"},
     "losses": set(),
     "plan": {"recipe", "models"},
-    "evaluate": {"rundir", "recipe", "data", "models"},
-    "serve": {"rundir", "recipe", "data", "models"},
+    "evaluate": {"recipe", "data", "models"},
+    "serve": {"recipe", "data", "models"},
     "guard": set(),
     "attach": {"guard"},
     "report": set(),
-    "train": {"rundir", "recipe", "data", "models", "losses", "plan", "evaluate", "guard", "attach", "report"},
-    "commands": {"rundir", "recipe", "data", "models", "plan", "evaluate", "serve", "guard", "report", "train"},
-    "cli": {"recipe", "guard", "commands"},
+    "train": {"recipe", "data", "models", "losses", "plan", "evaluate", "guard", "attach", "report"},
+    "commands": {"recipe", "data", "models", "plan", "evaluate", "serve", "guard", "report", "train"},
+    "cli": {"commands"},
+    "__main__": {"cli"},
     "": {"attach"},  # the package itself offers `sightline.attach`, on first use
 }
 GROUND = {"errors", "atomic"}
@@ -39,7 +39,8 @@ GUARD: Mapping[str, set[str]] = {
     "evidence": set(),
     "check": {"evidence"},
     "probes": {"evidence", "check"},
-    "checks": {"evidence", "check"},
+    "specimen": {"evidence", "check"},  # what a check's specimen is run with
+    "checks": {"evidence", "check", "specimen"},
     "catalogue": {"evidence", "check", "checks"},
     "watch": {"evidence", "check", "catalogue", "probes"},
     "report": {"evidence", "check", "catalogue", "watch"},

@@ -1,0 +1,130 @@
+"""The shipped recipes say what their sources say. The figures stand here a second time, so that no edit slips by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sightline
+from sightline.data import templates
+from sightline.recipe import load, shipped, to_yaml
+from sightline.recipe.schema import Recipe
+from sightline.recipe.shipped import FOLDER
+
+PACKAGE = Path(sightline.__path__[0])
+READERS = PACKAGE / "data" / "readers"
+CONNECTORS = PACKAGE / "models" / "connectors"
+
+LLAVA_ALIGN = {
+    "learn": {"connector": "all"},
+    "lr": 1e-3,
+    "batch": 256,
+    "epochs": 1,
+    "max_length": 2048,
+    "schedule.kind": "cosine",
+    "schedule.warmup": 0.03,
+    "schedule.floor": 0.0,
+    "optimizer.weight_decay": 0.0,
+    "optimizer.betas": (0.9, 0.999),
+    "optimizer.clip": 1.0,
+}
+LLAVA_INSTRUCT = {**LLAVA_ALIGN, "learn": {"connector": "all", "language": "all"}, "lr": 2e-5, "batch": 128}
+LLAVA_LORA = {
+    **LLAVA_INSTRUCT,
+    "learn": {"connector": "all", "language": "lora"},
+    "lr": {"connector": 2e-5, "language": 2e-4},
+}
+ALL_LEARN = {"vision": "all", "connector": "all", "language": "all"}
+NANO_VLM = {
+    "learn": ALL_LEARN,
+    "lr": {"vision": 5e-5, "connector": 5.12e-3, "language": 5e-5},
+    "steps": 40_000,
+    "batch": 2 * 8,
+    "micro_batch": 2,
+    "max_length": 4096,
+    "pack": "length",
+    "schedule.warmup": 0.03,
+    "schedule.floor": 0.1,
+    "optimizer.weight_decay": 0.01,
+    "optimizer.clip": 1.0,
+}
+QWEN = {
+    "learn": ALL_LEARN,
+    "lr": {"vision": 2e-6, "connector": 1e-5, "language": 1e-5},
+    "batch": 128,
+    "schedule.kind": "cosine",
+    "schedule.warmup": 0.03,
+    "optimizer.weight_decay": 0.1,
+}
+STAGES = [
+    ("llava-1.5-7b", "align", LLAVA_ALIGN),
+    ("llava-1.5-7b", "instruct", LLAVA_INSTRUCT),
+    ("llava-1.5-7b-lora", "align", LLAVA_ALIGN),
+    ("llava-1.5-7b-lora", "instruct", LLAVA_LORA),
+    ("nano-vlm", "train", NANO_VLM),
+    ("finetune-qwen3-vl", "finetune", QWEN),
+]
+SOURCES = {
+    "llava-1.5-7b": ("openai/clip-vit-large-patch14-336", "mlp", "lmsys/vicuna-7b-v1.5"),
+    "llava-1.5-7b-lora": ("openai/clip-vit-large-patch14-336", "mlp", "lmsys/vicuna-7b-v1.5"),
+    "nano-vlm": ("google/siglip2-base-patch16-512", "pixel-shuffle", "HuggingFaceTB/SmolLM2-360M-Instruct"),
+}
+
+
+def _at(value: Any, key: str) -> Any:
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+@pytest.mark.parametrize(("name", "stage", "figures"), STAGES, ids=[f"{name}-{stage}" for name, stage, _ in STAGES])
+def test_stage_has_the_published_figures(name: str, stage: str, figures: dict[str, Any]) -> None:
+    found = next(one for one in load(name).stages if one.name == stage)
+    assert {key: _at(found, key) for key in figures} == figures
+
+
+@pytest.mark.parametrize(("name", "sources"), SOURCES.items(), ids=list(SOURCES))
+def test_model_joins_the_published_towers(name: str, sources: tuple[str, str, str]) -> None:
+    compose = load(name).model.compose
+    assert compose is not None
+    assert (compose.vision.source, compose.connector.kind, compose.language.source) == sources
+
+
+def test_llava_takes_the_last_but_one_hidden_state_of_padded_images() -> None:
+    for name in ("llava-1.5-7b", "llava-1.5-7b-lora"):
+        vision = load(name).model.compose.vision
+        assert (vision.layer, vision.tokens, vision.resize) == (-2, "patch", "pad")
+
+
+def test_llava_lora_is_of_rank_128_and_alpha_256() -> None:
+    lora = load("llava-1.5-7b-lora").model.lora
+    assert lora is not None
+    assert (lora.rank, lora.alpha, lora.dropout, lora.towers) == (128, 256, 0.05, ("language",))
+
+
+def test_the_recipes_of_the_first_release_are_there() -> None:
+    assert {"quickstart", "llava-1.5-7b", "llava-1.5-7b-lora", "nano-vlm", "finetune-qwen3-vl"} <= set(shipped())
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yaml")))
+def test_recipe_is_complete(name: str) -> None:
+    recipe = load(name)
+    assert recipe.name == name
+    assert shipped()[name] == recipe.summary
+    assert recipe.sources, "a shipped recipe names the papers or code that its figures come from"
+    for spec in recipe.data.values():
+        assert (READERS / f"{spec.reader.replace('-', '_')}.py").is_file(), f"no reader is called {spec.reader}"
+    if recipe.model.compose:
+        assert (CONNECTORS / f"{recipe.model.compose.connector.kind.replace('-', '_')}.py").is_file()
+        templates.named(recipe.model.compose.template)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yaml")))
+def test_recipe_survives_being_written_and_read(name: str, tmp_path: Path) -> None:
+    recipe = load(name)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(to_yaml(recipe), encoding="utf-8")
+    assert load(str(file)) == recipe
+    assert isinstance(recipe, Recipe)
