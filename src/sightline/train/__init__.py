@@ -1,0 +1,1 @@
+"""Training: stages, freezing, rates, the step, the loop and its checkpoints."""

@@ -1,0 +1,134 @@
+"""The run directory while it is written: recipe, facts, metrics, the lock. Everything after training only reads it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sightline.atomic import write_json, write_text
+from sightline.errors import UserError
+from sightline.recipe.read import to_yaml, validate
+from sightline.recipe.schema import Recipe
+from sightline.recipe.yaml_file import read
+
+
+class RunDirectory:
+    """A run's folder. Writers go through it, so that every file has one format and one place."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.facts: dict[str, Any] = {}
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the saves are."""
+        return self.path / "checkpoints"
+
+    def record(self, **facts: Any) -> None:
+        """Set facts of run.json."""
+        self.facts.update(facts)
+        write_json(self.path / "run.json", self.facts)
+
+    def log(self, **event: Any) -> None:
+        """Append one event to metrics.jsonl."""
+        self.append("metrics.jsonl", event)
+
+    def append(self, name: str, line: dict[str, Any]) -> None:
+        """Append one JSON line to file `name`; a whole line reaches the file or none does."""
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def rewind(self, global_step: int) -> None:
+        """Drop the events after `global_step`, which a resumed run will live through again."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):  # a line cut short by a crash belongs to the lost part
+                if json.loads(line).get("global_step", 0) <= global_step:
+                    kept.append(line + "\n")
+        write_text(path, "".join(kept))
+
+
+def default_path(recipe: Recipe) -> Path:
+    """runs/<recipe>-<time>, new."""
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{recipe.name}-{stamp}"
+
+
+def start(path: Path, recipe: Recipe) -> RunDirectory:
+    """A new run directory at `path`.
+
+    Raises:
+        UserError: the folder holds something already.
+    """
+    if path.exists() and (not path.is_dir() or any(entry.name != "run.lock" for entry in path.iterdir())):
+        fix = "choose another --out, or go on with it by --resume"
+        raise UserError("there is something in this folder already", where=str(path), fix=fix)
+    path.mkdir(parents=True, exist_ok=True)
+    write_text(path / "recipe.yaml", to_yaml(recipe))
+    run = RunDirectory(path)
+    run.record(name=recipe.name, started=datetime.now(UTC).isoformat(), finished=None, status="running", error=None)
+    return run
+
+
+def saved_recipe(path: Path, recipe: Recipe | None) -> Recipe:
+    """The recipe of the run in `path`, which must be `recipe` where that is given.
+
+    Raises:
+        UserError: not a run directory, or the run was started from another recipe.
+    """
+    file = path / "recipe.yaml"
+    if not file.is_file():
+        raise UserError("not a run directory (no recipe.yaml)", where=str(path), fix="give the folder of a run")
+    saved = validate(read(file), where=str(file))
+    if recipe is not None and recipe != saved:
+        keys = ", ".join(_differing(saved.model_dump(), recipe.model_dump()))
+        fix = "resume with the run's own recipe, or start a new run"
+        raise UserError(f"this run was started from another recipe; they differ in {keys}", where=str(path), fix=fix)
+    return saved
+
+
+def reopen(path: Path) -> RunDirectory:
+    """An existing run directory, to go on with."""
+    run = RunDirectory(path)
+    if (path / "run.json").exists():
+        run.facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    run.record(status="running", error=None, finished=None)
+    return run
+
+
+def _differing(one: Any, other: Any, place: str = "") -> Iterator[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted(one.keys() | other.keys()):
+            yield from _differing(one.get(key), other.get(key), f"{place}.{key}" if place else key)
+    elif isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        for i, pair in enumerate(zip(one, other, strict=True)):
+            yield from _differing(*pair, f"{place}.{i}")
+    elif one != other:
+        yield place
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the run directory: a second live run in the same folder is refused. The lock dies with its process."""
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / "run.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            fix = "wait for it, or choose another --out"
+            raise UserError(f"a live run ({owner}) is writing here", where=str(path), fix=fix) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()}")
+        file.flush()
+        yield

@@ -1,0 +1,144 @@
+"""A stage's data: rows in, micro-batches out, each a pure function of its number, so that resuming needs no replay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from sightline.data.batch import Batch
+from sightline.data.batch import Sequence as TokenSequence
+from sightline.data.dataset import Rows
+from sightline.data.encode import Encoder
+from sightline.data.mix import Mixture
+from sightline.data.pack import pack, too_long
+from sightline.data.row import Row, Skipped
+from sightline.errors import UserError
+from sightline.recipe.schema import Stage
+from sightline.train.parallel.ranks import Ranks
+
+Lookup = Callable[[tuple[str, ...]], Tensor]
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """The sequences of one data set: packed beforehand, or encoded row by row when drawn."""
+
+    packed: Sequence[TokenSequence] | None
+    rows: Sequence[Row]
+    encoder: Encoder
+    max_length: int
+
+    def __len__(self) -> int:
+        return len(self.rows if self.packed is None else self.packed)
+
+    def __getitem__(self, i: int) -> TokenSequence:
+        if self.packed is not None:
+            return self.packed[i]
+        example = self.encoder.encode(self.rows[i])
+        return pack([example], "none", self.max_length)[0]
+
+
+def supply(rows: Rows, stage: Stage, encoder: Encoder, advance: Advance) -> tuple[Supply, list[Skipped]]:
+    """Encode every row once to prove that it fits (and keep it where sequences are packed).
+
+    Rows of a model whose encoder must open the images to count tokens are proved as they are drawn instead.
+
+    Raises:
+        UserError: a broken row or one over the stage's `max_length`, unless the recipe skips them; no row left.
+    """
+    if encoder.needs_images and stage.pack == "none":
+        return Supply(None, rows.rows, encoder, stage.max_length), []
+    kept, fitting, skipped = [], [], []
+    for row in rows.rows:
+        example = encoder.encode(row)
+        advance(1)
+        if reason := too_long(example, stage.max_length, stage.over_length):
+            skipped.append(reason)
+            continue
+        fitting.append(row)
+        if stage.pack != "none":
+            kept.append(example)
+    if not fitting:
+        fix = f"raise stages.{stage.name}.max_length (now {stage.max_length})"
+        raise UserError("every row is over the length limit", where=f"stages.{stage.name}", fix=fix)
+    packed = None if stage.pack == "none" else pack(kept, stage.pack, stage.max_length)
+    return Supply(packed, fitting, encoder, stage.max_length), skipped
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How many steps a stage has and how a step's sequences are dealt to micro-batches and ranks."""
+
+    total: int
+    micro: int
+    accumulate: int
+
+
+def plan_steps(stage: Stage, sizes: dict[str, int], world: int) -> Plan:
+    """Steps and micro-batches of `stage`. An epoch is as many draws as there are sequences.
+
+    Raises:
+        UserError: a batch that ranks and micro-batches do not divide.
+    """
+    micro = stage.micro_batch or max(1, stage.batch // world)
+    if stage.batch % (micro * world):
+        raise UserError(
+            f"batch {stage.batch} is not a multiple of micro_batch {micro} x {world} ranks",
+            where=f"stages.{stage.name}.batch",
+            fix=f"set batch to {math.ceil(stage.batch / (micro * world)) * micro * world}",
+        )
+    total = stage.steps or math.ceil((stage.epochs or 0) * sum(sizes.values()) / stage.batch)
+    return Plan(total, micro, stage.batch // (micro * world))
+
+
+class MicroBatches(Dataset[Batch]):
+    """Micro-batch `i` of a stage: number i % accumulate of step i // accumulate.
+
+    A step's draws do not depend on the number of ranks: each takes its share of the same global batch.
+    """
+
+    def __init__(
+        self, supplies: dict[str, Supply], stage: Stage, plan: Plan, seed: int, ranks: Ranks, features: Lookup | None
+    ) -> None:
+        self.supplies, self.stage, self.plan, self.seed = supplies, stage, plan, seed
+        self.rank, self.world, self.features = ranks.rank, ranks.world, features
+        sizes = {name: len(each) for name, each in supplies.items()}
+        self.mixture = Mixture(sizes, stage.data, seed)
+        self.encoder = next(iter(supplies.values())).encoder
+
+    def __len__(self) -> int:
+        return self.plan.total * self.plan.accumulate
+
+    def __getitem__(self, i: int) -> Batch:
+        step, part = divmod(i, self.plan.accumulate)
+        start = step * self.stage.batch + (part * self.world + self.rank) * self.plan.micro
+        draws = self.mixture.draw(start, self.plan.micro)
+        sequences = [self.supplies[name][index] for name, index in draws]
+        flip = torch.Generator().manual_seed(hash((self.seed, start))) if self.stage.flip else None
+        return self.encoder.collate(sequences, flip=flip, features=self.features)
+
+
+def steps(batches: MicroBatches, first_step: int, workers: int) -> Iterator[list[Batch]]:
+    """The micro-batches of each step from `first_step` on, loaded by `workers` processes (0: in this one)."""
+    per_step = batches.plan.accumulate
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(first_step * per_step, len(batches)),  # type: ignore[arg-type]
+        num_workers=workers,
+        # Its own generator: the default draws a seed from torch's global one and would change the run's numbers.
+        generator=torch.Generator().manual_seed(batches.seed),
+        persistent_workers=workers > 0,
+    )
+    gathered: list[Batch] = []
+    for batch in loader:
+        gathered.append(batch)
+        if len(gathered) == per_step:
+            yield gathered
+            gathered = []

@@ -1,0 +1,178 @@
+"""The training loop of one stage, from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sightline.errors import UserError
+from sightline.train import checkpoint
+from sightline.train.checkpoint import Position
+from sightline.train.clock import Clock
+from sightline.train.directory import RunDirectory
+from sightline.train.feed import steps
+from sightline.train.groups import parameters_by_tower, rates, set_rates
+from sightline.train.interrupt import Interrupts
+from sightline.train.measure import UpdateRatio, gradient_norms
+from sightline.train.schedule import factor
+from sightline.train.stage import ReadyStage
+from sightline.train.step import StepResult, train_step
+from sightline.train.validate import validation_loss
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the loop reports to: the run directory, the clock, a listener for events, and the signals that stop it."""
+
+    run: RunDirectory
+    clock: Clock
+    tell: Callable[[dict[str, Any]], None]
+    interrupts: Interrupts
+    workers: int
+    log_every: int
+    save_every: int | None
+    keep: int
+
+
+def run_stage(stage: ReadyStage, position: Position, around: Surroundings) -> tuple[Position, str]:
+    """Train `stage` from `position` to its end. Returns where it ended, and how: finished, early-stop, interrupted.
+
+    Raises:
+        UserError: a loss that is no number; a checkpoint that cannot be written.
+    """
+    spec, learner, clock = stage.spec, stage.learner, around.clock
+    towers = parameters_by_tower(learner.optimizer)
+    stage.module.train()
+    for batches in clock.waiting(steps(stage.batches, position.step, around.workers), "data"):
+        logged = (position.step + 1) % around.log_every == 0 or position.step + 1 == stage.plan.total
+        with clock.phase("step"):
+            set_rates(learner.optimizer, factor(spec.schedule, position.step, stage.plan.total))
+            ratio = UpdateRatio(towers) if logged else None
+            learner.optimizer.zero_grad(set_to_none=True)
+            result = train_step(
+                stage.module,
+                batches,
+                learner.optimizer,
+                learner.precision,
+                stage.ranks,
+                spec.optimizer.clip,
+                around.interrupts.requested,
+            )
+            if learner.ema:
+                learner.ema.update(position.step)
+            position = _counted(position, result)
+        if ratio is not None:
+            position = _log(stage, position, result, ratio, around)
+        if _due(spec.validate_every, position.step, stage.plan.total) and stage.validation is not None:
+            position = _validate(stage, position, around)
+        if result.stop:
+            _save(stage, position, around)
+            return position, "interrupted"
+        if spec.early_stop and position.stale >= spec.early_stop.patience:
+            return _finish(stage, position, around), "early-stop"
+        if around.save_every and position.step % around.save_every == 0 and position.step < stage.plan.total:
+            _save(stage, position, around)
+    return _finish(stage, position, around), "finished"
+
+
+def _counted(position: Position, result: StepResult) -> Position:
+    return position.advanced(
+        step=position.step + 1,
+        global_step=position.global_step + 1,
+        # Kept as a tensor until it is logged or saved: reading it now would wait for the device.
+        window_loss=position.window_loss + result.loss_sum.double(),
+        window_tokens=position.window_tokens + result.tokens,
+    )
+
+
+def _due(every: int | None, step: int, total: int) -> bool:
+    return every is not None and (step % every == 0 or step == total)
+
+
+def _log(
+    stage: ReadyStage, position: Position, result: StepResult, ratio: UpdateRatio, around: Surroundings
+) -> Position:
+    learner, precision = stage.learner, stage.learner.precision
+    (loss_sum,) = stage.ranks.sum([float(position.window_loss)])
+    loss = loss_sum / max(1, position.window_tokens)
+    event = _place(stage, position, "train") | {
+        "loss": loss,
+        "tokens": result.tokens,
+        "lr": rates(learner.optimizer),
+        "grad_norm": gradient_norms(parameters_by_tower(learner.optimizer)),
+        "grad_norm_total": float(result.grad_norm),
+        "update_ratio": ratio.after_step(),
+        "loss_scale": precision.scaler.get_scale() if precision.name == "fp16" else None,
+        "seconds": around.clock.elapsed,
+    }
+    _publish(stage, event, around)
+    if not math.isfinite(loss):
+        fix = "lower the learning rate, lengthen the warm-up, or set precision=fp32; the last checkpoint is whole"
+        where = f"stages.{stage.spec.name} step {position.step}"
+        raise UserError(f"the loss is no longer a number ({loss})", where=where, fix=fix)
+    return position.advanced(window_loss=0.0, window_tokens=0)
+
+
+def _validate(stage: ReadyStage, position: Position, around: Surroundings) -> Position:
+    """Validate (with the averaged weights where there are any), and keep the best weights so far."""
+    assert stage.validation is not None
+    learner, model = stage.learner, stage.built.model
+    averaged = learner.ema.in_place() if learner.ema else contextlib.nullcontext()
+    with around.clock.phase("validation"), averaged:
+        loss, tokens = validation_loss(
+            model, stage.validation, stage.built.encoder, stage.plan.micro, learner.precision, stage.ranks
+        )
+    _publish(stage, _place(stage, position, "validation") | {"loss": loss, "tokens": tokens}, around)
+    margin = stage.spec.early_stop.min_delta if stage.spec.early_stop else 0.0
+    if position.best is not None and loss >= position.best - margin:
+        return position.advanced(stale=position.stale + 1)
+    position = position.advanced(best=loss, stale=0)
+    folder = _save(stage, position, around)
+    if stage.ranks.main:
+        checkpoint.point("best", folder)
+    return position
+
+
+def _finish(stage: ReadyStage, position: Position, around: Surroundings) -> Position:
+    """End the stage on the weights that it is to hand on: the best (with early stopping) or the averages."""
+    ema = stage.learner.ema
+    if stage.spec.early_stop and position.best is not None:
+        stage.ranks.barrier()
+        checkpoint.load_weights(around.run.checkpoints / "best", stage.built.model)
+        if ema:
+            checkpoint.load_averages(around.run.checkpoints / "best", ema)
+    if ema:
+        ema.adopt()
+    # What is saved is the start of the next stage: a resumed run does not take this one up again.
+    following = Position(stage=stage.index + 1, global_step=position.global_step)
+    _save(stage, position, around, following)
+    return following
+
+
+def _save(stage: ReadyStage, position: Position, around: Surroundings, content: Position | None = None) -> Path:
+    """Save `content` (default: `position`) under the name of `position`."""
+    folder = around.run.checkpoints / f"{stage.spec.name}-{position.step}"
+    content = content or position
+    with around.clock.phase("checkpoint"):
+        (window,) = stage.ranks.sum([float(content.window_loss)])
+        if stage.ranks.main:
+            checkpoint.save(folder, stage.learner, content.advanced(window_loss=window))
+            checkpoint.prune(around.run.checkpoints, around.keep)
+        stage.ranks.barrier()
+    _publish(stage, _place(stage, position, "checkpoint") | {"path": f"checkpoints/{folder.name}"}, around)
+    return folder
+
+
+def _place(stage: ReadyStage, position: Position, event: str) -> dict[str, Any]:
+    here = {"stage": stage.spec.name, "step": position.step, "global_step": position.global_step}
+    return {"event": event, **here, "steps": stage.plan.total}
+
+
+def _publish(stage: ReadyStage, event: dict[str, Any], around: Surroundings) -> None:
+    if stage.ranks.main:
+        around.run.log(**event)
+        around.tell(event)

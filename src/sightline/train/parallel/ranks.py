@@ -1,0 +1,101 @@
+"""Data parallelism: the ranks of a run started by torchrun, or the one rank of a plain run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sightline.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process's place among the run's `world` processes, and the little they tell each other."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this rank writes files and talks to the user."""
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Element-wise sum of `values` over ranks, in float64."""
+        if self.world == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return [float(value) for value in total.tolist()]
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def share(self, text: str) -> str:
+        """The main rank's `text`, on every rank."""
+        if self.world == 1:
+            return text
+        box = [text]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """`model` with its gradients averaged over ranks in the backward pass.
+
+        Every trainable parameter takes part in every step (a batch without images touches the vision tower with
+        weight zero), so DDP need not search for unused ones and a text-only rank cannot hang the others.
+        """
+        return model if self.world == 1 else DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+
+def accumulating(model: nn.Module) -> contextlib.AbstractContextManager[object]:
+    """Hold back the gradient exchange of all but a step's last micro-batch."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def joined_ranks(device: str) -> Iterator[Ranks]:
+    """The ranks of this run (torchrun's environment), joined for the length of the block.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "mps".
+
+    Raises:
+        UserError: a device that this machine does not have.
+    """
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    chosen = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if world == 1:
+        yield Ranks(0, 1, chosen)
+        return
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Ranks(rank, world, chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def pick_device(wanted: str, local_rank: int = 0) -> torch.device:
+    """The device a recipe asks for; "auto" takes the first of CUDA, MPS and CPU that is there."""
+    have_cuda, have_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if wanted == "cuda" and not have_cuda:
+        raise UserError("this machine has no CUDA device that torch can use", where="device", fix="set device=cpu")
+    if wanted == "mps" and not have_mps:
+        raise UserError("this machine has no MPS device", where="device", fix="set device=cpu")
+    if wanted == "cuda" or (wanted == "auto" and have_cuda):
+        return torch.device("cuda", local_rank)
+    if wanted == "mps" or (wanted == "auto" and have_mps):
+        return torch.device("mps")
+    return torch.device("cpu")

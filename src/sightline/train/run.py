@@ -1,0 +1,231 @@
+"""A whole run: recipe -> build -> stages -> evaluation -> export -> report, all of it in one run directory."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sightline.data.dataset import Rows, read_rows
+from sightline.errors import UserError
+from sightline.evaluate.run import evaluate
+from sightline.models.build import Built, build
+from sightline.recipe.schema import Recipe
+from sightline.report.page import write_report
+from sightline.train import checkpoint, directory
+from sightline.train.checkpoint import Position
+from sightline.train.clock import Clock
+from sightline.train.directory import RunDirectory
+from sightline.train.facts import skipped_facts, stage_facts, starting_facts
+from sightline.train.guarded import guarded
+from sightline.train.interrupt import Interrupted, Interrupts, watched_signals
+from sightline.train.loop import Surroundings, run_stage
+from sightline.train.parallel.ranks import Ranks, joined_ranks
+from sightline.train.precision import Precision, pick_precision
+from sightline.train.stage import SEED_STRIDE, ReadyStage, Tell, make_ready
+from sightline.train.trackers import flat, open_trackers
+
+Listener = Callable[[dict[str, Any]], None]
+
+
+def train(recipe: Recipe, out: Path | None = None, listen: Listener | None = None, tell: Tell | None = None) -> Path:
+    """Train `recipe` into a new run directory (`out`, or runs/<name>-<time>) and return it.
+
+    Args:
+        listen: is told each event of metrics.jsonl as it is written.
+        tell: is told of long work beside the steps: tell(what, total) -> advance(n).
+
+    Raises:
+        UserError: bad recipe or data, a folder in use. GuardError: a fault found before the first step.
+        Interrupted: SIGINT or SIGTERM came; the run is saved.
+    """
+    with joined_ranks(recipe.device) as ranks:
+        path = Path(ranks.share(str(out or directory.default_path(recipe))))
+        with directory.locked(path) if ranks.main else contextlib.nullcontext():
+            run = directory.start(path, recipe) if ranks.main else RunDirectory(path)
+            _recorded(_Run(recipe, run, ranks, listen or _deaf, tell or _silent))
+    return path
+
+
+def resume(
+    path: Path, recipe: Recipe | None = None, listen: Listener | None = None, tell: Tell | None = None
+) -> Path:
+    """Go on with the run in `path` from its last checkpoint (from its start, where there is none) and return it.
+
+    Raises:
+        UserError: not a run, started from another recipe (where `recipe` is given), or live.
+    """
+    saved = directory.saved_recipe(path, recipe)
+    with joined_ranks(saved.device) as ranks, directory.locked(path) if ranks.main else contextlib.nullcontext():
+        run = directory.reopen(path) if ranks.main else RunDirectory(path)
+        ranks.barrier()
+        _recorded(_Run(saved, run, ranks, listen or _deaf, tell or _silent))
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What every part of a run is handed on."""
+
+    recipe: Recipe
+    directory: RunDirectory
+    ranks: Ranks
+    listen: Listener
+    tell: Tell
+
+
+def _recorded(run: _Run) -> None:
+    """Run it, and write down how it ended, whatever happens; the report is written in any case."""
+    clock = Clock(run.directory.facts.get("time"))
+    with watched_signals() as interrupts:
+        try:
+            status, error = "failed", None
+            _run(run, clock, interrupts)
+            status = "finished"
+        except (Interrupted, KeyboardInterrupt):
+            status = "interrupted"
+            raise Interrupted(interrupts.number or 2) from None
+        except Exception as failure:
+            status = "stopped" if isinstance(failure, UserError) else "failed"
+            error = str(failure) or type(failure).__name__
+            raise
+        finally:
+            if run.ranks.main:
+                finished = datetime.now(UTC).isoformat()
+                run.directory.record(status=status, error=error, finished=finished, time=dict(clock.seconds))
+                write_report(run.directory.path)
+
+
+def _run(run: _Run, clock: Clock, interrupts: Interrupts) -> None:
+    recipe, ranks = run.recipe, run.ranks
+    precision = pick_precision(recipe.precision, ranks.device)
+    with clock.phase("setup"):
+        rows = _read(run)
+        seed_everything(recipe.seed)
+        texts = (turn.text for name in _stage_data(recipe) for row in rows[name].rows for turn in row.turns)
+        built = build(recipe.model, seed=recipe.seed, texts=texts)
+        built.model.to(ranks.device)
+    start = checkpoint.latest(run.directory.checkpoints)
+    position = checkpoint.read_position(start) if start else Position()
+    if ranks.main:
+        built.encoder.save(run.directory.path / "encoder")
+        run.directory.rewind(position.global_step)
+        run.directory.record(**starting_facts(recipe, built.model, precision, ranks))
+    if start:
+        checkpoint.load_weights(start, built.model)
+    with _surroundings(run, clock, interrupts) as around:
+        for index in range(position.stage, len(recipe.stages)):
+            with clock.phase("setup"):
+                stage = make_ready(recipe, index, built, rows, precision, ranks, run.tell)
+            position = _one_stage(run, stage, position, start, around)
+    if ranks.main:
+        _conclude(run, built, rows, precision, clock)
+    ranks.barrier()
+
+
+def _one_stage(
+    run: _Run, stage: ReadyStage, position: Position, start: Path | None, around: Surroundings
+) -> Position:
+    seed_everything(run.recipe.seed + SEED_STRIDE * stage.index + run.ranks.rank)
+    if position.step and start:  # in the middle of this stage: everything as it was
+        position = checkpoint.load(start, stage.learner)
+        if not run.ranks.main:  # the one saved state is the main rank's; its window counts all ranks
+            position = position.advanced(window_loss=0.0)
+            seed_everything(run.recipe.seed + position.global_step + run.ranks.rank)
+    clock = Clock()
+    with around.interrupts.held(), guarded(run.recipe, stage, run.directory, position):
+        after, ended = run_stage(stage, position, around)
+    if run.ranks.main:
+        _record_stage(run.directory, stage_facts(stage, clock.elapsed, ended, after.best), stage)
+    if ended == "interrupted":
+        raise Interrupted(around.interrupts.number or 15)
+    return after
+
+
+def _record_stage(run: RunDirectory, facts: dict[str, Any], stage: ReadyStage) -> None:
+    before = [each for each in run.facts.get("stages", []) if each["name"] != facts["name"]]
+    earlier = [each for each in run.facts.get("stages", []) if each["name"] == facts["name"]]
+    facts["seconds"] += sum(each["seconds"] for each in earlier)  # a resumed stage goes on counting
+    run.record(stages=[*before, facts])
+
+
+def _conclude(run: _Run, built: Built, rows: dict[str, Rows], precision: Precision, clock: Clock) -> None:
+    """Evaluate and export the trained model."""
+    recipe, path = run.recipe, run.directory.path
+    if recipe.evaluate.data:
+        advance = _progress(run.tell)
+        train_rows = [row for name in _stage_data(recipe) for row in rows[name].rows]
+        with clock.phase("evaluation"):
+            asked = rows[recipe.evaluate.data].rows
+            evaluate(recipe, built, asked, train_rows, path, advance, precision=precision.name)
+    with clock.phase("export"):
+        how = built.model.save(path / "model")
+        run.directory.record(export={"folder": "model", "how_to_load": how})
+
+
+def _progress(tell: Tell) -> Callable[[int, int], None]:
+    """Evaluation tells (done, total); the terminal wants steps."""
+    state: dict[str, Any] = {"done": 0, "advance": None}
+
+    def progress(done: int, total: int) -> None:
+        state["advance"] = state["advance"] or tell("answering questions", total)
+        state["advance"](done - state["done"])
+        state["done"] = done
+
+    return progress
+
+
+def _read(run: _Run) -> dict[str, Rows]:
+    recipe = run.recipe
+    wanted = _stage_data(recipe)
+    wanted += [name for name in (recipe.evaluate.validation, recipe.evaluate.data) if name and name not in wanted]
+    rows = {name: read_rows(recipe.data[name], name) for name in wanted}
+    if run.ranks.main:
+        run.directory.record(**skipped_facts([each for found in rows.values() for each in found.skipped]))
+    return rows
+
+
+def _stage_data(recipe: Recipe) -> list[str]:
+    return list(dict.fromkeys(name for stage in recipe.stages for name in stage.data))
+
+
+@contextlib.contextmanager
+def _surroundings(run: _Run, clock: Clock, interrupts: Interrupts) -> Iterator[Surroundings]:
+    recipe = run.recipe
+    trackers = open_trackers(recipe, run.directory.path) if run.ranks.main else []
+
+    def tell(event: dict[str, Any]) -> None:
+        for tracker in trackers:
+            tracker.log(dict(flat(event, f"{event['event']}/")), event["global_step"])
+        run.listen(event)
+
+    try:
+        keep = recipe.checkpoints
+        yield Surroundings(
+            run.directory, clock, tell, interrupts, recipe.workers, recipe.log_every, keep.every, keep.keep
+        )
+    finally:
+        for tracker in trackers:
+            tracker.close()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _deaf(event: dict[str, Any]) -> None:
+    pass
+
+
+def _silent(what: str, total: int) -> Callable[[int], None]:
+    return lambda done: None

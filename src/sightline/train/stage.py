@@ -1,0 +1,103 @@
+"""A stage made ready: what learns, its optimizer, its data, its averages. Everything the loop needs, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from sightline.data.dataset import Rows
+from sightline.data.row import Skipped
+from sightline.models.build import Built
+from sightline.recipe.schema import Recipe, Stage, Tower
+from sightline.train.cache import encode_all
+from sightline.train.checkpoint import Learner
+from sightline.train.ema import Ema
+from sightline.train.feed import MicroBatches, Plan, Supply, plan_steps, supply
+from sightline.train.freeze import TowerPlan, freeze
+from sightline.train.groups import build_optimizer
+from sightline.train.parallel.ranks import Ranks
+from sightline.train.precision import Precision
+
+SEED_STRIDE = 1_000_003  # a prime far above any seed a person picks, so that stages never share a shuffle
+
+Tell = Callable[[str, int], Callable[[int], None]]  # (what, of how many) -> a function told of progress
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyStage:
+    """A stage ready to run.
+
+    Attributes:
+        module: the model as the step calls it (wrapped where there are several ranks).
+        batches: micro-batch by number. validation: held-out sequences, where the recipe names them.
+        skipped: rows left out, each with its reason.
+    """
+
+    index: int
+    spec: Stage
+    plan: Plan
+    towers: dict[Tower, TowerPlan]
+    built: Built
+    module: nn.Module
+    learner: Learner
+    batches: MicroBatches
+    validation: Supply | None
+    skipped: list[Skipped]
+    ranks: Ranks
+
+
+def make_ready(
+    recipe: Recipe, index: int, built: Built, rows: dict[str, Rows], precision: Precision, ranks: Ranks, tell: Tell
+) -> ReadyStage:
+    """Freeze, build the optimizer, encode and pack the data, fill the feature cache.
+
+    Raises:
+        UserError: what is wrong with the stage's plan or its data.
+    """
+    spec, model = recipe.stages[index], built.model
+    towers = freeze(model, spec)
+    model.set_gradient_checkpointing(spec.gradient_checkpointing)
+    optimizer = build_optimizer(model, spec)
+    supplies, skipped = _supplies(spec, built, rows, tell)
+    plan = plan_steps(spec, {name: len(each) for name, each in supplies.items()}, ranks.world)
+    features = None
+    if spec.cache_features:
+        all_rows = [row for each in supplies.values() for row in each.rows]
+        images = len({image.key for row in all_rows for image in row.images})
+        model.eval()
+        features = encode_all(model, built.encoder, all_rows, precision, tell("encoding images", images))
+    seed = recipe.seed + SEED_STRIDE * index
+    return ReadyStage(
+        index=index,
+        spec=spec,
+        plan=plan,
+        towers=towers,
+        built=built,
+        module=ranks.wrap(model),
+        learner=Learner(model, optimizer, precision, Ema(model, spec.ema) if spec.ema else None),
+        batches=MicroBatches(supplies, spec, plan, seed, ranks, features),
+        validation=_validation(recipe, spec, built, rows, tell),
+        skipped=skipped,
+        ranks=ranks,
+    )
+
+
+def _supplies(
+    spec: Stage, built: Built, rows: dict[str, Rows], tell: Tell
+) -> tuple[dict[str, Supply], list[Skipped]]:
+    supplies, skipped = {}, []
+    for name in spec.data:
+        found = rows[name]
+        supplies[name], left_out = supply(found, spec, built.encoder, tell(f"reading {name}", len(found.rows)))
+        skipped += left_out
+    return supplies, skipped
+
+
+def _validation(recipe: Recipe, spec: Stage, built: Built, rows: dict[str, Rows], tell: Tell) -> Supply | None:
+    name = recipe.evaluate.validation
+    if name is None or spec.validate_every is None:
+        return None
+    found, _ = supply(rows[name], spec, built.encoder, tell(f"reading {name}", len(rows[name].rows)))
+    return found
