@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,13 @@ PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-def _blocks(language: str) -> Iterator[Any]:
-    for page in PAGES:
-        for number, (found, text) in enumerate(BLOCK.findall(page.read_text(encoding="utf-8"))):
-            if found == language:
-                yield pytest.param(text, id=f"{page.name}-{number}")
+def _blocks(language: str) -> list[Any]:
+    return [
+        pytest.param(text, id=f"{page.name}-{number}")
+        for page in PAGES
+        for number, (found, text) in enumerate(BLOCK.findall(page.read_text(encoding="utf-8")))
+        if found == language
+    ]
 
 
 @pytest.fixture(scope="module")
