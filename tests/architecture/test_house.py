@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from tests.architecture import rules
 
 ROOT = Path(__file__).parents[2]

@@ -101,6 +101,14 @@ QWEN3_VL_2B = {
 }
 QWEN3_VL_2B_TOTAL = 2_127_532_032  # the hub's safetensors metadata
 
+CONFIGS = {
+    "openai/clip-vit-large-patch14-336": CLIP_L_336,
+    "lmsys/vicuna-7b-v1.5": VICUNA_7B,
+    "google/siglip2-base-patch16-512": SIGLIP2_B_512,
+    "HuggingFaceTB/SmolLM2-360M-Instruct": SMOLLM2_360M,
+    "Qwen/Qwen3-VL-2B-Instruct": QWEN3_VL_2B,
+}
+
 
 def linear(width_in: int, width_out: int, bias: bool = True) -> int:
     """Parameters of one linear map."""
@@ -130,6 +138,15 @@ def siglip2_b_512() -> int:
     return linear(3 * 16 * 16, 768) + 1024 * 768 + 12 * vit_block(768, 3072) + 2 * 768
 
 
-def qwen3_vl_merger(inner: int, width_out: int, norm: int) -> int:
-    """A merger of Qwen3-VL: a norm, four patches as one, two linear maps."""
-    return 2 * norm + linear(inner, inner) + linear(inner, width_out)
+def qwen3_vl_connector() -> int:
+    """Qwen3-VL-2B's mergers, each four patches of 1,024 as one, a norm and two maps to 2,048.
+
+    The last layer's norms before the four are joined, the three of the intermediate layers (DeepStack) after.
+    """
+    maps = linear(4096, 4096) + linear(4096, 2048)
+    return (maps + 2 * 1024) + 3 * (maps + 2 * 4096)
+
+
+def lora(rank: int, shapes: list[tuple[int, int]]) -> int:
+    """Low-rank adapters on linear maps of these (in, out) widths: rank x in down, out x rank up."""
+    return sum(rank * (width_in + width_out) for width_in, width_out in shapes)

@@ -1,0 +1,117 @@
+"""Shipped recipes on the meta device: each tower counts what its authors say, and each stage trains what it should."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+from sightline.models.build import build_meta
+from sightline.models.vlm import VLM
+from sightline.recipe import load
+from sightline.recipe.schema import TOWERS, ModelSpec
+from sightline.train.freeze import freeze
+from tests.recipes import published
+from tests.recipes.published import CONFIGS, linear
+
+# LLaVA takes the last but one hidden state, so CLIP's 24th block and final norm are not part of the model.
+CLIP_L_336 = published.clip_l_336(blocks=23, post_norm=False)
+VICUNA_7B = published.llama(4096, 11008, 32, 4096, 32000, tied=False)
+LLAVA_PROJECTOR = linear(1024, 4096) + linear(4096, 4096)
+VICUNA_LORA = published.lora(128, 32 * [*4 * [(4096, 4096)], *2 * [(4096, 11008)], (11008, 4096)])
+LLAVA = {"vision": CLIP_L_336, "connector": LLAVA_PROJECTOR, "language": VICUNA_7B}
+NANO_VLM = {
+    "vision": published.siglip2_b_512(),
+    "connector": linear(4 * 4 * 768, 960) + linear(960, 960),
+    "language": published.llama(960, 2560, 32, 320, 49152, tied=True),
+}
+QWEN = {
+    "vision": published.QWEN3_VL_2B_TOTAL - published.qwen3_vl_connector() - 1_720_574_976,
+    "connector": published.qwen3_vl_connector(),
+    "language": 1_720_574_976,  # Qwen3-1.7B, https://huggingface.co/Qwen/Qwen3-1.7B
+}
+COUNTS = {
+    "llava-1.5-7b": LLAVA,
+    "llava-1.5-7b-lora": {**LLAVA, "language": VICUNA_7B + VICUNA_LORA},
+    "nano-vlm": NANO_VLM,
+    "finetune-qwen3-vl": QWEN,
+}
+TRAINABLE = {
+    ("llava-1.5-7b", "align"): {"connector": LLAVA_PROJECTOR},
+    ("llava-1.5-7b", "instruct"): {"connector": LLAVA_PROJECTOR, "language": VICUNA_7B},
+    ("llava-1.5-7b-lora", "align"): {"connector": LLAVA_PROJECTOR},
+    ("llava-1.5-7b-lora", "instruct"): {"connector": LLAVA_PROJECTOR, "language": VICUNA_LORA},
+    ("nano-vlm", "train"): NANO_VLM,
+    ("finetune-qwen3-vl", "finetune"): QWEN,
+}
+
+
+def test_hand_derived_counts_are_the_published_ones() -> None:
+    assert published.clip_l_336(blocks=24, post_norm=True) == 303_507_456
+    assert LLAVA_PROJECTOR == 20_979_712
+    assert VICUNA_7B == 6_738_415_616  # Llama-2-7B, of which Vicuna is a fine-tuning
+    assert published.llama(960, 2560, 32, 320, 49152, tied=True) == 361_821_120
+    assert VICUNA_LORA == 319_815_680
+
+
+def _model(name: str) -> ModelSpec:
+    """The shipped recipe's model with its hub ids replaced by the published configurations."""
+    spec = load(name).model
+    if spec.adopt:
+        return spec.model_copy(update={"adopt": _published(spec.adopt)})
+    assert spec.compose is not None
+    towers = {"vision": _published(spec.compose.vision), "language": _published(spec.compose.language)}
+    return spec.model_copy(update={"compose": spec.compose.model_copy(update=towers)})
+
+
+@cache
+def _meta(name: str) -> VLM:
+    """Built once: making hundreds of meta modules takes a second."""
+    return build_meta(_model(name))
+
+
+def _published(part: Any) -> Any:
+    return part.model_copy(update={"source": None, "config": CONFIGS[part.source]})
+
+
+def _counts(model: VLM) -> dict[str, int]:
+    return {tower: sum(p.numel() for _, p in model.tower_parameters(tower)) for tower in TOWERS}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_towers_count_what_their_authors_say(name: str) -> None:
+    model = _meta(name)
+    assert _counts(model) == COUNTS[name]
+    assert {parameter.device for parameter in model.parameters()} == {torch.device("meta")}
+    assert sum(p.numel() for p in model.parameters()) == sum(COUNTS[name].values()), "a parameter belongs to no tower"
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_hub_ids_of_shipped_recipes_are_known_offline(name: str) -> None:
+    assert _counts(build_meta(load(name).model)) == COUNTS[name]
+
+
+@pytest.mark.parametrize(("name", "stage"), TRAINABLE, ids=["-".join(key) for key in TRAINABLE])
+def test_stage_trains_what_it_should(name: str, stage: str) -> None:
+    model = _meta(name)
+    plans = freeze(model, next(one for one in load(name).stages if one.name == stage))
+    assert {tower: plan.trainable for tower, plan in plans.items() if plan.trainable} == TRAINABLE[name, stage]
+    frozen = {tower: count - TRAINABLE[name, stage].get(tower, 0) for tower, count in COUNTS[name].items()}
+    assert {tower: plan.frozen for tower, plan in plans.items()} == frozen
+
+
+def test_lora_lands_in_the_language_tower_alone() -> None:
+    model = _meta("llava-1.5-7b-lora")
+    towers = {tower for tower in TOWERS for name, _ in model.tower_parameters(tower) if "lora_" in name}
+    assert towers == {"language"}
+
+
+def test_a_wrong_width_is_counted() -> None:
+    """The control: the count moves when the model does."""
+    spec = _model("llava-1.5-7b")
+    assert spec.compose is not None
+    wider = spec.compose.connector.model_copy(update={"hidden": 4097})
+    changed = spec.model_copy(update={"compose": spec.compose.model_copy(update={"connector": wider})})
+    assert _counts(build_meta(changed))["connector"] == LLAVA_PROJECTOR + 1024 + 1 + 4096
