@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.data.made import picture
 
 from sightline.data.row import ImageRef
+from tests.data.made import picture
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 
 import pytest
-from tests.data.made import TOKENIZERS, bpe_tokenizer, conversation
 
 from sightline.data.batch import IGNORE
 from sightline.data.encode import RowError
@@ -14,6 +13,7 @@ from sightline.data.pixels import ImageProcessorFacts
 from sightline.data.row import ImageRef, Row, Turn, Where
 from sightline.data.templates import TEMPLATES
 from sightline.errors import UserError
+from tests.data.made import TOKENIZERS, bpe_tokenizer, conversation
 
 FACTS = ImageProcessorFacts(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 ONE = (ImageRef("a"),)

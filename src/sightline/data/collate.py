@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from sightline.data.pixels import ImageProcessorFacts, normalised, resized
 from sightline.data.row import ImageRef, Where
 
 STORE_BYTES = 256 * 2**20  # per process; the quickstart's 4,000 images of 64 x 64 need 47 MiB
+FILLS = {"input_ids": None, "labels": IGNORE, "position_ids": 0, "group_ids": PAD_GROUP, "segment_ids": PREFIX}
 
 
 class PixelStore:
@@ -83,26 +85,16 @@ def distinct_images(sequences: list[Sequence]) -> tuple[dict[str, tuple[ImageRef
     return refs, torch.tensor([number[key] for key in spans], dtype=torch.int64)
 
 
-def pad(sequences: list[Sequence], pad_id: int, left: bool) -> Mapping[str, Tensor]:
+def pad(sequences: list[Sequence], pad_id: int, left: bool) -> dict[str, Tensor]:
     """The per-token fields as (B, T) tensors, T the longest sequence, and the attention mask."""
     longest = max(map(len, sequences))
-    fills = {
-        "input_ids": pad_id,
-        "labels": IGNORE,
-        "position_ids": 0,
-        "group_ids": PAD_GROUP,
-        "segment_ids": PREFIX,
-    }
-    fields = {
-        name: torch.tensor([_extended(getattr(s, name), longest, fill, left) for s in sequences], dtype=torch.int64)
-        for name, fill in fills.items()
-    }
+    fields = {}
+    for name, fill in FILLS.items():
+        padded = np.full((len(sequences), longest), pad_id if fill is None else fill, dtype=np.int64)
+        for line, sequence in zip(padded, sequences, strict=True):
+            line[longest - len(sequence) if left else 0 :][: len(sequence)] = getattr(sequence, name)
+        fields[name] = torch.from_numpy(padded)
     return fields | {"attention_mask": fields["group_ids"] != PAD_GROUP}
-
-
-def _extended(values: tuple[int, ...], length: int, fill: int, left: bool) -> tuple[int, ...]:
-    padding = (fill,) * (length - len(values))
-    return padding + values if left else values + padding
 
 
 def _flipped(pixels: Tensor, flip: torch.Generator | None) -> Tensor:

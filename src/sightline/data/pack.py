@@ -36,17 +36,10 @@ def within(
     """
     kept, skipped = [], []
     for example in examples:
-        if len(example) <= max_length:
+        if reason := too_long(example, max_length, over_length):
+            skipped.append(reason)
+        else:
             kept.append(example)
-            continue
-        reason = f"{len(example)} tokens, more than max_length {max_length}"
-        if over_length == "error":
-            raise RowError(
-                reason,
-                example.where,
-                fix=f"raise the stage's max_length to {len(example)} or more, or set over_length to skip",
-            )
-        skipped.append(Skipped(example.where, reason))
     if examples and not kept:
         shortest = min(map(len, examples))
         raise UserError(
@@ -55,6 +48,20 @@ def within(
             fix=f"raise the stage's max_length to at least {shortest}",
         )
     return kept, tuple(skipped)
+
+
+def too_long(example: Example, max_length: int, over_length: Literal["error", "skip"]) -> Skipped | None:
+    """Why `example` does not fit into `max_length` tokens, or None. Raises RowError where `over_length` is "error"."""
+    if len(example) <= max_length:
+        return None
+    reason = f"{len(example)} tokens, more than max_length {max_length}"
+    if over_length == "error":
+        raise RowError(
+            reason,
+            example.where,
+            fix=f"raise the stage's max_length to {len(example)} or more, or set over_length to skip",
+        )
+    return Skipped(example.where, reason)
 
 
 def pack(examples: Seq[Example], mode: Mode, max_length: int) -> list[Sequence]:

@@ -1,0 +1,85 @@
+"""WebDataset: tar shards whose members of one base name are one sample (``0001.jpg``, ``0001.json`` or ``0001.txt``).
+
+The shards are indexed once, by each member's offset; images are then read from their place in the tar at random.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sightline.data.encode import RowError
+from sightline.data.files import Record, data_files
+from sightline.data.readers import image_folder, table
+from sightline.data.record import answered
+from sightline.data.row import ImageRef, Row, Where
+from sightline.errors import UserError
+from sightline.recipe.schema import DataSpec
+
+TEXTS = (".txt", ".caption", ".text")
+Members = dict[str, tuple[int, int]]  # what follows the base name, e.g. ".jpg" -> (offset, size)
+
+
+def records(spec: DataSpec, name: str) -> Iterator[Record]:
+    """(shard, base name, members) for each sample. `path` may be a glob or ``shard-{0000..0012}.tar``."""
+    number = 0
+    for path in data_files(spec, name):
+        for number, (key, members) in enumerate(_samples(path), start=1):
+            yield Where(str(path), number), (path, key, members)
+    if number == 0:
+        raise UserError("holds no samples", where=f"data.{name}.path")
+
+
+def row(record: Any, place: Where, spec: DataSpec) -> Row:
+    """Images in the order of their endings; the text from the .json, else from the .txt."""
+    path, key, members = record
+    images = tuple(
+        ImageRef(f"{path.absolute()}:{key}{ending}", read=partial(_span, path, *members[ending]))
+        for ending in sorted(members)
+        if Path("x" + ending).suffix.lower() in image_folder.ENDINGS
+    )
+    if ".json" in members:
+        return _from_json(_span(path, *members[".json"]), images, place, spec)
+    text = next((ending for ending in TEXTS if ending in members), None)
+    if text is None:
+        raise RowError(f"sample '{key}' has no .json and no .txt, only {', '.join(sorted(members))}", place)
+    return answered(None, _span(path, *members[text]).decode("utf-8", "strict").strip(), images, place, {"key": key})
+
+
+def _from_json(data: bytes, images: tuple[ImageRef, ...], place: Where, spec: DataSpec) -> Row:
+    try:
+        said = json.loads(data)
+    except ValueError as error:
+        raise RowError(f"its .json is not JSON: {error}", place) from error
+    if not isinstance(said, dict):
+        raise RowError("its .json is not an object", place)
+    caption = {"answer": "caption"} if "caption" in said and "answer" not in said else {}
+    columns = spec.model_copy(update={"columns": caption | spec.columns})
+    # The tar's own images stand in for whatever paths the JSON names.
+    return table.row(said | {columns.columns.get("images", "images"): list(images)}, place, columns)
+
+
+def _samples(path: Path) -> Iterator[tuple[str, Members]]:
+    """Samples in the order of the shard, told apart by the part of the name before its first dot."""
+    samples: dict[str, Members] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                folder, _, name = member.name.rpartition("/")
+                if member.isfile() and not name.startswith("."):
+                    base, dot, ending = name.partition(".")
+                    key = f"{folder}/{base}" if folder else base
+                    samples.setdefault(key, {})[(dot + ending).lower()] = (member.offset_data, member.size)
+    except tarfile.TarError as error:
+        raise UserError(f"is not an uncompressed tar file: {error}", where=str(path)) from error
+    yield from samples.items()
+
+
+def _span(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
