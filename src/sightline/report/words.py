@@ -1,0 +1,84 @@
+"""The result in words: does the model look at the picture, and did the guard find the run sound?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sightline.report.format import SPACE, percent, plural
+from sightline.report.values import Baseline, Evaluation, Guard, RunSeen
+
+Tone = Literal["good", "bad", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """Half of the verdict: `short` for the one sentence, `long` with its numbers."""
+
+    tone: Tone
+    short: str
+    long: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One sentence, and what each half of it rests on."""
+
+    sentence: str
+    tone: Tone
+    looks: Clause
+    sound: Clause
+
+
+def verdict(run: RunSeen) -> Verdict:
+    """The verdict on a run. What was not measured is said to be unknown, never good."""
+    looks, sound = looks_at_the_picture(run.evaluation), found_sound(run.guard)
+    joint = "and" if looks.tone == sound.tone or "unknown" in (looks.tone, sound.tone) else "but"
+    tones = (looks.tone, sound.tone)
+    tone: Tone = "bad" if "bad" in tones else "unknown" if "unknown" in tones else "good"
+    return Verdict(f"{looks.short}, {joint} {sound.short}.", tone, looks, sound)
+
+
+def looks_at_the_picture(evaluation: Evaluation | None) -> Clause:
+    """Judged by the lower end of the 95 % interval against what can be answered without the right picture."""
+    unknown = "Whether the model looks at the picture is not known"
+    if evaluation is None:
+        return Clause("unknown", unknown, "There is no evaluation in this run.")
+    shuffled, words = evaluation.baselines.get("shuffled_images"), evaluation.baselines.get("text_only")
+    if shuffled is None and words is None:
+        return Clause("unknown", unknown, "Neither shuffled images nor the text-only ceiling were measured.")
+    low = evaluation.interval[0] if evaluation.interval else evaluation.accuracy
+    numbers = _numbers(evaluation, shuffled, words)
+    if shuffled is not None and low <= shuffled.accuracy:
+        return Clause("bad", "The model does not look at the picture", f"Another picture serves it as well: {numbers}")
+    if words is not None and low <= words.accuracy:
+        more = "The right picture helps, yet it" if shuffled is not None else "It"
+        short = "The model is no better than the words of the question alone"
+        return Clause("bad", short, f"{more} does not get past the question's words: {numbers}")
+    return Clause("good", "The model looks at the picture", f"The right picture makes the difference: {numbers}")
+
+
+def _numbers(evaluation: Evaluation, shuffled: Baseline | None, words: Baseline | None) -> str:
+    parts = [f"{percent(evaluation.accuracy)} right with it"]
+    if shuffled is not None:
+        parts.append(f"{percent(shuffled.accuracy)} with the pictures shuffled")
+    if words is not None:
+        parts.append(f"{percent(words.accuracy)} at most from the words alone")
+    return ", ".join(parts) + "."
+
+
+def found_sound(guard: Guard) -> Clause:
+    """Sound means: at least one check ran, and none found an error or a warning."""
+    passed, unseen = len(guard.passed), len(guard.unseen)
+    ran = f"{plural(passed, 'check')} passed" + (f", {unseen:,}{SPACE}could not see" if unseen else "")
+    ran += f", {plural(len(guard.allowed), 'finding')} allowed by the recipe." if guard.allowed else "."
+    errors, warnings = guard.count("error"), guard.count("warning")
+    others = sum(group[0].severity not in ("error", "warning", "note") for group in guard.found)
+    if errors or warnings or others:
+        counts = [(errors, "error"), (warnings, "warning"), (others, "finding")]
+        said = " and ".join(plural(count, noun) for count, noun in counts if count)
+        return Clause("bad", f"the guard found {said}", f"See what it found and how to mend it. {ran}")
+    if not passed:
+        why = "No check ran." if guard.recorded else "The guard left no record in this run."
+        return Clause("unknown", "the guard cannot vouch for the run", why)
+    return Clause("good", "the guard found the run sound", ran)
