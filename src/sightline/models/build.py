@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig
+from transformers import AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
 
 from sightline.data.encode import Encoder
 from sightline.data.encode_composed import ComposedEncoder
 from sightline.data.pixels import ImageProcessorFacts
+from sightline.errors import UserError
 from sightline.models import known_configs
+from sightline.models.adapters import add_adapters
+from sightline.models.adopted import AdoptedVLM
 from sightline.models.composed import ComposedVLM
 from sightline.models.connectors import build_connector, token_count
+from sightline.models.origin import make_config, read_config, read_or_explain
 from sightline.models.tokenizer import fit_embeddings, load_tokenizer
-from sightline.models.towers import language_config, load_language, load_vision, vision_config
+from sightline.models.towers import attention_for, language_config, load_language, load_vision, vision_config
 from sightline.models.vision import VisionTower, default_pixels
 from sightline.models.vlm import VLM
-from sightline.recipe.schema import Compose, ModelSpec, VisionSpec
+from sightline.recipe.schema import Adopt, Compose, ModelSpec, VisionSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +34,31 @@ class Built:
     model: VLM
     encoder: Encoder
 
+    def save_parts(self, folder: Path) -> None:
+        """Write what `saved.load_run` needs of this model beside its weights."""
+        self.model.describe(folder)
 
-def build(
-    spec: ModelSpec, *, seed: int, texts: Iterable[str] = (), dtype: torch.dtype = torch.float32, tokenizer: Any = None
-) -> Built:
+
+def build(spec: ModelSpec, *, seed: int, texts: Iterable[str] = (), dtype: torch.dtype = torch.float32) -> Built:
     """The model that `spec` describes, on the CPU, and its encoder.
 
     Args:
         seed: of every weight that no source gives.
         texts: what a word-level tokenizer is made from; read only where the recipe asks for one.
-        tokenizer: one already made (of a saved run), instead of the recipe's.
 
     Raises:
         UserError: a source cannot be read, a configuration is wrong, or the parts do not fit together.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _compose(spec, spec.compose, texts, dtype, tokenizer)
+        if spec.compose is not None:
+            built = _compose(spec.compose, spec.attention, texts, dtype)
+        else:
+            assert spec.adopt is not None
+            built = _adopt(spec.adopt, spec.attention, dtype)
+        if spec.lora is not None:
+            add_adapters(built.model, spec.lora)
+    return built
 
 
 def build_meta(spec: ModelSpec) -> VLM:
@@ -53,50 +66,96 @@ def build_meta(spec: ModelSpec) -> VLM:
 
     Its vocabulary is that of the configuration: a tokenizer made from data is not known yet.
     """
+    spec, model = known_configs.offline(spec), None
     with torch.device("meta"):
-        compose = known_configs.offline(spec).compose
-        vision, language = vision_config(compose.vision), language_config(compose.language)
-        return _join(spec, compose, vision, language, torch.float32, tokenizer=None)
+        if spec.compose is not None:
+            towers = vision_config(spec.compose.vision), language_config(spec.compose.language)
+            model = join(spec.compose, *towers, attention=spec.attention, dtype=torch.float32)
+        else:
+            assert spec.adopt is not None
+            config, where = _adopt_config(spec.adopt), "model.adopt"
+            attention = attention_for(config, spec.attention)
+            make = AutoModelForImageTextToText.from_config
+            model = AdoptedVLM(
+                read_or_explain(lambda: make(config, attn_implementation=attention), "", where), spec.adopt
+            )
+        if spec.lora is not None:
+            add_adapters(model, spec.lora)
+    return model
 
 
-def _compose(spec: ModelSpec, compose: Compose, texts: Iterable[str], dtype: torch.dtype, tokenizer: Any) -> Built:
-    vision, language = vision_config(compose.vision), language_config(compose.language)
-    tokenizer = tokenizer or load_tokenizer(compose, texts)
-    if compose.language.config is not None:
-        language.vocab_size = len(tokenizer)
-        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-            setattr(language, name, getattr(tokenizer, name))
-    model = _join(spec, compose, vision, language, dtype, tokenizer)
-    encoder = ComposedEncoder(
-        tokenizer,
-        image_facts(compose.vision, model.vision),
-        token_count(model.vision.count, compose.connector),
-        model.image_token_id,
-        compose.template,
-    )
-    model.eos_ids = _ends(model, encoder)
-    model.encoder = encoder
+def finish(model: ComposedVLM | AdoptedVLM, encoder: Encoder, eos_ids: tuple[int, ...]) -> Built:
+    """Let the model know the tokens that end an answer, and what to write beside its weights."""
+    model.eos_ids, model.encoder = tuple(sorted({encoder.eos_id, *eos_ids})), encoder
     return Built(model, encoder)
 
 
-def _join(
-    spec: ModelSpec,
-    compose: Compose,
+def _compose(spec: Compose, attention: str, texts: Iterable[str], dtype: torch.dtype) -> Built:
+    vision, language = vision_config(spec.vision), language_config(spec.language)
+    tokenizer = load_tokenizer(spec, texts)
+    if spec.language.config is not None:
+        language.vocab_size = len(tokenizer)
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            setattr(language, name, getattr(tokenizer, name))
+    model = join(spec, vision, language, attention=attention, dtype=dtype, tokenizer=tokenizer)
+    tokens = token_count(model.vision.count, spec.connector)
+    facts = image_facts(spec.vision, model.vision)
+    encoder = ComposedEncoder(tokenizer, facts, tokens, model.image_token_id, spec.template)
+    return finish(model, encoder, _trained_ends(model.language))
+
+
+def join(
+    spec: Compose,
     vision: PretrainedConfig,
     language: PretrainedConfig,
+    *,
+    attention: str,
     dtype: torch.dtype,
-    tokenizer: Any,
+    tokenizer: Any = None,
 ) -> ComposedVLM:
-    tower = load_vision(compose.vision, vision, attention=spec.attention, dtype=dtype)
-    token_count(tower.count, compose.connector)  # a grid that does not fit is told before the language tower is read
-    speaker = load_language(compose.language, language, attention=spec.attention, dtype=dtype)
+    """The towers of `spec` and a connector between them. Raises UserError where they do not fit together."""
+    tower = load_vision(spec.vision, vision, attention=attention, dtype=dtype)
+    token_count(tower.count, spec.connector)  # a grid that does not fit is told before the language tower is read
+    speaker = load_language(spec.language, language, attention=attention, dtype=dtype)
     image_token_id = -1
     if tokenizer is not None:
         fit_embeddings(speaker, tokenizer)
-        image_token_id = int(tokenizer.convert_tokens_to_ids(compose.image_token))
+        image_token_id = int(tokenizer.convert_tokens_to_ids(spec.image_token))
     width = speaker.get_input_embeddings().weight.shape[1]
-    connector = build_connector(tower.width, width, compose.connector).to(dtype)
-    return ComposedVLM(tower, connector, speaker, spec=compose, image_token_id=image_token_id, eos_ids=())
+    connector = build_connector(tower.width, width, spec.connector).to(dtype)
+    return ComposedVLM(tower, connector, speaker, spec=spec, image_token_id=image_token_id, eos_ids=())
+
+
+def _trained_ends(model: Any) -> tuple[int, ...]:
+    """The tokens with which a language model was trained to end."""
+    told = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return (told,) if isinstance(told, int) else tuple(told or ())
+
+
+def _adopt_config(spec: Adopt) -> PretrainedConfig:
+    if spec.source is not None:
+        return read_config(spec.source, "model.adopt.source")
+    return make_config(spec.config or {}, "model.adopt.config")
+
+
+def _adopt(spec: Adopt, attention: str, dtype: torch.dtype) -> Built:
+    from sightline.data.encode_adopted import AdoptedEncoder
+
+    source, where = spec.source, "model.adopt.source"
+    if source is None:
+        raise UserError(
+            "a model from a config brings no processor, so no row can be encoded for it",
+            where="model.adopt.config",
+            fix=f"save model and processor into a folder and give it as {where}",
+        )
+    config = _adopt_config(spec)
+    try:
+        processor = read_or_explain(lambda: AutoProcessor.from_pretrained(source), source, where)
+    except ImportError as error:
+        raise UserError(f"its processor needs a library that is not installed: {error}", where=where) from error
+    options: dict[str, Any] = {"attn_implementation": attention_for(config, attention), "dtype": dtype}
+    model = read_or_explain(lambda: AutoModelForImageTextToText.from_pretrained(source, **options), source, where)
+    return finish(AdoptedVLM(model, spec), AdoptedEncoder(processor), _trained_ends(model))
 
 
 def image_facts(spec: VisionSpec, tower: VisionTower) -> ImageProcessorFacts:
@@ -117,11 +176,3 @@ def _preprocessor(source: str) -> dict[str, Any]:
         return ImageProcessingMixin.get_image_processor_dict(source)[0]
     except (OSError, ValueError):
         return {}
-
-
-def _ends(model: ComposedVLM, encoder: ComposedEncoder) -> tuple[int, ...]:
-    """Every token that ends an answer: the template's, and those that the language model was trained to end with."""
-    generation = getattr(model.language, "generation_config", None)
-    told = getattr(generation, "eos_token_id", None)
-    told = [told] if isinstance(told, int) else list(told or ())
-    return tuple(sorted({encoder.eos_id, *told}))

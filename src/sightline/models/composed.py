@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from sightline.data.batch import Batch
 from sightline.data.pack import block_mask
 from sightline.errors import UserError
+from sightline.models.export import Parts, describe, export, plain_state
 from sightline.models.supervised import last_rows, only_rows, supervised
 from sightline.models.vision import VisionTower
 from sightline.models.vlm import VLM
@@ -44,7 +45,7 @@ class ComposedVLM(VLM):
         super().__init__()
         self.vision, self.connector, self.language = vision, connector, language
         self.spec, self.image_token_id, self.eos_ids = spec, image_token_id, eos_ids
-        self.encoder: Any = None  # set by `build`: what `save` writes beside the weights
+        self.encoder: Any = None  # set by `build.finish`: what is written beside the weights
 
     def tower_modules(self, tower: Tower) -> list[tuple[str, nn.Module]]:
         return [(tower, getattr(self, tower))]
@@ -124,7 +125,7 @@ class ComposedVLM(VLM):
         return self.connector(features)
 
     def _touch_towers(self, embeds: Tensor) -> Tensor:
-        """Without images: the towers that learn take part with weight zero, so that all ranks reduce the same gradients."""
+        """Without images: towers that learn take part with weight zero, so that all ranks reduce the same gradients."""
         if not torch.is_grad_enabled() or not (self.learns("vision") or self.learns("connector")):
             return embeds
         weight = next(self.connector.parameters())
@@ -139,7 +140,7 @@ class ComposedVLM(VLM):
     def _steps(self, batch: Batch, max_new_tokens: int) -> Iterator[Int[Tensor, " B"]]:
         """The next token of every sequence, by arg max, step after step, until all have ended."""
         if not bool(batch.attention_mask[:, -1].all()):
-            raise UserError("prompts that are continued together must be padded on the left", fix="collate(pad_left=True)")
+            raise UserError("prompts continued together must be padded on the left", fix="collate(..., pad_left=True)")
         mask = batch.attention_mask.long()
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         inputs: dict[str, Tensor] = {"inputs_embeds": self._embed(batch)}
@@ -177,6 +178,12 @@ class ComposedVLM(VLM):
                 yield int(token)
 
     def save(self, folder: Path) -> str:
-        from sightline.models.export import export_composed
+        return export(self._parts(), plain_state(self), folder)
 
-        return export_composed(self, folder)
+    def describe(self, folder: Path) -> None:
+        describe(self._parts(), folder, self.lora)
+
+    def _parts(self) -> Parts:
+        return Parts(
+            self.vision, self.connector, self.language, self.spec, self.image_token_id, self.eos_ids, self.encoder
+        )

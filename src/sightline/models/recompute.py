@@ -1,7 +1,7 @@
 """Gradient checkpointing: a block's activations are thrown away and computed again in the backward pass.
 
-`transformers` does this only for blocks in training mode, but gradients of a connector also flow through the blocks of a
-frozen language tower, which is kept in evaluation mode. So the blocks' `forward` is wrapped here, whatever their mode.
+`transformers` does this only for blocks in training mode, but the gradients of a connector also flow through the blocks
+of a frozen language tower, which is kept in evaluation mode. So `forward` is wrapped here, whatever a block's mode.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Logits at supervised positions alone.
 
-Most tokens of a VLM's batch are image or prompt tokens whose logits nobody reads; with a vocabulary of 150,000 they take
-more memory than the rest of the step. The model's own forward pass is called as it is, and only the input of its output
-embedding is narrowed, so that whatever the model does to its logits afterwards (soft-capping, scaling) still happens.
+Most tokens of a VLM's batch are image or prompt tokens whose logits nobody reads; with a vocabulary of 150,000 they
+take more memory than the rest of the step. The model's own forward pass is called as it is, and only the input of its
+output embedding is narrowed, so that whatever it does to its logits afterwards (soft-capping, scaling) still happens.
 """
 
 from __future__ import annotations

@@ -50,10 +50,8 @@ def complete(tokenizer: Any, image_token: str, where: str) -> Any:
             fix=f"give another tokenizer in {where}.source, or set eos_token in its tokenizer_config.json",
         )
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        if PAD in tokenizer.get_vocab() and PAD == tokenizer.unk_token:
-            raise UserError(f"'{PAD}' is the tokenizer's unknown token and cannot also pad", where=where)
         tokenizer.add_special_tokens({"pad_token": PAD})
-    tokenizer.add_special_tokens({"additional_special_tokens": [image_token]}, replace_extra_special_tokens=False)
+    tokenizer.add_tokens([image_token], special_tokens=True)
     if len(tokenizer.encode(image_token, add_special_tokens=False)) != 1:
         raise UserError(
             f"'{image_token}' does not become one token",

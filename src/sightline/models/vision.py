@@ -110,7 +110,7 @@ class VisionTower(nn.Module):
 
     def __init__(self, model: PreTrainedModel, *, layer: int = -1, tokens: str = "patch") -> None:
         super().__init__()
-        self.config = model.config
+        self.config, self.origin = model.config, model.config.to_dict()  # as it will be cut, and as it was
         self.kind = family(model.config)
         self.naflex = model.config.model_type == "siglip2_vision_model"
         self.skip = special_tokens(model.config) if tokens == "patch" else 0

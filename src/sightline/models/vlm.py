@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from sightline.data.batch import Batch
 from sightline.models.recompute import recompute
-from sightline.recipe.schema import TOWERS, Tower
+from sightline.recipe.schema import TOWERS, Lora, Tower
 
 
 class VLM(nn.Module, ABC):
     """A vision-language model whose parts are known by tower."""
+
+    lora: Lora | None = None  # the adapters it carries
 
     @abstractmethod
     def tower_modules(self, tower: Tower) -> list[tuple[str, nn.Module]]:
@@ -53,6 +55,10 @@ class VLM(nn.Module, ABC):
     @abstractmethod
     def save(self, folder: Path) -> str:
         """Write a model that loads without Sightline where its architecture exists there; returns how to load it."""
+
+    @abstractmethod
+    def describe(self, folder: Path) -> None:
+        """Write configurations, tokenizer and image facts: all that `saved.load_model` needs beside the weights."""
 
     def tower_parameters(self, tower: Tower) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters of `tower` with their full dotted names."""

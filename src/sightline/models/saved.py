@@ -1,0 +1,111 @@
+"""A model back from disk, without the hub and without the data that it was trained on.
+
+A run keeps `encoder/` (configurations, tokenizer, image facts) and `checkpoints/<name>/model.safetensors`; an exported
+model that no other library can load keeps both in one folder.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
+
+from sightline.data.encode_composed import ComposedEncoder
+from sightline.errors import UserError
+from sightline.models.adapters import add_adapters
+from sightline.models.adopted import AdoptedVLM
+from sightline.models.build import Built, finish, join
+from sightline.models.export import DESCRIPTION, WEIGHTS
+from sightline.recipe.schema import Adopt, Compose, Lora
+
+
+def load_run(run: Path, checkpoint: str = "latest") -> Built:
+    """The model of run directory `run` with the weights of one of its checkpoints, on the CPU in evaluation mode.
+
+    Raises:
+        UserError: `run` is no run directory, or has no such checkpoint.
+    """
+    if not (run / "encoder" / DESCRIPTION).is_file():
+        raise UserError(
+            f"no {DESCRIPTION} in its encoder folder, so this is no run directory, or one that stopped before step 1",
+            where=str(run),
+            fix="give a folder that `sightline train` made, e.g. runs/quickstart-20250101-120000",
+        )
+    weights = run / "checkpoints" / checkpoint / WEIGHTS
+    if not weights.is_file():
+        known = sorted(path.parent.name for path in run.glob(f"checkpoints/[!.]*/{WEIGHTS}"))
+        raise UserError(
+            f"no checkpoint '{checkpoint}' (there: {', '.join(known) or 'none'})",
+            where=str(run),
+            fix="resume the run with --resume, or name another checkpoint",
+        )
+    return load_model(run / "encoder", weights)
+
+
+def load_model(folder: Path | str, weights: Path | None = None) -> Built:
+    """The model described in `folder`, with the weights in file `weights` (None: the folder's own).
+
+    Raises:
+        UserError: the weights do not fit the description.
+    """
+    folder = Path(folder)
+    told = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    built = _composed(told, folder) if "compose" in told else _adopted(told, folder)
+    if told["lora"]:
+        add_adapters(built.model, Lora.model_validate(told["lora"]))
+    state = load_file(weights or folder / WEIGHTS)
+    missing, unexpected = built.model.load_state_dict(state, strict=False)
+    lost = [name for name in missing if not _tied(built, name, state)]
+    if lost or unexpected:
+        raise UserError(
+            f"the weights do not fit: {len(lost)} missing (e.g. {lost[:1]}), {len(unexpected)} too many "
+            f"(e.g. {unexpected[:1]})",
+            where=str(weights or folder / WEIGHTS),
+            fix="use the files of one and the same run",
+        )
+    built.model.eval()
+    return built
+
+
+def _tied(built: Built, name: str, state: dict[str, Any]) -> bool:
+    """Whether `name` shares its tensor with another that `state` holds."""
+    own = built.model.state_dict(keep_vars=True)
+    return any(other in state and own[other] is own[name] for other in own if other != name)
+
+
+def _config(fields: dict[str, Any]) -> PretrainedConfig:
+    rest = dict(fields)
+    return AutoConfig.for_model(rest.pop("model_type"), **rest)
+
+
+def _composed(told: dict[str, Any], folder: Path) -> Built:
+    spec = Compose.model_validate(told["compose"])
+    encoder = ComposedEncoder.load(folder)
+    fresh = {
+        tower: getattr(spec, tower).model_copy(update={"source": None, "config": told[tower]})
+        for tower in ("vision", "language")
+    }
+    model = join(
+        spec.model_copy(update=fresh),
+        _config(told["vision"]),
+        _config(told["language"]),
+        attention=told["attention"],
+        dtype=torch.float32,
+        tokenizer=encoder.tokenizer,
+    )
+    model.spec = spec
+    return finish(model, encoder, tuple(told["eos_ids"]))
+
+
+def _adopted(told: dict[str, Any], folder: Path) -> Built:
+    from sightline.data.encode_adopted import AdoptedEncoder
+
+    spec = Adopt.model_validate(told["adopt"])
+    encoder = AdoptedEncoder.load(folder)
+    make = AutoModelForImageTextToText.from_config
+    model = make(_config(told["config"]), attn_implementation=told["attention"])
+    return finish(AdoptedVLM(model.float(), spec), encoder, tuple(told["eos_ids"]))
