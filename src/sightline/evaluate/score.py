@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from functools import lru_cache
 
 Z95 = 1.959963984540054  # the standard normal's 0.975 quantile
 
@@ -12,6 +13,7 @@ _BETWEEN_DIGITS = re.compile(r"(?<=\d),(?=\d)")  # 1,000
 _MEANT = re.compile(r"[-.](?=\d)|(?<=\d)[/:](?=\d)")  # -3, 3.5, 1/2, 10:30: without the sign another number
 
 
+@lru_cache(maxsize=1 << 16)  # answers and questions repeat
 def normalise(answer: str) -> str:
     """`answer` as exact match compares it.
 

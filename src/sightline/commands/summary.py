@@ -1,0 +1,39 @@
+"""An evaluation in a few lines: the accuracy beside what it would be without looking."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+BASELINES = {"text_only": "without the image", "shuffled_images": "with other images", "majority": "one answer for all"}
+
+
+def evaluation_lines(run: Path) -> list[str]:
+    """The lines for `evaluation.json` in `run`; none where there is no such file."""
+    path = run / "evaluation.json"
+    return describe(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
+
+
+def describe(evaluation: dict[str, Any]) -> list[str]:
+    """Headline, baselines and groups of an evaluation."""
+    asked = f"{evaluation['questions']:,} questions" + (" (not all of them)" if evaluation["partial"] else "")
+    if "accuracy" not in evaluation:
+        return [f"answered {asked} of {evaluation['data']}; the recipe scores nothing (evaluate.metric)"]
+    low, high = evaluation["interval"]
+    lines = [
+        f"accuracy: {percent(evaluation['accuracy'])} on {asked} of {evaluation['data']} "
+        f"(95 % interval {percent(low)} to {percent(high)})"
+    ]
+    for name, words in BASELINES.items():
+        if (facts := evaluation["baselines"].get(name)) and facts["accuracy"] is not None:
+            lines.append(f"  {words}: {percent(facts['accuracy'])}")
+    groups = (f"{name} {percent(group['accuracy'])}" for name, group in evaluation["by_group"].items())
+    if by_group := ", ".join(groups):
+        lines.append(f"  by group: {by_group}")
+    return lines
+
+
+def percent(share: float) -> str:
+    """A share as a percentage with one digit; 100.0 % only where it is exactly that."""
+    return f"{min(share * 100, 99.9) if share < 1 else 100.0:.1f} %"

@@ -1,0 +1,132 @@
+"""`sightline train`: a run from a recipe, or the rest of one, with its progress on the terminal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from sightline.commands.summary import evaluation_lines
+from sightline.commands.terminal import console, say
+from sightline.errors import UserError
+from sightline.guard.report import told
+from sightline.recipe.read import load
+from sightline.recipe.schema import Recipe
+from sightline.train.directory import default_path
+from sightline.train.guarded import GuardError
+from sightline.train.interrupt import Interrupted
+from sightline.train.run import resume as go_on
+from sightline.train.run import train as run_recipe
+
+GUARDED = 3
+LINES = 20  # of progress in a stage, where no terminal shows a bar
+
+
+def train(name: str | None, overrides: Sequence[str], out: Path | None, resume: Path | None) -> int:
+    """Train, tell how it ended and where the report is; returns the exit status."""
+    recipe = _recipe(name, overrides, out, resume)
+    if recipe is not None and resume is None:
+        out = out or default_path(recipe)
+    main = os.environ.get("RANK", "0") == "0"  # torchrun starts one of us for each rank; one of them talks
+    with Screen(show=main) as screen:
+        try:
+            if resume is not None:
+                run = go_on(resume, recipe, screen.listen, screen.tell)
+            else:
+                assert recipe is not None
+                run = run_recipe(recipe, out, screen.listen, screen.tell)
+        except Interrupted as interrupted:
+            say(f"{interrupted}; saved. Go on with: sightline train --resume {resume or out}", stderr=True)
+            return 128 + interrupted.signal
+        except GuardError as error:
+            for finding in error.findings:
+                say(told(finding), stderr=True)
+            return GUARDED
+    if main:
+        say(f"run: {run}", *evaluation_lines(run))
+        if (page := run / "report.html").is_file():
+            say(f"report: {page.resolve().as_uri()}")
+    return 0
+
+
+def _recipe(name: str | None, overrides: Sequence[str], out: Path | None, resume: Path | None) -> Recipe | None:
+    """The recipe that was asked for; None where a run goes on with its own."""
+    if resume is not None and out is not None:
+        raise UserError("a resumed run goes on in its own directory", where="--out", fix="leave --out away")
+    if name is None and resume is not None:
+        return None
+    if name is None:
+        raise UserError("name a recipe, or a run to go on with (--resume RUN)", fix="see `sightline recipes`")
+    if "=" in name:
+        fix = "sightline train RECIPE key=value ... (a resumed run has the recipe it was started with)"
+        raise UserError(f"'{name}' stands where the recipe's name belongs", fix=fix)
+    return load(name, overrides)
+
+
+class Screen:
+    """Progress on the error stream: bars in a terminal, a few lines elsewhere, nothing with `show` off."""
+
+    def __init__(self, *, show: bool = True) -> None:
+        self._console = console(stderr=True)
+        self._show, self._live = show, show and self._console.is_terminal
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self._bars = Progress(*columns, console=self._console, transient=True, disable=not self._live)
+        self._stages: dict[str, TaskID] = {}
+        self._told: dict[str, int] = {}
+
+    def __enter__(self) -> Screen:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def listen(self, event: dict[str, Any]) -> None:
+        """Show an event of metrics.jsonl."""
+        kind = event.get("event")
+        if kind == "train":
+            self._step(event)
+        elif kind == "validation":
+            self._line(f"{_place(event)}  validation loss {event['loss']:.4f}")
+        elif kind == "resume":
+            self._line(f"going on after step {event['global_step']}")
+
+    def tell(self, what: str, total: int) -> Callable[[int], None]:
+        """Show long work beside the steps; returns a function told of progress."""
+        task = self._bars.add_task(what, total=total, note="")
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            self._bars.update(task, completed=done, visible=done < total)
+
+        return advance
+
+    def _step(self, event: dict[str, Any]) -> None:
+        stage, step, steps = event["stage"], event["step"], event["steps"]
+        note = f"loss {event['loss']:.4f}"
+        if self._live:
+            if stage not in self._stages:
+                self._stages[stage] = self._bars.add_task(stage, total=steps, note="")
+            self._bars.update(self._stages[stage], completed=step, note=note)
+        elif step - self._told.get(stage, 0) >= steps / LINES or step == steps:
+            self._told[stage] = step
+            self._line(f"{_place(event)}  {note}")
+
+    def _line(self, text: str) -> None:
+        if self._show:
+            self._bars.console.print(text, markup=False, soft_wrap=True)
+
+
+def _place(event: dict[str, Any]) -> str:
+    return f"{event['stage']} {event['step']}/{event['steps']}"
