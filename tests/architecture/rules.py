@@ -30,7 +30,7 @@ ROOMS: Mapping[str, set[str]] = {
     "commands": {"recipe", "data", "models", "plan", "evaluate", "serve", "guard", "report", "train"},
     "cli": {"commands"},
     "__main__": {"cli"},
-    "": {"attach"},  # the package itself offers `sightline.attach`, on first use
+    "": {"attach", "guard"},  # the package itself offers `sightline.attach` and its error
 }
 GROUND = {"errors", "atomic"}
 

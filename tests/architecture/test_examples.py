@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 from pathlib import Path
@@ -10,14 +11,18 @@ from typing import Any
 
 import pytest
 import typer
+from PIL import Image
 
 from sightline.cli import app
+from sightline.data.dataset import read_rows, reader_names
 from sightline.recipe import load, shipped
 from sightline.recipe.read import validate
+from sightline.recipe.schema import DataSpec
 from sightline.recipe.yaml_file import parse
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+FORMATS_PAGE = (ROOT / "docs" / "data-formats.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -62,6 +67,23 @@ def test_command_is_one_that_sightline_has(text: str) -> None:
         names = [word for word in rest if not word.startswith("-")]
         if command in ("train", "check") and names and names[0] in shipped():
             load(names[0], [word for word in names[1:] if "=" in word])
+
+
+FORMATS = re.findall(r"^## `([\w-]+)`$.*?^```json\n(.*?)^```", FORMATS_PAGE, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(("reader", "text"), FORMATS, ids=[reader for reader, _ in FORMATS])
+def test_data_format_is_read(reader: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(text, encoding="utf-8")
+    for name in re.findall(r"[\w-]+\.(?:jpg|png)", text):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    rows = read_rows(DataSpec(reader=reader, path=str(tmp_path / "rows.json")), "example")
+    assert len(rows) == len(json.loads(text))
+
+
+def test_every_text_format_has_an_example() -> None:
+    assert [reader for reader, _ in FORMATS] == ["llava", "sharegpt", "messages", "alpaca", "table"]
+    assert {reader for reader in reader_names() if f"`{reader}`" not in FORMATS_PAGE} == set()
 
 
 @pytest.mark.parametrize("text", _blocks("python"))
