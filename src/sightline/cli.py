@@ -14,7 +14,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from sightline.errors import UserError
+from sightline import GuardError, UserError, __version__
+from sightline.guard.report import told
 
 BAD_INPUT, GUARDED, INTERRUPTED = 2, 3, 128 + 2
 NOT_OURS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}  # the disk's faults, not the program's
@@ -31,6 +32,8 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except GuardError as error:
+            _end(ctx, "stopped by the guard\n" + "\n".join(map(told, error.findings)), GUARDED)
         except UserError as error:
             _end(ctx, str(error), BAD_INPUT)
         except KeyboardInterrupt:
@@ -60,9 +63,7 @@ Run = Annotated[Path, typer.Argument(help="A run directory, e.g. runs/quickstart
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"sightline {version('sightline')}")
+        typer.echo(f"sightline {__version__}")
         raise typer.Exit
 
 
@@ -87,9 +88,12 @@ def train(
 
     `sightline train --resume RUN` goes on with an interrupted run; its recipe is in the run directory.
     """
+    from sightline.commands.recipe import asked_for
+
+    chosen = asked_for(recipe, overrides or [], out, resume)
     from sightline.commands import train as command
 
-    raise typer.Exit(command.train(recipe, overrides or [], out, resume))
+    raise typer.Exit(command.train(chosen, out, resume))
 
 
 @app.command()
@@ -103,9 +107,12 @@ def recipes() -> None:
 @app.command()
 def check(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Find out all that can be known before step 1: recipe, data, masks, token counts, freezing, memory."""
+    from sightline.recipe import load
+
+    chosen = load(recipe, overrides or [])
     from sightline.commands import check as command
 
-    raise typer.Exit(command.check(recipe, overrides or []))
+    raise typer.Exit(command.check(chosen))
 
 
 @app.command("eval")
@@ -114,9 +121,12 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Ask only so many questions")] = None,
 ) -> None:
     """Judge a trained run once more, and write its report anew."""
+    from sightline.commands.recipe import of_run
+
+    recipe = of_run(run)
     from sightline.commands import evaluate as command
 
-    command.evaluate(run, limit)
+    command.evaluate(run, recipe, limit)
 
 
 @app.command()
@@ -127,9 +137,12 @@ def ask(
     tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens")] = 128,
 ) -> None:
     """Ask a trained run about an image; the answer is printed as it comes."""
+    from sightline.commands.recipe import of_run
+
+    recipe = of_run(run)
     from sightline.commands import ask as command
 
-    command.ask(run, image, question, tokens)
+    command.ask(run, recipe, image, question, tokens)
 
 
 @app.command()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sightline.plan.memory import StateBytes, human, module_bytes
+from sightline.plan.memory import StateBytes, human, tensor_bytes
 from torch import Tensor, nn
 
 
@@ -13,6 +13,10 @@ def network(device: str = "cpu", dtype: torch.dtype = torch.float32) -> nn.Seque
     net[3].weight = net[2].weight
     net[0].requires_grad_(False)
     return net.to(dtype)
+
+
+def planned_for(net: nn.Module, **options: bool) -> StateBytes:
+    return tensor_bytes([*net.parameters(), net[3].weight], net.buffers(), **options)  # type: ignore[index]
 
 
 def held(tensors: list[Tensor]) -> int:
@@ -34,7 +38,7 @@ def test_bytes_are_those_of_a_real_step(autocast: bool, fused: bool) -> None:
         gradients=held([p.grad for p in net.parameters() if p.grad is not None]),
         optimizer=held([value for state in optimizer.state.values() for value in state.values()]),
     )
-    assert module_bytes([network("meta")]) == expected
+    assert planned_for(network("meta")) == expected
     assert expected.optimizer > 2 * expected.gradients  # the step counts are in it
 
 
@@ -48,7 +52,7 @@ def test_masters_are_those_of_a_real_step() -> None:
         assert parameter.grad is not None
         master.grad = parameter.grad.float()  # passing: freed after the step
     optimizer.step()
-    planned = module_bytes([network("meta", torch.bfloat16)], masters=True)
+    planned = planned_for(network("meta", torch.bfloat16), masters=True)
     assert planned.masters == held(masters)
     assert planned.weights == held(list(net.parameters()))
     assert planned.gradients == held([p.grad for p in learning if p.grad is not None])
@@ -56,17 +60,17 @@ def test_masters_are_those_of_a_real_step() -> None:
 
 
 def test_masters_change_nothing_in_fp32() -> None:
-    assert module_bytes([network()], masters=True) == module_bytes([network()])
+    assert planned_for(network(), masters=True) == planned_for(network())
 
 
 def test_nothing_that_learns_costs_weights_alone() -> None:
     net = network().requires_grad_(False)
-    planned = module_bytes([net], ema=True)
+    planned = planned_for(net, ema=True)
     assert planned.total == planned.weights + planned.buffers > 0
 
 
 def test_ema_is_one_copy_of_what_learns() -> None:
-    assert module_bytes([network()], ema=True).average == module_bytes([network()]).gradients
+    assert planned_for(network(), ema=True).average == planned_for(network()).gradients
 
 
 def test_sums() -> None:

@@ -1,15 +1,27 @@
-"""`sightline recipes`, `checks` and `explain`: what Sightline knows, told without loading torch."""
+"""`sightline recipes`, `checks` and `explain`: what Sightline knows, told without loading torch.
+
+`rich` is imported for tables alone: a page needs none, and should come at once.
+"""
 
 from __future__ import annotations
 
-from sightline.commands.terminal import say, table
+import shutil
+import sys
+import textwrap
+
+import typer
+
 from sightline.errors import UserError, nearest
 from sightline.guard import catalogue
 from sightline.recipe.shipped import shipped
 
+WIDEST = 110  # characters in a line: longer ones are hard to read
+
 
 def recipes() -> None:
     """Print the shipped recipes."""
+    from sightline.commands.terminal import table
+
     table(("recipe", "what it trains"), sorted(shipped().items()))
 
 
@@ -27,15 +39,25 @@ def explain(key: str) -> None:
     if not pages:
         raise UserError(f"no check is called '{key}', and no page has this word", fix=_hint(key))
     if len(pages) == 1:
-        say(pages[0].text)
+        typer.echo(_wrapped(pages[0].text))
         return
     _list(pages)
-    say("", f"{len(pages)} pages have '{key}'; show one with e.g. `sightline explain {pages[0].code}`")
+    typer.echo(f"\n{len(pages)} pages have '{key}'; show one with e.g. `sightline explain {pages[0].code}`")
 
 
 def _list(pages: tuple[catalogue.Page, ...]) -> None:
+    from sightline.commands.terminal import table
+
     rows = [(page.code, page.name, page.room, page.claim + (" (on trial)" if page.on_trial else "")) for page in pages]
     table(("code", "check", "room", "claim"), rows)
+
+
+def _wrapped(text: str) -> str:
+    """Long lines broken between words for a terminal; as they are for a file or a pipe."""
+    if not sys.stdout.isatty():
+        return text
+    width = min(WIDEST, shutil.get_terminal_size().columns)
+    return "\n".join(textwrap.fill(line, width, break_on_hyphens=False) for line in text.split("\n"))
 
 
 def _hint(key: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +11,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from sightline.commands.summary import evaluation_lines
 from sightline.commands.terminal import console, say
-from sightline.errors import UserError
-from sightline.guard.report import told
-from sightline.recipe.read import load
 from sightline.recipe.schema import Recipe
 from sightline.train.directory import default_path
-from sightline.train.guarded import GuardError
 from sightline.train.interrupt import Interrupted
 from sightline.train.run import resume as go_on
 from sightline.train.run import train as run_recipe
 
-GUARDED = 3
 LINES = 20  # of progress in a stage, where no terminal shows a bar
 
 
-def train(name: str | None, overrides: Sequence[str], out: Path | None, resume: Path | None) -> int:
-    """Train, tell how it ended and where the report is; returns the exit status."""
-    recipe = _recipe(name, overrides, out, resume)
-    if recipe is not None and resume is None:
-        out = out or default_path(recipe)
+def train(recipe: Recipe | None, out: Path | None, resume: Path | None) -> int:
+    """Train `recipe` (or go on with the run `resume`), tell how it ended and where the report is; the exit status.
+
+    Raises:
+        UserError: as `sightline.train.run`. GuardError: the guard stopped the run.
+    """
     main = os.environ.get("RANK", "0") == "0"  # torchrun starts one of us for each rank; one of them talks
     with Screen(show=main) as screen:
         try:
@@ -37,33 +33,17 @@ def train(name: str | None, overrides: Sequence[str], out: Path | None, resume: 
                 run = go_on(resume, recipe, screen.listen, screen.tell)
             else:
                 assert recipe is not None
+                out = out or default_path(recipe)
                 run = run_recipe(recipe, out, screen.listen, screen.tell)
         except Interrupted as interrupted:
-            say(f"{interrupted}; saved. Go on with: sightline train --resume {resume or out}", stderr=True)
+            if main:
+                say(f"{interrupted}; saved. Go on with: sightline train --resume {resume or out}", stderr=True)
             return 128 + interrupted.signal
-        except GuardError as error:
-            for finding in error.findings:
-                say(told(finding), stderr=True)
-            return GUARDED
     if main:
         say(f"run: {run}", *evaluation_lines(run))
         if (page := run / "report.html").is_file():
             say(f"report: {page.resolve().as_uri()}")
     return 0
-
-
-def _recipe(name: str | None, overrides: Sequence[str], out: Path | None, resume: Path | None) -> Recipe | None:
-    """The recipe that was asked for; None where a run goes on with its own."""
-    if resume is not None and out is not None:
-        raise UserError("a resumed run goes on in its own directory", where="--out", fix="leave --out away")
-    if name is None and resume is not None:
-        return None
-    if name is None:
-        raise UserError("name a recipe, or a run to go on with (--resume RUN)", fix="see `sightline recipes`")
-    if "=" in name:
-        fix = "sightline train RECIPE key=value ... (a resumed run has the recipe it was started with)"
-        raise UserError(f"'{name}' stands where the recipe's name belongs", fix=fix)
-    return load(name, overrides)
 
 
 class Screen:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sightline.models.vlm import VLM
 from sightline.recipe.schema import TOWERS, Tower
@@ -57,22 +57,25 @@ def state_bytes(model: VLM, *, masters: bool = False, ema: bool = False) -> dict
             et al. 2018, section 3.1).
         ema: whether the stage keeps a moving average of what learns.
     """
-    return {
-        tower: module_bytes((module for _, module in model.tower_modules(tower)), masters=masters, ema=ema)
-        for tower in TOWERS
-    }
+    planned = {}
+    for tower in TOWERS:
+        buffers = (buffer for _, module in model.tower_modules(tower) for buffer in module.buffers())
+        parameters = (parameter for _, parameter in model.tower_parameters(tower))
+        planned[tower] = tensor_bytes(parameters, buffers, masters=masters, ema=ema)
+    return planned
 
 
-def module_bytes(modules: Iterable[nn.Module], *, masters: bool = False, ema: bool = False) -> StateBytes:
-    """State bytes of `modules`; a tensor that several of them share is counted once."""
-    listed = list(modules)
-    parameters = _distinct(parameter for module in listed for parameter in module.parameters())
-    learning = [parameter for parameter in parameters if parameter.requires_grad]
+def tensor_bytes(
+    parameters: Iterable[Tensor], buffers: Iterable[Tensor], *, masters: bool = False, ema: bool = False
+) -> StateBytes:
+    """State bytes of `parameters` and `buffers`; a tensor that comes twice is counted once."""
+    distinct = _distinct(parameters)
+    learning = [parameter for parameter in distinct if parameter.requires_grad]
     copied = [4 * parameter.numel() for parameter in learning if masters and parameter.element_size() < 4]
     stepped = [max(4, p.element_size()) * p.numel() if masters else _size(p) for p in learning]
     return StateBytes(
-        weights=sum(map(_size, parameters)),
-        buffers=sum(map(_size, _distinct(buffer for module in listed for buffer in module.buffers()))),
+        weights=sum(map(_size, distinct)),
+        buffers=sum(map(_size, _distinct(buffers))),
         gradients=sum(map(_size, learning)),
         optimizer=sum(2 * size + STEP_BYTES for size in stepped),
         masters=sum(copied),

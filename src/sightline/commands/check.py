@@ -1,0 +1,138 @@
+"""`sightline check`: what was seen before step 1, printed, with every fault and its fix."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from sightline.commands.preflight import Preflight, StageSeen, look
+from sightline.commands.terminal import console, say, table
+from sightline.data.batch import IGNORE, Example
+from sightline.data.encode import Encoder
+from sightline.plan.memory import StateBytes, human
+from sightline.recipe.schema import TOWERS, Recipe
+
+BAD_INPUT = 2
+MOST_FAULTS = 10  # more than a person mends at once
+SAMPLE_CHARACTERS = 600  # of a row shown with its mask
+OPEN, CLOSE = "⟦", "⟧"  # around supervised tokens; no text of a data set has them by accident
+
+
+def check(recipe: Recipe) -> int:
+    """Print all that can be known of a recipe before step 1; returns the exit status."""
+    with console(stderr=True).status(f"looking at {recipe.name}"):
+        seen = look(recipe)
+    say(f"{recipe.name}: {recipe.summary}", f"device {seen.device}, precision {seen.precision}", "")
+    _data(seen)
+    if any(stage.towers for stage in seen.stages):
+        _towers(seen)
+    if any(stage.tokens for stage in seen.stages):
+        _tokens(seen)
+        _masks(seen)
+    return _faults(seen)
+
+
+def _data(seen: Preflight) -> None:
+    rows = [
+        (
+            each.name,
+            f"{len(each.rows):,}",
+            f"{each.images:,}",
+            f"{each.opened:,}" + (" (time was up)" if each.opened < each.images else ""),
+            f"{len(each.broken):,}",
+        )
+        for each in seen.data
+    ]
+    if rows:
+        table(("data", "rows", "images", "opened", "broken"), rows, numbers=("rows", "images", "broken"))
+    for each in seen.data:
+        say(*(f"  broken: {one.where}: {one.reason}" for one in each.broken[:3]), style="yellow")
+    say("")
+
+
+def _towers(seen: Preflight) -> None:
+    """What learns in each stage, and the memory of its state on one device."""
+    rows = []
+    for found in seen.stages:
+        if not found.towers:
+            continue
+        stage = found.stage
+        for tower in TOWERS:
+            plan, memory = found.towers[tower], found.memory[tower]
+            rate = f"{stage.rate_for(tower):g}" if plan.trainable else "-"
+            counts = (f"{plan.trainable:,}", f"{plan.frozen:,}")
+            rows.append((stage.name, tower, plan.rule, rate, *counts, *_bytes(memory)))
+        total = sum(found.memory.values(), StateBytes())
+        trainable = sum(plan.trainable for plan in found.towers.values())
+        frozen = sum(plan.frozen for plan in found.towers.values())
+        rows.append((stage.name, "all", "", "", f"{trainable:,}", f"{frozen:,}", *_bytes(total)))
+    columns = ("stage", "tower", "learns", "lr", "trainable", "frozen", "weights", "gradients", "optimizer", "state")
+    table(columns, rows, numbers=columns[3:])
+    say("  state: weights, buffers, gradients, AdamW and averages on one device; activations come on top", "")
+
+
+def _bytes(memory: StateBytes) -> tuple[str, str, str, str]:
+    kinds = (memory.weights, memory.gradients, memory.optimizer, memory.total)
+    weights, gradients, optimizer, total = map(human, kinds)
+    return weights, gradients, optimizer, total
+
+
+def _tokens(seen: Preflight) -> None:
+    columns = ("stage", "rows", "shortest", "median", "longest", "limit", "over", "supervised", "sequences", "steps")
+    rows = [_token_row(found) for found in seen.stages]
+    table(columns, [row for row in rows if row], numbers=columns[1:])
+    say("  tokens a row, its images' included; supervised: tokens a row that the loss is taken of, on average", "")
+
+
+def _token_row(found: StageSeen) -> tuple[str, ...] | None:
+    tokens, stage = found.tokens, found.stage
+    if tokens is None:
+        return None
+    rows = f"{tokens.rows:,}" if tokens.encoded == tokens.rows else f"{tokens.encoded:,} of {tokens.rows:,}"
+    return (
+        stage.name,
+        rows,
+        f"{tokens.shortest:,}",
+        f"{tokens.median:,.0f}",
+        f"{tokens.longest:,}",
+        f"{stage.max_length:,}",
+        f"{len(tokens.over):,}",
+        f"{tokens.supervised:.1f}",
+        f"{tokens.sequences:,}" if tokens.sequences else "?",
+        f"{found.plan.total:,}" if found.plan else f"{stage.steps:,}" if stage.steps else "?",
+    )
+
+
+def _masks(seen: Preflight) -> None:
+    """A few rows of each stage as the model sees them."""
+    assert seen.encoder is not None
+    say(f"what is supervised ({OPEN}so{CLOSE}), in rows as the model sees them:")
+    for found in seen.stages:
+        for example in found.tokens.samples if found.tokens else ():
+            say(f"  {found.stage.name}, {example.where}: {marked(example, seen.encoder)}")
+    say("")
+
+
+def marked(example: Example, encoder: Encoder) -> str:
+    """The row's tokens as text, supervised ones between brackets, runs of image tokens counted."""
+    pieces = []
+    tokens = zip(example.input_ids, example.labels, strict=True)
+    for (learned, image), run in groupby(tokens, lambda t: (t[1] != IGNORE, t[0] == encoder.image_token_id)):
+        ids = [token for token, _ in run]
+        text = f"[image: {len(ids)} tokens]" if image else encoder.tokenizer.decode(ids, skip_special_tokens=False)
+        pieces.append(f"{OPEN}{text}{CLOSE}" if learned else text)
+    text = " ".join(" ".join(pieces).split())
+    if len(text) <= SAMPLE_CHARACTERS:
+        return text
+    half = SAMPLE_CHARACTERS // 2
+    return f"{text[:half]} ... {text[-half:]}"
+
+
+def _faults(seen: Preflight) -> int:
+    if not seen.faults:
+        say("nothing found that would stop this run", style="green")
+        return 0
+    for fault in seen.faults[:MOST_FAULTS]:
+        say(f"error: {fault}", style="red", stderr=True)
+    if len(seen.faults) > MOST_FAULTS:
+        say(f"... and {len(seen.faults) - MOST_FAULTS} more", stderr=True)
+    return BAD_INPUT
