@@ -92,7 +92,7 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_one_before(tmp_path: Path) -
         import os, signal, sys
         sys.path.insert(0, sys.argv[2])
         from pathlib import Path
-        from test_checkpoint import learner
+        from tests.train.test_checkpoint import learner
         from sightline.train import checkpoint
         made, folder = learner(0), Path(sys.argv[1])
         checkpoint.save(folder / "see-1", made, checkpoint.Position(step=1, global_step=1))
@@ -107,7 +107,7 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_one_before(tmp_path: Path) -
         checkpoint.save(folder / "see-2", made, checkpoint.Position(step=2, global_step=2))
         """
     )
-    ended = subprocess.run([sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)], check=False)
+    ended = subprocess.run([sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parents[2])], check=False)
     assert ended.returncode == -9
     found = checkpoint.latest(tmp_path)
     assert found == tmp_path / "see-1"
@@ -124,7 +124,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
         import resource, sys
         sys.path.insert(0, sys.argv[2])
         from pathlib import Path
-        from test_checkpoint import learner
+        from tests.train.test_checkpoint import learner
         from sightline.errors import UserError
         from sightline.train import checkpoint
         made, folder = learner(0), Path(sys.argv[1])
@@ -137,7 +137,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
             sys.exit(2)
         """
     )
-    command = [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parents[2])]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2, ended.stderr
     assert "could not be written" in ended.stdout and "see-1" in ended.stdout and "make room" in ended.stdout

@@ -13,8 +13,8 @@ from sightline.train.schedule import factor, warmup_steps
 @pytest.mark.parametrize(("kind", "make"), [("cosine", get_cosine_schedule_with_warmup), ("linear", get_linear_schedule_with_warmup)])
 def test_equals_transformers_one_step_on(kind: str, make: object) -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    theirs = make(optimizer, num_warmup_steps=7, num_training_steps=40)  # type: ignore[operator]
-    for step in range(39):
+    theirs = make(optimizer, num_warmup_steps=7, num_training_steps=41)  # type: ignore[operator]
+    for step in range(40):
         optimizer.step()
         theirs.step()
         ours = factor(Schedule(kind=kind, warmup=7), step, 40)  # type: ignore[arg-type]
@@ -32,7 +32,7 @@ def test_laws(kind: str, warmup: float) -> None:
     if rising:
         assert rates[rising - 1] == 1
     if kind != "constant" and rising < total:
-        assert rates[-1] == pytest.approx(0.1)
+        assert 0.1 < rates[-1] < 0.1 + 0.9 * 3 / (total - rising + 1)  # close to the floor, and still above it
         assert rates[rising:] == sorted(rates[rising:], reverse=True)
 
 

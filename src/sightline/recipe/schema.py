@@ -188,6 +188,7 @@ class Stage(Part):
     max_length: Positive = 2048
     over_length: Literal["error", "skip"] = "error"  # never truncated: truncation loses image tokens or answers
     pack: Literal["none", "image", "length"] = "none"
+    group_by_length: bool = False  # a step's sequences are of about one length: less padding
     schedule: Schedule = Schedule()
     optimizer: Optimizer = Optimizer()
     ema: Fraction | None = None  # decay of an exponential moving average of the weights

@@ -23,6 +23,9 @@ from sightline.train.parallel.ranks import Ranks
 
 Lookup = Callable[[tuple[str, ...]], Tensor]
 Advance = Callable[[int], None]
+Draw = tuple[str, int]  # data set and sequence
+
+WINDOW = 32  # steps whose sequences are sorted together: long enough to save padding, short enough to stay random
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class Supply:
     rows: Sequence[Row]
     encoder: Encoder
     max_length: int
+    lengths: Sequence[int]  # tokens of each sequence; empty where they are not known beforehand
 
     def __len__(self) -> int:
         return len(self.rows if self.packed is None else self.packed)
@@ -53,8 +57,12 @@ def supply(rows: Rows, stage: Stage, encoder: Encoder, advance: Advance) -> tupl
         UserError: a broken row or one over the stage's `max_length`, unless the recipe skips them; no row left.
     """
     if encoder.needs_images and stage.pack == "none":
-        return Supply(None, rows.rows, encoder, stage.max_length), []
+        if stage.group_by_length:
+            fix = "set group_by_length to false"
+            raise UserError("lengths are not known before the images are opened", where=f"stages.{stage.name}", fix=fix)
+        return Supply(None, rows.rows, encoder, stage.max_length, []), []
     kept, fitting, skipped = [], [], []
+    lengths: list[int] = []
     for row in rows.rows:
         example = encoder.encode(row)
         advance(1)
@@ -62,13 +70,16 @@ def supply(rows: Rows, stage: Stage, encoder: Encoder, advance: Advance) -> tupl
             skipped.append(reason)
             continue
         fitting.append(row)
+        lengths.append(len(example))
         if stage.pack != "none":
             kept.append(example)
     if not fitting:
         fix = f"raise stages.{stage.name}.max_length (now {stage.max_length})"
         raise UserError("every row is over the length limit", where=f"stages.{stage.name}", fix=fix)
-    packed = None if stage.pack == "none" else pack(kept, stage.pack, stage.max_length)
-    return Supply(packed, fitting, encoder, stage.max_length), skipped
+    if stage.pack == "none":
+        return Supply(None, fitting, encoder, stage.max_length, lengths), skipped
+    packed = pack(kept, stage.pack, stage.max_length)
+    return Supply(packed, fitting, encoder, stage.max_length, [len(each) for each in packed]), skipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +122,36 @@ class MicroBatches(Dataset[Batch]):
         sizes = {name: len(each) for name, each in supplies.items()}
         self.mixture = Mixture(sizes, stage.data, seed)
         self.encoder = next(iter(supplies.values())).encoder
+        self._window: tuple[int, list[list[Draw]]] = (-1, [])  # the window in use; a memory, not a state
 
     def __len__(self) -> int:
         return self.plan.total * self.plan.accumulate
 
     def __getitem__(self, i: int) -> Batch:
         step, part = divmod(i, self.plan.accumulate)
-        start = step * self.stage.batch + (part * self.world + self.rank) * self.plan.micro
-        draws = self.mixture.draw(start, self.plan.micro)
-        sequences = [self.supplies[name][index] for name, index in draws]
-        flip = torch.Generator().manual_seed(hash((self.seed, start))) if self.stage.flip else None
+        first = (part * self.world + self.rank) * self.plan.micro
+        sequences = [self.supplies[name][index] for name, index in self._draws(step)[first : first + self.plan.micro]]
+        flip = torch.Generator().manual_seed(hash((self.seed, i, self.rank))) if self.stage.flip else None
         return self.encoder.collate(sequences, flip=flip, features=self.features)
+
+    def _draws(self, step: int) -> list[Draw]:
+        """The sequences of one step, over all ranks."""
+        batch = self.stage.batch
+        if not self.stage.group_by_length:
+            return self.mixture.draw(step * batch, batch)
+        window, place = divmod(step, WINDOW)
+        if window != self._window[0]:
+            self._window = (window, self._sorted_window(window))
+        return self._window[1][place]
+
+    def _sorted_window(self, window: int) -> list[list[Draw]]:
+        """The draws of WINDOW steps, sorted by length into steps, the steps in an order of chance."""
+        batch = self.stage.batch
+        count = min(WINDOW, self.plan.total - window * WINDOW)
+        draws = self.mixture.draw(window * WINDOW * batch, count * batch)
+        draws.sort(key=lambda draw: self.supplies[draw[0]].lengths[draw[1]])
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(hash((self.seed, window)))).tolist()
+        return [draws[k * batch : (k + 1) * batch] for k in order]
 
 
 def steps(batches: MicroBatches, first_step: int, workers: int) -> Iterator[list[Batch]]:

@@ -11,6 +11,13 @@ from sightline.train.directory import RunDirectory
 from sightline.train.stage import ReadyStage
 
 
+from sightline.errors import UserError
+
+
+class GuardError(UserError):
+    findings: list = []
+
+
 @contextlib.contextmanager
 def guarded(recipe: Recipe, stage: ReadyStage, run: RunDirectory, position: Position) -> Iterator[None]:
     """Guard the block's training."""

@@ -1,0 +1,78 @@
+"""A tiny recipe and its model, small enough that a step takes milliseconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sightline.data.row import Row
+from sightline.models.build import Built, build
+from sightline.recipe.read import validate
+from sightline.recipe.schema import Recipe
+
+COLOURS = ("red", "green", "blue", "white", "black", "yellow")
+
+RECIPE: dict[str, Any] = {
+    "name": "tiny",
+    "summary": "a tiny VLM for tests",
+    "model": {
+        "compose": {
+            "vision": {
+                "config": {
+                    "model_type": "siglip_vision_model",
+                    "hidden_size": 16,
+                    "intermediate_size": 32,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 2,
+                    "image_size": 16,
+                    "patch_size": 8,
+                },
+                "layer": -1,
+            },
+            "language": {
+                "config": {
+                    "model_type": "llama",
+                    "hidden_size": 16,
+                    "intermediate_size": 32,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 2,
+                    "num_key_value_heads": 2,
+                }
+            },
+            "tokenizer": {"build": "words"},
+            "template": "qa",
+        }
+    },
+    "data": {"train": {"reader": "table", "path": "rows.jsonl"}, "test": {"reader": "table", "path": "rows.jsonl"}},
+    "stages": [
+        {
+            "name": "see",
+            "data": {"train": 1},
+            "learn": {"vision": "all", "connector": "all", "language": "all"},
+            "lr": 1e-3,
+            "steps": 4,
+            "batch": 4,
+        }
+    ],
+    "precision": "fp32",
+    "device": "cpu",
+    "log_every": 1,
+}
+
+
+def recipe(**changes: Any) -> Recipe:
+    """The tiny recipe with top-level `changes`."""
+    return validate(RECIPE | changes, where="tiny")
+
+
+def stage(**changes: Any) -> Recipe:
+    """The tiny recipe with `changes` to its only stage."""
+    return recipe(stages=[RECIPE["stages"][0] | changes])
+
+
+def fresh(rows: list[Row], seed: int = 0) -> Built:
+    """The tiny model, new."""
+    torch.manual_seed(seed)
+    texts = [turn.text for row in rows for turn in row.turns]
+    return build(recipe().model, seed=seed, texts=texts)
