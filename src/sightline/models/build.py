@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
 
 from sightline.data.encode import Encoder
+from sightline.data.encode_adopted import AdoptedEncoder
 from sightline.data.encode_composed import ComposedEncoder
 from sightline.data.pixels import ImageProcessorFacts
 from sightline.errors import UserError
@@ -66,19 +67,18 @@ def build_meta(spec: ModelSpec) -> VLM:
 
     Its vocabulary is that of the configuration: a tokenizer made from data is not known yet.
     """
-    spec, model = known_configs.offline(spec), None
+    spec = known_configs.offline(spec)
+    model: VLM
     with torch.device("meta"):
         if spec.compose is not None:
             towers = vision_config(spec.compose.vision), language_config(spec.compose.language)
             model = join(spec.compose, *towers, attention=spec.attention, dtype=torch.float32)
         else:
             assert spec.adopt is not None
-            config, where = _adopt_config(spec.adopt), "model.adopt"
+            config = _adopt_config(spec.adopt)
             attention = attention_for(config, spec.attention)
-            make = AutoModelForImageTextToText.from_config
-            model = AdoptedVLM(
-                read_or_explain(lambda: make(config, attn_implementation=attention), "", where), spec.adopt
-            )
+            fresh = AutoModelForImageTextToText.from_config(config, attn_implementation=attention)
+            model = AdoptedVLM(fresh, spec.adopt)
         if spec.lora is not None:
             add_adapters(model, spec.lora)
     return model
@@ -139,8 +139,6 @@ def _adopt_config(spec: Adopt) -> PretrainedConfig:
 
 
 def _adopt(spec: Adopt, attention: str, dtype: torch.dtype) -> Built:
-    from sightline.data.encode_adopted import AdoptedEncoder
-
     source, where = spec.source, "model.adopt.source"
     if source is None:
         raise UserError(

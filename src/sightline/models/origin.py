@@ -13,7 +13,15 @@ from sightline.errors import UserError, nearest
 
 T = TypeVar("T")
 # Fields that configurations take although a fresh one does not show them.
-ALSO_TAKEN = {"rope_theta", "rope_scaling", "rope_parameters", "dtype", "torch_dtype", "attn_implementation"}
+ALSO_TAKEN = {
+    "head_dim",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "dtype",
+    "torch_dtype",
+    "attn_implementation",
+}
 
 
 def read_or_explain(read: Callable[[], T], source: str, where: str) -> T:
@@ -23,7 +31,7 @@ def read_or_explain(read: Callable[[], T], source: str, where: str) -> T:
         raise UserError(f"there is no folder '{source}'", where=where, fix="correct the path, or give a hub id")
     try:
         return read()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"'{source}' cannot be read: {first}",

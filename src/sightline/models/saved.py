@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
 
+from sightline.data.encode_adopted import AdoptedEncoder
 from sightline.data.encode_composed import ComposedEncoder
 from sightline.errors import UserError
 from sightline.models.adapters import add_adapters
@@ -102,8 +103,6 @@ def _composed(told: dict[str, Any], folder: Path) -> Built:
 
 
 def _adopted(told: dict[str, Any], folder: Path) -> Built:
-    from sightline.data.encode_adopted import AdoptedEncoder
-
     spec = Adopt.model_validate(told["adopt"])
     encoder = AdoptedEncoder.load(folder)
     make = AutoModelForImageTextToText.from_config

@@ -104,8 +104,9 @@ def blocks_to_keep(depth: int, layer: int) -> int:
 class VisionTower(nn.Module):
     """Images to features: `forward((N, 3, H, W)) -> (N, P, D)`, the hidden state `layer`.
 
-    The last hidden state is the model's own output, after its final norm where it has one; any other comes as the block
-    left it, as in LLaVA. `tokens` "patch" leaves out class and register tokens.
+    Layer -1 is the model's own output, after its final norm where it has one. Any other is the hidden state as a block
+    left it: layer k after block k, -2 after the last but one (LLaVA's choice). `tokens` "patch" leaves out class and
+    register tokens.
     """
 
     def __init__(self, model: PreTrainedModel, *, layer: int = -1, tokens: str = "patch") -> None:
@@ -116,7 +117,8 @@ class VisionTower(nn.Module):
         self.skip = special_tokens(model.config) if tokens == "patch" else 0
         self.width = int(model.config.hidden_size)
         self.model = model
-        self.normed = self._cut(blocks_to_keep(model.config.num_hidden_layers, layer))
+        self.normed = self.kind.normed and layer == -1
+        self._cut(blocks_to_keep(model.config.num_hidden_layers, layer))
 
     @property
     def count(self) -> int:
@@ -137,14 +139,12 @@ class VisionTower(nn.Module):
             raise UserError(f"no list of {depth} blocks in {type(self.model).__name__}", where=WHERE)
         return found[0]
 
-    def _cut(self, keep: int) -> bool:
-        """Leave out what comes after `keep` blocks; True where the final norm still acts."""
-        blocks, depth = self.blocks, self.config.num_hidden_layers
-        del blocks[keep:]
+    def _cut(self, keep: int) -> None:
+        """Leave out what comes after `keep` blocks and is not read."""
+        del self.blocks[keep:]
         self.config.num_hidden_layers = keep
-        normed = self.kind.normed and keep == depth
         for parent, name in list(self._outside_blocks()):
-            if name in FINAL_NORMS and not normed:
+            if name in FINAL_NORMS and not self.normed:
                 setattr(parent, name, nn.Identity())
             elif name in POOLERS:
                 setattr(parent, name, None)
@@ -155,7 +155,6 @@ class VisionTower(nn.Module):
                 module.use_head = False
         if hasattr(self.config, "vision_use_head"):
             self.config.vision_use_head = False
-        return normed
 
     def _outside_blocks(self) -> Iterator[tuple[nn.Module, str]]:
         """(parent, name) of every module and bare parameter that is not inside a block."""
