@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ def distinct_images(sequences: list[Sequence]) -> tuple[dict[str, tuple[ImageRef
     return refs, torch.tensor([number[key] for key in spans], dtype=torch.int64)
 
 
-def pad(sequences: list[Sequence], pad_id: int, left: bool) -> dict[str, Tensor]:
+def pad(sequences: list[Sequence], pad_id: int, left: bool) -> dict[str, Any]:
     """The per-token fields as (B, T) tensors, T the longest sequence, and the attention mask."""
     longest = max(map(len, sequences))
     fields = {}

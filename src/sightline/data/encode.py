@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -44,6 +45,24 @@ def validate(row: Row, *, answered: bool = True) -> None:
         raise RowError("every assistant turn is empty, so nothing is supervised", row.where)
 
 
+def without_answer(row: Row) -> Row:
+    """`row` without its last turn where that is an answer. Raises RowError where nothing is asked."""
+    validate(row, answered=False)
+    turns = row.turns[:-1] if row.turns[-1].role == "assistant" else row.turns
+    return replace(row, turns=turns)
+
+
+def pad_token_id(tokenizer: Any) -> int:
+    """The pad token's id. Raises UserError where the tokenizer has none."""
+    if tokenizer.pad_token_id is None:
+        raise UserError(
+            "the tokenizer has no pad token",
+            where="tokenizer",
+            fix="add one with tokenizer.add_special_tokens({'pad_token': '<pad>'}); EOS must not stand in for it",
+        )
+    return int(tokenizer.pad_token_id)
+
+
 class Encoder(Protocol):
     """What training, evaluation and the guard know of a model's tokenizer, template and image processor."""
 
@@ -51,6 +70,7 @@ class Encoder(Protocol):
     pad_id: int
     eos_id: int
     image_token_id: int
+    needs_images: bool  # whether counting a row's tokens means opening its images
 
     def encode(self, row: Row) -> Example:
         """`row` as tokens; labels stand on the assistant turns and their end tokens alone. Raises RowError."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sightline.data.batch import IGNORE, Batch, Example, Sequence
 from sightline.data.collate import PixelStore, collate
-from sightline.data.encode import RowError, validate
+from sightline.data.encode import RowError, pad_token_id, validate, without_answer
 from sightline.data.pixels import ImageProcessorFacts
 from sightline.data.row import Row
 from sightline.data.templates import Segment, named, render
@@ -35,6 +35,8 @@ class ComposedEncoder:
     Raises:
         UserError: the template is unknown, or the tokenizer lacks the pad, image or end token.
     """
+
+    needs_images = False  # every image becomes the same number of tokens
 
     def __init__(
         self,
@@ -162,24 +164,6 @@ class ComposedEncoder:
             facts["image_token_id"],
             facts["template"],
         )
-
-
-def without_answer(row: Row) -> Row:
-    """`row` without its last turn where that is an answer. Raises RowError where nothing is asked."""
-    validate(row, answered=False)
-    turns = row.turns[:-1] if row.turns[-1].role == "assistant" else row.turns
-    return replace(row, turns=turns)
-
-
-def pad_token_id(tokenizer: Any) -> int:
-    """The pad token's id. Raises UserError where the tokenizer has none."""
-    if tokenizer.pad_token_id is None:
-        raise UserError(
-            "the tokenizer has no pad token",
-            where="tokenizer",
-            fix="add one with tokenizer.add_special_tokens({'pad_token': '<pad>'}); EOS must not stand in for it",
-        )
-    return int(tokenizer.pad_token_id)
 
 
 def image_token_id(tokenizer: Any, token: str) -> int:

@@ -26,7 +26,7 @@ def records(spec: DataSpec, name: str) -> Iterator[Record]:
             )
         numbered = list(enumerate(document["annotations"], start=1))
         # Python's sort is stable: images keep the order of their first caption, and captions that of the file.
-        first = {}
+        first: dict[int, int] = {}
         for number, note in numbered:
             first.setdefault(note["image_id"], number)
         for number, note in sorted(numbered, key=lambda entry: first[entry[1]["image_id"]]):
