@@ -165,7 +165,7 @@ def evaluation() -> dict[str, Any]:
         "baselines": {
             "text_only": {"accuracy": 0.678, "description": "the majority training answer of each question"},
             "shuffled_images": {"accuracy": 0.521, "description": "the same questions with other pictures"},
-            "majority": {"accuracy": 0.284, "answer": "no"},
+            "majority": {"accuracy": 0.284, "answer": "no", "description": "the most frequent training answer"},
         },
     }  # fmt: skip
 
@@ -245,6 +245,8 @@ def with_findings(folder: Path) -> Path:
     allowed = {"kind": "allowed", "check": "unused-parameters", "code": "T3", "reason": "the last block is not read",
                "message": "12 parameters never get a gradient."}  # fmt: skip
     blind = evaluation() | {"accuracy": 0.5304, "interval": [0.5204, 0.5403]}
+    for group in blind["by_group"].values():
+        group["accuracy"] = group["shuffled"] + 0.009
     return make_run(folder, findings=[*found, *again, allowed, *check_lines()[3:]], evaluation=blind)
 
 

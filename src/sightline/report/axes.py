@@ -39,6 +39,13 @@ def linear_axis(values: Sequence[float], write: Callable[[float], str]) -> dict[
     return _axis([tick for tick in ticks if tick <= top], write, type="linear", range=[low - 0.02 * span, top])
 
 
+def doubling_axis(values: Sequence[float], write: Callable[[float], str]) -> dict[str, Any]:
+    """A log axis for values that double and halve: ticks at powers of two, about six at most."""
+    low, high = math.floor(math.log2(min(values))), math.ceil(math.log2(max(values)))
+    ticks = [2.0**power for power in range(low, high + 1, max(1, math.ceil((high - low) / 6)))]
+    return _axis(ticks, write, type="log", range=[math.log10(2.0**low) - 0.1, math.log10(2.0**high) + 0.1])
+
+
 def _round_step(rough: float) -> float:
     """The next of 1, 2, 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(rough))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sightline.atomic import write_text
 from sightline.errors import UserError
 from sightline.report import format, tables
-from sightline.report.plots import colour, figures
+from sightline.report.plots import colour, figures, plain, stage_starts
 from sightline.report.read import read_run
 from sightline.report.values import RunSeen
 from sightline.report.words import verdict
@@ -29,7 +29,9 @@ def write_report(run: Path) -> Path:
     page = render(read_run(run))
     target = run / NAME
     try:
-        _write(target, page)
+        write_text(
+            target, page.encode("utf-8", errors="replace").decode("utf-8")
+        )  # JSON may hold half a surrogate pair
     except OSError as error:
         raise UserError(
             f"the page could not be written: {error.strerror or error}",
@@ -50,7 +52,12 @@ def render(run: RunSeen) -> str:
         drawing=[
             {"id": figure.id, "data": figure.data, "layout": figure.layout, "linked": figure.linked} for figure in drawn
         ],
+        stage_marks=[
+            {"label": f"{place} {plain(name)}", "steps": end - start}
+            for place, (name, start, end) in enumerate(stage_starts(run.history.train), start=1)
+        ],
         plotly=_plotly() if drawn else "",
+        bars=tables.bars(run.evaluation) if run.evaluation else [],
         duration=tables.duration(run),
         progress=tables.progress(run),
         stages=tables.stage_numbers(run.history),
@@ -95,16 +102,3 @@ def _plotly() -> str:
     from plotly.offline import get_plotlyjs
 
     return Markup(get_plotlyjs().replace("</script", "<\\/script").replace("<!--", "<\\!--"))
-
-
-def _write(target: Path, page: str) -> None:
-    """Replace `target` in one step: a reader sees the old page or the new one, never half of one."""
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            file.write(page.encode("utf-8", errors="replace"))  # JSON may hold half a surrogate pair
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)

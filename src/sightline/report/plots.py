@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sightline.report.axes import linear_axis, log_axis, spans_decades
-from sightline.report.format import number, plural, scientific, tick
+from sightline.report.axes import doubling_axis, linear_axis, log_axis, spans_decades
+from sightline.report.format import number, plural, scientific, tick, whole
 from sightline.report.series import LIMIT, Line, line, smooth, thin, towers_in
 from sightline.report.values import TOWERS, History, TrainPoint
 
@@ -75,10 +75,11 @@ def _loss(history: History) -> Figure | None:
         return None
     lost = len(history.train) - raw.logged
     smoothed = raw.logged >= SMOOTH_FROM
-    data = _drawn(raw, "training", "@ink", "solid", smooth(raw, _weights(history.train)) if smoothed else None)
-    data.append(_trace(validation, "validation", "@accent", width=1.6, marks=True))
     values = raw.values() + validation.values()
     axis = log_axis(values, tick) if spans_decades(values) else linear_axis(values, tick)
+    mean = smooth(raw, _weights(history.train), geometric=axis["type"] == "log") if smoothed else None
+    data = _drawn(raw, "training", "@ink", "solid", mean)
+    data.append(_trace(validation, "validation", "@accent", width=1.6, marks=True))
     note = "Nats per supervised token" + (", log scale." if axis["type"] == "log" else ".")
     note += " Bold: a mean around each step, weighted by tokens. Pale: the logged steps themselves." if smoothed else ""
     note += f" {plural(lost, 'logged step')} had no finite loss and cannot be drawn." if lost else ""
@@ -127,7 +128,7 @@ def _per_tower(
     note += _thinned(max(lines.values(), key=lambda drawn: drawn.logged))
     data = []
     for tower, drawn in lines.items():
-        mean = smooth(drawn) if noisy and drawn.logged >= SMOOTH_FROM else None
+        mean = smooth(drawn, geometric=axis["type"] == "log") if noisy and drawn.logged >= SMOOTH_FROM else None
         data += _drawn(drawn, tower, colour(tower), dash(tower), mean)
     key = tuple(Key(tower, colour(tower), dash(tower)) for tower in lines)
     alt = f"{title} over steps. " + "".join(_told(tower, drawn) for tower, drawn in lines.items())
@@ -153,7 +154,9 @@ def _loss_scale(points: Sequence[TrainPoint]) -> Figure | None:
     scale = line(points, lambda point: point.loss_scale)
     if not scale:
         return None
-    axis = log_axis(scale.values(), tick)
+    if min(scale.values()) <= 0:
+        return None
+    axis = doubling_axis(scale.values(), whole)
     note = "fp16: the loss is multiplied by this before the backward pass. It halves when a gradient overflows."
     data = [_trace(scale, "loss scale", "@ink", shape="hv")]
     alt = "Loss scale over steps. " + _told("The scale", scale)
@@ -283,20 +286,16 @@ def stage_starts(points: Sequence[TrainPoint]) -> list[tuple[str, int, int]]:
 
 
 def _stage_marks(points: Sequence[TrainPoint]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """A line where each stage begins and its name above; a short stage gets its number alone, which always fits."""
+    """A line where each stage begins, and its number above: the page adds the name where the stage is wide enough."""
     starts = stage_starts(points)
-    total = starts[-1][2] if starts else 0
     shapes, labels = [], []
-    for place, (name, start, end) in enumerate(starts, start=1):
-        share = (end - start) / total if total else 1.0
-        fits = share * 44 >= len(name) + 3  # a phone's plot is about 44 characters wide
+    for place, (_, start, _) in enumerate(starts, start=1):
         edge = {"x0": start, "x1": start, "y0": 0, "y1": 1, "yref": "paper", "layer": "below"}
         if place > 1:
             shapes.append({"type": "line", **edge, "line": {"color": "@rule", "width": 1}})
         at = {"x": start, "y": 1, "yref": "paper", "xanchor": "left", "yanchor": "bottom", "showarrow": False}
-        written = f"{place} {plain(name)}" if fits else str(place)
         labels.append(
-            {**at, "text": written, "font": {"color": "@quiet", "size": 12}, "xshift": -2 if place == 1 else 2}
+            {**at, "text": str(place), "font": {"color": "@quiet", "size": 12}, "xshift": -2 if place == 1 else 2}
         )
     return (shapes, labels) if len(starts) > 1 else ([], [])
 

@@ -79,7 +79,7 @@ def _facts(folder: Path, notes: list[str]) -> v.Facts:
         finished=text(run.get("finished")),
         error=text(run.get("error")),
         versions=texts(run.get("versions")),
-        machine=texts(run.get("machine")),
+        machine=_machine(texts(run.get("machine"))),
         settings={label: text(run[key]) for key, label in settings.items() if key in run},
         towers=tuple(_tower(name, mapping(tower)) for name, tower in _in_order(mapping(run.get("towers")))),
         stages=tuple(_stage(stage) for stage in items(run.get("stages"))),
@@ -88,6 +88,12 @@ def _facts(folder: Path, notes: list[str]) -> v.Facts:
         time=reals(run.get("time")),
         export=texts(run.get("export")),
     )
+
+
+def _machine(said: dict[str, str]) -> dict[str, str]:
+    if memory := said.pop("memory_gib", ""):
+        said["memory"] = f"{memory} GiB"
+    return said
 
 
 def _in_order(by_tower: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -124,7 +130,9 @@ def _rule(rule: Any) -> str:
         if rule.get("norms"):
             return "norm layers"
         return f"parameters matching {text(rule.get('pattern'))}"
-    return {"none": "frozen", "lora": "LoRA"}.get(rule, text(rule)) if isinstance(rule, str) else text(rule)
+    said = text(rule)
+    words = {"none": "frozen", "lora": "LoRA", "norms": "norm layers"}
+    return words.get(said, f"{said} blocks" if said.startswith("last ") else said)
 
 
 # --- metrics.jsonl -----------------------------------------------------------------------------------------------
@@ -134,19 +142,15 @@ def _history(folder: Path, notes: list[str]) -> v.History:
     train: list[v.TrainPoint] = []
     validation: list[v.ValidationPoint] = []
     resumed: list[int] = []
-    repeated, offset, unplaced = 0, 0.0, 0
+    repeated, last, unplaced = 0, 0, 0
     for line in read_lines(folder / "metrics.jsonl", notes):
-        step = integer(line.get("global_step"))
-        event = line.get("event")
+        step, event = integer(line.get("global_step")), line.get("event")
         if step is None:
             unplaced += event in ("train", "validation")
-        elif event == "train":
-            point = _train_point(line, step)
-            if train and point.clock is not None and train[-1].clock is not None:
-                if point.clock + offset < train[-1].clock:  # a resumed process counts from nought
-                    offset = train[-1].clock
-                point = replace(point, clock=point.clock + offset)
-            train.append(point)
+            continue
+        last = step if event == "resume" else max(last, step)
+        if event == "train":
+            train.append(_train_point(line, step))
         elif event == "validation":
             validation.append(v.ValidationPoint(text(line.get("stage")), step, real(line.get("loss"))))
         elif event == "resume":
@@ -156,7 +160,21 @@ def _history(folder: Path, notes: list[str]) -> v.History:
             validation = [point for point in validation if point.step <= step]
     if unplaced:
         notes.append(f"metrics.jsonl: {unplaced} lines name no global_step and are left out.")
-    return v.History(tuple(train), tuple(validation), tuple(resumed), repeated)
+    return v.History(tuple(_one_clock(train)), tuple(validation), tuple(resumed), repeated, last)
+
+
+def _one_clock(points: list[v.TrainPoint]) -> list[v.TrainPoint]:
+    """The points with one clock that runs on where a resumed process counted from nought again."""
+    made: list[v.TrainPoint] = []
+    before = offset = 0.0
+    for point in points:
+        if point.clock is not None:
+            if point.clock + offset < before:
+                offset = before
+            before = point.clock + offset
+            point = replace(point, clock=before)
+        made.append(point)
+    return made
 
 
 def _train_point(line: Mapping[str, Any], step: int) -> v.TrainPoint:
@@ -234,7 +252,7 @@ def _evaluation(folder: Path, notes: list[str]) -> v.Evaluation | None:
     seen = read_json(folder / "evaluation.json", dict, notes)
     accuracy = fraction(seen.get("accuracy"))
     if accuracy is None:
-        if seen:
+        if seen and seen.get("metric") != "none":
             notes.append("evaluation.json holds no accuracy between 0 and 1 and is left out.")
         return None
     ends = seen.get("interval")
@@ -266,8 +284,14 @@ def _baselines(seen: Mapping[str, Any]) -> dict[str, v.Baseline]:
     for kind, value in seen.items():
         baseline = mapping(value)
         if (accuracy := fraction(baseline.get("accuracy"))) is not None:
-            described = text(baseline.get("description"))
-            baselines[kind] = v.Baseline(kind, accuracy, described, text(baseline.get("answer")))
+            baselines[kind] = v.Baseline(
+                kind=kind,
+                accuracy=accuracy,
+                description=text(baseline.get("description")),
+                answer=text(baseline.get("answer")),
+                ceiling=fraction(baseline.get("ceiling")),
+                ceiling_description=text(baseline.get("ceiling_description")),
+            )
     return baselines
 
 
@@ -291,7 +315,7 @@ def _pictures(folder: Path, notes: list[str]) -> tuple[v.Picture, ...]:
             question=text(entry.get("question")),
             answer=text(entry.get("answer")),
             truth=text(entry.get("truth")),
-            correct=entry.get("correct") is True,
+            correct=entry["correct"] if isinstance(entry.get("correct"), bool) else None,
         )
         for entry in seen[:PICTURES_SHOWN]
     )

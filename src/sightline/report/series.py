@@ -52,11 +52,15 @@ def towers_in(maps: Iterable[Mapping[str, float]]) -> list[str]:
     return [tower for tower in TOWERS if tower in seen] + sorted(seen - set(TOWERS))
 
 
-def smooth(raw: Line, weights: Sequence[float] | None = None) -> Line:
+def smooth(raw: Line, weights: Sequence[float] | None = None, *, geometric: bool = False) -> Line:
     """A mean around each point, weighted by `weights` and by exp(-distance): it looks both ways, so it does not lag.
 
-    It stops at breaks. Weighted values and weights are summed apart and then divided: no bias at the ends.
+    It stops at breaks. Weighted values and weights are summed apart and then divided: no bias at the ends. On a log
+    axis a `geometric` mean (of values above 0) is the one that runs through the middle of what is seen.
     """
+    if geometric:
+        logs = smooth(Line(raw.x, [math.log(y) if y else None for y in raw.y], raw.logged), weights)
+        return Line(list(raw.x), [None if y is None else math.exp(y) for y in logs.y], raw.logged)
     keep = 1 - 1 / max(3.0, WINDOW * len(raw.x))
     heavy = weights or [1.0] * len(raw.y)
     past, future = _decayed(raw.y, heavy, keep), _decayed(raw.y[::-1], heavy[::-1], keep)[::-1]

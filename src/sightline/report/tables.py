@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from statistics import median
 
+from sightline.report.format import percent
 from sightline.report.plots import stage_starts
 from sightline.report.series import towers_in
-from sightline.report.values import Facts, History, RunSeen, Stage, Tower, TrainPoint
+from sightline.report.values import Evaluation, Facts, History, RunSeen, Stage, Tower, TrainPoint
 
 MEMORY_KINDS = ("weights", "gradients", "optimizer")
-PHASES = ("setup", "data", "step", "validation", "checkpoint", "evaluation")
+PHASES = ("setup", "data", "step", "validation", "checkpoint", "evaluation", "export")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,39 @@ class StageNumbers:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A stage's estimated state in bytes by kind, its sum, and the measured peak."""
+    """A stage's estimated state in bytes by kind, its sum, and the measured peak. `others` names the lesser kinds."""
 
     stage: str
     estimated: Mapping[str, float]
+    others: tuple[str, ...]
     total: float
     peak: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One accuracy of the headline chart; `how` says where it comes from."""
+
+    name: str
+    accuracy: float
+    interval: tuple[float, float] | None
+    quoted: str
+    how: tuple[str, ...]
+
+
+def bars(evaluation: Evaluation) -> list[Bar]:
+    """The result and what it is measured against, as the headline shows them."""
+    made = [Bar("With the right picture", evaluation.accuracy, evaluation.interval, "", ())]
+    names = {"text_only": "Words alone", "shuffled_images": "Pictures shuffled", "majority": "Always"}
+    for kind, name in names.items():
+        if (base := evaluation.baselines.get(kind)) is None:
+            continue
+        how = [f"{percent(base.accuracy)}: {base.description}"] if base.description else []
+        if base.ceiling is not None:
+            name += ", at most"
+            how += [f"{percent(base.ceiling)} at most: {base.ceiling_description}"]
+        made.append(Bar(name, base.bar, None, base.answer, tuple(how)))
+    return made
 
 
 def towers(facts: Facts) -> list[Tower]:
@@ -117,11 +145,12 @@ def memory(facts: Facts) -> list[Memory]:
     """The stages that say something of their memory."""
     rows = []
     for stage in facts.stages:
-        kinds = [kind for kind in MEMORY_KINDS if kind in stage.estimated_memory]
-        kinds += sorted(set(stage.estimated_memory) - set(MEMORY_KINDS))
-        estimated = {kind: stage.estimated_memory[kind] for kind in kinds}
+        estimated = {kind: stage.estimated_memory[kind] for kind in MEMORY_KINDS if kind in stage.estimated_memory}
+        others = sorted(set(stage.estimated_memory) - set(MEMORY_KINDS))
+        if others:
+            estimated["other"] = sum(stage.estimated_memory[kind] for kind in others)
         if estimated or stage.peak_memory is not None:
-            rows.append(Memory(stage.name, estimated, sum(estimated.values()), stage.peak_memory))
+            rows.append(Memory(stage.name, estimated, tuple(others), sum(estimated.values()), stage.peak_memory))
     return rows
 
 
@@ -149,7 +178,7 @@ def duration(run: RunSeen) -> float | None:
 
 
 def progress(run: RunSeen) -> tuple[int, int | None]:
-    """The last logged step, and the planned steps where the run says them."""
-    last = run.history.train[-1].step if run.history.train else 0
+    """The last step on record, and the planned steps where the run says them."""
+    last = run.history.last_step
     planned = sum(stage.steps or 0 for stage in run.facts.stages)
     return last, planned if planned >= last and planned > 0 else None

@@ -98,6 +98,7 @@ class History:
     validation: tuple[ValidationPoint, ...] = ()
     resumed_at: tuple[int, ...] = ()
     repeated: int = 0  # logged steps that a resume trained again
+    last_step: int = 0  # the last optimizer step that any line speaks of
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,14 @@ class Baseline:
     kind: str  # text_only, shuffled_images, majority
     accuracy: float
     description: str
-    answer: str
+    answer: str = ""
+    ceiling: float | None = None  # the most that any model could score from the same input
+    ceiling_description: str = ""
+
+    @property
+    def bar(self) -> float:
+        """What a model must pass to have done better than this."""
+        return max(self.accuracy, self.ceiling or 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,13 +194,13 @@ class Mistakes:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A test picture with the question asked of it. `thumbnail` is a data URI or empty."""
+    """A test picture with the question asked of it. `thumbnail` is a data URI or empty, `correct` None if unscored."""
 
     thumbnail: str
     question: str
     answer: str
     truth: str
-    correct: bool
+    correct: bool | None
 
 
 @dataclass(frozen=True, slots=True)

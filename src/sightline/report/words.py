@@ -8,7 +8,8 @@ from typing import Literal
 from sightline.report.format import SPACE, percent, plural
 from sightline.report.values import Baseline, Evaluation, Guard, RunSeen
 
-Tone = Literal["good", "bad", "unknown"]
+Tone = Literal["bad", "warn", "unknown", "good"]
+WORST_FIRST: tuple[Tone, ...] = ("bad", "warn", "unknown", "good")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +33,9 @@ class Verdict:
 
 def verdict(run: RunSeen) -> Verdict:
     """The verdict on a run. What was not measured is said to be unknown, never good."""
-    looks, sound = looks_at_the_picture(run.evaluation), found_sound(run.guard)
-    joint = "and" if looks.tone == sound.tone or "unknown" in (looks.tone, sound.tone) else "but"
-    tones = (looks.tone, sound.tone)
-    tone: Tone = "bad" if "bad" in tones else "unknown" if "unknown" in tones else "good"
+    looks, sound = looks_at_the_picture(run.evaluation), found_sound(run.guard, run.facts.status)
+    tone = min(looks.tone, sound.tone, key=WORST_FIRST.index)
+    joint = "but" if "good" in (looks.tone, sound.tone) and tone in ("bad", "warn") else "and"
     return Verdict(f"{looks.short}, {joint} {sound.short}.", tone, looks, sound)
 
 
@@ -43,7 +43,7 @@ def looks_at_the_picture(evaluation: Evaluation | None) -> Clause:
     """Judged by the lower end of the 95 % interval against what can be answered without the right picture."""
     unknown = "Whether the model looks at the picture is not known"
     if evaluation is None:
-        return Clause("unknown", unknown, "There is no evaluation in this run.")
+        return Clause("unknown", unknown, "This run has no scored answers.")
     shuffled, words = evaluation.baselines.get("shuffled_images"), evaluation.baselines.get("text_only")
     if shuffled is None and words is None:
         return Clause("unknown", unknown, "Neither shuffled images nor the text-only ceiling were measured.")
@@ -51,7 +51,7 @@ def looks_at_the_picture(evaluation: Evaluation | None) -> Clause:
     numbers = _numbers(evaluation, shuffled, words)
     if shuffled is not None and low <= shuffled.accuracy:
         return Clause("bad", "The model does not look at the picture", f"Another picture serves it as well: {numbers}")
-    if words is not None and low <= words.accuracy:
+    if words is not None and low <= words.bar:
         more = "The right picture helps, yet it" if shuffled is not None else "It"
         short = "The model is no better than the words of the question alone"
         return Clause("bad", short, f"{more} does not get past the question's words: {numbers}")
@@ -63,12 +63,12 @@ def _numbers(evaluation: Evaluation, shuffled: Baseline | None, words: Baseline 
     if shuffled is not None:
         parts.append(f"{percent(shuffled.accuracy)} with the pictures shuffled")
     if words is not None:
-        parts.append(f"{percent(words.accuracy)} at most from the words alone")
+        parts.append(f"{percent(words.bar)} {'at most ' if words.ceiling else ''}from the words alone")
     return ", ".join(parts) + "."
 
 
-def found_sound(guard: Guard) -> Clause:
-    """Sound means: at least one check ran, and none found an error or a warning."""
+def found_sound(guard: Guard, status: str) -> Clause:
+    """Sound means: the run finished, at least one check ran, and none found an error or a warning."""
     passed, unseen = len(guard.passed), len(guard.unseen)
     ran = f"{plural(passed, 'check')} passed" + (f", {unseen:,}{SPACE}could not see" if unseen else "")
     ran += f", {plural(len(guard.allowed), 'finding')} allowed by the recipe." if guard.allowed else "."
@@ -77,8 +77,15 @@ def found_sound(guard: Guard) -> Clause:
     if errors or warnings or others:
         counts = [(errors, "error"), (warnings, "warning"), (others, "finding")]
         said = " and ".join(plural(count, noun) for count, noun in counts if count)
-        return Clause("bad", f"the guard found {said}", f"See what it found and how to mend it. {ran}")
+        return Clause(
+            "bad" if errors or others else "warn",
+            f"the guard found {said}",
+            f"See what it found and how to mend it. {ran}",
+        )
     if not passed:
         why = "No check ran." if guard.recorded else "The guard left no record in this run."
         return Clause("unknown", "the guard cannot vouch for the run", why)
-    return Clause("good", "the guard found the run sound", ran)
+    if status == "finished":
+        return Clause("good", "the guard found the run sound", ran)
+    when = "so far" if status == "running" else "before the run ended"
+    return Clause("unknown", f"the guard found nothing wrong {when}", ran)

@@ -2,7 +2,9 @@
   "use strict";
   const root = document.documentElement;
   const source = document.getElementById("figures");
-  const figures = source ? JSON.parse(source.textContent) : [];
+  const given = source ? JSON.parse(source.textContent) : { figures: [], stages: [] };
+  const figures = given.figures;
+  const steps = given.stages.reduce(function (sum, stage) { return sum + stage.steps; }, 0);
   const config = { displayModeBar: false, showTips: false, doubleClick: false };
   const coarse = matchMedia("(pointer: coarse)").matches;  // dragging on a phone scrolls the page
   let zoom = null;
@@ -35,6 +37,12 @@
       if (figure.linked && zoom) {
         layout.xaxis.range = zoom.slice();
       }
+      layout.annotations.forEach(function (label, place) {
+        const stage = given.stages[place];  // its name where it fits, at about 7 px a letter
+        if ((stage.steps / steps) * (box.clientWidth - 62) > 7 * stage.label.length + 6) {
+          label.text = stage.label;
+        }
+      });
       return Plotly.react(box, styled(figure.data, styles), layout, config).then(function () {
         if (figure.linked && !box.dataset.linked) {
           box.dataset.linked = "yes";
