@@ -1,0 +1,79 @@
+"""Reads a batch, however the host passes it, into evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sightline.guard.evidence import BatchSeen, Phase
+from sightline.guard.probes.call import Call
+
+TOKEN_FIELDS = (
+    "input_ids",
+    "labels",
+    "attention_mask",
+    "position_ids",
+    "group_ids",
+    "segment_ids",
+    "assistant_mask",
+)
+ALIASES = {"assistant_mask": ("assistant_masks",)}  # the name of TRL and of transformers' chat templates
+MASKS = ("attention_mask", "assistant_mask")
+IMAGE_COUNTS = ("image_index", "image_grid_thw", "pixel_values", "features")  # first that is there counts the images
+
+
+def token_tensors(call: Call) -> dict[str, Tensor]:
+    """The (B, T) tensors of a batch by name (others, such as 3-D rotary positions or 4-D masks, are left out)."""
+    found: dict[str, Tensor] = {}
+    for name in TOKEN_FIELDS:
+        for alias in (name, *ALIASES.get(name, ())):
+            tensor = call.tensor(alias)
+            if tensor is not None and tensor.dim() == 2 and name not in found:
+                found[name] = tensor.bool() if name in MASKS else tensor
+    return found
+
+
+def image_spans(call: Call) -> int | None:
+    """How many images the batch shows to the language tower; 0 for ids without any image input."""
+    for name in IMAGE_COUNTS:
+        if (tensor := call.tensor(name)) is not None:
+            return len(tensor)
+    return 0 if call.tensor("input_ids") is not None else None
+
+
+def batch_seen(
+    tensors: dict[str, Tensor],
+    call: Call,
+    phase: Phase,
+    step: int,
+    image_token_id: int | None,
+    image_features: int | None,
+    decode: Callable[[Sequence[int]], str] | None,
+) -> BatchSeen:
+    """The evidence. `tensors` are those of `token_tensors`, on the CPU."""
+    examples = call.value("examples")
+    return BatchSeen(
+        phase=phase,
+        step=step,
+        **tensors,
+        image_token_id=image_token_id,
+        image_spans=image_spans(call),
+        image_features=image_features,
+        where=tuple(str(e) for e in examples) if isinstance(examples, tuple | list) else (),
+        decode=decode,
+    )
+
+
+def decoder(tokenizer: Any) -> Callable[[Sequence[int]], str] | None:
+    """ids -> text with special tokens, from a tokenizer, a processor, or anything with ``decode(ids)``."""
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    return getattr(tokenizer, "decode", None)
+
+
+def rms(tensor: Tensor) -> Tensor:
+    """Root mean square over all elements, 0-dim float32."""
+    with torch.no_grad():
+        return tensor.detach().float().square().mean().sqrt()

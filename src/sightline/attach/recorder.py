@@ -1,0 +1,371 @@
+"""Turns what torch's public hooks see into evidence: forward passes, backward passes and optimizer steps.
+
+The hot loop never waits for the device: what is measured goes through the mailbox and becomes evidence when it has
+arrived. Every step is counted and its loss kept; parameters, batches and gradients are read on sampled steps only.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sightline.attach.gradient import loss_seen, read_gradient
+from sightline.attach.mailbox import Mailbox
+from sightline.attach.meter import Before, Meter, rates_of
+from sightline.attach.probing import Probing
+from sightline.attach.read import batch_seen, decoder, rms, token_tensors
+from sightline.attach.setup import Facts, image_token_of, read_setup, same_setup
+from sightline.attach.towers import Towers
+from sightline.guard.evidence import Evidence, LossSeen, Phase, Progress, Setup, SignalsSeen, StepSeen
+from sightline.guard.probes.call import Call, Outcome, outcome
+from sightline.guard.probes.non_finite import first_non_finite
+
+ALWAYS = 5  # the first steps are all measured: most faults show at once
+LONGEST = 1000  # steps between two measured ones at most
+FIRST_PROGRESS = 8  # forwards; then 16, 32, ...
+
+
+@dataclass(slots=True)
+class OpenStep:
+    """A step in the making. `carried`: (P,) norms of the gradients that its first backward pass met."""
+
+    measured: bool
+    losses: list[float] = field(default_factory=list)
+    micro: list[LossSeen] = field(default_factory=list)
+    carried: list[float] | None = None
+    tokens: int | None = None
+    non_finite: str | None = None
+
+
+@dataclass(slots=True)
+class Signals:
+    """What the connector and the embedding gave in the present forward pass."""
+
+    features: int | None = None
+    connector: tuple[Tensor, int] | None = None
+    embedding: tuple[Tensor, int] | None = None
+
+
+class Recorder:
+    """Records one model. `offer` takes evidence; `budget` is the share of step time that measuring may cost."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        towers: Towers,
+        facts: Facts,
+        probing: Probing,
+        offer: Callable[[Evidence], Any],
+        *,
+        optimizer: Optimizer | None,
+        budget: float,
+    ) -> None:
+        self.model, self.towers, self.facts, self.probing, self.offer = model, towers, facts, probing, offer
+        self.optimizers = [optimizer] if optimizer is not None else []
+        self.budget, self.mailbox, self.meter = budget, Mailbox(), Meter(model, dict(towers.of))
+        self.step, self.forwards, self.backwards = 0, 0, 0
+        self.muted, self.declared = False, False
+        self.setup: Setup | None = None
+        self.last_call: Call | None = None
+        self._open: OpenStep | None = None
+        self._stepped: list[tuple[OpenStep, Callable[[list[Tensor]], None]]] = []
+        self._before: Before | None = None
+        self._signals = Signals()
+        self._evaluated = False
+        self._grad_norms: dict[int, tuple[int, float]] = {}
+        self._spent, self._next_measured, self._step_time, self._step_began = 0.0, 0, 0.0, time.perf_counter()
+
+    # --- forward -------------------------------------------------------------------------------------------------
+
+    def before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Hook before the model's forward pass."""
+        if self.muted:
+            return
+        with self._timed():
+            self._signals = Signals()
+            if torch.is_grad_enabled() and not self.declared and self._open is None:
+                self._begin()
+            self.mailbox.open()
+
+    def after_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Hook after the model's forward pass; also after one that raised, with no output."""
+        if self.muted:
+            return
+        with self._timed():
+            call = Call(self.model, args, kwargs)
+            if torch.is_grad_enabled() and not self.declared:
+                self._trained(call, outcome(output))
+            else:
+                self._judged(call)
+            self.mailbox.open()
+
+    def _begin(self) -> None:
+        """The first training forward of a step."""
+        self.flush()
+        measured = self.step < ALWAYS or self.step >= self._next_measured
+        self._open = OpenStep(measured)
+        self._evaluated = False
+        if measured:
+            self.show_setup()
+
+    def show_setup(self) -> None:
+        """Offer the set-up, when it is new."""
+        setup = read_setup(self.model, self.towers, self.optimizers, self.facts, self.step)
+        if self.setup is None or not same_setup(setup, self.setup):
+            self.setup = setup
+            self.offer(setup)
+
+    def _trained(self, call: Call, result: Outcome) -> None:
+        self.forwards += 1
+        self.last_call = call
+        step = self._open
+        if self.forwards >= FIRST_PROGRESS and self.forwards & (self.forwards - 1) == 0:
+            self.offer(self.progress(closed=False))
+        if step is None:
+            return
+        if step.measured:
+            self.show_batch(call, "train")
+            self._show_signals()
+        with self.silence():
+            self.probing.on_training(call, self.step, self.offer)
+        self._listen(step, call, result)
+
+    def _listen(self, step: OpenStep, call: Call, result: Outcome) -> None:
+        """Hook the outputs, so that the backward pass tells when it begins and what the loss supervised."""
+        if (root := result.loss if _learns(result.loss) else result.logits) is not None and _learns(root):
+            value = root.detach().mean() if root is result.loss else None
+            root.register_hook(lambda _: self._backward_began(step, value))
+        if step.measured and result.logits is not None and result.logits.dim() > 1 and _learns(result.logits):
+            box = [result.logits.detach(), call.tensor("input_ids")]
+            result.logits.register_hook(lambda grad: self._gradient_came(step, grad, box))
+
+    def loss_made(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Forward hook of a loss module: the loss that the model itself does not return."""
+        if self.muted or self._open is None or not isinstance(output, Tensor) or not _learns(output):
+            return
+        step, value = self._open, output.detach().mean()
+        output.register_hook(lambda _: self._loss_came(step, value))
+
+    def show_batch(self, call: Call, phase: Phase) -> None:
+        """Offer what the model was given, as soon as it is on the CPU."""
+        tensors = token_tensors(call)
+        step, features, image = self.step, self._signals.features, image_token_of(self.model, self.facts)
+        decode = self.facts.decode or decoder(self.facts.tokenizer)
+
+        def arrived(values: list[Tensor]) -> None:
+            seen = dict(zip(tensors, values, strict=True))
+            self.offer(batch_seen(seen, call, phase, step, image, features, decode))
+
+        self.mailbox.post(list(tensors.values()), arrived)
+
+    # --- the connector and the embedding -------------------------------------------------------------------------
+
+    def connector_gave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Forward hook of a connector's modules; the last that runs makes the features."""
+        given = output[0] if isinstance(output, tuple | list) and output else output
+        if isinstance(given, Tensor) and given.is_floating_point() and given.dim() > 1:
+            self._signals.features = given.numel() // given.shape[-1]
+            if self._measuring:
+                self._signals.connector = (rms(given), given.shape[-1])
+
+    def embedding_gave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Forward hook of the token embedding."""
+        if self._measuring and isinstance(output, Tensor):
+            self._signals.embedding = (rms(output), output.shape[-1])
+
+    @property
+    def _measuring(self) -> bool:
+        return not self.muted and self._open is not None and self._open.measured
+
+    @property
+    def features(self) -> int | None:
+        """Feature vectors that the connector made in the last forward pass."""
+        return self._signals.features
+
+    def _show_signals(self) -> None:
+        connector, embedding, step = self._signals.connector, self._signals.embedding, self.step
+        if connector is None or embedding is None:
+            return
+        self.mailbox.post(
+            [connector[0], embedding[0]],
+            lambda v: self.offer(SignalsSeen(step, float(v[0]), connector[1], float(v[1]), embedding[1])),
+        )
+
+    # --- backward ------------------------------------------------------------------------------------------------
+
+    def _backward_began(self, step: OpenStep, loss: Tensor | None) -> None:
+        """Tensor hook: runs before any gradient of this backward pass reaches a parameter."""
+        if self.muted:
+            return
+        with self._timed():
+            self.backwards += 1
+            if step.measured and step.carried is None:
+                step.carried = []
+                self.mailbox.post([self.meter.grad_norms()], lambda v: setattr(step, "carried", v[0].tolist()))
+            if loss is not None:
+                self._loss_came(step, loss)
+
+    def _loss_came(self, step: OpenStep, loss: Tensor) -> None:
+        self.mailbox.post([loss], lambda v: step.losses.append(float(v[0])))
+
+    def _gradient_came(self, step: OpenStep, grad: Tensor, box: list[Tensor | None]) -> None:
+        if self.muted or not box:
+            return
+        with self._timed():
+            logits, ids = box
+            box.clear()
+            micro, number = len(step.micro), self.step
+            assert logits is not None
+            tensors = [*read_gradient(logits, grad), *([] if ids is None else [ids])]
+
+            def arrived(values: list[Tensor]) -> None:
+                step.micro.append(replace(loss_seen(number, micro, values), micro=len(step.micro)))
+                self.offer(step.micro[-1])
+
+            self.mailbox.post(tensors, arrived)
+
+    # --- the optimizer -------------------------------------------------------------------------------------------
+
+    def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Hook before any optimizer's step."""
+        if self.muted or not self._knows(optimizer):
+            return
+        with self._timed():
+            self.mailbox.open()
+            step = self._open
+            if step and step.non_finite is None and any(not math.isfinite(loss) for loss in step.losses):
+                step.non_finite = self._name_non_finite()
+            closure = any(callable(value) for value in (*args[1:], *kwargs.values()))  # it would run inside the step
+            self._before = self.meter.before() if step and step.measured and not closure else None
+
+    def after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Hook after any optimizer's step."""
+        if self.muted or not self._knows(optimizer):
+            return
+        with self._timed():
+            second = self._open is None and bool(self._stepped)  # another optimizer, after the same backward pass
+            step = self._stepped[-1][0] if second else (self._open or OpenStep(measured=False))
+            self.step += not second
+            self._close_step(step, optimizer)
+            self._open, self._before = None, None
+        if not second:
+            self._schedule(step.measured)
+
+    def _close_step(self, step: OpenStep, optimizer: Optimizer) -> None:
+        before, number = self._before, self.step
+        rates = rates_of(optimizer, {id(p): name for name, p in self.meter.named}) if before else {}
+        table: list[Tensor] = []
+        if before:
+            self.mailbox.post([self.meter.after(before)], table.extend)
+
+        def build(_: list[Tensor]) -> None:
+            parameters = self.meter.seen(table[0], before.has_grad, rates) if before and table else ()
+            held = [place for place, (name, _) in enumerate(self.meter.named) if name in rates]
+            known, norm = self._grad_norms.get(id(optimizer), (-1, 0.0))
+            carried = math.hypot(*(step.carried[i] for i in held)) if step.carried and held else None
+            seen = StepSeen(
+                step=number,
+                loss=sum(step.losses) / len(step.losses) if step.losses else None,
+                tokens=step.tokens,
+                micro=tuple(step.micro),
+                carried=carried,
+                previous_grad_norm=norm if known == number - 1 else None,
+                parameters=parameters,
+                first_non_finite=step.non_finite,
+            )
+            if parameters:
+                norms = (p.grad_norm for p in parameters if p.optimized and p.grad_norm is not None)
+                self._grad_norms[id(optimizer)] = (number, math.hypot(*norms))
+            self.offer(seen)
+
+        self._stepped.append((step, build))
+
+    def flush(self) -> None:
+        """Steps that are over become evidence, once their measurements have arrived."""
+        for _, build in self._stepped:
+            self.mailbox.post([], build)
+        self._stepped = []
+
+    def told(self, loss: float | Tensor | None, tokens: int | None) -> None:
+        """The host's own word on the step just taken (or, before the optimizer stepped, the one being made)."""
+        step = self._stepped[-1][0] if self._stepped else self._open
+        if step is None:
+            return
+        step.tokens = tokens if tokens is not None else step.tokens
+        if loss is not None:
+            step.losses.clear()
+            value = torch.as_tensor(loss, dtype=torch.float32)
+            self.mailbox.post([value], lambda v: step.losses.__setitem__(slice(None), [float(v[0])]))
+
+    def progress(self, *, closed: bool) -> Progress:
+        """How far the run got."""
+        return Progress(self.forwards, self.backwards, self.step, closed, self.facts.accumulation)
+
+    def _knows(self, optimizer: Optimizer) -> bool:
+        if any(optimizer is known for known in self.optimizers):
+            return True
+        ours = {id(p) for _, p in self.meter.named}
+        if not any(id(p) in ours for group in optimizer.param_groups for p in group["params"]):
+            return False
+        self.optimizers.append(optimizer)
+        return True
+
+    def _name_non_finite(self) -> str | None:
+        if self.last_call is None or not self.last_call.repeatable:
+            return None
+        with self.silence():
+            return first_non_finite(self.last_call) or "the loss function"
+
+    # --- evaluation ----------------------------------------------------------------------------------------------
+
+    def _judged(self, call: Call) -> None:
+        """The first evaluation forward after training steps: the others are alike."""
+        if self._evaluated:
+            return
+        self._evaluated = True
+        self.show_batch(call, "evaluation")
+        lively = tuple(name for tower in self.towers.modules for name in self.towers.lively(tower))
+        with self.silence():
+            self.probing.on_evaluation(call, self.step, lively, self.declared, self.offer)
+
+    # --- cost ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def silence(self) -> Iterator[None]:
+        """Our own forward passes are not the host's."""
+        self.muted, was = True, self.muted
+        try:
+            yield
+        finally:
+            self.muted = was
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent += time.perf_counter() - start
+
+    def _schedule(self, measured: bool) -> None:
+        """Measure again when the budget allows: cost of a measured step / (budget * time of a plain one) steps on."""
+        now = time.perf_counter()
+        took, spent = now - self._step_began, self._spent
+        self._step_began, self._spent = now, 0.0
+        own = max(took - spent, 1e-6)
+        self._step_time = own if not self._step_time else 0.9 * self._step_time + 0.1 * own
+        if measured:
+            wait = math.ceil(spent / (self.budget * self._step_time)) if self.budget > 0 else LONGEST
+            self._next_measured = self.step + (1 if self.budget >= 1 else min(LONGEST, max(1, wait)))
+
+
+def _learns(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.requires_grad

@@ -1,0 +1,119 @@
+"""Reads the set-up: towers, optimizer groups, tokenizer and model config, as they are at this moment."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from sightline.attach.towers import Towers
+from sightline.guard.evidence import Plan, Setup, TokenizerSetup, TowerSetup
+
+IMAGE_TOKEN_FIELDS = ("image_token_id", "image_token_index", "media_token_id", "img_context_token_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the host told at the door and no hook can see. `plan`: tower -> all, none or part."""
+
+    tokenizer: Any = None
+    decode: Callable[[Sequence[int]], str] | None = None
+    plan: Mapping[str, Plan] | None = None
+    image_token_id: int | None = None
+    tokens_per_image: int | None = None
+    accumulation: int | None = None
+
+
+def read_setup(model: nn.Module, towers: Towers, optimizers: Sequence[Optimizer], facts: Facts, step: int) -> Setup:
+    """The set-up now. Costs one pass over the names of parameters and modules, and touches no tensor's values."""
+    rates = {id(p): g.get("initial_lr", g.get("lr")) for o in optimizers for g in o.param_groups for p in g["params"]}
+    ours = {id(p) for p in model.parameters()}
+    foreign = [p for o in optimizers for g in o.param_groups for p in g["params"] if id(p) not in ours]
+    embedding = embedding_of(model)
+    return Setup(
+        towers={name: _tower(model, name, towers, rates, facts.plan) for name in towers.modules},
+        tokenizer=_tokenizer(facts.tokenizer, getattr(model, "config", None)),
+        embedding_rows=embedding.num_embeddings if embedding is not None else None,
+        embedding_width=embedding.embedding_dim if embedding is not None else None,
+        image_token_id=image_token_of(model, facts),
+        tokens_per_image=facts.tokens_per_image,
+        accumulation=facts.accumulation,
+        optimizer=" and ".join(type(o).__name__ for o in optimizers) or None,
+        orphans=sum(p.numel() for p in foreign),
+        step=step,
+    )
+
+
+def same_setup(one: Setup, other: Setup) -> bool:
+    """Equal but for the step and the learning rates, which a schedule changes at every step."""
+
+    def stripped(setup: Setup) -> Setup:
+        towers = {name: replace(tower, learning_rates=()) for name, tower in setup.towers.items()}
+        return replace(setup, towers=towers, step=0)
+
+    return stripped(one) == stripped(other)
+
+
+def image_token_of(model: nn.Module, facts: Facts) -> int | None:
+    """The image placeholder's token id: told at the door, else from the model's config."""
+    if facts.image_token_id is not None:
+        return facts.image_token_id
+    config = getattr(model, "config", None)
+    found = (getattr(config, name, None) for name in IMAGE_TOKEN_FIELDS)
+    return next((int(i) for i in found if isinstance(i, int)), None)
+
+
+def _tower(
+    model: nn.Module, name: str, towers: Towers, rates: Mapping[int, Any], plan: Mapping[str, Plan] | None
+) -> TowerSetup:
+    parameters = [(n, p) for n, p in model.named_parameters() if towers.of.get(n) == name]
+    dtypes: Counter[str] = Counter()
+    for _, p in parameters:
+        dtypes[str(p.dtype).removeprefix("torch.")] += p.numel()
+    held = [p for _, p in parameters if id(p) in rates]
+    return TowerSetup(
+        name=name,
+        parameters=sum(p.numel() for _, p in parameters),
+        trainable=sum(p.numel() for _, p in parameters if p.requires_grad),
+        optimized=sum(p.numel() for p in held),
+        planned=plan.get(name, "none") if plan is not None else None,
+        learning_rates=tuple(sorted({float(rates[id(p)]) for p in held if rates[id(p)] is not None})),
+        training=all(module.training for module in towers.modules[name].values()),
+        lively=towers.lively(name),
+        adapters=sum(p.numel() for n, p in parameters if "lora_" in n and p.requires_grad),
+        dtypes=dict(dtypes),
+    )
+
+
+def embedding_of(model: nn.Module) -> nn.Embedding | None:
+    """The token embedding: the model's own answer, else its embedding with the most rows."""
+    if callable(ask := getattr(model, "get_input_embeddings", None)):
+        try:
+            found = ask()
+        except (NotImplementedError, AttributeError):  # transformers' answer for models without one
+            found = None
+        if isinstance(found, nn.Embedding):
+            return found
+    every = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    return max(every, key=lambda e: e.num_embeddings, default=None)
+
+
+def _tokenizer(tokenizer: Any, config: Any) -> TokenizerSetup | None:
+    """A tokenizer's facts (a processor's tokenizer counts), with the model config's view of the same ids."""
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    if tokenizer is None:
+        return None
+    text = getattr(config, "text_config", None) or config
+    ends = getattr(text, "eos_token_id", None)
+    return TokenizerSetup(
+        size=len(tokenizer),
+        pad_id=getattr(tokenizer, "pad_token_id", None),
+        eos_id=getattr(tokenizer, "eos_token_id", None),
+        padding_side=getattr(tokenizer, "padding_side", None),
+        model_pad_id=getattr(text, "pad_token_id", None),
+        model_eos_id=tuple(ends) if isinstance(ends, list | tuple) else (() if ends is None else (ends,)),
+    )

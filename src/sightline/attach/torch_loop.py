@@ -1,0 +1,292 @@
+"""The door for a raw PyTorch loop: ``sightline.attach(model, optimizer)``. Through torch's public hooks alone.
+
+    with sightline.attach(model, optimizer, tokenizer=tokenizer) as guard:
+        for batch in loader:            # unchanged
+            loss = model(**batch).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+What hooks cannot see is said in a line each: ``guard.preflight(batches)`` before step 1, ``guard.step(loss=loss)``
+where the model does not return the loss, ``with guard.evaluating():``, ``guard.checkpoint(path)``.
+Nothing of the host is patched, its random numbers are not drawn, and its numbers stay the same to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from sightline.attach.probing import Probing
+from sightline.attach.read import image_spans
+from sightline.attach.recorder import Recorder
+from sightline.attach.setup import Facts, embedding_of, image_token_of
+from sightline.attach.towers import resolve
+from sightline.errors import UserError
+from sightline.guard.catalogue import Check
+from sightline.guard.check import Finding, Severity
+from sightline.guard.evidence import Evidence, Plan
+from sightline.guard.probes.call import Call
+from sightline.guard.probes.restore import untouched
+from sightline.guard.probes.round_trip import round_trip
+from sightline.guard.report import print_finding, print_summary
+from sightline.guard.watch import GuardError, Watch
+
+PREFLIGHT_BATCHES = 4  # read from a dataloader when the host gives no batches
+
+
+def attach(
+    model: nn.Module,
+    optimizer: Optimizer | None = None,
+    dataloader: Iterable[Any] | None = None,
+    *,
+    loss_fn: nn.Module | None = None,
+    tokenizer: Any = None,
+    decode: Callable[[Sequence[int]], str] | None = None,
+    towers: Mapping[str, Sequence[str]] | None = None,
+    plan: Mapping[str, Plan] | None = None,
+    image_token_id: int | None = None,
+    tokens_per_image: int | None = None,
+    accumulation: int | None = None,
+    allow: Mapping[str, str] | None = None,
+    budget: float = 0.02,
+    on_finding: Callable[[Finding], None] | None = print_finding,
+    raise_on: Literal["error", "warning"] | None = None,
+    forward: Callable[..., Any] | None = None,
+    checks: Sequence[Check] | None = None,
+) -> Attachment:
+    """Watch a training loop until `close()` (or the end of the ``with`` block).
+
+    Args:
+        model: the model that the loop calls (a DataParallel or DDP wrapper is looked through).
+        optimizer: the loop's optimizer; None: whichever steps the model's parameters is noticed when it does.
+        dataloader: a map-style loader from which `preflight` may read a few batches.
+        loss_fn: the loop's loss, when it is a module and the model does not return the loss itself.
+        tokenizer: a tokenizer or processor: special tokens are checked, and findings quote text.
+        decode: token ids -> text, where it is not ``tokenizer.decode``.
+        towers: tower -> dotted names of its modules; None: inferred (see `attach/towers.py`).
+        plan: tower -> "all", "part" or "none": what should learn. Towers not named should not.
+        image_token_id, tokens_per_image: the placeholder, and how many stand for an image; None: read from the model.
+        accumulation: micro-batches an optimizer step.
+        allow: check -> reason: findings that are known and accepted.
+        budget: share of step time that measuring may take; 1.0 measures every step.
+        on_finding: called with each new finding; None is quiet.
+        raise_on: raise GuardError on a new finding of this severity or a higher one.
+        forward: ``forward(model, batch)`` for the batches of `preflight`, where it is not ``model(**batch)`` for a
+            mapping, ``model(*batch)`` for a tuple or list, and ``model(batch)`` for anything else.
+        checks: the checks to run; None: all.
+
+    Raises:
+        UserError: the model has no parameters, a tower's module does not exist, `allow` is wrong.
+    """
+    inner = model.module if isinstance(model, DataParallel | DistributedDataParallel) else model
+    if not any(True for _ in inner.parameters()):
+        raise UserError("the model has no parameters", where="attach", fix="attach the module that is trained")
+    facts = Facts(tokenizer, decode, plan, image_token_id, tokens_per_image, accumulation)
+    watch = Watch(checks, allow=allow, on_finding=on_finding)
+    return Attachment(inner, optimizer, dataloader, loss_fn, towers, facts, watch, budget, raise_on, forward)
+
+
+class Attachment:
+    """A watched loop. Made by `attach`; a context manager."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | None,
+        dataloader: Iterable[Any] | None,
+        loss_fn: nn.Module | None,
+        towers: Mapping[str, Sequence[str]] | None,
+        facts: Facts,
+        watch: Watch,
+        budget: float,
+        raise_on: Literal["error", "warning"] | None,
+        forward: Callable[..., Any] | None,
+    ) -> None:
+        self.model, self.dataloader, self.watch = model, dataloader, watch
+        self._raise_on, self._forward, self._closed = raise_on, forward, False
+        probing = Probing(watch.wants, image_token_of(model, facts))
+        known = resolve(model, towers)
+        self._recorder = Recorder(model, known, facts, probing, self._offer, optimizer=optimizer, budget=budget)
+        self._handles = self._hook(loss_fn)
+        self._say_what_is_absent()
+
+    def _hook(self, loss_fn: nn.Module | None) -> list[Any]:
+        r = self._recorder
+        embedding = embedding_of(self.model)
+        connectors = r.towers.modules.get("connector", {})
+        return [
+            self.model.register_forward_pre_hook(r.before_forward, with_kwargs=True, prepend=True),
+            self.model.register_forward_hook(r.after_forward, with_kwargs=True, always_call=True),
+            *(module.register_forward_hook(r.connector_gave) for module in connectors.values()),
+            *([embedding.register_forward_hook(r.embedding_gave)] if embedding is not None else []),
+            *([loss_fn.register_forward_hook(r.loss_made)] if isinstance(loss_fn, nn.Module) else []),
+            register_optimizer_step_pre_hook(r.before_step),
+            register_optimizer_step_post_hook(r.after_step),
+        ]
+
+    def _say_what_is_absent(self) -> None:
+        says = {
+            "RoundTripSeen": "no checkpoint was shown: call guard.checkpoint(path) after saving one",
+            "EvaluationSeen": "no evaluation was seen: run it inside 'with guard.evaluating():'",
+            "LeakSeen": "no packed batch was seen (group_ids, or position_ids that restart)",
+            "ImagePairsSeen": "no batch with two or more images and labels was probed",
+            "SignalsSeen": "no forward pass through a connector and a token embedding was seen",
+            "LossSeen": "no gradient of (..., V) logits was seen",
+            "Setup": "no training forward was seen: the attached model was never called with gradients on",
+            "BatchSeen": "no forward pass of the attached model was seen",
+            "StepSeen": "no optimizer step was seen",
+            "History": "no optimizer step was seen",
+        }
+        for kind, why in says.items():
+            self.watch.absent(kind, why)
+
+    # --- what hooks cannot see -----------------------------------------------------------------------------------
+
+    def step(self, *, loss: float | Tensor | None = None, tokens: int | None = None) -> None:
+        """Say what hooks cannot see of the optimizer step just taken: its mean loss, its supervised tokens."""
+        self._recorder.told(loss, tokens)
+        self._recorder.flush()
+        self._recorder.mailbox.open()
+
+    def preflight(self, batches: Iterable[Any] | None = None) -> tuple[Finding, ...]:
+        """Judge the set-up and every batch of `batches` (None: the first of the dataloader) before step 1.
+
+        One batch is run forward (and restored) to learn how many features an image has and whether packing leaks.
+        Returns all findings so far; raises GuardError as `raise_on` says.
+        """
+        recorder = self._recorder
+        recorder.show_setup()
+        learnt = False
+        for batch in self._few() if batches is None else batches:
+            call = self._call(batch)
+            if not learnt and call.repeatable and image_spans(call) != 0:
+                learnt = self._learn(call)
+            recorder.show_batch(call, "preflight")
+            with recorder.silence():
+                recorder.probing.on_training(call, 0, self._offer)
+            recorder.mailbox.open(wait=True)
+        return self.findings
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """What runs inside is evaluation, whatever the modes and gradients say."""
+        recorder = self._recorder
+        recorder.declared, recorder._evaluated = True, False
+        try:
+            yield
+        finally:
+            recorder.declared = False
+
+    def checkpoint(self, path: str | Path, load: Callable[[Path], Mapping[str, Tensor]] | None = None) -> None:
+        """A checkpoint of the model was just saved at `path`: read it back and compare.
+
+        `load` gives its state by the model's own names; None reads a ``.safetensors`` file or a ``torch.save`` file
+        (a dictionary of tensors, or one that holds it under ``model`` or ``state_dict``).
+        """
+        place = Path(path)
+        saved = load(place) if load is not None else _read_state(place)
+        self._offer(round_trip(self.model, saved, place, self._recorder.step))
+
+    # --- the end, and the verdicts -------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stop watching: hooks go, and the last evidence is judged. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        for handle in self._handles:
+            handle.remove()
+        recorder = self._recorder
+        recorder.flush()
+        recorder.mailbox.open(wait=True)
+        if recorder.last_call is not None and recorder.step:
+            with recorder.silence():
+                recorder.probing.look(recorder.last_call, recorder.step, self._offer)
+        recorder.last_call = None
+        self._offer(recorder.progress(closed=True))
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What was found so far and is not allowed."""
+        return self.watch.findings
+
+    def records(self) -> list[dict[str, object]]:
+        """Every check's verdict, as `findings.jsonl` holds it."""
+        return self.watch.records()
+
+    def report(self) -> None:
+        """Print what was found, allowed, passed, and not run and why."""
+        print_summary(self.records())
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._raise_on = None  # the host's own error must not be hidden by ours
+        self.close()
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    def _offer(self, seen: Evidence) -> None:
+        new = self.watch.offer(seen)
+        stop: tuple[Severity, ...] = {"error": ("error",), "warning": ("error", "warning"), None: ()}[self._raise_on]
+        if bad := [finding for finding in new if finding.severity in stop]:
+            raise GuardError(bad)
+
+    def _call(self, batch: Any) -> Call:
+        if self._forward is None and isinstance(batch, Mapping):
+            return Call(self.model, (), dict(batch))
+        args = tuple(batch) if isinstance(batch, tuple | list) and self._forward is None else (batch,)
+        return Call(self.model, args, {}, self._forward)
+
+    def _learn(self, call: Call) -> bool:
+        """Run one batch forward to count an image's features. True once that is settled."""
+        recorder = self._recorder
+        with recorder.silence(), untouched(self.model), torch.no_grad():
+            call.run()
+        spans, features = image_spans(call), recorder.features
+        fixed = call.tensor("image_grid_thw") is None
+        if spans and features and fixed and features % spans == 0 and recorder.facts.tokens_per_image is None:
+            recorder.facts = replace(recorder.facts, tokens_per_image=features // spans)
+            recorder.show_setup()
+        return True
+
+    def _few(self) -> Iterator[Any]:
+        """A few batches of a map-style loader, its random state put back."""
+        loader = self.dataloader
+        if not hasattr(getattr(loader, "dataset", None), "__getitem__"):
+            return
+        generator = getattr(loader, "generator", None)
+        state = generator.get_state() if generator is not None else None
+        with untouched(self.model):
+            batches = list(islice(loader or (), PREFLIGHT_BATCHES))
+        if generator is not None:
+            generator.set_state(state)
+        yield from batches
+
+
+def _read_state(path: Path) -> Mapping[str, Tensor]:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("model", "state_dict", "model_state_dict"):
+        if isinstance(state.get(key), Mapping):
+            return dict(state[key])
+    return dict(state)

@@ -1,0 +1,115 @@
+"""Which module is which tower: as the host says, else inferred from what the modules are.
+
+A VLM is known by what its parts do, and names are a hint only where that leaves a choice: a part that cuts images into
+patches (a convolution of at least 2-D, no token embedding) is `vision`; the part that embeds token ids is `language`;
+what is named as a connector, or is neither, sits between them. A model without a vision part is one tower, `model`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from sightline.errors import UserError, nearest
+
+CONNECTOR_NAMES = ("project", "connect", "adapter", "resampler", "aligner", "merger", "bridge", "qformer", "mlp")
+LANGUAGE_HEADS = ("lm_head", "language_model", "embed_tokens", "text_model")
+
+
+@dataclass(frozen=True, slots=True)
+class Towers:
+    """Tower name -> its outermost modules by dotted name; parameter name -> tower."""
+
+    modules: Mapping[str, Mapping[str, nn.Module]]
+    of: Mapping[str, str]
+
+    def lively(self, tower: str) -> tuple[str, ...]:
+        """Modules of a tower that are in train mode and behave differently in it."""
+        return tuple(
+            f"{prefix}.{name}".strip(".")
+            for prefix, module in self.modules[tower].items()
+            for name, part in module.named_modules()
+            if part.training and _changes_with_mode(part)
+        )
+
+
+def resolve(model: nn.Module, given: Mapping[str, Sequence[str]] | None) -> Towers:
+    """The towers of `model`. `given`: tower -> dotted names of its modules; None infers them.
+
+    A parameter belongs to the tower with the longest name that contains it; what no tower claims is `other`.
+    Raises UserError for a name that is no module of the model.
+    """
+    named = dict(model.named_modules())
+    prefixes = {prefix: tower for tower, names in (given or _infer(model)).items() for prefix in names}
+    for prefix in prefixes:
+        if prefix not in named:
+            hint = nearest(prefix, [name for name in named if name.count(".") <= prefix.count(".")])
+            raise UserError(f"the model has no module '{prefix}'", where="towers", fix=hint)
+    of = {name: _owner(name, prefixes) for name, _ in model.named_parameters()}
+    modules: dict[str, dict[str, nn.Module]] = {}
+    for prefix, tower in prefixes.items():
+        modules.setdefault(tower, {})[prefix] = named[prefix]
+    if "other" in of.values():
+        modules.setdefault("other", {})
+    return Towers(modules, of)
+
+
+def _owner(name: str, prefixes: Mapping[str, str]) -> str:
+    owners = [p for p in prefixes if not p or name == p or name.startswith(p + ".")]
+    return prefixes[max(owners, key=len)] if owners else "other"
+
+
+def _infer(model: nn.Module) -> dict[str, list[str]]:
+    """Walk down from the root until the parts that see and the part that reads are different modules."""
+    found: dict[str, list[str]] = {"vision": [], "connector": [], "language": []}
+    _sort(model, "", found)
+    if not found["vision"] or not found["language"]:
+        return {"model": [""]}
+    return {tower: names for tower, names in found.items() if names}
+
+
+def _sort(module: nn.Module, prefix: str, found: dict[str, list[str]]) -> None:
+    for name, child in module.named_children():
+        path = f"{prefix}.{name}".strip(".")
+        sees, reads = _sees(child), _reads(child)
+        if any(word in name.lower() for word in CONNECTOR_NAMES):
+            found["connector"].append(path)
+        elif sees and reads and any(True for _ in child.children()):
+            _sort(child, path, found)
+        elif sees:
+            found["vision"].append(path)
+            found["connector"] += _inside(child, path)
+        elif reads or any(word in name.lower() for word in LANGUAGE_HEADS) or _repeats(child):
+            found["language"].append(path)
+        elif any(True for _ in child.parameters()):
+            found["language" if found["language"] else "connector"].append(path)  # a head comes after its body
+
+
+def _inside(vision: nn.Module, prefix: str) -> list[str]:
+    """Connectors that a vision tower keeps inside itself (Qwen-VL's merger)."""
+    return [f"{prefix}.{n}" for n, _ in vision.named_children() if any(word in n.lower() for word in CONNECTOR_NAMES)]
+
+
+def _sees(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.Conv2d | nn.Conv3d) for part in module.modules())
+
+
+def _reads(module: nn.Module) -> bool:
+    """Embeds tokens: holds an embedding that is not of positions (named so) and not inside what sees."""
+    return any(
+        isinstance(part, nn.Embedding) and "position" not in name.lower() and not name.lower().endswith("pos")
+        for name, part in module.named_modules()
+    )
+
+
+def _repeats(module: nn.Module) -> bool:
+    """A stack of like layers without a patch convolution: a transformer body."""
+    return isinstance(module, nn.ModuleList) and len(module) > 1
+
+
+def _changes_with_mode(part: nn.Module) -> bool:
+    if isinstance(part, nn.modules.batchnorm._BatchNorm):
+        return True
+    return isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0

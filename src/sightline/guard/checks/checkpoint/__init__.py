@@ -1,0 +1,1 @@
+"""Checks whose fix is made in the checkpoint room: what is saved and read back."""

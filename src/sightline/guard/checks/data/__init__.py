@@ -1,0 +1,1 @@
+"""Checks whose fix is made in the data room: rows, labels, padding, image tokens."""

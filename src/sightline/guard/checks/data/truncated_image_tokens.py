@@ -1,0 +1,97 @@
+"""X4 · Image placeholders are cut off by truncation, so text and image features no longer meet.
+
+Symptom: "Image features and image tokens do not match" in the middle of an epoch; or, where the code pads or drops to
+make them fit, no error at all: long rows train on a part of their image, or on another row's.
+Root cause: the tokenizer truncates at `max_length` after the placeholders were put in, while the image processor keeps
+all features. Or the placeholder's own id is left in the labels, and the model learns to say it.
+Fix: never truncate inside an image span: set `max_length=None` or above prompt + image tokens, leave rows that do not
+fit out (and count them), or lower the image resolution; set labels at the placeholder's id to -100.
+Stays silent when: every image has its placeholders (one, or as many as it has features) in every row, at preflight and
+live, and none of them is supervised.
+Sources:
+- https://github.com/huggingface/trl/pull/5904 (2026-06-01): truncation drops placeholders, the processor keeps
+  features
+- https://github.com/huggingface/trl/pull/5927 (2026-06-03): the error kept on purpose: dropping images changes
+  training
+- https://github.com/2U1/Qwen-VL-Series-Finetune/issues/218 (2025-11-16): the same error from a data format, not a
+  limit
+"""
+
+from __future__ import annotations
+
+from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.evidence import BatchSeen, Setup
+from sightline.guard.specimen import Run
+
+DOMAINS = ("vlm",)
+
+
+def find(batch: BatchSeen, setup: Setup) -> Verdict:
+    """Compare the placeholders in the ids with the features that are to replace them."""
+    placeholders, image = batch.placeholders, batch.image_token_id
+    if placeholders is None or image is None:
+        return CannotTell("token ids, or an image placeholder's id")
+    if batch.labels is not None and (supervised := int(batch.labels.eq(image).sum())):
+        return Finding(
+            severity="error",
+            message=f"{supervised} image placeholders are supervised: the model learns to say them",
+            fix=f"set labels to -100 where input_ids == {image}",
+            seen={"supervised placeholders": supervised},
+        )
+    total, spans = sum(placeholders), batch.image_spans
+    if spans is None:
+        return CannotTell("number of images in a batch")
+    if spans == total:  # one placeholder an image, widened by the model (or neither)
+        return None
+    features = batch.image_features if spans else 0
+    if features is None and setup.tokens_per_image is not None:
+        features = spans * setup.tokens_per_image
+    if features is None:
+        return CannotTell("number of features that an image has")
+    return None if features == total else _cut(batch, placeholders, total, features, spans)
+
+
+def _cut(batch: BatchSeen, placeholders: tuple[int, ...], total: int, features: int, spans: int) -> Finding:
+    """Name the row whose placeholders are no whole number of images, where all images are alike."""
+    each = features // spans if spans and features % spans == 0 else None
+    broken = [batch.row_name(row) for row, count in enumerate(placeholders) if each and count % each]
+    width = len(batch.input_ids[0]) if batch.input_ids is not None else 0
+    return Finding(
+        severity="error",
+        message=f"{total} image placeholders in the ids for {features} features of {spans} images"
+        + (f"; first in {broken[0]}" if broken else ""),
+        fix=f"raise max_length (rows are {width} tokens wide) or set it to None; never truncate inside an image",
+        seen={"placeholders": total, "features": features, "images": spans, "rows": broken[:5]},
+    )
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """Rows of four image tokens and four words, cut to `max_length` from the left."""
+    import torch
+    from torch import nn
+
+    class TinyVLM(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.vision = nn.Conv2d(3, 8, 4, stride=4)
+            self.connector = nn.Linear(8, 8)
+            self.language = nn.Sequential(nn.Embedding(16, 8), nn.Linear(8, 16))
+
+        def forward(self, input_ids: torch.Tensor, labels: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+            seen = self.connector(self.vision(pixel_values).flatten(2).transpose(1, 2)).flatten(0, 1)
+            text = self.language[0](input_ids)
+            text[input_ids == 9] = seen[: int((input_ids == 9).sum())]  # features too many are dropped in silence
+            logits = self.language[1](text)
+            return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+    model, max_length = TinyVLM(), 8
+    if faulty:
+        max_length = 6
+    ids = torch.tensor([[9, 9, 9, 9, 1, 2, 3, 4], [9, 9, 9, 9, 4, 3, 2, 1]])[:, -max_length:]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run.attach(model, optimizer, image_token_id=9)
+    for _ in range(2):
+        optimizer.zero_grad()
+        labels = ids.masked_fill(ids == 9, -100)
+        model(input_ids=ids, labels=labels, pixel_values=torch.randn(2, 3, 8, 8)).backward()
+        optimizer.step()

@@ -1,0 +1,130 @@
+"""L2 · Labels supervise what they should not (prompt, padding, the wrong token), or nothing at all.
+
+Symptom: a fine loss, and a model that goes on with the user's turn, repeats the question or never stops; a loss near
+zero from the start (each token predicts itself); a loss logged as 0.0 while the forward pass gives NaN (nothing
+supervised).
+Root cause: labels are a copy of input_ids without -100 on the prompt and the padding; the mask's boundary is off;
+labels are shifted by the collator and again by the model; or truncation cut off every supervised token of a row.
+Fix: labels = input_ids with -100 where attention_mask is 0 and outside the assistant's turns (a completion-only
+collator, or the chat template's assistant mask); shift once, in the loss or in the collator; raise max_length for
+empty rows.
+Stays silent when: only assistant tokens are supervised; or everything is, in text without turns of a user
+(pretraining, captions); labels are shifted by the collator for a loss that does not shift.
+Sources:
+- https://github.com/NielsRogge/Transformers-Tutorials/issues/456 (2024-07-27): collators that mask only the padding
+- https://github.com/huggingface/transformers/pull/44642 (2026-03-12): labels shifted before a model that shifts them
+- https://github.com/huggingface/trl/pull/6671 (2026-08-06): 0.0 logged when all labels are masked (TRL 6668)
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.evidence import IGNORE, BatchSeen, LossSeen
+from sightline.guard.specimen import Run
+
+DOMAINS = ("llm", "vlm")
+USER_TAGS = ("<|im_start|>user", "<|user|>", "<|start_header_id|>user", "<start_of_turn>user", "[INST]", "USER:")
+MOST = 0.9  # of the supervised positions: far above chance for any text that is not one token repeated
+
+
+def find(batch: BatchSeen, loss: LossSeen | None = None) -> Verdict:
+    """Labels against the attention mask, the speaker, and what the gradient shows each position was trained on."""
+    if loss is not None and (finding := _shifted(loss)):
+        return finding
+    batch = _as_taught(batch, loss)
+    ids, labels = batch.input_ids, batch.labels
+    if ids is None or labels is None or labels.shape != ids.shape:
+        return CannotTell("labels aligned with the token ids")
+    if batch.phase == "evaluation":  # prompts alone are evaluated too
+        return None
+    taught = labels != IGNORE
+    return _on_padding(batch, taught) or _on_prompt(batch, ids, taught) or _nothing(batch, taught)
+
+
+def _as_taught(batch: BatchSeen, loss: LossSeen | None) -> BatchSeen:
+    """A batch without labels gets those that the gradient shows. A mask that starts at token 1 is taken to at 0."""
+    if batch.labels is not None or loss is None or loss.targets is None or loss.input_ids is None:
+        return batch
+    labels = loss.targets.roll(1, dims=1)
+    labels[:, 0] = loss.input_ids[:, 0].where(labels[:, 1] != IGNORE, IGNORE)
+    return replace(batch, input_ids=loss.input_ids, labels=labels, attention_mask=None)
+
+
+def _shifted(loss: LossSeen) -> Finding | None:
+    """Position t should be trained on token t + 1; it is trained on its own token, or on the one after the next."""
+    rates = {shift: loss.agreement(shift) or 0.0 for shift in (0, 1, 2)}
+    wrong = 0 if rates[0] > MOST > rates[1] else 2
+    if not rates[wrong] > MOST > rates[1] or loss.softmax_rows < MOST:
+        return None
+    return Finding(
+        severity="error",
+        message=f"each position is trained on {'its own token' if wrong == 0 else 'the token after the next'}",
+        fix=f"shift labels once, in the loss or in the collator: they are shifted {wrong} times",
+        seen={f"targets that are token t+{s}": rate for s, rate in rates.items()},
+    )
+
+
+def _on_padding(batch: BatchSeen, taught: Tensor) -> Finding | None:
+    if batch.attention_mask is None or batch.attention_mask.shape != taught.shape:
+        return None
+    wrong = taught & ~batch.attention_mask
+    if not wrong.any():
+        return None
+    return Finding(
+        severity="error",
+        message=f"{int(wrong.sum())} padding tokens are supervised",
+        fix="labels[attention_mask == 0] = -100",
+        seen={"row": batch.marked(int(wrong.any(dim=1).nonzero()[0]))},
+    )
+
+
+def _on_prompt(batch: BatchSeen, ids: Tensor, taught: Tensor) -> Finding | None:
+    """By the assistant mask where there is one, else by a user's tag among the supervised text."""
+    if batch.assistant_mask is not None and batch.assistant_mask.shape == taught.shape:
+        rows = (taught & ~batch.assistant_mask).any(dim=1).nonzero().flatten().tolist()
+    else:
+        texts = [batch.text(line[marked].tolist()) for line, marked in zip(ids, taught, strict=True)]
+        rows = [row for row, text in enumerate(texts) if any(tag in text for tag in USER_TAGS)]
+    if not rows:
+        return None
+    return Finding(
+        severity="error",
+        message=f"{len(rows)} of {len(taught)} rows supervise what the user says",
+        fix="set labels to -100 outside the assistant's turns (completion-only collator, or the template's mask)",
+        seen={"row": batch.marked(rows[0])},
+    )
+
+
+def _nothing(batch: BatchSeen, taught: Tensor) -> Finding | None:
+    empty = (~taught[:, 1:].any(dim=1)).nonzero().flatten().tolist()  # nothing predicts token 0
+    if not empty:
+        return None
+    return Finding(
+        severity="error" if len(empty) == len(taught) else "warning",
+        message=f"{len(empty)} of {len(taught)} rows have no supervised token, first {batch.row_name(empty[0])}",
+        fix="check the mask's boundary and max_length: the answer may be masked or cut off",
+        seen={"row": batch.marked(empty[0])},
+    )
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """Two chat rows of unequal length; the fault is labels = input_ids. The model never sees the labels."""
+    import torch
+    from torch import nn
+
+    words = ("<pad>", "USER:", "ASSISTANT:", "hi", "you", "</s>")
+    model = nn.Sequential(nn.Embedding(6, 8), nn.Linear(8, 6))
+    ids = torch.tensor([[1, 3, 2, 4, 3, 5], [1, 4, 4, 2, 3, 5]])
+    labels = ids.where(torch.tensor([[0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 1, 1]]).bool(), IGNORE)
+    if faulty:
+        labels = ids
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run.attach(model, optimizer, decode=lambda chosen: " ".join(words[i] for i in chosen))
+    for _ in range(2):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(ids)[:, :-1].flatten(0, 1), labels[:, 1:].flatten()).backward()
+        optimizer.step()

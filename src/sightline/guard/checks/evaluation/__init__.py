@@ -1,0 +1,1 @@
+"""Checks whose fix is made in the evaluation room: how a model is judged."""

@@ -1,0 +1,1 @@
+"""Checks whose fix is made in the loss room: what is minimised and divided by what."""

@@ -1,0 +1,1 @@
+"""Checks whose fix is made in the model room: towers, freezing, attention."""

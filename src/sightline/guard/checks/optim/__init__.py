@@ -1,0 +1,1 @@
+"""Checks whose fix is made in the optim room: optimizer, learning rates, steps."""

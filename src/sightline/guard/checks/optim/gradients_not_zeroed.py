@@ -1,0 +1,53 @@
+"""T2 · Gradients of the last step are added to this one's: they are never set to zero.
+
+Symptom: the loss falls at first, then jumps or diverges; the gradient norm grows from step to step although the data
+do not change; a smaller learning rate only delays it. No error is raised, because adding up gradients is a feature.
+Root cause: `backward()` adds to `.grad`. Without `optimizer.zero_grad()` between a step and the next backward pass,
+every step uses the sum of all gradients so far (or, where only some parameter groups are cleared, of those left out).
+Fix: call `optimizer.zero_grad()` once an optimizer step, after `optimizer.step()` or before the first `backward()` of
+the next one; with gradient accumulation not between the micro-batches.
+Stays silent when: the gradients are gone (None or all zero) at the moment the first backward pass after a step begins,
+wherever in the loop they were cleared; or another optimizer's parameters, not this one's, still hold theirs.
+Sources:
+- https://github.com/pytorch/ignite/issues/583 (2019-08-22): an official example that cleared at the wrong place
+- https://github.com/pytorch/tutorials/pull/2800 (2024-03-14): the quickstart tutorial's place of zero_grad
+- https://github.com/udacity/deep-learning-v2-pytorch/pull/160 (2019-05-04): a course notebook without zero_grad
+"""
+
+from __future__ import annotations
+
+from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.evidence import StepSeen
+from sightline.guard.specimen import Run
+
+DOMAINS = ("any",)
+LEFT = 0.5  # of the last step's gradient norm: whole gradients left give 1.0, cleared ones give exactly 0
+
+
+def find(step: StepSeen) -> Verdict:
+    """Compare the gradients that the step's first backward pass met with those that the last step used."""
+    if step.carried is None or step.previous_grad_norm is None:
+        return CannotTell("gradients at the start of two measured steps in a row")
+    if step.previous_grad_norm == 0 or not step.carried >= LEFT * step.previous_grad_norm:  # NaN is P1's business
+        return None
+    return Finding(
+        severity="error",
+        message="the gradients of the previous step were still there when this step's first backward pass began",
+        fix="call optimizer.zero_grad() once after every optimizer.step()",
+        seen={"norm left over": step.carried, "norm of the previous step": step.previous_grad_norm},
+    )
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """A regression of three steps."""
+    import torch
+    from torch import nn
+
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run.attach(model, optimizer)
+    for _ in range(3):
+        model(torch.randn(8, 4)).square().mean().backward()
+        optimizer.step()
+        if not faulty:
+            optimizer.zero_grad()

@@ -1,0 +1,145 @@
+"""One forward pass of a model, as its host called it: readable by name, changeable, repeatable.
+
+Hosts pass batches as keywords, one dictionary, one object with attributes, or bare tensors. All are read alike, by the
+names of the field: ``input_ids``, ``labels``, ``attention_mask``, ``pixel_values`` and so on.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sightline.guard.evidence import IGNORE
+
+PLAIN = (Tensor, bool, int, float, str, bytes, torch.dtype, torch.device, Path)
+BARE = ("input_ids", "labels")  # what bare positional tensors of whole numbers are taken for, in order
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a forward pass gave: the host's own loss (0-dim), logits (..., V), and targets when they came along."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    targets: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`model` called with `args` and `kwargs`. `forward` replaces ``model(*args, **kwargs)`` where a host differs."""
+
+    model: nn.Module
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    forward: Callable[..., Any] | None = None
+
+    def value(self, name: str) -> Any:
+        """What the host passed under `name`, or None."""
+        if (found := self.kwargs.get(name)) is not None:
+            return found
+        for argument in (*self.args, *self.kwargs.values()):
+            if (found := _member(argument, name)) is not None:
+                return found
+        return self._bare().get(name)
+
+    def tensor(self, name: str) -> Tensor | None:
+        """The tensor the host passed under `name`, or None."""
+        found = self.value(name)
+        return found if isinstance(found, Tensor) else None
+
+    def changed(self, **tensors: Tensor) -> Call:
+        """The same call with these tensors in place of those that the host passed. Nothing is changed in place."""
+        names = {id(self.value(name)): tensor for name, tensor in tensors.items()}
+        args = tuple(_replaced(argument, tensors, names) for argument in self.args)
+        kwargs = {key: _replaced(value, tensors, names) for key, value in self.kwargs.items()}
+        return Call(self.model, args, kwargs, self.forward)
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether running it again changes nothing of the host's: plain values and tensors only, no cache objects."""
+        return all(_plain(value) for value in (*self.args, *self.kwargs.values()))
+
+    def run(self) -> Outcome:
+        """Run the model once more, as the host did."""
+        if self.forward is not None:
+            return outcome(self.forward(self.model, *self.args, **self.kwargs))
+        return outcome(self.model(*self.args, **self.kwargs))
+
+    def _bare(self) -> dict[str, Tensor]:
+        tensors = [argument for argument in self.args if isinstance(argument, Tensor)]
+        whole = [tensor for tensor in tensors if tensor.dtype in (torch.int64, torch.int32) and tensor.dim() > 1]
+        return dict(zip(BARE, whole, strict=False))
+
+
+def outcome(output: Any) -> Outcome:
+    """Read a model's output: ``.loss`` and ``.logits``, a tuple (logits, targets) or (loss, logits), or one tensor."""
+    loss, logits = _member(output, "loss"), _member(output, "logits")
+    if loss is not None or logits is not None:
+        return Outcome(_floating(loss), _floating(logits))
+    tensors = [t for t in (output if isinstance(output, tuple | list) else (output,)) if isinstance(t, Tensor)]
+    loss = next((t for t in tensors if t.dim() == 0 and t.is_floating_point()), None)
+    logits = next((t for t in tensors if t.dim() > 1 and t.is_floating_point()), None)
+    targets = next((t for t in tensors if not t.is_floating_point() and t.dim() > 0), None)
+    return Outcome(loss, logits, targets)
+
+
+def places(call: Call, result: Outcome) -> tuple[Tensor, Tensor] | None:
+    """(row, position) of every logit vector, row by row: all positions of (B, T, V) logits, or the supervised ones.
+
+    A model that gives (S, V) logits with targets gives those at positions t whose ``labels[:, t + 1]`` is supervised.
+    """
+    ids, labels = call.tensor("input_ids"), call.tensor("labels")
+    if result.logits is None or ids is None or ids.dim() != 2:
+        return None
+    if result.logits.shape[:-1] == ids.shape:
+        rows, columns = torch.ones_like(ids, dtype=torch.bool).nonzero(as_tuple=True)
+        return rows, columns
+    if result.targets is None or labels is None or result.logits.dim() != 2:
+        return None
+    rows, columns = (labels[:, 1:] != IGNORE).nonzero(as_tuple=True)
+    return (rows, columns) if len(rows) == len(result.logits) else None
+
+
+def _plain(value: Any) -> bool:
+    if value is None or isinstance(value, PLAIN):
+        return True
+    if isinstance(value, Mapping):
+        return all(_plain(part) for part in value.values())
+    if isinstance(value, tuple | list):
+        return all(_plain(part) for part in value)
+    return is_dataclass(value) and all(_plain(getattr(value, f.name)) for f in fields(value))
+
+
+def _member(thing: Any, name: str) -> Any:
+    """A member of a mapping or of a plain object (never of a tensor or module)."""
+    if isinstance(thing, Mapping):
+        return thing.get(name)
+    if thing is None or isinstance(thing, Tensor | nn.Module | str | bytes | int | float | tuple | list):
+        return None
+    return getattr(thing, name, None)
+
+
+def _replaced(thing: Any, tensors: Mapping[str, Tensor], same: Mapping[int, Tensor]) -> Any:
+    if id(thing) in same:
+        return same[id(thing)]
+    touched = {name: tensor for name, tensor in tensors.items() if _member(thing, name) is not None}
+    if not touched:
+        return thing
+    if isinstance(thing, Mapping):
+        twin = copy.copy(thing)
+        twin.update(touched)  # type: ignore[attr-defined]
+        return twin
+    twin = copy.copy(thing)
+    for name, tensor in touched.items():
+        object.__setattr__(twin, name, tensor)
+    return twin
+
+
+def _floating(value: Any) -> Tensor | None:
+    return value if isinstance(value, Tensor) and value.is_floating_point() else None

@@ -1,0 +1,48 @@
+"""Does the model look? The loss of each text with its own image, and with another row's image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from sightline.guard.evidence import IGNORE, ImagePairsSeen
+from sightline.guard.probes.call import Call, places
+from sightline.guard.probes.restore import untouched
+
+IMAGES = ("pixel_values", "features")
+
+
+def image_pairs(call: Call, step: int) -> ImagePairsSeen | None:
+    """Compare the per-row loss on `call`'s batch with that on the same batch with its images rolled by one.
+
+    Needs two images, and logits whose places are known (see `places`) with labels aligned to the ids. Rolling keeps
+    the images' own statistics, so what is left is whether *this* image matters to *this* text.
+    """
+    name = next((n for n in IMAGES if (t := call.tensor(n)) is not None and len(t) > 1), None)
+    if name is None:
+        return None
+    images = call.tensor(name)
+    assert images is not None
+    with untouched(call.model), torch.no_grad():
+        call.model.eval()
+        own, other = _losses(call), _losses(call.changed(**{name: images.roll(1, dims=0)}))
+    if own is None or other is None or not len(own):
+        return None
+    return ImagePairsSeen(step, own.cpu(), other.cpu(), changed=not torch.equal(own, other))
+
+
+def _losses(call: Call) -> Tensor | None:
+    """(n,) float32: mean negative log-likelihood of each row that has supervised tokens."""
+    result, labels = call.run(), call.tensor("labels")
+    where = places(call, result)
+    if result.logits is None or labels is None or where is None:
+        return None
+    rows, columns = where
+    inner = columns < labels.shape[1] - 1  # the last position predicts nothing
+    targets = labels[rows[inner], columns[inner] + 1]
+    logits = result.logits.flatten(0, -2)[inner].float()
+    each = cross_entropy(logits, targets, reduction="none", ignore_index=IGNORE)
+    sums = torch.zeros(len(labels), device=each.device).index_add_(0, rows[inner], each)
+    counts = (labels[:, 1:] != IGNORE).sum(dim=1)
+    return (sums / counts.clamp(min=1))[counts > 0]

@@ -1,0 +1,100 @@
+"""Do packed documents see each other? Change a token of one document; the logits of the others must not move."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sightline.guard.evidence import LeakSeen
+from sightline.guard.probes.call import Call, places
+from sightline.guard.probes.restore import untouched
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Documents:
+    """`ids` (B, T) int64: the document each token is of, -1 on padding. `shared`: those that others may look at."""
+
+    ids: Tensor
+    shared: frozenset[int]
+
+
+def leak(call: Call, documents: Documents, step: int, image_token_id: int | None = None) -> LeakSeen | None:
+    """Probe the first row that holds two documents, by its first token that is neither shared nor an image's.
+
+    Returns None when no row is packed, or the model's logits cannot be placed (see `places`).
+    """
+    ids = call.tensor("input_ids")
+    found = _target(documents, ids, image_token_id) if ids is not None else None
+    if ids is None or found is None:
+        return None
+    row, place = found
+    other = ids.clone()
+    other[row, place] = _another(ids, row, place, image_token_id)
+    with untouched(call.model), torch.no_grad():
+        call.model.eval()  # dropout would move every logit
+        before, after = call.run(), call.changed(input_ids=other).run()
+    where = places(call, before)
+    if where is None or before.logits is None or after.logits is None or before.logits.shape != after.logits.shape:
+        return None
+    change = (after.logits.float() - before.logits.float()).abs().flatten(0, -2).amax(dim=-1)
+    rows, columns = where
+    document = documents.ids[rows, columns]
+    here = (rows == row) & (document >= 0)
+    same = here & (document == documents.ids[row, place])
+    line = documents.ids[row]
+    return LeakSeen(
+        step=step,
+        documents=int(line[line >= 0].unique().numel()),
+        restarts=_restarts(call.tensor("position_ids"), line, row),
+        inside=_largest(change[same]),
+        outside=_largest(change[here & ~same]),
+    )
+
+
+def documents_of(call: Call) -> Documents | None:
+    """The documents of a batch, from group and segment ids, else from positions that restart at 0.
+
+    Segment 0 of a group that has other segments is their common prefix, which they may look at.
+    """
+    groups, segments, positions = call.tensor("group_ids"), call.tensor("segment_ids"), call.tensor("position_ids")
+    mask = call.tensor("attention_mask")
+    if groups is not None and segments is not None:
+        ids = (groups * (segments.max() + 1) + segments).masked_fill(groups < 0, -1)
+        prefix = set(ids[(segments == 0) & (groups >= 0)].unique().tolist())
+        parents = set((groups * (segments.max() + 1))[(segments > 0) & (groups >= 0)].unique().tolist())
+        return Documents(ids, frozenset(prefix & parents))
+    if groups is not None:
+        return Documents(groups, frozenset())
+    if positions is None or positions.dim() != 2:
+        return None
+    ids = (positions == 0).cumsum(dim=-1)
+    fits = mask is not None and mask.shape == ids.shape
+    return Documents(ids.masked_fill(mask == 0, -1) if fits and mask is not None else ids, frozenset())
+
+
+def _target(documents: Documents, ids: Tensor, image_token_id: int | None) -> tuple[int, int] | None:
+    for row, line in enumerate(documents.ids.tolist()):
+        if len(set(line) - {-1}) < 2:
+            continue
+        for place, document in enumerate(line):
+            if document >= 0 and document not in documents.shared and int(ids[row, place]) != image_token_id:
+                return row, place
+    return None
+
+
+def _another(ids: Tensor, row: int, place: int, image_token_id: int | None) -> Tensor:
+    """A token of the batch that differs from the one at (row, place): surely inside the vocabulary."""
+    different = ids[(ids != ids[row, place]) & (ids != (-1 if image_token_id is None else image_token_id))]
+    return different[0] if different.numel() else (ids[row, place] + 1) % 2
+
+
+def _restarts(positions: Tensor | None, line: Tensor, row: int) -> int | None:
+    if positions is None or positions.dim() != 2 or positions.shape[-1] != line.shape[-1]:
+        return None
+    return int(((positions[row] == 0) & (line >= 0)).sum())
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.max()) if values.numel() else 0.0

@@ -1,0 +1,42 @@
+"""Does a checkpoint say what the model is? Read it back and compare every value and dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sightline.guard.evidence import RoundTripSeen
+
+
+def round_trip(model: nn.Module, saved: Mapping[str, Tensor], path: Path, step: int) -> RoundTripSeen:
+    """Compare `model`'s state with `saved`, a checkpoint's state by the same names. Nothing is loaded into the model.
+
+    A name that is missing from `saved` but shares its memory with one that is there (tied weights) counts as saved.
+    """
+    live = dict(model.state_dict())
+    shared = {t.data_ptr() for name, t in live.items() if name in saved and isinstance(t, Tensor)}
+    missing = [n for n, t in live.items() if n not in saved and not (isinstance(t, Tensor) and t.data_ptr() in shared)]
+    common = [name for name in live if name in saved and isinstance(live[name], Tensor)]
+    changed = {name: gap for name in common if (gap := _gap(live[name], saved[name])) > 0}
+    dtypes = {
+        name: (str(live[name].dtype).removeprefix("torch."), str(saved[name].dtype).removeprefix("torch."))
+        for name in common
+        if live[name].dtype != saved[name].dtype
+    }
+    unexpected = tuple(name for name in saved if name not in live)
+    return RoundTripSeen(step, str(path), len(common), tuple(missing), unexpected, changed, dtypes)
+
+
+def _gap(live: Tensor, saved: Tensor) -> float:
+    """Largest absolute difference (inf for another shape; 0 where both are the same NaN or infinity)."""
+    if live.shape != saved.shape:
+        return float("inf")
+    one, other = live.detach().cpu(), saved.detach().cpu()
+    if one.numel() == 0 or (one.dtype == other.dtype and torch.equal(one, other)):
+        return 0.0
+    gap = (one.double() - other.double()).abs()
+    gap[(one.double() == other.double()) | (one.double().isnan() & other.double().isnan())] = 0.0
+    return float(gap.nan_to_num(nan=float("inf")).max())

@@ -1,0 +1,158 @@
+"""The watch: takes evidence as it comes, runs each check as soon as its needs are there, and keeps the verdicts.
+
+It knows three things of every check: what it found (once, with the first step and a count), that it looked and found
+nothing, or that it could not look and why. Silence for lack of evidence is never a pass.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from sightline.errors import UserError, nearest
+from sightline.guard.catalogue import Check, Page, load, pages
+from sightline.guard.check import CannotTell, Finding
+from sightline.guard.evidence import Evidence, History, Setup, StepSeen
+
+HISTORY = 512  # steps kept: long enough for trends over warm-up, small enough to hold every parameter's norms
+
+
+class GuardError(UserError):
+    """The run was stopped because of what the guard found."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self.findings = tuple(findings)
+        first = self.findings[0]
+        super().__init__(first.message, where=f"{first.code} {first.check}", fix=first.fix)
+
+
+@dataclass(slots=True)
+class Verdicts:
+    """What is known of one check so far."""
+
+    page: Page
+    passed: int = 0
+    blind: Counter[str] = field(default_factory=Counter)
+    finding: Finding | None = None
+    found: int = 0
+    spent: float = 0.0  # seconds
+
+
+class Watch:
+    """Runs checks on evidence.
+
+    Args:
+        checks: the checks to run; None: all of the catalogue.
+        allow: check name or code -> reason: its findings are kept aside. A missing reason or unknown name is an error.
+        on_finding: called with each new finding, once.
+    """
+
+    def __init__(
+        self,
+        checks: Sequence[Check] | None = None,
+        *,
+        allow: Mapping[str, str] | None = None,
+        on_finding: Callable[[Finding], None] | None = None,
+    ) -> None:
+        self._checks = tuple(load() if checks is None else checks)
+        self._allow = _allowed(allow or {})
+        self._on_finding = on_finding
+        self._latest: dict[str, Evidence] = {}
+        self._absent: dict[str, str] = {}
+        self._steps: list[StepSeen] = []
+        self._verdicts = {check.page.name: Verdicts(check.page) for check in self._checks}
+
+    def offer(self, seen: Evidence) -> list[Finding]:
+        """Show one piece of evidence; returns the findings that are new. A StepSeen brings a History with it."""
+        if isinstance(seen, Setup):
+            self._steps.clear()  # steps under another set-up prove nothing of this one
+            self._latest.pop("History", None)
+        new = self._judge(seen)
+        if isinstance(seen, StepSeen):
+            self._steps = [*self._steps[-HISTORY + 1 :], seen]
+            new += self._judge(History(tuple(self._steps)))
+        return new
+
+    def absent(self, kind: str, why: str) -> None:
+        """Tell why evidence of a kind (e.g. "RoundTripSeen") cannot be had here; shown where a check is not run."""
+        self._absent[kind] = why
+
+    def wants(self, kind: str) -> bool:
+        """Whether any check takes this kind of evidence (so that no probe runs for nobody)."""
+        return any(kind in (*c.needs.values(), *c.uses.values()) for c in self._checks)
+
+    def _judge(self, seen: Evidence) -> list[Finding]:
+        kind = type(seen).__name__
+        self._latest[kind] = seen
+        new = []
+        for check in self._checks:
+            takes = {**check.needs, **check.uses}
+            if kind in takes.values() and all(need in self._latest for need in check.needs.values()):
+                given = {name: self._latest[need] for name, need in takes.items() if need in self._latest}
+                new += self._run(check, given, getattr(seen, "step", None))
+        return new
+
+    def _run(self, check: Check, given: Mapping[str, Evidence], step: int | None) -> list[Finding]:
+        verdicts = self._verdicts[check.page.name]
+        start = time.perf_counter()
+        verdict = check.find(**given)
+        verdicts.spent += time.perf_counter() - start
+        if verdict is None:
+            verdicts.passed += 1
+            return []
+        if isinstance(verdict, CannotTell):
+            verdicts.blind[verdict.missing] += 1
+            return []
+        verdicts.found += 1
+        if verdicts.finding is not None:
+            return []
+        severity = "note" if check.page.on_trial else verdict.severity
+        at = step if verdict.step is None else verdict.step
+        finding = replace(verdict, check=check.page.name, code=check.page.code, step=at, severity=severity)
+        verdicts.finding = finding
+        if check.page.name in self._allow:
+            return []
+        if self._on_finding:
+            self._on_finding(finding)
+        return [finding]
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What was found and not allowed, in the order of the checks' codes."""
+        return tuple(v.finding for v in self._verdicts.values() if v.finding and v.page.name not in self._allow)
+
+    def records(self) -> list[dict[str, object]]:
+        """All verdicts as `findings.jsonl` holds them, one record a check: finding, allowed, passed or not-run."""
+        return [self._record(verdicts) for verdicts in self._verdicts.values()]
+
+    def _record(self, v: Verdicts) -> dict[str, object]:
+        head: dict[str, object] = {"check": v.page.name, "code": v.page.code}
+        if v.finding and (reason := self._allow.get(v.page.name)):
+            return {"kind": "allowed", **head, "reason": reason, "message": v.finding.message}
+        if f := v.finding:
+            told = {"severity": f.severity, "message": f.message, "step": f.step, "times": v.found}
+            return {"kind": "finding", **head, **told, "evidence": dict(f.seen), "fix": f.fix}
+        if v.passed:
+            return {"kind": "passed", **head, "claim": v.page.claim, "times": v.passed}
+        return {"kind": "not-run", **head, "why": self._why(v)}
+
+    def _why(self, v: Verdicts) -> str:
+        """What a check that never looked was missing."""
+        if v.blind:
+            return f"the run showed no {' and no '.join(v.blind)}"
+        gone = [need for need in v.page.needs or v.page.uses if need not in self._latest]
+        return "; ".join(self._absent.get(kind, f"the run showed no {kind}") for kind in gone)
+
+
+def _allowed(allow: Mapping[str, str]) -> dict[str, str]:
+    """`allow` by check name. Raises UserError for an unknown check or an empty reason."""
+    known = {key: p.name for p in pages() for key in (p.code.lower(), p.name, f"{p.code.lower()}-{p.name}")}
+    for key, reason in allow.items():
+        if key.lower() not in known:
+            hint = nearest(key.lower(), [p.name for p in pages()])
+            raise UserError(f"'{key}' is not a check", where="allow", fix=hint)
+        if not reason.strip():
+            raise UserError(f"'{key}' is allowed without a reason", where="allow", fix=f"allow: {{{key}: <why>}}")
+    return {known[key.lower()]: reason for key, reason in allow.items()}
