@@ -141,15 +141,15 @@ def test_faults_are_told(rows) -> None:
     with pytest.raises(RowError, match="one question a row"):
         AdoptedEncoder(paligemma()).encode(rows["two"])
     shouting = qwen()
-    shouting.chat_template = shouting.chat_template.replace("part.text", "part.text | upper")
-    with pytest.raises(RowError, match="changes the words of turn 2"):
-        AdoptedEncoder(shouting).encode(rows["text"])
+    shouting.chat_template = shouting.chat_template.replace("part.text", "part.text | replace('circle', 'ring')")
+    with pytest.raises(RowError, match="changes the words of turn 4"):
+        AdoptedEncoder(shouting).encode(rows["two"])
     lone = conversation(("user", "<image>is it?"), ("assistant", "no"), images=(ImageRef("/no/such.png"),))
     with pytest.raises(RowError):
         AdoptedEncoder(qwen()).encode(lone)
 
 
-@pytest.mark.parametrize("name", ["llava", "qwen2-vl", "gemma3"])
+@pytest.mark.parametrize("name", ["llava", "qwen2-vl", "idefics3"])
 def test_saved_encoder_encodes_the_same(name: str, encoders, rows, tmp_path) -> None:
     encoders[name].save(tmp_path)
     copy = AdoptedEncoder.load(tmp_path)

@@ -49,7 +49,9 @@ class AdoptedEncoder:
         )
         self._suffixed = type(processor).__name__ == "PaliGemmaProcessor"
         self._template, self._render = self._chat()
-        self._special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
+        added = {id_ for id_, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        self._special = added | set(self.tokenizer.all_special_ids)
+        self._markup = {str(self.tokenizer.convert_ids_to_tokens(id_)) for id_ in self._special} | {self.placeholder}
         self.eos_id, self._end = self._end_token()
         self._one_tensor_an_image: bool | None = None  # learned from the first batch
 
@@ -84,7 +86,9 @@ class AdoptedEncoder:
         """The token that ends an answer, and what must be written to get it ("" where the template does so)."""
         probe = "probe"
         asked = [_message("user", probe), _message("assistant", probe)]
-        after = self._render(asked, False).rpartition(probe)[2]
+        _, found, after = self._render(asked, False).rpartition(probe)
+        if not found:
+            raise UserError("the chat template does not write what is said", where="model.adopt.source")
         ids = self.tokenizer(after, add_special_tokens=False).input_ids
         end = next((token for token in ids if token in self._special), None)
         if end is not None:
@@ -137,9 +141,8 @@ class AdoptedEncoder:
     def _messages(self, row: Row) -> list[Message]:
         """The row as a chat template takes it; text is stripped beside pictures and at turn edges."""
         for turn in row.turns:
-            for token in {*self.tokenizer.all_special_tokens, self.placeholder}:
-                if token in turn.text:
-                    raise RowError(f"the text holds {token}, which the tokenizer would take for markup", row.where)
+            if forged := next((token for token in self._markup if token in turn.text), None):
+                raise RowError(f"the text holds {forged}, which the tokenizer would take for markup", row.where)
         return [{"role": turn.role, "content": list(_content(turn))} for turn in row.turns]
 
     def _starts(self, text: str) -> dict[str, bool]:

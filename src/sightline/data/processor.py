@@ -18,8 +18,8 @@ def load_processor(source: str | Path) -> Any:
 
     try:
         return AutoProcessor.from_pretrained(str(source))
-    except (ImportError, AttributeError):
-        # AttributeError: transformers 5.23 fails so while it looks for the missing video class.
+    except (ImportError, AttributeError, OSError):
+        # transformers looks for the video processor's files and for its class before it misses torchvision.
         kind = _class_of(source)
         if kind is None or "video_processor" not in inspect.signature(kind.__init__).parameters:
             raise
@@ -42,4 +42,4 @@ def _class_of(source: str | Path) -> type[Any] | None:
         if name and hasattr(transformers, name):
             return getattr(transformers, name)  # type: ignore[no-any-return]
     config = type(transformers.AutoConfig.from_pretrained(str(source)))
-    return PROCESSOR_MAPPING[config] if config in PROCESSOR_MAPPING else None
+    return PROCESSOR_MAPPING.get(config, None)
