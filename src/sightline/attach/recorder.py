@@ -7,7 +7,6 @@ arrived. Every step is counted and its loss kept; parameters, batches and gradie
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,16 +19,16 @@ from torch.optim import Optimizer
 from sightline.attach.gradient import loss_seen, read_gradient
 from sightline.attach.mailbox import Mailbox
 from sightline.attach.meter import Before, Meter, rates_of
+from sightline.attach.pace import Pace
 from sightline.attach.probing import Probing
-from sightline.attach.read import batch_seen, decoder, rms, token_tensors
+from sightline.attach.read import batch_seen, decoder, token_tensors
 from sightline.attach.setup import Facts, image_token_of, read_setup, same_setup
+from sightline.attach.signals import Signals
 from sightline.attach.towers import Towers
-from sightline.guard.evidence import Evidence, LossSeen, Phase, Progress, Setup, SignalsSeen, StepSeen
+from sightline.guard.evidence import Evidence, LossSeen, Phase, Progress, Setup, StepSeen
 from sightline.guard.probes.call import Call, Outcome, outcome
 from sightline.guard.probes.non_finite import first_non_finite
 
-ALWAYS = 5  # the first steps are all measured: most faults show at once
-LONGEST = 1000  # steps between two measured ones at most
 FIRST_PROGRESS = 8  # forwards; then 16, 32, ...
 
 
@@ -43,15 +42,6 @@ class OpenStep:
     carried: list[float] | None = None
     tokens: int | None = None
     non_finite: str | None = None
-
-
-@dataclass(slots=True)
-class Signals:
-    """What the connector and the embedding gave in the present forward pass."""
-
-    features: int | None = None
-    connector: tuple[Tensor, int] | None = None
-    embedding: tuple[Tensor, int] | None = None
 
 
 class Recorder:
@@ -70,7 +60,7 @@ class Recorder:
     ) -> None:
         self.model, self.towers, self.facts, self.probing, self.offer = model, towers, facts, probing, offer
         self.optimizers = [optimizer] if optimizer is not None else []
-        self.budget, self.mailbox, self.meter = budget, Mailbox(), Meter(model, dict(towers.of))
+        self.mailbox, self.meter, self._pace = Mailbox(), Meter(model, dict(towers.of)), Pace(budget)
         self.step, self.forwards, self.backwards = 0, 0, 0
         self.muted, self.declared = False, False
         self.setup: Setup | None = None
@@ -78,10 +68,9 @@ class Recorder:
         self._open: OpenStep | None = None
         self._stepped: list[tuple[OpenStep, Callable[[list[Tensor]], None]]] = []
         self._before: Before | None = None
-        self._signals = Signals()
+        self.signals = Signals(lambda: not self.muted and self._open is not None and self._open.measured)
         self._evaluated = False
         self._grad_norms: dict[int, tuple[int, float]] = {}
-        self._spent, self._next_measured, self._step_time, self._step_began = 0.0, 0, 0.0, time.perf_counter()
 
     # --- forward -------------------------------------------------------------------------------------------------
 
@@ -89,8 +78,8 @@ class Recorder:
         """Hook before the model's forward pass."""
         if self.muted:
             return
-        with self._timed():
-            self._signals = Signals()
+        with self._pace.timed():
+            self.signals.clear()
             if torch.is_grad_enabled() and not self.declared and self._open is None:
                 self._begin()
             self.mailbox.open()
@@ -99,7 +88,7 @@ class Recorder:
         """Hook after the model's forward pass; also after one that raised, with no output."""
         if self.muted:
             return
-        with self._timed():
+        with self._pace.timed():
             call = Call(self.model, args, kwargs)
             if torch.is_grad_enabled() and not self.declared:
                 self._trained(call, outcome(output))
@@ -110,10 +99,9 @@ class Recorder:
     def _begin(self) -> None:
         """The first training forward of a step."""
         self.flush()
-        measured = self.step < ALWAYS or self.step >= self._next_measured
-        self._open = OpenStep(measured)
+        self._open = OpenStep(self._pace.measures(self.step))
         self._evaluated = False
-        if measured:
+        if self._open.measured:
             self.show_setup()
 
     def show_setup(self) -> None:
@@ -133,7 +121,9 @@ class Recorder:
             return
         if step.measured:
             self.show_batch(call, "train")
-            self._show_signals()
+            if shown := self.signals.evidence(self.step):
+                tensors, made = shown
+                self.mailbox.post(tensors, lambda values: self.offer(made(values)))
         with self.silence():
             self.probing.on_training(call, self.step, self.offer)
         self._listen(step, call, result)
@@ -157,7 +147,7 @@ class Recorder:
     def show_batch(self, call: Call, phase: Phase) -> None:
         """Offer what the model was given, as soon as it is on the CPU."""
         tensors = token_tensors(call)
-        step, features, image = self.step, self._signals.features, image_token_of(self.model, self.facts)
+        step, features, image = self.step, self.signals.features, image_token_of(self.model, self.facts)
         decode = self.facts.decode or decoder(self.facts.tokenizer)
 
         def arrived(values: list[Tensor]) -> None:
@@ -166,46 +156,13 @@ class Recorder:
 
         self.mailbox.post(list(tensors.values()), arrived)
 
-    # --- the connector and the embedding -------------------------------------------------------------------------
-
-    def connector_gave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Forward hook of a connector's modules; the last that runs makes the features."""
-        given = output[0] if isinstance(output, tuple | list) and output else output
-        if isinstance(given, Tensor) and given.is_floating_point() and given.dim() > 1:
-            self._signals.features = given.numel() // given.shape[-1]
-            if self._measuring:
-                self._signals.connector = (rms(given), given.shape[-1])
-
-    def embedding_gave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Forward hook of the token embedding."""
-        if self._measuring and isinstance(output, Tensor):
-            self._signals.embedding = (rms(output), output.shape[-1])
-
-    @property
-    def _measuring(self) -> bool:
-        return not self.muted and self._open is not None and self._open.measured
-
-    @property
-    def features(self) -> int | None:
-        """Feature vectors that the connector made in the last forward pass."""
-        return self._signals.features
-
-    def _show_signals(self) -> None:
-        connector, embedding, step = self._signals.connector, self._signals.embedding, self.step
-        if connector is None or embedding is None:
-            return
-        self.mailbox.post(
-            [connector[0], embedding[0]],
-            lambda v: self.offer(SignalsSeen(step, float(v[0]), connector[1], float(v[1]), embedding[1])),
-        )
-
     # --- backward ------------------------------------------------------------------------------------------------
 
     def _backward_began(self, step: OpenStep, loss: Tensor | None) -> None:
         """Tensor hook: runs before any gradient of this backward pass reaches a parameter."""
         if self.muted:
             return
-        with self._timed():
+        with self._pace.timed():
             self.backwards += 1
             if step.measured and step.carried is None:
                 step.carried = []
@@ -219,7 +176,7 @@ class Recorder:
     def _gradient_came(self, step: OpenStep, grad: Tensor, box: list[Tensor | None]) -> None:
         if self.muted or not box:
             return
-        with self._timed():
+        with self._pace.timed():
             logits, ids = box
             box.clear()
             micro, number = len(step.micro), self.step
@@ -238,7 +195,7 @@ class Recorder:
         """Hook before any optimizer's step."""
         if self.muted or not self._knows(optimizer):
             return
-        with self._timed():
+        with self._pace.timed():
             self.mailbox.open()
             step = self._open
             if step and step.non_finite is None and any(not math.isfinite(loss) for loss in step.losses):
@@ -250,14 +207,14 @@ class Recorder:
         """Hook after any optimizer's step."""
         if self.muted or not self._knows(optimizer):
             return
-        with self._timed():
+        with self._pace.timed():
             second = self._open is None and bool(self._stepped)  # another optimizer, after the same backward pass
             step = self._stepped[-1][0] if second else (self._open or OpenStep(measured=False))
             self.step += not second
             self._close_step(step, optimizer)
             self._open, self._before = None, None
         if not second:
-            self._schedule(step.measured)
+            self._pace.stepped(self.step, measured=step.measured)
 
     def _close_step(self, step: OpenStep, optimizer: Optimizer) -> None:
         before, number = self._before, self.step
@@ -336,8 +293,6 @@ class Recorder:
         with self.silence():
             self.probing.on_evaluation(call, self.step, lively, self.declared, self.offer)
 
-    # --- cost ----------------------------------------------------------------------------------------------------
-
     @contextmanager
     def silence(self) -> Iterator[None]:
         """Our own forward passes are not the host's."""
@@ -346,25 +301,6 @@ class Recorder:
             yield
         finally:
             self.muted = was
-
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._spent += time.perf_counter() - start
-
-    def _schedule(self, measured: bool) -> None:
-        """Measure again when the budget allows: cost of a measured step / (budget * time of a plain one) steps on."""
-        now = time.perf_counter()
-        took, spent = now - self._step_began, self._spent
-        self._step_began, self._spent = now, 0.0
-        own = max(took - spent, 1e-6)
-        self._step_time = own if not self._step_time else 0.9 * self._step_time + 0.1 * own
-        if measured:
-            wait = math.ceil(spent / (self.budget * self._step_time)) if self.budget > 0 else LONGEST
-            self._next_measured = self.step + (1 if self.budget >= 1 else min(LONGEST, max(1, wait)))
 
 
 def _learns(tensor: Tensor | None) -> bool:

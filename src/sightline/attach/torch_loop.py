@@ -129,8 +129,8 @@ class Attachment:
         return [
             self.model.register_forward_pre_hook(r.before_forward, with_kwargs=True, prepend=True),
             self.model.register_forward_hook(r.after_forward, with_kwargs=True, always_call=True),
-            *(module.register_forward_hook(r.connector_gave) for module in connectors.values()),
-            *([embedding.register_forward_hook(r.embedding_gave)] if embedding is not None else []),
+            *(module.register_forward_hook(r.signals.connector_gave) for module in connectors.values()),
+            *([embedding.register_forward_hook(r.signals.embedding_gave)] if embedding is not None else []),
             *([loss_fn.register_forward_hook(r.loss_made)] if isinstance(loss_fn, nn.Module) else []),
             register_optimizer_step_pre_hook(r.before_step),
             register_optimizer_step_post_hook(r.after_step),
@@ -259,7 +259,7 @@ class Attachment:
         recorder = self._recorder
         with recorder.silence(), untouched(self.model), torch.no_grad():
             call.run()
-        spans, features = image_spans(call), recorder.features
+        spans, features = image_spans(call), recorder.signals.features
         fixed = call.tensor("image_grid_thw") is None
         if spans and features and fixed and features % spans == 0 and recorder.facts.tokens_per_image is None:
             recorder.facts = replace(recorder.facts, tokens_per_image=features // spans)

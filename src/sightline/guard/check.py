@@ -6,7 +6,7 @@ How to write a check, in one file `guard/checks/<room>/<fault_name>.py` (room: w
    ``Stays silent when:`` and ``Sources:`` (one ``- url (date): what it shows`` a line). It is the check's page.
 2. ``DOMAINS = ("vlm",)`` and every threshold as a named constant with the reason for its number.
 3. ``def find(batch: BatchSeen, setup: Setup, loss: LossSeen | None = None) -> Verdict``: pure. Its parameter types are
-   its needs (names from `guard/evidence.py`); one that is ``| None = None`` is used when there. It is called whenever
+   its needs (names from `guard/evidence/`); one that is ``| None = None`` is used when there. It is called whenever
    one of its needs is shown anew, and returns a `Finding`, ``None`` (looked, and all is well), or ``CannotTell(what)``
    when the evidence lacks what it needs: that is reported as "not run", never as passed.
 4. ``def specimen(run, *, faulty: bool) -> None``: the shortest real torch loop that shows the fault, with exactly one

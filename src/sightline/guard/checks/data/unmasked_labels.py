@@ -37,10 +37,8 @@ def find(batch: BatchSeen, loss: LossSeen | None = None) -> Verdict:
         return finding
     batch = _as_taught(batch, loss)
     ids, labels = batch.input_ids, batch.labels
-    if ids is None or labels is None or labels.shape != ids.shape:
-        return CannotTell("labels aligned with the token ids")
-    if batch.phase == "evaluation":  # prompts alone are evaluated too
-        return None
+    if ids is None or labels is None or labels.shape != ids.shape or batch.phase == "evaluation":
+        return CannotTell("labels of a training batch aligned with its token ids")
     taught = labels != IGNORE
     return _on_padding(batch, taught) or _on_prompt(batch, ids, taught) or _nothing(batch, taught)
 

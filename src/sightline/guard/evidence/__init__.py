@@ -1,0 +1,61 @@
+"""Evidence: the frozen facts that a run shows. Checks are pure functions of these and of nothing else.
+
+Every host (a raw PyTorch loop, our trainer, a library's trainer) fills in the same types, so a check never knows who
+is training. Tensors are small and on the CPU; everything else is numbers and names. None means "this host could not
+show it": a check that needs such a field answers `CannotTell`, never silence.
+
+Which evidence is shown when (raw PyTorch door, `sightline.attach`):
+
+    Setup         before the first training forward, and again when trainability, modes or groups changed
+    BatchSeen     after every sampled forward pass (training and evaluation), and for each batch of `preflight`
+    SignalsSeen   after a sampled forward pass through a connector
+    LossSeen      in the backward pass of a sampled step, once per micro-batch: what the loss really supervised
+    StepSeen      after every optimizer step; its `parameters` are measured on sampled steps only
+    History       after every StepSeen: the recent ones, oldest first, since the last change of Setup
+    Progress      after 8, 16, 32, ... training forwards, and at the end: were steps taken at all?
+    LeakSeen, ImagePairsSeen, EvaluationSeen, RoundTripSeen    answers of probes (`guard/probes/`)
+
+Nothing here imports more than the standard library at run time.
+"""
+
+from __future__ import annotations
+
+from sightline.guard.evidence.answers import EvaluationSeen, ImagePairsSeen, LeakSeen, RoundTripSeen
+from sightline.guard.evidence.batches import IGNORE, BatchSeen, LossSeen, Phase, SignalsSeen
+from sightline.guard.evidence.setup import Plan, Setup, TokenizerSetup, TowerSetup
+from sightline.guard.evidence.steps import History, ParameterSeen, Progress, StepSeen
+
+__all__ = [
+    "IGNORE",
+    "BatchSeen",
+    "EvaluationSeen",
+    "Evidence",
+    "History",
+    "ImagePairsSeen",
+    "LeakSeen",
+    "LossSeen",
+    "ParameterSeen",
+    "Phase",
+    "Plan",
+    "Progress",
+    "RoundTripSeen",
+    "Setup",
+    "SignalsSeen",
+    "StepSeen",
+    "TokenizerSetup",
+    "TowerSetup",
+]
+
+Evidence = (
+    Setup
+    | BatchSeen
+    | SignalsSeen
+    | LossSeen
+    | StepSeen
+    | History
+    | Progress
+    | LeakSeen
+    | ImagePairsSeen
+    | EvaluationSeen
+    | RoundTripSeen
+)

@@ -1,0 +1,66 @@
+"""Answers of probes (`guard/probes/`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LeakSeen:
+    """A token of one packed document was changed. Largest absolute changes of logits, in and outside that document.
+
+    `inside` is the probe's own control (0: the change did nothing, so nothing is proved). `restarts`: the number of
+    documents whose positions start at 0; `documents`: documents in the row.
+    """
+
+    step: int
+    documents: int
+    restarts: int | None
+    inside: float
+    outside: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImagePairsSeen:
+    """Mean loss per supervised token, (n,) float32 a row: with its own image, and with another row's on the same text.
+
+    `changed`: whether the other image changed the logits at all.
+    """
+
+    step: int
+    own: Tensor
+    other: Tensor
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSeen:
+    """An evaluation forward. `declared`: the host said so; else it was a forward pass without gradients.
+
+    `lively`: modules in train mode that make a difference (dropout with p > 0, batch norm). `difference`: largest
+    absolute difference of the outputs of one batch seen twice; None when not probed.
+    """
+
+    step: int
+    declared: bool
+    lively: tuple[str, ...]
+    difference: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTripSeen:
+    """A checkpoint was read back. `changed`: name -> largest absolute difference of values; `dtypes`: name -> (live,
+    saved) where they differ; `missing` is live but not saved, `unexpected` the reverse."""
+
+    step: int
+    path: str
+    compared: int
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    changed: Mapping[str, float] = field(default_factory=dict)
+    dtypes: Mapping[str, tuple[str, str]] = field(default_factory=dict)

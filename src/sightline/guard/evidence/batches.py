@@ -1,0 +1,111 @@
+"""What a model was given, and what its loss made of it. Shapes: B sequences, T tokens, V vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IGNORE = -100  # torch.nn.functional.cross_entropy's default ignore_index: "not supervised"
+Phase = Literal["preflight", "train", "evaluation"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchSeen:
+    """What a model was given. All (B, T) tensors are int64 except `attention_mask` and `assistant_mask` (bool).
+
+    Attributes:
+        labels: aligned with `input_ids` as the host gave them; IGNORE where not supervised.
+        assistant_mask: True on tokens that the assistant says, where the host knows.
+        image_spans: images shown to the language tower (an image that is shown twice counts twice).
+        image_features: feature vectors that the connector made for those spans, all images together.
+        where: the places of the rows (file and row), where known.
+        decode: token ids -> text, called only when a finding needs words.
+    """
+
+    phase: Phase
+    step: int
+    input_ids: Tensor | None = None
+    labels: Tensor | None = None
+    attention_mask: Tensor | None = None
+    position_ids: Tensor | None = None
+    group_ids: Tensor | None = None
+    segment_ids: Tensor | None = None
+    assistant_mask: Tensor | None = None
+    image_token_id: int | None = None
+    image_spans: int | None = None
+    image_features: int | None = None
+    where: tuple[str, ...] = ()
+    decode: Callable[[Sequence[int]], str] | None = field(default=None, repr=False)
+
+    @property
+    def placeholders(self) -> tuple[int, ...] | None:
+        """Image placeholder tokens per row; None when ids or the placeholder's id are unknown."""
+        if self.input_ids is None or self.image_token_id is None:
+            return None
+        return tuple((self.input_ids == self.image_token_id).sum(dim=-1).tolist())
+
+    def row_name(self, row: int) -> str:
+        """The row's place, or its number in the batch."""
+        rows = 0 if self.input_ids is None else len(self.input_ids)
+        return self.where[row] if len(self.where) == rows else f"row {row} of the batch"
+
+    def marked(self, row: int, most: int = 400) -> str:
+        """A row's text with its supervised runs in double angle brackets, cut after `most` characters."""
+        if self.input_ids is None or self.labels is None:
+            return ""
+        pairs = zip(self.input_ids[row].tolist(), self.labels[row].tolist(), strict=True)
+        runs = [(taught, [i for i, _ in run]) for taught, run in groupby(pairs, key=lambda pair: pair[1] != IGNORE)]
+        return " ".join(f"⟪{self.text(ids)}⟫" if taught else self.text(ids) for taught, ids in runs)[:most]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """`ids` as text, or as numbers without a tokenizer."""
+        return self.decode(ids) if self.decode else " ".join(map(str, ids))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SignalsSeen:
+    """The connector's output beside the text embeddings it is mixed with (root mean squares over all elements)."""
+
+    step: int
+    connector_rms: float | None
+    connector_width: int | None
+    embedding_rms: float | None
+    embedding_width: int | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LossSeen:
+    """What the loss of one micro-batch really supervised, read off its gradient with respect to the logits.
+
+    Softmax cross-entropy has the gradient w * (softmax(logits) - onehot(target)), so each position's target is where
+    the gradient is negative, its weight w follows from the logits, and unsupervised positions have none.
+
+    Attributes:
+        supervised: positions with a gradient.
+        weight: the median w: how much one token's negative log-likelihood counts (times the loss scale, if any).
+        targets: (B, T) what position t was trained to predict, IGNORE where nothing; None unless logits are (B, T, V).
+        softmax_rows: fraction of supervised positions whose gradient has softmax's form (sums to zero over V).
+        probability_rows: fraction of supervised positions whose "logits" are probabilities (>= 0, sum to one).
+    """
+
+    step: int
+    micro: int
+    supervised: int
+    weight: float | None
+    softmax_rows: float
+    probability_rows: float
+    input_ids: Tensor | None = None
+    targets: Tensor | None = None
+
+    def agreement(self, shift: int) -> float | None:
+        """Fraction of supervised positions t whose target is input token t + `shift` (1 for next-token training)."""
+        if self.targets is None or self.input_ids is None or self.targets.shape[1] <= shift:
+            return None
+        near, far = self.targets[:, : self.targets.shape[1] - shift], self.input_ids[:, shift:]
+        taught = near != IGNORE
+        return float((near == far)[taught].float().mean()) if taught.any() else None

@@ -1,0 +1,63 @@
+"""How a run is set up: towers, optimizer, tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Plan = Literal["all", "none", "part"]
+
+
+@dataclass(frozen=True, slots=True)
+class TowerSetup:
+    """One tower as the model and the optimizer really have it.
+
+    Attributes:
+        parameters, trainable, optimized: numbers of elements: all; with requires_grad; held by the optimizer.
+        planned: what the host's plan says of it; None without a plan.
+        learning_rates: the distinct rates of the optimizer groups that hold its parameters, ascending.
+        training: True when its outermost modules are all in train mode.
+        lively: modules whose output differs in train mode and that are in it (dropout with p > 0, batch norm).
+        adapters: trainable elements of low-rank adapters (parameter names with ``lora_``).
+        dtypes: parameter dtype, e.g. ``bfloat16``, -> elements.
+    """
+
+    name: str
+    parameters: int
+    trainable: int
+    optimized: int
+    planned: Plan | None = None
+    learning_rates: tuple[float, ...] = ()
+    training: bool = True
+    lively: tuple[str, ...] = ()
+    adapters: int = 0
+    dtypes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerSetup:
+    """What a tokenizer and the model's config say of the special tokens. `size` counts added tokens too."""
+
+    size: int
+    pad_id: int | None
+    eos_id: int | None
+    padding_side: str | None = None
+    model_pad_id: int | None = None
+    model_eos_id: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How the run is set up. `orphans`: elements the optimizer holds that belong to no parameter of the model."""
+
+    towers: Mapping[str, TowerSetup]
+    tokenizer: TokenizerSetup | None = None
+    embedding_rows: int | None = None
+    embedding_width: int | None = None
+    image_token_id: int | None = None
+    tokens_per_image: int | None = None
+    accumulation: int | None = None
+    optimizer: str | None = None
+    orphans: int = 0
+    step: int = 0

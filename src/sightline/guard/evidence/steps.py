@@ -1,0 +1,113 @@
+"""What optimizer steps did, per parameter, and how far the run got."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sightline.guard.evidence.batches import LossSeen
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterSeen:
+    """One parameter in one optimizer step. Norms are L2.
+
+    `moved`: whether any watched element changed (a strided sample of 4096, and the one with the largest gradient);
+    `update_norm` is scaled up from the same sample. `grad_norm` is None without a gradient, and is taken as the
+    optimizer got it (after clipping, and after unscaling where the host unscales).
+    """
+
+    name: str
+    tower: str
+    numel: int
+    dtype: str
+    trainable: bool
+    optimized: bool
+    learning_rate: float | None
+    grad_norm: float | None
+    weight_norm: float
+    update_norm: float
+    moved: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepSeen:
+    """One optimizer step.
+
+    Attributes:
+        loss: mean of the micro-batches' losses as the host computed them; None when the door could not see one.
+        tokens: supervised tokens of the step, where known.
+        micro: what the loss supervised, per micro-batch (sampled steps only).
+        carried: L2 norm of the gradients that were still there when the step's first backward pass began: 0 after a
+            zero_grad, `previous_grad_norm` when the last step's gradients were left. None when not sampled.
+        parameters: one entry per parameter; empty on steps that were not sampled.
+        first_non_finite: the first module whose output was not finite, told once a loss or gradient was not.
+    """
+
+    step: int
+    loss: float | None = None
+    tokens: int | None = None
+    micro: tuple[LossSeen, ...] = ()
+    carried: float | None = None
+    previous_grad_norm: float | None = None
+    parameters: tuple[ParameterSeen, ...] = ()
+    first_non_finite: str | None = None
+
+    def tower(self, name: str) -> tuple[ParameterSeen, ...]:
+        """The parameters of one tower."""
+        return tuple(p for p in self.parameters if p.tower == name)
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """The towers measured in this step, in model order."""
+        return tuple(dict.fromkeys(p.tower for p in self.parameters))
+
+    def grad_norm(self, tower: str | None = None) -> float | None:
+        """Gradient norm of a tower or of the whole model; None where there is no gradient."""
+        return _norm(p.grad_norm for p in self.parameters if tower in (None, p.tower))
+
+    def update_ratio(self, tower: str) -> float | None:
+        """Norm of the update over norm of the weights of a tower's optimized parameters (healthy: about 1e-3)."""
+        held = [p for p in self.tower(tower) if p.optimized]
+        weight = _norm(p.weight_norm for p in held)
+        update = _norm(p.update_norm for p in held)
+        return update / weight if weight and update is not None else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class History:
+    """The recent steps, oldest first, since the set-up last changed (at most 512)."""
+
+    steps: tuple[StepSeen, ...]
+
+    @property
+    def step(self) -> int:
+        """The last step's number."""
+        return self.steps[-1].step
+
+    @property
+    def measured(self) -> tuple[StepSeen, ...]:
+        """The steps whose parameters were measured."""
+        return tuple(s for s in self.steps if s.parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the run got. `closed`: the host says it is over. Counts are since attaching."""
+
+    forwards: int
+    backwards: int
+    steps: int
+    closed: bool
+    accumulation: int | None = None
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        return self.steps
+
+
+def _norm(parts: Iterable[float | None]) -> float | None:
+    """The L2 norm of a whole from those of its parts; None when every part is None."""
+    seen = [part for part in parts if part is not None]
+    return sum(part * part for part in seen) ** 0.5 if seen else None
