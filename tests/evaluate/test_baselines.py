@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from sightline.data.row import ImageRef, Picture, Row, Turn, Where
 from sightline.evaluate.baselines import text_ceiling, text_only, with_other_images
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from sightline.evaluate.score import Z95, exact_match, normalise, wilson
 
 

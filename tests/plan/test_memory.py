@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sightline.plan.memory import StateBytes, human, tensor_bytes
 from torch import Tensor, nn
+
+from sightline.plan.memory import StateBytes, human, tensor_bytes
 
 
 def network(device: str = "cpu", dtype: torch.dtype = torch.float32) -> nn.Sequential:

@@ -52,8 +52,8 @@ def text_ceiling(rows: Sequence[Row]) -> float:
 def with_other_images(rows: Sequence[Row], seed: int) -> list[Row] | None:
     """`rows` with their images exchanged, so that no row keeps an image whose key it had.
 
-    All distinct images stand in one seeded circle, and each row takes the images that follow its own first one. With one
-    image a row this is a cyclic permutation of the images: each is used as often as its successor's rows ask.
+    All distinct images stand in one seeded circle, and each row takes those that follow its own first image. With one
+    image a row this is a cyclic permutation of the images, so all are used.
 
     Returns None where there are too few images for it, or none at all.
     """

@@ -1,4 +1,4 @@
-"""Vision features of a data set: every distinct image encoded once, as many held at a time as memory is set aside for."""
+"""Vision features of a data set: each image encoded once, as many held as there is memory set aside for."""
 
 from __future__ import annotations
 
@@ -71,9 +71,11 @@ class ImageFeatures:
             batch = self._collate(missing[start : start + self._per_pass], None)
             if batch.pixel_values is None:
                 return False
-            # Cloned row by row: a view would keep the whole pass in memory for one image of it.
-            encoded = [features.clone() for features in self._encode(batch.pixel_values)]
-            self._kept.update(zip(batch.image_keys, encoded, strict=True))
+            new = [place for place, key in enumerate(batch.image_keys) if key not in self._kept]
+            encoded = self._encode(batch.pixel_values[new])
+            for place, features in zip(new, encoded, strict=True):
+                # A copy: a view would keep the whole pass in memory for one image of it.
+                self._kept[batch.image_keys[place]] = features.clone()
         return True
 
     def _stack(self, keys: tuple[str, ...]) -> Tensor:

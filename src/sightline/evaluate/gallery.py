@@ -17,7 +17,7 @@ Picture = dict[str, str | bool | None]
 
 
 def gallery(rows: Sequence[Row], answers: Sequence[str], correct: Sequence[bool | None], size: int) -> list[Picture]:
-    """Up to `size` entries of rows that have an image, wrong answers first; `correct` is None where nothing is scored."""
+    """Up to `size` entries of rows with an image, wrong answers first; `correct` is None where nothing is scored."""
     pictures: list[Picture] = []
     for place in choose(rows, correct, size):
         row = rows[place]

@@ -43,7 +43,7 @@ def evaluate(
     precision: Precision = "fp32",
     limit: int | None = None,
 ) -> dict[str, Any]:
-    """Ask `built` every question of `rows` and write `evaluation.json`, `predictions.jsonl` and `gallery.json` to `out`.
+    """Ask `built` every question of `rows`; write `evaluation.json`, `predictions.jsonl` and `gallery.json` to `out`.
 
     Args:
         train_rows: where the text-only and the majority answer come from.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -61,7 +60,7 @@ def pieces(encoder: Encoder, tokens: Iterable[int]) -> Iterator[str]:
             told = text
     rest = encoder.decode(ids).lstrip()
     if rest != told:
-        yield rest[len(os.path.commonprefix([rest, told])) :]
+        yield rest[len(told) :]
 
 
 def _stream(model: VLM, batch: Batch, max_new_tokens: int, precision: str) -> Iterator[int]:
