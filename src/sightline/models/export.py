@@ -163,7 +163,7 @@ def describe(parts: Parts, folder: Path, lora: Lora | None) -> None:
         "compose": parts.spec.model_dump(mode="json"),
         "vision": parts.vision.origin,
         "language": parts.language.config.to_dict(),
-        "attention": parts.language.config._attn_implementation,
+        "attention": parts.vision.config._attn_implementation,  # the language tower's follows from it
         "image_token_id": parts.image_token_id,
         "eos_ids": list(parts.eos_ids),
         "lora": lora.model_dump(mode="json") if lora else None,

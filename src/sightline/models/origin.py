@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
@@ -31,7 +32,7 @@ def read_or_explain(read: Callable[[], T], source: str, where: str) -> T:
         raise UserError(f"there is no folder '{source}'", where=where, fix="correct the path, or give a hub id")
     try:
         return read()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"'{source}' cannot be read: {first}",
@@ -61,5 +62,5 @@ def make_config(fields: Mapping[str, Any], where: str) -> PretrainedConfig:
             raise UserError(f"'{kind}' has no field '{name}' ({nearest(name, fresh.to_dict())})", where=where)
     try:
         return AutoConfig.for_model(kind, **given)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, StrictDataclassError) as error:
         raise UserError(f"'{kind}' refuses these fields: {error}", where=where) from error
