@@ -144,6 +144,13 @@ def test_broken_rows_are_named(message: str) -> None:
         encoder(bpe_tokenizer()).encode(BROKEN[message])
 
 
+def test_an_error_about_a_row_survives_pickling() -> None:
+    """It is raised in data loading processes as well."""
+    error = RowError("is broken", Where("x.json", 7), fix="mend it")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.place, copy.fix) == (str(error), error.place, "mend it")
+
+
 def test_a_prompt_needs_no_answer() -> None:
     """Asking encodes the same whether the row knows its answer or not."""
     enc = encoder(bpe_tokenizer())

@@ -293,6 +293,16 @@ def test_several_turns_images_systems_and_fields(folder: Path) -> None:
     assert [text for _, text in shape(row)] == ["s", "a", "b", "and?\nx", "y"]
 
 
+def test_tables_of_pairs(folder: Path) -> None:
+    """The Cauldron's and FineVision's column of question and answer pairs; the images stand before the first."""
+    rows = [{"images": ["red.png", "blue.png"], "texts": [{"user": "a?", "assistant": "b"}] * 2, "source": "x"}]
+    (row,) = read("table", dumped(folder / "t.json", rows)).rows
+    assert shape(row) == [("user", "@@a?"), ("assistant", "b"), ("user", "a?"), ("assistant", "b")]
+    assert row.fields == {"source": "x"}
+    with pytest.raises(RowError, match="entry 1 of 'texts'"):
+        read("table", dumped(folder / "u.json", [{"texts": ["a?"]}]))
+
+
 # --- faults ------------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +24,9 @@ class RowError(UserError):
     def __init__(self, what: str, place: Where, *, fix: str | None = None) -> None:
         self.place = place
         super().__init__(what, where=str(place), fix=fix)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(RowError, fix=self.fix), (self.what, self.place)  # survives the way out of a loading process
 
 
 def validate(row: Row, *, answered: bool = True) -> None:

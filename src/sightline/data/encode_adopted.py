@@ -20,7 +20,7 @@ from sightline.data.encode import RowError, pad_token_id, validate, without_answ
 from sightline.data.images import load_image
 from sightline.data.processor import load_processor
 from sightline.data.row import Row, Turn
-from sightline.data.spans import Message, Render, answer_spans, said, with_ends
+from sightline.data.spans import Message, answer_spans, said, with_ends
 from sightline.errors import UserError
 
 PER_TOKEN = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels"})
@@ -36,6 +36,8 @@ class AdoptedEncoder:
         UserError: there is neither a chat template nor one of those two, or the tokenizer lacks what is needed.
     """
 
+    needs_images = True  # how many tokens a picture becomes is the processor's to say
+
     def __init__(self, processor: Any) -> None:
         self.processor, self.tokenizer = processor, processor.tokenizer
         self.pad_id = pad_token_id(self.tokenizer)
@@ -48,7 +50,7 @@ class AdoptedEncoder:
             getattr(self.tokenizer, "image_token_id", None) or self._id(str(processor.image_token))
         )
         self._suffixed = type(processor).__name__ == "PaliGemmaProcessor"
-        self._template, self._render = self._chat()
+        self._template = self._chat_template()
         added = {id_ for id_, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         self._special = added | set(self.tokenizer.all_special_ids)
         self._markup = {str(self.tokenizer.convert_ids_to_tokens(id_)) for id_ in self._special} | {self.placeholder}
@@ -60,27 +62,24 @@ class AdoptedEncoder:
 
     # --- how a conversation is written ---------------------------------------------------------------------------
 
-    def _chat(self) -> tuple[str, Render]:
+    def _chat_template(self) -> str:
+        """The template's source; "" for the two that have none and are known."""
         template = getattr(self.processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)
         if isinstance(template, dict):
             template = template.get("default") or next(iter(template.values()))
-        if template:
+        if not template and not self._suffixed and type(self.processor).__name__ != "Blip2Processor":
+            raise UserError(
+                f"{type(self.processor).__name__} has no chat template, so it is not known how to write a conversation",
+                where="model.adopt.source",
+                fix="put a chat_template.jinja beside the processor's files",
+            )
+        return str(template or "")
 
-            def render(messages: list[Message], prompt: bool) -> str:
-                return str(
-                    self.processor.apply_chat_template(
-                        messages, chat_template=template, add_generation_prompt=prompt, tokenize=False
-                    )
-                )
-
-            return template, render
-        if self._suffixed or type(self.processor).__name__ == "Blip2Processor":
-            return "", _question_answer
-        raise UserError(
-            f"{type(self.processor).__name__} has no chat template, so it is not known how to write a conversation",
-            where="model.adopt.source",
-            fix="put a chat_template.jinja beside the processor's files",
-        )
+    def _render(self, messages: list[Message], prompt: bool) -> str:
+        if not self._template:
+            return _question_answer(messages, prompt)
+        options = {"chat_template": self._template, "add_generation_prompt": prompt, "tokenize": False}
+        return str(self.processor.apply_chat_template(messages, **options))
 
     def _end_token(self) -> tuple[int, str]:
         """The token that ends an answer, and what must be written to get it ("" where the template does so)."""

@@ -29,7 +29,19 @@ def load_processor(source: str | Path) -> Any:
 def without_video(kind: type[Any]) -> type[Any]:
     """Processor class `kind` with no video processor among its parts; it saves under the name of `kind`."""
     parts = [part for part in kind.get_attributes() if part != "video_processor"]
-    return type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda cls: parts), "__doc__": kind.__doc__})
+    own: dict[str, Any] = {
+        "__doc__": kind.__doc__,
+        "get_attributes": classmethod(lambda cls: parts),
+        "__reduce__": lambda self: (_rebuilt, (kind, self.__dict__)),  # pickled for data loading processes
+    }
+    return type(kind.__name__, (kind,), own)
+
+
+def _rebuilt(kind: type[Any], state: dict[str, Any]) -> Any:
+    cls = without_video(kind)
+    made = cls.__new__(cls)
+    made.__dict__.update(state)
+    return made
 
 
 def _class_of(source: str | Path) -> type[Any] | None:
@@ -40,6 +52,6 @@ def _class_of(source: str | Path) -> type[Any] | None:
     if told.is_file():
         name = json.loads(told.read_text(encoding="utf-8")).get("processor_class")
         if name and hasattr(transformers, name):
-            return getattr(transformers, name)  # type: ignore[no-any-return]
+            return getattr(transformers, name)
     config = type(transformers.AutoConfig.from_pretrained(str(source)))
     return PROCESSOR_MAPPING.get(config, None)

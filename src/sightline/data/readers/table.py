@@ -1,7 +1,10 @@
 """Tables: JSON, JSON lines, CSV, TSV or Parquet with columns question, answer and image (or images).
 
-A table with a column `messages` or `conversations` is read as those readers do. Parquet's image structs
-``{bytes, path}`` are held in memory; for more images than that, the hub reader maps them from disk.
+A table with a column `messages` or `conversations` is read as those readers do; one with `texts`, a list of
+``{user, assistant}``, as The Cauldron (arXiv 2405.02246) and FineVision have it: the images stand before the first.
+
+Parquet's image structs ``{bytes, path}`` are held in memory; for more images than that, the hub reader maps them from
+disk.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from sightline.data.encode import RowError
 from sightline.data.files import Record, data_files, json_records, mapping
 from sightline.data.readers import messages, sharegpt
 from sightline.data.record import answered, column, extras, images_of, numbered
-from sightline.data.row import Row, Where
+from sightline.data.row import Row, Turn, Where
 from sightline.errors import UserError
 from sightline.recipe.schema import DataSpec
 
@@ -46,6 +49,8 @@ def row(record: Any, place: Where, spec: DataSpec) -> Row:
         return messages.row(record, place, spec)
     if column(record, "conversations", spec) is not None:
         return sharegpt.row(record, place, spec)
+    if column(record, "texts", spec) is not None:
+        return _paired(record, place, spec)
     for needed in ("answer", "question"):
         wanted = spec.columns.get(needed, needed)
         if wanted not in record and (needed == "answer" or not images_of(record, place, spec)):
@@ -57,6 +62,16 @@ def row(record: Any, place: Where, spec: DataSpec) -> Row:
     fields = extras(record, ("question", "answer", "image", "images"), spec)
     question, answer = column(record, "question", spec), column(record, "answer", spec)
     return answered(question, answer, images_of(record, place, spec), place, fields)
+
+
+def _paired(record: dict[str, Any], place: Where, spec: DataSpec) -> Row:
+    images = images_of(record, place, spec)
+    turns: list[Turn] = []
+    for number, pair in enumerate(column(record, "texts", spec)):
+        if not isinstance(pair, dict) or not {"user", "assistant"} <= pair.keys():
+            raise RowError(f"entry {number + 1} of 'texts' has no 'user' and 'assistant'", place)
+        turns += answered(pair["user"], pair["assistant"], images if number == 0 else (), place, {}).turns
+    return Row(place, tuple(turns), images, extras(record, ("texts", "image", "images"), spec))
 
 
 def _csv(path: Path) -> Iterator[dict[str, Any]]:
