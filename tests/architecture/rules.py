@@ -28,7 +28,7 @@ ROOMS: Mapping[str, set[str]] = {
     "report": set(),
     "train": {"recipe", "data", "models", "losses", "plan", "evaluate", "guard", "attach", "report"},
     "commands": {"recipe", "data", "models", "plan", "evaluate", "serve", "guard", "report", "train"},
-    "cli": {"commands"},
+    "cli": {"recipe", "guard", "commands", ""},
     "__main__": {"cli"},
     "": {"attach", "guard"},  # the package itself offers `sightline.attach` and its error
 }
