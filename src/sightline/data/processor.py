@@ -39,7 +39,7 @@ def without_video(kind: type[Any]) -> type[Any]:
 
 def _rebuilt(kind: type[Any], state: dict[str, Any]) -> Any:
     cls = without_video(kind)
-    made = cls.__new__(cls)
+    made = object.__new__(cls)
     made.__dict__.update(state)
     return made
 
