@@ -32,7 +32,7 @@ def learn(model: VLM, rows: Batch, steps: int, lr: float) -> list[float]:
     for _ in range(steps):
         logits, targets = model(rows)
         loss = F.cross_entropy(logits, targets)
-        losses.append(float(loss))
+        losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from sightline.data.templates import named
 from sightline.errors import UserError
+from sightline.models.gguf_file import readable
 from sightline.models.origin import read_or_explain
 from sightline.recipe.schema import Compose
 
@@ -35,10 +36,19 @@ def load_tokenizer(spec: Compose, texts: Iterable[str]) -> Any:
                 where=where,
                 fix=f"set {where}.build to words, or {where}.source to a hub id or folder",
             )
-        own = spec.tokenizer.source is None
-        options = {"gguf_file": spec.language.gguf_file} if own and spec.language.gguf_file else {}
-        tokenizer = read_or_explain(lambda: AutoTokenizer.from_pretrained(source, **options), source, where)
+        gguf_file = spec.language.gguf_file if spec.tokenizer.source is None else None
+        tokenizer = _read_tokenizer(source, gguf_file, where)
     return complete(tokenizer, spec.image_token, where)
+
+
+def _read_tokenizer(source: str, gguf_file: str | None, where: str) -> Any:
+    if gguf_file is None:
+        return read_or_explain(lambda: AutoTokenizer.from_pretrained(source), source, where)
+    with readable(source, gguf_file, where) as (folder, mended):
+        tokenizer = read_or_explain(lambda: AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file), source, where)
+    if mended:  # its pad token is the stand-in for one that the file does not have
+        tokenizer.pad_token = None
+    return tokenizer
 
 
 def complete(tokenizer: Any, image_token: str, where: str) -> Any:
@@ -108,3 +118,5 @@ def fit_embeddings(language: PreTrainedModel, tokenizer: Any) -> None:
         for weight in {id(table.weight): table.weight for table in tables if table is not None}.values():
             weight[rows:] = weight[:rows].mean(0)
     language.config.pad_token_id = tokenizer.pad_token_id
+    if language.get_input_embeddings().padding_idx is not None:
+        language.get_input_embeddings().padding_idx = tokenizer.pad_token_id

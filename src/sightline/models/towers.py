@@ -8,6 +8,7 @@ import torch
 from transformers import MODEL_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from sightline.errors import UserError
+from sightline.models.gguf_file import readable
 from sightline.models.origin import make_config, read_config, read_or_explain
 from sightline.models.vision import VisionTower, family
 from sightline.recipe.schema import LanguageSpec, VisionSpec
@@ -51,7 +52,10 @@ def load_vision(spec: VisionSpec, config: PretrainedConfig, *, attention: str, d
 def language_config(spec: LanguageSpec) -> PretrainedConfig:
     """The configuration of the language model."""
     if spec.source is not None:
-        return read_config(spec.source, f"{LANGUAGE}.source", spec.gguf_file)
+        if spec.gguf_file is None:
+            return read_config(spec.source, f"{LANGUAGE}.source")
+        with readable(spec.source, spec.gguf_file, LANGUAGE) as (folder, _):
+            return read_config(folder, f"{LANGUAGE}.source", spec.gguf_file)
     return make_config(spec.config or {}, f"{LANGUAGE}.config")
 
 
@@ -64,10 +68,12 @@ def load_language(
         make = AutoModelForCausalLM.from_config
         return _fresh(lambda: make(config, attn_implementation=attention), LANGUAGE).to(dtype)
     options: dict[str, Any] = {"attn_implementation": attention, "dtype": dtype}
-    if spec.gguf_file:
-        options["gguf_file"] = spec.gguf_file
     source = spec.source
-    return read_or_explain(lambda: AutoModelForCausalLM.from_pretrained(source, **options), source, LANGUAGE)
+    if not spec.gguf_file:
+        return read_or_explain(lambda: AutoModelForCausalLM.from_pretrained(source, **options), source, LANGUAGE)
+    options["gguf_file"] = spec.gguf_file
+    with readable(source, spec.gguf_file, LANGUAGE) as (folder, _):
+        return read_or_explain(lambda: AutoModelForCausalLM.from_pretrained(folder, **options), source, LANGUAGE)
 
 
 def attention_for(config: PretrainedConfig, attention: str) -> str:
