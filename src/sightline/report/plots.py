@@ -241,7 +241,8 @@ def _trace(
         "name": plain(name),
         "opacity": opacity,
         "line": {"color": hue, "width": width, "dash": dash, "shape": shape},
-        "marker": {"color": hue, "size": 5},
+        "marker": {"color": hue, "size": 5 if full.logged > 5 else 8},
+        "cliponaxis": False,
         "hovertemplate": "%{y:.3~g}",
         "connectgaps": False,
     }
