@@ -44,13 +44,25 @@ def image_spans(call: Call) -> int | None:
     return 0 if call.tensor("input_ids") is not None else None
 
 
+def image_features(call: Call, made: int | None) -> int | None:
+    """Feature vectors that stand for the batch's image spans, when the connector `made` so many.
+
+    An image that several spans show (`image_index`) is encoded once.
+    """
+    spans, distinct = image_spans(call), call.tensor("pixel_values")
+    distinct = call.tensor("features") if distinct is None else distinct
+    if made is None or call.tensor("image_index") is None or distinct is None or not len(distinct):
+        return made
+    return made // len(distinct) * (spans or 0)
+
+
 def batch_seen(
     tensors: dict[str, Tensor],
     call: Call,
     phase: Phase,
     step: int,
     image_token_id: int | None,
-    image_features: int | None,
+    features: int | None,
     decode: Callable[[Sequence[int]], str] | None,
 ) -> BatchSeen:
     """The evidence. `tensors` are those of `token_tensors`, on the CPU."""
@@ -61,7 +73,7 @@ def batch_seen(
         **tensors,
         image_token_id=image_token_id,
         image_spans=image_spans(call),
-        image_features=image_features,
+        image_features=features,
         where=tuple(str(e) for e in examples) if isinstance(examples, tuple | list) else (),
         decode=decode,
     )

@@ -21,7 +21,7 @@ from sightline.attach.mailbox import Mailbox
 from sightline.attach.meter import Before, Meter, rates_of
 from sightline.attach.pace import Pace
 from sightline.attach.probing import Probing
-from sightline.attach.read import batch_seen, decoder, token_tensors
+from sightline.attach.read import batch_seen, decoder, image_features, token_tensors
 from sightline.attach.setup import Facts, image_token_of, read_setup, same_setup
 from sightline.attach.signals import Signals
 from sightline.attach.towers import Towers
@@ -147,7 +147,8 @@ class Recorder:
     def show_batch(self, call: Call, phase: Phase) -> None:
         """Offer what the model was given, as soon as it is on the CPU."""
         tensors = token_tensors(call)
-        step, features, image = self.step, self.signals.features, image_token_of(self.model, self.facts)
+        step, features = self.step, image_features(call, self.signals.features)
+        image = image_token_of(self.model, self.facts)
         decode = self.facts.decode or decoder(self.facts.tokenizer)
 
         def arrived(values: list[Tensor]) -> None:
@@ -197,7 +198,7 @@ class Recorder:
             return
         with self._pace.timed():
             self.mailbox.open()
-            step = self._open
+            step = self._open or (self._stepped[-1][0] if self._stepped else None)
             if step and step.non_finite is None and any(not math.isfinite(loss) for loss in step.losses):
                 step.non_finite = self._name_non_finite()
             closure = any(callable(value) for value in (*args[1:], *kwargs.values()))  # it would run inside the step

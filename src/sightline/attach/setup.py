@@ -59,11 +59,12 @@ def same_setup(one: Setup, other: Setup) -> bool:
 
 
 def image_token_of(model: nn.Module, facts: Facts) -> int | None:
-    """The image placeholder's token id: told at the door, else from the model's config."""
+    """The image placeholder's token id: told at the door, else said by the model or its config."""
     if facts.image_token_id is not None:
         return facts.image_token_id
-    config = getattr(model, "config", None)
-    found = (getattr(config, name, None) for name in IMAGE_TOKEN_FIELDS)
+    found = (
+        getattr(said, name, None) for said in (model, getattr(model, "config", None)) for name in IMAGE_TOKEN_FIELDS
+    )
     return next((int(i) for i in found if isinstance(i, int)), None)
 
 

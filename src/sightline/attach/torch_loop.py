@@ -29,7 +29,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from sightline.attach.probing import Probing
-from sightline.attach.read import image_spans
+from sightline.attach.read import image_features, image_spans
 from sightline.attach.recorder import Recorder
 from sightline.attach.setup import Facts, embedding_of, image_token_of
 from sightline.attach.towers import resolve
@@ -259,7 +259,7 @@ class Attachment:
         recorder = self._recorder
         with recorder.silence(), untouched(self.model), torch.no_grad():
             call.run()
-        spans, features = image_spans(call), recorder.signals.features
+        spans, features = image_spans(call), image_features(call, recorder.signals.features)
         fixed = call.tensor("image_grid_thw") is None
         if spans and features and fixed and features % spans == 0 and recorder.facts.tokens_per_image is None:
             recorder.facts = replace(recorder.facts, tokens_per_image=features // spans)

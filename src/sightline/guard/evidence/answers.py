@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class LeakSeen:
     """A token of one packed document was changed. Largest absolute changes of logits, in and outside that document.
 
-    `inside` is the probe's own control (0: the change did nothing, so nothing is proved). `restarts`: the number of
-    documents whose positions start at 0; `documents`: documents in the row.
+    `inside` is the probe's own control (0: the change did nothing, so nothing is proved). `documents`: documents in
+    the row; `restarts`: how many positions are 0 there, None where documents share a prefix (they go on from its end).
     """
 
     step: int

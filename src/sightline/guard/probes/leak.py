@@ -47,7 +47,7 @@ def leak(call: Call, documents: Documents, step: int, image_token_id: int | None
     return LeakSeen(
         step=step,
         documents=int(line[line >= 0].unique().numel()),
-        restarts=_restarts(call.tensor("position_ids"), line, row),
+        restarts=None if documents.shared else _restarts(call.tensor("position_ids"), line, row),
         inside=_largest(change[same]),
         outside=_largest(change[here & ~same]),
     )

@@ -1,0 +1,50 @@
+"""What a loss supervised, read off its gradient, against what the loss was told."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, log_softmax, nll_loss
+
+from sightline.attach.gradient import loss_seen, read_gradient
+
+
+def read(logits: torch.Tensor, loss: torch.Tensor):
+    (grad,) = torch.autograd.grad(loss, logits)
+    statistics, targets = read_gradient(logits, grad)
+    return loss_seen(1, 0, [statistics, targets, torch.zeros_like(targets)])
+
+
+def example(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    targets = torch.randint(0, 50, (3, 7))
+    targets[0, :4] = targets[2, 6] = -100
+    return torch.randn(3, 7, 50).to(dtype).requires_grad_(), targets
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_targets_and_weights_of_cross_entropy(dtype: torch.dtype, reduction: str) -> None:
+    logits, targets = example(dtype)
+    seen = read(logits, cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction=reduction))
+    assert torch.equal(seen.targets, targets)
+    assert seen.supervised == 16 and seen.softmax_rows == 1.0 and seen.probability_rows == 0.0
+    assert seen.weight == pytest.approx(1 / 16 if reduction == "mean" else 1.0, rel=1e-2)
+
+
+def test_probabilities_given_for_logits() -> None:
+    logits, targets = example()
+    probabilities = logits.softmax(dim=-1)
+    double = read(probabilities, cross_entropy(probabilities.flatten(0, 1), targets.flatten()))
+    assert double.probability_rows == 1.0 and double.softmax_rows == 1.0
+    logs = probabilities.log()
+    right = read(probabilities, nll_loss(logs.flatten(0, 1), targets.flatten()))
+    assert right.probability_rows == 1.0 and right.softmax_rows == 0.0
+    plain = log_softmax(logits, dim=-1)
+    assert read(plain, nll_loss(plain.flatten(0, 1), targets.flatten())).probability_rows == 0.0
+
+
+def test_nothing_supervised() -> None:
+    logits, targets = example()
+    seen = read(logits, (logits * 0).sum() + 0 * targets.sum())
+    assert seen.supervised == 0 and seen.weight is None and bool((seen.targets == -100).all())
