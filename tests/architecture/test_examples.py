@@ -69,6 +69,12 @@ def test_command_is_one_that_sightline_has(text: str) -> None:
             load(names[0], [word for word in names[1:] if "=" in word])
 
 
+def test_the_shortened_quickstart_of_ci_is_a_recipe() -> None:
+    (short,) = re.findall(r'^SHORT="(.*)"$', (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
+    recipe = load("quickstart", short.split())
+    assert {stage.steps for stage in recipe.stages} == {3}
+
+
 FORMATS = re.findall(r"^## `([\w-]+)`$.*?^```json\n(.*?)^```", FORMATS_PAGE, re.MULTILINE | re.DOTALL)
 
 
