@@ -51,7 +51,7 @@ def _data(seen: Preflight) -> None:
 
 def _towers(seen: Preflight) -> None:
     """What learns in each stage, and the memory of its state on one device."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for found in seen.stages:
         if not found.towers:
             continue

@@ -114,9 +114,10 @@ def look(recipe: Recipe, seconds: float = SECONDS) -> Preflight:
 def _model(seen: Preflight, rows: dict[str, Rows]) -> None:
     spec, tokens = seen.recipe.model, None
     names = dict.fromkeys(name for stage in seen.recipe.stages for name in stage.data)
-    texts = (turn.text for name in names for row in rows.get(name, ()) for turn in row.turns)
-    with seen.gathering():
-        tokens = read_tokens(spec, texts)
+    if all(name in rows for name in names):  # else a tokenizer made from the data would tell the same fault again
+        texts = (turn.text for name in names for row in rows[name] for turn in row.turns)
+        with seen.gathering():
+            tokens = read_tokens(spec, texts)
     with seen.gathering():
         seen.model = draw(spec, tokens)
     if seen.model is not None and tokens is not None:

@@ -57,7 +57,8 @@ def thumbnail(image: Image.Image) -> str:
 
 def _distinct_first(rows: Sequence[Row], places: list[int]) -> list[int]:
     seen: set[str] = set()
-    fresh, again = [], []
+    fresh: list[int] = []
+    again: list[int] = []
     for place in places:
         key = rows[place].images[0].key
         (again if key in seen else fresh).append(place)

@@ -14,7 +14,7 @@ from sightline.atomic import write_json, write_text
 from sightline.data.row import Row
 from sightline.errors import UserError
 from sightline.evaluate.answer import Answerer, Precision
-from sightline.evaluate.baselines import text_ceiling, text_only, with_other_images
+from sightline.evaluate.baselines import TextOnly, text_ceiling, text_only, with_other_images
 from sightline.evaluate.gallery import gallery
 from sightline.evaluate.score import exact_match, normalise, wilson
 from sightline.models.build import Built
@@ -67,7 +67,7 @@ def evaluate(
     answerer = Answerer(built, **settings, precision=precision)
     answers = answerer(asked, tell)
     evaluation = _head(recipe, asked, rows)
-    marks: list[bool | None] = [None] * len(asked)
+    marks: Sequence[bool | None] = [None] * len(asked)
     if scored:
         marks = right = [exact_match(given, row.answer) for given, row in zip(answers, asked, strict=True)]
         baselines = _baselines(recipe, asked, train_rows)
@@ -115,27 +115,32 @@ def _groups(rows: Sequence[Row], recipe: Recipe) -> list[str]:
 
 def _baselines(recipe: Recipe, rows: Sequence[Row], train_rows: Sequence[Row]) -> dict[str, Baseline]:
     counted = text_only(train_rows)
-    missing = {"accuracy": None, "description": "not measured: there are no training rows to count answers in"}
-    found = {"majority": Baseline(missing | {"answer": None})}
-    if counted:
-        marks = [exact_match(counted.overall, row.answer) for row in rows]
-        facts = {"answer": counted.overall, "description": "the most frequent training answer, given to every question"}
-        found["majority"] = Baseline(_accuracy(marks) | facts, marks)
+    missing = Baseline(
+        {"accuracy": None, "description": "not measured: there are no training rows to count answers in"}
+    )
+    found = {"majority": _majority(rows, counted) if counted else missing}
     if recipe.evaluate.text_only:
-        found["text_only"] = Baseline(missing)
-        if counted:
-            marks = [exact_match(counted.answer(row.question), row.answer) for row in rows]
-            unseen = sum(normalise(row.question) not in counted.by_question for row in rows)
-            facts = {
-                "description": "the most frequent training answer to the same question text (to any question, where "
-                "the text is new)",
-                "unseen_questions": unseen,
-                "ceiling": text_ceiling(rows),
-                "ceiling_description": "the best single answer per question text, chosen with the test answers known: "
-                "no model that sees the question alone scores higher on these questions",
-            }
-            found["text_only"] = Baseline(_accuracy(marks) | facts, marks)
+        found["text_only"] = _text_only(rows, counted) if counted else missing
     return found
+
+
+def _majority(rows: Sequence[Row], counted: TextOnly) -> Baseline:
+    marks = [exact_match(counted.overall, row.answer) for row in rows]
+    facts = {"answer": counted.overall, "description": "the most frequent training answer, given to every question"}
+    return Baseline(_accuracy(marks) | facts, marks)
+
+
+def _text_only(rows: Sequence[Row], counted: TextOnly) -> Baseline:
+    marks = [exact_match(counted.answer(row.question), row.answer) for row in rows]
+    facts = {
+        "description": "the most frequent training answer to the same question text (to any question, where the text "
+        "is new)",
+        "unseen_questions": sum(normalise(row.question) not in counted.by_question for row in rows),
+        "ceiling": text_ceiling(rows),
+        "ceiling_description": "the best single answer per question text, chosen with the test answers known: no model "
+        "that sees the question alone scores higher on these questions",
+    }
+    return Baseline(_accuracy(marks) | facts, marks)
 
 
 def _shuffled(

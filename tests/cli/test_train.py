@@ -1,0 +1,59 @@
+"""`sightline train`: a whole run, its progress, and going on with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def steps(run: Path) -> list[int]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["global_step"] for line in lines if line["event"] == "train"]
+
+
+def test_train_then_ask(call, recipe_file: Path) -> None:
+    run = recipe_file.parent / "out"
+    done = call("train", recipe_file, "stages.see.steps=3", "log_every=1", "--out", run)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith(f"run: {run}\naccuracy: ")
+    assert "report: file://" in done.stdout
+    assert [line.split("  ")[0] for line in done.stderr.splitlines() if line.startswith("see ")] == [
+        "see 1/3",
+        "see 2/3",
+        "see 3/3",
+    ]
+    assert "\x1b" not in done.output
+    assert steps(run) == [1, 2, 3]
+    asked = call("ask", run, recipe_file.parent / "red.png", "is it red ?")
+    assert asked.exit_code == 0, asked.output
+
+
+def test_a_finished_run_is_not_trained_again(call, recipe_file: Path) -> None:
+    run = recipe_file.parent / "out"
+    assert call("train", recipe_file, "stages.see.steps=2", "log_every=1", "--out", run).exit_code == 0
+    done = call("train", "--resume", run)
+    assert done.exit_code == 0, done.output
+    assert steps(run) == [1, 2]
+
+
+def test_an_interrupted_run_says_how_to_go_on(recipe_file: Path) -> None:
+    run = recipe_file.parent / "out"
+    command = [sys.executable, "-m", "sightline", "train", str(recipe_file), "stages.see.steps=100000", "log_every=1"]
+    process = subprocess.Popen([*command, "--out", str(run)], stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    try:
+        deadline = time.monotonic() + 120
+        while not (run / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert f"sightline train --resume {run}" in said
+    assert "Traceback" not in said
+    assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
