@@ -22,13 +22,16 @@ Progress = Callable[[int], None]  # told how many more rows are answered
 class Answerer:
     """Answers rows with one model, which is in evaluation mode meanwhile and as it was afterwards.
 
-    Every distinct image is encoded once, also over several calls, and rows that ask the same are answered once.
+    Every distinct image is encoded once, also over several calls (by models whose images all become the same number of
+    tokens), and rows that ask the same are answered once.
     """
 
     def __init__(self, built: Built, *, batch: int, max_new_tokens: int, precision: Precision = "fp32") -> None:
         self.built, self.batch, self.max_new_tokens, self.precision = built, batch, max_new_tokens, precision
         self.device = next(built.model.parameters()).device
-        self._features = ImageFeatures(self._collate, built.model.encode_images, batch)
+        # Where an image's tokens depend on its size, its features are no tensor of a fixed shape to be kept.
+        apart = not built.encoder.needs_images
+        self._features = ImageFeatures(self._collate, built.model.encode_images, batch) if apart else None
 
     def __call__(self, rows: Sequence[Row], progress: Progress | None = None) -> list[str]:
         """The answer to the last question of each row, in the order of `rows`."""
@@ -60,13 +63,14 @@ class Answerer:
 
     def _batches(self, examples: list[Example]) -> Iterator[list[int]]:
         """Places in `examples`, batch by batch. Longest first, so that what does not fit in memory fails at once."""
-        for window in self._features.windows(examples):
+        everything = list(range(len(examples)))
+        for window in self._features.windows(examples) if self._features else [everything]:
             window.sort(key=lambda place: -len(examples[place]))
             for start in range(0, len(window), self.batch):
                 yield window[start : start + self.batch]
 
     def _answer(self, examples: list[Example]) -> list[str]:
-        batch = self._collate(examples, self._features.lookup)
+        batch = self._collate(examples, self._features.lookup if self._features else None)
         answers = self.built.model.generate(batch, self.max_new_tokens)
         return [self.built.encoder.decode(tokens).strip() for tokens in answers]
 

@@ -35,21 +35,15 @@ class ImageFeatures:
     ) -> None:
         self._collate, self._encode, self._per_pass, self._budget = collate, encode, per_pass, budget
         self._kept: dict[str, Tensor] = {}
-        self.lookup: Lookup | None = None
 
     def windows(self, examples: list[Example]) -> Iterator[list[int]]:
-        """Places in `examples`, in windows whose images `lookup` knows when the window is given out.
-
-        A model whose images cannot be encoded apart from their prompts (its batches have no `pixel_values`) gets one
-        window and no `lookup`: its batches bring their images themselves.
-        """
+        """Places in `examples`, in windows whose images `lookup` knows when the window is given out."""
         places = _image_order(examples)
         first = next((example for example in examples if example.images), None)
-        if first is None or not self._fill([first]):
-            self.lookup = None
+        if first is None:
             yield places
             return
-        self.lookup = self._stack
+        self._fill([first])
         one = self._kept[first.images[0].key]
         capacity = max(1, self._budget // (one.numel() * one.element_size()))
         for window in _split(examples, places, capacity):
@@ -59,8 +53,8 @@ class ImageFeatures:
             self._fill([examples[place] for place in window])
             yield window
 
-    def _fill(self, examples: list[Example]) -> bool:
-        """Encode what is not kept yet; False where the collated prompts carry no pixels."""
+    def _fill(self, examples: list[Example]) -> None:
+        """Encode what is not kept yet."""
         missing, seen = [], set(self._kept)
         for example in examples:
             keys = {image.key for image in example.images}
@@ -69,16 +63,15 @@ class ImageFeatures:
                 seen |= keys
         for start in range(0, len(missing), self._per_pass):
             batch = self._collate(missing[start : start + self._per_pass], None)
-            if batch.pixel_values is None:
-                return False
+            assert batch.pixel_values is not None, "prompts with images were collated without pixels"
             new = [place for place, key in enumerate(batch.image_keys) if key not in self._kept]
             encoded = self._encode(batch.pixel_values[new])
             for place, features in zip(new, encoded, strict=True):
                 # A copy: a view would keep the whole pass in memory for one image of it.
                 self._kept[batch.image_keys[place]] = features.clone()
-        return True
 
-    def _stack(self, keys: tuple[str, ...]) -> Tensor:
+    def lookup(self, keys: tuple[str, ...]) -> Tensor:
+        """(N, P, D) features of the images `keys`, which the present window must have."""
         return torch.stack([self._kept[key] for key in keys])
 
 

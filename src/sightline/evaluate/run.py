@@ -115,9 +115,7 @@ def _groups(rows: Sequence[Row], recipe: Recipe) -> list[str]:
 
 def _baselines(recipe: Recipe, rows: Sequence[Row], train_rows: Sequence[Row]) -> dict[str, Baseline]:
     counted = text_only(train_rows)
-    missing = Baseline(
-        {"accuracy": None, "description": "not measured: there are no training rows to count answers in"}
-    )
+    missing = Baseline({"accuracy": None, "description": "not measured: there are no training rows to count in"})
     found = {"majority": _majority(rows, counted) if counted else missing}
     if recipe.evaluate.text_only:
         found["text_only"] = _text_only(rows, counted) if counted else missing
