@@ -16,7 +16,7 @@ from sightline.errors import UserError
 from sightline.models.build import Built, build
 from sightline.models.saved import load_run
 from sightline.models.vlm import VLM
-from sightline.recipe.schema import Lora
+from sightline.recipe.schema import Adopt, Lora
 from tests.models.conftest import LANGUAGE, TEXTS, batch_of, prompts_of, spec
 
 Compose = Callable[..., Built]
@@ -66,13 +66,7 @@ def test_run_from_sources_that_are_gone(compose: Compose, rows: list[Row], tmp_p
 
 def test_adopted_run(compose: Compose, rows: list[Row], tmp_path: Path) -> None:
     compose().model.save(tmp_path / "llava")
-    (tmp_path / "llava" / "chat_template.jinja").write_text(
-        "{% for m in messages %}{% for c in m['content'] %}{{ '<image>' if c['type'] == 'image' else c['text'] }} "
-        "{% endfor %}{{ '</s>' if m['role'] == 'assistant' else '' }}{% endfor %}"
-    )
     recipe = spec().model_copy(update={"compose": None, "lora": Lora(rank=2)})
-    from sightline.recipe.schema import Adopt
-
     built = build(recipe.model_copy(update={"adopt": Adopt(source=str(tmp_path / "llava"))}), seed=0)
     stirred(built.model)
     write_run(built, tmp_path / "run")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import queue
-import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class AdoptedVLM(VLM):
     Args:
         spec: the recipe's `model.adopt`; its `towers` are for a type that `models/adopt.py` does not know.
     """
+
+    encodes_images_apart = False
 
     def __init__(self, model: PreTrainedModel, spec: Adopt) -> None:
         super().__init__()
@@ -154,26 +156,20 @@ class AdoptedVLM(VLM):
     def stream(self, batch: Batch, max_new_tokens: int) -> Iterator[int]:
         if len(batch.input_ids) != 1:
             raise UserError(f"stream continues one prompt, but was given {len(batch.input_ids)}")
-        said: queue.Queue[int | BaseException | None] = queue.Queue()
+        said: queue.Queue[int | None] = queue.Queue()
 
         def speak() -> None:
             try:
                 with torch.no_grad():
                     self._continue(batch, max_new_tokens, _Ear(said))
+            finally:
                 said.put(None)
-            except BaseException as error:  # handed to the reader, who raises it
-                said.put(error)
 
-        with self.evaluating():
-            speaker = threading.Thread(target=speak, daemon=True)
-            speaker.start()
-            while (token := said.get()) is not None:
-                if isinstance(token, BaseException):
-                    raise token
-                if token in self.eos_ids:
-                    break
+        with self.evaluating(), ThreadPoolExecutor(max_workers=1) as pool:
+            speaking = pool.submit(speak)
+            while (token := said.get()) is not None and token not in self.eos_ids:
                 yield token
-            speaker.join()
+            speaking.result()  # raises what went wrong while it spoke
 
     def save(self, folder: Path) -> str:
         self.model.save_pretrained(folder, state_dict=merged_state(self.model))

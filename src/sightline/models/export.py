@@ -20,6 +20,7 @@ from sightline.atomic import replacing
 from sightline.data.encode_composed import ComposedEncoder
 from sightline.data.pixels import ImageProcessorFacts
 from sightline.models.adapters import merged_state
+from sightline.models.chat_template import jinja
 from sightline.models.vision import VisionTower
 from sightline.recipe.schema import Compose, Lora
 
@@ -134,6 +135,10 @@ def _save_processor(parts: Parts, encoder: ComposedEncoder, folder: Path) -> Non
         "image_token": parts.spec.image_token,
     }
     write_json(folder / "processor_config.json", processor)
+    end = encoder.tokenizer.convert_ids_to_tokens(encoder.eos_id)
+    chat = jinja(encoder.template, image_token=parts.spec.image_token, end=end)
+    with replacing(folder / "chat_template.jinja") as temporary:
+        temporary.write_text(chat, encoding="utf-8")
 
 
 def _image_processor(facts: ImageProcessorFacts) -> dict[str, Any]:

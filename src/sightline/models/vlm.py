@@ -23,6 +23,7 @@ class VLM(nn.Module, ABC):
     """A vision-language model whose parts are known by tower."""
 
     lora: Lora | None = None  # the adapters it carries
+    encodes_images_apart: bool = True  # whether `encode_images` works and its features may stand in for pixels
 
     @abstractmethod
     def tower_modules(self, tower: Tower) -> list[tuple[str, nn.Module]]:
