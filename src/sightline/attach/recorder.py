@@ -147,7 +147,8 @@ class Recorder:
     def show_batch(self, call: Call, phase: Phase) -> None:
         """Offer what the model was given, as soon as it is on the CPU."""
         tensors = token_tensors(call)
-        step, features = self.step, image_features(call, self.signals.features)
+        made = None if phase == "preflight" else self.signals.features  # a batch that is only shown made none
+        step, features = self.step, image_features(call, made)
         image = image_token_of(self.model, self.facts)
         decode = self.facts.decode or decoder(self.facts.tokenizer)
 

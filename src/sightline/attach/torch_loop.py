@@ -115,7 +115,7 @@ class Attachment:
         forward: Callable[..., Any] | None,
     ) -> None:
         self.model, self.dataloader, self.watch = model, dataloader, watch
-        self._raise_on, self._forward, self._closed = raise_on, forward, False
+        self._raise_on, self._forward, self._closed, self._broken = raise_on, forward, False, False
         probing = Probing(watch.wants, image_token_of(model, facts))
         known = resolve(model, towers)
         self._recorder = Recorder(model, known, facts, probing, self._offer, optimizer=optimizer, budget=budget)
@@ -171,7 +171,7 @@ class Attachment:
         learnt = False
         for batch in self._few() if batches is None else batches:
             call = self._call(batch)
-            if not learnt and call.repeatable and image_spans(call) != 0:
+            if not learnt and call.repeatable and image_spans(call):
                 learnt = self._learn(call)
             recorder.show_batch(call, "preflight")
             with recorder.silence():
@@ -215,7 +215,7 @@ class Attachment:
             with recorder.silence():
                 recorder.probing.look(recorder.last_call, recorder.step, self._offer)
         recorder.last_call = None
-        self._offer(recorder.progress(closed=True))
+        self._offer(recorder.progress(closed=not self._broken))
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -237,7 +237,7 @@ class Attachment:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self._raise_on = None  # the host's own error must not be hidden by ours
+            self._raise_on, self._broken = None, True  # the host's own error must not be hidden by ours
         self.close()
 
     # --- inside --------------------------------------------------------------------------------------------------

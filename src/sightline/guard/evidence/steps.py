@@ -93,7 +93,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the run got. `closed`: the host says it is over. Counts are since attaching."""
+    """How far the run got. `closed`: it is over, and not by an error. Counts are since attaching."""
 
     forwards: int
     backwards: int

@@ -25,12 +25,13 @@ from sightline.guard.specimen import Run
 DOMAINS = ("any",)
 STEPS = 3  # measured steps before judging: a warm-up from 0 leaves the first one without an update
 BACKWARDS = 256  # backward passes without a step: more than any accumulation in use
+ENDED = 8  # backward passes of a run that is over: one that ended sooner may not have come to its first step
 LOW = ("float16", "bfloat16")  # an update may round to nothing here, which is P4's business
 
 
 def find(progress: Progress | None = None, history: History | None = None, setup: Setup | None = None) -> Verdict:
     """Were steps taken, and did each tower that learns move, and only those?"""
-    if progress and not progress.steps and (progress.closed or progress.backwards >= BACKWARDS) and progress.backwards:
+    if progress and not progress.steps and progress.backwards >= (ENDED if progress.closed else BACKWARDS):
         return Finding(
             severity="error",
             message=f"{progress.backwards} backward passes and not one optimizer step on the model's parameters",
