@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -16,7 +17,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from sightline.data.encode_composed import ComposedEncoder
 from sightline.errors import UserError
+from sightline.guard.watch import GuardError
 from sightline.recipe.read import validate
 from sightline.train.interrupt import Interrupted
 from sightline.train.run import resume, train
@@ -216,3 +219,35 @@ def test_a_finished_run_resumed_changes_nothing(content: dict[str, Any], whole: 
 
 def test_an_interrupt_says_which_signal() -> None:
     assert str(Interrupted(signal.SIGTERM)) == "stopped by SIGTERM"
+
+
+def test_the_guard_changes_no_number(content: dict[str, Any], whole: Path, tmp_path: Path) -> None:
+    assert_same(train(validate(content | {"guard": {"on": False}}, "tiny"), tmp_path / "unguarded"), whole)
+
+
+def unmasked(encoder: Any, row: Any) -> Any:
+    """The fault: all tokens are supervised, the image's too."""
+    example = encode(encoder, row)
+    return dataclasses.replace(example, labels=example.input_ids)
+
+
+encode = ComposedEncoder.encode
+
+
+def test_a_fault_found_before_the_first_step_stops_the_run(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ComposedEncoder, "encode", unmasked)
+    with pytest.raises(GuardError) as error:
+        train(validate(content, "tiny"), tmp_path / "stopped")
+    assert [finding.check for finding in error.value.findings] == ["truncated-image-tokens"]
+    assert json.loads((tmp_path / "stopped" / "run.json").read_text())["status"] == "stopped"
+    assert not (tmp_path / "stopped" / "metrics.jsonl").exists()  # not one step was taken
+    findings = [json.loads(line) for line in (tmp_path / "stopped" / "findings.jsonl").read_text().splitlines()]
+    assert [line["check"] for line in findings if line["kind"] == "finding"] == ["truncated-image-tokens"]
+
+    allowed = content | {"guard": {"allow": {"truncated-image-tokens": "images are learnt too"}}}
+    run = train(validate(allowed, "tiny"), tmp_path / "allowed")
+    lines = [json.loads(line) for line in (run / "findings.jsonl").read_text().splitlines()]
+    assert [line["reason"] for line in lines if line["kind"] == "allowed"] == ["images are learnt too"]
+    assert not [line for line in lines if line["kind"] == "finding"]

@@ -1,24 +1,156 @@
-"""The trainer as the guard's host: it attaches by the public door, like anybody's loop."""
+"""The trainer as the guard's host: it attaches by the public door, like anybody's loop, and stops on a preflight error."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import time
 from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
+import torch
+
+from sightline.attach.torch_loop import Attachment, attach
+from sightline.atomic import write_text
+from sightline.data.batch import Batch
+from sightline.guard.check import Finding
+from sightline.guard.evidence import Plan
+from sightline.guard.watch import GuardError
+from sightline.models.vlm import VLM
 from sightline.recipe.schema import Recipe
-from sightline.train.checkpoint import Position
 from sightline.train.directory import RunDirectory
 from sightline.train.stage import ReadyStage
+from sightline.train.step import StepResult
+
+__all__ = ["GuardError", "StageGuard", "guarded"]
+
+PREFLIGHT_SECONDS = 5.0  # for showing the data to the guard; encoding has proved every row's length by then
 
 
-from sightline.errors import UserError
+class StageGuard:
+    """What the loop says to the guard; without an attachment it says nothing."""
 
+    def __init__(self, attachment: Attachment | None) -> None:
+        self._attachment = attachment
+        self._saved = False
 
-class GuardError(UserError):
-    findings: list = []
+    def step(self, result: StepResult) -> None:
+        """A step was taken."""
+        if self._attachment:
+            self._attachment.step(loss=result.loss_sum / result.tokens, tokens=result.tokens)
+
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        """What runs inside is validation."""
+        return self._attachment.evaluating() if self._attachment else contextlib.nullcontext()
+
+    def saved(self, checkpoint: Path) -> None:
+        """A checkpoint was written; the stage's first is read back and compared."""
+        if self._attachment and not self._saved:
+            self._saved = True
+            self._attachment.checkpoint(checkpoint / "model.safetensors")
 
 
 @contextlib.contextmanager
-def guarded(recipe: Recipe, stage: ReadyStage, run: RunDirectory, position: Position) -> Iterator[None]:
-    """Guard the block's training."""
-    yield
+def guarded(recipe: Recipe, stage: ReadyStage, run: RunDirectory) -> Iterator[StageGuard]:
+    """Watch the block's training (on the main rank) and keep the verdicts in findings.jsonl.
+
+    Raises:
+        GuardError: an error that shows before the first step; `guard.allow` suppresses it with a reason.
+    """
+    if not recipe.guard.on or not stage.ranks.main:
+        yield StageGuard(None)
+        return
+
+    def note(finding: Finding) -> None:  # at once, in case the process dies before the verdicts are written
+        run.append("findings.jsonl", _line(finding) | {"stage": stage.spec.name})
+
+    attachment = _attach(recipe, stage, note)
+    try:
+        errors = [finding for finding in attachment.preflight(_shown(stage)) if finding.severity == "error"]
+        if errors:
+            raise GuardError(errors)
+        yield StageGuard(attachment)
+        attachment.close()
+    finally:
+        keep_verdicts(run.path / "findings.jsonl", stage.spec.name, attachment.records())
+
+
+def _attach(recipe: Recipe, stage: ReadyStage, note: Any) -> Attachment:
+    model, encoder = stage.built.model, stage.built.encoder
+    plan: dict[str, Plan] = {}
+    for tower, decided in stage.towers.items():
+        if decided.trainable + decided.frozen:
+            plan[tower] = "none" if not decided.trainable else "part" if decided.frozen else "all"
+    return attach(
+        stage.module,
+        stage.learner.optimizer,
+        tokenizer=encoder.tokenizer,
+        decode=encoder.decode,
+        towers={tower: [name for name, _ in model.tower_modules(tower)] for tower in plan},
+        plan=plan,
+        image_token_id=encoder.image_token_id,
+        tokens_per_image=getattr(encoder, "tokens_per_image", None),  # a fixed number only where images are of one size
+        accumulation=stage.plan.accumulate,
+        allow=recipe.guard.allow,
+        on_finding=note,
+        forward=lambda module, batch: module(batch),
+    )
+
+
+def _shown(stage: ReadyStage) -> Iterator[Batch]:
+    """Batches for the preflight: one as it will be trained on, then all the data's tokens, while time allows."""
+    batches, precision = stage.batches, stage.learner.precision
+    first = batches[0].to(stage.ranks.device)
+    with precision.autocast():
+        yield first
+    until = time.monotonic() + PREFLIGHT_SECONDS
+    for supply in batches.supplies.values():
+        if supply.encoder.needs_images:  # its tokens cost as much as a step: the live batches will show them
+            continue
+        for start in range(0, len(supply), stage.plan.micro):
+            if time.monotonic() > until:
+                return
+            sequences = [supply[i] for i in range(start, min(start + stage.plan.micro, len(supply)))]
+            yield supply.encoder.collate(sequences, features=_no_pixels)
+
+
+def _no_pixels(keys: tuple[str, ...]) -> torch.Tensor:
+    """Stands in for the images of a batch that is looked at and never run."""
+    return torch.empty(len(keys), 0, 0)
+
+
+def keep_verdicts(path: Path, stage: str, records: list[dict[str, Any]]) -> None:
+    """Write this stage's verdicts beside the other stages'.
+
+    A check has one line: a finding (of each stage that has one), else allowed, else passed, else not run.
+    """
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    earlier = [line for line in lines if line.get("stage") != stage or line["kind"] in ("passed", "not-run")]
+    findings = [line for line in earlier if line["kind"] == "finding"]
+    found = {line["check"] for line in findings} | {r["check"] for r in records if r["kind"] == "finding"}
+    merged = {line["check"]: line for line in earlier if line["kind"] != "finding" and line["check"] not in found}
+    for record in records:
+        line = record | {"stage": stage}
+        if record["kind"] == "finding":
+            findings.append(line)
+        elif record["check"] not in found:
+            merged[record["check"]] = _stronger(merged.get(record["check"]), line)
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in [*findings, *merged.values()]))
+
+
+def _stronger(one: dict[str, Any] | None, other: dict[str, Any]) -> dict[str, Any]:
+    if one is None:
+        return other
+    rank = ("not-run", "passed", "allowed")
+    stronger, weaker = sorted((one, other), key=lambda line: rank.index(line["kind"]), reverse=True)
+    if stronger["kind"] == weaker["kind"] == "passed":
+        return stronger | {"times": one["times"] + other["times"]}
+    return stronger
+
+
+def _line(finding: Finding) -> dict[str, Any]:
+    told = asdict(finding)
+    told["evidence"] = dict(told.pop("seen"))
+    return {"kind": "finding"} | told

@@ -15,6 +15,7 @@ from sightline.train.checkpoint import Position
 from sightline.train.clock import Clock
 from sightline.train.directory import RunDirectory
 from sightline.train.feed import steps
+from sightline.train.guarded import StageGuard
 from sightline.train.groups import parameters_by_tower, rates, set_rates
 from sightline.train.interrupt import Interrupts
 from sightline.train.measure import UpdateRatio, gradient_norms
@@ -38,7 +39,7 @@ class Surroundings:
     keep: int
 
 
-def run_stage(stage: ReadyStage, position: Position, around: Surroundings) -> tuple[Position, str]:
+def run_stage(stage: ReadyStage, position: Position, around: Surroundings, guard: StageGuard) -> tuple[Position, str]:
     """Train `stage` from `position` to its end. Returns where it ended, and how: finished, early-stop, interrupted.
 
     Raises:
@@ -65,18 +66,19 @@ def run_stage(stage: ReadyStage, position: Position, around: Surroundings) -> tu
             if learner.ema:
                 learner.ema.update(position.step)
             position = _counted(position, result)
+            guard.step(result)
         if ratio is not None:
             position = _log(stage, position, result, ratio, around)
         if _due(spec.validate_every, position.step, stage.plan.total) and stage.validation is not None:
-            position = _validate(stage, position, around)
+            position = _validate(stage, position, around, guard)
         if result.stop:
-            _save(stage, position, around)
+            _save(stage, position, around, guard)
             return position, "interrupted"
         if spec.early_stop and position.stale >= spec.early_stop.patience:
-            return _finish(stage, position, around), "early-stop"
+            return _finish(stage, position, around, guard), "early-stop"
         if around.save_every and position.step % around.save_every == 0 and position.step < stage.plan.total:
-            _save(stage, position, around)
-    return _finish(stage, position, around), "finished"
+            _save(stage, position, around, guard)
+    return _finish(stage, position, around, guard), "finished"
 
 
 def _counted(position: Position, result: StepResult) -> Position:
@@ -117,12 +119,12 @@ def _log(
     return position.advanced(window_loss=0.0, window_tokens=0)
 
 
-def _validate(stage: ReadyStage, position: Position, around: Surroundings) -> Position:
+def _validate(stage: ReadyStage, position: Position, around: Surroundings, guard: StageGuard) -> Position:
     """Validate (with the averaged weights where there are any), and keep the best weights so far."""
     assert stage.validation is not None
     learner, model = stage.learner, stage.built.model
     averaged = learner.ema.in_place() if learner.ema else contextlib.nullcontext()
-    with around.clock.phase("validation"), averaged:
+    with around.clock.phase("validation"), averaged, guard.evaluating():
         loss, tokens = validation_loss(
             model, stage.validation, stage.built.encoder, stage.plan.micro, learner.precision, stage.ranks
         )
@@ -131,13 +133,13 @@ def _validate(stage: ReadyStage, position: Position, around: Surroundings) -> Po
     if position.best is not None and loss >= position.best - margin:
         return position.advanced(stale=position.stale + 1)
     position = position.advanced(best=loss, stale=0)
-    folder = _save(stage, position, around)
+    folder = _save(stage, position, around, guard)
     if stage.ranks.main:
         checkpoint.point("best", folder)
     return position
 
 
-def _finish(stage: ReadyStage, position: Position, around: Surroundings) -> Position:
+def _finish(stage: ReadyStage, position: Position, around: Surroundings, guard: StageGuard) -> Position:
     """End the stage on the weights that it is to hand on: the best (with early stopping) or the averages."""
     ema = stage.learner.ema
     if stage.spec.early_stop and position.best is not None:
@@ -149,11 +151,13 @@ def _finish(stage: ReadyStage, position: Position, around: Surroundings) -> Posi
         ema.adopt()
     # What is saved is the start of the next stage: a resumed run does not take this one up again.
     following = Position(stage=stage.index + 1, global_step=position.global_step)
-    _save(stage, position, around, following)
+    _save(stage, position, around, guard, following)
     return following
 
 
-def _save(stage: ReadyStage, position: Position, around: Surroundings, content: Position | None = None) -> Path:
+def _save(
+    stage: ReadyStage, position: Position, around: Surroundings, guard: StageGuard, content: Position | None = None
+) -> Path:
     """Save `content` (default: `position`) under the name of `position`."""
     folder = around.run.checkpoints / f"{stage.spec.name}-{position.step}"
     content = content or position
@@ -161,6 +165,7 @@ def _save(stage: ReadyStage, position: Position, around: Surroundings, content: 
         (window,) = stage.ranks.sum([float(content.window_loss)])
         if stage.ranks.main:
             checkpoint.save(folder, stage.learner, content.advanced(window_loss=window))
+            guard.saved(folder)
             checkpoint.prune(around.run.checkpoints, around.keep)
         stage.ranks.barrier()
     _publish(stage, _place(stage, position, "checkpoint") | {"path": f"checkpoints/{folder.name}"}, around)

@@ -140,8 +140,8 @@ def _one_stage(
             position = position.advanced(window_loss=0.0)
             seed_everything(run.recipe.seed + position.global_step + run.ranks.rank)
     clock = Clock()
-    with around.interrupts.held(), guarded(run.recipe, stage, run.directory, position):
-        after, ended = run_stage(stage, position, around)
+    with guarded(run.recipe, stage, run.directory) as guard, around.interrupts.held():
+        after, ended = run_stage(stage, position, around, guard)
     if run.ranks.main:
         _record_stage(run.directory, stage_facts(stage, clock.elapsed, ended, after.best), stage)
     if ended == "interrupted":
