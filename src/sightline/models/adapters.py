@@ -56,7 +56,7 @@ def _wanted(name: str, spec: Lora) -> bool:
 
 
 def _output_embeddings(vlm: VLM) -> list[nn.Module]:
-    models = [m for m in vlm.modules() if hasattr(m, "get_output_embeddings")]
+    models: list[Any] = [module for module in vlm.modules() if hasattr(module, "get_output_embeddings")]
     return [head for m in models if (head := m.get_output_embeddings()) is not None]
 
 

@@ -65,12 +65,12 @@ class AdoptedVLM(VLM):
 
     def blocks(self, tower: Tower) -> list[nn.Module]:
         lists = [
-            module
+            list(module)
             for path, top in self.tower_modules(tower)
             for name, module in top.named_modules(prefix=path)
             if isinstance(module, nn.ModuleList) and name.rsplit(".", 1)[-1] in BLOCK_LISTS
         ]
-        return list(max(lists, key=len)) if lists else []
+        return max(lists, key=len, default=[])
 
     def encode_images(self, pixel_values: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N P D"]:
         raise UserError(
@@ -88,7 +88,7 @@ class AdoptedVLM(VLM):
             logits = touch(logits, self._silent(logits, "pixel_values" in inputs))
         return logits, targets
 
-    def _reader(self, inputs: Mapping[str, Tensor]) -> nn.Module:
+    def _reader(self, inputs: Mapping[str, Tensor]) -> Any:
         """The part to call: BLIP-2 alone refuses text without an image, which its language model reads by itself."""
         alone = self.model.config.model_type == "blip-2" and "pixel_values" not in inputs
         return self.model.language_model if alone else self.model

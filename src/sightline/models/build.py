@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
@@ -162,7 +162,7 @@ def image_facts(spec: VisionSpec, tower: VisionTower) -> ImageProcessorFacts:
     mean, std = default_pixels(tower.config)
     mean = spec.mean or tuple(told.get("image_mean") or mean)
     std = spec.std or tuple(told.get("image_std") or std)
-    resample = "bilinear" if told.get("resample") == 2 else "bicubic"  # PIL's numbers
+    resample: Literal["bilinear", "bicubic"] = "bilinear" if told.get("resample") == 2 else "bicubic"  # PIL's numbers
     return ImageProcessorFacts(tower.image_size, mean, std, spec.resize, resample)
 
 

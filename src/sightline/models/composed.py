@@ -106,9 +106,11 @@ class ComposedVLM(VLM):
     def _embed(self, batch: Batch) -> Float[Tensor, "B T D"]:
         """Token embeddings, with the placeholders' replaced by their images'."""
         embeds = self.language.get_input_embeddings()(batch.input_ids)
-        if batch.pixel_values is None and batch.features is None:
+        features = batch.features
+        if features is None and batch.pixel_values is not None:
+            features = self.encode_images(batch.pixel_values)
+        if features is None:
             return self._touch_towers(embeds)
-        features = batch.features if batch.features is not None else self.encode_images(batch.pixel_values)
         shown = self._connect(features).index_select(0, batch.image_index).flatten(0, 1).to(embeds.dtype)
         places = (batch.input_ids == self.image_token_id).flatten().nonzero().squeeze(1)
         if len(places) != len(shown):

@@ -88,7 +88,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def offline(spec: ModelSpec) -> ModelSpec:
     """`spec` with the sources that are known here replaced by their configurations."""
-    if spec.adopt is not None:
+    if spec.compose is None:
         return spec.model_copy(update={"adopt": _known(spec.adopt)})
     towers = {"vision": _known(spec.compose.vision), "language": _known(spec.compose.language)}
     return spec.model_copy(update={"compose": spec.compose.model_copy(update=towers)})

@@ -18,4 +18,4 @@ def recompute(blocks: Iterable[nn.Module], on: bool) -> None:
     for block in blocks:
         block.__dict__.pop("forward", None)
         if on:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)

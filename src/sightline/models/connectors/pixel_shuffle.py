@@ -49,4 +49,4 @@ class PixelShuffle(nn.Module):
 
 def build(width_in: int, width_out: int, spec: ConnectorSpec) -> nn.Module:
     """(N, P, width_in) -> (N, P / factor^2, width_out)."""
-    return nn.Sequential(PixelShuffle(spec.factor), *mlp.build(width_in * spec.factor**2, width_out, spec))
+    return nn.Sequential(PixelShuffle(spec.factor), *mlp.build(width_in * spec.factor**2, width_out, spec).children())
