@@ -51,7 +51,9 @@ def test_steps_take_the_place_of_epochs(file: Path) -> None:
 
 
 def test_a_stage_goes_by_name_or_position(file: Path) -> None:
-    assert load(str(file), ["stages.see.batch=8"]).stages[0].batch == load(str(file), ["stages.0.batch=8"]).stages[0].batch
+    assert (
+        load(str(file), ["stages.see.batch=8"]).stages[0].batch == load(str(file), ["stages.0.batch=8"]).stages[0].batch
+    )
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,12 @@ def learner(seed: int, steps: int = 3) -> Learner:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2))
     model[2].weight = nn.Parameter(torch.randn(2, 8))
-    made = Learner(model, torch.optim.AdamW(model.parameters(), lr=0.1), pick_precision("fp32", torch.device("cpu")), Ema(model, 0.9))
+    made = Learner(
+        model,
+        torch.optim.AdamW(model.parameters(), lr=0.1),
+        pick_precision("fp32", torch.device("cpu")),
+        Ema(model, 0.9),
+    )
     train(made, steps)
     return made
 

@@ -70,7 +70,7 @@ def test_a_pattern(built: Built) -> None:
     ],
 )
 def test_a_rule_that_cannot_be_kept(built: Built, learn: dict[str, Any], told: str) -> None:
-    with pytest.raises(UserError, match="learn.language") as error:
+    with pytest.raises(UserError, match=r"learn\.language") as error:
         freeze(built.model, stage(learn=learn).stages[0])
     assert told in str(error.value)
 
@@ -88,7 +88,12 @@ def test_one_step_moves_what_learns_and_nothing_else(built: Built, rows: list[An
     device = torch.device("cpu")
     batch = built.encoder.collate(pack([built.encoder.encode(row) for row in rows[:4]], "none", 512))
     train_step(
-        built.model, [batch], build_optimizer(built.model, spec), pick_precision("fp32", device), Ranks(0, 1, device), 1.0
+        built.model,
+        [batch],
+        build_optimizer(built.model, spec),
+        pick_precision("fp32", device),
+        Ranks(0, 1, device),
+        1.0,
     )
     moved = {name for name, value in built.model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == learning(built)

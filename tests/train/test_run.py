@@ -36,7 +36,9 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for colour in COLOURS:
         Image.new("RGB", (16, 16), colour).save(folder / f"{colour}.png")
         lines.append({"image": f"{colour}.png", "question": "what colour ?", "answer": colour, "kind": "colour"})
-        lines.append({"image": f"{colour}.png", "question": "is it red ?", "answer": "yes" if colour == "red" else "no"})
+        lines.append(
+            {"image": f"{colour}.png", "question": "is it red ?", "answer": "yes" if colour == "red" else "no"}
+        )
     for line in lines:
         line.setdefault("kind", "yes-no")
     (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -55,7 +57,12 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "pack": "image",
         "validate_every": 2,
     }
-    instruct = made["stages"][0] | {"name": "instruct", "learn": {"connector": "all"}, "cache_features": True, "steps": 3}
+    instruct = made["stages"][0] | {
+        "name": "instruct",
+        "learn": {"connector": "all"},
+        "cache_features": True,
+        "steps": 3,
+    }
     made["stages"] = [see, instruct]
     made["evaluate"] = {"data": "train", "validation": "few", "max_new_tokens": 3, "group_by": "kind", "gallery": 2}
     made["checkpoints"] = {"every": 2, "keep": 9}
@@ -162,7 +169,10 @@ def test_a_run_that_was_stopped_ends_as_if_it_was_not(
 
 def test_resuming_with_another_recipe_is_refused(content: dict[str, Any], whole: Path) -> None:
     with pytest.raises(UserError, match=r"another recipe; they differ in seed, stages\.0\.batch"):
-        resume(whole, validate(content | {"seed": 9, "stages": [content["stages"][0] | {"batch": 8}, content["stages"][1]]}, "x"))
+        resume(
+            whole,
+            validate(content | {"seed": 9, "stages": [content["stages"][0] | {"batch": 8}, content["stages"][1]]}, "x"),
+        )
 
 
 def test_a_folder_in_use_is_refused(content: dict[str, Any], tmp_path: Path) -> None:
@@ -191,14 +201,22 @@ def test_a_folder_with_something_in_it_is_refused(content: dict[str, Any], tmp_p
 
 def test_early_stopping_ends_on_the_best_weights(content: dict[str, Any], tmp_path: Path) -> None:
     see = content["stages"][0] | {
-        "steps": 40, "lr": 0.5, "ema": None, "validate_every": 1, "early_stop": {"patience": 3}, "flip": False,
+        "steps": 40,
+        "lr": 0.5,
+        "ema": None,
+        "validate_every": 1,
+        "early_stop": {"patience": 3},
+        "flip": False,
     }  # a rate that ruins the model after its first steps
     run = train(validate(content | {"stages": [see], "checkpoints": {"keep": 2}}, "tiny"), tmp_path / "run")
     facts = json.loads((run / "run.json").read_text())["stages"][0]
     seen = [event["loss"] for event in events(run, "validation")]
     assert facts["ended"] == "early-stop" and len(seen) < 40
     assert seen[-4] == min(seen)
-    best, last = load_file(run / "checkpoints" / "best" / "model.safetensors"), load_file(run / "checkpoints" / "latest" / "model.safetensors")
+    best, last = (
+        load_file(run / "checkpoints" / "best" / "model.safetensors"),
+        load_file(run / "checkpoints" / "latest" / "model.safetensors"),
+    )
     assert all(torch.equal(best[name], last[name]) for name in best)
 
 

@@ -10,7 +10,9 @@ from sightline.recipe.schema import Schedule
 from sightline.train.schedule import factor, warmup_steps
 
 
-@pytest.mark.parametrize(("kind", "make"), [("cosine", get_cosine_schedule_with_warmup), ("linear", get_linear_schedule_with_warmup)])
+@pytest.mark.parametrize(
+    ("kind", "make"), [("cosine", get_cosine_schedule_with_warmup), ("linear", get_linear_schedule_with_warmup)]
+)
 def test_equals_transformers_one_step_on(kind: str, make: object) -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     theirs = make(optimizer, num_warmup_steps=7, num_training_steps=41)  # type: ignore[operator]

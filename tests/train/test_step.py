@@ -34,7 +34,9 @@ def gradients(rows: list[Any], split: list[int], mode: Any = "none") -> tuple[di
     assert start == len(sequences)
     optimizer = torch.optim.SGD(built.model.parameters(), lr=0.0)
     result = train_step(built.model, batches, optimizer, pick_precision("fp32", CPU), Ranks(0, 1, CPU), None)
-    return {n: p.grad for n, p in built.model.named_parameters() if p.grad is not None}, float(result.loss_sum) / result.tokens
+    return {n: p.grad for n, p in built.model.named_parameters() if p.grad is not None}, float(
+        result.loss_sum
+    ) / result.tokens
 
 
 @pytest.mark.parametrize("split", [[6, 6], [1, 11], [2, 3, 7]])
@@ -82,9 +84,7 @@ def test_a_step_without_supervised_tokens_is_an_error(rows: list[Any]) -> None:
 
 def test_groups_have_their_towers_rates_and_no_decay_on_vectors(rows: list[Any]) -> None:
     built = fresh(rows)
-    spec = stage(
-        lr={"vision": 1e-4, "connector": 1e-3, "language": 2e-5}, optimizer={"weight_decay": 0.1}
-    ).stages[0]
+    spec = stage(lr={"vision": 1e-4, "connector": 1e-3, "language": 2e-5}, optimizer={"weight_decay": 0.1}).stages[0]
     freeze(built.model, spec)
     optimizer = build_optimizer(built.model, spec)
     held = [p for group in optimizer.param_groups for p in group["params"]]

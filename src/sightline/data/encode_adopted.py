@@ -37,6 +37,7 @@ class AdoptedEncoder:
     """
 
     needs_images = True  # how many tokens a picture becomes is the processor's to say
+    tokens_per_image = None
 
     def __init__(self, processor: Any) -> None:
         self.processor, self.tokenizer = processor, processor.tokenizer

@@ -40,6 +40,11 @@ def encode_all(
     Raises:
         UserError: the features would not fit in memory.
     """
+    if encoder.tokens_per_image is None:
+        fix = "set cache_features to false"
+        raise UserError(
+            "this model's images have no features apart from their prompts", where="cache_features", fix=fix
+        )
     images = {image.key: (image, row) for row in rows for image in row.images}
     if not images:
         raise UserError("there are no images to encode", fix="set cache_features to false")
@@ -47,11 +52,9 @@ def encode_all(
     store: Tensor | None = None
     filled = 0
     for some in _chunks(list(images.values()), PER_PASS):
-        sequences = [_alone(image, row, encoder) for image, row in some]
+        sequences = [_alone(image, row, encoder.image_token_id, encoder.tokens_per_image) for image, row in some]
         batch = encoder.collate(sequences).to(precision.device)
-        if batch.pixel_values is None:
-            fix = "set cache_features to false"
-            raise UserError("this model's images cannot be encoded apart from their prompts", fix=fix)
+        assert batch.pixel_values is not None
         with torch.no_grad(), precision.autocast():
             features = model.encode_images(batch.pixel_values).cpu()
         if store is None:
@@ -63,9 +66,9 @@ def encode_all(
     return FeatureCache(store, places)
 
 
-def _alone(image: ImageRef, row: Row, encoder: Encoder) -> TokenSequence:
+def _alone(image: ImageRef, row: Row, token: int, count: int) -> TokenSequence:
     """A sequence of nothing but one image placeholder, so that the encoder's own preprocessing is used."""
-    tokens = (encoder.image_token_id,) * encoder.tokens_per_image
+    tokens = (token,) * count
     zeros = (0,) * len(tokens)
     return TokenSequence(tokens, (IGNORE,) * len(tokens), zeros, zeros, zeros, (image,), (row.where,))
 

@@ -209,5 +209,3 @@ def _restore_random(tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
 def _flush(file: Path) -> None:
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
-
-

@@ -14,9 +14,9 @@ import psutil
 import torch
 
 from sightline.data.row import Skipped
+from sightline.models.vlm import VLM
 from sightline.plan.memory import state_bytes
 from sightline.recipe.schema import TOWERS, Recipe
-from sightline.models.vlm import VLM
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.precision import Precision
 from sightline.train.stage import ReadyStage

@@ -160,7 +160,7 @@ def steps(batches: MicroBatches, first_step: int, workers: int) -> Iterator[list
     loader = DataLoader(
         batches,
         batch_size=None,
-        sampler=range(first_step * per_step, len(batches)),  # type: ignore[arg-type]
+        sampler=range(first_step * per_step, len(batches)),
         num_workers=workers,
         # Its own generator: the default draws a seed from torch's global one and would change the run's numbers.
         generator=torch.Generator().manual_seed(batches.seed),

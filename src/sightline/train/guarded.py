@@ -1,4 +1,4 @@
-"""The trainer as the guard's host: it attaches by the public door, like anybody's loop, and stops on a preflight error."""
+"""The trainer as the guard's host: it attaches by the public door, like anybody's loop, and stops on an early error."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 
-from sightline.attach.torch_loop import Attachment, attach
 from sightline.atomic import write_text
+from sightline.attach.torch_loop import Attachment, attach
 from sightline.data.batch import Batch
 from sightline.guard.check import Finding
 from sightline.guard.evidence import Plan
 from sightline.guard.watch import GuardError
-from sightline.models.vlm import VLM
-from sightline.recipe.schema import Recipe
+from sightline.recipe.schema import Recipe, Tower
 from sightline.train.directory import RunDirectory
 from sightline.train.stage import ReadyStage
 from sightline.train.step import StepResult
@@ -79,7 +78,7 @@ def guarded(recipe: Recipe, stage: ReadyStage, run: RunDirectory) -> Iterator[St
 
 def _attach(recipe: Recipe, stage: ReadyStage, note: Any) -> Attachment:
     model, encoder = stage.built.model, stage.built.encoder
-    plan: dict[str, Plan] = {}
+    plan: dict[Tower, Plan] = {}
     for tower, decided in stage.towers.items():
         if decided.trainable + decided.frozen:
             plan[tower] = "none" if not decided.trainable else "part" if decided.frozen else "all"
@@ -87,11 +86,11 @@ def _attach(recipe: Recipe, stage: ReadyStage, note: Any) -> Attachment:
         stage.module,
         stage.learner.optimizer,
         tokenizer=encoder.tokenizer,
-        decode=encoder.decode,
+        decode=lambda ids: encoder.decode(list(ids)),
         towers={tower: [name for name, _ in model.tower_modules(tower)] for tower in plan},
-        plan=plan,
+        plan={str(tower): rule for tower, rule in plan.items()},
         image_token_id=encoder.image_token_id,
-        tokens_per_image=getattr(encoder, "tokens_per_image", None),  # a fixed number only where images are of one size
+        tokens_per_image=encoder.tokens_per_image,
         accumulation=stage.plan.accumulate,
         allow=recipe.guard.allow,
         on_finding=note,
@@ -137,7 +136,10 @@ def keep_verdicts(path: Path, stage: str, records: list[dict[str, Any]]) -> None
             findings.append(line)
         elif record["check"] not in found:
             merged[record["check"]] = _stronger(merged.get(record["check"]), line)
-    write_text(path, "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in [*findings, *merged.values()]))
+    write_text(
+        path,
+        "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in [*findings, *merged.values()]),
+    )
 
 
 def _stronger(one: dict[str, Any] | None, other: dict[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from sightline.train.checkpoint import Position
 from sightline.train.clock import Clock
 from sightline.train.directory import RunDirectory
 from sightline.train.feed import steps
-from sightline.train.guarded import StageGuard
 from sightline.train.groups import parameters_by_tower, rates, set_rates
+from sightline.train.guarded import StageGuard
 from sightline.train.interrupt import Interrupts
 from sightline.train.measure import UpdateRatio, gradient_norms
 from sightline.train.schedule import factor

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
 from sightline.errors import UserError
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Name = Literal["fp32", "bf16", "fp16"]
+
+_DTYPES: dict[Name, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
     """The name and dtype of the forward pass, and the loss scaler that fp16 needs (a no-op otherwise)."""
 
-    name: str
+    name: Name
     device: torch.device
     scaler: torch.amp.GradScaler = field(repr=False)
 
@@ -32,15 +35,13 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self.dtype)
 
 
-def pick_precision(wanted: str, device: torch.device) -> Precision:
+def pick_precision(wanted: Name | Literal["auto"], device: torch.device) -> Precision:
     """The precision a recipe asks for; "auto" is bf16 where the device multiplies it in hardware, else fp32.
 
     Raises:
         UserError: fp16 on a CPU, where its kernels are slow and unscaled gradients underflow.
     """
-    name = wanted
-    if wanted == "auto":
-        name = "bf16" if _fast_bf16(device) else "fp32"
+    name: Name = ("bf16" if _fast_bf16(device) else "fp32") if wanted == "auto" else wanted
     if name == "fp16" and device.type == "cpu":
         raise UserError("fp16 training needs a GPU", where="precision", fix="set precision=bf16 or fp32")
     return Precision(name, device, torch.amp.GradScaler(device.type, enabled=name == "fp16"))

@@ -54,9 +54,7 @@ def train(recipe: Recipe, out: Path | None = None, listen: Listener | None = Non
     return path
 
 
-def resume(
-    path: Path, recipe: Recipe | None = None, listen: Listener | None = None, tell: Tell | None = None
-) -> Path:
+def resume(path: Path, recipe: Recipe | None = None, listen: Listener | None = None, tell: Tell | None = None) -> Path:
     """Go on with the run in `path` from its last checkpoint (from its start, where there is none) and return it.
 
     Raises:
@@ -130,9 +128,7 @@ def _run(run: _Run, clock: Clock, interrupts: Interrupts) -> None:
     ranks.barrier()
 
 
-def _one_stage(
-    run: _Run, stage: ReadyStage, position: Position, start: Path | None, around: Surroundings
-) -> Position:
+def _one_stage(run: _Run, stage: ReadyStage, position: Position, start: Path | None, around: Surroundings) -> Position:
     seed_everything(run.recipe.seed + SEED_STRIDE * stage.index + run.ranks.rank)
     if position.step and start:  # in the middle of this stage: everything as it was
         position = checkpoint.load(start, stage.learner)

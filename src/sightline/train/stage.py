@@ -84,9 +84,7 @@ def make_ready(
     )
 
 
-def _supplies(
-    spec: Stage, built: Built, rows: dict[str, Rows], tell: Tell
-) -> tuple[dict[str, Supply], list[Skipped]]:
+def _supplies(spec: Stage, built: Built, rows: dict[str, Rows], tell: Tell) -> tuple[dict[str, Supply], list[Skipped]]:
     supplies, skipped = {}, []
     for name in spec.data:
         found = rows[name]

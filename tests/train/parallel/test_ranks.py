@@ -37,7 +37,9 @@ def text_only(row: Any) -> Any:
     return dataclasses.replace(row, turns=turns, images=())
 
 
-def losses(rows: list[Any], ranks: Ranks, micro: int, learn: dict[str, Any]) -> tuple[list[float], dict[str, torch.Tensor]]:
+def losses(
+    rows: list[Any], ranks: Ranks, micro: int, learn: dict[str, Any]
+) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Losses of a few steps over the same global batches of 4 rows, and the weights afterwards."""
     built = fresh(rows)
     spec = stage(learn=learn).stages[0]
