@@ -19,6 +19,7 @@ EMPTY_PLOTS = """[...document.querySelectorAll('.plot')].filter(box => {
 }).map(box => box.id)"""
 WIDER_THAN_PLACE = """[...document.querySelectorAll('.plot')].filter(box =>
     box.querySelector('.main-svg').getBoundingClientRect().width > box.clientWidth + 1).map(box => box.id)"""
+VISION = "getComputedStyle(document.querySelector('#plot-lr .js-line'))"
 UNNAMED = """[...document.querySelectorAll('img:not([alt]), .plot:not([aria-label]), table:not([aria-label])')]
     .filter(part => part.tagName !== 'TABLE' || !part.querySelector('caption, thead')).length"""
 CONTRASTS = """() => {
@@ -120,14 +121,15 @@ def test_zooming_one_plot_zooms_all_over_steps_and_a_double_click_goes_back(look
 def test_contrast_in_light_and_dark(look, scheme):
     page = look("finished", color_scheme=scheme)
     assert page.evaluate(CONTRASTS) == []
-    line = page.evaluate("getComputedStyle(document.querySelector('#plot-lr .js-line')).stroke")
-    assert line == {"light": "rgb(11, 107, 176)", "dark": "rgb(98, 176, 236)"}[scheme]
+    assert page.evaluate(f"{VISION}.stroke") == {"light": "rgb(11, 107, 176)", "dark": "rgb(98, 176, 236)"}[scheme]
 
 
 def test_on_paper_it_is_light_unfolded_and_as_wide_as_the_paper(look):
     page = look("findings", color_scheme="dark")
     page.click("label[for=show-wrong]")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate(WIDER_THAN_PLACE) == []  # redrawn at once: the browser lays the paper out right after this
+    assert page.evaluate(f"{VISION}.stroke") == "rgb(11, 107, 176)"
     page.emulate_media(media="print")
     page.set_viewport_size({"width": 688, "height": 970})  # A4 within its margins
     page.wait_for_timeout(150)
