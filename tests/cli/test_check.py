@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
+from transformers import AutoConfig
 
 from sightline.commands import preflight
 from sightline.commands.check import marked
@@ -15,14 +17,14 @@ from sightline.plan.memory import human, state_bytes
 from sightline.recipe import load
 from sightline.train.freeze import freeze
 from tests.evaluate import tiny
+from tests.evaluate.test_adopted import llava, qwen
 
 
 def test_a_sound_recipe(call, recipe_file: Path) -> None:
     done = call("check", recipe_file)
     assert done.exit_code == 0, done.output
     assert "nothing found that would stop this run" in done.stdout
-    assert "is it red ? ⟦yes </s>⟧" in done.stdout or "⟦red </s>⟧" in done.stdout
-    assert "[image: 4 tokens]" in done.stdout
+    assert "[image: 4 tokens] what color is the whole picture ? ⟦red </s>⟧" in done.stdout
     assert "\x1b" not in done.output and done.stderr == ""
 
 
@@ -118,6 +120,21 @@ def test_a_published_recipe_whose_weights_are_not_here(call, tmp_path: Path) -> 
     assert done.exit_code == 2
     assert "6,7" in done.stdout  # the table of 6.7 billion parameters is there all the same
     assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("family", [llava, qwen])
+def test_an_adopted_model_is_read_without_its_weights(call, recipe_file: Path, family) -> None:
+    processor, fields = family()
+    fields["text_config"] = fields["text_config"] | {"vocab_size": len(processor.tokenizer)}
+    source = recipe_file.parent / "vlm"
+    AutoConfig.for_model(**fields).save_pretrained(source)
+    processor.save_pretrained(source)
+    content = yaml.safe_load(recipe_file.read_text())
+    content["model"] = {"adopt": {"source": str(source)}}
+    recipe_file.write_text(yaml.safe_dump(content))
+    done = call("check", recipe_file)
+    assert done.exit_code == 0, done.output
+    assert "[image: " in done.stdout and "what color is the whole picture ?" in done.stdout
 
 
 def test_bytes_are_told_as_people_read_them() -> None:

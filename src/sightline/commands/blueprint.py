@@ -8,6 +8,8 @@ from typing import Any
 from sightline.data.encode import Encoder
 from sightline.data.encode_adopted import AdoptedEncoder
 from sightline.data.encode_composed import ComposedEncoder
+from sightline.data.processor import load_processor
+from sightline.errors import UserError
 from sightline.models.build import build_meta, image_facts
 from sightline.models.composed import ComposedVLM
 from sightline.models.connectors import token_count
@@ -25,12 +27,13 @@ def read_tokens(spec: ModelSpec, texts: Iterable[str]) -> Any:
     """
     if spec.compose is not None:
         return load_tokenizer(spec.compose, texts)
-    from transformers import AutoProcessor
-
-    source = spec.adopt.source if spec.adopt else None
+    source, where = spec.adopt.source if spec.adopt else None, "model.adopt.source"
     if source is None:
         return None
-    return read_or_explain(lambda: AutoProcessor.from_pretrained(source), source, "model.adopt.source")
+    try:
+        return read_or_explain(lambda: load_processor(source), source, where)
+    except ImportError as error:
+        raise UserError(f"its processor needs a library that is not installed: {error}", where=where) from error
 
 
 def draw(spec: ModelSpec, tokens: Any) -> VLM:

@@ -177,7 +177,7 @@ def _tokens(stage: Stage, sets: dict[str, Rows], encoder: Encoder, seconds: floa
         supervised=sum(label != IGNORE for example in ordered for label in example.labels[1:]) / len(ordered),
         over=tuple(Skipped(one.where, f"{len(one)} tokens") for one in over),
         sequences=len(pack(fitting, stage.pack, stage.max_length)) if complete and fitting else None,
-        samples=tuple(fitting[:: max(1, len(fitting) // 2)][:2]),
+        samples=(*fitting[:1], *sorted(fitting[1:], key=len)[-1:]),  # the first, and the longest of the rest
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from transformers.utils import logging
 
@@ -36,4 +36,4 @@ def open_run(folder: Path, recipe: Recipe) -> Run:
     wanted = "auto" if recipe.precision == "fp16" and device.type == "cpu" else recipe.precision
     built = load_run(folder)
     built.model.to(device)
-    return Run(recipe, built, cast(Literal["fp32", "bf16", "fp16"], pick_precision(wanted, device).name))
+    return Run(recipe, built, pick_precision(wanted, device).name)
