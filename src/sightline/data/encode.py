@@ -75,7 +75,10 @@ class Encoder(Protocol):
     eos_id: int
     image_token_id: int
     needs_images: bool  # whether counting a row's tokens means opening its images
-    tokens_per_image: int | None  # image tokens that a picture becomes; None where that depends on the picture
+
+    @property
+    def tokens_per_image(self) -> int | None:
+        """Image tokens that a picture becomes; None where that depends on the picture."""
 
     def encode(self, row: Row) -> Example:
         """`row` as tokens; labels stand on the assistant turns and their end tokens alone. Raises RowError."""

@@ -1,1 +1,1 @@
-"""Objectives, one a file: tensors in, (sum, count) out. Dividing is for `train/step.py`, which alone knows the count."""
+"""Objectives, one a file: tensors in, (sum, count) out. `train/step.py` alone divides."""

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
+from transformers import AutoModelForImageTextToText, PretrainedConfig
 
 from sightline.data.encode import Encoder
 from sightline.data.encode_adopted import AdoptedEncoder
 from sightline.data.encode_composed import ComposedEncoder
 from sightline.data.pixels import ImageProcessorFacts
+from sightline.data.processor import load_processor
 from sightline.errors import UserError
 from sightline.models import known_configs
 from sightline.models.adapters import add_adapters
@@ -148,7 +149,7 @@ def _adopt(spec: Adopt, attention: str, dtype: torch.dtype) -> Built:
         )
     config = _adopt_config(spec)
     try:
-        processor = read_or_explain(lambda: AutoProcessor.from_pretrained(source), source, where)
+        processor = read_or_explain(lambda: load_processor(source), source, where)
     except ImportError as error:
         raise UserError(f"its processor needs a library that is not installed: {error}", where=where) from error
     options: dict[str, Any] = {"attn_implementation": attention_for(config, attention), "dtype": dtype}

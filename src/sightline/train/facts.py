@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import torch
+from torch import nn
 
 from sightline.data.row import Skipped
 from sightline.models.vlm import VLM
@@ -101,12 +102,24 @@ def skipped_facts(skipped: list[Skipped]) -> dict[str, Any]:
 
 def _tower(model: VLM, tower: Any) -> dict[str, Any]:
     parameters = [parameter for _, parameter in model.tower_parameters(tower)]
-    kinds = ", ".join(dict.fromkeys(type(module).__name__ for _, module in model.tower_modules(tower)))
+    blocks = len(model.blocks(tower))
+    said = [_described(module) for _, module in model.tower_modules(tower)] + ([f"{blocks} blocks"] if blocks else [])
     return {
         "parameters": sum(p.numel() for p in parameters),
         "bytes": sum(p.numel() * p.element_size() for p in parameters),
-        "description": f"{kinds}, {len(model.blocks(tower))} blocks" if model.blocks(tower) else kinds,
+        "description": ", ".join(dict.fromkeys(said)),
     }
+
+
+def _described(module: nn.Module) -> str:
+    """A tower's module in words: the kind and width of a transformers model, else the layers it is made of."""
+    config = getattr(module, "config", None)
+    if kind := getattr(config, "model_type", None):
+        width = getattr(config, "hidden_size", None)
+        return f"{kind}, width {width}" if isinstance(width, int) else str(kind)
+    layers = [part for part in module.modules() if not list(part.children())]
+    sizes = [f"{type(p).__name__} {p.in_features} to {p.out_features}" for p in layers if isinstance(p, nn.Linear)]
+    return ", ".join(sizes) if sizes else type(module).__name__
 
 
 def _cpu_name() -> str:

@@ -96,9 +96,14 @@ def _recorded(run: _Run) -> None:
             raise
         finally:
             if run.ranks.main:
-                finished = datetime.now(UTC).isoformat()
-                run.directory.record(status=status, error=error, finished=finished, time=dict(clock.seconds))
-                write_report(run.directory.path)
+                _close(run.directory, clock, status, error)
+
+
+def _close(run: RunDirectory, clock: Clock, status: str, error: str | None) -> None:
+    """Write down the end, and the report. On a run that ended badly neither may hide why (a full disk, say)."""
+    with contextlib.nullcontext() if status == "finished" else contextlib.suppress(OSError, UserError):
+        run.record(status=status, error=error, finished=datetime.now(UTC).isoformat(), time=dict(clock.seconds))
+        write_report(run.path)
 
 
 def _run(run: _Run, clock: Clock, interrupts: Interrupts) -> None:
@@ -113,7 +118,7 @@ def _run(run: _Run, clock: Clock, interrupts: Interrupts) -> None:
     start = checkpoint.latest(run.directory.checkpoints)
     position = checkpoint.read_position(start) if start else Position()
     if ranks.main:
-        built.encoder.save(run.directory.path / "encoder")
+        built.save_parts(run.directory.path / "encoder")
         run.directory.rewind(position.global_step)
         run.directory.record(**starting_facts(recipe, built.model, precision, ranks))
     if start:
