@@ -8,8 +8,6 @@ from typing import Literal
 
 import torch
 
-from sightline.errors import UserError
-
 Name = Literal["fp32", "bf16", "fp16"]
 
 _DTYPES: dict[Name, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -37,13 +35,8 @@ class Precision:
 
 def pick_precision(wanted: Name | Literal["auto"], device: torch.device) -> Precision:
     """The precision a recipe asks for; "auto" is bf16 where the device multiplies it in hardware, else fp32.
-
-    Raises:
-        UserError: fp16 on a CPU, where its kernels are slow and unscaled gradients underflow.
     """
     name: Name = ("bf16" if _fast_bf16(device) else "fp32") if wanted == "auto" else wanted
-    if name == "fp16" and device.type == "cpu":
-        raise UserError("fp16 training needs a GPU", where="precision", fix="set precision=bf16 or fp32")
     return Precision(name, device, torch.amp.GradScaler(device.type, enabled=name == "fp16"))
 
 
