@@ -10,12 +10,14 @@ from sightline.guard.evidence import IGNORE, LossSeen
 ROWS = 256  # positions whose softmax is computed: enough for a median, few enough for a vocabulary of 250,000
 SUM_TOLERANCE = 0.05  # softmax gradients sum to 0, those of -log p to -1 (relative); bf16 rounding stays below 0.05
 ONE_TOLERANCE = 1e-3  # probabilities sum to one within float16 rounding
+FEW = 32  # positions for which softmax is taken twice: two more temporaries, so fewer rows
+EVEN = 0.02  # relative: one micro-batch weighs its tokens alike, up to the rounding of bf16 gradients (2^-8)
 
 
 def read_gradient(logits: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Statistics (4,) float32 (supervised, weight, softmax rows, probability rows) and targets (...) int64, on device.
+    """Statistics (5,) float32 (supervised, weight, softmax, probability, doubled rows) and targets (...) int64.
 
-    No device-to-host wait, and no temporary of the size of the logits.
+    They stay on the device. No device-to-host wait, and no temporary of the size of the logits.
     """
     vectors, gradients = logits.detach().flatten(0, -2), grad.detach().flatten(0, -2)
     least, at = gradients.min(dim=-1)
@@ -28,15 +30,37 @@ def read_gradient(logits: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     total = seen.sum().clamp(min=1)
     balanced = (gradients[rows].float().sum(dim=-1).abs() <= SUM_TOLERANCE * pull.abs()) & seen
     likely = (z.min(dim=-1).values >= 0) & ((z.sum(dim=-1) - 1).abs() <= ONE_TOLERANCE) & seen
-    statistics = torch.stack([(least < 0).sum().float(), weight, balanced.sum() / total, likely.sum() / total])
+    shares = [part.sum() / total for part in (balanced, likely)]
+    statistics = torch.stack([(least < 0).sum().float(), weight, *shares, _doubled(z, at[rows], pull)])
     return statistics, targets.view(grad.shape[:-1])
+
+
+def _doubled(z: Tensor, at: Tensor, pull: Tensor) -> Tensor:
+    """Fraction of positions that softmax(softmax(z)) explains with one common weight; 0 where softmax(z) does so too.
+
+    With p = softmax(z) and q = softmax(p), the target's gradient is w * p_t * (q_t - 1 + p_t - sum(p * q)).
+    """
+    z, at, pull = (part[:: max(1, len(z) // FEW)] for part in (z, at, pull))
+    p = z.softmax(dim=-1)
+    q = p.softmax(dim=-1)
+    p_t, q_t = (part.gather(-1, at[:, None]).squeeze(-1) for part in (p, q))
+    twice = pull / (p_t * (q_t - 1 + p_t - (p * q).sum(dim=-1)))
+    fits_once, fits_twice = _even(pull / (p_t - 1), pull < 0), _even(twice, pull < 0)
+    return fits_twice.masked_fill(fits_once > 0.5, 0.0)
+
+
+def _even(weights: Tensor, seen: Tensor) -> Tensor:
+    """Fraction of seen weights that are the median weight, 0-dim."""
+    median = weights.masked_fill(~seen, float("nan")).nanmedian()
+    same = ((weights / median - 1).abs() <= EVEN) & seen
+    return same.sum() / seen.sum().clamp(min=1)
 
 
 def loss_seen(step: int, micro: int, tensors: list[Tensor]) -> LossSeen:
     """The evidence from `read_gradient`'s tensors on the CPU, followed by input ids where known."""
     statistics, targets = tensors[:2]
     ids = tensors[2] if len(tensors) > 2 else None
-    supervised, weight, balanced, likely = statistics.tolist()
+    supervised, weight, balanced, likely, doubled = statistics.tolist()
     placed = ids is not None and ids.shape == targets.shape
     return LossSeen(
         step=step,
@@ -47,4 +71,5 @@ def loss_seen(step: int, micro: int, tensors: list[Tensor]) -> LossSeen:
         probability_rows=likely,
         input_ids=ids,
         targets=targets if placed else None,
+        doubled_rows=doubled,
     )

@@ -91,6 +91,8 @@ class LossSeen:
         targets: (B, T) what position t was trained to predict, IGNORE where nothing; None unless logits are (B, T, V).
         softmax_rows: fraction of supervised positions whose gradient has softmax's form (sums to zero over V).
         probability_rows: fraction of supervised positions whose "logits" are probabilities (>= 0, sum to one).
+        doubled_rows: fraction of supervised positions whose gradient is that of cross-entropy after softmax(softmax(.))
+            and not after softmax(.): their weights agree under the one, and not under the other.
     """
 
     step: int
@@ -101,6 +103,7 @@ class LossSeen:
     probability_rows: float
     input_ids: Tensor | None = None
     targets: Tensor | None = None
+    doubled_rows: float = 0.0
 
     def agreement(self, shift: int) -> float | None:
         """Fraction of supervised positions t whose target is input token t + `shift` (1 for next-token training)."""

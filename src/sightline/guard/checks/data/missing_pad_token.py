@@ -1,0 +1,129 @@
+"""L3 · The pad token is missing, doubles as another token, or lies beyond the embedding.
+
+Symptom: answers that never stop (they run to max_new_tokens); "index out of range in self" or a device-side assert
+in the embedding; words that the model never learns although they are in the data.
+Root cause: many tokenizers come without a pad token, so a collator pads with EOS or with id 0. A collator that sets
+every label at the pad id to -100 then masks the true EOS (or that ordinary token) as well. Or a pad token was added to
+the tokenizer, and the embedding was not resized.
+Fix: give padding an id of its own that the embedding has: `tokenizer.pad_token` = an unused special token, or
+`add_special_tokens({"pad_token": "<pad>"})` and `model.resize_token_embeddings(len(tokenizer))`, with
+`model.config.pad_token_id` the same; mask labels by attention_mask, not by the pad id, so that the final EOS counts.
+Stays silent when: nothing is padded (packed or equally long rows need no pad token); EOS is used as pad and the EOS
+that ends a row is supervised; text is trained on without any EOS; the embedding has spare rows.
+Sources:
+- https://github.com/huggingface/transformers/issues/23530 (2023-05-20): with pad = EOS, all EOS labels become -100
+- https://github.com/huggingface/trl/issues/976 (2023-11-09): a completion-only collator, and a model without a stop
+- https://github.com/huggingface/transformers/issues/12763 (2021-07-23): added tokens, an embedding not resized
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.evidence import IGNORE, BatchSeen, LossSeen, Setup, TokenizerSetup
+from sightline.guard.specimen import Run
+
+DOMAINS = ("llm", "vlm")
+ROWS = 2  # with a masked token: a single one may be chance
+ROUND = (8, 10)  # widths that are multiples of these may be padded beyond the longest row
+
+
+def find(batch: BatchSeen, setup: Setup, loss: LossSeen | None = None) -> Verdict:
+    """The pad id against the embedding, the attention mask and the labels of a training batch."""
+    tokenizer, ids = setup.tokenizer, batch.input_ids
+    if tokenizer is None or ids is None or batch.phase == "evaluation":
+        return CannotTell("tokenizer (attach(..., tokenizer=...)) and token ids of a training batch")
+    if finding := _beyond(batch, ids, setup, tokenizer):
+        return finding
+    pad = tokenizer.pad_id
+    mask = ids != pad if batch.attention_mask is None and pad is not None else batch.attention_mask
+    if mask is None or mask.shape != ids.shape:
+        return CannotTell("attention mask of the shape of the token ids")
+    if pad is None:
+        return _unnamed(ids, mask)
+    if (labels := batch.labels) is None and loss and loss.targets is not None and torch.equal(ids, loss.input_ids):
+        labels = loss.targets.roll(1, dims=1)  # what position t - 1 was trained to predict
+    if labels is None or labels.shape != ids.shape:
+        return CannotTell("labels aligned with the token ids")
+    ends = pad in (tokenizer.eos_id, *tokenizer.model_eos_id)
+    return _masked(batch, ids, mask, labels != IGNORE, pad, ends)
+
+
+def _beyond(batch: BatchSeen, ids: Tensor, setup: Setup, tokenizer: TokenizerSetup) -> Finding | None:
+    """An id that the embedding has no row for: the forward pass will raise, or has just done so."""
+    rows, image = setup.embedding_rows, batch.image_token_id
+    unknown = bool(batch.image_spans) and image is None  # placeholders may be replaced before the embedding
+    if rows is None or unknown or batch.step > 0 or not (over := (ids >= rows) & (ids != image)).any():
+        return None  # (once steps were taken, the model copes with whatever it is)
+    worst = int(ids[over].max())
+    return Finding(
+        severity="error",
+        message=f"{'pad' if worst == tokenizer.pad_id else 'a'} token has id {worst}; the embedding has {rows} rows",
+        fix=f"model.resize_token_embeddings(len(tokenizer)): {rows} rows, {tokenizer.size} tokens",
+        seen={"id": worst, "embedding rows": rows, "tokenizer size": tokenizer.size},
+    )
+
+
+def _unnamed(ids: Tensor, mask: Tensor) -> Finding | None:
+    if mask.all() or not mask.any():
+        return None
+    fillers = sorted(set(ids[~mask].tolist()))
+    return Finding(
+        severity="warning",
+        message=f"rows are padded with id {fillers[0]}, and the tokenizer has no pad token",
+        fix="tokenizer.pad_token (None) = a special token that no text holds, and model.config.pad_token_id the same",
+        seen={"padding positions": int((~mask).sum()), "ids there": fillers[:5]},
+    )
+
+
+def _masked(batch: BatchSeen, ids: Tensor, mask: Tensor, taught: Tensor, pad: int, ends: bool) -> Finding | None:
+    """Content tokens with the pad's id, right after a supervised token: is any such token supervised?"""
+    same, before, behind = ids == pad, taught.roll(1, dims=1), taught.roll(-1, dims=1)
+    before[:, 0] = behind[:, -1] = False
+    # an ordinary token is inside the text, whatever the mask says, where tokens on both sides are supervised
+    content = same & before & (_attended(ids, mask, pad) if ends else behind)
+    rows = content.any(dim=1).nonzero().flatten().tolist()
+    packed = not ends and batch.group_ids is not None  # padding may stand between documents
+    if len(rows) < ROWS or packed or pad == batch.image_token_id or (taught & same).any():
+        return None
+    what = "EOS, so that no row teaches the model to stop" if ends else "an ordinary token of the text"
+    return Finding(
+        severity="warning",
+        message=f"the pad id {pad} is also {what}: its labels are -100 in all of {len(rows)} rows",
+        fix="labels = -100 where attention_mask == 0, not where input_ids == pad_token_id; or another pad token",
+        seen={"masked with the padding": int(content.sum()), "row": batch.text(ids[rows[0]].tolist())},
+    )
+
+
+def _attended(ids: Tensor, mask: Tensor, pad: int) -> Tensor:
+    """The mask, and the first of the pads that end each row where even the longest row ends in one: that is its EOS."""
+    run = (ids == pad).flip(1).cumprod(dim=1).sum(dim=1)
+    if int(run.min()) != 1 or any(ids.shape[1] % size == 0 for size in ROUND):
+        return mask
+    return mask.index_put((torch.arange(len(ids)), ids.shape[1] - run), torch.tensor(True))
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """Two rows that end in EOS, which is the pad as well; the fault is to mask labels by id."""
+    from torch import nn
+
+    class Tokenizer:
+        pad_token_id = eos_token_id = 0
+
+        def __len__(self) -> int:
+            return 8
+
+    model = nn.Sequential(nn.Embedding(8, 8), nn.Linear(8, 8))
+    ids = torch.tensor([[3, 4, 5, 6, 0], [5, 3, 0, 0, 0]])
+    padding = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 0, 1, 1]]).bool()
+    if faulty:
+        padding = ids == Tokenizer.pad_token_id
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run.attach(model, optimizer, tokenizer=Tokenizer())
+    labels = ids.masked_fill(padding, IGNORE)
+    for _ in range(2):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(ids)[:, :-1].flatten(0, 1), labels[:, 1:].flatten()).backward()
+        optimizer.step()

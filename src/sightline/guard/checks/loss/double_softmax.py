@@ -1,0 +1,70 @@
+"""T4 · Softmax is taken twice: what the cross-entropy takes for logits are probabilities.
+
+Symptom: the loss falls slowly and stops at a floor far above zero (for C classes at ln(C - 1 + e) - 1: 1.46 for ten,
+nearly ln V for a vocabulary), while accuracy may look tolerable. Gradients are small where the model is most wrong.
+Root cause: `cross_entropy` takes log_softmax of its input. A model that ends in softmax, or a loop that calls softmax
+before the loss, gives it numbers between 0 and 1, whose softmax is nearly flat whatever the model says.
+Fix: pass raw logits to `cross_entropy`: remove the softmax before the loss, and take it where probabilities are read;
+or keep it and use `nll_loss` on its logarithm.
+Stays silent when: the input is logits, or log-probabilities (log_softmax of those changes nothing); or probabilities
+go to a loss without a softmax of its own (`nll_loss` of their logarithm).
+Sources:
+- https://github.com/Lightning-Universe/lightning-bolts/issues/654 (2021-05-26): softmax twice in a library's logistic
+  regression
+- https://github.com/jindongwang/Deep-learning-activity-recognition/issues/10 (2021-01-07): a softmax layer before
+  CrossEntropyLoss
+- https://github.com/shaoxiongji/federated-learning/issues/9 (2019-12-24): accuracy 90 % with it, 95 % without
+- https://github.com/bhanML/Co-teaching/issues/4 (2019-03-04): log_softmax twice, which is harmless
+"""
+
+from __future__ import annotations
+
+from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.evidence import LossSeen
+from sightline.guard.specimen import Run
+
+DOMAINS = ("any",)
+MOST = 0.9  # of the supervised positions: the form of a gradient is exact, so all but rounding errors show it
+FEWEST = 8  # supervised positions from which an uneven weight is told from chance
+
+
+def find(loss: LossSeen) -> Verdict:
+    """Read the form of the loss off its gradient, and the kind of numbers off its input."""
+    if not loss.supervised:
+        return CannotTell("supervised position in a measured backward pass")
+    if loss.softmax_rows < MOST:  # no softmax in the loss at all
+        return None
+    if loss.probability_rows > MOST:
+        return _finding("the model's outputs are probabilities", "the softmax at the end of the model", loss)
+    if loss.supervised >= FEWEST and loss.doubled_rows > MOST:
+        return _finding("softmax is called on the model's logits", "the softmax between model and loss", loss)
+    return None
+
+
+def _finding(what: str, remove: str, loss: LossSeen) -> Finding:
+    return Finding(
+        severity="error",
+        message=f"{what} before a cross-entropy that takes the softmax itself: it is taken twice",
+        fix=f"pass raw logits to cross_entropy: remove {remove}",
+        seen={
+            "positions given as probabilities": loss.probability_rows,
+            "positions with the gradient of two softmaxes": max(loss.doubled_rows, loss.probability_rows),
+        },
+    )
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """A classifier of three steps; the fault is a softmax as its last layer."""
+    import torch
+    from torch import nn
+
+    last: nn.Module = nn.Identity()
+    if faulty:
+        last = nn.Softmax(dim=-1)
+    model = nn.Sequential(nn.Linear(8, 5), last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run.attach(model, optimizer)
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(torch.randn(16, 8)), torch.arange(16) % 5).backward()
+        optimizer.step()

@@ -1,0 +1,115 @@
+"""X1 · A tower learns that should be frozen in this stage, or one that should learn does not.
+
+Symptom: the language model forgets in a stage that was to train the projector; or a tower's weights never change; or
+a "frozen" tower differs from its source after training, and gives other features in training than in evaluation.
+Root cause: `requires_grad` is set before a later call undoes it (LoRA wraps every module whose name matches, frozen or
+not); a tower runs under `torch.no_grad()` although its parameters are trained; freezing parameters leaves dropout and
+batch norm's running statistics alive, and the next `model.train()` wakes them after an `eval()`.
+Fix: set `requires_grad` per tower after the last wrapping, before the optimizer is made; name LoRA's `target_modules`
+by tower (or `exclude_modules`); call `tower.eval()` on frozen towers after every `model.train()`; remove `no_grad`
+from the forward pass of a tower that learns.
+Stays silent when: what requires gradients is what the plan says (without a plan nothing is asked of it); a frozen
+tower in train mode holds nothing that the mode changes; a tower without gradients was shown no image in that step; a
+few per cent of a learning tower are fixed by design (position tables).
+Sources:
+- https://github.com/haotian-liu/LLaVA/issues/1647 (2024-08-06): LoRA in a vision tower that should be frozen
+- https://github.com/huggingface/peft/issues/2250 (2024-12-03): LoRA goes by names and does not ask what is frozen
+- https://github.com/TinyLLaVA/TinyLLaVA_Factory/issues/17 (2024-03-07): no_grad on a vision tower that is to be tuned
+- https://github.com/pytorch/pytorch/issues/86590 (2022-10-10): batch norm statistics move in a frozen network
+- https://github.com/pgniewko/gt-pyg/issues/112 (2026-09-05): eval mode of a frozen part undone by model.train()
+"""
+
+from __future__ import annotations
+
+from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.evidence import BatchSeen, History, Setup, TowerSetup
+from sightline.guard.specimen import Run
+
+DOMAINS = ("vlm",)
+FIXED = 0.05  # share of a tower that may be fixed under the plan "all": position tables are below 1 % of a ViT
+STEPS = 3  # measured steps without a gradient: a gate that starts at zero opens after the first
+LOOKING = {"vision": "connector", "connector": "language"}  # tower -> the one that passes gradients on to it
+
+
+def find(setup: Setup, history: History | None = None, batch: BatchSeen | None = None) -> Verdict:
+    """Plan against requires_grad; then, once steps were taken, modes and gradients."""
+    towers = setup.towers.values()
+    for tower in towers:
+        if finding := _off_plan(tower):
+            return finding
+    if history is None:
+        return CannotTell("optimizer step")
+    for tower in towers:
+        if finding := _alive(tower) or _cut_off(tower, history, batch):
+            return finding
+    known = any(tower.planned for tower in towers) or {"vision", "language"} <= set(setup.towers)
+    return None if known else CannotTell("towers of a vision-language model")
+
+
+def _off_plan(tower: TowerSetup) -> Finding | None:
+    trainable, total = tower.trainable, tower.parameters
+    if tower.planned == "none" and trainable:
+        lora = tower.adapters == trainable
+        what = "holds LoRA adapters that learn" if lora else f"learns {trainable:,} of {total:,} parameters"
+        fix = "name LoRA's target_modules by tower" if lora else f"{tower.name}.requires_grad_(False)"
+        return _finding(f"tower '{tower.name}' {what}, though it is planned to be frozen", fix, tower)
+    if tower.planned == "part" and not trainable:
+        return _finding(f"tower '{tower.name}' is frozen, though a part of it is planned to learn", _wake(tower), tower)
+    if tower.planned == "all" and trainable < (1 - FIXED) * total:
+        rest = f"{total - trainable:,} of {total:,} parameters of tower '{tower.name}'"
+        return _finding(f"{rest} are frozen, though all of it is planned to learn", _wake(tower), tower)
+    return None
+
+
+def _wake(tower: TowerSetup) -> str:
+    return f"set requires_grad to True in '{tower.name}' before the optimizer is made"
+
+
+def _alive(tower: TowerSetup) -> Finding | None:
+    if tower.trainable or not tower.parameters or not tower.lively:
+        return None
+    message = (
+        f"tower '{tower.name}' is frozen, but {len(tower.lively)} of its modules are in train mode and change with it"
+    )
+    return _finding(message, f"call {tower.name}.eval() after every model.train()", tower, "warning")
+
+
+def _cut_off(tower: TowerSetup, history: History, batch: BatchSeen | None) -> Finding | None:
+    """Optimized, images were shown in this very step, gradients came to the tower behind it, and none ever to it."""
+    measured = history.measured
+    if tower.name not in LOOKING or not tower.optimized or not tower.trainable or len(measured) < STEPS:
+        return None
+    images = batch is not None and batch.phase == "train" and bool(batch.image_spans)
+    if not images or batch is None or batch.step + 1 != history.step or history.step != measured[-1].step:
+        return None
+    if not measured[-1].grad_norm(LOOKING[tower.name]) or any(s.grad_norm(tower.name) is not None for s in measured):
+        return None
+    message = f"tower '{tower.name}' is trainable, but no gradient reaches it: it runs under no_grad or is detached"
+    fix = f"remove no_grad and detach from the forward pass of '{tower.name}', or set its requires_grad to False"
+    return _finding(message, fix, tower, "error" if tower.planned else "warning")
+
+
+def _finding(message: str, fix: str, tower: TowerSetup, severity: str = "error") -> Finding:
+    seen = {"trainable": tower.trainable, "parameters": tower.parameters, "planned": tower.planned}
+    lively = {"alive": tower.lively[:5]} if tower.lively and not tower.trainable else {}
+    return Finding("error" if severity == "error" else "warning", message, fix, seen | lively)
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """A stage that trains the connector; the fault is a language model that was not frozen."""
+    import torch
+    from torch import nn
+
+    vision, connector = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 8)
+    language = nn.Linear(8, 5)
+    model = nn.ModuleDict({"vision": vision, "connector": connector, "language": language})
+    model.forward = lambda x: language(connector(vision(x).flatten(2).mean(dim=2)))
+    vision.requires_grad_(False)
+    if not faulty:
+        language.requires_grad_(False)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    run.attach(model, optimizer, towers={name: [name] for name in model}, plan={"connector": "all"})
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(8, 3, 8, 8)).square().mean().backward()
+        optimizer.step()
