@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from sightline.guard.evidence import EvaluationSeen, Evidence
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.image_pairs import image_pairs
 from sightline.guard.probes.leak import documents_of, leak
-from sightline.guard.probes.twice import difference
+from sightline.guard.probes.twice import difference, live_dropout, mode_gap
 
 FIRST_PAIRS = 64  # steps; then 128, 256, ...: a model that has not learnt yet cannot show that it looks
 TWICE = 3  # evaluations that are seen twice: after that, a difference would have shown
@@ -23,6 +24,7 @@ class Probing:
         self._twice = TWICE if wants("EvaluationSeen") else 0
         self._image_token_id = image_token_id
         self._next_pairs = FIRST_PAIRS
+        self._evaluated: int | None = None
 
     def on_training(self, call: Call, step: int, offer: Callable[[Evidence], Any]) -> None:
         """After a training forward: the first packed batch is probed for leaks, and images at 64, 128, ... steps."""
@@ -43,8 +45,12 @@ class Probing:
         self, call: Call, step: int, lively: tuple[str, ...], declared: bool, offer: Callable[[Evidence], Any]
     ) -> None:
         """After the first forward of an evaluation."""
-        gap = None
-        if self._twice and call.repeatable:
-            self._twice -= 1
+        since = None if self._evaluated is None else step - self._evaluated
+        self._evaluated = step
+        seen = EvaluationSeen(step, declared, lively, since=since)
+        if call.repeatable and (lively or self._twice):
+            self._twice -= bool(self._twice)
             gap = difference(call)
-        offer(EvaluationSeen(step, declared, lively, gap))
+            alive = live_dropout(call) if gap and not lively else ()
+            seen = replace(seen, difference=gap, mode_gap=mode_gap(call) if lively else None, dropouts=alive)
+        offer(seen)

@@ -111,5 +111,9 @@ def _repeats(module: nn.Module) -> bool:
 
 def _changes_with_mode(part: nn.Module) -> bool:
     if isinstance(part, nn.modules.batchnorm._BatchNorm):
-        return True
+        return part.running_mean is not None  # without running statistics it is the same in both modes
+    if isinstance(part, nn.MultiheadAttention):
+        return part.dropout > 0
+    if isinstance(part, nn.RNNBase):
+        return part.dropout > 0 and part.num_layers > 1
     return isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0

@@ -16,6 +16,7 @@ class LeakSeen:
 
     `inside` is the probe's own control (0: the change did nothing, so nothing is proved). `documents`: documents in
     the row; `restarts`: how many positions are 0 there, None where documents share a prefix (they go on from its end).
+    `noise`: what one rounding of the largest logit makes, or two equal passes differ by; less than this proves nothing.
     """
 
     step: int
@@ -23,6 +24,7 @@ class LeakSeen:
     restarts: int | None
     inside: float
     outside: float
+    noise: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,20 +44,26 @@ class ImagePairsSeen:
 class EvaluationSeen:
     """An evaluation forward. `declared`: the host said so; else it was a forward pass without gradients.
 
-    `lively`: modules in train mode that make a difference (dropout with p > 0, batch norm). `difference`: largest
-    absolute difference of the outputs of one batch seen twice; None when not probed.
+    `lively`: modules in train mode that make a difference (dropout with p > 0, batch norm). `since`: optimizer steps
+    since the last such forward; None for the first. Answers of the probe, None when not probed, are largest absolute
+    differences: `difference` of the outputs of one batch seen twice, `mode_gap` of what the host saw and what eval mode
+    gives with the same random numbers. `dropouts`: functions that dropped values though no module is lively.
     """
 
     step: int
     declared: bool
     lively: tuple[str, ...]
     difference: float | None = None
+    mode_gap: float | None = None
+    dropouts: tuple[str, ...] = ()
+    since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RoundTripSeen:
     """A checkpoint was read back. `changed`: name -> largest absolute difference of values; `dtypes`: name -> (live,
-    saved) where they differ; `missing` is live but not saved, `unexpected` the reverse."""
+    saved) where they differ; `missing` is live but not saved, `unexpected` the reverse. `frozen`: those of `missing`
+    that do not learn (parameters without requires_grad and, beside such, buffers of their modules)."""
 
     step: int
     path: str
@@ -64,3 +72,4 @@ class RoundTripSeen:
     unexpected: tuple[str, ...] = ()
     changed: Mapping[str, float] = field(default_factory=dict)
     dtypes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    frozen: tuple[str, ...] = ()

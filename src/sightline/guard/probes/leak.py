@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sightline.guard.evidence import LeakSeen
-from sightline.guard.probes.call import Call, places
+from sightline.guard.probes.call import Call, Outcome, places
 from sightline.guard.probes.restore import untouched
 
 
@@ -34,7 +34,7 @@ def leak(call: Call, documents: Documents, step: int, image_token_id: int | None
     other[row, place] = _another(ids, row, place, image_token_id)
     with untouched(call.model), torch.no_grad():
         call.model.eval()  # dropout would move every logit
-        before, after = call.run(), call.changed(input_ids=other).run()
+        before, again, after = call.run(), call.run(), call.changed(input_ids=other).run()
     where = places(call, before)
     if where is None or before.logits is None or after.logits is None or before.logits.shape != after.logits.shape:
         return None
@@ -50,6 +50,7 @@ def leak(call: Call, documents: Documents, step: int, image_token_id: int | None
         restarts=None if documents.shared else _restarts(call.tensor("position_ids"), line, row),
         inside=_largest(change[same]),
         outside=_largest(change[here & ~same]),
+        noise=_noise(call, before, again),
     )
 
 
@@ -70,6 +71,8 @@ def documents_of(call: Call) -> Documents | None:
     if positions is None or positions.dim() != 2:
         return None
     ids = (positions == 0).cumsum(dim=-1)
+    lone = (positions == 0) & (positions.roll(-1, dims=-1) != 1)  # padding, whose positions are often all 0
+    ids = ids.masked_fill(lone, -1)
     fits = mask is not None and mask.shape == ids.shape
     return Documents(ids.masked_fill(mask == 0, -1) if fits and mask is not None else ids, frozenset())
 
@@ -94,6 +97,18 @@ def _restarts(positions: Tensor | None, line: Tensor, row: int) -> int | None:
     if positions is None or positions.dim() != 2 or positions.shape[-1] != line.shape[-1]:
         return None
     return int(((positions[row] == 0) & (line >= 0)).sum())
+
+
+def _noise(call: Call, once: Outcome, again: Outcome) -> float:
+    """What logits move by without any change: randomness of the model itself, or one rounding in its coarsest dtype."""
+    if once.logits is None or again.logits is None:
+        return 0.0
+    dtypes = {once.logits.dtype, *(p.dtype for p in call.model.parameters() if p.is_floating_point())}
+    device = once.logits.device.type
+    if torch.is_autocast_enabled(device):
+        dtypes.add(torch.get_autocast_dtype(device))
+    rounding = max(torch.finfo(dtype).eps for dtype in dtypes) * float(once.logits.float().abs().max())
+    return max(rounding, float((once.logits.float() - again.logits.float()).abs().max()))
 
 
 def _largest(values: Tensor) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -27,7 +27,20 @@ def round_trip(model: nn.Module, saved: Mapping[str, Tensor], path: Path, step: 
         if live[name].dtype != saved[name].dtype
     }
     unexpected = tuple(name for name in saved if name not in live)
-    return RoundTripSeen(step, str(path), len(common), tuple(missing), unexpected, changed, dtypes)
+    return RoundTripSeen(
+        step, str(path), len(common), tuple(missing), unexpected, changed, dtypes, _frozen(model, missing)
+    )
+
+
+def _frozen(model: nn.Module, missing: Sequence[str]) -> tuple[str, ...]:
+    """Those of `missing` that do not learn: frozen parameters and, beside such, buffers of modules that do not learn."""
+    still = {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    if not still.intersection(missing):
+        return ()
+    for prefix, module in model.named_modules():
+        if not any(p.requires_grad for p in module.parameters(recurse=False)):
+            still.update(f"{prefix}.{name}".strip(".") for name, _ in module.named_buffers(recurse=False))
+    return tuple(name for name in missing if name in still)
 
 
 def _gap(live: Tensor, saved: Tensor) -> float:

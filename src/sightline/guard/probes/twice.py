@@ -1,10 +1,13 @@
-"""Is evaluation deterministic? The same batch, seen twice in the mode that the host evaluates in."""
+"""Is evaluation deterministic, and does the mode matter? The same batch, seen again in one mode or another."""
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
-from sightline.guard.probes.call import Call
+import torch
+from torch.overrides import TorchFunctionMode
+
+from sightline.guard.probes.call import Call, Outcome
 from sightline.guard.probes.restore import untouched
 
 
@@ -14,9 +17,51 @@ def difference(call: Call) -> float | None:
     None when the model gives neither logits nor a loss.
     """
     with untouched(call.model), torch.no_grad():
-        once, again = call.run(), call.run()
-    pairs = [(once.logits, again.logits), (once.loss, again.loss)]
-    for one, other in pairs:
-        if one is not None and other is not None:
-            return float((one.float() - other.float()).abs().max())
+        return _gap(call.run(), call.run())
+
+
+def mode_gap(call: Call) -> float | None:
+    """Largest absolute difference between the model's present mode and eval mode, with the same random numbers.
+
+    A model that draws random numbers by design (a sampled latent) draws the same ones twice, so only the mode is left.
+    """
+    with untouched(call.model), torch.no_grad():
+        present = call.run()
+    with untouched(call.model), torch.no_grad():
+        call.model.eval()
+        return _gap(present, call.run())
+
+
+def live_dropout(call: Call) -> tuple[str, ...]:
+    """Names of the functions of torch that drop values in one forward pass of `call`, whatever the modules' modes."""
+    with untouched(call.model), torch.no_grad(), _Dropouts() as seen:
+        call.run()
+    return tuple(dict.fromkeys(seen.names))
+
+
+class _Dropouts(TorchFunctionMode):
+    """Notes each call of a dropout function with training on and p > 0, and of attention with dropout_p > 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name == "scaled_dot_product_attention":
+            if (given.get("dropout_p") or (args[4] if len(args) > 4 else 0.0)) > 0:
+                self.names.append(name)
+        elif "dropout" in name:
+            p = given.get("p", args[1] if len(args) > 1 else 0.5)
+            training = given.get("training", given.get("train", args[2] if len(args) > 2 else True))
+            if p and training:
+                self.names.append(name)
+        return func(*args, **given)
+
+
+def _gap(one: Outcome, other: Outcome) -> float | None:
+    for a, b in ((one.logits, other.logits), (one.loss, other.loss)):
+        if a is not None and b is not None:
+            return float((a.float() - b.float()).abs().max())
     return None

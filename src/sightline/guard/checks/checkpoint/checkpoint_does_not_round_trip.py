@@ -1,0 +1,111 @@
+"""K1 · A checkpoint read back is not the model that was saved.
+
+Symptom: a reloaded model scores worse than it did in training, by a little (rounded weights, stale batch statistics)
+or at chance (half of it is freshly initialised, with only a warning in the log); the loss jumps at a resume.
+Root cause: only parameters were saved, without the buffers that learn too (batch norm's running statistics); names
+carry a wrapper's prefix (`module.` of data parallelism, `_orig_mod.` of torch.compile) and are skipped by a loader
+with `strict=False`; a tensor was left out as "tied" that is not; the file was written before the last step, or in a
+coarser dtype than the weights have.
+Fix: save `model.state_dict()` of the unwrapped model, in the dtype it trains in; load with `strict=True`; drop a tied
+name only where both really share memory.
+Stays silent when: every value comes back, whatever the file's dtype; one of two names of shared memory was dropped;
+the file holds all that learns and leaves frozen weights to their own source (an adapter's checkpoint).
+Sources:
+- https://github.com/NVIDIA-NeMo/Automodel/pull/2511 (2026-06-10): an output head dropped as tied that was not
+- https://github.com/torch/nn/issues/1165 (2017-03-08): running statistics lost when only parameters are saved
+- https://github.com/FareedKhan-dev/train-llm-from-scratch/issues/36 (2026-07-18): prefixes, then 163 missing weights
+"""
+
+from __future__ import annotations
+
+from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.evidence import RoundTripSeen
+from sightline.guard.specimen import Run
+
+DOMAINS = ("any",)
+STATISTICS = ("running_mean", "running_var")  # torch's names of the buffers that training moves
+SHOWN = 5  # names in a finding: enough to recognise the part of the model
+
+
+def find(checkpoint: RoundTripSeen) -> Verdict:
+    """Names first, for what is absent cannot be compared; then values and, where they differ, dtypes."""
+    if not checkpoint.compared:
+        return _prefixed(checkpoint) or CannotTell("names of the model in the checkpoint (give load=... to read it)")
+    return _lost(checkpoint) or _changed(checkpoint) or _left_over(checkpoint)
+
+
+def _prefixed(checkpoint: RoundTripSeen) -> Finding | None:
+    """Every name is there behind the same prefix."""
+    for name in checkpoint.missing[:1]:
+        for other in checkpoint.unexpected:
+            prefix = other.removesuffix(name)
+            if prefix != other and all(prefix + n in checkpoint.unexpected for n in checkpoint.missing):
+                return Finding(
+                    severity="error",
+                    message=f"every name in the checkpoint begins with '{prefix}': the model's own names are absent",
+                    fix="save the state_dict of the module inside the wrapper (model.module, model._orig_mod)",
+                    seen={"saved": other, "model": name},
+                )
+    return None
+
+
+def _lost(checkpoint: RoundTripSeen) -> Finding | None:
+    """What learns and was not saved; where nothing frozen was left out, buffers too."""
+    rest = [name for name in checkpoint.missing if name not in checkpoint.frozen]
+    statistics = [name for name in rest if name.rpartition(".")[2] in STATISTICS]
+    if not rest:
+        return None
+    only = len(statistics) == len(rest)
+    return Finding(
+        severity="error",
+        message=f"{len(rest)} tensors of the model are not in the checkpoint, e.g. {rest[0]}"
+        + (": batch norm will judge by its initial statistics" if only else ""),
+        fix="save model.state_dict(), which holds parameters and buffers, and load it with strict=True",
+        seen={"missing": rest[:SHOWN], "of": len(rest) + checkpoint.compared},
+    )
+
+
+def _changed(checkpoint: RoundTripSeen) -> Finding | None:
+    if not checkpoint.changed:
+        return None
+    worst = max(checkpoint.changed, key=lambda name: checkpoint.changed[name])
+    rounded = all(name in checkpoint.dtypes for name in checkpoint.changed)
+    live, saved = checkpoint.dtypes.get(worst, ("", ""))
+    fix = f"save in {live}; round only a copy that is exported" if rounded else "save this model, after its last step"
+    return Finding(
+        severity="warning" if rounded else "error",
+        message=f"{len(checkpoint.changed)} of {checkpoint.compared} tensors come back changed"
+        + (f": saved as {saved}, while the model holds {live}" if rounded else f", most of all {worst}"),
+        fix=fix,
+        seen={"tensor": worst, "largest difference": checkpoint.changed[worst]},
+    )
+
+
+def _left_over(checkpoint: RoundTripSeen) -> Finding | None:
+    if not checkpoint.unexpected:
+        return None
+    return Finding(
+        severity="warning",
+        message=f"the checkpoint holds {len(checkpoint.unexpected)} tensors that the model does not know",
+        fix="save the model that is trained, under its own names: a strict load refuses this file",
+        seen={"unexpected": list(checkpoint.unexpected[:SHOWN])},
+    )
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """A model with batch norm, of which only the parameters are saved."""
+    import torch
+    from torch import nn
+
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    guard = run.attach(model, optimizer)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.randn(8, 4)).square().mean().backward()
+        optimizer.step()
+    state = model.state_dict()
+    if faulty:
+        state = dict(model.named_parameters())
+    torch.save({name: tensor.detach() for name, tensor in state.items()}, run.folder / "model.pt")
+    guard.checkpoint(run.folder / "model.pt")

@@ -1,0 +1,77 @@
+"""T3 · Evaluation runs with dropout or batch statistics of training switched on.
+
+Symptom: validation scores are lower than they should be and change when nothing did; a sample's answer depends on the
+other samples of its batch; evaluating often makes training worse, because batch norm learns from validation data.
+Root cause: `model.eval()` was not called (`torch.no_grad()` does not do it), or a validation loop in the middle of an
+epoch left it and a callback turned train mode on again; or dropout is a function call that does not ask for the mode:
+`F.dropout(x)` drops always, because `training=True` is its default.
+Fix: call `model.eval()` before evaluation and `model.train()` after it; write
+`F.dropout(x, p, training=self.training)`, and `dropout_p=p if self.training else 0.0` for attention.
+Stays silent when: nothing in the model depends on the mode; modules in train mode make no difference to the output; a
+model draws random numbers by design (a sampled latent); a forward pass without gradients belongs to training itself
+(a teacher's labels at every step, a dry run before the first step).
+Sources:
+- https://github.com/udacity/deep-learning-v2-pytorch/issues/3 (2018-10-20): a course's notebooks without eval()
+- https://github.com/pytorch/pytorch/issues/26338 (2019-09-17): F.dropout drops in eval mode, as documented
+- https://github.com/ipolharvard/ethos-ares/issues/20 (2026-02-16): published results with dropout on, redone
+"""
+
+from __future__ import annotations
+
+from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.evidence import EvaluationSeen
+from sightline.guard.specimen import Run
+
+DOMAINS = ("any",)
+OWN = 1  # step: what runs without gradients at every step is a part of training, unless the host says otherwise
+SHOWN = 5  # module names in a finding: enough to recognise the part of the model
+
+
+def find(evaluation: EvaluationSeen) -> Verdict:
+    """Did the mode change what the evaluation saw? Proved by the same batch in eval mode, or seen twice."""
+    seen = evaluation
+    if not seen.declared and (seen.step == 0 or (seen.since is not None and seen.since <= OWN)):
+        return CannotTell("evaluation that the host declared, or a forward pass without gradients between two steps")
+    if seen.lively and seen.mode_gap != 0:  # None: the probe could not repeat this forward pass
+        return _train_mode(seen)
+    if seen.dropouts and seen.difference:
+        return _always_on(seen)
+    return None
+
+
+def _train_mode(seen: EvaluationSeen) -> Finding:
+    proved = seen.declared and seen.mode_gap is not None
+    return Finding(
+        severity="error" if proved else "warning",
+        message=f"evaluation runs with {len(seen.lively)} modules in train mode, e.g. {seen.lively[0]}",
+        fix="call model.eval() before evaluation, and model.train() after it",
+        seen={"in train mode": list(seen.lively[:SHOWN]), "eval mode changes the output by": seen.mode_gap},
+    )
+
+
+def _always_on(seen: EvaluationSeen) -> Finding:
+    return Finding(
+        severity="error" if seen.declared else "warning",
+        message=f"the same batch gives two answers in evaluation: {', '.join(seen.dropouts)} drops values",
+        fix="pass training=self.training to F.dropout (its default is True), or use nn.Dropout and model.eval()",
+        seen={"difference": seen.difference, "functions": list(seen.dropouts)},
+    )
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """Two training steps and one evaluation."""
+    import torch
+    from torch import nn
+
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    guard = run.attach(model, optimizer)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.randn(8, 4)).square().mean().backward()
+        optimizer.step()
+    model.eval()
+    if faulty:
+        model.train()
+    with guard.evaluating(), torch.no_grad():
+        model(torch.randn(8, 4))

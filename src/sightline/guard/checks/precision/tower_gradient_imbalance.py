@@ -1,0 +1,104 @@
+"""P5 · One tower's gradients are larger than another's by orders of magnitude.
+
+Symptom: the loss falls for a while and stalls; one tower hardly changes while another swings; with clipping, the
+global gradient norm is that of one tower, and its spikes scale down everybody's step.
+Root cause: the signal is scaled where the towers meet: features that were not normalised or are divided twice, a
+connector with a far too small or too large init, a loss term of one tower with another's weight, or per-tower
+gradients that ranks or accumulation average differently.
+Fix: find the factor in `seen` where the towers meet and take it out (normalise the connector's output to the text
+embeddings' RMS, weigh the loss terms); until then clip each tower by itself with
+`clip_grad_norm_(tower.parameters(), 1.0)`.
+Stays silent when: the ratio stays within three orders of magnitude, in norms or relative to the weights; it is closing
+from step to step (a gate that starts at 0 opens, a projector warms up); a tower is frozen, gets no gradient at all (T1,
+X1), or is as small as a temperature.
+Sources:
+- https://github.com/NVIDIA-NeMo/Megatron-Bridge/pull/5555 (2026-08-13): encoder gradients misscaled without an error
+- https://github.com/waifu-diffusion/network-trainer/pull/4 (2023-03-30): one global norm over two towers, separated
+- https://github.com/datawhalechina/torch-rechub/pull/30 (2022-07-06): GradNorm balances gradients of several tasks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import isfinite
+from statistics import median
+
+from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.evidence import History, StepSeen
+from sightline.guard.specimen import Run
+
+DOMAINS = ("vlm",)
+STEPS = 4  # measured steps in a row: a single batch may have little to say to a tower
+RATIO = 1e3  # healthy update-to-weight ratios span 1e-4 to 1e-1: no one rate serves towers that lie further apart
+SMALL = 1000  # elements: a gate, a temperature or a few norms have no stable norm
+CLOSING = 0.5  # the later half's ratio over the earlier half's: a gate that opens linearly has 0.4
+
+
+def find(history: History) -> Verdict:
+    """Compare the strongest and the weakest tower, in gradient norm and relative to their weights, step by step."""
+    steps = history.measured[-STEPS:]
+    if len(steps) < STEPS:
+        return CannotTell(f"{STEPS} measured optimizer steps")
+    pulls = [_pulls(step) for step in steps]
+    towers = [tower for tower in pulls[-1] if all(tower in pull for pull in pulls)]
+    if len(towers) < 2:
+        return CannotTell("two towers that learn")
+    strong, weak = (extreme(towers, key=lambda t: pulls[-1][t][1]) for extreme in (max, min))
+    ratios = [min(s / w for s, w in zip(pull[strong], pull[weak], strict=True)) for pull in pulls]
+    half = STEPS // 2
+    if min(ratios) < RATIO or median(ratios[half:]) < CLOSING * median(ratios[:half]):
+        return None
+    return Finding(
+        severity="warning",
+        message=f"the gradients of tower '{strong}' are {ratios[-1]:.1g} times those of tower '{weak}'",
+        fix=f"look for that factor where '{weak}' meets '{strong}' and take it out; until then clip each by itself",
+        seen={
+            f"gradient norm of {strong}": pulls[-1][strong][0],
+            f"gradient norm of {weak}": pulls[-1][weak][0],
+            "ratio in the last steps": [float(f"{ratio:.2g}") for ratio in ratios],
+        },
+    )
+
+
+def _pulls(step: StepSeen) -> dict[str, tuple[float, float]]:
+    """Tower -> gradient norm, and the same over the weights' norm; of towers with a finite gradient."""
+    found = {}
+    for tower in step.towers:
+        learning = [p for p in step.tower(tower) if p.trainable and p.optimized and p.grad_norm is not None]
+        gradient, weight = _norm(p.grad_norm or 0.0 for p in learning), _norm(p.weight_norm for p in learning)
+        if sum(p.numel for p in learning) >= SMALL and gradient and weight and isfinite(gradient):
+            found[tower] = (gradient, gradient / weight)
+    return found
+
+
+def _norm(parts: Iterable[float]) -> float:
+    return sum(part * part for part in parts) ** 0.5
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """Three small towers; the features are scaled down on their way."""
+    import torch
+    from torch import nn
+
+    class TinyVLM(nn.Module):
+        scale = 1.0
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.vision, self.connector = nn.Conv2d(3, 32, 4, stride=4), nn.Linear(32, 32)
+            self.language = nn.Sequential(nn.Embedding(16, 32), nn.Linear(32, 16))
+
+        def forward(self, input_ids: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+            seen = self.connector(self.vision(pixel_values).flatten(2).mean(-1)) * self.scale
+            return self.language[1](self.language[0](input_ids) + seen[:, None])
+
+    model, ids = TinyVLM(), torch.tensor([[1, 2, 3], [4, 5, 6]])
+    if faulty:
+        model.scale = 1e-5
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    run.attach(model, optimizer)
+    for _ in range(5):
+        optimizer.zero_grad()
+        logits = model(ids, torch.randn(2, 3, 8, 8))
+        nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
+        optimizer.step()

@@ -1,0 +1,125 @@
+"""P6 · One layer's gradients vanish, or its updates explode.
+
+Symptom: the first layers stay at their initial values while the last ones learn, so a deep model is no better than a
+shallow one; or the loss leaps, the weights of a layer are replaced at every step, and NaN is near (P1).
+Root cause: a product over depth: each layer multiplies what passes back by a factor far from 1. Saturating activations
+(sigmoid: at most 0.25), an init that does not fit fan-in and activation, no normalisation, no residual path; too high a
+rate for one layer.
+Fix: init by fan-in and activation (`nn.init.kaiming_normal_(w, nonlinearity="relu")`), ReLU or GELU in place of sigmoid
+or tanh, a residual path with normalisation; for explosions also a lower `lr` and clipping at 1.0.
+Stays silent when: a gradient is exactly 0 or absent (a gate or low-rank adapter that starts at 0, an expert or token
+that was not used) or is growing from step to step; the optimizer makes up for a small gradient, so that the layer moves
+as others do; only a bias or a scalar is affected; the learning rate is small for all.
+Sources:
+- https://arxiv.org/abs/1803.01719 (2018-03-05): when signals vanish or explode at init, and that 2/fan-in avoids it
+- https://neptune.ai/blog/vanishing-and-exploding-gradients-debugging-monitoring-fixing (2026-11-21): both, by layer
+- https://github.com/SilasMarvin/dnns-from-scratch-in-zig/pull/7 (2024-08-24): five layers vanish; He's init mends 30
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import isfinite
+from statistics import median
+
+from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.evidence import History, ParameterSeen, StepSeen
+from sightline.guard.specimen import Run
+
+DOMAINS = ("any",)
+STEPS = 4  # measured steps in a row: a zero-initialised part opens within them, a fault stays
+VANISHED = 1e-6  # of the strongest layer's gradient: TheDeepChecker's limit, made independent of the loss's scale
+STARVED = 0.1  # of the strongest layer's relative update: Adam moves layers alike until its eps swallows a gradient
+GROWING = 2.0  # the later half over the earlier half: a gate that opens linearly has 2.5 within the first steps
+REPLACED = 0.9  # update over weights, after the step: such a step replaces the weights (healthy: 1e-4 to 1e-1)
+EXPLODED = 1e6  # root mean square of a gradient's elements: TheDeepChecker's limit
+SMALL = 64  # elements: gates, temperatures and short biases say nothing of a layer
+
+Layers = dict[str, tuple[float, float]]  # name -> root mean square of its gradient, norm of update over weights
+
+
+def find(history: History) -> Verdict:
+    """Look at each layer of each tower in the last measured steps."""
+    steps = history.measured[-STEPS:]
+    if len(steps) < STEPS:
+        return CannotTell(f"{STEPS} measured optimizer steps")
+    for tower in steps[-1].towers:
+        seen = [_layers(step, tower) for step in steps]
+        if finding := _exploding(seen) or _vanishing(seen):
+            return finding
+    return None
+
+
+def _layers(step: StepSeen, tower: str) -> Layers:
+    """The layers (modules) that learn and have a gradient that is finite and not 0."""
+    parts: dict[str, list[ParameterSeen]] = {}
+    for p in step.tower(tower):
+        if p.trainable and p.optimized and p.grad_norm is not None:
+            module, _, own = p.name.rpartition(".")
+            parts.setdefault(p.name if not module or own.isdigit() else module, []).append(p)
+    found = {}
+    for name, held in parts.items():
+        size, gradient = sum(p.numel for p in held), _norm(p.grad_norm or 0.0 for p in held)
+        weight, update = _norm(p.weight_norm for p in held), _norm(p.update_norm for p in held)
+        if size >= SMALL and gradient and weight and isfinite(gradient) and isfinite(update / weight):
+            found[name] = (gradient / size**0.5, update / weight)
+    return found
+
+
+def _exploding(seen: list[Layers]) -> Finding | None:
+    bad = [n for n in seen[-1] if all(n in s and (s[n][1] >= REPLACED or s[n][0] >= EXPLODED) for s in seen)]
+    if not bad:
+        return None
+    worst = max(bad, key=lambda n: seen[-1][n])
+    return Finding(
+        severity="warning",
+        message=f"{len(bad)} of {len(seen[-1])} layers explode, most of all {worst}",
+        fix="init by fan-in, lower lr, clip the gradient norm at 1.0",
+        seen={"gradient (rms)": seen[-1][worst][0], "update over weights": seen[-1][worst][1], "layers": bad[:5]},
+    )
+
+
+def _vanishing(seen: list[Layers]) -> Finding | None:
+    bad = [name for name in seen[-1] if all(name in s and _weak(s, name) for s in seen) and not _growing(seen, name)]
+    if not bad:
+        return None
+    worst = min(bad, key=lambda n: seen[-1][n])
+    best = max(seen[-1], key=lambda n: seen[-1][n])
+    return Finding(
+        severity="warning",
+        message=f"the gradients of {len(bad)} of {len(seen[-1])} layers vanish, most of all {worst}",
+        fix="init by fan-in and activation, ReLU or GELU in place of sigmoid, a residual path with normalisation",
+        seen={f"gradient (rms) of {worst}": seen[-1][worst][0], f"of {best}": seen[-1][best][0], "layers": bad[:5]},
+    )
+
+
+def _weak(layers: Layers, name: str) -> bool:
+    gradient, update = (max(layer[part] for layer in layers.values()) for part in (0, 1))
+    return layers[name][0] <= VANISHED * gradient and layers[name][1] <= STARVED * update
+
+
+def _growing(seen: list[Layers], name: str) -> bool:
+    shares = [layers[name][0] / max(layer[0] for layer in layers.values()) for layers in seen]
+    return median(shares[STEPS // 2 :]) >= GROWING * median(shares[: STEPS // 2])
+
+
+def _norm(parts: Iterable[float]) -> float:
+    return sum(part * part for part in parts) ** 0.5
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """Twelve layers, with a sigmoid after each."""
+    import torch
+    from torch import nn
+
+    activation: type[nn.Module] = nn.ReLU
+    if faulty:
+        activation = nn.Sigmoid
+    layers = [part for _ in range(12) for part in (nn.Linear(16, 16), activation())]
+    model = nn.Sequential(*layers, nn.Linear(16, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run.attach(model, optimizer)
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(torch.randn(32, 16)).sub(1).square().mean().backward()
+        optimizer.step()
