@@ -33,7 +33,7 @@ def round_trip(model: nn.Module, saved: Mapping[str, Tensor], path: Path, step: 
 
 
 def _frozen(model: nn.Module, missing: Sequence[str]) -> tuple[str, ...]:
-    """Those of `missing` that do not learn: frozen parameters and, beside such, buffers of modules that do not learn."""
+    """Those of `missing` that do not learn: frozen parameters and, beside such, their modules' buffers."""
     still = {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
     if not still.intersection(missing):
         return ()

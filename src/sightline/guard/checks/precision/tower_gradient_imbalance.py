@@ -20,7 +20,7 @@ Sources:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import isfinite
+from math import inf, isfinite
 from statistics import median
 
 from sightline.guard.check import CannotTell, Finding, Verdict
@@ -31,22 +31,25 @@ DOMAINS = ("vlm",)
 STEPS = 4  # measured steps in a row: a single batch may have little to say to a tower
 RATIO = 1e3  # healthy update-to-weight ratios span 1e-4 to 1e-1: no one rate serves towers that lie further apart
 SMALL = 1000  # elements: a gate, a temperature or a few norms have no stable norm
-CLOSING = 0.5  # the later half's ratio over the earlier half's: a gate that opens linearly has 0.4
+CLOSING = 0.5  # later ratios over earlier ones: a gate that opens linearly has 0.4 within its first steps
+
+Pulls = dict[str, tuple[float, float]]  # tower -> norm of its gradient, and the same over the norm of its weights
 
 
 def find(history: History) -> Verdict:
     """Compare the strongest and the weakest tower, in gradient norm and relative to their weights, step by step."""
-    steps = history.measured[-STEPS:]
-    if len(steps) < STEPS:
+    measured = history.measured
+    if len(measured) < STEPS:
         return CannotTell(f"{STEPS} measured optimizer steps")
-    pulls = [_pulls(step) for step in steps]
+    first, pulls = ([_pulls(step) for step in part] for part in (measured[:STEPS], measured[-STEPS:]))
     towers = [tower for tower in pulls[-1] if all(tower in pull for pull in pulls)]
     if len(towers) < 2:
         return CannotTell("two towers that learn")
     strong, weak = (extreme(towers, key=lambda t: pulls[-1][t][1]) for extreme in (max, min))
-    ratios = [min(s / w for s, w in zip(pull[strong], pull[weak], strict=True)) for pull in pulls]
+    ratios, before = ([_ratio(pull, strong, weak) for pull in part] for part in (pulls, first))
     half = STEPS // 2
-    if min(ratios) < RATIO or median(ratios[half:]) < CLOSING * median(ratios[:half]):
+    closing = median(ratios[half:]) < CLOSING * median(ratios[:half]) or median(ratios) < CLOSING * median(before)
+    if min(ratios) < RATIO or closing or inf in before:  # it had no gradient at first: a gate that opens
         return None
     return Finding(
         severity="warning",
@@ -60,8 +63,8 @@ def find(history: History) -> Verdict:
     )
 
 
-def _pulls(step: StepSeen) -> dict[str, tuple[float, float]]:
-    """Tower -> gradient norm, and the same over the weights' norm; of towers with a finite gradient."""
+def _pulls(step: StepSeen) -> Pulls:
+    """The towers that learn and have a gradient that is finite and not 0."""
     found = {}
     for tower in step.towers:
         learning = [p for p in step.tower(tower) if p.trainable and p.optimized and p.grad_norm is not None]
@@ -69,6 +72,13 @@ def _pulls(step: StepSeen) -> dict[str, tuple[float, float]]:
         if sum(p.numel for p in learning) >= SMALL and gradient and weight and isfinite(gradient):
             found[tower] = (gradient, gradient / weight)
     return found
+
+
+def _ratio(pulls: Pulls, strong: str, weak: str) -> float:
+    """By the smaller of the two measures; infinite where the weak tower has no gradient."""
+    if weak not in pulls or strong not in pulls:
+        return inf
+    return min(s / w for s, w in zip(pulls[strong], pulls[weak], strict=True))
 
 
 def _norm(parts: Iterable[float]) -> float:

@@ -30,7 +30,7 @@ DOMAINS = ("any",)
 STEPS = 4  # measured steps in a row: a zero-initialised part opens within them, a fault stays
 VANISHED = 1e-6  # of the strongest layer's gradient: TheDeepChecker's limit, made independent of the loss's scale
 STARVED = 0.1  # of the strongest layer's relative update: Adam moves layers alike until its eps swallows a gradient
-GROWING = 2.0  # the later half over the earlier half: a gate that opens linearly has 2.5 within the first steps
+GROWING = 2.0  # later shares over earlier ones: a gate that opens linearly has 2.3 within its first steps
 REPLACED = 0.9  # update over weights, after the step: such a step replaces the weights (healthy: 1e-4 to 1e-1)
 EXPLODED = 1e6  # root mean square of a gradient's elements: TheDeepChecker's limit
 SMALL = 64  # elements: gates, temperatures and short biases say nothing of a layer
@@ -40,12 +40,12 @@ Layers = dict[str, tuple[float, float]]  # name -> root mean square of its gradi
 
 def find(history: History) -> Verdict:
     """Look at each layer of each tower in the last measured steps."""
-    steps = history.measured[-STEPS:]
-    if len(steps) < STEPS:
+    measured = history.measured
+    if len(measured) < STEPS:
         return CannotTell(f"{STEPS} measured optimizer steps")
-    for tower in steps[-1].towers:
-        seen = [_layers(step, tower) for step in steps]
-        if finding := _exploding(seen) or _vanishing(seen):
+    for tower in measured[-1].towers:
+        first, seen = ([_layers(step, tower) for step in part] for part in (measured[:STEPS], measured[-STEPS:]))
+        if finding := _exploding(seen) or _vanishing(seen, first):
             return finding
     return None
 
@@ -79,9 +79,9 @@ def _exploding(seen: list[Layers]) -> Finding | None:
     )
 
 
-def _vanishing(seen: list[Layers]) -> Finding | None:
-    bad = [name for name in seen[-1] if all(name in s and _weak(s, name) for s in seen) and not _growing(seen, name)]
-    if not bad:
+def _vanishing(seen: list[Layers], first: list[Layers]) -> Finding | None:
+    weak = [name for name in seen[-1] if all(name in s and _weak(s, name) for s in seen)]
+    if not (bad := [name for name in weak if not _growing(_shares(seen, name), _shares(first, name))]):
         return None
     worst = min(bad, key=lambda n: seen[-1][n])
     best = max(seen[-1], key=lambda n: seen[-1][n])
@@ -98,9 +98,15 @@ def _weak(layers: Layers, name: str) -> bool:
     return layers[name][0] <= VANISHED * gradient and layers[name][1] <= STARVED * update
 
 
-def _growing(seen: list[Layers], name: str) -> bool:
-    shares = [layers[name][0] / max(layer[0] for layer in layers.values()) for layers in seen]
-    return median(shares[STEPS // 2 :]) >= GROWING * median(shares[: STEPS // 2])
+def _shares(seen: list[Layers], name: str) -> list[float]:
+    """The layer's gradient over the strongest layer's, step by step; 0 where it has none."""
+    return [layers[name][0] / max(g for g, _ in layers.values()) if name in layers else 0.0 for layers in seen]
+
+
+def _growing(now: list[float], first: list[float]) -> bool:
+    """Or had no gradient at first: it stands behind a gate or an adapter that starts at 0, and opens."""
+    early, late = median(now[: STEPS // 2]), median(now[STEPS // 2 :])
+    return 0.0 in first or late >= GROWING * early
 
 
 def _norm(parts: Iterable[float]) -> float:
@@ -115,8 +121,7 @@ def specimen(run: Run, *, faulty: bool) -> None:
     activation: type[nn.Module] = nn.ReLU
     if faulty:
         activation = nn.Sigmoid
-    layers = [part for _ in range(12) for part in (nn.Linear(16, 16), activation())]
-    model = nn.Sequential(*layers, nn.Linear(16, 2))
+    model = nn.Sequential(*(part for _ in range(12) for part in (nn.Linear(16, 16), activation())), nn.Linear(16, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     run.attach(model, optimizer)
     for _ in range(5):
