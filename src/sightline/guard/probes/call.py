@@ -19,6 +19,7 @@ from sightline.guard.evidence import IGNORE
 
 PLAIN = (Tensor, bool, int, float, str, bytes, torch.dtype, torch.device, Path)
 BARE = ("input_ids", "labels")  # what bare positional tensors of whole numbers are taken for, in order
+COLOURS = (1, 3, 4)  # channels that make a floating tensor (..., channels, height, width) an image
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,22 @@ class Call:
     def _bare(self) -> dict[str, Tensor]:
         tensors = [argument for argument in self.args if isinstance(argument, Tensor)]
         whole = [tensor for tensor in tensors if tensor.dtype in (torch.int64, torch.int32) and tensor.dim() > 1]
-        return dict(zip(BARE, whole, strict=False))
+        return {**self._images(), **dict(zip(BARE, whole, strict=False))}
+
+    def _images(self) -> dict[str, Tensor]:
+        """The one tensor that looks like images, whatever its name (4-D attention masks are square and wide as ids)."""
+        named = [(str(place), value) for place, value in enumerate(self.args)] + list(self.kwargs.items())
+        found = [
+            value
+            for name, value in named
+            if isinstance(value, Tensor)
+            and value.is_floating_point()
+            and value.dim() >= 4
+            and value.shape[-3] in COLOURS
+            and "mask" not in name
+            and "bias" not in name
+        ]
+        return {"pixel_values": found[0]} if len(found) == 1 else {}
 
 
 def outcome(output: Any) -> Outcome:

@@ -17,19 +17,33 @@ def image_pairs(call: Call, step: int) -> ImagePairsSeen | None:
     """Compare the per-row loss on `call`'s batch with that on the same batch with its images rolled by one.
 
     Needs two images, and logits whose places are known (see `places`) with labels aligned to the ids. Rolling keeps
-    the images' own statistics, so what is left is whether *this* image matters to *this* text.
+    the images' own statistics, so what is left is whether *this* image matters to *this* text. A batch whose images
+    are all the same, or are cut into unlike numbers of patches, can show nothing.
     """
     name = next((n for n in IMAGES if (t := call.tensor(n)) is not None and len(t) > 1), None)
     if name is None:
         return None
     images = call.tensor(name)
     assert images is not None
+    other_images = _rolled(images, call.tensor("image_grid_thw"))
+    if other_images is None or torch.equal(images, other_images):
+        return None
     with untouched(call.model), torch.no_grad():
         call.model.eval()
-        own, other = _losses(call), _losses(call.changed(**{name: images.roll(1, dims=0)}))
+        own, other = _losses(call), _losses(call.changed(**{name: other_images}))
     if own is None or other is None or not len(own):
         return None
     return ImagePairsSeen(step, own.cpu(), other.cpu(), changed=not torch.equal(own, other))
+
+
+def _rolled(images: Tensor, grid: Tensor | None) -> Tensor | None:
+    """Each image in the next one's place. `grid` (n, 3): patches of each image in time, height and width, where
+    `images` holds the patches of all images one after the other."""
+    if grid is None:
+        return images.roll(1, dims=0)
+    if len(grid) < 2 or not (grid == grid[0]).all():
+        return None
+    return images.roll(len(images) // len(grid), dims=0)
 
 
 def _losses(call: Call) -> Tensor | None:

@@ -1,0 +1,106 @@
+"""X5 · The model answers from the text alone: which image it is shown makes no difference.
+
+Symptom: fluent, plausible answers that do not depend on the picture; a fine training loss (the text's own patterns
+bring it down) and a benchmark score near that of a model without eyes.
+Root cause: the image features never reach the language model (they are computed and not put in place of the
+placeholders, multiplied by zero, or masked from attention); or they reach it and stay meaningless, because the
+connector does not learn (X1), was reset (X2), learns too slowly or is drowned (X3); or images and texts are mispaired.
+Fix: put the connector's output in place of the image placeholders, with attention_mask 1 there; then rule out X1, X2
+and X3, check that row i's image belongs to row i's text, and train the connector longer on captions before stage 2.
+Stays silent when: the true image lowers the loss of its own text below that with another row's image; too few steps
+were taken to learn to look; the text leaves nothing open (its loss is near zero), so that no image could help; the
+batch is too small or too noisy to tell.
+Sources:
+- https://arxiv.org/abs/1612.00837 (2016-12-02): language priors let VQA models score while ignoring the image
+- https://ar5iv.labs.arxiv.org/html/1712.00377 (2017-12-01): answers driven by priors; another split takes them away
+- https://docslib.org/doc/8607586/revisiting-visual-question-answering-baselines (2016-11-22): how far simple models
+  get on biases of the data
+"""
+
+from __future__ import annotations
+
+from statistics import median
+
+from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.evidence import History, ImagePairsSeen
+from sightline.guard.specimen import Run
+
+DOMAINS = ("vlm",)
+CONNECTED = 8  # steps until an image must reach the logits: gates that start at zero open with the first updates
+LEARNT = 1000  # steps until it should matter: about half of LLaVA-1.5's whole alignment stage (2,180 steps)
+ROWS = 4  # pairs: below, a spread cannot be estimated
+SURE = 3.2  # standard errors: Student's t at 97.5 % for ROWS pairs
+EFFECT = 0.01  # of the loss: what is surely less than this much help is none
+OPEN = 0.05  # nats a token: below, the text alone settles the answers
+FLAT = 0.98  # ratio of the loss now to the loss before: above, learning has stopped
+
+
+def find(pairs: ImagePairsSeen, history: History | None = None) -> Verdict:
+    """Own image against another row's, on the same text: each row is its own control."""
+    if pairs.step < CONNECTED:
+        return CannotTell(f"{CONNECTED} optimizer steps before the images were swapped")
+    if not pairs.changed:
+        return Finding(
+            severity="error",
+            message="swapping the images of a batch changes no logit: they do not reach the language model",
+            fix="put the connector's output in place of the image placeholders, with attention_mask 1 there",
+            seen={"rows": len(pairs.own), "loss": float(pairs.own.mean()), "loss with other images": "the same"},
+        )
+    rows = pairs.own != pairs.other  # a row without an image stays as it is
+    own, gain = float(pairs.own[rows].mean()), (pairs.other - pairs.own)[rows]
+    if len(gain) < ROWS:
+        return CannotTell(f"{ROWS} rows with images of which one could be swapped for another")
+    mean, error = float(gain.mean()), float(gain.std()) / len(gain) ** 0.5
+    if mean > SURE * error:
+        return None
+    if pairs.step < LEARNT or _falling(history) or own < OPEN or mean + SURE * error > EFFECT * own:
+        return CannotTell("settled loss above zero, with enough pairs to tell a small effect from none")
+    return Finding(
+        severity="warning",
+        message=f"after {pairs.step} steps another row's image serves as well as the true one: images are ignored",
+        fix="rule out X1 to X3 and mispaired images, then train the connector longer on captions, or at a higher rate",
+        seen={"rows": len(gain), "loss": own, "gain by the true image": mean, "standard error": error},
+    )
+
+
+def _falling(history: History | None) -> bool:
+    """Whether the last quarter of the known steps is still better than the quarter before."""
+    losses = [step.loss for step in history.steps if step.loss is not None] if history else []
+    quarter = len(losses) // 4
+    return quarter > 0 and median(losses[-quarter:]) < FLAT * median(losses[-2 * quarter : -quarter])
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """One question about the brightness of an image; the fault is features that never replace their placeholder."""
+    import torch
+    from torch import nn
+
+    class TinyVLM(nn.Module):
+        image_token_id, blind = 5, False
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.vision, self.connector = nn.Conv2d(1, 8, 4), nn.Linear(8, 8)
+            self.language = nn.ModuleList([nn.Embedding(6, 8), nn.GRU(8, 16, batch_first=True), nn.Linear(16, 6)])
+
+        def forward(self, input_ids: torch.Tensor, labels: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+            seen = self.connector(self.vision(pixel_values).flatten(1))
+            text = self.language[0](input_ids)
+            if not self.blind:
+                text = torch.cat([seen[:, None], text[:, 1:]], dim=1)
+            return self.language[2](self.language[1](text)[0])
+
+    model = TinyVLM()
+    if faulty:
+        model.blind = True
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.02)
+    run.attach(model, optimizer)
+    answer = torch.arange(16) % 2
+    ids = torch.stack([torch.full_like(answer, 5), torch.full_like(answer, 2), answer + 3], dim=1)
+    labels = ids.masked_fill(torch.tensor([True, True, False]), -100)
+    for _ in range(24):
+        optimizer.zero_grad()
+        images = answer.view(-1, 1, 1, 1) + 0.5 * torch.randn(16, 1, 4, 4)
+        logits = model(ids, labels, pixel_values=images)
+        nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()).backward()
+        optimizer.step()

@@ -1,0 +1,126 @@
+"""X2 · The language model is shown image features that are not aligned with its text embeddings.
+
+Symptom: the loss starts where a text model's would and then jumps, and the language model's text gets worse; or image
+answers stay at chance after a stage that should have used an aligned projector; or shapes that do not match.
+Root cause: the language model learns at full heat while the projector is still random (stage 1 without freezing, or
+stage 2 without stage 1's projector), so it adapts to noise; the projector is initialised anew in the middle of a run;
+its width is not the language model's; or its output is larger or smaller than text embeddings by orders of magnitude.
+Fix: train the projector alone first (language.requires_grad_(False), lr 1e-3); load its weights before stage 2 and
+never re-initialise them; set its output width to the language model's hidden size; put a LayerNorm after it.
+Stays silent when: everything starts from scratch; only the projector learns; projector and language model learn
+together without the loss rising (single-stage recipes do); features are up to 1000 times the text embeddings' size,
+as trained models' are 10 to 100 times; a gate that starts at zero still lets nothing through.
+Sources:
+- https://arxiv.org/html/2512.08374v1 (2025-12-09): visual tokens far above text in norm in trained models, and a
+  LayerNorm after the projector
+- https://leeroopedia.com/index.php/Principle:Haotian_liu_LLaVA_Feature_Alignment_Pretraining (2026-02-13): LLaVA's
+  first stage, projector alone
+- https://github.com/haotian-liu/LLaVA/issues/1345 (2024-03-27): projector weights newly initialised on loading
+- https://github.com/haotian-liu/LLaVA/issues/673 (2023-10-26): a trained projector's weights not used on loading
+"""
+
+from __future__ import annotations
+
+from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.evidence import BatchSeen, History, Setup, SignalsSeen
+from sightline.guard.evidence.origin import forgetting, fresh
+from sightline.guard.specimen import Run
+
+DOMAINS = ("vlm",)
+FAR = 1e3  # ratio of root mean squares: ten times what trained models show
+OPEN = 64  # steps until features may no longer be near zero: gates that start closed have opened
+JUMP = 0.1  # change of a norm that no optimizer step explains: far above the 3 % error of a measured update
+
+
+def find(
+    setup: Setup, signals: SignalsSeen | None = None, batch: BatchSeen | None = None, history: History | None = None
+) -> Verdict:
+    """Width and size of the features, and what the steps do to the towers on both sides."""
+    if "connector" not in setup.towers or (signals is None and history is None):
+        return CannotTell("connector in use")
+    if signals is not None and (finding := _width(signals, batch) or _size(signals)):
+        return finding
+    if history is not None and (finding := _reset(history) or _hot(history, setup)):
+        return finding
+    if history is None and (signals is None or not signals.connector_rms):
+        return CannotTell("connector in use")
+    return None
+
+
+def _width(signals: SignalsSeen, batch: BatchSeen | None) -> Finding | None:
+    """Only where features replace placeholders one to one: other ways to look may use other widths."""
+    ours, theirs = signals.connector_width, signals.embedding_width
+    if batch is None or not batch.placeholders or signals.step or ours is None or theirs is None or ours == theirs:
+        return None
+    if batch.image_features != sum(batch.placeholders) or batch.image_features == batch.image_spans:
+        return None
+    return Finding(
+        severity="error",
+        message=f"the projector gives features of width {ours}; the language model's embeddings have {theirs}",
+        fix=f"set the projector's output width to {theirs} (it is {ours})",
+        seen={"projector width": ours, "embedding width": theirs},
+    )
+
+
+def _size(signals: SignalsSeen) -> Finding | None:
+    ours, theirs = signals.connector_rms, signals.embedding_rms
+    if ours is None or not theirs:
+        return None
+    if not (ours > FAR * theirs or (ours * FAR < theirs and signals.step >= OPEN)):
+        return None
+    return Finding(
+        severity="warning",
+        message=f"image features are {ours / theirs:.1e} times the size of the text embeddings they stand beside",
+        fix="put a LayerNorm after the projector, or initialise it so that both sizes agree",
+        seen={"features, root mean square": ours, "text embeddings, root mean square": theirs},
+    )
+
+
+def _reset(history: History) -> Finding | None:
+    """Between two steps a weight's norm changed by more than the later step's own update, and it looks untrained."""
+    before, after = (history.steps[0], *history.steps)[-2:]
+    was = {p.name: p.weight_norm for p in before.tower("connector")}
+    jumps = {p.name: abs(p.weight_norm - was.get(p.name, p.weight_norm)) for p in after.tower("connector")}
+    limit = {p.name: 2 * p.update_norm + JUMP * p.weight_norm for p in after.tower("connector")}
+    moved = [name for name, jump in jumps.items() if jump > limit[name]]
+    if not moved or not fresh(after, "connector"):
+        return None
+    return Finding(
+        severity="error",
+        message=f"the projector was initialised anew between steps {before.step} and {after.step}",
+        fix="initialise it once, before the optimizer is made; load its weights when a stage begins",
+        seen={"changed": moved[:5]},
+    )
+
+
+def _hot(history: History, setup: Setup) -> Finding | None:
+    language, measured = setup.towers.get("language"), history.measured
+    if language is None or not language.trainable or language.adapters or not measured:
+        return None
+    if not fresh(measured[0], "connector") or not (seen := forgetting(history, setup)):
+        return None
+    return Finding(
+        severity="warning",
+        message="the trained language model learns at full heat beside an untrained projector, and the loss rose",
+        fix="train the projector alone first: language.requires_grad_(False); then lr 2e-5 for the language model",
+        seen={**seen, "language learning rates": language.learning_rates},
+    )
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """A projector of a stage that has begun; the fault is to initialise it again."""
+    import torch
+    from torch import nn
+
+    model = nn.ModuleDict(
+        {"vision": nn.Conv2d(3, 16, 4), "connector": nn.Linear(16, 16), "language": nn.Embedding(9, 16)}
+    )
+    model.forward = lambda x, ids: model["connector"](model["vision"](x).flatten(1)) + model["language"](ids)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    run.attach(model, optimizer, towers={name: [name] for name in model})
+    for step in range(28):
+        if faulty and step == 26:
+            model["connector"].reset_parameters()
+        optimizer.zero_grad()
+        (model(torch.randn(16, 3, 4, 4), torch.arange(16) % 9) - 1).square().sum(dim=-1).mean().backward()
+        optimizer.step()

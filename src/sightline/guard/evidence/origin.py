@@ -1,0 +1,74 @@
+"""Where weights come from, told from what a run shows: a fresh initialisation, or training (and is that undone?)."""
+
+from __future__ import annotations
+
+from math import log
+from statistics import median
+
+from sightline.guard.evidence.setup import Setup
+from sightline.guard.evidence.steps import History, ParameterSeen, StepSeen
+
+KNOWS = 0.75  # of ln V: a fresh language model's first loss is ln V or above; a trained one's is far below
+NEAR = 0.1  # relative: sampling error of a norm, and the first step itself
+SMALLEST = 64  # elements whose norm tells a distribution
+NORMAL = 0.02  # standard deviation of weights in the initialisation of most transformers
+EARLY = 2  # the set-up is read anew once an unnamed optimizer has stepped, and the history begins with step 2
+LATER = 5  # steps in a row: one bad batch is no harm
+HOT = 1e-2  # update over weight a step: ten times the healthy 1e-3
+RISE, NATS = 1.3, 0.1  # a loss that stays above RISE x the first, and NATS x ln V higher, was not chance
+
+
+def trained_language(history: History, setup: Setup) -> float | None:
+    """First loss of the run, where it shows a language tower that was trained before; None where it does not.
+
+    Known only from the first step on, with a loss in nats a token and the number of tokens in the vocabulary.
+    """
+    first, rows = history.steps[0], setup.embedding_rows
+    if first.step > EARLY or first.loss is None or not rows or rows < 2:
+        return None
+    return first.loss if 0 <= first.loss < KNOWS * log(rows) else None
+
+
+def forgetting(history: History, setup: Setup) -> dict[str, float] | None:
+    """The numbers that show a trained language tower being broken: it moves fast, and the loss rose and stays there."""
+    start, late = trained_language(history, setup), [step.loss for step in history.steps[-LATER:]]
+    losses = [loss for loss in late if loss is not None]
+    ratio = usual_ratio(history, "language")
+    if start is None or len(history.steps) <= LATER or len(losses) < LATER or ratio is None or ratio <= HOT:
+        return None
+    if min(losses) <= max(RISE * start, start + NATS * log(setup.embedding_rows or 2)):
+        return None
+    return {"first loss": start, "least of the last losses": min(losses), "language: update over weight": ratio}
+
+
+def usual_ratio(history: History, tower: str) -> float | None:
+    """Median over the measured steps of a tower's update over its weights."""
+    ratios = [ratio for step in history.measured if (ratio := step.update_ratio(tower)) is not None]
+    return median(ratios) if ratios else None
+
+
+def fresh(step: StepSeen, tower: str) -> bool:
+    """Whether every linear map of a tower has, after its first step, the norms of an untrained one.
+
+    Told where weight and bias are both seen: torch's own initialisation draws both from U(-1/sqrt(n), 1/sqrt(n)) for n
+    inputs, so both have a root mean square of 1/sqrt(3n); that of most transformers has normal weights and no bias.
+    """
+    seen = {p.name: p for p in step.tower(tower)}
+    pairs = [(p, seen.get(name.removesuffix("weight") + "bias")) for name, p in seen.items() if name.endswith("weight")]
+    maps = [(w, b) for w, b in pairs if b is not None and w.numel >= SMALLEST and w.numel > b.numel]
+    return bool(maps) and all(_untrained(weight, bias) for weight, bias in maps)
+
+
+def _untrained(weight: ParameterSeen, bias: ParameterSeen) -> bool:
+    spread = (weight.numel / bias.numel * 3) ** -0.5
+    if _close(bias.weight_norm, bias.update_norm):  # it was zero before this step
+        return _close(_rms(weight), NORMAL) or _close(_rms(weight), spread)
+    return _close(_rms(weight), spread) and abs(_rms(bias) / spread - 1) <= NEAR + bias.numel**-0.5
+
+
+def _rms(parameter: ParameterSeen) -> float:
+    return parameter.weight_norm / parameter.numel**0.5
+
+
+def _close(one: float, other: float) -> bool:
+    return abs(one - other) <= NEAR * other
