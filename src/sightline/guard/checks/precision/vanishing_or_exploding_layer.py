@@ -30,7 +30,7 @@ DOMAINS = ("any",)
 STEPS = 4  # measured steps in a row: a zero-initialised part opens within them, a fault stays
 VANISHED = 1e-6  # of the strongest layer's gradient: TheDeepChecker's limit, made independent of the loss's scale
 STARVED = 0.1  # of the strongest layer's relative update: Adam moves layers alike until its eps swallows a gradient
-GROWING = 2.0  # later shares over earlier ones: a gate that opens linearly has 2.3 within its first steps
+GROWING = 1.5  # later shares over earlier ones: a gate that opens linearly has 2.3 to 1.57 in its first six steps
 REPLACED = 0.9  # update over weights, after the step: such a step replaces the weights (healthy: 1e-4 to 1e-1)
 EXPLODED = 1e6  # root mean square of a gradient's elements: TheDeepChecker's limit
 SMALL = 64  # elements: gates, temperatures and short biases say nothing of a layer
@@ -106,7 +106,7 @@ def _shares(seen: list[Layers], name: str) -> list[float]:
 def _growing(now: list[float], first: list[float]) -> bool:
     """Or had no gradient at first: it stands behind a gate or an adapter that starts at 0, and opens."""
     early, late = median(now[: STEPS // 2]), median(now[STEPS // 2 :])
-    return 0.0 in first or late >= GROWING * early
+    return 0.0 in first or late >= GROWING * early or median(now) >= GROWING * median(first)
 
 
 def _norm(parts: Iterable[float]) -> float:

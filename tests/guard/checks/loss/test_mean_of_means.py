@@ -1,0 +1,77 @@
+"""T5 on bare evidence: weights of a token that follow the counts, or do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from sightline.guard.check import CannotTell, Finding
+from sightline.guard.checks.loss.mean_of_means import find
+from sightline.guard.evidence import History, LossSeen, ParameterSeen, StepSeen
+
+PARAMETER = ParameterSeen("w", "model", 1, "float32", True, True, 0.1, 1.0, 1.0, 1e-3, True)
+UNEQUAL = (2, 8, 5)
+
+
+def run(weight: Callable[[int, int], float], counts: Sequence[Sequence[int]], softmax: float = 1.0) -> History:
+    """Steps with these supervised counts. `weight`: (count, count of the whole step) -> what a token weighs."""
+    return History(
+        tuple(
+            StepSeen(
+                step,
+                micro=tuple(LossSeen(step, m, n, weight(n, sum(row)), softmax, 0.0) for m, n in enumerate(row)),
+                parameters=(PARAMETER,),
+            )
+            for step, row in enumerate(counts, start=1)
+        )
+    )
+
+
+def mean(count: int, total: int) -> float:
+    return 1 / (3 * max(1, count))
+
+
+def right(count: int, total: int) -> float:
+    return 1 / total
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        run(right, [UNEQUAL] * 6),
+        run(mean, [(8, 8, 8)] * 6),
+        run(mean, [(8, 9, 9)] * 6),
+        run(mean, [UNEQUAL] * 2 + [(8, 8, 8)] * 4),
+        run(mean, [UNEQUAL] * 3 + [(8, 8, 8)] * 4),
+        run(lambda n, total: n**-0.5, [UNEQUAL] * 6),
+    ],
+    ids=["global mean", "equal counts", "nearly equal", "two partial batches", "less than half", "by the square root"],
+)
+def test_silent(history: History) -> None:
+    assert find(history) is None
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        run(mean, [UNEQUAL] * 3),
+        run(lambda n, total: 1 / n, [UNEQUAL] * 3),
+        run(lambda n, total: 65536.0 / n, [UNEQUAL] * 3),
+        run(lambda n, total: mean(n, total) * (1.01 if n == 2 else 1.0), [UNEQUAL] * 3),
+    ],
+    ids=["averaged", "added up", "under a loss scale", "read from bf16"],
+)
+def test_found(history: History) -> None:
+    verdict = find(history)
+    assert isinstance(verdict, Finding) and "counts 4" in verdict.message
+    assert verdict.seen["supervised tokens"] == [2, 8, 5]
+
+
+@pytest.mark.parametrize(
+    "history",
+    [run(mean, [(8,)] * 6), run(mean, [UNEQUAL] * 6, softmax=0.2), run(mean, [(0, 8)] * 6)],
+    ids=["no accumulation", "another loss", "nothing supervised"],
+)
+def test_cannot_tell(history: History) -> None:
+    assert isinstance(find(history), CannotTell)

@@ -1,0 +1,102 @@
+"""X1's borders: plan against fact, modes, and gradients that never arrive."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sightline.guard.check import CannotTell, Finding
+from sightline.guard.checks.model.wrong_stage_freeze import find
+from sightline.guard.evidence import BatchSeen, History, ParameterSeen, Setup, StepSeen, TowerSetup
+
+ALL = TowerSetup("language", parameters=1000, trainable=1000, optimized=1000)
+
+
+def tower(name: str, **more: Any) -> TowerSetup:
+    return replace(ALL, name=name, **more)
+
+
+def setup(*towers: TowerSetup) -> Setup:
+    return Setup(towers={t.name: t for t in towers})
+
+
+def history(grads: dict[str, float | None], steps: int = 3) -> History:
+    def seen(name: str, grad: float | None) -> ParameterSeen:
+        return ParameterSeen(f"{name}.weight", name, 1000, "float32", True, True, 0.1, grad, 1.0, 0.1, bool(grad))
+
+    return History(tuple(StepSeen(n + 1, parameters=tuple(seen(*g) for g in grads.items())) for n in range(steps)))
+
+
+BOTH = {"vision": 0.1, "connector": 0.1, "language": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("planned", "trainable", "wrong"),
+    [
+        ("none", 0, False),
+        ("none", 1, True),
+        ("all", 1000, False),
+        ("all", 960, False),  # a fixed position table
+        ("all", 900, True),
+        ("part", 0, True),
+        ("part", 10, False),
+        (None, 0, False),
+        (None, 1000, False),
+    ],
+)
+def test_plan_against_requires_grad(planned: Any, trainable: int, wrong: bool) -> None:
+    verdict = find(setup(tower("language", planned=planned, trainable=trainable)))
+    assert isinstance(verdict, Finding) == wrong
+
+
+def test_lora_in_a_frozen_tower_is_named() -> None:
+    verdict = find(setup(tower("vision", planned="none", trainable=16, adapters=16)))
+    assert isinstance(verdict, Finding) and "LoRA" in verdict.message and "target_modules" in verdict.fix
+
+
+def test_frozen_and_alive_counts_once_steps_are_taken() -> None:
+    frozen = setup(tower("vision", trainable=0, optimized=0, lively=("vision.bn",)), tower("language"))
+    assert isinstance(find(frozen), CannotTell)  # the mode may still be set before the first step
+    verdict = find(frozen, history(BOTH))
+    assert isinstance(verdict, Finding) and "vision.eval()" in verdict.fix
+    assert find(setup(tower("vision", trainable=0, optimized=0), tower("language")), history(BOTH)) is None
+    assert find(setup(tower("vision", lively=("vision.bn",)), tower("language")), history(BOTH)) is None
+
+
+NO_GRAD = {"vision": None, "connector": 0.1, "language": 0.1}
+THREE = setup(tower("vision"), tower("connector"), tower("language"))
+IMAGES = BatchSeen(phase="train", step=2, image_spans=4)
+
+
+def test_a_tower_under_no_grad() -> None:
+    verdict = find(THREE, history(NO_GRAD), IMAGES)
+    assert isinstance(verdict, Finding) and "'vision'" in verdict.message and verdict.severity == "warning"
+    planned = setup(tower("vision", planned="all"), tower("connector"), tower("language"))
+    assert find(planned, history(NO_GRAD), IMAGES).severity == "error"
+
+
+@pytest.mark.parametrize(
+    ("batch", "grads", "steps"),
+    [
+        (IMAGES, NO_GRAD, 2),
+        (None, NO_GRAD, 3),
+        (replace(IMAGES, image_spans=0), NO_GRAD, 3),  # a batch of text alone
+        (replace(IMAGES, step=1), NO_GRAD, 3),  # another step's batch
+        (IMAGES, {**NO_GRAD, "connector": None}, 3),  # nothing came that it could have passed on
+        (IMAGES, {**NO_GRAD, "vision": 0.0}, 3),  # a gradient of zero is a gradient
+    ],
+)
+def test_no_gradient_for_a_reason(batch: BatchSeen | None, grads: dict[str, float | None], steps: int) -> None:
+    verdict = find(THREE, history(grads, steps), batch)
+    assert verdict is None or "'connector'" in getattr(verdict, "message", "")
+
+
+def test_a_detached_connector() -> None:
+    verdict = find(THREE, history({**BOTH, "vision": None, "connector": None}), IMAGES)
+    assert isinstance(verdict, Finding) and "'connector'" in verdict.message
+
+
+def test_a_model_without_towers_or_plan() -> None:
+    assert isinstance(find(setup(tower("model")), history({"model": 0.1})), CannotTell)

@@ -1,0 +1,77 @@
+"""X3's borders: one rate is a fault only where it is seen to harm."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sightline.guard.check import CannotTell, Finding
+from sightline.guard.checks.optim.one_learning_rate_for_all_towers import PATIENCE, find
+from sightline.guard.evidence import History, ParameterSeen, Setup, StepSeen, TowerSetup
+
+ALL = TowerSetup("language", parameters=1000, trainable=1000, optimized=1000, learning_rates=(1e-3,))
+CONNECTOR = replace(ALL, name="connector")
+UNIFORM = (3 * 64) ** -0.5  # root mean square of torch's own initialisation for 64 inputs
+
+
+def setup(**language: Any) -> Setup:
+    return Setup(towers={"connector": CONNECTOR, "language": replace(ALL, **language)}, embedding_rows=1000)
+
+
+def run(losses: list[float | None], language: float = 0.05, connector: float = 0.05, **more: float) -> History:
+    spread, rate, first = more.get("spread", UNIFORM), more.get("rate", 1e-3), int(more.get("first", 1))
+
+    def seen(name: str, tower: str, numel: int, rms: float, update: float) -> ParameterSeen:
+        norm = rms * numel**0.5
+        return ParameterSeen(name, tower, numel, "float32", True, True, rate, 0.1, norm, update * norm, True)
+
+    parameters = (
+        seen("p.weight", "connector", 64 * 256, spread, connector),
+        seen("p.bias", "connector", 256, spread, connector),
+        seen("l.weight", "language", 10_000, 0.05, language),
+    )
+    return History(tuple(StepSeen(first + n, loss=loss, parameters=parameters) for n, loss in enumerate(losses)))
+
+
+BROKEN: list[float | None] = [2.0, 5.0, 4.5, 4.4, 4.2, 4.1]
+
+
+def test_hot_for_the_language_model() -> None:
+    verdict = find(run(BROKEN), setup())
+    assert isinstance(verdict, Finding) and "0.001" in verdict.message and verdict.severity == "warning"
+
+
+@pytest.mark.parametrize(
+    ("history", "language"),
+    [
+        (run(BROKEN), {"learning_rates": (2e-5,)}),
+        (run(BROKEN), {"trainable": 0, "optimized": 0}),
+        (run(BROKEN), {"trainable": 10, "adapters": 10}),
+        (run([6.9, 9.0, 9.0, 9.0, 9.0, 9.0]), {}),
+        (run([7.5, 7.0, 6.5, 6.0, 5.0, 5.0]), {}),
+        (run([2.0, 2.2, 1.9, 2.0, 1.8, 1.9]), {}),
+        (run([0.05, 0.1, 0.2, 0.1, 0.2, 0.3]), {}),
+        (run(BROKEN, language=0.001), {}),
+        (run(BROKEN, first=7), {}),
+    ],
+    ids=["own rates", "frozen", "lora", "scratch diverges", "scratch", "harmless", "noise", "gentle", "joined late"],
+)
+def test_clean_runs_with_one_rate(history: History, language: dict[str, Any]) -> None:
+    assert find(history, setup(**language)) is None
+
+
+def test_cold_for_a_fresh_connector() -> None:
+    still: list[float | None] = [2.0] * PATIENCE
+    verdict = find(run(still, language=1e-4, connector=5e-5), setup())
+    assert isinstance(verdict, Finding) and "fresh connector" in verdict.message
+    assert find(run(still[1:], language=1e-4, connector=5e-5), setup()) is None
+    assert find(run(still, language=1e-4, connector=2e-4), setup()) is None
+    assert find(run(still, language=1e-4, connector=5e-5, spread=0.2), setup()) is None  # trained before
+    assert find(run(still, language=1e-4, connector=5e-5, rate=1e-5), setup()) is None  # still warming up
+
+
+def test_what_cannot_be_told() -> None:
+    assert isinstance(find(run([None] * 8), setup()), CannotTell)
+    assert isinstance(find(run(BROKEN), Setup(towers={"model": ALL})), CannotTell)

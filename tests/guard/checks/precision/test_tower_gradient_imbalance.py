@@ -1,0 +1,78 @@
+"""P5 on bare evidence: orders of magnitude that stay, and those that close or do not count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from sightline.guard.check import CannotTell, Finding
+from sightline.guard.checks.precision.tower_gradient_imbalance import find
+from sightline.guard.evidence import History, ParameterSeen, StepSeen
+
+
+def tower(
+    name: str, gradient: float | None, *, weight: float = 10.0, numel: int = 10_000, **more: bool
+) -> ParameterSeen:
+    facts = {"trainable": True, "optimized": True, **more}
+    return ParameterSeen(
+        f"{name}.w", name, numel, "float32", facts["trainable"], facts["optimized"], 1e-3, gradient, weight, 1e-3, True
+    )
+
+
+def steps(*rows: Sequence[ParameterSeen]) -> History:
+    return History(tuple(StepSeen(n, parameters=tuple(row)) for n, row in enumerate(rows, start=1)))
+
+
+def pair(weak: float | None, strong: float = 1.0, **more) -> list[ParameterSeen]:
+    return [tower("vision", weak, **more), tower("language", strong)]
+
+
+def test_found_and_named() -> None:
+    verdict = find(steps(*[pair(1e-4)] * 4))
+    assert isinstance(verdict, Finding)
+    assert "'language'" in verdict.message and "'vision'" in verdict.message and verdict.severity == "warning"
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        steps(*[pair(2e-3)] * 6),
+        steps(*[pair(1e-4, weight=1e-3)] * 6),
+        steps(*[pair(1e-4)] * 3, pair(0.1)),
+        steps(*[pair(1e-6 * 2**n) for n in range(6)]),
+        steps(pair(0.0), *[pair(1e-5 * n) for n in range(1, 6)]),
+        steps(*[pair(1e-6 * n) for n in range(1, 30)]),
+    ],
+    ids=[
+        "within three orders",
+        "relative to small weights",
+        "one batch",
+        "warming up",
+        "a gate from 0",
+        "a gate from 1e-6",
+    ],
+)
+def test_silent(history: History) -> None:
+    assert find(history) is None
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pair(1e-6, numel=999),
+        pair(1e-6, trainable=False),
+        pair(1e-6, optimized=False),
+        pair(None),
+        pair(0.0),
+        pair(float("nan")),
+        [tower("model", 1.0)],
+    ],
+    ids=["small", "frozen", "not optimized", "no gradient", "zero gradient", "not finite", "one tower"],
+)
+def test_one_tower_alone_has_no_balance(row: list[ParameterSeen]) -> None:
+    assert isinstance(find(steps(*[row] * 4)), CannotTell)
+
+
+def test_too_few_steps() -> None:
+    assert isinstance(find(steps(*[pair(1e-6)] * 3)), CannotTell)
