@@ -32,9 +32,7 @@ def leak(call: Call, documents: Documents, step: int, image_token_id: int | None
     row, place = found
     other = ids.clone()
     other[row, place] = _another(ids, row, place, image_token_id)
-    with untouched(call.model), torch.no_grad():
-        call.model.eval()  # dropout would move every logit
-        before, again, after = call.run(), call.run(), call.changed(input_ids=other).run()
+    before, again, after = _run(call), _run(call), _run(call.changed(input_ids=other))
     where = places(call, before)
     if where is None or before.logits is None or after.logits is None or before.logits.shape != after.logits.shape:
         return None
@@ -99,8 +97,14 @@ def _restarts(positions: Tensor | None, line: Tensor, row: int) -> int | None:
     return int(((positions[row] == 0) & (line >= 0)).sum())
 
 
+def _run(call: Call) -> Outcome:
+    """In the host's own mode, for models mask differently in another; each time with the same random numbers."""
+    with untouched(call.model), torch.no_grad():
+        return call.run()
+
+
 def _noise(call: Call, once: Outcome, again: Outcome) -> float:
-    """What logits move by without any change: randomness of the model itself, or one rounding in its coarsest dtype."""
+    """What logits move by without any change: kernels that are not exact, or one rounding in the coarsest dtype."""
     if once.logits is None or again.logits is None:
         return 0.0
     dtypes = {once.logits.dtype, *(p.dtype for p in call.model.parameters() if p.is_floating_point())}

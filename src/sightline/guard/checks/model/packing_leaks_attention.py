@@ -3,10 +3,11 @@
 Symptom: a healthy loss, even a lower one where neighbours are alike; answers that mention another row's facts; scores
 that change with how rows happen to be packed, and fall when rows come one at a time.
 Root cause: rows are concatenated under one causal mask. Positions that restart at 0 do not separate documents by
-themselves: only a block mask does, or an attention kernel that is told where documents end (and not every
-implementation reads the ends from `position_ids`; a 2-D mask of ones hides them).
+themselves: only a block mask does, or an attention kernel that is told where documents end. transformers reads the ends
+from `position_ids` only where it gets no 2-D mask, not even one of ones, and no cache (`use_cache=True` is a default).
 Fix: restart `position_ids` at each document and give attention the ends: a (B, 1, T, T) block mask, `document_ids` for
-flex attention, or the cumulative lengths (`cu_seq_lens_q`, `cu_seq_lens_k`) for flash attention. Else do not pack.
+flex attention, or the cumulative lengths (`cu_seq_lens_q`, `cu_seq_lens_k`) for flash attention; in transformers
+without these, `attention_mask=None` and `use_cache=False`. Else do not pack.
 Stays silent when: changing a token of one document moves no logit of another beyond rounding, by whatever attention
 implementation; documents share a prefix on purpose (questions about one image); rows are not packed.
 Sources:
@@ -32,7 +33,8 @@ def find(leak: LeakSeen) -> Verdict:
         return Finding(
             severity="error",
             message=f"a change in one of {leak.documents} packed documents moved the logits of another",
-            fix="give attention a block mask or the documents' lengths, and restart position_ids; or set packing off",
+            fix="give attention a block mask or the documents' lengths, and restart position_ids (transformers:"
+            " attention_mask=None and use_cache=False), or do not pack",
             seen={"moved in it": leak.inside, "moved in others": leak.outside, "rounding": leak.noise},
         )
     if leak.inside <= leak.noise:

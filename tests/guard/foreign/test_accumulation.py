@@ -1,0 +1,57 @@
+"""T5 through the door: a character model whose rows have unequal lengths, accumulated in two ways."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import sightline
+
+VERSES = ["ab", "abcabcabcabc", "cab", "bcabcabc"]
+
+
+class Poet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.letters = nn.Embedding(5, 12)
+        self.memory = nn.GRU(12, 12, batch_first=True)
+        self.speak = nn.Linear(12, 5)
+
+    def forward(self, so_far: torch.Tensor) -> torch.Tensor:
+        return self.speak(self.memory(self.letters(so_far))[0])
+
+
+def tensors(verses: list[str]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    rows = [torch.tensor([[4, *("abc".index(c) + 1 for c in verse), 4]]) for verse in verses]
+    return [(row[:, :-1], row[:, 1:]) for row in rows]
+
+
+def compose(verses: list[str], way: str, steps: int = 6) -> tuple[str, ...]:
+    torch.manual_seed(0)
+    poet, pieces = Poet(), tensors(verses)
+    rms = torch.optim.RMSprop(poet.parameters(), lr=1e-3)
+    total = sum(target.numel() for _, target in pieces)
+    with sightline.attach(poet, rms, on_finding=None) as guard:
+        for _ in range(steps):
+            rms.zero_grad()
+            for heard, target in pieces:
+                nll = nn.functional.cross_entropy(poet(heard).transpose(1, 2), target, reduction="none")
+                wrong = {"mean": nll.mean() / len(pieces), "added": nll.mean(), "global": nll.sum() / total}[way]
+                wrong.backward()
+            rms.step()
+    assert guard.records()
+    return tuple(finding.code for finding in guard.findings)
+
+
+@pytest.mark.parametrize("way", ["mean", "added"])
+def test_means_of_unequal_rows(way: str) -> None:
+    assert compose(VERSES, way) == ("T5",)
+
+
+def test_one_mean_over_all_of_a_step() -> None:
+    assert compose(VERSES, "global") == ()
+
+
+def test_means_of_equal_rows() -> None:
+    assert compose(["abca", "bcab", "cabc"], "mean") == ()

@@ -1,0 +1,120 @@
+"""T3 through the door: loops that never say that they evaluate, and models whose dropout or noise is their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import sightline
+
+
+def learn(net: nn.Module, opt: torch.optim.Optimizer, times: int) -> None:
+    for _ in range(times):
+        opt.zero_grad()
+        F.cross_entropy(net(torch.randn(6, 3, 8, 8)), torch.randint(0, 5, (6,))).backward()
+        opt.step()
+
+
+def epochs(net: nn.Module, test: Any, count: int = 2) -> tuple[Any, ...]:
+    """Train, then test, `count` times; returns the findings' codes."""
+    opt = torch.optim.SGD(net.parameters(), lr=0.05)
+    with sightline.attach(net, opt, on_finding=None) as guard:
+        for _ in range(count):
+            net.train()
+            learn(net, opt, 3)
+            test(net)
+    return tuple(finding.code for finding in guard.findings)
+
+
+@torch.inference_mode()
+def forgetful(net: nn.Module) -> None:
+    for _ in range(2):
+        net(torch.randn(6, 3, 8, 8)).argmax(-1)
+
+
+@torch.inference_mode()
+def careful(net: nn.Module) -> None:
+    net.eval()
+    for _ in range(2):
+        net(torch.randn(6, 3, 8, 8)).argmax(-1)
+
+
+def convnet(extra: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), extra, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+
+
+@pytest.mark.parametrize("extra", [nn.BatchNorm2d(8), nn.Dropout2d(0.2)], ids=["batch norm", "dropout"])
+def test_a_test_loop_without_eval(extra: nn.Module) -> None:
+    assert epochs(convnet(extra), forgetful) == ("T3",)
+    assert epochs(convnet(extra), careful) == ()
+
+
+@pytest.mark.parametrize("extra", [nn.GroupNorm(2, 8), nn.Dropout2d(0.0), nn.BatchNorm2d(8, track_running_stats=False)])
+def test_a_model_that_has_no_mode(extra: nn.Module) -> None:
+    assert epochs(convnet(extra), forgetful) == ()
+
+
+class Own(nn.Module):
+    """Randomness inside forward: dropout that does not ask for the mode, or noise that is meant."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.body, self.out = kind, nn.Linear(192, 16), nn.Linear(16, 5)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        hidden = self.body(pictures.flatten(1))
+        if self.kind == "always":
+            hidden = F.dropout(hidden, 0.3)
+        if self.kind == "asks":
+            hidden = F.dropout(hidden, 0.3, self.training)
+        if self.kind == "latent":
+            hidden = hidden + 0.1 * torch.randn_like(hidden)
+        return self.out(hidden)
+
+
+@pytest.mark.parametrize(("kind", "found"), [("always", ("T3",)), ("asks", ()), ("latent", ())])
+def test_randomness_inside_forward(kind: str, found: tuple[str, ...]) -> None:
+    assert epochs(Own(kind), careful) == found
+
+
+def test_attention_that_drops_although_in_eval_mode() -> None:
+    class Look(nn.Module):
+        def __init__(self, p: float) -> None:
+            super().__init__()
+            self.p, self.qkv, self.out = p, nn.Linear(8, 24), nn.Linear(8, 5)
+
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            q, k, v = self.qkv(pictures.flatten(1).unflatten(1, (24, 8))).chunk(3, -1)
+            return self.out(F.scaled_dot_product_attention(q, k, v, dropout_p=self.p).mean(1))
+
+    assert epochs(Look(0.2), careful) == ("T3",)
+    assert epochs(Look(0.0), careful) == ()
+
+
+def test_a_teacher_without_gradients_at_every_step_is_training() -> None:
+    """Labels for the unlabelled, by the model itself in train mode, as self-training does."""
+    net = convnet(nn.Dropout2d(0.2))
+    opt = torch.optim.SGD(net.parameters(), lr=0.05)
+    with sightline.attach(net, opt, on_finding=None) as guard:
+        for _ in range(8):
+            new = torch.randn(6, 3, 8, 8)
+            with torch.no_grad():
+                guess = net(new).argmax(-1)
+            opt.zero_grad()
+            F.cross_entropy(net(new), guess).backward()
+            opt.step()
+    assert guard.findings == ()
+
+
+def test_a_dry_run_before_training_is_no_evaluation() -> None:
+    net = convnet(nn.Dropout2d(0.2))
+    opt = torch.optim.SGD(net.parameters(), lr=0.05)
+    with sightline.attach(net, opt, on_finding=None) as guard:
+        with torch.no_grad():
+            net(torch.zeros(1, 3, 8, 8))
+        learn(net, opt, 3)
+    assert guard.findings == ()
