@@ -118,3 +118,22 @@ def test_a_dry_run_before_training_is_no_evaluation() -> None:
             net(torch.zeros(1, 3, 8, 8))
         learn(net, opt, 3)
     assert guard.findings == ()
+
+
+@pytest.mark.parametrize("p", [0.3, 0.0])
+@pytest.mark.parametrize("kind", ["recurrent", "attention"])
+def test_modules_that_drop_inside_themselves(kind: str, p: float) -> None:
+    class Inside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.core: nn.Module = nn.MultiheadAttention(24, 2, dropout=p, batch_first=True)
+            if kind == "recurrent":
+                self.core = nn.LSTM(24, 24, num_layers=2, dropout=p, batch_first=True)
+            self.out = nn.Linear(24, 5)
+
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            x = pictures.flatten(1).unflatten(1, (8, 24))
+            return self.out((self.core(x) if kind == "recurrent" else self.core(x, x, x))[0].mean(1))
+
+    assert epochs(Inside(), forgetful) == (("T3",) if p else ())
+    assert epochs(Inside(), careful) == ()
