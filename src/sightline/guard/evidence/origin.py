@@ -15,7 +15,7 @@ NORMAL = 0.02  # standard deviation of weights in the initialisation of most tra
 EARLY = 2  # the set-up is read anew once an unnamed optimizer has stepped, and the history begins with step 2
 LATER = 5  # steps in a row: one bad batch is no harm
 HOT = 1e-2  # update over weight a step: ten times the healthy 1e-3
-RISE, NATS = 1.3, 0.1  # a loss that stays above RISE x the first, and NATS x ln V higher, was not chance
+RISE, NATS = 1.3, 0.05  # a loss that stays above RISE x the first, and NATS x ln V higher, was not chance
 
 
 def trained_language(history: History, setup: Setup) -> float | None:

@@ -16,7 +16,8 @@ IMAGES = ("pixel_values", "features")
 def image_pairs(call: Call, step: int) -> ImagePairsSeen | None:
     """Compare the per-row loss on `call`'s batch with that on the same batch with its images rolled by one.
 
-    Needs two images, and logits whose places are known (see `places`) with labels aligned to the ids. Rolling keeps
+    Needs two images, and logits whose places are known (see `places`) with labels aligned to the ids; where the host
+    keeps its labels to itself, every token of the text counts. Rolling keeps
     the images' own statistics, so what is left is whether *this* image matters to *this* text. A batch whose images
     are all the same, or are cut into unlike numbers of patches, can show nothing.
     """
@@ -48,10 +49,12 @@ def _rolled(images: Tensor, grid: Tensor | None) -> Tensor | None:
 
 def _losses(call: Call) -> Tensor | None:
     """(n,) float32: mean negative log-likelihood of each row that has supervised tokens."""
-    result, labels = call.run(), call.tensor("labels")
-    where = places(call, result)
-    if result.logits is None or labels is None or where is None:
+    result = call.run()
+    ids, labels, where = call.tensor("input_ids"), call.tensor("labels"), places(call, result)
+    if result.logits is None or ids is None or where is None:
         return None
+    if labels is None:  # placeholders may have ids that no logit stands for
+        labels = ids.masked_fill((ids < 0) | (ids >= result.logits.shape[-1]), IGNORE)
     rows, columns = where
     inner = columns < labels.shape[1] - 1  # the last position predicts nothing
     targets = labels[rows[inner], columns[inner] + 1]

@@ -39,7 +39,7 @@ def test_a_model_that_does_not_look_though_it_had_the_time() -> None:
     [
         pairs(gain=0.0, noise=0.005, step=LEARNT - 1),  # too early
         pairs(gain=0.0, noise=0.3),  # too noisy
-        pairs(gain=0.05, noise=0.05),  # a small effect, not sure
+        pairs(gain=0.03, noise=0.1),  # a small effect, not sure
         pairs(gain=0.0, noise=0.005, rows=3),  # too few
         pairs(gain=0.0, noise=0.0001, loss=0.01),  # nothing left to explain
     ],

@@ -7,7 +7,8 @@ before the loss, gives it numbers between 0 and 1, whose softmax is nearly flat 
 Fix: pass raw logits to `cross_entropy`: remove the softmax before the loss, and take it where probabilities are read;
 or keep it and use `nll_loss` on its logarithm.
 Stays silent when: the input is logits, or log-probabilities (log_softmax of those changes nothing); or probabilities
-go to a loss without a softmax of its own (`nll_loss` of their logarithm).
+go to a loss without a softmax of its own (`nll_loss` of their logarithm). A loss that is linear in the probability
+(1 - p, Brier) is told apart for few classes; for hundreds its gradient is the same: allow this check with that reason.
 Sources:
 - https://github.com/Lightning-Universe/lightning-bolts/issues/654 (2021-05-26): softmax twice in a library's logistic
   regression
@@ -19,7 +20,7 @@ Sources:
 
 from __future__ import annotations
 
-from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.check import CannotTell, Finding, Severity, Verdict
 from sightline.guard.evidence import LossSeen
 from sightline.guard.specimen import Run
 
@@ -35,15 +36,15 @@ def find(loss: LossSeen) -> Verdict:
     if loss.softmax_rows < MOST:  # no softmax in the loss at all
         return None
     if loss.probability_rows > MOST:
-        return _finding("the model's outputs are probabilities", "the softmax at the end of the model", loss)
+        return _finding("the model's outputs are probabilities", "the softmax at the end of the model", "error", loss)
     if loss.supervised >= FEWEST and loss.doubled_rows > MOST:
-        return _finding("softmax is called on the model's logits", "the softmax between model and loss", loss)
+        return _finding("softmax is called on the logits", "the softmax between model and loss", "warning", loss)
     return None
 
 
-def _finding(what: str, remove: str, loss: LossSeen) -> Finding:
+def _finding(what: str, remove: str, severity: Severity, loss: LossSeen) -> Finding:
     return Finding(
-        severity="error",
+        severity=severity,
         message=f"{what} before a cross-entropy that takes the softmax itself: it is taken twice",
         fix=f"pass raw logits to cross_entropy: remove {remove}",
         seen={
