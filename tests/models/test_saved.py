@@ -27,7 +27,10 @@ def write_run(built: Built, run: Path, name: str = "see-3") -> None:
     built.save_parts(run / "encoder")
     folder = run / "checkpoints" / name
     folder.mkdir(parents=True)
-    save_file({key: value.clone() for key, value in built.model.state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {key: value.clone().contiguous() for key, value in built.model.state_dict().items()},
+        folder / "model.safetensors",
+    )
     (run / "checkpoints" / "latest").symlink_to(name)
 
 

@@ -44,6 +44,19 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     made: dict[str, Any] = json.loads(json.dumps(RECIPE))
     made["model"]["compose"]["language"]["config"]["attention_dropout"] = DROPOUT
+    # A convolutional tower: batch norm's statistics and channels-last weights are harder to bring back than a ViT.
+    made["model"]["compose"]["vision"] = {
+        "config": {
+            "model_type": "resnet",
+            "embedding_size": 8,
+            "hidden_sizes": [8, 12],
+            "depths": [1, 1],
+            "layer_type": "basic",
+        },
+        "layer": -1,
+        "image_size": 16,
+    }
+    made["model"]["attention"] = "eager"
     made["data"] = {
         "train": {"reader": "table", "path": str(folder / "rows.jsonl")},
         "few": {"reader": "table", "path": str(folder / "rows.jsonl"), "limit": 5},

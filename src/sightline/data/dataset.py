@@ -41,6 +41,7 @@ def read_rows(spec: DataSpec, name: str) -> Rows:
     reader = reader_named(spec.reader, name)
     kept: list[Row] = []
     skipped: list[Skipped] = []
+    known: set[str] = set()
     for place, record in reader.records(spec, name):
         if spec.limit is not None and len(kept) == spec.limit:
             break
@@ -52,9 +53,16 @@ def read_rows(spec: DataSpec, name: str) -> Rows:
                 raise
             skipped.append(Skipped(error.place, error.what))
         else:
-            kept.append(row)
+            known |= row.fields.keys()
+            if all(row.fields.get(field) in values for field, values in spec.where.items()):
+                kept.append(row)
+    if unknown := sorted(spec.where.keys() - known):
+        raise UserError(
+            f"no row has a field '{unknown[0]}'", where=f"data.{name}.where", fix=nearest(unknown[0], known)
+        )
     if not kept:
         reason = f"all {len(skipped)} rows are broken; the first: {skipped[0].reason}" if skipped else "it has no rows"
+        reason = "no row is as 'where' wants it" if known and spec.where else reason
         raise UserError(f"{reason}", where=f"data set '{name}' ({spec.path or spec.reader})")
     return Rows(tuple(kept), tuple(skipped))
 

@@ -133,7 +133,8 @@ class ComposedVLM(VLM):
         weight = next(self.connector.parameters())
         if self.learns("vision"):
             side = self.vision.image_size
-            features = self.encode_images(torch.zeros(1, 3, side, side, device=weight.device))
+            with self.evaluating():  # a black image must not enter batch norm's statistics
+                features = self.encode_images(torch.zeros(1, 3, side, side, device=weight.device))
         else:
             features = torch.zeros(1, self.vision.count, self.vision.width, device=weight.device)
         return embeds + 0.0 * self._connect(features).sum().to(embeds.dtype)

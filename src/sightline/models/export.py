@@ -22,6 +22,7 @@ from sightline.data.pixels import ImageProcessorFacts
 from sightline.models.adapters import merged_state
 from sightline.models.chat_template import jinja
 from sightline.models.vision import VisionTower
+from sightline.models.vision_conv import ConvTower
 from sightline.recipe.schema import Compose, Lora
 
 VISIONS = ("clip_vision_model", "siglip_vision_model")
@@ -164,11 +165,13 @@ def _image_processor(facts: ImageProcessorFacts) -> dict[str, Any]:
 def describe(parts: Parts, folder: Path, lora: Lora | None) -> None:
     """Write what `saved.load_model` needs beside the weights: configurations, recipe part, tokenizer, image facts."""
     folder.mkdir(parents=True, exist_ok=True)
+    # As the recipe asked: a language tower may have fallen back on eager, and a convolution has no attention.
+    asked = parts.language if isinstance(parts.vision, ConvTower) else parts.vision
     description = {
         "compose": parts.spec.model_dump(mode="json"),
         "vision": parts.vision.origin,
         "language": parts.language.config.to_dict(),
-        "attention": parts.vision.config._attn_implementation,  # the language tower's follows from it
+        "attention": asked.config._attn_implementation,
         "image_token_id": parts.image_token_id,
         "eos_ids": list(parts.eos_ids),
         "lora": lora.model_dump(mode="json") if lora else None,

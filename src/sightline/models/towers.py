@@ -11,6 +11,7 @@ from sightline.errors import UserError
 from sightline.models.gguf_file import readable
 from sightline.models.origin import make_config, read_config, read_or_explain
 from sightline.models.vision import VisionTower, family
+from sightline.models.vision_conv import CONVOLUTIONAL, ConvTower, with_image_size
 from sightline.recipe.schema import LanguageSpec, VisionSpec
 
 VISION, LANGUAGE = "model.compose.vision", "model.compose.language"
@@ -26,12 +27,14 @@ def vision_config(spec: VisionSpec) -> PretrainedConfig:
         config = make_config(spec.config or {}, f"{VISION}.config")
     config = getattr(config, "vision_config", config)
     family(config)
-    return config
+    return with_image_size(config, spec.image_size) if config.model_type in CONVOLUTIONAL else config
 
 
 def load_vision(spec: VisionSpec, config: PretrainedConfig, *, attention: str, dtype: torch.dtype) -> VisionTower:
     """The vision tower. Raises UserError where the source lacks some of its weights."""
     kind: Any = MODEL_MAPPING[type(config)]
+    convolutional = config.model_type in CONVOLUTIONAL
+    attention = "eager" if convolutional else attention  # it has none, and transformers takes no other word for that
     if spec.source is None:
         model = _fresh(lambda: kind._from_config(config, attn_implementation=attention), VISION).to(dtype)
     else:
@@ -46,6 +49,8 @@ def load_vision(spec: VisionSpec, config: PretrainedConfig, *, attention: str, d
                 where=f"{VISION}.source",
                 fix="give a checkpoint of the vision model or of a dual encoder that contains it",
             )
+    if convolutional:
+        return ConvTower(model, layer=spec.layer)
     return VisionTower(model, layer=spec.layer, tokens=spec.tokens)
 
 

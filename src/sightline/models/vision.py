@@ -47,6 +47,7 @@ FAMILIES = {
     "dinov2": Family(class_token=True, normed=True, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     "dinov2_with_registers": Family(class_token=True, normed=True, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     "vit": Family(class_token=True, normed=True),
+    "resnet": Family(class_token=False, normed=False, mean=IMAGENET_MEAN, std=IMAGENET_STD),
 }
 
 

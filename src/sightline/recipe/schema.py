@@ -40,9 +40,13 @@ class Source(Part):
 
 
 class VisionSpec(Source):
-    """The vision tower. `layer` is the hidden state that feeds the connector (LLaVA: -2; -1 is the last)."""
+    """The vision tower. `layer` is the hidden state that feeds the connector.
+
+    -1 is the tower's own output, after its final norm; any other is what a block left (LLaVA: -2).
+    """
 
     layer: int = -2
+    image_size: Positive | None = None  # convolutional towers only: the others' configurations say it
     tokens: Literal["patch", "all"] = "patch"  # "patch" drops the class token where the tower has one
     resize: Literal["squash", "crop", "pad"] = "squash"
     mean: tuple[float, float, float] | None = None  # None: the tower's own image processor says
@@ -125,6 +129,7 @@ class DataSpec(Part):
     images: str | None = None  # folder that relative image paths start from; None: the data file's own folder
     split: str = "train"
     columns: dict[str, str] = {}  # our name -> the file's column name, where they differ
+    where: dict[str, list[str]] = {}  # keep the rows whose field has one of these values, e.g. {type: [color]}
     limit: Positive | None = None
     broken: Literal["error", "skip"] = "error"  # a broken row stops the run, or is skipped and counted
 

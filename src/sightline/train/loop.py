@@ -100,13 +100,13 @@ def _log(
 ) -> Position:
     learner, precision = stage.learner, stage.learner.precision
     (loss_sum,) = stage.ranks.sum([float(position.window_loss)])
-    loss = loss_sum / max(1, position.window_tokens)
+    loss, grad_norm = loss_sum / max(1, position.window_tokens), float(result.grad_norm)
     event = _place(stage, position, "train") | {
         "loss": loss,
         "tokens": result.tokens,
         "lr": rates(learner.optimizer),
-        "grad_norm": gradient_norms(parameters_by_tower(learner.optimizer)),
-        "grad_norm_total": float(result.grad_norm),
+        "grad_norm": gradient_norms(parameters_by_tower(learner.optimizer), grad_norm, stage.spec.optimizer.clip),
+        "grad_norm_total": grad_norm,
         "update_ratio": ratio.after_step(),
         "loss_scale": precision.scaler.get_scale() if precision.name == "fp16" else None,
         "seconds": around.clock.elapsed,

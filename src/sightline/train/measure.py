@@ -10,12 +10,13 @@ from torch import Tensor
 SAMPLE = 1 << 16  # elements of a parameter that are watched: exact for small towers, an estimate for large ones
 
 
-def gradient_norms(towers: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
-    """L2 norm of each tower's gradients, as they are now (after clipping, if clipped)."""
+def gradient_norms(towers: Mapping[str, Sequence[Tensor]], total: float, clip: float | None) -> dict[str, float]:
+    """L2 norm of each tower's gradients before they were clipped from the norm `total` to `clip`."""
+    shrunk = min(1.0, clip / total) if clip is not None and total > 0 else 1.0
     norms = {}
     for tower, parameters in towers.items():
         gradients = [p.grad for p in parameters if p.grad is not None]
-        norms[tower] = float(torch.stack(torch._foreach_norm(gradients)).norm()) if gradients else 0.0
+        norms[tower] = float(torch.stack(torch._foreach_norm(gradients)).norm()) / shrunk if gradients else 0.0
     return norms
 
 

@@ -34,8 +34,7 @@ class Precision:
 
 
 def pick_precision(wanted: Name | Literal["auto"], device: torch.device) -> Precision:
-    """The precision a recipe asks for; "auto" is bf16 where the device multiplies it in hardware, else fp32.
-    """
+    """The precision a recipe asks for; "auto" is bf16 where the device multiplies it in hardware, else fp32."""
     name: Name = ("bf16" if _fast_bf16(device) else "fp32") if wanted == "auto" else wanted
     return Precision(name, device, torch.amp.GradScaler(device.type, enabled=name == "fp16"))
 
