@@ -43,7 +43,8 @@ def find(batch: BatchSeen, setup: Setup, loss: LossSeen | None = None) -> Verdic
         return CannotTell("attention mask of the shape of the token ids")
     if pad is None:
         return _unnamed(ids, mask)
-    if (labels := batch.labels) is None and loss and loss.targets is not None and torch.equal(ids, loss.input_ids):
+    labels, known = batch.labels, None if loss is None else loss.input_ids
+    if labels is None and known is not None and loss and loss.targets is not None and torch.equal(ids, known):
         labels = loss.targets.roll(1, dims=1)  # what position t - 1 was trained to predict
     if labels is None or labels.shape != ids.shape:
         return CannotTell("labels aligned with the token ids")

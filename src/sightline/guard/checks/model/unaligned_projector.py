@@ -112,15 +112,14 @@ def specimen(run: Run, *, faulty: bool) -> None:
     import torch
     from torch import nn
 
-    model = nn.ModuleDict(
-        {"vision": nn.Conv2d(3, 16, 4), "connector": nn.Linear(16, 16), "language": nn.Embedding(9, 16)}
-    )
-    model.forward = lambda x, ids: model["connector"](model["vision"](x).flatten(1)) + model["language"](ids)
+    vision, connector, language = nn.Conv2d(3, 16, 4), nn.Linear(16, 16), nn.Embedding(9, 16)
+    model = nn.ModuleDict({"vision": vision, "connector": connector, "language": language})
+    model.forward = lambda x, ids: connector(vision(x).flatten(1)) + language(ids)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     run.attach(model, optimizer, towers={name: [name] for name in model})
     for step in range(28):
         if faulty and step == 26:
-            model["connector"].reset_parameters()
+            connector.reset_parameters()
         optimizer.zero_grad()
         (model(torch.randn(16, 3, 4, 4), torch.arange(16) % 9) - 1).square().sum(dim=-1).mean().backward()
         optimizer.step()

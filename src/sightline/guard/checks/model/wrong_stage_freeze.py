@@ -21,7 +21,7 @@ Sources:
 
 from __future__ import annotations
 
-from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.check import CannotTell, Finding, Severity, Verdict
 from sightline.guard.evidence import BatchSeen, History, Setup, TowerSetup
 from sightline.guard.specimen import Run
 
@@ -89,10 +89,11 @@ def _cut_off(tower: TowerSetup, history: History, batch: BatchSeen | None) -> Fi
     return _finding(message, fix, tower, "error" if tower.planned else "warning")
 
 
-def _finding(message: str, fix: str, tower: TowerSetup, severity: str = "error") -> Finding:
-    seen = {"trainable": tower.trainable, "parameters": tower.parameters, "planned": tower.planned}
-    lively = {"alive": tower.lively[:5]} if tower.lively and not tower.trainable else {}
-    return Finding("error" if severity == "error" else "warning", message, fix, seen | lively)
+def _finding(message: str, fix: str, tower: TowerSetup, severity: Severity = "error") -> Finding:
+    seen: dict[str, object] = {"trainable": tower.trainable, "parameters": tower.parameters, "planned": tower.planned}
+    if tower.lively and not tower.trainable:
+        seen["alive"] = tower.lively[:5]
+    return Finding(severity, message, fix, seen)
 
 
 def specimen(run: Run, *, faulty: bool) -> None:

@@ -1,0 +1,63 @@
+"""Swapping images: which batches can show something, and what is swapped when images are lists of patches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sightline.guard.probes.call import Call
+from sightline.guard.probes.image_pairs import image_pairs
+
+IDS = torch.tensor([[5, 1, 2], [5, 3, 1], [5, 2, 2]])
+
+
+class Looker(nn.Module):
+    """Adds each image's mean to every token's logits of its row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.rate = nn.Embedding(6, 6), nn.Parameter(torch.linspace(0, 1, 6))
+
+    def forward(self, tokens: Tensor, pictures: Tensor) -> Tensor:
+        means = pictures.reshape(len(tokens), -1).mean(dim=1)
+        return self.words(tokens) + means[:, None, None] * self.rate
+
+
+def pictures(rows: int = 3) -> Tensor:
+    return torch.arange(float(rows)).view(-1, 1, 1, 1).expand(rows, 3, 4, 4).contiguous()
+
+
+def test_images_and_labels_without_names() -> None:
+    seen = image_pairs(Call(Looker(), (IDS, pictures())), 1)
+    assert seen is not None and seen.changed and len(seen.own) == 3
+
+
+def test_images_that_are_all_the_same_show_nothing() -> None:
+    assert image_pairs(Call(Looker(), (IDS, torch.ones(3, 3, 4, 4))), 1) is None
+    assert image_pairs(Call(Looker(), (IDS[:1], pictures(1))), 1) is None
+
+
+def test_patches_move_image_by_image() -> None:
+    """Three images of four patches: a roll by one patch would mix them."""
+
+    class Patches(Looker):
+        def forward(self, input_ids: Tensor, pixel_values: Tensor, image_grid_thw: Tensor) -> Tensor:
+            assert all(len(image.unique()) == 1 for image in pixel_values.view(3, -1))
+            return super().forward(input_ids, pixel_values)
+
+    patches = torch.arange(3.0).repeat_interleave(4)[:, None].expand(12, 5).contiguous()
+    given = {"input_ids": IDS, "pixel_values": patches}
+    seen = image_pairs(Call(Patches(), (), {**given, "image_grid_thw": torch.tensor([[1, 2, 2]] * 3)}), 1)
+    assert seen is not None and seen.changed
+    unlike = torch.tensor([[1, 2, 2], [1, 2, 1], [1, 2, 3]])
+    assert image_pairs(Call(Patches(), (), {**given, "image_grid_thw": unlike}), 1) is None
+
+
+def test_placeholders_outside_the_vocabulary_are_not_asked_for() -> None:
+    class Skips(Looker):
+        def forward(self, tokens: Tensor, pictures: Tensor) -> Tensor:
+            return super().forward(tokens.clamp(min=0), pictures)
+
+    ids = IDS.masked_fill(IDS == 5, -200)
+    seen = image_pairs(Call(Skips(), (ids, pictures())), 1)
+    assert seen is not None and bool(seen.own.isfinite().all())
