@@ -9,7 +9,7 @@ Stays silent when: the towers have rates of their own; only one of them learns; 
 adapters; everything starts from scratch (the first loss is about ln V); or one low rate suits all, because the
 connector is trained already: the loss does not rise, and no fresh tower stands still.
 Sources:
-- https://deepwiki.com/huggingface/nanoVLM/6-training (2025-05-01): projection 1e-3, both backbones 5e-5
+- https://blog.gitcode.com/9e8839125e9b2ab631d76f463634f9a7.html (2025-07-01): nanoVLM: projection 1e-3, backbones 5e-5
 - https://github.com/LLaVA-VL/LLaVA-NeXT/issues/492 (2025-10-21): rates a tower given, and not taken by the optimizer
 - https://github.com/hiyouga/LlamaFactory/issues/6008 (2024-11-12): LLaVA's mm_projector_lr 2e-5 beside 2e-4 for LoRA
 - https://leeroopedia.com/index.php/Principle:Haotian_liu_LLaVA_Feature_Alignment_Pretraining (2026-02-13): 1e-3 for
