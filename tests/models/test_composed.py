@@ -58,7 +58,7 @@ def test_logits_are_the_full_models_at_supervised_positions(kind: str, compose: 
     here = batch.labels[:, 1:] != IGNORE
     torch.testing.assert_close(logits, plain_logits(built.model, batch)[:, :-1][here])
     assert targets.tolist() == batch.labels[:, 1:][here].tolist()
-    assert len(targets) == int(batch.supervised)
+    assert len(targets) == batch.tokens
 
 
 def test_nothing_stays_hooked_to_the_language_tower(compose: Compose, rows: list[Row]) -> None:

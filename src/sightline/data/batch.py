@@ -70,6 +70,8 @@ class Batch:
         features: (N, P, D) cached vision features that stand in for `pixel_values`.
         extra: an adopted model's own inputs (`image_grid_thw`, ...), passed on by name.
         image_keys: the N images' keys. examples: the place of each example, in order.
+        image_places: (K,) int64: where image placeholders stand in the flattened (B T) tokens.
+        rows, targets: (S,) int64: see `supervised`; filled in by `to`, on the host, when a batch goes to a device.
         packed: True when some sequence holds more than one group or segment, so a block mask is needed.
     """
 
@@ -85,15 +87,32 @@ class Batch:
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     image_keys: tuple[str, ...] = ()
     examples: tuple[Where, ...] = ()
+    image_places: Tensor | None = None
+    rows: Tensor | None = None
+    targets: Tensor | None = None
     packed: bool = False
 
     @property
-    def supervised(self) -> Tensor:
-        """Number of supervised tokens: labels that have a token before them to be predicted from. 0-dim int64."""
-        return (self.labels[:, 1:] != IGNORE).sum()
+    def tokens(self) -> int:
+        """Number of supervised tokens: labels that have a token before them to be predicted from."""
+        return int((self.labels[:, 1:] != IGNORE).sum())
+
+    def supervised(self) -> tuple[Tensor, Tensor]:
+        """Rows of the flattened (B T) positions whose next token has a label, and those labels."""
+        if self.rows is not None and self.targets is not None:
+            return self.rows, self.targets
+        following = torch.full_like(self.labels, IGNORE)
+        following[:, :-1] = self.labels[:, 1:]
+        following = following.flatten()
+        rows = (following != IGNORE).nonzero().squeeze(1)
+        return rows, following[rows]
 
     def to(self, device: torch.device) -> Batch:
         """This batch on `device` (asynchronously from pinned memory)."""
+        if device != self.labels.device and self.rows is None:
+            # Found here: how many there are decides shapes, so a GPU would have to be waited for.
+            rows, targets = self.supervised()
+            return replace(self, rows=rows, targets=targets).to(device)
         moved: dict[str, Any] = {
             name: value.to(device, non_blocking=True)
             for name in self.__slots__

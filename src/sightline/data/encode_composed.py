@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +128,10 @@ class ComposedEncoder:
         features: Callable[[tuple[str, ...]], Tensor] | None = None,
     ) -> Batch:
         """See `Encoder.collate`. Raises RowError where an image cannot be decoded."""
-        return collate(
+        batch = collate(
             sequences, pad_id=self.pad_id, pixels=self._pixels, flip=flip, pad_left=pad_left, features=features
         )
+        return replace(batch, image_places=(batch.input_ids == self.image_token_id).flatten().nonzero().squeeze(1))
 
     def decode(self, ids: list[int]) -> str:
         """Text of `ids` without special tokens, stripped."""

@@ -21,7 +21,7 @@ from sightline.models.adapters import merged_state
 from sightline.models.adopt import Adopted, TowerMap, adopted_type
 from sightline.models.export import DESCRIPTION, write_json
 from sightline.models.reach import touch, unreached
-from sightline.models.supervised import only_rows, supervised
+from sightline.models.supervised import only_rows
 from sightline.models.vlm import VLM
 from sightline.recipe.schema import Adopt, Tower
 
@@ -80,7 +80,7 @@ class AdoptedVLM(VLM):
         )
 
     def forward(self, batch: Batch) -> tuple[Float[Tensor, "S V"], Int[Tensor, " S"]]:
-        rows, targets = supervised(batch.labels)
+        rows, targets = batch.supervised()
         inputs = self._inputs(batch)
         with only_rows(self.model.get_output_embeddings(), rows):
             logits = self._reader(inputs)(**inputs, use_cache=False).logits[0]

@@ -15,7 +15,7 @@ from sightline.data.batch import Batch
 from sightline.data.pack import block_mask
 from sightline.errors import UserError
 from sightline.models.export import Parts, describe, export, plain_state
-from sightline.models.supervised import last_rows, only_rows, supervised
+from sightline.models.supervised import last_rows, only_rows
 from sightline.models.vision import VisionTower
 from sightline.models.vlm import VLM
 from sightline.recipe.schema import Compose, Tower
@@ -65,7 +65,7 @@ class ComposedVLM(VLM):
             return self.vision(pixel_values)
 
     def forward(self, batch: Batch) -> tuple[Float[Tensor, "S V"], Int[Tensor, " S"]]:
-        rows, targets = supervised(batch.labels)
+        rows, targets = batch.supervised()
         embeds = self._embed(batch)
         sight = self._packed_sight(batch, embeds) if batch.packed else {}
         with only_rows(self.language.get_output_embeddings(), rows):
@@ -112,7 +112,9 @@ class ComposedVLM(VLM):
         if features is None:
             return self._touch_towers(embeds)
         shown = self._connect(features).index_select(0, batch.image_index).flatten(0, 1).to(embeds.dtype)
-        places = (batch.input_ids == self.image_token_id).flatten().nonzero().squeeze(1)
+        places = batch.image_places
+        if places is None:
+            places = (batch.input_ids == self.image_token_id).flatten().nonzero().squeeze(1)
         if len(places) != len(shown):
             raise UserError(
                 f"the batch has {len(places)} image placeholders but {len(shown)} image tokens to put there",

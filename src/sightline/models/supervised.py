@@ -15,17 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from sightline.data.batch import IGNORE
 from sightline.errors import UserError
-
-
-def supervised(labels: Int[Tensor, "B T"]) -> tuple[Int[Tensor, " S"], Int[Tensor, " S"]]:
-    """Rows of the flattened (B T) positions whose next token has a label, and those labels."""
-    following = torch.full_like(labels, IGNORE)
-    following[:, :-1] = labels[:, 1:]
-    following = following.flatten()
-    rows = (following != IGNORE).nonzero().squeeze(1)
-    return rows, following[rows]
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def train_step(
     Raises:
         UserError: a step without any supervised token.
     """
-    tokens, stops = ranks.sum([float(sum(int(batch.supervised) for batch in batches)), float(stop)])
+    tokens, stops = ranks.sum([float(sum(batch.tokens for batch in batches)), float(stop)])
     if tokens == 0:
         raise UserError(
             f"no supervised token in a whole step (rows {', '.join(map(str, batches[0].examples[:3]))}, ...)",

@@ -32,7 +32,7 @@ class Ranks:
         """Element-wise sum of `values` over ranks, in float64."""
         if self.world == 1:
             return list(values)
-        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        total = torch.tensor(values, dtype=torch.float64)  # on the host: gloo carries it and no GPU is waited for
         dist.all_reduce(total)
         return [float(value) for value in total.tolist()]
 
@@ -46,7 +46,7 @@ class Ranks:
         if self.world == 1:
             return text
         box = [text]
-        dist.broadcast_object_list(box, src=0, device=self.device)
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
     def wrap(self, model: nn.Module) -> nn.Module:
@@ -80,7 +80,7 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Ranks(rank, world, chosen)
     finally:

@@ -6,8 +6,7 @@ supervised).
 Root cause: labels are a copy of input_ids without -100 on the prompt and the padding; the mask's boundary is off;
 labels are shifted by the collator and again by the model; or truncation cut off every supervised token of a row.
 Fix: labels = input_ids with -100 where attention_mask is 0 and outside the assistant's turns (a completion-only
-collator, or the chat template's assistant mask); shift once, in the loss or in the collator; raise max_length for
-empty rows.
+collator, or the chat template's assistant mask); shift once, in the loss or in the collator; raise max_length.
 Stays silent when: only assistant tokens are supervised; or everything is, in text without turns of a user
 (pretraining, captions); labels are shifted by the collator for a loss that does not shift.
 Sources:
@@ -35,12 +34,13 @@ def find(batch: BatchSeen, loss: LossSeen | None = None) -> Verdict:
     """Labels against the attention mask, the speaker, and what the gradient shows each position was trained on."""
     if loss is not None and (finding := _shifted(loss)):
         return finding
-    batch = _as_taught(batch, loss)
+    # Labels that are read off the gradient are no proof of emptiness: a row known by heart has no gradient either.
+    told, batch = batch.labels is not None, _as_taught(batch, loss)
     ids, labels = batch.input_ids, batch.labels
     if ids is None or labels is None or labels.shape != ids.shape or batch.phase == "evaluation":
         return CannotTell("labels of a training batch aligned with its token ids")
     taught = labels != IGNORE
-    return _on_padding(batch, taught) or _on_prompt(batch, ids, taught) or _nothing(batch, taught)
+    return _on_padding(batch, taught) or _on_prompt(batch, ids, taught) or (_nothing(batch, taught) if told else None)
 
 
 def _as_taught(batch: BatchSeen, loss: LossSeen | None) -> BatchSeen:

@@ -1,0 +1,43 @@
+"""L2 on bare evidence: what labels say, and what only the gradient says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sightline.guard.check import Finding
+from sightline.guard.checks.data.unmasked_labels import find
+from sightline.guard.evidence import IGNORE, BatchSeen, LossSeen
+
+IDS = torch.tensor([[5, 6, 7, 8], [5, 9, 7, 6]])
+ANSWERS = torch.tensor([[IGNORE, IGNORE, 7, 8], [IGNORE, IGNORE, 7, 6]])
+
+
+def batch(labels: torch.Tensor | None) -> BatchSeen:
+    return BatchSeen(phase="train", step=1, input_ids=IDS, labels=labels, attention_mask=torch.ones_like(IDS).bool())
+
+
+def loss(targets: torch.Tensor) -> LossSeen:
+    shown: dict[str, Any] = {"step": 1, "micro": 0, "supervised": int((targets != IGNORE).sum()), "weight": 0.25}
+    return LossSeen(**shown, targets=targets, input_ids=IDS, softmax_rows=1.0, probability_rows=0.0)
+
+
+def test_answers_alone_are_well() -> None:
+    assert find(batch(ANSWERS)) is None
+
+
+def test_a_row_whose_labels_are_all_masked() -> None:
+    empty = ANSWERS.clone()
+    empty[1] = IGNORE
+    found = find(batch(empty))
+    assert isinstance(found, Finding) and found.severity == "warning"
+    assert "1 of 2 rows have no supervised token" in found.message
+    everything = find(batch(torch.full_like(ANSWERS, IGNORE)))
+    assert isinstance(everything, Finding) and everything.severity == "error"
+
+
+def test_a_row_known_by_heart_has_no_gradient_and_is_no_fault() -> None:
+    """Labels unseen, and one row's gradient exactly 0: it may be supervised and simply be right."""
+    targets = torch.tensor([[IGNORE, 7, 8, IGNORE], [IGNORE, IGNORE, IGNORE, IGNORE]])
+    assert not isinstance(find(batch(None), loss(targets)), Finding)
