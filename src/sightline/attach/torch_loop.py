@@ -28,6 +28,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from sightline.attach.metrics import post_metrics
 from sightline.attach.probing import Probing
 from sightline.attach.read import image_features, image_spans
 from sightline.attach.recorder import Recorder
@@ -36,7 +37,7 @@ from sightline.attach.towers import resolve
 from sightline.errors import UserError
 from sightline.guard.catalogue import Check
 from sightline.guard.check import Finding, Severity
-from sightline.guard.evidence import Evidence, Plan
+from sightline.guard.evidence import Evidence, Phase, Plan
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.restore import untouched
 from sightline.guard.probes.round_trip import round_trip
@@ -143,6 +144,8 @@ class Attachment:
             "LeakSeen": "no packed batch was seen (group_ids, or position_ids that restart)",
             "ImagePairsSeen": "no batch with two or more images and labels was probed",
             "SignalsSeen": "no forward pass through a connector and a token embedding was seen",
+            "MetricsHistory": "nothing was logged: guard.log(name=value) says what the loop measures of itself",
+            "DataSeen": "the data set was not shown: only its batches were seen",
             "LossSeen": "no gradient of (..., V) logits was seen",
             "Setup": "no training forward was seen: the attached model was never called with gradients on",
             "BatchSeen": "no forward pass of the attached model was seen",
@@ -159,6 +162,15 @@ class Attachment:
         self._recorder.told(loss, tokens)
         self._recorder.flush()
         self._recorder.mailbox.open()
+
+    def log(self, metrics: Mapping[str, Any] | None = None, *, phase: Phase = "train", **named: Any) -> None:
+        """Say what the loop measures of itself: ``guard.log(accuracy=0.7)``. Tensors of one element are read later."""
+        recorder = self._recorder
+        post_metrics(recorder.mailbox, {**(metrics or {}), **named}, recorder.step, phase, self._offer)
+
+    def show(self, seen: Evidence) -> None:
+        """Show evidence that a host has and hooks cannot see, such as `DataSeen`."""
+        self._offer(seen)
 
     def preflight(self, batches: Iterable[Any] | None = None) -> tuple[Finding, ...]:
         """Judge the set-up and every batch of `batches` (None: the first of the dataloader) before step 1.

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 from sightline.errors import UserError, nearest
 from sightline.guard.catalogue import Check, Page, load, pages
 from sightline.guard.check import CannotTell, Finding
-from sightline.guard.evidence import Evidence, History, Setup, StepSeen
+from sightline.guard.evidence import Evidence, History, MetricsHistory, MetricsSeen, Setup, StepSeen
 
 HISTORY = 512  # steps kept: long enough for trends over warm-up, small enough to hold every parameter's norms
+METRICS = 4096  # logged entries kept: a few numbers each
 
 
 class GuardError(UserError):
@@ -62,10 +63,14 @@ class Watch:
         self._latest: dict[str, Evidence] = {}
         self._absent: dict[str, str] = {}
         self._steps: list[StepSeen] = []
+        self._metrics: list[MetricsSeen] = []
         self._verdicts = {check.page.name: Verdicts(check.page) for check in self._checks}
 
     def offer(self, seen: Evidence) -> list[Finding]:
-        """Show one piece of evidence; returns the findings that are new. A StepSeen brings a History with it."""
+        """Show one piece of evidence; returns the findings that are new.
+
+        A StepSeen brings a History with it, and a MetricsSeen a MetricsHistory.
+        """
         if isinstance(seen, Setup):
             self._steps.clear()  # steps under another set-up prove nothing of this one
             self._latest.pop("History", None)
@@ -73,6 +78,9 @@ class Watch:
         if isinstance(seen, StepSeen):
             self._steps = [*self._steps[-HISTORY + 1 :], seen]
             new += self._judge(History(tuple(self._steps)))
+        if isinstance(seen, MetricsSeen):
+            self._metrics = [*self._metrics[-METRICS + 1 :], seen]
+            new += self._judge(MetricsHistory(tuple(self._metrics)))
         return new
 
     def absent(self, kind: str, why: str) -> None:

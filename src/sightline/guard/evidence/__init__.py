@@ -13,6 +13,8 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     StepSeen      after every optimizer step; its `parameters` are measured on sampled steps only
     History       after every StepSeen: the recent ones, oldest first, since the last change of Setup
     Progress      after 8, 16, 32, ... training forwards, and at the end: were steps taken at all?
+    MetricsSeen   whenever the host logs numbers, by their names; MetricsHistory after each: all so far
+    DataSeen      at the start, from hosts that hold the data set itself: its columns and a few rows
     LeakSeen, ImagePairsSeen, EvaluationSeen, RoundTripSeen    answers of probes (`guard/probes/`)
 
 Nothing here imports more than the standard library at run time.
@@ -22,18 +24,24 @@ from __future__ import annotations
 
 from sightline.guard.evidence.answers import EvaluationSeen, ImagePairsSeen, LeakSeen, RoundTripSeen
 from sightline.guard.evidence.batches import IGNORE, BatchSeen, LossSeen, Phase, SignalsSeen
+from sightline.guard.evidence.data import DataSeen, Objective
+from sightline.guard.evidence.metrics import MetricsHistory, MetricsSeen
 from sightline.guard.evidence.setup import Plan, Setup, TokenizerSetup, TowerSetup
 from sightline.guard.evidence.steps import History, ParameterSeen, Progress, StepSeen
 
 __all__ = [
     "IGNORE",
     "BatchSeen",
+    "DataSeen",
     "EvaluationSeen",
     "Evidence",
     "History",
     "ImagePairsSeen",
     "LeakSeen",
     "LossSeen",
+    "MetricsHistory",
+    "MetricsSeen",
+    "Objective",
     "ParameterSeen",
     "Phase",
     "Plan",
@@ -54,6 +62,9 @@ Evidence = (
     | StepSeen
     | History
     | Progress
+    | MetricsSeen
+    | MetricsHistory
+    | DataSeen
     | LeakSeen
     | ImagePairsSeen
     | EvaluationSeen

@@ -1,0 +1,42 @@
+"""What a data set holds before it becomes batches, and what the host means to do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sightline.guard.evidence.batches import Phase
+
+Objective = Literal["sft", "preference", "unpaired-preference", "reward", "rollout", "language-model"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DataSeen:
+    """A data set as its host was given it, or as the host has prepared it.
+
+    Attributes:
+        step: optimizer steps taken by then (0 at the start).
+        objective: what the host does with the rows: supervised fine-tuning (``sft``), pairs of answers (``preference``:
+            DPO and its kin), one answer with a verdict (``unpaired-preference``: KTO), a reward model (``reward``),
+            answers that the policy writes itself (``rollout``: GRPO, RLOO), plain next-token training
+            (``language-model``); None where the host could not tell.
+        columns: names of the columns, in order.
+        rows: the first few rows, raw: column -> value (text, messages, lists of ids).
+        size: number of rows; None for a stream.
+        prepared: True where the host has turned text into ids before it was seen.
+        texts: what a few rows say once tokenized, decoded with special tokens; () where there is no tokenizer.
+        trainer: the host's own name of itself, e.g. ``SFTTrainer``.
+        templated: whether the tokenizer has a chat template; None without a tokenizer.
+    """
+
+    step: int
+    columns: tuple[str, ...]
+    rows: tuple[Mapping[str, Any], ...] = ()
+    objective: Objective | None = None
+    phase: Phase = "train"
+    size: int | None = None
+    prepared: bool = False
+    texts: tuple[str, ...] = ()
+    trainer: str | None = None
+    templated: bool | None = None

@@ -1,0 +1,48 @@
+"""What a host logs of itself: losses, rewards, margins, accuracies, by the host's own names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+
+from sightline.guard.evidence.batches import Phase
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSeen:
+    """The numbers that a host logged at one moment.
+
+    Attributes:
+        step: optimizer steps taken by then.
+        values: name -> number, in the host's words (``rewards/margins``) but for the prefix by which it marks an
+            evaluation (``eval_``): that is told by `phase`. What is no number is left out.
+    """
+
+    step: int
+    values: Mapping[str, float]
+    phase: Phase = "train"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsHistory:
+    """All that was logged so far, oldest first (at most 4096 entries), in whatever set-up (see `Setup.step`)."""
+
+    seen: tuple[MetricsSeen, ...]
+
+    @property
+    def step(self) -> int:
+        """The step of the last entry."""
+        return self.seen[-1].step
+
+    def series(self, name: str, phase: Phase = "train", *, since: int = 0) -> tuple[tuple[int, float], ...]:
+        """(step, value) of every finite value logged under exactly this name, from step `since` on."""
+        return tuple(
+            (one.step, one.values[name])
+            for one in self.seen
+            if one.phase == phase and one.step >= since and name in one.values and isfinite(one.values[name])
+        )
+
+    def names(self, phase: Phase = "train") -> tuple[str, ...]:
+        """Every name that was logged in a phase, in the order of its first appearance."""
+        return tuple(dict.fromkeys(name for one in self.seen if one.phase == phase for name in one.values))
