@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 
 from sightline.data import images
 from sightline.data.encode import RowError
-from sightline.data.images import load_image, probe_image
+from sightline.data.images import RecentImages, load_image, probe_image
 from sightline.data.row import ImageRef, Where
 from tests.data.made import picture
 
@@ -111,3 +113,19 @@ def test_what_is_no_image_is_told(tmp_path) -> None:
         load_image(ImageRef("x", tmp_path), PLACE)
     with pytest.raises(RowError, match="floating-point"):
         load_image(stored(Image.new("F", (2, 2), 0.5), "TIFF"), PLACE)
+
+
+def test_recent_images_decode_once_and_forget_the_oldest(tmp_path: Path) -> None:
+    refs = []
+    for number in range(3):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{number}.png")
+        refs.append(ImageRef(f"image-{number}", path=tmp_path / f"{number}.png"))
+    recent, where = RecentImages(most=2), Where("rows.json", 1)
+    first = recent.get(refs[0], where)
+    (tmp_path / "0.png").unlink()
+    assert recent.get(refs[0], where) is first
+    recent.get(refs[1], where)
+    recent.get(refs[2], where)
+    with pytest.raises(RowError):
+        recent.get(refs[0], where)  # forgotten, and its file is gone
+    assert pickle.loads(pickle.dumps(recent)).get(refs[1], where).getpixel((0, 0)) == (1, 0, 0)

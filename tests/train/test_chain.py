@@ -115,3 +115,15 @@ def test_tensorboard_gets_the_same_numbers(data: dict[str, Any], tmp_path: Path)
         assert values["train/grad_norm/vision", event["global_step"]] == pytest.approx(
             event["grad_norm"]["vision"], rel=1e-5
         )
+
+
+def test_wandb_gets_the_same_numbers(data: dict[str, Any], tmp_path: Path) -> None:
+    """Offline, as the suite sets it. Its file keeps each value as the JSON text that would be sent."""
+    pytest.importorskip("wandb")
+    run = train(validate(RECIPE | {"data": data, "track": ["wandb"]}, "tiny"), tmp_path / "run")
+    (file,) = (run / "wandb").glob("offline-run-*/*.wandb")
+    kept = file.read_bytes()
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [event["loss"] for event in logged if event["event"] == "train"]
+    assert losses and b"train/loss" in kept
+    assert all(json.dumps(loss).encode() in kept for loss in losses)

@@ -17,7 +17,7 @@ from sightline.data.align import positions
 from sightline.data.batch import IGNORE, Batch, Example, Sequence
 from sightline.data.collate import distinct_images, pad
 from sightline.data.encode import RowError, pad_token_id, validate, without_answer
-from sightline.data.images import load_image
+from sightline.data.images import RecentImages
 from sightline.data.processor import load_processor
 from sightline.data.row import Row, Turn
 from sightline.data.spans import Message, answer_spans, said, with_ends
@@ -41,6 +41,7 @@ class AdoptedEncoder:
 
     def __init__(self, processor: Any) -> None:
         self.processor, self.tokenizer = processor, processor.tokenizer
+        self._images = RecentImages()
         self.pad_id = pad_token_id(self.tokenizer)
         if not self.tokenizer.is_fast:
             raise UserError("the tokenizer tells no character offsets", where="model.adopt", fix="use its fast version")
@@ -151,7 +152,7 @@ class AdoptedEncoder:
         return {"add_special_tokens": False} if start and text.startswith(start) else {}
 
     def _processed(self, row: Row, **said_as: Any) -> Any:
-        images = [load_image(ref, row.where) for ref in row.images]
+        images = [self._images.get(ref, row.where) for ref in row.images]
         return self.processor(images=[images] if images else None, **said_as)
 
     def _labels(self, text: str, spans: list[range], ids: list[int]) -> list[int]:
@@ -183,7 +184,7 @@ class AdoptedEncoder:
         if features is not None:
             raise UserError("an adopted model's features are not cached", fix="set cache_features: false")
         refs, index = distinct_images(sequences)
-        loaded = {key: load_image(ref, where) for key, (ref, where) in refs.items()}
+        loaded = {key: self._images.get(ref, where) for key, (ref, where) in refs.items()}
         if flip is not None:
             chosen = torch.rand(len(loaded), generator=flip) < 0.5
             loaded = {

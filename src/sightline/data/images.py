@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,27 @@ BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, 
 def load_image(ref: ImageRef, where: Where) -> Image.Image:
     """The image of `ref`, RGB. Raises RowError naming the image and the row that shows it."""
     return _opened(ref, where)
+
+
+class RecentImages:
+    """The last few images that were decoded. A row's are asked for to count its tokens and again for its batch."""
+
+    def __init__(self, most: int = 64) -> None:
+        self._most = most
+        self._kept: OrderedDict[str, Image.Image] = OrderedDict()
+
+    def get(self, ref: ImageRef, where: Where) -> Image.Image:
+        """The image, RGB, not to be changed in place. Raises RowError as `load_image` does."""
+        if ref.key in self._kept:
+            self._kept.move_to_end(ref.key)
+            return self._kept[ref.key]
+        self._kept[ref.key] = image = load_image(ref, where)
+        if len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+        return image
+
+    def __reduce__(self) -> tuple[type[RecentImages], tuple[int]]:
+        return RecentImages, (self._most,)  # a data loading process starts with none
 
 
 def probe_image(ref: ImageRef, where: Where) -> None:
