@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,29 +19,18 @@ from torch.optim import Optimizer
 from sightline.attach.gradient import loss_seen, read_gradient
 from sightline.attach.mailbox import Mailbox
 from sightline.attach.meter import Before, Meter, rates_of
+from sightline.attach.open_step import OpenStep
 from sightline.attach.pace import Pace
 from sightline.attach.probing import Probing
 from sightline.attach.read import batch_seen, decoder, image_features, token_tensors
 from sightline.attach.setup import Facts, image_token_of, read_setup, same_setup
 from sightline.attach.signals import Signals
 from sightline.attach.towers import Towers
-from sightline.guard.evidence import Evidence, LossSeen, Phase, Progress, Setup, StepSeen
-from sightline.guard.probes.call import Call, Outcome, outcome
+from sightline.guard.evidence import Evidence, Phase, Progress, Setup, StepSeen
+from sightline.guard.probes.call import Call, differentiable, outcome
 from sightline.guard.probes.non_finite import first_non_finite
 
 FIRST_PROGRESS = 8  # forwards; then 16, 32, ...
-
-
-@dataclass(slots=True)
-class OpenStep:
-    """A step in the making. `carried`: (P,) norms of the gradients that its first backward pass met."""
-
-    measured: bool
-    losses: list[float] = field(default_factory=list)
-    micro: list[LossSeen] = field(default_factory=list)
-    carried: list[float] | None = None
-    tokens: int | None = None
-    non_finite: str | None = None
 
 
 class Recorder:
@@ -81,7 +70,7 @@ class Recorder:
         with self._pace.timed():
             self.signals.clear()
             if torch.is_grad_enabled() and not self.declared and self._open is None:
-                self._begin()
+                self.begin()
             self.mailbox.open()
 
     def after_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -91,12 +80,12 @@ class Recorder:
         with self._pace.timed():
             call = Call(self.model, args, kwargs)
             if torch.is_grad_enabled() and not self.declared:
-                self._trained(call, outcome(output))
+                self.trained(call, output)
             else:
-                self._judged(call)
+                self.judged(call)
             self.mailbox.open()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """The first training forward of a step."""
         self.flush()
         self._open = OpenStep(self._pace.measures(self.step))
@@ -111,7 +100,8 @@ class Recorder:
             self.setup = setup
             self.offer(setup)
 
-    def _trained(self, call: Call, result: Outcome) -> None:
+    def trained(self, call: Call, output: Any) -> None:
+        """A training forward of the model gave `output`."""
         self.forwards += 1
         self.last_call = call
         step = self._open
@@ -126,13 +116,24 @@ class Recorder:
                 self.mailbox.post(tensors, lambda values: self.offer(made(values)))
         with self.silence():
             self.probing.on_training(call, self.step, self.offer)
-        self._listen(step, call, result)
+        self._count_items(step, call)
+        self._listen(step, call, output)
 
-    def _listen(self, step: OpenStep, call: Call, result: Outcome) -> None:
+    def _count_items(self, step: OpenStep, call: Call) -> None:
+        """A host that tells the model how many tokens a whole step supervises divides each loss by that number."""
+        if isinstance(items := call.value("num_items_in_batch"), Tensor | int):
+            step.summed = True
+            self.mailbox.post([torch.as_tensor(items)], lambda v: setattr(step, "tokens", int(v[0].sum())))
+
+    def _listen(self, step: OpenStep, call: Call, output: Any) -> None:
         """Hook the outputs, so that the backward pass tells when it begins and what the loss supervised."""
-        if (root := result.loss if _learns(result.loss) else result.logits) is not None and _learns(root):
-            value = root.detach().mean() if root is result.loss else None
-            root.register_hook(lambda _: self._backward_began(step, value))
+        result, began = outcome(output), [False]
+        if result.loss is not None and _learns(result.loss):
+            value = result.loss.detach().mean()
+            result.loss.register_hook(lambda _: self._backward_began(step, began, value))
+        for tensor in differentiable(output):  # the loss may be one that the host makes of any of them
+            if tensor is not result.loss:
+                tensor.register_hook(lambda _: self._backward_began(step, began, None))
         if step.measured and result.logits is not None and result.logits.dim() > 1 and _learns(result.logits):
             box = [result.logits.detach(), call.tensor("input_ids")]
             result.logits.register_hook(lambda grad: self._gradient_came(step, grad, box))
@@ -160,10 +161,11 @@ class Recorder:
 
     # --- backward ------------------------------------------------------------------------------------------------
 
-    def _backward_began(self, step: OpenStep, loss: Tensor | None) -> None:
+    def _backward_began(self, step: OpenStep, began: list[bool], loss: Tensor | None) -> None:
         """Tensor hook: runs before any gradient of this backward pass reaches a parameter."""
-        if self.muted:
+        if self.muted or began[0]:
             return
+        began[0] = True
         with self._pace.timed():
             self.backwards += 1
             if step.measured and step.carried is None:
@@ -203,7 +205,16 @@ class Recorder:
             if step and step.non_finite is None and any(not math.isfinite(loss) for loss in step.losses):
                 step.non_finite = self._name_non_finite()
             closure = any(callable(value) for value in (*args[1:], *kwargs.values()))  # it would run inside the step
-            self._before = self.meter.before() if step and step.measured and not closure else None
+            self._before = None if closure else self._look(step)
+
+    def gradients_ready(self) -> None:
+        """A host's word from inside an optimizer's closure: the backward pass is over, the update comes next."""
+        if not self.muted:
+            with self._pace.timed():
+                self._before = self._look(self._open)
+
+    def _look(self, step: OpenStep | None) -> Before | None:
+        return self.meter.before() if step and step.measured else None
 
     def after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Hook after any optimizer's step."""
@@ -232,7 +243,7 @@ class Recorder:
             carried = math.hypot(*(step.carried[i] for i in held)) if step.carried and held else None
             seen = StepSeen(
                 step=number,
-                loss=sum(step.losses) / len(step.losses) if step.losses else None,
+                loss=step.loss,
                 tokens=step.tokens,
                 micro=tuple(step.micro),
                 carried=carried,
@@ -260,6 +271,7 @@ class Recorder:
             return
         step.tokens = tokens if tokens is not None else step.tokens
         if loss is not None:
+            step.summed = False
             step.losses.clear()
             value = torch.as_tensor(loss, dtype=torch.float32)
             self.mailbox.post([value], lambda v: step.losses.__setitem__(slice(None), [float(v[0])]))
@@ -285,7 +297,7 @@ class Recorder:
 
     # --- evaluation ----------------------------------------------------------------------------------------------
 
-    def _judged(self, call: Call) -> None:
+    def judged(self, call: Call) -> None:
         """The first evaluation forward after training steps: the others are alike."""
         if self._evaluated:
             return

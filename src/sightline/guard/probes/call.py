@@ -105,6 +105,14 @@ def outcome(output: Any) -> Outcome:
     return Outcome(loss, logits, targets)
 
 
+def differentiable(output: Any) -> list[Tensor]:
+    """The tensors of a model's output that carry a gradient: members of a mapping, items of a tuple, one tensor."""
+    parts = output.values() if isinstance(output, Mapping) else output
+    parts = parts if isinstance(output, Mapping | tuple | list) else (getattr(output, "__dict__", {}).values())
+    found = [output] if isinstance(output, Tensor) else [part for part in parts if isinstance(part, Tensor)]
+    return [tensor for tensor in found if tensor.requires_grad]
+
+
 def places(call: Call, result: Outcome) -> tuple[Tensor, Tensor] | None:
     """(row, position) of every logit vector, row by row: all positions of (B, T, V) logits, or the supervised ones.
 

@@ -1,0 +1,30 @@
+"""An optimizer step in the making: what its forward and backward passes have shown so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sightline.guard.evidence import LossSeen
+
+
+@dataclass(slots=True)
+class OpenStep:
+    """A step in the making. `carried`: (P,) norms of the gradients that its first backward pass met.
+
+    `summed`: the micro-batches' losses are parts of the step's mean, and not means of their own.
+    """
+
+    measured: bool
+    losses: list[float] = field(default_factory=list)
+    micro: list[LossSeen] = field(default_factory=list)
+    carried: list[float] | None = None
+    tokens: int | None = None
+    non_finite: str | None = None
+    summed: bool = False
+
+    @property
+    def loss(self) -> float | None:
+        """The step's mean loss, as far as it was seen."""
+        if not self.losses:
+            return None
+        return sum(self.losses) / (1 if self.summed else len(self.losses))
