@@ -48,3 +48,16 @@ def test_nothing_supervised() -> None:
     logits, targets = example()
     seen = read(logits, (logits * 0).sum() + 0 * targets.sum())
     assert seen.supervised == 0 and seen.weight is None and bool((seen.targets == -100).all())
+
+
+def test_the_size_of_logits_where_something_is_supervised() -> None:
+    logits, targets = example()
+    with torch.no_grad():
+        logits[0, 0] = 1e4  # not supervised
+        logits[..., 3] = float("-inf")  # a token that is shut out
+        targets[targets == 3] = 4
+    seen = read(logits, cross_entropy(logits.flatten(0, 1), targets.flatten()))
+    taught = logits.detach()[targets != -100]
+    assert seen.log_z == pytest.approx(float(taught.logsumexp(-1).mean()), rel=1e-5)
+    assert seen.largest_logit == pytest.approx(float(taught[taught.isfinite()].abs().max()), rel=1e-5)
+    assert seen.loss == pytest.approx(float(cross_entropy(taught, targets[targets != -100])), rel=1e-5)

@@ -15,7 +15,9 @@ EVEN = 0.02  # relative: one micro-batch weighs its tokens alike, up to the roun
 
 
 def read_gradient(logits: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Statistics (5,) float32 (supervised, weight, softmax, probability, doubled rows) and targets (...) int64.
+    """Statistics (8,) float32 and targets (...) int64.
+
+    The statistics: supervised, weight, softmax, probability, doubled rows, mean log Z, largest |logit|, mean loss.
 
     They stay on the device. No device-to-host wait, and no temporary of the size of the logits.
     """
@@ -31,7 +33,11 @@ def read_gradient(logits: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     balanced = (gradients[rows].float().sum(dim=-1).abs() <= SUM_TOLERANCE * pull.abs()) & seen
     likely = (z.min(dim=-1).values >= 0) & ((z.sum(dim=-1) - 1).abs() <= ONE_TOLERANCE) & seen
     shares = [part.sum() / total for part in (balanced, likely)]
-    statistics = torch.stack([(least < 0).sum().float(), weight, *shares, _doubled(z, at[rows], pull)])
+    log_z = z.logsumexp(dim=-1).masked_fill(~seen, 0.0).sum() / total
+    largest = z.abs().masked_fill(z.isinf() | ~seen[:, None], 0.0).max()  # -inf only shuts a token out
+    loss = -chosen.masked_fill(~seen, 0.0).sum() / total
+    sizes = [log_z, largest, loss]
+    statistics = torch.stack([(least < 0).sum().float(), weight, *shares, _doubled(z, at[rows], pull), *sizes])
     return statistics, targets.view(grad.shape[:-1])
 
 
@@ -56,11 +62,13 @@ def _even(weights: Tensor, seen: Tensor) -> Tensor:
     return same.sum() / seen.sum().clamp(min=1)
 
 
-def loss_seen(step: int, micro: int, tensors: list[Tensor]) -> LossSeen:
+def loss_seen(
+    step: int, micro: int, tensors: list[Tensor], classes: int | None = None, dtype: str | None = None
+) -> LossSeen:
     """The evidence from `read_gradient`'s tensors on the CPU, followed by input ids where known."""
     statistics, targets = tensors[:2]
     ids = tensors[2] if len(tensors) > 2 else None
-    supervised, weight, balanced, likely, doubled = statistics.tolist()
+    supervised, weight, balanced, likely, doubled, log_z, largest, loss = statistics.tolist()
     placed = ids is not None and ids.shape == targets.shape
     return LossSeen(
         step=step,
@@ -72,4 +80,9 @@ def loss_seen(step: int, micro: int, tensors: list[Tensor]) -> LossSeen:
         input_ids=ids,
         targets=targets if placed else None,
         doubled_rows=doubled,
+        log_z=log_z if supervised else None,
+        largest_logit=largest if supervised else None,
+        loss=loss if supervised else None,
+        classes=classes,
+        dtype=dtype,
     )

@@ -186,9 +186,10 @@ class Recorder:
             micro, number = len(step.micro), self.step
             assert logits is not None
             tensors = [*read_gradient(logits, grad), *([] if ids is None else [ids])]
+            kind = logits.shape[-1], str(logits.dtype).removeprefix("torch.")
 
             def arrived(values: list[Tensor]) -> None:
-                step.micro.append(replace(loss_seen(number, micro, values), micro=len(step.micro)))
+                step.micro.append(replace(loss_seen(number, micro, values, *kind), micro=len(step.micro)))
                 self.offer(step.micro[-1])
 
             self.mailbox.post(tensors, arrived)

@@ -93,6 +93,9 @@ class LossSeen:
         probability_rows: fraction of supervised positions whose "logits" are probabilities (>= 0, sum to one).
         doubled_rows: fraction of supervised positions whose gradient is that of cross-entropy after softmax(softmax(.))
             and not after softmax(.): their weights agree under the one, and not under the other.
+        log_z, largest_logit, loss: mean logarithm of softmax's denominator, largest absolute logit and mean negative
+            log-likelihood (nats), over the (at most 256) supervised positions with the largest gradients.
+        classes, dtype: the V of the logits, and their dtype, e.g. ``bfloat16``.
     """
 
     step: int
@@ -104,6 +107,11 @@ class LossSeen:
     input_ids: Tensor | None = None
     targets: Tensor | None = None
     doubled_rows: float = 0.0
+    log_z: float | None = None
+    largest_logit: float | None = None
+    loss: float | None = None
+    classes: int | None = None
+    dtype: str | None = None
 
     def agreement(self, shift: int) -> float | None:
         """Fraction of supervised positions t whose target is input token t + `shift` (1 for next-token training)."""
