@@ -15,7 +15,11 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     Progress      after 8, 16, 32, ... training forwards, and at the end: were steps taken at all?
     MetricsSeen   whenever the host logs numbers, by their names; MetricsHistory after each: all so far
     DataSeen      at the start, from hosts that hold the data set itself: its columns and a few rows
-    LeakSeen, ImagePairsSeen, EvaluationSeen, RoundTripSeen    answers of probes (`guard/probes/`)
+    LoaderSeen    when the loader begins an epoch, where the loader is known
+    FeedSeen      after 8, 16, 32, ... hashed training batches, and at the end
+    WaitingSeen   after 32, 64, ... steps with a known loader, and at the end
+    RanksSeen     on rank 0, when all ranks have shown the same step
+    LeakSeen, ImagePairsSeen, EvaluationSeen, RoundTripSeen, DrawsSeen, RowsSeen    answers of probes (`guard/probes/`)
 
 Nothing here imports more than the standard library at run time.
 """
@@ -25,7 +29,9 @@ from __future__ import annotations
 from sightline.guard.evidence.answers import EvaluationSeen, ImagePairsSeen, LeakSeen, RoundTripSeen
 from sightline.guard.evidence.batches import IGNORE, BatchSeen, LossSeen, Phase, SignalsSeen
 from sightline.guard.evidence.data import DataSeen, Objective
+from sightline.guard.evidence.loading import DrawsSeen, Fed, FeedSeen, LoaderSeen, RowsSeen, WaitingSeen
 from sightline.guard.evidence.metrics import MetricsHistory, MetricsSeen
+from sightline.guard.evidence.parallel import RankFacts, RanksSeen, Round
 from sightline.guard.evidence.setup import Plan, Setup, TokenizerSetup, TowerSetup
 from sightline.guard.evidence.steps import History, ParameterSeen, Progress, StepSeen
 
@@ -33,11 +39,15 @@ __all__ = [
     "IGNORE",
     "BatchSeen",
     "DataSeen",
+    "DrawsSeen",
     "EvaluationSeen",
     "Evidence",
+    "Fed",
+    "FeedSeen",
     "History",
     "ImagePairsSeen",
     "LeakSeen",
+    "LoaderSeen",
     "LossSeen",
     "MetricsHistory",
     "MetricsSeen",
@@ -46,12 +56,17 @@ __all__ = [
     "Phase",
     "Plan",
     "Progress",
+    "RankFacts",
+    "RanksSeen",
+    "Round",
     "RoundTripSeen",
+    "RowsSeen",
     "Setup",
     "SignalsSeen",
     "StepSeen",
     "TokenizerSetup",
     "TowerSetup",
+    "WaitingSeen",
 ]
 
 Evidence = (
@@ -69,4 +84,10 @@ Evidence = (
     | ImagePairsSeen
     | EvaluationSeen
     | RoundTripSeen
+    | LoaderSeen
+    | FeedSeen
+    | DrawsSeen
+    | RowsSeen
+    | WaitingSeen
+    | RanksSeen
 )

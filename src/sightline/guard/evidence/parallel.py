@@ -1,0 +1,66 @@
+"""What the ranks of one run did, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RankFacts:
+    """One rank at one step.
+
+    Attributes:
+        state: parameter or buffer -> integer hash of its values after the step (sharded ones are left out).
+        batch: a hash of the inputs of the step's last micro-batch; None where there was none to hash.
+        called: modules that hold parameters and ran in the step's training forwards, sorted by name.
+        graded: parameters that had a gradient when the optimizer stepped.
+        forwards: training forwards whose backward pass exchanges gradients.
+        finds_unused: whether the gradient exchange looks for parameters without a gradient (DDP's
+            ``find_unused_parameters``); None without such a wrapper.
+        sharded: whether some parameters are held in parts.
+    """
+
+    rank: int
+    step: int
+    state: Mapping[str, int]
+    batch: int | None = None
+    called: tuple[str, ...] = ()
+    graded: tuple[str, ...] = ()
+    forwards: int = 0
+    finds_unused: bool | None = None
+    sharded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """All ranks at one step, by rank."""
+
+    step: int
+    ranks: tuple[RankFacts, ...]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the ranks hold the same parameters by name."""
+        return len({frozenset(r.state) for r in self.ranks}) == 1 and bool(self.ranks[0].state)
+
+    @property
+    def wrapped(self) -> bool:
+        """Whether every rank's gradients go through DDP."""
+        return all(r.finds_unused is not None for r in self.ranks)
+
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """Names whose values are not the same on all ranks, in the model's order."""
+        first, *others = self.ranks
+        return tuple(name for name, value in first.state.items() if any(r.state.get(name) != value for r in others))
+
+
+@dataclass(frozen=True, slots=True)
+class RanksSeen:
+    """The rounds in which all ranks showed themselves, oldest first. `stalled`: the last one never ended."""
+
+    step: int
+    world: int
+    rounds: tuple[Round, ...]
+    stalled: bool = False
