@@ -19,6 +19,12 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     FeedSeen      after 8, 16, 32, ... hashed training batches, and at the end
     WaitingSeen   after 32, 64, ... steps with a known loader, and at the end
     RanksSeen     on rank 0, when all ranks have shown the same step
+    ScheduleSeen  after 2, 4, 8, ... optimizer steps, and at the end
+    HeadSeen      once, after the first training forward that gives logits
+    OutputsSeen   after sampled training forwards
+    SharedRowsSeen   during evaluations and after sampled training batches
+    ScalerSeen    as the loss scale is read; RoundingSeen after sampled steps on 16-bit parameters
+    OverfitSeen, OracleSeen, ResumeSeen    when the host asks
     LeakSeen, ImagePairsSeen, EvaluationSeen, RoundTripSeen, DrawsSeen, RowsSeen    answers of probes (`guard/probes/`)
 
 Nothing here imports more than the standard library at run time.
@@ -27,11 +33,14 @@ Nothing here imports more than the standard library at run time.
 from __future__ import annotations
 
 from sightline.guard.evidence.answers import EvaluationSeen, ImagePairsSeen, LeakSeen, RoundTripSeen
+from sightline.guard.evidence.asked import OracleSeen, OverfitSeen, ResumeSeen
 from sightline.guard.evidence.batches import IGNORE, BatchSeen, LossSeen, Phase, SignalsSeen
 from sightline.guard.evidence.data import DataSeen, Objective
+from sightline.guard.evidence.learning import HeadSeen, OutputsSeen, ScheduleSeen, SharedRowsSeen
 from sightline.guard.evidence.loading import DrawsSeen, Fed, FeedSeen, LoaderSeen, RowsSeen, WaitingSeen
 from sightline.guard.evidence.metrics import MetricsHistory, MetricsSeen
 from sightline.guard.evidence.parallel import RankFacts, RanksSeen, Round
+from sightline.guard.evidence.rounding import RoundingSeen, ScaledStep, ScalerSeen
 from sightline.guard.evidence.setup import Plan, Setup, TokenizerSetup, TowerSetup
 from sightline.guard.evidence.steps import History, ParameterSeen, Progress, StepSeen
 
@@ -44,6 +53,7 @@ __all__ = [
     "Evidence",
     "Fed",
     "FeedSeen",
+    "HeadSeen",
     "History",
     "ImagePairsSeen",
     "LeakSeen",
@@ -52,16 +62,25 @@ __all__ = [
     "MetricsHistory",
     "MetricsSeen",
     "Objective",
+    "OracleSeen",
+    "OutputsSeen",
+    "OverfitSeen",
     "ParameterSeen",
     "Phase",
     "Plan",
     "Progress",
     "RankFacts",
     "RanksSeen",
+    "ResumeSeen",
     "Round",
     "RoundTripSeen",
+    "RoundingSeen",
     "RowsSeen",
+    "ScaledStep",
+    "ScalerSeen",
+    "ScheduleSeen",
     "Setup",
+    "SharedRowsSeen",
     "SignalsSeen",
     "StepSeen",
     "TokenizerSetup",
@@ -90,4 +109,13 @@ Evidence = (
     | RowsSeen
     | WaitingSeen
     | RanksSeen
+    | HeadSeen
+    | OutputsSeen
+    | ScheduleSeen
+    | SharedRowsSeen
+    | OracleSeen
+    | OverfitSeen
+    | ResumeSeen
+    | RoundingSeen
+    | ScalerSeen
 )

@@ -1,0 +1,57 @@
+"""Answers to what a host asks for in a line of its own: an overfitting trial, a metric's oracle, a resume's proof."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class OverfitSeen:
+    """A copy of the model was trained on one batch alone. `rates`: learning rate -> least loss it came to."""
+
+    step: int
+    first: float
+    rates: tuple[tuple[float, float], ...]
+    steps: int
+
+    @property
+    def least(self) -> float:
+        """The least loss of all."""
+        return min((loss for _, loss in self.rates), default=self.first)
+
+
+@dataclass(frozen=True, slots=True)
+class OracleSeen:
+    """A metric was given the ground truth as predictions, and then spoilt predictions.
+
+    Attributes:
+        name: the metric's.
+        truth: its value for the ground truth.
+        spoilt: its values for predictions that are wrong in part or in all, by shuffling.
+        perfect: what the host says a perfect score is; None where it does not say.
+    """
+
+    step: int
+    name: str
+    truth: float
+    spoilt: tuple[float, ...]
+    perfect: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeSeen:
+    """The live state of a resumed run beside the checkpoint it came from.
+
+    Attributes:
+        saved: what the checkpoint holds, of weights, optimizer, schedule, scaler.
+        live: what the run has, of the same.
+        differ: part -> what differs, in words; empty where all is as it was saved.
+        compared: parts that both have.
+    """
+
+    step: int
+    path: str
+    saved: tuple[str, ...]
+    live: tuple[str, ...]
+    compared: tuple[str, ...] = ()
+    differ: tuple[tuple[str, str], ...] = ()

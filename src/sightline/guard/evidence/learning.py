@@ -1,0 +1,105 @@
+"""How learning itself goes: the learning rate step by step, and what the model gives out beside what it is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleSeen:
+    """The learning rate that each optimizer step really used, and the schedule object that sets it.
+
+    Attributes:
+        rates: the largest rate of the optimizer's groups at each step so far, oldest first.
+        forwards: training forwards so far.
+        scheduler: class of the one schedule of this optimizer; None where there is none, or more than one.
+        ticks: how often that schedule has advanced (its ``last_epoch``); `first_tick`: the same at the first step.
+        horizon: after how many ticks the schedule is meant to be over, where it says so.
+        periodic: whether beyond its horizon the schedule goes up again (a cosine).
+        first_forwards: training forwards up to the first step.
+        inside: steps within which the schedule advanced between two micro-batches.
+        early: steps before which it advanced between the forward pass and the optimizer's step.
+        replaced: indices into `rates` at which a new schedule object took over from the first one's start.
+        restored: whether the optimizer had state before its first step here.
+        planned: optimizer steps that the host says it will take.
+        closed: whether the run is over, and not by an error.
+    """
+
+    step: int
+    rates: tuple[float, ...]
+    forwards: int = 0
+    scheduler: str | None = None
+    ticks: int | None = None
+    first_tick: int | None = None
+    horizon: int | None = None
+    periodic: bool = False
+    first_forwards: int = 0
+    inside: int = 0
+    early: int = 0
+    replaced: tuple[int, ...] = ()
+    restored: bool = False
+    planned: int | None = None
+    closed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutputsSeen:
+    """How much a model's outputs differ from sample to sample, beside its inputs, in one forward pass.
+
+    Spreads are relative: the root mean square of the deviations from the mean sample over that of the samples
+    themselves (0: all samples are one; a mean pairwise cosine c goes with a spread of about sqrt(1 - c)).
+
+    Attributes:
+        rows: samples compared (rows of the batch, or positions of its logits).
+        output: spread of the outputs; 0 for outputs that are all 0.
+        inputs: spread of the inputs, or 1.0 for token ids that are not all the same.
+    """
+
+    step: int
+    rows: int
+    output: float
+    inputs: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSeen:
+    """The first training forward's output layer, before any step.
+
+    Attributes:
+        inputs, classes: its numbers of inputs and outputs.
+        rms: root mean square of its weights; `kurtosis` of their distribution (uniform 1.8, normal 3.0, trained more).
+        bias_rms: of its bias; None without one.
+    """
+
+    step: int
+    name: str
+    inputs: int
+    classes: int
+    rms: float
+    kurtosis: float
+    bias_rms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SharedRowsSeen:
+    """Rows that were trained on and, later, evaluated on, by the bytes of their inputs (labels left out).
+
+    Attributes:
+        trained, evaluated: distinct rows hashed.
+        shared: distinct rows of `evaluated` that had been trained on before.
+        mixed: batches (of either kind) in which some rows are shared and others are not.
+        complete: whether every training batch was hashed.
+        pairs: pairs of rows that were compared within one batch; `twins`: those that were equal. Together they say how
+            often two rows of this data are alike by chance.
+        near: images among the rows evaluated that nearly equal a training image though their bytes differ.
+    """
+
+    step: int
+    trained: int
+    evaluated: int
+    shared: int
+    mixed: int
+    complete: bool
+    pairs: int
+    twins: int
+    near: int = 0

@@ -1,0 +1,66 @@
+"""Number formats at work: the loss scale, clipping beside it, and updates that rounding swallows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledStep:
+    """One optimizer step under a loss scale. Gradients are as the optimizer uses them: unscaled.
+
+    Attributes:
+        scale: the loss scale of the step.
+        norm, largest: L2 norm and largest absolute value of all gradients.
+        kept: of one parameter's gradient, the share of its norm that was left after the backward pass (1.0 where
+            nothing clipped it); None where it was not seen.
+    """
+
+    step: int
+    scale: float
+    norm: float
+    largest: float
+    kept: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScalerSeen:
+    """A dynamic loss scale.
+
+    Attributes:
+        scales: the scale at each moment it was read, oldest first.
+        steps: the measured optimizer steps, oldest first.
+        backwards, taken: backward passes with this scale, and optimizer steps that were not skipped.
+    """
+
+    step: int
+    scales: tuple[float, ...]
+    steps: tuple[ScaledStep, ...] = ()
+    backwards: int = 0
+    taken: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RoundingSeen:
+    """What became of updates to parameters that the optimizer holds in a 16-bit format, over the measured steps.
+
+    The optimizer's own state says what each update was to be. All counts are of sampled elements.
+
+    Attributes:
+        dtype: the format of most of them.
+        steps: measured steps.
+        updates: updates that were not 0; `swallowed`: those smaller than a fifth of the spacing of the format at their
+            weight (round-to-nearest loses them) that left the weight as it was.
+        owed: elements whose updates, each swallowed, add up to more than one spacing, and that never moved.
+        paid: elements of the same kind that did move (a residue that is kept, or rounding at random).
+        learning_rate: the largest of the groups that hold them.
+    """
+
+    step: int
+    dtype: str
+    steps: int
+    updates: int
+    swallowed: int
+    owed: int
+    paid: int
+    learning_rate: float
