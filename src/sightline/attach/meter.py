@@ -15,11 +15,12 @@ SAMPLE = 4096  # watched elements of a parameter: exact for small ones, 3 % erro
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Before:
-    """The state just before an optimizer's step. `norms` (P,): gradients; `watched`: places and values to compare."""
+    """Just before a step. `norms` (P,): gradients; `watched`: places and values to compare; `learns`: requires_grad."""
 
     norms: Tensor
     has_grad: list[bool]
     watched: list[tuple[Tensor, Tensor]]
+    learns: list[bool]
 
 
 class Meter:
@@ -39,7 +40,8 @@ class Meter:
     def before(self) -> Before:
         """Look at gradients and weights just before the step."""
         watched = [_watched(_local(p), None if p.grad is None else _dense(p.grad)) for _, p in self.named]
-        return Before(self.grad_norms(), [p.grad is not None for _, p in self.named], watched)
+        has_grad, learns = [p.grad is not None for _, p in self.named], [p.requires_grad for _, p in self.named]
+        return Before(self.grad_norms(), has_grad, watched, learns)
 
     def after(self, before: Before) -> Tensor:
         """(P, 4) float32 just after the step: gradient norm, weight norm, update norm, moved (0 or 1)."""
@@ -52,7 +54,7 @@ class Meter:
         weights = norms([_local(p) for _, p in self.named])
         return torch.stack([before.norms, _stack(weights), _stack(updates), _stack(moved)], dim=1)
 
-    def seen(self, table: Tensor, has_grad: list[bool], rates: dict[str, float]) -> tuple[ParameterSeen, ...]:
+    def seen(self, table: Tensor, before: Before, rates: dict[str, float]) -> tuple[ParameterSeen, ...]:
         """The measured table on the CPU as evidence. `rates`: name -> learning rate of those the optimizer holds."""
         return tuple(
             ParameterSeen(
@@ -60,7 +62,7 @@ class Meter:
                 tower=self.tower_of.get(name, "other"),
                 numel=p.numel(),
                 dtype=str(p.dtype).removeprefix("torch."),
-                trainable=p.requires_grad,
+                trainable=learns,
                 optimized=name in rates,
                 learning_rate=rates.get(name),
                 grad_norm=grad if has else None,
@@ -68,7 +70,9 @@ class Meter:
                 update_norm=update,
                 moved=bool(moved),
             )
-            for (name, p), (grad, weight, update, moved), has in zip(self.named, table.tolist(), has_grad, strict=True)
+            for (name, p), (grad, weight, update, moved), has, learns in zip(
+                self.named, table.tolist(), before.has_grad, before.learns, strict=True
+            )
         )
 
 

@@ -9,7 +9,7 @@ from sightline.guard.evidence import LossSeen
 
 @dataclass(slots=True)
 class OpenStep:
-    """A step in the making. `carried`: (P,) norms of the gradients that its first backward pass met.
+    """A step in the making. `carried`: (P,) least norms of the gradients that its backward passes met.
 
     `summed`: the micro-batches' losses are parts of the step's mean, and not means of their own.
     """
@@ -21,6 +21,11 @@ class OpenStep:
     tokens: int | None = None
     non_finite: str | None = None
     summed: bool = False
+
+    def meet(self, norms: list[float]) -> None:
+        """A backward pass met these gradients. The least counts: a host may clear them in between."""
+        known = self.carried
+        self.carried = norms if known is None else [min(a, b) for a, b in zip(known, norms, strict=True)]
 
     @property
     def loss(self) -> float | None:

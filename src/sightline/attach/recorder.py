@@ -168,9 +168,8 @@ class Recorder:
         began[0] = True
         with self._pace.timed():
             self.backwards += 1
-            if step.measured and step.carried is None:
-                step.carried = []
-                self.mailbox.post([self.meter.grad_norms()], lambda v: setattr(step, "carried", v[0].tolist()))
+            if step.measured:
+                self.mailbox.post([self.meter.grad_norms()], lambda v: step.meet(v[0].tolist()))
             if loss is not None:
                 self._loss_came(step, loss)
 
@@ -238,7 +237,7 @@ class Recorder:
             self.mailbox.post([self.meter.after(before)], table.extend)
 
         def build(_: list[Tensor]) -> None:
-            parameters = self.meter.seen(table[0], before.has_grad, rates) if before and table else ()
+            parameters = self.meter.seen(table[0], before, rates) if before and table else ()
             held = [place for place, (name, _) in enumerate(self.meter.named) if name in rates]
             known, norm = self._grad_norms.get(id(optimizer), (-1, 0.0))
             carried = math.hypot(*(step.carried[i] for i in held)) if step.carried and held else None

@@ -24,21 +24,21 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from sightline.attach.hook import hooked, unwrapped
 from sightline.attach.metrics import post_metrics
 from sightline.attach.probing import Probing
 from sightline.attach.read import image_features, image_spans
 from sightline.attach.recorder import Recorder
-from sightline.attach.setup import Facts, embedding_of, image_token_of
+from sightline.attach.setup import Facts, image_token_of
 from sightline.attach.towers import resolve
 from sightline.errors import UserError
 from sightline.guard.catalogue import Check
 from sightline.guard.check import Finding, Severity
 from sightline.guard.evidence import Evidence, Phase, Plan
 from sightline.guard.probes.call import Call
+from sightline.guard.probes.reference import Reference
 from sightline.guard.probes.restore import untouched
 from sightline.guard.probes.round_trip import round_trip
 from sightline.guard.report import print_finding, print_summary
@@ -66,6 +66,7 @@ def attach(
     raise_on: Literal["error", "warning"] | None = None,
     forward: Callable[..., Any] | None = None,
     checks: Sequence[Check] | None = None,
+    on_fault: Callable[[Exception], None] | None = None,
 ) -> Attachment:
     """Watch a training loop until `close()` (or the end of the ``with`` block).
 
@@ -87,16 +88,19 @@ def attach(
         forward: ``forward(model, batch)`` for the batches of `preflight`, where it is not ``model(**batch)`` for a
             mapping, ``model(*batch)`` for a tuple or list, and ``model(batch)`` for anything else.
         checks: the checks to run; None: all.
+        on_fault: told of an error of the guard's own, which else is raised in the middle of the loop.
 
     Raises:
         UserError: the model has no parameters, a tower's module does not exist, `allow` is wrong.
     """
-    inner = model.module if isinstance(model, DataParallel | DistributedDataParallel) else model
+    called, inner = unwrapped(model)
     if not any(True for _ in inner.parameters()):
         raise UserError("the model has no parameters", where="attach", fix="attach the module that is trained")
     facts = Facts(tokenizer, decode, plan, image_token_id, tokens_per_image, accumulation)
     watch = Watch(checks, allow=allow, on_finding=on_finding)
-    return Attachment(inner, optimizer, dataloader, loss_fn, towers, facts, watch, budget, raise_on, forward)
+    attachment = Attachment(inner, optimizer, dataloader, towers, facts, watch, budget, raise_on, forward)
+    attachment._handles = hooked(attachment._recorder, called, loss_fn, on_fault)
+    return attachment
 
 
 class Attachment:
@@ -107,7 +111,6 @@ class Attachment:
         model: nn.Module,
         optimizer: Optimizer | None,
         dataloader: Iterable[Any] | None,
-        loss_fn: nn.Module | None,
         towers: Mapping[str, Sequence[str]] | None,
         facts: Facts,
         watch: Watch,
@@ -120,22 +123,8 @@ class Attachment:
         probing = Probing(watch.wants, image_token_of(model, facts))
         known = resolve(model, towers)
         self._recorder = Recorder(model, known, facts, probing, self._offer, optimizer=optimizer, budget=budget)
-        self._handles = self._hook(loss_fn)
+        self._handles: list[Any] = []
         self._say_what_is_absent()
-
-    def _hook(self, loss_fn: nn.Module | None) -> list[Any]:
-        r = self._recorder
-        embedding = embedding_of(self.model)
-        connectors = r.towers.modules.get("connector", {})
-        return [
-            self.model.register_forward_pre_hook(r.before_forward, with_kwargs=True, prepend=True),
-            self.model.register_forward_hook(r.after_forward, with_kwargs=True, always_call=True),
-            *(module.register_forward_hook(r.signals.connector_gave) for module in connectors.values()),
-            *([embedding.register_forward_hook(r.signals.embedding_gave)] if embedding is not None else []),
-            *([loss_fn.register_forward_hook(r.loss_made)] if isinstance(loss_fn, nn.Module) else []),
-            register_optimizer_step_pre_hook(r.before_step),
-            register_optimizer_step_post_hook(r.after_step),
-        ]
 
     def _say_what_is_absent(self) -> None:
         says = {
@@ -145,6 +134,7 @@ class Attachment:
             "ImagePairsSeen": "no batch with two or more images and labels was probed",
             "SignalsSeen": "no forward pass through a connector and a token embedding was seen",
             "MetricsHistory": "nothing was logged: guard.log(name=value) says what the loop measures of itself",
+            "ReferenceSeen": "no reference model was shown: guard.reference(model) does so",
             "DataSeen": "the data set was not shown: only its batches were seen",
             "LossSeen": "no gradient of (..., V) logits was seen",
             "Setup": "no training forward was seen: the attached model was never called with gradients on",
@@ -171,6 +161,10 @@ class Attachment:
     def show(self, seen: Evidence) -> None:
         """Show evidence that a host has and hooks cannot see, such as `DataSeen`."""
         self._offer(seen)
+
+    def reference(self, model: nn.Module, *, synced: bool = False) -> None:
+        """The policy is compared with `model`, a frozen copy. `synced`: it is updated on purpose (TR-DPO)."""
+        self._recorder.probing.reference = Reference(self.model, model, synced=synced)
 
     def preflight(self, batches: Iterable[Any] | None = None) -> tuple[Finding, ...]:
         """Judge the set-up and every batch of `batches` (None: the first of the dataloader) before step 1.
