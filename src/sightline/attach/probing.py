@@ -10,6 +10,7 @@ from sightline.guard.evidence import EvaluationSeen, Evidence
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.image_pairs import image_pairs
 from sightline.guard.probes.leak import documents_of, leak
+from sightline.guard.probes.reference import Reference
 from sightline.guard.probes.twice import difference, live_dropout, mode_gap
 
 FIRST_PAIRS = 64  # steps; then 128, 256, ...: a model that has not learnt yet cannot show that it looks
@@ -25,6 +26,8 @@ class Probing:
         self._image_token_id = image_token_id
         self._next_pairs = FIRST_PAIRS
         self._evaluated: int | None = None
+        self.reference: Reference | None = None
+        self._compared = False
 
     def on_training(self, call: Call, step: int, offer: Callable[[Evidence], Any]) -> None:
         """After a training forward: the first packed batch is probed for leaks, and images at 64, 128, ... steps."""
@@ -32,12 +35,20 @@ class Probing:
         if documents is not None and (seen := leak(call, documents, step, self._image_token_id)) is not None:
             self._leak = False
             offer(seen)
+        if self.reference and not self._compared:
+            self._compared = True
+            self._compare(call, step, offer)
         if step >= self._next_pairs:
             self._next_pairs *= 2
             self.look(call, step, offer)
 
+    def _compare(self, call: Call, step: int, offer: Callable[[Evidence], Any]) -> None:
+        if self.reference and (seen := self.reference.look(call, step)) is not None:
+            offer(seen)
+
     def look(self, call: Call, step: int, offer: Callable[[Evidence], Any]) -> None:
-        """Does the image matter? Asked of one batch."""
+        """Does the image matter? Asked of one batch. And is the reference where it was?"""
+        self._compare(call, step, offer)
         if self._pairs and call.repeatable and (seen := image_pairs(call, step)) is not None:
             offer(seen)
 

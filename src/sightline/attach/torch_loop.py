@@ -39,6 +39,7 @@ from sightline.guard.check import Finding, Severity
 from sightline.guard.evidence import Evidence, Phase, Plan
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.reference import Reference
+from sightline.guard.probes.reference import Reference
 from sightline.guard.probes.restore import untouched
 from sightline.guard.probes.round_trip import round_trip
 from sightline.guard.report import print_finding, print_summary
@@ -135,6 +136,7 @@ class Attachment:
             "SignalsSeen": "no forward pass through a connector and a token embedding was seen",
             "MetricsHistory": "nothing was logged: guard.log(name=value) says what the loop measures of itself",
             "ReferenceSeen": "no reference model was shown: guard.reference(model) does so",
+            "ReferenceSeen": "no reference model was shown: guard.reference(model) does so",
             "DataSeen": "the data set was not shown: only its batches were seen",
             "LossSeen": "no gradient of (..., V) logits was seen",
             "Setup": "no training forward was seen: the attached model was never called with gradients on",
@@ -161,6 +163,10 @@ class Attachment:
     def show(self, seen: Evidence) -> None:
         """Show evidence that a host has and hooks cannot see, such as `DataSeen`."""
         self._offer(seen)
+
+    def reference(self, model: nn.Module, *, synced: bool = False) -> None:
+        """The policy is compared with `model`, a frozen copy. `synced`: it is updated on purpose (TR-DPO)."""
+        self._recorder.probing.reference = Reference(self.model, model, synced=synced)
 
     def reference(self, model: nn.Module, *, synced: bool = False) -> None:
         """The policy is compared with `model`, a frozen copy. `synced`: it is updated on purpose (TR-DPO)."""

@@ -14,6 +14,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     History       after every StepSeen: the recent ones, oldest first, since the last change of Setup
     Progress      after 8, 16, 32, ... training forwards, and at the end: were steps taken at all?
     MetricsSeen   whenever the host logs numbers, by their names; MetricsHistory after each: all so far
+    ReferenceSeen at the first training forward, at 64, 128, ... steps and at the end, where a host has a reference
     DataSeen      at the start, from hosts that hold the data set itself: its columns and a few rows
     LoaderSeen    when the loader begins an epoch, where the loader is known
     FeedSeen      after 8, 16, 32, ... hashed training batches, and at the end
@@ -40,6 +41,7 @@ from sightline.guard.evidence.learning import HeadSeen, OutputsSeen, ScheduleSee
 from sightline.guard.evidence.loading import DrawsSeen, Fed, FeedSeen, LoaderSeen, RowsSeen, WaitingSeen
 from sightline.guard.evidence.metrics import MetricsHistory, MetricsSeen
 from sightline.guard.evidence.parallel import RankFacts, RanksSeen, Round
+from sightline.guard.evidence.reference import ReferenceSeen
 from sightline.guard.evidence.rounding import RoundingSeen, ScaledStep, ScalerSeen
 from sightline.guard.evidence.setup import Plan, Setup, TokenizerSetup, TowerSetup
 from sightline.guard.evidence.steps import History, ParameterSeen, Progress, StepSeen
@@ -71,6 +73,7 @@ __all__ = [
     "Progress",
     "RankFacts",
     "RanksSeen",
+    "ReferenceSeen",
     "ResumeSeen",
     "Round",
     "RoundTripSeen",
@@ -98,6 +101,7 @@ Evidence = (
     | Progress
     | MetricsSeen
     | MetricsHistory
+    | ReferenceSeen
     | DataSeen
     | LeakSeen
     | ImagePairsSeen

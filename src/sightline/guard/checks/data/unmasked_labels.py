@@ -1,14 +1,13 @@
 """L2 · Labels supervise what they should not (prompt, padding, the wrong token), or nothing at all.
 
 Symptom: a fine loss, and a model that goes on with the user's turn, repeats the question or never stops; a loss near
-zero from the start (each token predicts itself); a loss logged as 0.0 while the forward pass gives NaN (nothing
-supervised).
+zero from the start (each token predicts itself); 0.0 logged while the forward pass gives NaN (nothing supervised).
 Root cause: labels are a copy of input_ids without -100 on the prompt and the padding; the mask's boundary is off;
 labels are shifted by the collator and again by the model; or truncation cut off every supervised token of a row.
 Fix: labels = input_ids with -100 where attention_mask is 0 and outside the assistant's turns (a completion-only
 collator, or the chat template's assistant mask); shift once, in the loss or in the collator; raise max_length.
 Stays silent when: only assistant tokens are supervised; or everything is, in text without turns of a user
-(pretraining, captions); labels are shifted by the collator for a loss that does not shift.
+(pretraining, captions); the policy writes its rows itself; labels are shifted for a loss that does not shift.
 Sources:
 - https://github.com/NielsRogge/Transformers-Tutorials/issues/456 (2024-07-27): collators that mask only the padding
 - https://github.com/huggingface/transformers/pull/44642 (2026-03-12): labels shifted before a model that shifts them
@@ -22,7 +21,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import IGNORE, BatchSeen, LossSeen
+from sightline.guard.evidence import IGNORE, BatchSeen, DataSeen, LossSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vlm")
@@ -30,7 +29,7 @@ USER_TAGS = ("<|im_start|>user", "<|user|>", "<|start_header_id|>user", "<start_
 MOST = 0.9  # of the supervised positions: far above chance for any text that is not one token repeated
 
 
-def find(batch: BatchSeen, loss: LossSeen | None = None) -> Verdict:
+def find(batch: BatchSeen, loss: LossSeen | None = None, data: DataSeen | None = None) -> Verdict:
     """Labels against the attention mask, the speaker, and what the gradient shows each position was trained on."""
     if loss is not None and (finding := _shifted(loss)):
         return finding
@@ -40,7 +39,8 @@ def find(batch: BatchSeen, loss: LossSeen | None = None) -> Verdict:
     if ids is None or labels is None or labels.shape != ids.shape or batch.phase == "evaluation":
         return CannotTell("labels of a training batch aligned with its token ids")
     taught = labels != IGNORE
-    return _on_padding(batch, taught) or _on_prompt(batch, ids, taught) or (_nothing(batch, taught) if told else None)
+    said = None if data and data.objective == "rollout" else _on_prompt(batch, ids, taught)  # it may write any tag
+    return _on_padding(batch, taught) or said or (_nothing(batch, taught) if told else None)
 
 
 def _as_taught(batch: BatchSeen, loss: LossSeen | None) -> BatchSeen:

@@ -1,0 +1,28 @@
+"""The door for TRL's trainers (SFT, DPO, KTO, reward, GRPO, RLOO): `hf_trainer`'s callback, and what only TRL knows.
+
+    from sightline.attach.trl import GuardCallback
+
+    trainer = SFTTrainer(model, args=config, train_dataset=rows, processing_class=tokenizer)
+    trainer.add_callback(GuardCallback(trainer=trainer))
+    trainer.train()
+
+Given the trainer, the callback sees the data set with the columns of text that the loader leaves out, and the reference
+model beside the policy. Rewards, margins and log probabilities are evidence as TRL logs them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sightline.attach.hf_trainer import GuardCallback as HostCallback
+
+
+class GuardCallback(HostCallback):
+    """Watches a TRL trainer; arguments as for `sightline.attach.hf_trainer.GuardCallback`."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Attach, and show the reference model, where the trainer keeps one of its own."""
+        super().on_train_begin(args, state, control, **given)
+        reference = getattr(self._trainer, "ref_model", None)
+        if self.guard is not None and reference is not None:
+            self.guard.reference(reference, synced=bool(getattr(args, "sync_ref_model", False)))

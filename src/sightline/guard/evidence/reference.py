@@ -1,0 +1,26 @@
+"""The frozen copy that a policy is compared with (DPO, KTO, GRPO), seen again and again on the same tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceSeen:
+    """A look at the reference model.
+
+    Attributes:
+        shared: elements of the policy's trainable parameters that live in the reference's memory.
+        since: the step at which the same tokens were seen first.
+        difference: largest absolute change, since then, of the log probability of a token of one fixed batch, in nats;
+            None at the first look, or where the reference gives no logits.
+        noise: the same, of two looks at the same moment.
+        synced: whether the host says that it updates the reference on purpose (TR-DPO, an exponential average).
+    """
+
+    step: int
+    shared: int
+    since: int
+    difference: float | None = None
+    noise: float = 0.0
+    synced: bool = False

@@ -1,0 +1,56 @@
+"""Does the reference stay where it was, and is it a model of its own? One batch is shown to it early and late."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sightline.guard.evidence import ReferenceSeen
+from sightline.guard.probes.call import Call
+from sightline.guard.probes.restore import untouched
+
+GIVEN = ("input_ids", "attention_mask")  # what every causal language model takes
+
+
+class Reference:
+    """Keeps the first batch of token ids and what the reference said of it."""
+
+    def __init__(self, policy: nn.Module, reference: nn.Module, *, synced: bool) -> None:
+        self._policy, self._model, self._synced = policy, reference, synced
+        self._given: dict[str, Tensor] = {}
+        self._first: Tensor | None = None
+        self._since, self._noise = 0, 0.0
+
+    def look(self, call: Call, step: int) -> ReferenceSeen | None:
+        """The evidence at `step`; `call` gives the batch at the first look. None where it holds no token ids."""
+        if not self._given:
+            self._given = {name: tensor.clone() for name in GIVEN if (tensor := call.tensor(name)) is not None}
+            self._since = step
+            if (first := self._said()) is not None and (again := self._said()) is not None:
+                self._first, self._noise = first, float((first - again).abs().max())
+            return self._seen(step, None) if self._given else None
+        now = self._said()
+        gap = None if now is None or self._first is None else float((now - self._first).abs().max())
+        return self._seen(step, gap)
+
+    def _seen(self, step: int, gap: float | None) -> ReferenceSeen:
+        return ReferenceSeen(step, shared(self._policy, self._model), self._since, gap, self._noise, self._synced)
+
+    def _said(self) -> Tensor | None:
+        """(B, T - 1) float32 log probability of each token but the first."""
+        ids = self._given.get("input_ids")
+        if ids is None or ids.dim() != 2 or ids.shape[1] < 2:
+            return None
+        with untouched(self._model), torch.no_grad():
+            self._model.eval()
+            logits = Call(self._model, (), self._given).run().logits
+        if logits is None or logits.shape[:2] != ids.shape:
+            return None
+        spoken = logits[:, :-1].float().log_softmax(dim=-1)
+        return spoken.gather(-1, ids[:, 1:, None]).squeeze(-1)
+
+
+def shared(policy: nn.Module, reference: nn.Module) -> int:
+    """Elements of the policy's trainable parameters that live in the reference's memory."""
+    places = {p.data_ptr() for p in reference.parameters() if p.numel()}
+    return sum(p.numel() for p in policy.parameters() if p.requires_grad and p.numel() and p.data_ptr() in places)
