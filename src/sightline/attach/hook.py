@@ -55,11 +55,20 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, nn.Module]:
             return compiled or inner, inner
 
 
+def listening(module: nn.Module, before: Hook, after: Hook) -> list[Any]:
+    """Call `before` and `after` around each call of `module`; `after` also when the call raised, without output."""
+    return [
+        module.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
+        module.register_forward_hook(after, with_kwargs=True, always_call=True),
+    ]
+
+
 def hooked(
     recorder: Recorder,
     called: nn.Module,
     loss_fn: nn.Module | None,
     fault: Callable[[Exception], None] | None,
+    heard: bool,
 ) -> list[Any]:
     """Connect a recorder with the hooks of torch; returns the handles that take them away."""
     r, model = recorder, recorder.model
@@ -70,8 +79,7 @@ def hooked(
     embedding = embedding_of(model) if whole else None
     connectors = list(r.towers.modules.get("connector", {}).values()) if whole else []
     return [
-        called.register_forward_pre_hook(Hook(r.before_forward, fault), with_kwargs=True, prepend=True),
-        called.register_forward_hook(Hook(r.after_forward, fault), with_kwargs=True, always_call=True),
+        *(listening(called, Hook(r.before_forward, fault), Hook(r.after_forward, fault)) if heard else []),
         *(module.register_forward_hook(Hook(r.signals.connector_gave, fault)) for module in connectors),
         *([embedding.register_forward_hook(Hook(r.signals.embedding_gave, fault))] if embedding is not None else []),
         *([loss_fn.register_forward_hook(Hook(r.loss_made, fault))] if isinstance(loss_fn, nn.Module) else []),

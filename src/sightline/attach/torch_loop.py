@@ -39,7 +39,6 @@ from sightline.guard.check import Finding, Severity
 from sightline.guard.evidence import Evidence, Phase, Plan
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.reference import Reference
-from sightline.guard.probes.reference import Reference
 from sightline.guard.probes.restore import untouched
 from sightline.guard.probes.round_trip import round_trip
 from sightline.guard.report import print_finding, print_summary
@@ -68,6 +67,7 @@ def attach(
     forward: Callable[..., Any] | None = None,
     checks: Sequence[Check] | None = None,
     on_fault: Callable[[Exception], None] | None = None,
+    heard: bool = True,
 ) -> Attachment:
     """Watch a training loop until `close()` (or the end of the ``with`` block).
 
@@ -90,6 +90,7 @@ def attach(
             mapping, ``model(*batch)`` for a tuple or list, and ``model(batch)`` for anything else.
         checks: the checks to run; None: all.
         on_fault: told of an error of the guard's own, which else is raised in the middle of the loop.
+        heard: whether a call of the model is a forward pass. False: the host says so itself (`attach/lightning.py`).
 
     Raises:
         UserError: the model has no parameters, a tower's module does not exist, `allow` is wrong.
@@ -100,7 +101,7 @@ def attach(
     facts = Facts(tokenizer, decode, plan, image_token_id, tokens_per_image, accumulation)
     watch = Watch(checks, allow=allow, on_finding=on_finding)
     attachment = Attachment(inner, optimizer, dataloader, towers, facts, watch, budget, raise_on, forward)
-    attachment._handles = hooked(attachment._recorder, called, loss_fn, on_fault)
+    attachment._handles = hooked(attachment._recorder, called, loss_fn, on_fault, heard)
     return attachment
 
 
@@ -136,7 +137,6 @@ class Attachment:
             "SignalsSeen": "no forward pass through a connector and a token embedding was seen",
             "MetricsHistory": "nothing was logged: guard.log(name=value) says what the loop measures of itself",
             "ReferenceSeen": "no reference model was shown: guard.reference(model) does so",
-            "ReferenceSeen": "no reference model was shown: guard.reference(model) does so",
             "DataSeen": "the data set was not shown: only its batches were seen",
             "LossSeen": "no gradient of (..., V) logits was seen",
             "Setup": "no training forward was seen: the attached model was never called with gradients on",
@@ -163,10 +163,6 @@ class Attachment:
     def show(self, seen: Evidence) -> None:
         """Show evidence that a host has and hooks cannot see, such as `DataSeen`."""
         self._offer(seen)
-
-    def reference(self, model: nn.Module, *, synced: bool = False) -> None:
-        """The policy is compared with `model`, a frozen copy. `synced`: it is updated on purpose (TR-DPO)."""
-        self._recorder.probing.reference = Reference(self.model, model, synced=synced)
 
     def reference(self, model: nn.Module, *, synced: bool = False) -> None:
         """The policy is compared with `model`, a frozen copy. `synced`: it is updated on purpose (TR-DPO)."""
