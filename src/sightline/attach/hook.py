@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from sightline.attach.language import generation_hook, generators
 from sightline.attach.recorder import Recorder
 from sightline.attach.setup import embedding_of
 
@@ -78,10 +79,13 @@ def hooked(
     whole = called is model  # inside a compiled graph there is nothing to hear
     embedding = embedding_of(model) if whole else None
     connectors = list(r.towers.modules.get("connector", {}).values()) if whole else []
+    inner = generators(model) if whole else ()
+    generated = generation_hook(r.probing.language, lambda: r.muted, lambda: r.step, r.silence, r.offer)
     return [
         *(listening(called, Hook(r.before_forward, fault), Hook(r.after_forward, fault)) if heard else []),
         *(module.register_forward_hook(Hook(r.signals.connector_gave, fault)) for module in connectors),
         *([embedding.register_forward_hook(Hook(r.signals.embedding_gave, fault))] if embedding is not None else []),
+        *(m.register_forward_hook(Hook(generated, fault), with_kwargs=True) for m in inner),
         *([loss_fn.register_forward_hook(Hook(r.loss_made, fault))] if isinstance(loss_fn, nn.Module) else []),
         register_optimizer_step_pre_hook(Hook(r.before_step, fault)),
         register_optimizer_step_post_hook(Hook(r.after_step, fault)),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from sightline.attach.language import Language
 from sightline.guard.evidence import EvaluationSeen, Evidence
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.image_pairs import image_pairs
@@ -24,6 +25,7 @@ class Probing:
         self._pairs, self._leak = wants("ImagePairsSeen"), wants("LeakSeen")
         self._twice = TWICE if wants("EvaluationSeen") else 0
         self._image_token_id = image_token_id
+        self.language = Language(wants)
         self._next_pairs = FIRST_PAIRS
         self._evaluated: int | None = None
         self.reference: Reference | None = None
@@ -31,6 +33,7 @@ class Probing:
 
     def on_training(self, call: Call, step: int, offer: Callable[[Evidence], Any]) -> None:
         """After a training forward: the first packed batch is probed for leaks, and images at 64, 128, ... steps."""
+        self.language.trained(call, step, offer)
         documents = documents_of(call) if self._leak and call.repeatable else None
         if documents is not None and (seen := leak(call, documents, step, self._image_token_id)) is not None:
             self._leak = False

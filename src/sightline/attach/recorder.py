@@ -82,12 +82,13 @@ class Recorder:
             if torch.is_grad_enabled() and not self.declared:
                 self.trained(call, output)
             else:
-                self.judged(call)
+                self.judged(call, output)
             self.mailbox.open()
 
     def begin(self) -> None:
         """The first training forward of a step."""
         self.flush()
+        self.end_evaluation()
         self._open = OpenStep(self._pace.measures(self.step))
         self._evaluated = False
         if self._open.measured:
@@ -297,8 +298,10 @@ class Recorder:
 
     # --- evaluation ----------------------------------------------------------------------------------------------
 
-    def judged(self, call: Call) -> None:
-        """The first evaluation forward after training steps: the others are alike."""
+    def judged(self, call: Call, output: Any = None) -> None:
+        """An evaluation forward. The first after training steps stands for the others, but for scores and padding."""
+        with self.silence():
+            self.probing.language.judged(call, outcome(output), self.step, self.mailbox, self.offer)
         if self._evaluated:
             return
         self._evaluated = True
@@ -306,6 +309,10 @@ class Recorder:
         lively = tuple(name for tower in self.towers.modules for name in self.towers.lively(tower))
         with self.silence():
             self.probing.on_evaluation(call, self.step, lively, self.declared, self.offer)
+
+    def end_evaluation(self) -> None:
+        """No more batches belong to the evaluation that was running, if any."""
+        self.probing.language.round_over(self.step, self.mailbox, self.offer)
 
     @contextmanager
     def silence(self) -> Iterator[None]:

@@ -138,6 +138,10 @@ class Attachment:
             "MetricsHistory": "nothing was logged: guard.log(name=value) says what the loop measures of itself",
             "ReferenceSeen": "no reference model was shown: guard.reference(model) does so",
             "DataSeen": "the data set was not shown: only its batches were seen",
+            "ContextSeen": "no model with rotary positions and a config was seen",
+            "PaddingSeen": "no padded batch of token ids was seen without gradients",
+            "ScoreSeen": "no evaluation with token ids and their logits was seen",
+            "AccessSeen": "the host named no repository of a hub",
             "LossSeen": "no gradient of (..., V) logits was seen",
             "Setup": "no training forward was seen: the attached model was never called with gradients on",
             "BatchSeen": "no forward pass of the attached model was seen",
@@ -158,6 +162,8 @@ class Attachment:
     def log(self, metrics: Mapping[str, Any] | None = None, *, phase: Phase = "train", **named: Any) -> None:
         """Say what the loop measures of itself: ``guard.log(accuracy=0.7)``. Tensors of one element are read later."""
         recorder = self._recorder
+        if phase == "evaluation":
+            recorder.end_evaluation()
         post_metrics(recorder.mailbox, {**(metrics or {}), **named}, recorder.step, phase, self._offer)
 
     def show(self, seen: Evidence) -> None:
@@ -218,6 +224,7 @@ class Attachment:
             handle.remove()
         recorder = self._recorder
         recorder.flush()
+        recorder.end_evaluation()
         recorder.mailbox.open(wait=True)
         if recorder.last_call is not None and recorder.step:
             with recorder.silence():

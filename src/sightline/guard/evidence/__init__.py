@@ -16,6 +16,10 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     MetricsSeen   whenever the host logs numbers, by their names; MetricsHistory after each: all so far
     ReferenceSeen at the first training forward, at 64, 128, ... steps and at the end, where a host has a reference
     DataSeen      at the start, from hosts that hold the data set itself: its columns and a few rows
+    ContextSeen   at the first forward pass of a model with rotary positions
+    PaddingSeen   for the first padded batches without gradients, and what a host generates from them
+    ScoreSeen     when an evaluation of text is over (the first few): its likelihoods, recomputed
+    AccessSeen    from hosts that know which repositories of a hub a run reads and writes
     LoaderSeen    when the loader begins an epoch, where the loader is known
     FeedSeen      after 8, 16, 32, ... hashed training batches, and at the end
     WaitingSeen   after 32, 64, ... steps with a known loader, and at the end
@@ -37,6 +41,7 @@ from sightline.guard.evidence.answers import EvaluationSeen, ImagePairsSeen, Lea
 from sightline.guard.evidence.asked import OracleSeen, OverfitSeen, ResumeSeen
 from sightline.guard.evidence.batches import IGNORE, BatchSeen, LossSeen, Phase, SignalsSeen
 from sightline.guard.evidence.data import DataSeen, Objective
+from sightline.guard.evidence.language import AccessSeen, BatchScore, ContextSeen, PaddingSeen, ScoreSeen
 from sightline.guard.evidence.learning import HeadSeen, OutputsSeen, ScheduleSeen, SharedRowsSeen
 from sightline.guard.evidence.loading import DrawsSeen, Fed, FeedSeen, LoaderSeen, RowsSeen, WaitingSeen
 from sightline.guard.evidence.metrics import MetricsHistory, MetricsSeen
@@ -48,7 +53,10 @@ from sightline.guard.evidence.steps import History, ParameterSeen, Progress, Ste
 
 __all__ = [
     "IGNORE",
+    "AccessSeen",
+    "BatchScore",
     "BatchSeen",
+    "ContextSeen",
     "DataSeen",
     "DrawsSeen",
     "EvaluationSeen",
@@ -67,6 +75,7 @@ __all__ = [
     "OracleSeen",
     "OutputsSeen",
     "OverfitSeen",
+    "PaddingSeen",
     "ParameterSeen",
     "Phase",
     "Plan",
@@ -82,6 +91,7 @@ __all__ = [
     "ScaledStep",
     "ScalerSeen",
     "ScheduleSeen",
+    "ScoreSeen",
     "Setup",
     "SharedRowsSeen",
     "SignalsSeen",
@@ -103,6 +113,10 @@ Evidence = (
     | MetricsHistory
     | ReferenceSeen
     | DataSeen
+    | ContextSeen
+    | PaddingSeen
+    | ScoreSeen
+    | AccessSeen
     | LeakSeen
     | ImagePairsSeen
     | EvaluationSeen

@@ -1,0 +1,117 @@
+"""What only language models show, gathered from forward passes: reach of positions, padding, scores of evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sightline.attach.mailbox import Mailbox
+from sightline.attach.scores import Scores
+from sightline.guard.evidence import Evidence
+from sightline.guard.probes.call import Call, Outcome, outcome
+from sightline.guard.probes.context import context
+from sightline.guard.probes.padding import padding, side_of
+
+LOOKS = 3  # padded batches of a kind that are compared row by row: after that, a difference would have shown
+FIRSTS = 16  # forward passes without gradients whose masks are read: reading waits for the device
+
+Offer = Callable[[Evidence], Any]
+
+
+class Language:
+    """Watches one model's forward passes. `wants`: whether any check takes a kind of evidence."""
+
+    def __init__(self, wants: Callable[[str], bool]) -> None:
+        self._context = wants("ContextSeen")
+        self._looks = {"scoring": LOOKS, "generating": LOOKS} if wants("PaddingSeen") else {}
+        self._firsts = FIRSTS
+        self._scores = Scores(wants("ScoreSeen"))
+        self._before: tuple[Call, Tensor, bool] | None = None  # the padded batch that a host may now go on from
+
+    def trained(self, call: Call, step: int, offer: Offer) -> None:
+        """After a training forward."""
+        if self._context:
+            self._context = False
+            self._reach(call, step, offer)
+
+    def judged(self, call: Call, result: Outcome, step: int, mailbox: Mailbox, offer: Offer) -> None:
+        """After a forward pass without gradients."""
+        if self._context and step == 0:
+            self._reach(call, step, offer)
+        self.generated(call, result, step, offer)
+        self._scores.collect(call, result, mailbox)
+
+    def round_over(self, step: int, mailbox: Mailbox, offer: Offer) -> None:
+        """Training goes on, or the host says what the evaluation gave."""
+        self._before = None
+        self._scores.told(step, mailbox, offer)
+
+    def generated(self, call: Call, result: Outcome, step: int, offer: Offer) -> None:
+        """A padded batch, and the next token after it."""
+        ids, before = call.tensor("input_ids"), self._before
+        self._before = None
+        if not any(self._looks.values()) or ids is None or ids.dim() != 2 or torch.is_grad_enabled():
+            return
+        if before is not None and self._looks["generating"] and (chosen := _went_on(before[0], call, ids)) is not None:
+            padded, mask, last_only = before
+            if (seen := padding(padded, mask, step, chosen=chosen, last_only=last_only)) is not None:
+                self._looks["generating"] -= 1
+                offer(seen)
+            return
+        if ids.shape[1] < 2 or self._firsts <= 0:
+            return
+        self._firsts -= 1
+        mask = call.tensor("attention_mask")
+        told = mask is not None and mask.shape == ids.shape
+        real = mask.bool() if told and mask is not None else _by_pad_id(call, ids)
+        if real is None or (side := side_of(real)) is None:
+            return
+        only = result.logits is not None and result.logits.dim() == 3 and result.logits.shape[1] == 1
+        self._before = (call, real, only)
+        wanted = told and self._looks["scoring"] and (side == "left" or not only)
+        if wanted and (seen := padding(call, real, step)) is not None:
+            self._looks["scoring"] -= 1
+            offer(seen)
+
+    def _reach(self, call: Call, step: int, offer: Offer) -> None:
+        if (seen := context(call.model, step)) is not None:
+            offer(seen)
+
+
+def generators(model: nn.Module) -> Sequence[nn.Module]:
+    """The modules inside `model` that generate by themselves: an adapter's wrapper passes its own forward by."""
+    return [inner for inner in model.modules() if inner is not model and hasattr(type(inner), "generate")][-1:]
+
+
+def generation_hook(
+    language: Language, muted: Callable[[], bool], step: Callable[[], int], silence: Callable[[], Any], offer: Offer
+) -> Callable[..., None]:
+    """A forward hook for `generators`."""
+
+    def seen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if not muted() and not torch.is_grad_enabled():
+            with silence():
+                language.generated(Call(module, args, kwargs), outcome(output), step(), offer)
+
+    return seen
+
+
+def _went_on(before: Call, call: Call, ids: Tensor) -> Tensor | None:
+    """(B,) the tokens by which this pass goes on from the one before; None where it does not."""
+    old = before.tensor("input_ids")
+    if old is None or len(old) != len(ids):
+        return None
+    cached = ids.shape[1] == 1 and call.value("past_key_values") is not None
+    grown = ids.shape[1] == old.shape[1] + 1 and torch.equal(ids[:, :-1], old)
+    return ids[:, -1] if cached or grown else None
+
+
+def _by_pad_id(call: Call, ids: Tensor) -> Tensor | None:
+    """(B, T) bool: True but on the runs of the config's pad id at the end of rows; None without such an id."""
+    pad = getattr(getattr(call.model, "config", None), "pad_token_id", None)
+    if not isinstance(pad, int):
+        return None
+    return (ids == pad).flip(1).cumprod(dim=1).flip(1) == 0

@@ -1,0 +1,96 @@
+"""What language models show: how far positions reach, what padding does, what text scores, which hub is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class ContextSeen:
+    """How far a model's rotary positions reach.
+
+    Attributes:
+        trained: positions its config says it was made for (``max_position_embeddings``).
+        original: those before its context was stretched, where the config says so.
+        kind, factor: how the config stretches positions (``default``, ``linear``, ``yarn``, ...), and how far.
+        running: least and largest stretch over the frequencies the model really runs with: 1 for none, both alike for
+            linear interpolation; None where they could not be read.
+        reloaded: the same of a rotary embedding made anew from the config: what the saved model will do.
+    """
+
+    step: int
+    trained: int
+    original: int | None = None
+    kind: str = "default"
+    factor: float | None = None
+    running: tuple[float, float] | None = None
+    reloaded: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PaddingSeen:
+    """A padded batch without gradients was repeated, and one of its rows given alone and unpadded.
+
+    All figures are total variation distances (0 to 1) between distributions over the next token.
+
+    Attributes:
+        side: where the row is padded.
+        generating: whether the host went on from this batch token by token; else it only scored it.
+        gap: between what the host can have read (its last position when it generates from padding at the right, else
+            the row's last real token) and the row alone.
+        noise: what the row beside a copy of itself differs by, and one rounding of the largest logit.
+        followed: how much more likely (nats, summed over padded rows) the tokens that the host went on with are at the
+            last position than at the rows' last real tokens; inf where it had no other; None if not generating.
+    """
+
+    step: int
+    side: Literal["left", "right"]
+    generating: bool
+    rows: int
+    gap: float
+    noise: float
+    followed: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchScore:
+    """Negative log-likelihoods (nats, summed) of one evaluation batch and how many tokens they are of.
+
+    `told`: where the host's labels are; without labels, every token but the first of a row. `fair`: those of them that
+    are neither padding nor were scored before in an overlapping window. `every`: all positions, padding included.
+    """
+
+    rows: int
+    told: tuple[float, int]
+    fair: tuple[float, int]
+    every: tuple[float, int]
+    repeated: int = 0
+    padding: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreSeen:
+    """The likelihoods of an evaluation, recomputed from its own logits. `labelled`: the model was given labels."""
+
+    step: int
+    batches: tuple[BatchScore, ...]
+    labelled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AccessSeen:
+    """What a run needs of a model hub, and whether it can prove who it is. Never holds the token itself.
+
+    Attributes:
+        token: whether a token is visible (an argument, the environment, or the file that a login writes).
+        repos: repositories that the run reads from the hub: not folders, and not in the local cache.
+        push: the repository that the run will write to; None if it writes none. ``""``: named by the hub.
+        offline: whether the hub is switched off (``HF_HUB_OFFLINE``).
+    """
+
+    step: int
+    token: bool
+    repos: tuple[str, ...] = ()
+    push: str | None = None
+    offline: bool = False

@@ -1,0 +1,84 @@
+"""How far do a model's rotary positions reach? Read from the frequencies it runs with, not from its config alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sightline.guard.evidence import ContextSeen
+
+FULL = "full_attention"  # of models with several kinds of layers, the one that looks back without a window
+
+
+def context(model: nn.Module, step: int) -> ContextSeen | None:
+    """The reach of `model`'s rotary embedding; None for a model without one, or without a config that says its reach.
+
+    Touches nothing of the model: the frequencies are a buffer, and a second rotary embedding is made beside it.
+    """
+    config = getattr(model, "config", None)
+    ask = getattr(config, "get_text_config", None)
+    config = ask() if callable(ask) else config
+    trained, rotary = getattr(config, "max_position_embeddings", None), _rotary(model, config)
+    if rotary is None or not isinstance(trained, int):
+        return None
+    said = _said(config)
+    theta = said.get("rope_theta") or getattr(config, "rope_theta", None)
+    original, factor = said.get("original_max_position_embeddings"), said.get("factor")
+    kind = str(said.get("rope_type") or said.get("type") or "default")
+    return ContextSeen(
+        step=step,
+        trained=trained,
+        original=original if isinstance(original, int) else None,
+        kind=kind,
+        factor=float(factor) if isinstance(factor, int | float) else None,
+        running=_stretch(_frequencies(rotary), theta),
+        reloaded=_stretch(_frequencies(_anew(rotary, config)), theta),
+    )
+
+
+def _rotary(model: nn.Module, config: Any) -> nn.Module | None:
+    """The first module that keeps rotary frequencies and was made from this config."""
+    for module in model.modules():
+        own = getattr(module, "config", None)
+        alike = own is config or getattr(own, "model_type", 0) == getattr(config, "model_type", 1)
+        if alike and _frequencies(module) is not None:
+            return module
+    return None
+
+
+def _frequencies(module: nn.Module | None) -> Tensor | None:
+    """A module's own inverse frequencies, before any that a long batch may have put in their place."""
+    for prefix in ("", f"{FULL}_"):
+        for name in (f"{prefix}original_inv_freq", f"{prefix}inv_freq"):
+            found = getattr(module, name, None)
+            if isinstance(found, Tensor) and found.dim() == 1 and len(found):
+                return found
+    return None
+
+
+def _said(config: Any) -> Mapping[str, Any]:
+    """What the config says of its rotary positions, under transformers 5's name or the older one."""
+    said = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if isinstance(said, Mapping) and isinstance(said.get(FULL), Mapping):
+        return said[FULL]
+    return said if isinstance(said, Mapping) else {}
+
+
+def _stretch(frequencies: Tensor | None, theta: Any) -> tuple[float, float] | None:
+    if frequencies is None or frequencies.is_meta or not isinstance(theta, int | float):
+        return None
+    plain = float(theta) ** -(torch.arange(len(frequencies), dtype=torch.float64) / len(frequencies))
+    ratios = plain / frequencies.detach().double().cpu()
+    return float(ratios.min()), float(ratios.max())
+
+
+def _anew(rotary: nn.Module, config: Any) -> nn.Module | None:
+    """The same kind of module, made from what the config says now."""
+    try:
+        with torch.device("cpu"), torch.no_grad():
+            return type(rotary)(config=config)
+    except (TypeError, ValueError, KeyError, AttributeError):  # made in another way: there is no second one
+        return None

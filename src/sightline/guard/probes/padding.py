@@ -1,0 +1,121 @@
+"""Does padding change what a row says next? A row of a padded batch against the same row alone and unpadded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sightline.guard.evidence import PaddingSeen
+from sightline.guard.probes.call import Call
+from sightline.guard.probes.restore import untouched
+
+CACHE = ("past_key_values", "cache_position", "use_cache", "logits_to_keep", "num_logits_to_keep", "labels")
+OTHER_INPUTS = ("decoder_input_ids", "encoder_outputs", "inputs_embeds", "pixel_values")  # a row is more than its ids
+ROWS = 4  # padded rows that are compared with themselves alone
+
+Side = Literal["left", "right"]
+
+
+def side_of(mask: Tensor) -> Side | None:
+    """Where a (B, T) bool mask says that rows are padded; None for no padding, and for rows that are padded oddly."""
+    padded = ~mask.all(dim=1) & mask.any(dim=1)
+    if not padded.any():
+        return None
+    rows = mask[padded].int()
+    if bool((rows.diff(dim=1) >= 0).all()):
+        return "left"
+    return "right" if bool((rows.diff(dim=1) <= 0).all()) else None
+
+
+def padding(
+    call: Call, mask: Tensor, step: int, *, chosen: Tensor | None = None, last_only: bool = False
+) -> PaddingSeen | None:
+    """Repeat `call` in eval mode and without a cache, and compare padded rows with themselves alone.
+
+    Args:
+        mask: (B, T) bool, True on real tokens.
+        chosen: (B,) the tokens the host went on with, when it generated.
+        last_only: the host had the logits of the last position alone.
+
+    Returns None where a row cannot be taken out of the batch (other inputs, other shapes), or the model does not
+    answer (B, T, V) logits to such a call.
+    """
+    side, bare = side_of(mask), _bare(call)
+    if side is None or bare is None:
+        return None
+    rows = (~mask.all(dim=1) & mask.any(dim=1)).nonzero().flatten().tolist()[:ROWS]
+    try:
+        with untouched(call.model), torch.no_grad():
+            call.model.eval()
+            together = bare.run().logits
+            if together is None or together.shape[:2] != mask.shape:
+                return None
+            alone = [_alone(bare, mask, row, copies=1) for row in rows]
+            beside = _alone(bare, mask, rows[0], copies=2)
+    except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError):
+        return None  # a stranger's model may need what was taken away: then there is no answer
+    if beside is None or any(one is None for one in alone):
+        return None
+    single = torch.stack([one for one in alone if one is not None])
+    ends = [int(mask[row].nonzero()[-1]) for row in rows]
+    real = torch.stack([together[row, end] for row, end in zip(rows, ends, strict=True)]).float()
+    last = torch.stack([together[row, -1] for row in rows]).float()
+    generating = chosen is not None
+    read = last if generating else real
+    followed = None
+    if chosen is not None:
+        tokens = chosen[rows][:, None]
+        gain = last.log_softmax(-1).gather(-1, tokens) - single.log_softmax(-1).gather(-1, tokens)
+        followed = float("inf") if last_only else float(gain.sum())
+    rounding = torch.finfo(together.dtype).eps * float(single.abs().max())
+    return PaddingSeen(
+        step=step,
+        side=side,
+        generating=generating,
+        rows=len(rows),
+        gap=float(_distance(read, single).max()),
+        noise=max(rounding, float(_distance(beside, single[0]))),
+        followed=followed,
+    )
+
+
+def _distance(one: Tensor, other: Tensor) -> Tensor:
+    return (one.softmax(-1) - other.softmax(-1)).abs().sum(-1) / 2
+
+
+def _bare(call: Call) -> Call | None:
+    """The call without its cache; None where a row is more than its tokens."""
+    if any(call.value(name) is not None for name in OTHER_INPUTS):
+        return None
+    kwargs = {name: value for name, value in call.kwargs.items() if name not in CACHE}
+    bare = Call(call.model, call.args, kwargs, call.forward)
+    return bare if bare.repeatable else None
+
+
+def _alone(call: Call, mask: Tensor, row: int, copies: int) -> Tensor | None:
+    """(V,) float32 logits of the last position of one row without its padding, given `copies` times over."""
+    keep = mask[row].nonzero().flatten()
+    positions = torch.arange(len(keep), device=mask.device)
+
+    def cut(value: Any, name: str = "") -> Any:
+        if not isinstance(value, Tensor) or value.dim() == 0:
+            return value
+        if value.dim() != 2 or value.shape != mask.shape:
+            raise ValueError(f"{name}: not of the batch's shape")
+        part = positions if name == "position_ids" else value[row, keep]
+        return part.to(value.dtype).expand(copies, -1)
+
+    args = tuple(_each(argument, cut) for argument in call.args)
+    logits = Call(call.model, args, _each(dict(call.kwargs), cut), call.forward).run().logits
+    if logits is None or logits.shape[:2] != (copies, len(keep)):
+        return None
+    return logits[0, -1].float()
+
+
+def _each(thing: Any, cut: Callable[..., Any]) -> Any:
+    if isinstance(thing, Mapping):
+        return {name: cut(value, name) for name, value in thing.items()}
+    return cut(thing)
