@@ -70,8 +70,13 @@ def hooked(
     loss_fn: nn.Module | None,
     fault: Callable[[Exception], None] | None,
     heard: bool,
+    *,
+    steps: bool = True,
 ) -> list[Any]:
-    """Connect a recorder with the hooks of torch; returns the handles that take them away."""
+    """Connect a recorder with the hooks of torch; returns the handles that take them away.
+
+    `heard`: hear its forward passes; `steps`: hear every optimizer's steps.
+    """
     r, model = recorder, recorder.model
     if fault is not None:  # tensors' hooks call these by name
         for name in ("_backward_began", "_gradient_came", "_loss_came"):
@@ -87,6 +92,6 @@ def hooked(
         *([embedding.register_forward_hook(Hook(r.signals.embedding_gave, fault))] if embedding is not None else []),
         *(m.register_forward_hook(Hook(generated, fault), with_kwargs=True) for m in inner),
         *([loss_fn.register_forward_hook(Hook(r.loss_made, fault))] if isinstance(loss_fn, nn.Module) else []),
-        register_optimizer_step_pre_hook(Hook(r.before_step, fault)),
-        register_optimizer_step_post_hook(Hook(r.after_step, fault)),
+        *([register_optimizer_step_pre_hook(Hook(r.before_step, fault))] if steps else []),
+        *([register_optimizer_step_post_hook(Hook(r.after_step, fault))] if steps else []),
     ]

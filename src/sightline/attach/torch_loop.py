@@ -255,6 +255,17 @@ class Attachment:
             self._raise_on, self._broken = None, True  # the host's own error must not be hidden by ours
         self.close()
 
+    def broken_off(self) -> None:
+        """Close after the host's own end, be it an error or an interrupt: nothing of the model is run any more."""
+        self._raise_on, self._broken, self._recorder.last_call = None, True, None
+        self.close()
+
+    def mute(self) -> None:
+        """Stop listening and judge nothing more; the verdicts so far stay."""
+        self._closed = True
+        for handle in self._handles:
+            handle.remove()
+
     # --- inside --------------------------------------------------------------------------------------------------
 
     def _offer(self, seen: Evidence) -> None:
