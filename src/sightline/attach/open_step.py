@@ -11,7 +11,8 @@ from sightline.guard.evidence import LossSeen
 class OpenStep:
     """A step in the making. `carried`: (P,) least norms of the gradients that its backward passes met.
 
-    `summed`: the micro-batches' losses are parts of the step's mean, and not means of their own.
+    `summed`: the micro-batches' losses are parts of the step's mean, and not means of their own. `told`: the losses as
+    the host itself told them, which count in place of those that the model returned.
     """
 
     measured: bool
@@ -21,6 +22,7 @@ class OpenStep:
     tokens: int | None = None
     non_finite: str | None = None
     summed: bool = False
+    told: list[float] = field(default_factory=list)
 
     def meet(self, norms: list[float]) -> None:
         """A backward pass met these gradients. The least counts: a host may clear them in between."""
@@ -30,6 +32,8 @@ class OpenStep:
     @property
     def loss(self) -> float | None:
         """The step's mean loss, as far as it was seen."""
+        if self.told:
+            return sum(self.told) / len(self.told)
         if not self.losses:
             return None
         return sum(self.losses) / (1 if self.summed else len(self.losses))

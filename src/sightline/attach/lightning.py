@@ -1,0 +1,247 @@
+"""The door for Lightning: a callback of its Trainer, whichever of its two names it is imported by.
+
+    from sightline.attach.lightning import GuardCallback
+
+    trainer = lightning.Trainer(callbacks=[GuardCallback(tokenizer=tokenizer)])
+    trainer.fit(module, loader)
+
+Lightning calls `training_step` and not the module, so the calls of the networks inside it are the forward passes; the
+loss is the one that it is about to differentiate, and an update is looked at from inside the optimizer's closure.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sightline.attach.data_set import data_seen
+from sightline.attach.hook import Hook, listening
+from sightline.attach.options import checked
+from sightline.attach.recorder import Recorder
+from sightline.attach.torch_loop import Attachment, attach
+from sightline.errors import UserError
+from sightline.guard.check import Finding
+from sightline.guard.probes.call import Call, differentiable
+
+PACKAGES = ("lightning.pytorch", "pytorch_lightning")  # one library under two names, with a Callback class each
+LARGEST = 2**30  # bytes of a checkpoint that is read back: seconds from a disk
+
+
+def _bases() -> tuple[type, ...]:
+    """The Callback of each name that the host has imported; of the first that is installed, when it has none yet."""
+    import importlib
+
+    if found := [sys.modules[name] for name in PACKAGES if name in sys.modules]:
+        return tuple(package.Callback for package in found)
+    for name in PACKAGES:
+        try:
+            return (importlib.import_module(name).Callback,)
+        except ModuleNotFoundError:
+            continue
+    raise UserError("Lightning is not installed", where="sightline.attach.lightning", fix="pip install lightning")
+
+
+@dataclass(slots=True)
+class Calls:
+    """The outermost calls of networks inside a step, in order."""
+
+    recorder: Recorder
+    depth: int = 0
+    made: list[tuple[Call, Any]] = field(default_factory=list)
+
+    def entered(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Hook before a call."""
+        redirected = "forward" in module.__dict__  # a strategy runs training_step as the module's forward
+        if self.recorder.muted or redirected:
+            return
+        self.depth += 1
+        if self.depth == 1 and not self.made:
+            self.recorder.signals.clear()
+
+    def left(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Hook after a call; also after one that raised, with no output."""
+        if self.recorder.muted or not self.depth:
+            return
+        self.depth -= 1
+        if self.depth or output is None:
+            return
+        call = Call(module, args, kwargs)
+        if torch.is_grad_enabled() and not self.recorder.declared:
+            self.made.append((call, output))
+        else:
+            self.recorder.judged(call, output)
+
+    def taken(self) -> tuple[Call, Any] | None:
+        """The call whose output the loss was made of: the last that carries a gradient. The others are forgotten."""
+        made, self.made, self.depth = self.made, [], 0
+        return next((one for one in reversed(made) if differentiable(one[1])), None)
+
+
+class GuardCallback(*_bases()):  # type: ignore[misc]
+    """Watches `Trainer.fit`. Afterwards, `findings` and `records()` hold the verdicts.
+
+    Args:
+        options: what `sightline.attach` takes beside the model and its optimizer, e.g. ``tokenizer``, ``towers``,
+            ``allow``, ``raise_on="error"``, ``on_finding=None``.
+
+    Raises:
+        UserError: an option is not one of `sightline.attach`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.guard: Attachment | None = None
+        self._options, self._saved, self._read_back = checked(options), False, False
+        self._handles: list[Any] = []
+        self._evaluation: AbstractContextManager[None] | None = None
+        self._known: dict[str, Any] = {}
+        self._logged = 0
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What was found so far and is not allowed; () before training began."""
+        return self.guard.findings if self.guard else ()
+
+    def records(self) -> list[dict[str, object]]:
+        """Every check's verdict, as `findings.jsonl` holds it; [] before training began."""
+        return self.guard.records() if self.guard else []
+
+    # --- what Lightning calls: training --------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Attach, now that strategy and optimizers are set up."""
+        self.close()
+        loader = trainer.train_dataloader
+        facts = {"dataloader": loader, "accumulation": trainer.accumulate_grad_batches, **self._options}
+        optimizer = trainer.optimizers[0] if trainer.optimizers else None
+        self.guard = attach(pl_module, optimizer, heard=False, **facts)
+        self._calls = Calls(self.guard._recorder)
+        hooks = Hook(self._calls.entered), Hook(self._calls.left)
+        self._handles = [h for module in (pl_module, *_networks(pl_module)) for h in listening(module, *hooks)]
+        tokenizer = facts.get("tokenizer")
+        if (seen := data_seen(getattr(loader, "dataset", None), tokenizer=tokenizer)) is not None:
+            self.guard.show(seen)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """A step begins with its first batch. What was saved since the last one can be read back: nothing moved."""
+        if self.guard is None:
+            return
+        self._read_saved(trainer)
+        self._calls.taken()
+        self._begin(self.guard._recorder)
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        """The forward pass is over, and this is its loss (over the number of batches that are accumulated)."""
+        if self.guard is None:
+            return
+        recorder = self.guard._recorder
+        self._begin(recorder)
+        if (made := self._calls.taken()) is not None:
+            recorder.trained(*made)
+        if (step := recorder._open) is not None:
+            value = loss.detach().mean() * (trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1)
+            recorder.mailbox.post([value], lambda v: step.told.append(float(v[0])))
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """All gradients are there, and the update comes next."""
+        if self.guard is not None:
+            self.guard._recorder.gradients_ready()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """What the module logged, as often as the Trainer hands it to its loggers."""
+        step, every = trainer.global_step, max(1, trainer.log_every_n_steps)
+        if self.guard is not None and step % every == 0 and step != self._logged:
+            self._logged = step
+            self._log(trainer, "train")
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Judge the last evidence."""
+        if self.guard is not None:
+            self._log(trainer, "train")
+            self._read_saved(trainer)
+        self.close()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """The run broke off: the findings stay, and nothing is concluded from where it ended."""
+        if self.guard is not None:
+            self.guard.__exit__(type(exception), exception, None)
+        self.close()
+
+    # --- what Lightning calls: evaluation and checkpoints --------------------------------------------------------
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """All that follows is evaluation."""
+        if self.guard is not None:
+            self._known = dict(trainer.callback_metrics)
+            self._evaluation = self.guard.evaluating()
+            self._evaluation.__enter__()
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """What was logged anew is about the evaluation."""
+        if self._evaluation is not None:
+            self._evaluation.__exit__(None, None, None)
+            self._evaluation = None
+            self._log(trainer, "evaluation")
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Mapping[str, Any]) -> None:
+        """A checkpoint is about to be written."""
+        self._saved = True
+
+    def close(self) -> None:
+        """Stop watching. A second call does nothing."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        if self.guard is not None:
+            self.guard.close()
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    def _begin(self, recorder: Recorder) -> None:
+        if recorder._open is None and torch.is_grad_enabled():
+            recorder.begin()
+
+    def _log(self, trainer: Any, phase: Any) -> None:
+        """Offer the numbers that are new or were written anew."""
+        assert self.guard is not None
+        metrics = dict(trainer.callback_metrics)
+        new = {name: value for name, value in metrics.items() if self._known.get(name) is not value}
+        self._known = metrics
+        self.guard.log(new, phase=phase)
+
+    def _read_saved(self, trainer: Any) -> None:
+        """Read the first checkpoint back, if that takes seconds."""
+        if not self._saved or self._read_back or self.guard is None or not trainer.is_global_zero:
+            return
+        named = ("last_model_path", "best_model_path")
+        paths = (getattr(callback, name, "") for callback in trainer.checkpoint_callbacks for name in named)
+        files = [Path(path) for path in paths if path and Path(path).is_file()]
+        self._saved = False
+        if not files:
+            return
+        newest = max(files, key=lambda file: file.stat().st_mtime_ns)
+        if newest.stat().st_size > LARGEST:
+            self.guard.watch.absent("RoundTripSeen", "a checkpoint was saved, and its file is too large to read back")
+            return
+        self._read_back = True
+        try:
+            self.guard.checkpoint(newest)
+        except pickle.UnpicklingError:
+            self.guard.watch.absent("RoundTripSeen", "the checkpoint holds objects that are not safe to load")
+
+
+def _networks(module: nn.Module) -> Iterator[nn.Module]:
+    """The parts that a module may call by themselves: its children that learn, and those of mere containers."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList | nn.ModuleDict):
+            yield from _networks(child)
+        elif any(True for _ in child.parameters()):
+            yield child
