@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -21,13 +22,34 @@ BAD_INPUT, GUARDED, INTERRUPTED = 2, 3, 128 + 2
 NOT_OURS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}  # the disk's faults, not the program's
 
 
+class Launch(Exception):
+    """Raised by a command that hands the process over; `run` gives its exit status."""
+
+    def __init__(self, run: Callable[[], int]) -> None:
+        self.run = run
+
+
 class Commands(TyperGroup):
     """The group of all commands: `--debug` may stand anywhere, and user errors end without a traceback."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        theirs: list[str] = []
+        if "run" in args[:2]:  # what follows the script is its own
+            from sightline.commands.run import ours_and_theirs
+
+            start = args.index("run") + 1
+            ours, theirs = ours_and_theirs(args[start:])
+            args = [*args[:start], *ours]
         if "--debug" in args:
             args = ["--debug", *(argument for argument in args if argument != "--debug")]
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, [*args, *(["--", *theirs] if theirs else [])])
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except Launch as launch:  # the command line is done, and leaves nothing behind for the script to see
+            run = launch.run
+        sys.exit(run())
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -151,6 +173,23 @@ def report(run: Run) -> None:
     from sightline.commands import report as command
 
     command.report(run)
+
+
+@app.command()
+def run(
+    script: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SCRIPT [ARGS]...", help="A Python script, and its own arguments", show_default=False),
+    ] = None,
+    module: Annotated[str | None, typer.Option("-m", metavar="MODULE", help="Run a module instead of a script")] = None,
+    findings: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all verdicts to this JSON file")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when an error was found")] = False,
+    budget: Annotated[float, typer.Option(metavar="PERCENT", help="Of the step time that watching may cost")] = 2.0,
+) -> None:
+    """Run a training script as Python would, and say what is wrong with its training."""
+    from sightline.commands.run import launch
+
+    raise Launch(launch(script or [], module, findings, strict, budget))
 
 
 @app.command()

@@ -27,7 +27,7 @@ ROOMS: Mapping[str, set[str]] = {
     "attach": {"guard"},
     "report": set(),
     "train": {"recipe", "data", "models", "losses", "plan", "evaluate", "guard", "attach", "report"},
-    "commands": {"recipe", "data", "models", "plan", "evaluate", "serve", "guard", "report", "train"},
+    "commands": {"recipe", "data", "models", "plan", "evaluate", "serve", "guard", "attach", "report", "train"},
     "cli": {"recipe", "guard", "commands", ""},
     "__main__": {"cli"},
     "": {"attach", "guard"},  # the package itself offers `sightline.attach` and its error

@@ -1,0 +1,214 @@
+"""The door for a whole script: `sightline run train.py`. The script is run as Python runs it, and watched.
+
+torch is not imported before the script imports it; a script that never does runs untouched. The only things of others
+that are wrapped are here and in `script_scout`: the making of optimizers, the compiling of modules to TorchScript
+(which reads hooks as code), and `os._exit` (after which nothing could be told).
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sightline.attach.script_imports import Notice
+from sightline.attach.script_main import Ended, ended_by, module_program, run_program, script_program
+from sightline.attach.script_report import merged, say_end, say_finding, write
+from sightline.guard.catalogue import pages
+from sightline.guard.check import Finding
+
+if TYPE_CHECKING:
+    from sightline.attach.script_watch import Models
+
+GUARDED = 3
+
+
+def run_script(
+    target: str,
+    arguments: Sequence[str] = (),
+    *,
+    module: bool = False,
+    findings: Path | None = None,
+    strict: bool = False,
+    budget: float = 0.02,
+) -> int:
+    """Run a script (or, with `module`, a module) in this process, watched; returns its exit status.
+
+    The end is told when the process ends, after the script's own exit handlers; with `strict`, a process that would
+    have ended with 0 then ends with 3 where an error was found.
+
+    Raises:
+        UserError: there is no such script or module.
+    """
+    session = Session([target, *arguments], findings.absolute() if findings else None, strict, budget)
+    session.begin()
+    try:
+        if module:
+            program: list[Any] = []
+            found = ended_by(lambda: program.append(module_program(target, arguments)))
+            ended = run_program(program[0]) if program else found
+        else:
+            ended = run_program(script_program(target, arguments))
+    except BaseException:
+        session.leave()
+        raise
+    session.script_ended(ended)
+    return ended.status
+
+
+class Session:
+    """One watched run of a script: what is known of it, and telling it once, however it ends."""
+
+    def __init__(self, command: list[str], findings: Path | None, strict: bool, budget: float) -> None:
+        self._command, self._file, self._strict, self._budget = command, findings, strict, budget
+        self._pid, self._began, self._ended = os.getpid(), time.time(), Ended(0)
+        self._rank = int(rank) if (rank := os.environ.get("RANK", "")).isdigit() else 0
+        self._problems: list[str] = []
+        self._models: Models | None = None
+        self._told = False
+        self._lock = threading.RLock()
+        self._leave_process: Callable[[int], Any] = os._exit
+        self._notice = Notice({"torch": self._torch_came})
+
+    def begin(self) -> None:
+        """Start noticing."""
+        self._notice.install()
+        atexit.register(self._exit)  # registered first, so called last
+        os._exit = self._leaving(os._exit)  # type: ignore[assignment]
+
+    def leave(self) -> None:
+        """There was no script: say nothing."""
+        self._told = True
+        self._notice.remove()
+        atexit.unregister(self._exit)
+        os._exit = self._leave_process  # type: ignore[assignment]
+
+    def _torch_came(self) -> None:
+        import torch
+
+        from sightline.attach.script_scout import Scout
+        from sightline.attach.script_watch import Models
+
+        self._models = Models(self._budget, self._found, self._problem)
+        Scout(self._models, self._problem).install()
+        torch.jit.script = _without_hooks(torch.jit.script, self._models)
+
+    # --- telling -------------------------------------------------------------------------------------------------
+
+    def _found(self, finding: Finding) -> None:
+        with self._lock:
+            if finding.severity == "error":
+                say_finding(finding)
+            self._write(over=False)
+
+    def _problem(self, what: str) -> None:
+        self._problems.append(what)
+
+    def _verdicts(self) -> dict[str, Any]:
+        models = self._models.records() if self._models else []
+        why = self._seen()
+        nothing = [{"kind": "not-run", "check": page.name, "code": page.code, "why": why} for page in pages()]
+        return merged(models, nothing)
+
+    def _seen(self) -> str:
+        if self._models is None:
+            return "the script did not import torch: nothing was watched"
+        return (
+            "models were trained" if self._models.watched else "no model was trained that an optimizer of torch moves"
+        )
+
+    def _facts(self, *, over: bool) -> dict[str, Any]:
+        error = self._ended.error
+        return {
+            "command": self._command,
+            "models": self._models.facts() if self._models else [],
+            "seen": self._seen(),
+            "problems": self._problems,
+            "status": self._ended.status if over else None,
+            "error": f"{type(error).__name__}: {error}" if error is not None else None,
+            "seconds": round(time.time() - self._began, 3),
+            "rank": self._rank,
+        }
+
+    def _write(self, *, over: bool) -> dict[str, Any]:
+        verdicts = self._verdicts()
+        if self._file is not None:
+            place = self._file if self._rank == 0 else share_of(self._file, self._rank)
+            try:
+                write(place, verdicts, self._facts(over=over))
+            except OSError as error:
+                self._file = None
+                self._problem(f"{place}: {error.strerror}")
+        return verdicts
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def script_ended(self, ended: Ended) -> None:
+        """The script's last line has run, or raised. Threads of its own may still be at work."""
+        self._ended = ended
+        if not any(t is not threading.current_thread() and not t.daemon for t in threading.enumerate()):
+            self._close()
+
+    def _close(self) -> None:
+        if self._models is not None:
+            self._models.close_all(whole=self._ended.error is None)
+
+    def _tell(self) -> dict[str, Any]:
+        """Once: judge, write, print. In a forked process: nothing."""
+        with self._lock:
+            if self._told or os.getpid() != self._pid:
+                return {"findings": []}
+            self._told = True
+            self._close()
+            verdicts = self._write(over=True)
+            if self._rank == 0:
+                say_end(verdicts, self._facts(over=True))
+            return verdicts
+
+    def _status(self, verdicts: dict[str, Any], status: int) -> int:
+        wrong = any(record["severity"] == "error" for record in verdicts["findings"])
+        return GUARDED if self._strict and wrong and status == 0 else status
+
+    def _exit(self) -> None:
+        """The last exit handler. The status can then only be changed by leaving at once."""
+        verdicts, status = self._tell(), self._ended.status
+        if (changed := self._status(verdicts, status)) != status:
+            logging.shutdown()
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError, AttributeError):
+                    stream.flush()
+            self._leave_process(changed)
+
+    def _leaving(self, leave: Callable[[int], Any]) -> Callable[[int], Any]:
+        @functools.wraps(leave)
+        def _exit(status: int) -> None:
+            if os.getpid() == self._pid and not self._told:
+                self._ended = Ended(status)
+                status = self._status(self._tell(), status)
+            leave(status)
+
+        return _exit
+
+
+def share_of(findings: Path, rank: int) -> Path:
+    """Where a rank other than 0 writes its part: `findings.rank1.json` beside `findings.json`."""
+    return findings.with_name(f"{findings.stem}.rank{rank}{findings.suffix}")
+
+
+def _without_hooks(compile_: Callable[..., Any], models: Models) -> Callable[..., Any]:
+    """TorchScript reads a module's hooks as code of the model: ours are off while it does."""
+
+    @functools.wraps(compile_)
+    def script(*args: Any, **kwargs: Any) -> Any:
+        with models.lifted():
+            return compile_(*args, **kwargs)
+
+    return script

@@ -1,0 +1,215 @@
+"""Finds out which models a script trains: by the optimizers it makes, and by which modules it then calls.
+
+Nothing is guessed from names. When an optimizer is made, every living module that holds one of its parameters gets a
+hook; the first that is called with gradients on, and holds most of what the optimizer is to move, is the model. The
+hooks go as soon as that is settled, so that a module which is not a model runs as without us.
+
+Some models are not called that way: a model compiled in place, layers called one by one, parts that share an optimizer.
+They are watched from the optimizer's first step on, and only their steps are seen.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
+from torch.nn.modules.module import register_module_module_registration_hook
+from torch.optim import Optimizer
+
+from sightline.attach.hook import Hook, unwrapped
+from sightline.attach.script_heap import children, holders, modules_alive, outermost
+from sightline.attach.script_watch import Models
+
+MOST = 0.8  # of an optimizer's elements: what holds them is the model, and the rest an addition (a learned temperature)
+FREE = 0.5  # seconds of looking through the heap that are always given; then 1 % of the run
+SHARE = 0.01
+UNMOVED = 2  # steps in a row without a gradient on anything that an optimizer holds: it holds the wrong parameters
+PATIENCE = 64  # steps until an optimizer whose model was not found is left alone
+SILENT = ("torch.", "torchvision.", "torchmetrics.")  # parameterless modules of these are not losses, but _Loss
+
+
+@dataclass(eq=False)
+class Waiting:
+    """An optimizer whose model is not known yet. `parts`: modules called with gradients that hold a part of it."""
+
+    optimizer: weakref.ref[Optimizer]
+    parts: list[weakref.ref[nn.Module]] = field(default_factory=list)
+    steps: int = 0
+    unmoved: int = 0
+
+    def held(self) -> list[Tensor]:
+        """What it is to move."""
+        optimizer = self.optimizer()
+        return [] if optimizer is None else [p for group in optimizer.param_groups for p in group["params"]]
+
+
+class Scout:
+    """Attaches `models` to what a script trains. `install` once torch is there."""
+
+    def __init__(self, models: Models, fault: Callable[[str], None]) -> None:
+        self.models, self._fault = models, fault
+        self._waiting: list[Waiting] = []
+        self._posts: dict[int, Any] = {}
+        self._registration: Any = None
+        self._spent, self._began = 0.0, time.perf_counter()
+        self._free: list[weakref.ref[nn.Module]] = []
+        self._hook = Hook(self._called, self._failed)
+        models.before = self._before_step
+
+    def install(self) -> None:
+        """Notice every optimizer that is made from now on."""
+        make, scout = Optimizer.__init__, self
+
+        @functools.wraps(make)
+        def made(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+            make(optimizer, *args, **kwargs)
+            scout.noticed(optimizer)
+
+        Optimizer.__init__ = made  # type: ignore[method-assign, assignment]
+
+    def noticed(self, optimizer: Optimizer) -> None:
+        """An optimizer was made."""
+        Hook(self._noticed, self._failed)(optimizer)
+
+    def _noticed(self, optimizer: Optimizer) -> None:
+        self.models.let_go()
+        if any(optimizer is w.optimizer() for w in self._waiting):
+            return
+        self._waiting = [w for w in self._waiting if w.optimizer() is not None]
+        self._waiting.append(Waiting(weakref.ref(optimizer)))
+        self._look([id(p) for w in self._waiting for p in w.held()])
+
+    # --- looking for modules -------------------------------------------------------------------------------------
+
+    def _look(self, wanted: Iterable[int]) -> list[nn.Module]:
+        """Post a hook on every module that holds a parameter of `wanted` (ids); returns the outermost of them."""
+        start = time.perf_counter()
+        if self._spent > max(FREE, SHARE * (start - self._began)):
+            return []
+        alive = modules_alive()
+        found = holders(alive, frozenset(wanted))
+        for module in found:
+            self._post(module)
+        inside = {id(child) for module in alive for child in children(module)}
+        self._free = [weakref.ref(m) for m in alive if _may_be_loss(m, nested=id(m) in inside)]
+        if found and self._registration is None:
+            self._registration = register_module_module_registration_hook(self._wrapped)
+        self._spent += time.perf_counter() - start
+        return outermost(found)
+
+    def _post(self, module: nn.Module) -> None:
+        if id(module) not in self._posts:
+            handle = module.register_forward_pre_hook(self._hook, with_kwargs=True, prepend=True)
+            self._posts[id(module)] = (weakref.ref(module), handle)
+
+    def _wrapped(self, parent: nn.Module, name: str, child: Any) -> None:
+        """A module was put into another (a wrapper for compiling or for several devices): that one may be called."""
+        if id(child) in self._posts and self._posts[id(child)][0]() is child:
+            self._post(parent)
+
+    def _unpost(self, modules: Iterable[nn.Module] | None = None) -> None:
+        places = list(self._posts) if modules is None else [id(module) for module in modules]
+        for place in places:
+            if (post := self._posts.pop(place, None)) is not None:
+                post[1].remove()
+        if not self._posts and self._registration is not None:
+            self._registration.remove()
+            self._registration = None
+
+    # --- deciding ------------------------------------------------------------------------------------------------
+
+    def _called(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """A module that holds parameters of an optimizer is called: is it the model?"""
+        if not torch.is_grad_enabled() or torch.jit.is_tracing():
+            return
+        inside = {id(p) for p in module.parameters() if p.requires_grad}
+        claimed = []
+        for waiting in self._waiting:
+            sizes = {id(p): p.numel() for p in waiting.held() if p.requires_grad}
+            mine = sum(size for place, size in sizes.items() if place in inside)
+            if mine >= MOST * sum(sizes.values()) > 0:
+                claimed.append(waiting)
+            elif mine and not any(module is part() for part in waiting.parts):
+                waiting.parts.append(weakref.ref(module))
+            elif inside and not mine and waiting.unmoved >= UNMOVED:
+                claimed.append(waiting)  # it moves nothing, and this is what learns
+        if claimed:
+            self._attach(module, claimed, (module, args, kwargs))
+
+    def _attach(self, model: nn.Module, claimed: list[Waiting], call: tuple[Any, ...] | None) -> None:
+        """Watch `model`. `call`: the call of it that is just beginning, of which its own hook knows nothing yet."""
+        optimizers = [o for w in claimed if (o := w.optimizer()) is not None]
+        self._waiting = [w for w in self._waiting if w not in claimed]
+        self._unpost(model.modules())
+        one = self.models.attach(model, optimizers, blind=call is None)
+        self._free = [ref for ref in self._free if (m := ref()) is not None and m not in set(model.modules())]
+        self.models.listen_to_losses([m for ref in self._free if (m := ref()) is not None])
+        if not self._waiting:
+            self._unpost()
+        if call is None:
+            one.recorder.begin()
+        elif unwrapped(model)[0] is model:
+            one.recorder.before_forward(*call)
+
+    def _before_step(self, optimizer: Optimizer) -> None:
+        """A step of an optimizer whose model was not called as a whole."""
+        if self._waiting:
+            Hook(self._stepping, self._failed)(optimizer)
+
+    def _stepping(self, optimizer: Optimizer) -> None:
+        waiting = next((w for w in self._waiting if w.optimizer() is optimizer), None)
+        if waiting is None:
+            return
+        waiting.steps += 1
+        if any(p.grad is not None for p in waiting.held()):
+            waiting.unmoved = 0
+            parts = [module for ref in waiting.parts if (module := ref()) is not None]
+            parts = outermost(parts) or self._look([id(p) for p in waiting.held()])
+            if parts:
+                self._attach(parts[0] if len(parts) == 1 else _joined(parts), [waiting], None)
+                return
+        else:
+            waiting.unmoved += 1
+            if waiting.unmoved == UNMOVED:
+                self._look_for_others()
+        if waiting.steps >= PATIENCE:
+            self._waiting.remove(waiting)
+            if not self._waiting:
+                self._unpost()
+
+    def _look_for_others(self) -> None:
+        """An optimizer's parameters get no gradients at all: listen to whatever else could learn."""
+        watched = {id(p) for one in self.models.live for p in one.recorder.model.parameters()}
+        alive = modules_alive()
+        learning = {id(p) for m in alive for p in m.parameters(recurse=False) if p.requires_grad}
+        self._look(learning - watched)
+
+    def _failed(self, error: Exception) -> None:
+        """A fault of ours: say so, and look no further."""
+        self._fault(f"{type(error).__name__}: {error}")
+        self._waiting = []
+        self._unpost()
+
+
+def _joined(parts: list[nn.Module]) -> nn.Module:
+    """Parts that share an optimizer, as one module that nobody calls. Names: their types'."""
+    whole = nn.Module()
+    for part in parts:
+        name = type(part).__name__
+        count = sum(other.partition("_")[0] == name for other, _ in whole.named_children())
+        whole.add_module(f"{name}_{count}" if count else name, part)
+    return whole
+
+
+def _may_be_loss(module: nn.Module, *, nested: bool) -> bool:
+    if isinstance(module, _Loss):
+        return True
+    plain = not nested and not any(children(module)) and not module.__dict__["_parameters"]
+    return plain and not type(module).__module__.startswith(SILENT)

@@ -1,0 +1,211 @@
+"""The models of a script that are watched: attached, listened to, let go when the script is done with them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from sightline.attach.hook import Hook, hooked, unwrapped
+from sightline.attach.open_step import OpenStep
+from sightline.attach.recorder import Recorder
+from sightline.attach.script_heap import tokenizer_for
+from sightline.attach.setup import Facts, embedding_of
+from sightline.attach.torch_loop import Attachment
+from sightline.guard.check import Finding
+from sightline.guard.watch import Watch
+
+
+@dataclass(eq=False)
+class Watched:
+    """One model. `blind`: no forward pass of it is heard, so each step begins where the last one ended."""
+
+    name: str
+    attachment: Attachment | None
+    recorder: Recorder
+    optimizers: list[Optimizer]
+    blind: bool
+    references: int
+    records: list[dict[str, object]] = field(default_factory=list)
+    steps: int = 0
+
+
+class Models:
+    """All models that are watched. `tell` is called with each new finding, `fault` with an error of the guard's own."""
+
+    def __init__(self, budget: float, tell: Callable[[Finding], None], fault: Callable[[str], None]) -> None:
+        self._budget, self._tell, self._fault = budget, tell, fault
+        self.watched: list[Watched] = []
+        self._routes: dict[int, tuple[Any, list[Watched]]] = {}
+        self._losses: list[Any] = []
+        self._made: tuple[int, int] = (-1, 0)
+        self.before: Callable[[Optimizer], None] | None = None
+        self._handles = [
+            register_optimizer_step_pre_hook(self._before_step),
+            register_optimizer_step_post_hook(self._after_step),
+        ]
+
+    def attach(self, model: nn.Module, optimizers: Sequence[Optimizer], *, blind: bool) -> Watched:
+        """Watch `model` from now on. `blind`: its forward passes cannot be heard."""
+        called, inner = unwrapped(model)
+        embedding, before = embedding_of(inner), sys.getrefcount(inner)
+        rows = embedding.num_embeddings if embedding is not None else None
+        facts, watch = Facts(tokenizer=tokenizer_for(rows)), Watch(on_finding=self._tell)
+        attachment = Attachment(inner, optimizers[0], None, None, facts, watch, self._budget, None, None)
+        recorder = attachment._recorder
+        recorder.optimizers += [o for o in optimizers[1:] if o not in recorder.optimizers]
+        name = type(inner).__name__
+        one = Watched(name, attachment, recorder, list(optimizers), blind, 0)
+        attachment._handles = hooked(
+            recorder, called, None, lambda error: self._give_up(one, error), not blind, steps=False
+        )
+        one.references = sys.getrefcount(inner) - before
+        self.watched.append(one)
+        self._name_apart()
+        self._routes.clear()
+        return one
+
+    def _name_apart(self) -> None:
+        kinds = [type(w.recorder.model).__name__ if w.attachment else w.name.partition(" ")[0] for w in self.watched]
+        for place, (one, kind) in enumerate(zip(self.watched, kinds, strict=True)):
+            one.name = kind if kinds.count(kind) == 1 else f"{kind} {kinds[: place + 1].count(kind)}"
+
+    @property
+    def live(self) -> list[Watched]:
+        """Those that the script may still train."""
+        return [one for one in self.watched if one.attachment is not None]
+
+    # --- steps ---------------------------------------------------------------------------------------------------
+
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self.before is not None:
+            self.before(optimizer)
+        for one in self._those_of(optimizer):
+            self._do(one, one.recorder.before_step, optimizer, args, kwargs)
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        for one in self._those_of(optimizer):
+            self._do(one, one.recorder.after_step, optimizer, args, kwargs)
+            if one.blind:
+                self._do(one, one.recorder.begin)
+
+    def _those_of(self, optimizer: Optimizer) -> list[Watched]:
+        """Whose parameters it holds; found once, for that costs a pass over all of them."""
+        groups = len(getattr(optimizer, "param_groups", ()))
+        known = self._routes.get(id(optimizer))
+        if known is None or known[0] != groups:
+            held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            those = [
+                one
+                for one in self.live
+                if optimizer in one.optimizers or any(id(p) in held for p in one.recorder.model.parameters())
+            ]
+            known = self._routes[id(optimizer)] = (groups, those)
+        return [one for one in known[1] if one.attachment is not None]
+
+    def _do(self, one: Watched, act: Callable[..., Any], *args: Any) -> None:
+        Hook(act, lambda error: self._give_up(one, error))(*args)
+
+    # --- losses that are modules ---------------------------------------------------------------------------------
+
+    def listen_to_losses(self, modules: Sequence[nn.Module]) -> None:
+        """Hear what parameterless modules give: a lone number that can be learned from is the loss."""
+        for handle in self._losses:
+            handle.remove()
+        hook = Hook(self._loss_made, lambda error: self._fault(f"loss: {error!r}"))
+        self._losses = [module.register_forward_hook(hook) for module in modules]
+
+    def _loss_made(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Only where it is clear whose loss it is: one model, and one loss for each of its forward passes."""
+        if not isinstance(output, Tensor) or output.dim() or not output.requires_grad or len(self.live) != 1:
+            return
+        recorder = self.live[0].recorder
+        forwards, made = self._made
+        self._made = (recorder.forwards, made + 1 if forwards == recorder.forwards else 1)
+        if not recorder.muted and torch.is_grad_enabled():
+            key, value = self._made[0], output.detach().clone()
+            step = recorder._open
+            output.register_hook(Hook(lambda _: self._loss_came(recorder, step, key, value)))
+
+    def _loss_came(self, recorder: Recorder, step: OpenStep | None, key: int, value: Tensor) -> None:
+        if self._made == (key, 1) and step is not None and step is recorder._open:
+            recorder._loss_came(step, value)
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Inside, no module has a hook of ours; afterwards each has it again, in its place."""
+        gone = []
+        for one in self.live:
+            for module in one.recorder.model.modules():
+                for hooks in (module._forward_pre_hooks, module._forward_hooks):
+                    if any(isinstance(hook, Hook) for hook in hooks.values()):
+                        gone.append((hooks, dict(hooks)))
+                        for key in [key for key, hook in hooks.items() if isinstance(hook, Hook)]:
+                            del hooks[key]
+        try:
+            yield
+        finally:
+            for hooks, were in gone:
+                new = {key: hook for key, hook in hooks.items() if key not in were}
+                hooks.clear()
+                hooks.update({**were, **new})
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def let_go(self) -> None:
+        """Close what the script itself has dropped, so that we do not keep its memory."""
+        for one in self.live:
+            last = one.recorder.last_call
+            ours = one.references + (last is not None and last.model is one.recorder.model)
+            if sys.getrefcount(one.recorder.model) - 1 <= ours:
+                self.close(one, whole=True)
+
+    def close(self, one: Watched, *, whole: bool) -> None:
+        """Judge the last evidence, keep the verdicts, let the model go. `whole`: the run was not broken off."""
+        attachment = one.attachment
+        if attachment is None:
+            return
+        one.attachment = None
+        try:
+            attachment.close() if whole else attachment.broken_off()
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not end somebody's run; it is told, not lost
+            self._fault(f"{one.name}: {type(error).__name__}: {error}")
+        one.records, one.steps = attachment.records(), one.recorder.step
+        one.optimizers.clear()
+        self._routes.clear()
+        one.recorder = None  # type: ignore[assignment]
+
+    def close_all(self, *, whole: bool) -> None:
+        """The script is over."""
+        for one in self.live:
+            self.close(one, whole=whole)
+        for handle in (*self._handles, *self._losses):
+            handle.remove()
+
+    def records(self) -> list[tuple[str, list[dict[str, object]]]]:
+        """Name -> verdicts of every model."""
+        return [(one.name, one.attachment.records() if one.attachment else one.records) for one in self.watched]
+
+    def facts(self) -> list[dict[str, object]]:
+        """What was watched, for the file."""
+        return [
+            {
+                "name": one.name,
+                "steps": one.recorder.step if one.attachment else one.steps,
+                "forwards heard": not one.blind,
+            }
+            for one in self.watched
+        ]
+
+    def _give_up(self, one: Watched, error: Exception) -> None:
+        self._fault(f"{one.name}: {type(error).__name__}: {error}")
+        if (attachment := one.attachment) is not None:
+            one.attachment, one.records, one.steps = None, attachment.records(), one.recorder.step
+            attachment.mute()
