@@ -8,7 +8,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-WORDS = "the a cat dog bird sat ran flew on over under mat tree house . yes no what did it do ?".split()
+TEXT = "the a cat dog bird sat ran flew on over under mat tree house . yes no what did it do ?"
+WORDS = TEXT.split()
 CHAT = (
     "{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] }} <eos> {% endfor %}"
     "{% if add_generation_prompt %}<|assistant|> {% endif %}"
@@ -20,7 +21,7 @@ def tokenizer(*, chat: bool = False, side: str = "right") -> transformers.PreTra
     words = Tokenizer(models.WordLevel(unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = ["<unk>", "<pad>", "<eos>", "<|user|>", "<|assistant|>"]
-    words.train_from_iterator([" ".join(WORDS)], trainers.WordLevelTrainer(special_tokens=special))
+    words.train_from_iterator([TEXT], trainers.WordLevelTrainer(special_tokens=special))
     made = transformers.PreTrainedTokenizerFast(
         tokenizer_object=words, unk_token="<unk>", pad_token="<pad>", eos_token="<eos>", padding_side=side
     )
@@ -32,7 +33,9 @@ def config(**changes: object) -> transformers.LlamaConfig:
     """A Llama of two narrow layers that knows the tokenizer's words."""
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     tokens = {"vocab_size": len(tokenizer()), "pad_token_id": 1, "eos_token_id": 2, "bos_token_id": None}
-    return transformers.LlamaConfig(**{**sizes, **tokens, "num_key_value_heads": 2, "max_position_embeddings": 64, **changes})
+    return transformers.LlamaConfig(
+        **{**sizes, **tokens, "num_key_value_heads": 2, "max_position_embeddings": 64, **changes}
+    )
 
 
 def language_model(**changes: object) -> transformers.LlamaForCausalLM:

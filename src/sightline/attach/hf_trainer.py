@@ -78,7 +78,7 @@ class GuardCallback(TrainerCallback):
         if self.guard is None or not logs:
             return
         numbers = {name: _number(value) for name, value in logs.items()}
-        if args.logging_steps == 1 and isinstance(loss := numbers.get("loss"), float):
+        if args.logging_steps == 1 and isinstance(loss := numbers.get("loss"), float) and not self.guard.saw_loss:
             self.guard.step(loss=loss)  # TRL makes it outside of the model
         judged = {name.removeprefix(EVALUATION): v for name, v in numbers.items() if name.startswith(EVALUATION)}
         self.guard.log({n: v for n, v in numbers.items() if not n.startswith(EVALUATION)})

@@ -159,6 +159,11 @@ class Attachment:
         self._recorder.flush()
         self._recorder.mailbox.open()
 
+    @property
+    def saw_loss(self) -> bool:
+        """Whether the loss of the step just taken was seen in a backward pass."""
+        return any(step.losses or step.told for step, _ in self._recorder._stepped[-1:])
+
     def log(self, metrics: Mapping[str, Any] | None = None, *, phase: Phase = "train", **named: Any) -> None:
         """Say what the loop measures of itself: ``guard.log(accuracy=0.7)``. Tensors of one element are read later."""
         recorder = self._recorder

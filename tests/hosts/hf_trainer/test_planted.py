@@ -1,0 +1,218 @@
+"""`transformers.Trainer`: one fault a script, its clean twin, and the same twin without the guard."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from datasets import Dataset
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
+
+from sightline.attach.hf_trainer import GuardCallback
+from tests.hosts import small
+from tests.hosts.planting import Script, loud, planted, plants, same, told
+
+
+def arguments(folder: Path, **changes: Any) -> TrainingArguments:
+    usual = {"max_steps": 8, "per_device_train_batch_size": 4, "learning_rate": 1e-3, "logging_steps": 2}
+    quiet = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no"}
+    return TrainingArguments(output_dir=str(folder), **{**usual, **quiet, **changes})
+
+
+def tokenized(count: int = 48) -> Dataset:
+    tok = small.tokenizer()
+    return Dataset.from_dict({"text": small.sentences(count)}).map(
+        lambda row: tok(row["text"] + " <eos>"), remove_columns=["text"]
+    )
+
+
+class Classifier(nn.Module):
+    """A plain torch model, as the Trainer also takes it."""
+
+    def __init__(self, *, double: bool = False, activation: type[nn.Module] = nn.ReLU, depth: int = 2) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.double = double
+        layers = [part for _ in range(depth) for part in (nn.Linear(16, 16), activation())]
+        self.body, self.norm, self.head = nn.Sequential(*layers), nn.BatchNorm1d(16), nn.Linear(16, 4)
+        self.drop = nn.Dropout(0.2)
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        logits = self.head(self.drop(self.norm(self.body(x))))
+        if self.double:
+            logits = logits.softmax(-1)
+        return {"logits": logits} if labels is None else {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+
+def points(count: int = 64) -> list[dict[str, torch.Tensor]]:
+    draw = torch.Generator().manual_seed(0)
+    return [{"x": (x := torch.randn(16, generator=draw)), "labels": x[:4].argmax()} for _ in range(count)]
+
+
+# --- language models -------------------------------------------------------------------------------------------------
+
+
+@plants("L2")
+def labels_are_a_copy_of_the_ids(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
+    model, tok = small.language_model(), small.tokenizer()
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = tok.pad(rows, return_tensors="pt")
+        batch["labels"] = batch["input_ids"].clone()
+        if not faulty:
+            batch["labels"][batch["attention_mask"] == 0] = -100
+        return batch
+
+    Trainer(model, arguments(folder), data_collator=collate, train_dataset=tokenized(), callbacks=callbacks).train()
+    return model
+
+
+@plants("L3")
+def eos_is_the_pad_token(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
+    model, tok = small.language_model(), small.tokenizer()
+    if faulty:
+        tok.pad_token = tok.eos_token
+    collator = DataCollatorForLanguageModeling(tok, mlm=False)
+    trainer = Trainer(
+        model,
+        arguments(folder),
+        data_collator=collator,
+        train_dataset=tokenized(),
+        processing_class=tok,
+        callbacks=callbacks,
+    )
+    trainer.train()
+    return model
+
+
+@plants("L4")
+def packed_rows_with_a_mask_of_ones(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
+    model = small.language_model(attn_implementation="sdpa")
+
+    def flatten(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = transformers.DataCollatorWithFlattening(return_tensors="pt")(
+            [{"input_ids": r["input_ids"]} for r in rows]
+        )
+        if faulty:
+            batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+        return batch
+
+    trainer = Trainer(model, arguments(folder), data_collator=flatten, train_dataset=tokenized(), callbacks=callbacks)
+    trainer.train()
+    return model
+
+
+@plants("T5")
+def a_mean_of_each_micro_batch(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
+    model, tok = small.language_model(), small.tokenizer()
+
+    class Own(Trainer):
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **given: Any) -> Any:
+            labels = inputs.pop("labels")
+            outputs = model(**inputs)
+            logits, targets = outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+            if faulty:
+                loss = F.cross_entropy(logits, targets) / self.args.gradient_accumulation_steps
+            else:
+                loss = F.cross_entropy(logits, targets, reduction="sum") / given["num_items_in_batch"]
+            return (loss, outputs) if return_outputs else loss
+
+    args = arguments(folder, gradient_accumulation_steps=4, per_device_train_batch_size=1)
+    collator = DataCollatorForLanguageModeling(tok, mlm=False)
+    Own(model, args, data_collator=collator, train_dataset=tokenized(), callbacks=callbacks).train()
+    return model
+
+
+# --- any model -------------------------------------------------------------------------------------------------------
+
+
+@plants("T1")
+def an_optimizer_of_another_copy(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
+    model = Classifier()
+    optimizer = torch.optim.AdamW((copy.deepcopy(model) if faulty else model).parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    trainer = Trainer(
+        model, arguments(folder), train_dataset=points(), optimizers=(optimizer, schedule), callbacks=callbacks
+    )
+    trainer.train()
+    return model
+
+
+@plants("T3")
+def a_callback_that_tests_in_train_mode(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
+    model, held_out = Classifier(), points(16)
+
+    class Accuracy(transformers.TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if state.global_step % 4:
+                return
+            if not faulty:
+                model.eval()
+            with torch.no_grad():
+                model(torch.stack([row["x"] for row in held_out]))["logits"].argmax(-1)
+            model.train()
+
+    trainer = Trainer(model, arguments(folder), train_dataset=points(), callbacks=[Accuracy(), *callbacks])
+    trainer.train()
+    return model
+
+
+@plants("T4")
+def softmax_before_cross_entropy(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
+    model = Classifier(double=faulty)
+    Trainer(model, arguments(folder), train_dataset=points(), callbacks=callbacks).train()
+    return model
+
+
+@plants("P1")
+def a_rate_that_breaks_the_weights(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
+    model = Classifier()
+    args = arguments(folder, learning_rate=1e30 if faulty else 1e-3, max_grad_norm=0.0, optim="sgd")
+    Trainer(model, args, train_dataset=points(), callbacks=callbacks).train()
+    return model
+
+
+@plants("P6")
+def twelve_sigmoids(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
+    model = Classifier(activation=nn.Sigmoid if faulty else nn.ReLU, depth=12)
+    args = arguments(folder, optim="sgd", learning_rate=0.05)
+    Trainer(model, args, train_dataset=points(), callbacks=callbacks).train()
+    return model
+
+
+@plants("K1")
+def only_parameters_are_saved(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
+    model = Classifier()
+
+    class Own(Trainer):
+        def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+            target = Path(output_dir or self.args.output_dir)
+            target.mkdir(parents=True, exist_ok=True)
+            state = dict(self.model.named_parameters()) if faulty else self.model.state_dict()
+            save_file(
+                {name: tensor.detach().contiguous() for name, tensor in state.items()}, target / "model.safetensors"
+            )
+
+    args = arguments(folder, save_strategy="steps", save_steps=4)
+    Own(model, args, train_dataset=points(), callbacks=callbacks).train()
+    return model
+
+
+@pytest.mark.parametrize("script", planted(globals()))
+def test_found_in_the_script_and_not_in_its_twin(script: Script, tmp_path: Path) -> None:
+    guard = GuardCallback(on_finding=None)
+    script(tmp_path / "faulty", [guard], True)
+    assert script.plants in told(guard.records()), (told(guard.records()), guard.records())
+    guard = GuardCallback(on_finding=None)
+    watched = script(tmp_path / "clean", [guard], False)
+    assert loud(guard.records()) == []
+    kinds = {str(r["code"]): (r["kind"], r.get("why")) for r in guard.records()}
+    assert kinds[script.plants][0] == "passed", kinds[script.plants]
+    assert same(watched, script(tmp_path / "alone", [], False))
