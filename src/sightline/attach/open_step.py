@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from sightline.guard.evidence import LossSeen
 
 
@@ -37,3 +39,8 @@ class OpenStep:
         if not self.losses:
             return None
         return sum(self.losses) / (1 if self.summed else len(self.losses))
+
+
+def learns(tensor: Tensor | None) -> bool:
+    """Whether a backward pass goes through it."""
+    return tensor is not None and tensor.requires_grad

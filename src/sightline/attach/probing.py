@@ -22,6 +22,7 @@ class Probing:
     """Runs each probe when some check wants its answer and the host's call can be repeated without harm."""
 
     def __init__(self, wants: Callable[[str], bool], image_token_id: int | None) -> None:
+        self.wants = wants
         self._pairs, self._leak = wants("ImagePairsSeen"), wants("LeakSeen")
         self._twice = TWICE if wants("EvaluationSeen") else 0
         self._image_token_id = image_token_id

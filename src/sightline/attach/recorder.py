@@ -19,7 +19,8 @@ from torch.optim import Optimizer
 from sightline.attach.gradient import loss_seen, read_gradient
 from sightline.attach.mailbox import Mailbox
 from sightline.attach.meter import Before, Meter, rates_of
-from sightline.attach.open_step import OpenStep
+from sightline.attach.onlookers import Onlookers
+from sightline.attach.open_step import OpenStep, learns
 from sightline.attach.pace import Pace
 from sightline.attach.probing import Probing
 from sightline.attach.read import batch_seen, decoder, image_features, token_tensors
@@ -60,6 +61,7 @@ class Recorder:
         self.signals = Signals(lambda: not self.muted and self._open is not None and self._open.measured)
         self._evaluated = False
         self._grad_norms: dict[int, tuple[int, float]] = {}
+        self.onlookers = Onlookers(self, probing.wants)
 
     # --- forward -------------------------------------------------------------------------------------------------
 
@@ -87,6 +89,7 @@ class Recorder:
 
     def begin(self) -> None:
         """The first training forward of a step."""
+        self.beside.begins()
         self.flush()
         self.end_evaluation()
         self._open = OpenStep(self._pace.measures(self.step))
@@ -117,31 +120,27 @@ class Recorder:
                 self.mailbox.post(tensors, lambda values: self.offer(made(values)))
         with self.silence():
             self.probing.on_training(call, self.step, self.offer)
-        self._count_items(step, call)
+        step.count_items(call, self.mailbox)
         self._listen(step, call, output)
-
-    def _count_items(self, step: OpenStep, call: Call) -> None:
-        """A host that tells the model how many tokens a whole step supervises divides each loss by that number."""
-        if isinstance(items := call.value("num_items_in_batch"), Tensor | int):
-            step.summed = True
-            self.mailbox.post([torch.as_tensor(items)], lambda v: setattr(step, "tokens", int(v[0].sum())))
+        self.beside.trained(call, output)
+        self.onlookers.forward(call, output, training=True, measured=step.measured)
 
     def _listen(self, step: OpenStep, call: Call, output: Any) -> None:
         """Hook the outputs, so that the backward pass tells when it begins and what the loss supervised."""
         result, began = outcome(output), [False]
-        if result.loss is not None and _learns(result.loss):
+        if result.loss is not None and learns(result.loss):
             value = result.loss.detach().mean()
             result.loss.register_hook(lambda _: self._backward_began(step, began, value))
         for tensor in differentiable(output):  # the loss may be one that the host makes of any of them
             if tensor is not result.loss:
                 tensor.register_hook(lambda _: self._backward_began(step, began, None))
-        if step.measured and result.logits is not None and result.logits.dim() > 1 and _learns(result.logits):
+        if step.measured and result.logits is not None and result.logits.dim() > 1 and learns(result.logits):
             box = [result.logits.detach(), call.tensor("input_ids")]
             result.logits.register_hook(lambda grad: self._gradient_came(step, grad, box))
 
     def loss_made(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Forward hook of a loss module: the loss that the model itself does not return."""
-        if self.muted or self._open is None or not isinstance(output, Tensor) or not _learns(output):
+        if self.muted or self._open is None or not isinstance(output, Tensor) or not learns(output):
             return
         step, value = self._open, output.detach().mean()
         output.register_hook(lambda _: self._loss_came(step, value))
@@ -207,6 +206,7 @@ class Recorder:
                 step.non_finite = self._name_non_finite()
             closure = any(callable(value) for value in (*args[1:], *kwargs.values()))  # it would run inside the step
             self._before = None if closure else self._look(step)
+            self.onlookers.before_step(optimizer, measured=bool(step and step.measured))
 
     def gradients_ready(self) -> None:
         """A host's word from inside an optimizer's closure: the backward pass is over, the update comes next."""
@@ -227,6 +227,7 @@ class Recorder:
             self.step += not second
             self._close_step(step, optimizer)
             self._open, self._before = None, None
+            self.onlookers.after_step(optimizer, measured=step.measured)
         if not second:
             self._pace.stepped(self.step, measured=step.measured)
 
@@ -302,6 +303,7 @@ class Recorder:
         """An evaluation forward. The first after training steps stands for the others, but for scores and padding."""
         with self.silence():
             self.probing.language.judged(call, outcome(output), self.step, self.mailbox, self.offer)
+        self.onlookers.forward(call, output, training=False, measured=True)
         if self._evaluated:
             return
         self._evaluated = True
@@ -322,7 +324,3 @@ class Recorder:
             yield
         finally:
             self.muted = was
-
-
-def _learns(tensor: Tensor | None) -> bool:
-    return tensor is not None and tensor.requires_grad

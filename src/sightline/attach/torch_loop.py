@@ -26,6 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sightline.attach.absent import ABSENT
+from sightline.attach.asked import Asked
 from sightline.attach.hook import hooked, unwrapped
 from sightline.attach.metrics import post_metrics
 from sightline.attach.probing import Probing
@@ -105,7 +107,7 @@ def attach(
     return attachment
 
 
-class Attachment:
+class Attachment(Asked):
     """A watched loop. Made by `attach`; a context manager."""
 
     def __init__(
@@ -129,26 +131,7 @@ class Attachment:
         self._say_what_is_absent()
 
     def _say_what_is_absent(self) -> None:
-        says = {
-            "RoundTripSeen": "no checkpoint was shown: call guard.checkpoint(path) after saving one",
-            "EvaluationSeen": "no evaluation was seen: run it inside 'with guard.evaluating():'",
-            "LeakSeen": "no packed batch was seen (group_ids, or position_ids that restart)",
-            "ImagePairsSeen": "no batch with two or more images and labels was probed",
-            "SignalsSeen": "no forward pass through a connector and a token embedding was seen",
-            "MetricsHistory": "nothing was logged: guard.log(name=value) says what the loop measures of itself",
-            "ReferenceSeen": "no reference model was shown: guard.reference(model) does so",
-            "DataSeen": "the data set was not shown: only its batches were seen",
-            "ContextSeen": "no model with rotary positions and a config was seen",
-            "PaddingSeen": "no padded batch of token ids was seen without gradients",
-            "ScoreSeen": "no evaluation with token ids and their logits was seen",
-            "AccessSeen": "the host named no repository of a hub",
-            "LossSeen": "no gradient of (..., V) logits was seen",
-            "Setup": "no training forward was seen: the attached model was never called with gradients on",
-            "BatchSeen": "no forward pass of the attached model was seen",
-            "StepSeen": "no optimizer step was seen",
-            "History": "no optimizer step was seen",
-        }
-        for kind, why in says.items():
+        for kind, why in ABSENT.items():
             self.watch.absent(kind, why)
 
     # --- what hooks cannot see -----------------------------------------------------------------------------------
@@ -179,10 +162,11 @@ class Attachment:
         """The policy is compared with `model`, a frozen copy. `synced`: it is updated on purpose (TR-DPO)."""
         self._recorder.probing.reference = Reference(self.model, model, synced=synced)
 
-    def preflight(self, batches: Iterable[Any] | None = None) -> tuple[Finding, ...]:
+    def preflight(self, batches: Iterable[Any] | None = None, *, overfit: bool = False) -> tuple[Finding, ...]:
         """Judge the set-up and every batch of `batches` (None: the first of the dataloader) before step 1.
 
         One batch is run forward (and restored) to learn how many features an image has and whether packing leaks.
+        `overfit`: a copy of the model tries to learn the first batch by heart (seconds; see `Asked.overfit`).
         Returns all findings so far; raises GuardError as `raise_on` says.
         """
         recorder = self._recorder
@@ -196,6 +180,9 @@ class Attachment:
             with recorder.silence():
                 recorder.probing.on_training(call, 0, self._offer)
             recorder.mailbox.open(wait=True)
+            if overfit:
+                self.overfit(batch)
+                overfit = False
         return self.findings
 
     @contextmanager
@@ -231,6 +218,7 @@ class Attachment:
         recorder.flush()
         recorder.end_evaluation()
         recorder.mailbox.open(wait=True)
+        recorder.onlookers.close(broken=self._broken)
         if recorder.last_call is not None and recorder.step:
             with recorder.silence():
                 recorder.probing.look(recorder.last_call, recorder.step, self._offer)

@@ -51,14 +51,17 @@ class OutputsSeen:
 
     Attributes:
         rows: samples compared (rows of the batch, or positions of its logits).
-        output: spread of the outputs; 0 for outputs that are all 0.
+        outputs: spread of the outputs in the last measured passes, oldest first; 0 for outputs that are all 0.
         inputs: spread of the inputs, or 1.0 for token ids that are not all the same.
+        pulls: spread of the loss's gradients with respect to the outputs in the same passes: large where the samples
+            are wanted to differ, small where all are wanted to be alike.
     """
 
     step: int
     rows: int
-    output: float
+    outputs: tuple[float, ...]
     inputs: float
+    pulls: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)

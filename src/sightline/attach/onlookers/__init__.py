@@ -1,0 +1,54 @@
+"""Onlookers: each watches one side of a run through the same few hooks and turns it into evidence. None decides.
+
+An onlooker is a class with `shows`, the kinds of evidence that it makes (it is left out when no check wants any), and
+any of the methods of `Onlooker`. What it measures goes through the recorder's mailbox, so that no step waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim import Optimizer
+
+from sightline.attach.onlookers.loss_scale import LossScale
+from sightline.attach.onlookers.onlooker import Onlooker, Recording
+from sightline.attach.onlookers.outputs import Head, Outputs
+from sightline.attach.onlookers.rounding import Rounding
+from sightline.attach.onlookers.schedule import Schedules
+from sightline.attach.onlookers.shared_rows import SharedRows
+from sightline.guard.probes.call import Call
+
+KINDS: tuple[type[Onlooker], ...] = (Schedules, Head, Outputs, LossScale, Rounding, SharedRows)
+
+
+class Onlookers:
+    """All onlookers of one recorder, which calls these methods for every host alike, and times them."""
+
+    def __init__(self, recording: Recording, wants: Callable[[str], bool]) -> None:
+        self.all = [kind(recording) for kind in KINDS if any(wants(shown) for shown in kind.shows)]
+
+    def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
+        """The host ran the model, to train or to judge it."""
+        for onlooker in self.all:
+            onlooker.forward(call, output, training=training, measured=measured)
+
+    def before_step(self, optimizer: Optimizer, *, measured: bool) -> None:
+        """An optimizer of the model is about to step."""
+        for onlooker in self.all:
+            onlooker.before_step(optimizer, measured=measured)
+
+    def after_step(self, optimizer: Optimizer, *, measured: bool) -> None:
+        """It stepped."""
+        for onlooker in self.all:
+            onlooker.after_step(optimizer, measured=measured)
+
+    def planned(self, steps: int) -> None:
+        """The host says how many optimizer steps it will take."""
+        for onlooker in self.all:
+            onlooker.planned(steps)
+
+    def close(self, *, broken: bool) -> None:
+        """The run is over, `broken` by an error or not."""
+        for onlooker in self.all:
+            onlooker.close(broken=broken)

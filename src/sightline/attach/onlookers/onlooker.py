@@ -1,0 +1,56 @@
+"""What an onlooker may implement, and how it finds objects that no hook leads to."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from torch import nn
+from torch.optim import Optimizer
+
+from sightline.attach.mailbox import Mailbox
+from sightline.guard.evidence import Evidence
+from sightline.guard.probes.call import Call
+
+Kind = TypeVar("Kind")
+
+
+class Recording(Protocol):
+    """What onlookers see of the recorder. `step`: optimizer steps taken; `muted`: our own forward pass is running."""
+
+    model: nn.Module
+    mailbox: Mailbox
+    offer: Callable[[Evidence], Any]
+    step: int
+    muted: bool
+    declared: bool
+
+
+class Onlooker:
+    """Does nothing; each onlooker overrides what it needs. `measured`: whether the step may be measured at a cost."""
+
+    shows: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, recorder: Recording) -> None:
+        self.recorder = recorder
+
+    def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
+        """The host ran the model."""
+
+    def before_step(self, optimizer: Optimizer, *, measured: bool) -> None:
+        """An optimizer of the model is about to step (the recorder's `step` does not count it yet)."""
+
+    def after_step(self, optimizer: Optimizer, *, measured: bool) -> None:
+        """It stepped (the recorder's `step` counts it)."""
+
+    def planned(self, steps: int) -> None:
+        """The host said how many steps there will be."""
+
+    def close(self, *, broken: bool) -> None:
+        """The run is over."""
+
+
+def living(kind: type[Kind]) -> list[Kind]:
+    """Every object of a class in this process. Tens of milliseconds: for a few moments of a run, not for each step."""
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), kind)]

@@ -1,0 +1,136 @@
+"""What the model gives out: the layer that made the first logits, and how far samples' outputs differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from sightline.attach.onlookers.onlooker import Onlooker, Recording
+from sightline.guard.evidence import HeadSeen, OutputsSeen
+from sightline.guard.probes.call import Call, outcome
+
+ROWS = 64  # samples compared: enough to see that they are one
+WIDE = 4096  # elements of a sample compared
+RECENT = 3  # readings shown together
+FROM = 8  # steps: outputs that start out equal (a head of zeros) differ by then
+
+
+class Head(Onlooker):
+    """The layer of the first training forward's logits, before any step."""
+
+    shows: ClassVar = ("HeadSeen",)
+
+    def __init__(self, recorder: Recording) -> None:
+        super().__init__(recorder)
+        self._done = False
+
+    def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
+        """Measure the last matrix whose one side is the number of classes."""
+        if self._done or not training:
+            return
+        self._done = True
+        logits = outcome(output).logits
+        if (
+            self.recorder.step
+            or logits is None
+            or logits.dim() < 2
+            or (found := self._matrix(logits.shape[-1])) is None
+        ):
+            return
+        name, weight, inputs, classes = found
+        bias = dict(self.recorder.model.named_parameters()).get(name.removesuffix("weight") + "bias")
+        values = weight.detach().float()
+        second = values.square().mean()
+        moments = [second.sqrt(), values.pow(4).mean() / second.square().clamp(min=1e-30)]
+        moments += [bias.detach().float().square().mean().sqrt()] if bias is not None and bias.dim() == 1 else []
+
+        def arrived(came: list[Tensor]) -> None:
+            rms, kurtosis, *rest = (float(value) for value in came)
+            self.recorder.offer(HeadSeen(0, name, inputs, classes, rms, kurtosis, rest[0] if rest else None))
+
+        self.recorder.mailbox.post(moments, arrived)
+
+    def _matrix(self, classes: int) -> tuple[str, Tensor, int, int] | None:
+        for name, p in reversed(list(self.recorder.model.named_parameters())):
+            if p.dim() == 2 and p.is_floating_point() and classes in p.shape and not hasattr(p, "to_local"):
+                return name, p, p.shape[1] if p.shape[0] == classes else p.shape[0], classes
+        return None
+
+
+class Outputs(Onlooker):
+    """How much outputs, inputs and the gradients of outputs differ from sample to sample, on sampled steps."""
+
+    shows: ClassVar = ("OutputsSeen",)
+
+    def __init__(self, recorder: Recording) -> None:
+        super().__init__(recorder)
+        self._recent: list[tuple[float, float]] = []
+
+    def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
+        """Compare the samples of a measured training forward, once its gradient has come."""
+        given = _output(output)
+        if not training or not measured or self.recorder.step < FROM or given is None or not given.requires_grad:
+            return
+        inputs, kept = _inputs(call, given), _samples(given)
+        if len(kept) < 2 or inputs is None:
+            return
+        out, done = spread(kept), [False]
+
+        def came(grad: Tensor) -> None:
+            if not self.recorder.muted and not done[0]:
+                done[0] = True
+                self.recorder.mailbox.post([out, inputs, spread(_samples(grad))], arrived)
+
+        def arrived(values: list[Tensor]) -> None:
+            self._recent = [*self._recent[-RECENT + 1 :], (float(values[0]), float(values[2]))]
+            outputs, pulls = zip(*self._recent, strict=True)
+            self.recorder.offer(OutputsSeen(self.recorder.step, len(kept), outputs, float(values[1]), pulls))
+
+        given.register_hook(came)
+
+
+def spread(samples: Tensor) -> Tensor:
+    """Root mean square of the deviations of (rows, width) from the mean row, over that of the rows; 0-dim."""
+    power = samples.square().mean()
+    return ((samples - samples.mean(dim=0)).square().mean() / power.clamp(min=1e-30)).sqrt()
+
+
+def _output(output: Any) -> Tensor | None:
+    """(..., C) output, or a plain (B,) one."""
+    if isinstance(output, Tensor) and output.dim() == 1 and output.is_floating_point():
+        return output
+    return outcome(output).logits
+
+
+def _samples(values: Tensor) -> Tensor:
+    """At most ROWS samples, evenly spaced: (rows, width) float32."""
+    rows = values.detach().unsqueeze(-1) if values.dim() == 1 else values.detach().flatten(0, -2)
+    return _few(rows).float()
+
+
+def _inputs(call: Call, output: Tensor) -> Tensor | None:
+    """Spread of what the samples were made of; 1 for ids that are not all the same; None where that is unknown."""
+    ids = call.tensor("input_ids")
+    if ids is not None:
+        return (ids.min() != ids.max()).float()
+    for value in _leaves((*call.args, *call.kwargs.values())):
+        if value.is_floating_point() and value.dim() > 1 and len(value) == len(output):
+            flat = value.detach().flatten(1)
+            return spread(_few(flat)[:, :: max(1, flat.shape[1] // WIDE)].float())
+    return None
+
+
+def _leaves(values: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, Mapping):
+            found += [part for part in value.values() if isinstance(part, Tensor)]
+    return found
+
+
+def _few(rows: Tensor) -> Tensor:
+    return rows[:: max(1, -(-len(rows) // ROWS))]

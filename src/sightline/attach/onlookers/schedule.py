@@ -1,0 +1,173 @@
+"""The learning rate as the optimizer sees it, and how often the schedule that sets it advances, and when."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from typing import Any, ClassVar
+
+from torch.optim import Optimizer, lr_scheduler
+
+from sightline.attach.onlookers.onlooker import Onlooker, Recording, living
+from sightline.guard.evidence import ScheduleSeen
+from sightline.guard.probes.call import Call
+
+LOOKS = 6  # searches for the schedule object a run: at the start, and where the rate changes without it
+OPTIMIZERS = 3  # followed at most
+EVERY = 256  # steps between two showings, once 2, 4, 8, ... are further apart
+
+
+class Track:
+    """One optimizer's rates and its schedule."""
+
+    def __init__(self, optimizer: Optimizer, forwards: int) -> None:
+        self.optimizer = optimizer
+        self.rates: list[float] = []
+        self.restored = bool(optimizer.state)
+        self.first_forwards = forwards
+        self.first_tick: int | None = None
+        self.inside = self.early = 0
+        self.replaced: list[int] = []
+        self._known: weakref.ref[Any] | None = None
+        self._looks = LOOKS
+        self._ticked_inside = False
+        self._forward_tick: int | None = None  # at the last training forward of the step in the making
+        self._step_tick: int | None = None
+
+    @property
+    def schedule(self) -> Any:
+        """The one schedule that drives this optimizer, or None."""
+        return self._known() if self._known is not None else None
+
+    @property
+    def tick(self) -> int | None:
+        """How often it advanced."""
+        ticks = getattr(self.schedule, "last_epoch", None)
+        return ticks if isinstance(ticks, int) else None
+
+    def forward(self) -> None:
+        """A training forward."""
+        tick = self.tick
+        self._ticked_inside |= self._forward_tick is not None and tick != self._forward_tick
+        self._forward_tick = tick
+
+    def stepping(self) -> None:
+        """The optimizer is about to step."""
+        rate = max((float(group.get("lr", 0.0)) for group in self.optimizer.param_groups), default=0.0)
+        stale = bool(self.rates) and rate != self.rates[-1] and self.tick == self._step_tick
+        if self._looks and (not self.rates or stale):
+            self._look()
+        tick = self.tick
+        if not self.rates:
+            self.first_tick = tick
+        self.early += tick is not None and self._forward_tick is not None and tick != self._forward_tick
+        self.inside += self._ticked_inside
+        self.rates.append(rate)
+        self._step_tick, self._forward_tick, self._ticked_inside = tick, None, False
+
+    def _look(self) -> None:
+        self._looks -= 1
+        known, found = self.schedule, schedules_of(self.optimizer)
+        others = [one for one in found if one is not known]
+        if len(others) != 1:
+            return  # none, or several that share the work
+        if self.rates and self._step_tick is not None and others[0].last_epoch < self._step_tick:
+            self.replaced.append(len(self.rates))
+            self._forward_tick = None
+        if known is None or self.replaced:
+            self._known = weakref.ref(others[0])
+
+    def seen(self, step: int, forwards: int, planned: int | None, closed: bool) -> ScheduleSeen:
+        """The evidence now."""
+        schedule = self.schedule
+        return ScheduleSeen(
+            step=step,
+            rates=tuple(self.rates),
+            forwards=forwards,
+            scheduler=type(schedule).__name__ if schedule is not None else None,
+            ticks=self.tick,
+            first_tick=self.first_tick,
+            horizon=horizon(schedule),
+            periodic=isinstance(schedule, lr_scheduler.CosineAnnealingLR),
+            first_forwards=self.first_forwards,
+            inside=self.inside,
+            early=self.early,
+            replaced=tuple(self.replaced),
+            restored=self.restored,
+            planned=planned,
+            closed=closed,
+        )
+
+
+class Schedules(Onlooker):
+    """Follows every optimizer of the model."""
+
+    shows: ClassVar = ("ScheduleSeen",)
+
+    def __init__(self, recorder: Recording) -> None:
+        super().__init__(recorder)
+        self._tracks: dict[int, Track] = {}
+        self._forwards = 0
+        self._planned: int | None = None
+
+    def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
+        """Count, and note where the schedule stands."""
+        if training:
+            self._forwards += 1
+            for track in self._tracks.values():
+                track.forward()
+
+    def before_step(self, optimizer: Optimizer, *, measured: bool) -> None:
+        """Note the rate that this step uses."""
+        if id(optimizer) not in self._tracks and len(self._tracks) < OPTIMIZERS:
+            self._tracks[id(optimizer)] = Track(optimizer, self._forwards)
+        if track := self._tracks.get(id(optimizer)):
+            track.stepping()
+
+    def after_step(self, optimizer: Optimizer, *, measured: bool) -> None:
+        """Show what was seen, now and then."""
+        track = self._tracks.get(id(optimizer))
+        taken = len(track.rates) if track else 0
+        if track and taken > 1 and (taken & (taken - 1) == 0 or taken % EVERY == 0):
+            self._show(track, closed=False)
+
+    def planned(self, steps: int) -> None:
+        """Kept for the evidence."""
+        self._planned = steps
+
+    def close(self, *, broken: bool) -> None:
+        """The last word on each optimizer; what belongs to the host is let go."""
+        for track in self._tracks.values():
+            if len(track.rates) > 1:
+                self._show(track, closed=not broken)
+        self._tracks.clear()
+
+    def _show(self, track: Track, *, closed: bool) -> None:
+        self.recorder.offer(track.seen(self.recorder.step, self._forwards, self._planned, closed))
+
+
+def schedules_of(optimizer: Optimizer) -> list[Any]:
+    """The schedules that drive an optimizer; those inside another (`SequentialLR`) are left out."""
+    found = [one for one in living(lr_scheduler.LRScheduler) if getattr(one, "optimizer", None) is optimizer]
+    inner = {id(part) for one in found for part in getattr(one, "_schedulers", ())}
+    return [one for one in found if id(one) not in inner]
+
+
+def horizon(schedule: Any) -> int | None:
+    """After how many ticks a schedule is meant to be over, where its own attributes say so."""
+    if isinstance(schedule, lr_scheduler.SequentialLR):
+        last = horizon(schedule._schedulers[-1])
+        return None if last is None else last + schedule._milestones[-1]
+    if isinstance(schedule, lr_scheduler.CosineAnnealingLR):
+        return int(schedule.T_max)
+    if isinstance(schedule, lr_scheduler.OneCycleLR):
+        return int(schedule.total_steps)
+    if isinstance(schedule, lr_scheduler.PolynomialLR):
+        return int(schedule.total_iters)
+    if isinstance(schedule, lr_scheduler.LinearLR) and schedule.end_factor < schedule.start_factor:
+        return int(schedule.total_iters)
+    for rule in getattr(schedule, "lr_lambdas", ()):  # transformers' schedules keep their length in a partial
+        steps = rule.keywords.get("num_training_steps") if isinstance(rule, functools.partial) else None
+        if steps is not None:
+            return int(steps)
+    return None

@@ -1,0 +1,141 @@
+"""Rows of the inputs, hashed: which of those that are evaluated on were trained on before?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sightline.attach.onlookers.onlooker import Onlooker, Recording
+from sightline.guard.evidence import SharedRowsSeen
+from sightline.guard.probes.call import Call
+
+ALWAYS = 64  # training batches that are hashed whatever the step costs; later ones on measured steps
+MOST = 20_000  # rows kept of either kind: 2 MB of hashes
+WIDE = 512  # elements of a row whose bytes are hashed, evenly spaced; of token ids all up to LONG
+LONG = 2048
+OTHER = ("label", "target", "mask", "position", "cache", "past", "group_ids", "segment_ids")  # not what a row is
+
+
+class SharedRows(Onlooker):
+    """Compares evaluation batches with the training batches before them, and training batches with evaluations."""
+
+    shows: ClassVar = ("SharedRowsSeen",)
+
+    def __init__(self, recorder: Recording) -> None:
+        super().__init__(recorder)
+        self._trained: set[bytes] = set()
+        self._evaluated: set[bytes] = set()
+        self._shared: set[bytes] = set()
+        self._batches = self._hashed = self._mixed = self._pairs = self._twins = 0
+        self._at: int | None = None  # the step of the evaluation under way
+        self._phase: set[bytes] = set()
+        self._last: int | None = None
+
+    def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
+        """Hash the rows of a training or an evaluation forward."""
+        step = self.recorder.step
+        if training:
+            self._batches += 1
+            if (self._batches <= ALWAYS or measured) and len(self._trained) < MOST and (rows := _rows(call)):
+                self.recorder.mailbox.post(rows, self._train)
+            return
+        if step == 0 or len(self._evaluated) >= MOST:
+            return
+        if self._at != step:
+            every = self._last is not None and step - self._last <= 1 and not self.recorder.declared
+            self._last, self._at = step, None if every else step
+            self._phase = set()
+        if self._at == step and (rows := _rows(call)):
+            self.recorder.mailbox.post(rows, self._evaluate)
+
+    def close(self, *, broken: bool) -> None:
+        """The last comparison."""
+        if self._evaluated and self._trained:
+            self._offer()
+
+    def _train(self, values: list[Tensor]) -> None:
+        rows = _hashes(values)
+        self._hashed += 1
+        self._count(len(rows), len(set(rows)))
+        known = [row in self._evaluated for row in rows]
+        self._mixed += any(known) and not all(known)
+        self._shared.update(row for row, seen in zip(rows, known, strict=True) if seen)
+        self._trained.update(rows)
+        if any(known):
+            self._offer()
+
+    def _evaluate(self, values: list[Tensor]) -> None:
+        rows = _hashes(values)
+        fresh = [row for row in rows if row not in self._phase]
+        self._pairs += len(rows) * (len(rows) - 1) // 2 + len(rows) * len(self._phase)
+        self._twins += len(rows) - len(set(fresh))
+        self._phase.update(rows)
+        known = [row in self._trained for row in rows]
+        self._mixed += any(known) and not all(known) and self._hashed == self._batches
+        self._shared.update(row for row, seen in zip(rows, known, strict=True) if seen)
+        self._evaluated.update(rows)
+
+    def _count(self, rows: int, distinct: int) -> None:
+        self._pairs += rows * (rows - 1) // 2
+        self._twins += rows - distinct
+
+    def _offer(self) -> None:
+        self.recorder.offer(
+            SharedRowsSeen(
+                step=self.recorder.step,
+                trained=len(self._trained),
+                evaluated=len(self._evaluated),
+                shared=len(self._shared),
+                mixed=self._mixed,
+                complete=self._hashed == self._batches,
+                pairs=self._pairs,
+                twins=self._twins,
+            )
+        )
+
+
+def _rows(call: Call) -> list[Tensor]:
+    """The tensors whose rows make a sample, thinned out; [] where they do not agree on what a row is."""
+    named = [(str(place), value) for place, value in enumerate(call.args)] + list(call.kwargs.items())
+    named += [item for _, value in named if isinstance(value, Mapping) for item in value.items()]
+    found = [
+        value.detach()
+        for name, value in named
+        if isinstance(value, Tensor) and value.dim() > 0 and not any(word in str(name) for word in OTHER)
+    ]
+    wide = [value for value in found if value.dim() > 1]
+    if not wide:
+        return []
+    count, mask = len(wide[0]), call.tensor("attention_mask")
+    kept = []
+    for value in wide:
+        if len(value) != count:
+            return []
+        if not value.is_floating_point() and mask is not None and mask.shape == value.shape:
+            value = value.masked_fill(mask == 0, -1)
+        flat = value.reshape(count, -1)
+        most = WIDE if value.is_floating_point() else LONG
+        kept.append(flat[:, :: max(1, -(-flat.shape[1] // most))])
+    return kept
+
+
+def _hashes(values: list[Tensor]) -> list[bytes]:
+    """Sixteen bytes for each row; padding at a row's end, the same value over and over, does not count."""
+    from hashlib import blake2b
+
+    columns = [[_bare(row) if not value.is_floating_point() else _bytes(row) for row in value] for value in values]
+    return [blake2b(b"|".join(parts), digest_size=16).digest() for parts in zip(*columns, strict=True)]
+
+
+def _bare(row: Tensor) -> bytes:
+    """The ids without what pads them: hidden ones (-1), or two and more of the same at the end."""
+    other = (row != row[-1]).nonzero()
+    end = int(other[-1]) + 1 if len(other) else 0
+    return _bytes(row[:end] if int(row[-1]) == -1 or len(row) - end > 1 else row)
+
+
+def _bytes(row: Tensor) -> bytes:
+    return bytes(row.contiguous().view(torch.uint8).numpy())

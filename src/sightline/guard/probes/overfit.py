@@ -1,0 +1,82 @@
+"""Can the model learn one batch by heart? A copy of it tries."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sightline.guard.evidence import IGNORE, OverfitSeen
+from sightline.guard.probes.call import Call, Outcome
+from sightline.guard.probes.restore import untouched
+
+RATES = (1e-3, 1e-2)  # Adam's usual rate, and one for what starts far from its goal (adapters, fresh heads)
+STEPS = 80  # of each rate: enough to learn a handful of rows by heart
+SECONDS = 5.0
+ENOUGH = 0.1  # of the first loss: nothing more to prove
+
+LossOf = Callable[[nn.Module], Tensor]
+
+
+def overfit(call: Call, step: int, loss_of: LossOf | None = None) -> OverfitSeen | None:
+    """Train a copy of `call`'s model on `call` alone, without dropout, and tell how far its loss came down.
+
+    `loss_of` gives the loss of a model, where the model does not return it. The copy's own parameters with
+    requires_grad learn, by Adam. None where there is no loss to lower.
+    """
+    first, reached, taken, until = None, [], 0, time.monotonic() + SECONDS
+    with untouched(call.model), torch.enable_grad():
+        for rate in RATES:
+            model = copy.deepcopy(call.model)
+            learning = [p for p in model.parameters() if p.requires_grad]
+            if not learning:
+                return None
+            _settle(model)
+            optimizer, least = torch.optim.Adam(learning, lr=rate), float("inf")
+            for number in range(STEPS + 1):
+                loss = _loss(replace(call, model=model), loss_of)
+                if loss is None or not loss.requires_grad:
+                    return None
+                value = float(loss.detach())
+                first, least, taken = value if first is None else first, min(least, value), max(taken, number)
+                if value <= ENOUGH * first or number == STEPS or time.monotonic() > until:
+                    break
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            reached.append((rate, least))
+            if least <= ENOUGH * (first or 0.0):
+                break
+    return None if first is None else OverfitSeen(step, first, tuple(reached), taken)
+
+
+def _settle(model: nn.Module) -> None:
+    """Train mode without the modules that draw at random."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()
+
+
+def _loss(call: Call, loss_of: LossOf | None) -> Tensor | None:
+    if loss_of is not None:
+        return loss_of(call.model)
+    result = call.run()
+    return result.loss if result.loss is not None else _cross_entropy(call, result)
+
+
+def _cross_entropy(call: Call, result: Outcome) -> Tensor | None:
+    """Of logits with targets of their own, or with labels aligned to the input ids."""
+    labels, logits = call.tensor("labels"), result.logits
+    if logits is None:
+        return None
+    if result.targets is not None and result.targets.shape == logits.shape[:-1]:
+        return cross_entropy(logits.flatten(0, -2).float(), result.targets.flatten(), ignore_index=IGNORE)
+    if labels is None or labels.shape != logits.shape[:-1] or labels.dim() != 2:
+        return None
+    return cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE)
