@@ -41,7 +41,8 @@ class PaddingSeen:
             the row's last real token) and the row alone.
         noise: what the row beside a copy of itself differs by, and one rounding of the largest logit.
         followed: how much more likely (nats, summed over padded rows) the tokens that the host went on with are at the
-            last position than at the rows' last real tokens; inf where it had no other; None if not generating.
+            last position than at the rows' last real tokens; inf where they can only come from there, -inf where only
+            from the others, 0 where it makes no difference; None if not generating.
     """
 
     step: int

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sightline.guard.evidence import ContextSeen
 
+GROWS = ("dynamic", "longrope")
 FULL = "full_attention"  # of models with several kinds of layers, the one that looks back without a window
 
 
@@ -34,8 +35,8 @@ def context(model: nn.Module, step: int) -> ContextSeen | None:
         original=original if isinstance(original, int) else None,
         kind=kind,
         factor=float(factor) if isinstance(factor, int | float) else None,
-        running=_stretch(_frequencies(rotary), theta),
-        reloaded=_stretch(_frequencies(_anew(rotary, config)), theta),
+        running=_stretch(_frequencies(rotary, kind), theta),
+        reloaded=_stretch(_frequencies(_anew(rotary, config), kind), theta),
     )
 
 
@@ -49,11 +50,12 @@ def _rotary(model: nn.Module, config: Any) -> nn.Module | None:
     return None
 
 
-def _frequencies(module: nn.Module | None) -> Tensor | None:
-    """A module's own inverse frequencies, before any that a long batch may have put in their place."""
+def _frequencies(module: nn.Module | None, kind: str = "default") -> Tensor | None:
+    """A module's inverse frequencies; of kinds that exchange them when a long row comes, those it began with."""
+    names = ("original_inv_freq", "inv_freq") if kind in GROWS else ("inv_freq",)
     for prefix in ("", f"{FULL}_"):
-        for name in (f"{prefix}original_inv_freq", f"{prefix}inv_freq"):
-            found = getattr(module, name, None)
+        for name in names:
+            found = getattr(module, prefix + name, None)
             if isinstance(found, Tensor) and found.dim() == 1 and len(found):
                 return found
     return None

@@ -65,11 +65,7 @@ def padding(
     last = torch.stack([together[row, -1] for row in rows]).float()
     generating = chosen is not None
     read = last if generating else real
-    followed = None
-    if chosen is not None:
-        tokens = chosen[rows][:, None]
-        gain = last.log_softmax(-1).gather(-1, tokens) - single.log_softmax(-1).gather(-1, tokens)
-        followed = float("inf") if last_only else float(gain.sum())
+    followed = None if chosen is None else _followed(chosen[rows], last, single, last_only)
     rounding = torch.finfo(together.dtype).eps * float(single.abs().max())
     return PaddingSeen(
         step=step,
@@ -80,6 +76,20 @@ def padding(
         noise=max(rounding, float(_distance(beside, single[0]))),
         followed=followed,
     )
+
+
+def _followed(tokens: Tensor, last: Tensor, alone: Tensor, last_only: bool) -> float:
+    """Do the tokens that the host went on with come from the rows' last positions, or from their last real tokens?
+
+    Likeliest tokens settle it (inf, -inf, or 0 where they are the same); sampled ones are weighed, in nats.
+    """
+    padded, real = (bool((logits.argmax(-1) == tokens).all()) for logits in (last, alone))
+    if last_only or (padded and not real):
+        return float("inf")
+    if real:
+        return 0.0 if padded else float("-inf")
+    gain = last.log_softmax(-1) - alone.log_softmax(-1)
+    return float(gain.gather(-1, tokens[:, None]).sum())
 
 
 def _distance(one: Tensor, other: Tensor) -> Tensor:

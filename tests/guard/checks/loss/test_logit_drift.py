@@ -46,11 +46,11 @@ FALLING = [6.9 * 0.97**n for n in range(60)]
     [
         FALLING,
         noisy(2.0, 80, 0.6),
-        FALLING + [9.0] + FALLING[-8:],
+        [*FALLING, 9.0, *FALLING[-8:]],
         FALLING + [9.0] * 4 + FALLING[-8:],
         noisy(2.0, 20) + noisy(4.0, 20),
         noisy(6.9, 40, 0.05),
-        FALLING + [20.0, 15.0, 13.0, 12.0, 10.0, 9.5, 9.2, 9.0],
+        [*FALLING, 20.0, 15.0, 13.0, 12.0, 10.0, 9.5, 9.2, 9.0],
         [700.0] * 4 + [2100.0] * 30,
         [0.02] * 30 + [0.9] * 30,
     ],
@@ -95,9 +95,9 @@ def test_drift() -> None:
 
 def test_spikes_that_heal_are_a_note() -> None:
     calm = noisy(3.0, 30, 0.02)
-    verdict = find(run((calm + [5.0, 4.8, 4.5]) * 3 + calm), SETUP)
+    verdict = find(run(([*calm, 5.0, 4.8, 4.5]) * 3 + calm), SETUP)
     assert isinstance(verdict, Finding) and verdict.severity == "note"
-    assert find(run((calm + [5.0]) * 3 + calm), SETUP) is None  # one wild batch each
+    assert find(run(([*calm, 5.0]) * 3 + calm), SETUP) is None  # one wild batch each
 
 
 @pytest.mark.parametrize(
