@@ -201,6 +201,7 @@ class Stage(Part):
     cache_features: bool = False  # frozen vision towers only: each image is encoded once for the whole stage
     flip: bool = False  # random horizontal flips of training images; wrong where left and right matter
     validate_every: Positive | None = None  # steps between validation losses
+    validation: str | None = None  # their data set, where it is not the recipe's evaluate.validation
     early_stop: EarlyStop | None = None
 
     @model_validator(mode="after")
@@ -289,6 +290,7 @@ class Recipe(Part):
         if len(set(names)) != len(names):
             raise ValueError(f"two stages share a name: {', '.join(names)}")
         named = {name for stage in self.stages for name in stage.data}
+        named |= {stage.validation for stage in self.stages if stage.validation}
         named |= {name for name in (self.evaluate.data, self.evaluate.validation) if name}
         if unknown := sorted(named - set(self.data)):
             raise ValueError(f"no data set is called {', '.join(unknown)} (known: {', '.join(sorted(self.data))})")

@@ -18,7 +18,7 @@ from sightline.train.feed import steps
 from sightline.train.groups import parameters_by_tower, rates, set_rates
 from sightline.train.guarded import StageGuard
 from sightline.train.interrupt import Interrupts
-from sightline.train.measure import UpdateRatio, gradient_norms
+from sightline.train.measure import Pace, UpdateRatio, gradient_norms
 from sightline.train.schedule import factor
 from sightline.train.stage import ReadyStage
 from sightline.train.step import StepResult, train_step
@@ -48,6 +48,7 @@ def run_stage(stage: ReadyStage, position: Position, around: Surroundings, guard
     spec, learner, clock = stage.spec, stage.learner, around.clock
     towers = parameters_by_tower(learner.optimizer)
     stage.module.train()
+    pace = Pace()
     for batches in clock.waiting(steps(stage.batches, position.step, around.workers), "data"):
         logged = (position.step + 1) % around.log_every == 0 or position.step + 1 == stage.plan.total
         with clock.phase("step"):
@@ -66,9 +67,10 @@ def run_stage(stage: ReadyStage, position: Position, around: Surroundings, guard
             if learner.ema:
                 learner.ema.update(position.step)
             position = _counted(position, result)
+            pace.count(batches)
             guard.step(result)
         if ratio is not None:
-            position = _log(stage, position, result, ratio, around)
+            position = _log(stage, position, result, ratio, pace, around)
         if _due(spec.validate_every, position.step, stage.plan.total) and stage.validation is not None:
             position = _validate(stage, position, around, guard)
         if result.stop:
@@ -96,7 +98,7 @@ def _due(every: int | None, step: int, total: int) -> bool:
 
 
 def _log(
-    stage: ReadyStage, position: Position, result: StepResult, ratio: UpdateRatio, around: Surroundings
+    stage: ReadyStage, position: Position, result: StepResult, ratio: UpdateRatio, pace: Pace, around: Surroundings
 ) -> Position:
     learner, precision = stage.learner, stage.learner.precision
     (loss_sum,) = stage.ranks.sum([float(position.window_loss)])
@@ -110,6 +112,7 @@ def _log(
         "update_ratio": ratio.after_step(),
         "loss_scale": precision.scaler.get_scale() if precision.name == "fp16" else None,
         "seconds": around.clock.elapsed,
+        **pace.rates(stage.ranks),
     }
     _publish(stage, event, around)
     if not math.isfinite(loss):

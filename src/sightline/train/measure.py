@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from sightline.data.batch import Batch
+from sightline.train.parallel.ranks import Ranks
 
 SAMPLE = 1 << 16  # elements of a parameter that are watched: exact for small towers, an estimate for large ones
 
@@ -18,6 +22,27 @@ def gradient_norms(towers: Mapping[str, Sequence[Tensor]], total: float, clip: f
         gradients = [p.grad for p in parameters if p.grad is not None]
         norms[tower] = float(torch.stack(torch._foreach_norm(gradients)).norm()) / shrunk if gradients else 0.0
     return norms
+
+
+class Pace:
+    """Sequences, images and tokens a second since the last logged step, waiting for data and validation included."""
+
+    def __init__(self) -> None:
+        self._since, self._counts = time.perf_counter(), [0, 0, 0]
+
+    def count(self, batches: Sequence[Batch]) -> None:
+        """A step was taken on `batches` (as they came, on the host)."""
+        for batch in batches:
+            seen = (len(batch.input_ids), len(batch.image_keys), int(batch.attention_mask.sum()))
+            self._counts = [total + more for total, more in zip(self._counts, seen, strict=True)]
+
+    def rates(self, ranks: Ranks) -> dict[str, float]:
+        """The rates over all ranks; counting starts anew."""
+        totals = ranks.sum([float(count) for count in self._counts])
+        seconds = time.perf_counter() - self._since
+        self.__init__()  # type: ignore[misc]
+        names = ("sequences_per_s", "images_per_s", "tokens_per_s")
+        return {name: total / seconds for name, total in zip(names, totals, strict=True)}
 
 
 class UpdateRatio:

@@ -162,7 +162,8 @@ def _conclude(run: _Run, built: Built, rows: dict[str, Rows], precision: Precisi
     recipe, path = run.recipe, run.directory.path
     if recipe.evaluate.data:
         advance = _progress(run.tell)
-        train_rows = [row for name in _stage_data(recipe) for row in rows[name].rows]
+        # By place: a row that two data sets select is one row of training data.
+        train_rows = list({row.where: row for name in _stage_data(recipe) for row in rows[name].rows}.values())
         with clock.phase("evaluation"):
             asked = rows[recipe.evaluate.data].rows
             evaluate(recipe, built, asked, train_rows, path, advance, precision=precision.name)
@@ -185,8 +186,8 @@ def _progress(tell: Tell) -> Callable[[int, int], None]:
 
 def _read(run: _Run) -> dict[str, Rows]:
     recipe = run.recipe
-    wanted = _stage_data(recipe)
-    wanted += [name for name in (recipe.evaluate.validation, recipe.evaluate.data) if name and name not in wanted]
+    held_out = [stage.validation for stage in recipe.stages] + [recipe.evaluate.validation, recipe.evaluate.data]
+    wanted = dict.fromkeys(_stage_data(recipe) + [name for name in held_out if name])
     rows = {name: read_rows(recipe.data[name], name) for name in wanted}
     if run.ranks.main:
         run.directory.record(**skipped_facts([each for found in rows.values() for each in found.skipped]))

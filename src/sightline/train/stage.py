@@ -94,7 +94,7 @@ def _supplies(spec: Stage, built: Built, rows: dict[str, Rows], tell: Tell) -> t
 
 
 def _validation(recipe: Recipe, spec: Stage, built: Built, rows: dict[str, Rows], tell: Tell) -> Supply | None:
-    name = recipe.evaluate.validation
+    name = spec.validation or recipe.evaluate.validation
     if name is None or spec.validate_every is None:
         return None
     found, _ = supply(rows[name], spec, built.encoder, tell(f"reading {name}", len(rows[name].rows)))
