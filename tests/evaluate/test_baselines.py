@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+from itertools import count
+
 import pytest
 
 from sightline.data.row import ImageRef, Picture, Row, Turn, Where
 from sightline.evaluate.baselines import text_ceiling, text_only, with_other_images
 
 
-def row(question: str, answer: str, *images: str, number: int = 1) -> Row:
+NUMBERS = count(1)
+
+
+def row(question: str, answer: str, *images: str, number: int | None = None) -> Row:
+    """A row at a place of its own, where no `number` is given."""
     parts = (*(Picture() for _ in images), question)
     turns = (Turn("user", parts), Turn("assistant", (answer,)))
-    return Row(Where("test.json", number), turns, tuple(ImageRef(key) for key in images))
+    return Row(
+        Where("test.json", next(NUMBERS) if number is None else number), turns, tuple(ImageRef(key) for key in images)
+    )
 
 
 def test_text_only_gives_the_most_frequent_answer_of_each_question() -> None:
@@ -26,6 +34,12 @@ def test_text_only_counts_every_turn() -> None:
     counted = text_only([Row(Where("a", 1), tuple(Turn(role, (text,)) for role, text in talk))])  # type: ignore[arg-type]
     assert counted is not None
     assert (counted.answer("Red?"), counted.answer("Sure?")) == ("yes", "no")
+
+
+def test_a_row_that_two_data_sets_select_counts_once() -> None:
+    train = [row("q", "a", number=1), row("q", "b", number=2), row("q", "b", number=3)]
+    counted = text_only([*train, train[0], train[0]])
+    assert counted is not None and counted.answer("q") == counted.overall == "b"
 
 
 def test_text_only_of_nothing_is_nothing() -> None:

@@ -24,10 +24,13 @@ class TextOnly:
 
 
 def text_only(train_rows: Iterable[Row]) -> TextOnly | None:
-    """Count the answers of every turn of `train_rows`; None where there is no answer to count. Ties: the first seen."""
+    """Count the answers of every turn of `train_rows`; None where there is no answer to count. Ties: the first seen.
+
+    A row that several data sets select (it stands at one place of one file) counts once.
+    """
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     overall: Counter[str] = Counter()
-    for row in train_rows:
+    for row in {row.where: row for row in train_rows}.values():
         for question, answer in _exchanges(row):
             counts[normalise(question)][answer] += 1
             overall[answer] += 1

@@ -162,8 +162,7 @@ def _conclude(run: _Run, built: Built, rows: dict[str, Rows], precision: Precisi
     recipe, path = run.recipe, run.directory.path
     if recipe.evaluate.data:
         advance = _progress(run.tell)
-        # By place: a row that two data sets select is one row of training data.
-        train_rows = list({row.where: row for name in _stage_data(recipe) for row in rows[name].rows}.values())
+        train_rows = [row for name in _stage_data(recipe) for row in rows[name].rows]
         with clock.phase("evaluation"):
             asked = rows[recipe.evaluate.data].rows
             evaluate(recipe, built, asked, train_rows, path, advance, precision=precision.name)
