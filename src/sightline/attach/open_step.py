@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from sightline.attach.mailbox import Mailbox
 from sightline.guard.evidence import LossSeen
+from sightline.guard.probes.call import Call
 
 
 @dataclass(slots=True)
@@ -25,6 +28,12 @@ class OpenStep:
     non_finite: str | None = None
     summed: bool = False
     told: list[float] = field(default_factory=list)
+
+    def count_items(self, call: Call, mailbox: Mailbox) -> None:
+        """A host that tells the model how many tokens a whole step supervises divides each loss by that number."""
+        if isinstance(items := call.value("num_items_in_batch"), Tensor | int):
+            self.summed = True
+            mailbox.post([torch.as_tensor(items)], lambda v: setattr(self, "tokens", int(v[0].sum())))
 
     def meet(self, norms: list[float]) -> None:
         """A backward pass met these gradients. The least counts: a host may clear them in between."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sightline.attach.beside import Beside
 from sightline.attach.gradient import loss_seen, read_gradient
 from sightline.attach.mailbox import Mailbox
 from sightline.attach.meter import Before, Meter, rates_of
@@ -61,6 +62,7 @@ class Recorder:
         self.signals = Signals(lambda: not self.muted and self._open is not None and self._open.measured)
         self._evaluated = False
         self._grad_norms: dict[int, tuple[int, float]] = {}
+        self.beside = Beside()
         self.onlookers = Onlookers(self, probing.wants)
 
     # --- forward -------------------------------------------------------------------------------------------------
@@ -207,6 +209,7 @@ class Recorder:
             closure = any(callable(value) for value in (*args[1:], *kwargs.values()))  # it would run inside the step
             self._before = None if closure else self._look(step)
             self.onlookers.before_step(optimizer, measured=bool(step and step.measured))
+            self.beside.stepping()
 
     def gradients_ready(self) -> None:
         """A host's word from inside an optimizer's closure: the backward pass is over, the update comes next."""
@@ -230,6 +233,7 @@ class Recorder:
             self.onlookers.after_step(optimizer, measured=step.measured)
         if not second:
             self._pace.stepped(self.step, measured=step.measured)
+            self.beside.stepped()
 
     def _close_step(self, step: OpenStep, optimizer: Optimizer) -> None:
         before, number = self._before, self.step

@@ -29,10 +29,14 @@ from torch.optim import Optimizer
 from sightline.attach.absent import ABSENT
 from sightline.attach.asked import Asked
 from sightline.attach.hook import hooked, unwrapped
+from sightline.attach.loading import WHY as LOADING_WHY
+from sightline.attach.loading import Loading
 from sightline.attach.metrics import post_metrics
 from sightline.attach.probing import Probing
 from sightline.attach.read import image_features, image_spans
 from sightline.attach.recorder import Recorder
+from sightline.attach.replicas import WHY as RANKS_WHY
+from sightline.attach.replicas import Replicas
 from sightline.attach.setup import Facts, image_token_of
 from sightline.attach.towers import resolve
 from sightline.errors import UserError
@@ -128,10 +132,13 @@ class Attachment(Asked):
         known = resolve(model, towers)
         self._recorder = Recorder(model, known, facts, probing, self._offer, optimizer=optimizer, budget=budget)
         self._handles: list[Any] = []
+        self.loading = Loading(self._recorder, dataloader, watch.wants, budget)
+        self.replicas = Replicas(self._recorder, on=watch.wants("RanksSeen"))
+        self._recorder.beside.all = (self.loading, self.replicas)
         self._say_what_is_absent()
 
     def _say_what_is_absent(self) -> None:
-        for kind, why in ABSENT.items():
+        for kind, why in {**ABSENT, **LOADING_WHY, **RANKS_WHY}.items():
             self.watch.absent(kind, why)
 
     # --- what hooks cannot see -----------------------------------------------------------------------------------
@@ -223,6 +230,7 @@ class Attachment(Asked):
             with recorder.silence():
                 recorder.probing.look(recorder.last_call, recorder.step, self._offer)
         recorder.last_call = None
+        recorder.beside.close()
         self._offer(recorder.progress(closed=not self._broken))
 
     @property

@@ -11,7 +11,7 @@ class RankFacts:
     """One rank at one step.
 
     Attributes:
-        state: parameter or buffer -> integer hash of its values after the step (sharded ones are left out).
+        state: parameter -> integer hash of its values when the step began (sharded ones are left out).
         batch: a hash of the inputs of the step's last micro-batch; None where there was none to hash.
         called: modules that hold parameters and ran in the step's training forwards, sorted by name.
         graded: parameters that had a gradient when the optimizer stepped.
@@ -58,9 +58,9 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class RanksSeen:
-    """The rounds in which all ranks showed themselves, oldest first. `stalled`: the last one never ended."""
+    """The rounds in which all ranks showed themselves, oldest first. `final`: the run is over, this is the last."""
 
     step: int
     world: int
     rounds: tuple[Round, ...]
-    stalled: bool = False
+    final: bool = False

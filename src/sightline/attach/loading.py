@@ -1,0 +1,227 @@
+"""Watches how data reaches a model: the loader's set-up, what each batch held, and how long the model waited for it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
+
+from sightline.attach.classes import may_teach_classes, taught_classes
+from sightline.attach.prints import row_hashes
+from sightline.attach.recorder import Recorder
+from sightline.guard.evidence import Fed, FeedSeen, LoaderSeen, WaitingSeen
+from sightline.guard.probes.call import Call, outcome
+from sightline.guard.probes.draws import draws, seconds_a_batch
+from sightline.guard.probes.rows import rows_apart
+
+AT_FIRST = 64  # batches that are all hashed: most faults of a loader show in its first ones
+SHARE = 0.25  # of the guard's budget that hashing later batches may take
+ROWS = 65_536  # rows remembered
+STEPS = 256  # steps whose waits are remembered
+PROBED, AT_LAST = 3, 16  # training forwards before rows are probed; by the second, the batches do not vary
+WHY = {
+    "LoaderSeen": "no loader was shown: attach(..., dataloader=loader)",
+    "DrawsSeen": "no loader of a map-style data set with two or more forked workers was shown, or it was too slow",
+    "FeedSeen": "no training batch of tensors was seen",
+    "RowsSeen": "no training batch was seen whose inputs share their leading dimension",
+    "WaitingSeen": "no steps with a loader in sight: attach(..., dataloader=loader)",
+}
+ORDERED = 1 << 20  # samples whose order is drawn to be compared; above, the sampler's seed and epoch stand for it
+
+
+class Loading:
+    """The feed of one model. `loader`: where the host told it."""
+
+    def __init__(
+        self, recorder: Recorder, loader: Iterable[Any] | None, wants: Callable[[str], bool], budget: float
+    ) -> None:
+        self._recorder, self._offer, self._wants, self._budget = recorder, recorder.offer, wants, budget
+        self._loader = loader if isinstance(loader, DataLoader) else None
+        self._told = False  # epochs are told by `begins`, not inferred
+        self._seen: LoaderSeen | None = None
+        self._fed: dict[int, Fed] = {}
+        self._forwards, self._shown, self._rows_asked = 0, 0, not wants("RowsSeen")
+        self._spent, self._began = 0.0, time.perf_counter()
+        self._waits: deque[tuple[float, float]] = deque(maxlen=STEPS)
+        self._stepped: float | None = None
+        self._idle: float | None = None
+        self._waited: float | None = None
+
+    # --- what a host may say -----------------------------------------------------------------------------------------
+
+    def begins(self, loader: DataLoader[Any]) -> None:
+        """An epoch of `loader`, which feeds this model, begins."""
+        self._loader, self._told = loader, True
+        self._epoch()
+
+    def waited(self, seconds: float) -> None:
+        """The loop waited so long for a batch of the loader."""
+        self._waited = (self._waited or 0.0) + seconds
+
+    # --- what the recorder tells -------------------------------------------------------------------------------------
+
+    def begins(self) -> None:
+        """The first forward of a step: the wait for data is over."""
+        if self._stepped is not None:
+            self._idle, self._stepped = time.perf_counter() - self._stepped, None
+
+    def trained(self, call: Call, output: Any) -> None:
+        """A training forward: the batch is hashed, and the first ones are probed."""
+        start = time.perf_counter()
+        self._infer_epoch()
+        self._forwards += 1
+        if output is not None and self._hashes():
+            self._hash(call, output)
+            self._show()
+            self._probe_rows(call)
+            self._spent += time.perf_counter() - start
+
+    def stepping(self) -> None:
+        """Nothing to note."""
+
+    def stepped(self) -> None:
+        """The wait for the next batch begins."""
+        now = time.perf_counter()
+        if self._idle is not None:
+            wait = self._idle if self._waited is None else self._waited
+            self._waits.append((wait, now - self._last))
+            self._idle = None
+        self._waited = None if self._waited is None else 0.0
+        self._stepped = self._last = now
+
+    def close(self) -> None:
+        """The run is over: what was seen is shown once more."""
+        self._recorder.mailbox.open(wait=True)
+        if self._fed:
+            self._show(final=True)
+        self._show_waits()
+
+    # --- batches -----------------------------------------------------------------------------------------------------
+
+    def _hashes(self) -> bool:
+        if self._forwards <= AT_FIRST or self._budget >= 1:
+            return True
+        return self._spent < SHARE * self._budget * (time.perf_counter() - self._began)
+
+    def _hash(self, call: Call, output: Any) -> None:
+        hashes = row_hashes(call)
+        if hashes is None:
+            return
+        r, number = self._recorder, self._forwards
+        epoch = self._seen.epoch if self._seen and self._told else None
+        step = r.step
+        r.mailbox.post([hashes], lambda v: self._came(number, Fed(step, tuple(v[0].tolist()), None, epoch)))
+        logits = outcome(output).logits
+        if logits is None and isinstance(output, Tensor):
+            logits = output
+        if may_teach_classes(logits, len(hashes)):
+            assert logits is not None
+            box = [logits.detach()]
+            logits.register_hook(lambda grad: self._gradient_came(number, box, grad))
+
+    def _gradient_came(self, number: int, box: list[Tensor], grad: Tensor) -> None:
+        if box and not self._recorder.muted:
+            self._recorder.mailbox.post([box.pop(), grad], lambda v: self._taught(number, taught_classes(*v)))
+
+    def _came(self, number: int, fed: Fed) -> None:
+        self._fed[number] = fed
+        while len(self._fed) * max(1, len(fed.inputs)) > ROWS:
+            del self._fed[next(iter(self._fed))]
+
+    def _taught(self, number: int, classes: tuple[int, ...] | None) -> None:
+        if number in self._fed:
+            self._fed[number] = replace(self._fed[number], classes=classes)
+
+    def _show(self, *, final: bool = False) -> None:
+        count = len(self._fed)
+        if final or (count >= 8 and count & (count - 1) == 0 and count != self._shown):
+            self._shown = count
+            self._offer(FeedSeen(self._recorder.step, tuple(self._fed.values()), self._seen))
+
+    def _probe_rows(self, call: Call) -> None:
+        """Once, when the model has been fed different batches."""
+        if self._rows_asked or self._forwards < PROBED:
+            return
+        varied = len({fed.print for fed in self._fed.values()}) > 1
+        if not varied and self._forwards < AT_LAST:
+            return
+        self._rows_asked = True
+        whole = not any(hasattr(p, "to_local") or hasattr(p, "_sharded_size") for p in call.model.parameters())
+        if call.repeatable and whole:
+            with self._recorder.silence():
+                seen = rows_apart(call, self._recorder.step, varied=varied)
+            if seen is not None:
+                self._offer(seen)
+
+    # --- the loader ----------------------------------------------------------------------------------------------------
+
+    def _infer_epoch(self) -> None:
+        """Where epochs are not told: no epoch has fewer batches than steps were taken in it."""
+        loader = self._loader
+        if loader is None or self._told:
+            return
+        length = None if isinstance(loader.dataset, IterableDataset) else len(loader)
+        epoch = self._recorder.step // length if length else 0
+        if self._seen is None or epoch > self._seen.epoch:
+            self._epoch()
+
+    def _epoch(self) -> None:
+        """An epoch begins: read the set-up; in the first, draw in workers."""
+        loader, before = self._loader, self._seen
+        assert loader is not None
+        sampler = _splitting(loader)
+        self._seen = LoaderSeen(
+            step=self._recorder.step,
+            epoch=before.epoch + 1 if before else 0,
+            iterable=isinstance(loader.dataset, IterableDataset),
+            workers=loader.num_workers,
+            replicas=getattr(sampler, "num_replicas", None),
+            shuffles=getattr(sampler, "shuffle", None),
+            orders=(*(before.orders if before else ()), _order(sampler)),
+            samples=len(sampler) if sampler is not None else None,
+        )
+        self._offer(self._seen)
+        if before is None and self._wants("DrawsSeen") and (seen := draws(loader, self._recorder.step)) is not None:
+            self._offer(seen)
+
+    def _show_waits(self) -> None:
+        loader = self._loader
+        if loader is None or not self._waits:
+            return
+        wait, period = (median(column) for column in zip(*self._waits, strict=True))
+        exact = self._waited is not None
+        seen = WaitingSeen(
+            step=self._recorder.step,
+            steps=len(self._waits),
+            wait=wait,
+            period=period,
+            workers=loader.num_workers,
+            exact=exact,
+            device=next(self._recorder.model.parameters()).device.type,
+            batch_size=loader.batch_size,
+            pinned=loader.pin_memory,
+        )
+        if not exact and wait > 0.5 * period and wait > 0.005:
+            seen = replace(seen, make=seconds_a_batch(loader))
+        self._offer(seen)
+
+
+def _splitting(loader: DataLoader[Any]) -> Any:
+    """The loader's sampler, when it splits the data between ranks."""
+    inner = loader.batch_sampler.sampler if isinstance(loader.batch_sampler, BatchSampler) else None
+    return next((s for s in (loader.sampler, inner) if hasattr(s, "num_replicas")), None)
+
+
+def _order(sampler: Any) -> int | None:
+    """A hash of the order of torch's own distributed sampler, which follows from its seed and epoch alone."""
+    if not isinstance(sampler, DistributedSampler) or type(sampler).__iter__ is not DistributedSampler.__iter__:
+        return None
+    if len(sampler.dataset) > ORDERED:  # type: ignore[arg-type]
+        return hash((sampler.seed, sampler.epoch))
+    return hash(tuple(sampler))

@@ -1,0 +1,79 @@
+"""I4 · Samples of a batch get mixed up or lost inside the model.
+
+Symptom: a model that trains, but far below its worth; a prediction that changes with the batch it is in; an error only
+at the last, short batch, or none because shapes broadcast.
+Root cause: a `view` or `reshape` that takes the batch for another dimension, a recurrent or attention layer without
+`batch_first=True` that is given (batch, time, features), a softmax or mean over dimension 0, a `squeeze()` that removes
+the batch dimension at batch 1.
+Fix: name the dimension: `squeeze(-1)`, `flatten(1)`, `softmax(dim=-1)`; `batch_first=True`; keep dimension 0 for the
+batch from input to output.
+Stays silent when: changing one sample's input moves that sample's output alone, in eval mode, beyond rounding; outputs
+compare all samples with all on purpose (n x n); the rows are one fixed set, such as a graph's nodes.
+Sources:
+- https://github.com/pytorch/pytorch/issues/1538 (2017-05-11): an LSTM without batch_first trains, with other results
+- https://docs.pytorch.org/docs/stable/generated/torch.squeeze.html (2026-11-01): squeeze also removes a batch dimension
+  of size 1, with a warning about unexpected errors
+- http://karpathy.github.io/2019/04/25/recipe/ (2019-04-25): view instead of transpose mixes samples and still trains;
+  set the loss to one sample's output and look at the gradient of the others' inputs
+"""
+
+from __future__ import annotations
+
+from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.evidence import RowsSeen
+from sightline.guard.specimen import Run
+
+DOMAINS = ("llm", "vision", "vlm")
+NOISE = 4  # times one rounding of the largest output
+LEAK = 1e-2  # of the change in the changed row: a real mix moves others as much; batch-wide numerics stay below 1e-3
+
+
+def find(rows: RowsSeen) -> Verdict:
+    """One row's input was replaced: which rows of the output moved? Are there as many rows as samples?"""
+    if rows.rows > 1 and rows.output and rows.output[0] < rows.rows and rows.rows % rows.output[0] == 0:
+        if not rows.varied:
+            return CannotTell("batch other than the one the model is always fed")
+        return _finding(f"{rows.rows} samples went in and {rows.output[0]} came out", rows, {})
+    if rows.own is None:
+        return CannotTell("output with one entry for each sample")
+    if rows.own <= NOISE * rows.noise:
+        return CannotTell("sample whose own output a changed input moves")
+    if not rows.varied:
+        return CannotTell("batch other than the one the model is always fed")
+    moved = [change for change in rows.others if change > max(NOISE * rows.noise, LEAK * rows.own)]
+    if not moved:
+        return None
+    seen = {"moved in it": rows.own, "most moved in others": moved[0], "others moved": len(moved)}
+    return _finding(f"a change in one sample's input moved the outputs of {len(moved)} other samples", rows, seen)
+
+
+def _finding(message: str, rows: RowsSeen, seen: dict[str, object]) -> Finding:
+    return Finding(
+        severity="error",
+        message=message,
+        fix="keep dimension 0 for the batch: batch_first=True, flatten(1), squeeze(-1), softmax(dim=-1); never view"
+        " (batch, time) as (time, batch)",
+        seen={**seen, "samples": rows.rows, "shape of the output": rows.output},
+    )
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """A recurrent layer that is given (batch, time, features)."""
+    import torch
+    from torch import nn
+
+    class Reader(nn.Module):
+        def __init__(self, first: bool) -> None:
+            super().__init__()
+            self.core, self.out = nn.GRU(4, 8, batch_first=first), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(self.core(x)[0][:, -1])
+
+    model = Reader(first=False if faulty else True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run.attach(model, optimizer)
+    for _ in range(4):
+        optimizer.zero_grad()
+        model(torch.randn(6, 5, 4)).square().mean().backward()
+        optimizer.step()

@@ -1,0 +1,1 @@
+"""Checks whose fix is made in how the ranks work together."""

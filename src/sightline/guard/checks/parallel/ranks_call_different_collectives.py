@@ -1,0 +1,91 @@
+"""D3 · At one step the ranks exchange different gradients, so the run hangs, crashes or adds up what does not match.
+
+Symptom: a hang at some step, a timeout half an hour later, "Expected to have finished reduction in the prior
+iteration"; or, with a hand-written exchange, no error and wrong sums.
+Root cause: which modules run depends on the rank's own batch (a text-only batch skips the vision tower, an empty one
+skips a head), or ranks run different numbers of micro-batches. Collectives match by order, not by name.
+Fix: run every trainable module on every rank, with weight zero where a batch has nothing for it (a dummy image times
+0); or `DistributedDataParallel(..., find_unused_parameters=True)`; in a hand-written exchange fill missing gradients
+with zeros; give all ranks the same number of micro-batches.
+Stays silent when: all ranks run the same trainable modules; DDP looks for unused parameters and the same number of
+backward passes exchange gradients; ranks are independent of each other.
+Sources:
+- https://docs.pytorch.org/docs/stable/notes/ddp.html (2026-11-01): DDP waits for every parameter of its buckets unless
+  find_unused_parameters is set, and all ranks must reduce in the same order
+- https://github.com/modelscope/ms-swift/pull/9639 (2026-06-24): text-only rows skip the vision tower on one rank, and
+  the ranks wait for each other for ever
+- https://github.com/huggingface/trl/issues/6617 (2026-08-01): a vision tower that takes no part breaks DDP's reducer
+"""
+
+from __future__ import annotations
+
+from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.evidence import RanksSeen, Round
+from sightline.guard.specimen import Run
+
+DOMAINS = ("llm", "vision", "vlm", "diffusion", "rl")
+
+
+def find(ranks: RanksSeen) -> Verdict:
+    """Compare what ran and what got a gradient on each rank, step by step."""
+    rounds = [r for r in ranks.rounds if r.comparable and all(f.forwards for f in r.ranks)]
+    if not rounds:
+        return CannotTell("step that all ranks reached with the same parameters")
+    if not rounds[-1].wrapped and all(len(r.differing) == len(r.ranks[0].state) for r in rounds):
+        return CannotTell("ranks that work on the same parameters")
+    return next((finding for r in rounds if (finding := _judged(r))), None)
+
+
+def _judged(one: Round) -> Finding | None:
+    """One step. Behind DDP what ran decides; without it, what has a gradient after the exchange."""
+    counts = [f.forwards for f in one.ranks]
+    if one.wrapped and len(set(counts)) > 1:
+        return _finding(one, f"run {counts} backward passes that exchange gradients", {"by rank": counts})
+    if one.wrapped and all(f.finds_unused for f in one.ranks):
+        return None
+    sets = [frozenset(f.called if one.wrapped else f.graded) for f in one.ranks]
+    if len(set(sets)) == 1 or not all(sets):
+        return None
+    alone = sorted(frozenset.union(*sets) - frozenset.intersection(*sets))
+    without = [f.rank for f, names in zip(one.ranks, sets, strict=True) if alone[0] not in names]
+    what = "do not run" if one.wrapped else "have no gradient for"
+    return _finding(one, f"differ: {without} {what} {alone[0]}", {"not on all ranks": alone[:5], "count": len(alone)})
+
+
+def _finding(one: Round, what: str, seen: dict[str, object]) -> Finding:
+    return Finding(
+        severity="error",
+        message=f"at step {one.step} the ranks {what}",
+        fix="run every trainable module on every rank (times zero where the batch has nothing for it), or set"
+        " find_unused_parameters=True; take the same number of micro-batches on all ranks",
+        seen=seen,
+        step=one.step,
+    )
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """Two replicas; rank 1 has only text, and leaves the vision part out."""
+    import copy
+
+    import torch
+    from torch import distributed, nn
+
+    store, first = distributed.HashStore(), nn.ModuleDict({"vision": nn.Linear(4, 2), "text": nn.Linear(4, 2)})
+    first.forward = lambda text, image: first["text"](text) + first["vision"](image)  # type: ignore[method-assign]
+    replicas = [first, copy.deepcopy(first)]
+    only = replicas[1]
+    only.forward = lambda text, image: only["text"](text) + 0 * only["vision"](image)  # type: ignore[method-assign]
+    if faulty:
+        only.forward = lambda text, image: only["text"](text)  # type: ignore[method-assign]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in replicas]
+    for rank in (1, 0):
+        run.attach(replicas[rank], optimizers[rank]).replicas.among(store, rank, 2)
+    for _ in range(3):
+        for model in replicas:
+            model(torch.randn(8, 4), torch.randn(8, 4)).square().mean().backward()
+        for one, other in zip(*(list(model.parameters()) for model in replicas), strict=True):
+            if one.grad is not None and other.grad is not None:
+                one.grad = other.grad = (one.grad + other.grad) / 2
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()

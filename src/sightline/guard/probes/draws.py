@@ -1,0 +1,128 @@
+"""What loader workers draw at random: one sample, read again and again by the workers of a copy of the loader."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from sightline.guard.evidence import DrawsSeen
+
+DRAWS = 24  # a worker: of two outcomes (a flip), 24 in a row agree by chance once in 17 million
+SECONDS = 3.0  # for all draws; a slow data set is left alone
+
+
+def draws(loader: DataLoader[Any], step: int) -> DrawsSeen | None:
+    """Read sample 0 `DRAWS` times in each of two workers of a copy of `loader`, and again in a second epoch.
+
+    Nothing of the host's is touched: the copy's workers are forked, and its own generator gives their seeds. None for
+    iterable data sets, fewer than two workers, start methods other than fork, slow data sets and those that fail.
+    """
+    if not _can_be_copied(loader):
+        return None
+    start = time.monotonic()
+    order = [[0]] * (2 * DRAWS)
+    generator = torch.Generator().manual_seed(0)
+    copy: DataLoader[Any] = DataLoader(
+        loader.dataset,
+        batch_sampler=order,
+        num_workers=2,
+        collate_fn=_digest,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context="fork",
+        generator=generator,
+        timeout=SECONDS,
+    )
+    try:
+        first = _by_worker(copy, start)
+        again = {} if loader.persistent_workers else _by_worker(copy, start)
+    except RuntimeError:  # a worker failed or was too slow: the host's own loader will tell
+        return None
+    return DrawsSeen(step, first, again) if first and (again or loader.persistent_workers) else None
+
+
+def seconds_a_batch(loader: DataLoader[Any]) -> float | None:
+    """How long one worker needs to make a batch, by a forked worker of a copy; None where that cannot be tried."""
+    if not _can_be_copied(loader, least=0) or not loader.batch_size:
+        return None
+    size, count = loader.batch_size, len(loader.dataset)  # type: ignore[arg-type]
+    order = [[(b * size + i) % count for i in range(size)] for b in range(3)]
+    copy: DataLoader[Any] = DataLoader(
+        loader.dataset,
+        batch_sampler=order,
+        num_workers=1,
+        prefetch_factor=3,
+        collate_fn=_Timed(loader.collate_fn),
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context="fork",
+        generator=torch.Generator().manual_seed(0),
+        timeout=SECONDS,
+    )
+    try:
+        ends = list(copy)
+    except RuntimeError:
+        return None
+    return min(late - early for early, late in zip(ends, ends[1:], strict=False))
+
+
+def _can_be_copied(loader: DataLoader[Any], least: int = 2) -> bool:
+    context = loader.multiprocessing_context
+    method = context.get_start_method() if context is not None else torch.multiprocessing.get_start_method()
+    sized = hasattr(loader.dataset, "__getitem__") and hasattr(loader.dataset, "__len__")
+    return sized and loader.num_workers >= least and method == "fork" and len(loader.dataset) > 0
+
+
+def _by_worker(copy: DataLoader[Any], start: float) -> dict[int, tuple[int, ...]]:
+    """Worker -> draws; workers take turns. Empty when time is up."""
+    found: dict[int, list[int]] = {0: [], 1: []}
+    for place, digest in enumerate(_until(copy, start)):
+        found[place % 2].append(digest)
+    return {w: tuple(d) for w, d in found.items()} if all(len(d) == DRAWS for d in found.values()) else {}
+
+
+def _until(copy: DataLoader[Any], start: float) -> Iterator[int]:
+    for digest in copy:
+        if time.monotonic() - start > SECONDS:
+            return
+        yield digest
+
+
+def _digest(samples: list[Any]) -> int:
+    """A number for what was drawn (in the worker). A pickled tensor is not the same twice, so its bytes are hashed."""
+    state = hashlib.blake2b(digest_size=8)
+    for part in _parts(samples):
+        state.update(part)
+    return int.from_bytes(state.digest(), "little")
+
+
+def _parts(value: Any) -> Iterator[bytes]:
+    """The bytes of a sample: tensors, arrays, pictures, numbers and text, in lists, tuples and dictionaries."""
+    if isinstance(value, torch.Tensor):
+        yield str((value.dtype, tuple(value.shape))).encode()
+        yield value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from (str(key).encode(), *_parts(part))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _parts(part)
+    elif callable(getattr(value, "tobytes", None)):  # of NumPy and of PIL
+        yield value.tobytes()
+    else:
+        yield value if isinstance(value, bytes) else pickle.dumps(value)
+
+
+class _Timed:
+    """A collate function's end in time (in the worker)."""
+
+    def __init__(self, collate: Any) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: list[Any]) -> float:
+        self.collate(samples)
+        return time.perf_counter()

@@ -1,0 +1,105 @@
+"""Does each sample have its own output? One row's input is replaced by another's, and the outputs are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sightline.guard.evidence import RowsSeen
+from sightline.guard.probes.call import Call
+from sightline.guard.probes.restore import untouched
+
+ROWS = 16  # samples of a batch that are looked at: enough to see a mix, few enough to cost little
+
+
+def rows_apart(call: Call, step: int, *, varied: bool) -> RowsSeen | None:
+    """Run `call` three times in eval mode: twice as it is, once with row 0's input replaced by the last row's.
+
+    None where it is not clear what a row is: inputs that do not all share their leading dimension, one row, outputs
+    that are no tensor, or an n x n output (all samples compared with all).
+    """
+    inputs = [value for value in _tensors((*call.args, *call.kwargs.values())) if value.dim() > 0]
+    sizes = {len(value) for value in inputs if len(value) != 1 or value.dim() < 2}
+    if len(sizes) != 1 or (rows := sizes.pop()) < 2 or _own_statistics(call.model):
+        return None
+    with untouched(call.model), _attributes(call.model), torch.no_grad():
+        call.model.eval()
+        first = _output(call.model(*call.args, **call.kwargs))
+        if first is None or first.dim() == 0 or first.shape[:2] == (rows, rows):
+            return None
+        if len(first) != rows:
+            return RowsSeen(step, rows, tuple(first.shape), varied=varied)
+        again = _output(call.model(*call.args, **call.kwargs))
+        other = _swapped(call, rows)
+        changed = _output(call.model(*other.args, **other.kwargs))
+    if again is None or changed is None or changed.shape != first.shape:
+        return None
+    change = (changed.float() - first.float()).abs().reshape(rows, -1).amax(dim=1)
+    noise = max(_gap(first, again), torch.finfo(first.dtype).eps * float(first.abs().max()))
+    others = sorted(change[1:].tolist(), reverse=True)[:ROWS]
+    return RowsSeen(step, rows, tuple(first.shape), float(change[0]), tuple(others), noise, varied)
+
+
+def _swapped(call: Call, rows: int) -> Call:
+    def swap(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if value.dim() == 0 or len(value) != rows:
+                return value
+            twin = value.clone()
+            twin[0] = value[-1]
+            return twin
+        if isinstance(value, dict):
+            return {key: swap(part) for key, part in value.items()}
+        if type(value) in (list, tuple):
+            return type(value)(swap(part) for part in value)
+        return value
+
+    return Call(call.model, tuple(swap(a) for a in call.args), {k: swap(v) for k, v in call.kwargs.items()})
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, dict):
+            yield from _tensors(value.values())
+        elif type(value) in (list, tuple):
+            yield from _tensors(value)
+
+
+def _output(output: Any) -> Tensor | None:
+    """The tensor whose rows are judged: the output, its logits, or the first floating tensor of more than no dimension."""
+    if (logits := getattr(output, "logits", None)) is not None or isinstance(output, dict):
+        output = logits if logits is not None else output.get("logits")
+    parts = output if isinstance(output, tuple | list) else (output,)
+    found = [part for part in parts if isinstance(part, Tensor) and part.is_floating_point() and part.dim() > 0]
+    return found[0].detach() if found else None
+
+
+def _own_statistics(model: nn.Module) -> bool:
+    """Batch norm without running statistics mixes the batch by design."""
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is None for m in model.modules())
+
+
+def _gap(one: Tensor, other: Tensor) -> float:
+    return float((one.float() - other.float()).abs().max()) if one.shape == other.shape else float("inf")
+
+
+@contextmanager
+def _attributes(model: nn.Module) -> Iterator[None]:
+    """Put back what a model sets on itself in Python: a hidden state kept from call to call, a counter."""
+    saved = [(module, dict(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, before in saved:
+            now = vars(module)
+            for name in [name for name in now if name not in before]:
+                del now[name]
+            for name, value in before.items():
+                if now.get(name) is not value:
+                    now[name] = value
