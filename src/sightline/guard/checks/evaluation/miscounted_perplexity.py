@@ -1,0 +1,127 @@
+"""L7 · The reported perplexity is no mean over tokens: batches, padding or overlapping windows are counted wrongly.
+
+Symptom: perplexity changes with the batch size, the padding or the stride, though model and text are the same; it
+compares with nobody else's.
+Root cause: perplexity is exp(sum of the tokens' negative log-likelihoods / number of tokens). A mean over batches (or
+over their perplexities) weighs the tokens of small batches more; padding that is scored adds easy or absurd tokens; a
+sliding window that scores its overlap again counts some tokens twice, with more context.
+Fix: sum the losses of supervised tokens and their number over all batches, divide once, take exp once; labels -100 on
+padding and on the overlap of a sliding window.
+Stays silent when: the reported number is that of the tokens; another way to count gives less than 5 % else; nothing
+reported can be explained by the evaluation's own batches (another data set, smoothing). A loss that is a mean over
+batches is a note: most trainers report it so.
+Sources:
+- https://github.com/ml-explore/mlx-lm/pull/1855 (2026-09-07): perplexity that depended on the batch size by padding
+- https://github.com/axolotl-ai-cloud/axolotl/pull/3988 (2026-09-09): padding scored as text by a perplexity metric
+- https://github.com/neulab/xnmt/pull/229 (2017-11-03): padding in the denominator
+- https://github.com/macournoyer/neuralconvo/issues/67 (2016-11-14): a mean over batches taken for perplexity
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import exp, log
+from statistics import fmean
+
+from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.evidence import BatchScore, MetricsHistory, ScoreSeen
+from sightline.guard.specimen import Run
+
+DOMAINS = ("llm", "vlm")
+EXACT = 2e-3  # relative, of nats: sums in another order or dtype; two ways to count seldom agree so well by chance
+HARM = 0.05  # nats: a perplexity that is off by 5 % is off by more than most papers' improvements
+LARGEST = 50.0  # nats whose exponential is still a number worth naming
+WAYS = {"told": "every labelled token", "every": "every position, padding included", "fair": "every token once"}
+
+
+def find(score: ScoreSeen, metrics: MetricsHistory) -> Verdict:
+    """Which way to count explains what the host reported of this evaluation?"""
+    fair = _mean(score.batches, "fair")
+    last = next((m for m in reversed(metrics.seen) if m.phase == "evaluation"), None)
+    if fair is None or last is None or last.step != score.step:
+        return CannotTell("reported evaluation whose token losses were seen (guard.log(..., phase='evaluation'))")
+    told = dict(_reported(last.values))
+    if not told:
+        return CannotTell("loss or perplexity among the reported numbers")
+    for name, nats in told.items():
+        wrong = None if _same(nats, fair) else _explained(score, nats)
+        if wrong is None or abs(nats - fair) <= HARM:
+            continue
+        return _finding(name, last.values[name], fair, wrong, score)
+    return None if any(abs(nats - fair) <= HARM for nats in told.values()) else CannotTell("count that explains it")
+
+
+def _reported(values: object) -> Iterator[tuple[str, float]]:
+    """Name -> nats a token, of what is named a perplexity or a loss."""
+    for name, value in dict(values).items():  # type: ignore[call-overload]
+        last = name.lower().split("/")[-1]
+        if ("ppl" in last or "perplexity" in last) and value > 0:
+            yield name, log(value)
+        elif last.endswith(("loss", "nll")):
+            yield name, value
+
+
+def _mean(batches: tuple[BatchScore, ...], way: str) -> float | None:
+    sums = [getattr(batch, way) for batch in batches]
+    count = sum(number for _, number in sums)
+    return sum(nll for nll, _ in sums) / count if count else None
+
+
+def _explained(score: ScoreSeen, nats: float) -> tuple[str, bool] | None:
+    """The wrong way that gives these nats, in words, and whether it is a mean of means."""
+    for way, words in WAYS.items():
+        whole = _mean(score.batches, way)
+        if whole is not None and _same(nats, whole):
+            return f"over {words}", False
+        pairs = [(nll / n, b.rows) for b in score.batches for nll, n in [getattr(b, way)] if n]
+        means = [mean for mean, _ in pairs]
+        if len(means) < 2 or max(means) > LARGEST:
+            continue
+        weighted = sum(mean * rows for mean, rows in pairs) / sum(rows for _, rows in pairs)
+        if _same(nats, fmean(means)) or _same(nats, weighted):
+            return f"a mean over {len(means)} batches", True
+        if _same(nats, log(fmean(exp(mean) for mean in means))):
+            return f"a mean of {len(means)} batches' perplexities", True
+    return None
+
+
+def _same(one: float, other: float) -> bool:
+    return abs(one - other) <= EXACT * max(abs(one), abs(other))
+
+
+def _finding(name: str, value: float, fair: float, wrong: tuple[str, bool], score: ScoreSeen) -> Finding:
+    how, means = wrong
+    padding, repeated = (sum(getattr(b, part) for b in score.batches) for part in ("padding", "repeated"))
+    loss = name.lower().endswith(("loss", "nll"))
+    right = fair if loss else exp(min(fair, LARGEST))
+    return Finding(
+        severity="note" if means and loss else "warning",
+        message=f"'{name}' {value:.4g} is taken {how}; over the tokens it is {right:.4g}",
+        fix="add up token losses and token counts over all batches, divide once, take exp once"
+        + ("; labels -100 on padding" if padding else "")
+        + ("; labels -100 on the overlap of windows" if repeated else ""),
+        seen={"reported": value, "recomputed": right, "padding scored": padding, "tokens scored twice": repeated},
+    )
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """A short and a long batch, one of them easy."""
+    import torch
+    from torch import nn
+
+    model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9))
+    optimizer = torch.optim.SGD(model.parameters(), lr=2.0)
+    guard = run.attach(model, optimizer)
+    batches = [torch.tensor([[1, 2, 3, 4]]), torch.randint(0, 9, (4, 12))]
+    for _ in range(4):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(batches[0])[0, :-1], batches[0][0, 1:]).backward()
+        optimizer.step()
+    model.eval()
+    with guard.evaluating(), torch.no_grad():
+        outputs = [(model(ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten()) for ids in batches]
+    sums = [nn.functional.cross_entropy(*output, reduction="sum") for output in outputs]
+    loss = sum(sums) / sum(len(targets) for _, targets in outputs)
+    if faulty:
+        loss = sum(one / len(targets) for one, (_, targets) in zip(sums, outputs, strict=True)) / len(batches)
+    guard.log(perplexity=torch.as_tensor(loss).exp(), phase="evaluation")

@@ -1,0 +1,84 @@
+"""L7 on bare evidence: one number, and the ways to count that give it."""
+
+from __future__ import annotations
+
+from math import exp, log
+from statistics import fmean
+
+import pytest
+
+from sightline.guard.check import CannotTell, Finding
+from sightline.guard.checks.evaluation.miscounted_perplexity import find
+from sightline.guard.evidence import BatchScore, MetricsHistory, MetricsSeen, ScoreSeen
+
+
+def batch(mean: float, tokens: int, rows: int = 4, pads: int = 0, pad_nll: float = 0.0, again: int = 0) -> BatchScore:
+    told = mean * tokens + pad_nll * pads, tokens + pads
+    fair = (mean * (tokens - again) - 0.5 * again, tokens - again)  # tokens that were seen before are easier
+    return BatchScore(rows, told, fair if again else (mean * tokens, tokens), told, again, pads)
+
+
+def reported(score: ScoreSeen, step: int = 8, **values: float) -> object:
+    return find(score, MetricsHistory((MetricsSeen(step, {"loss": 9.0}), MetricsSeen(step, values, "evaluation"))))
+
+
+UNEQUAL = ScoreSeen(8, (batch(2.0, 100), batch(4.0, 10, rows=1)), labelled=True)
+MEANS = [2.0, 4.0]
+RIGHT = (2.0 * 100 + 4.0 * 10) / 110
+PADDED = ScoreSeen(8, (batch(3.0, 100, pads=60, pad_nll=0.1), batch(3.1, 90)), labelled=True)
+WINDOWS = ScoreSeen(8, (batch(3.0, 64, rows=1), *[batch(2.6, 64, rows=1, again=32)] * 3), labelled=True)
+
+
+@pytest.mark.parametrize(
+    ("score", "values"),
+    [
+        (UNEQUAL, {"perplexity": exp(RIGHT)}),
+        (UNEQUAL, {"val/loss": RIGHT, "accuracy": 0.3}),
+        (ScoreSeen(8, (batch(2.0, 100), batch(2.08, 60)), True), {"ppl": exp(2.04)}),
+        (PADDED, {"ppl": exp((300 + 279) / 190)}),
+    ],
+    ids=["perplexity", "loss", "nearly the same", "padding left out"],
+)
+def test_silent(score: ScoreSeen, values: dict[str, float]) -> None:
+    assert reported(score, **values) is None
+
+
+@pytest.mark.parametrize(
+    ("score", "nats", "says"),
+    [
+        (UNEQUAL, fmean(MEANS), "mean over 2 batches"),
+        (UNEQUAL, (4 * 2.0 + 4.0) / 5, "mean over 2 batches"),
+        (UNEQUAL, log(fmean(map(exp, MEANS))), "batches' perplexities"),
+        (PADDED, (300 + 6 + 279) / 250, "every labelled token"),
+        (WINDOWS, (3.0 + 3 * 2.6) / 4, "every labelled token"),
+    ],
+    ids=["batches", "rows", "perplexities", "padding", "overlap"],
+)
+def test_found(score: ScoreSeen, nats: float, says: str) -> None:
+    verdict = reported(score, perplexity=exp(nats))
+    assert isinstance(verdict, Finding) and verdict.severity == "warning" and says in verdict.message
+
+
+def test_the_fix_names_what_was_counted() -> None:
+    padded, windows = reported(PADDED, ppl=exp(585 / 250)), reported(WINDOWS, ppl=exp(2.7))
+    assert isinstance(padded, Finding) and "padding" in padded.fix and padded.seen["padding scored"] == 60
+    assert isinstance(windows, Finding) and "overlap" in windows.fix and windows.seen["tokens scored twice"] == 96
+
+
+def test_a_loss_that_is_a_mean_of_means_is_a_note() -> None:
+    verdict = reported(UNEQUAL, loss=3.0)
+    assert isinstance(verdict, Finding) and verdict.severity == "note"
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        reported(UNEQUAL, perplexity=77.0),
+        reported(UNEQUAL, accuracy=0.5),
+        reported(UNEQUAL, step=9, perplexity=exp(3.0)),
+        reported(ScoreSeen(8, (), False), perplexity=8.0),
+    ],
+    ids=["of something else", "no loss", "another evaluation", "nothing seen"],
+)
+def test_cannot_tell(verdict: object) -> None:
+    assert isinstance(verdict, CannotTell)
