@@ -22,15 +22,15 @@ class Hook:
     """Calls `act` and returns None, so that the host's values go on unchanged.
 
     A copied or pickled model (averages of weights, the best model so far, ``torch.save(model)``) gets a function of the
-    standard library in its place, which does nothing and loads without Sightline. A graph that torch compiles holds
-    nothing of it. `fault`: told of the guard's own errors, which are raised without it.
+    standard library in its place, which does nothing and loads without Sightline. A graph that torch compiles or
+    traces holds nothing of it. `fault`: told of the guard's own errors, which are raised without it.
     """
 
     def __init__(self, act: Act, fault: Callable[[Exception], None] | None = None) -> None:
         self._act, self._fault = act, fault
 
     def __call__(self, *args: Any) -> None:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return
         if self._fault is None:
             self._act(*args)

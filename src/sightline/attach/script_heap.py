@@ -56,6 +56,22 @@ def outermost(modules: Iterable[nn.Module]) -> list[nn.Module]:
     return [module for module in every if id(module) not in inside]
 
 
+def compiled_parts(module: nn.Module) -> list[nn.Module]:
+    """What of `module` runs inside a compiled graph, where a hook would be traced: [] if nothing."""
+    if "_orig_mod" in module.__dict__["_modules"]:  # a compiled module's way of keeping the plain one
+        return [part for child in children(module) for part in child.modules()]
+    return list(module.modules()) if module.__dict__.get("_compiled_call_impl") is not None else []
+
+
+def joined(parts: Iterable[nn.Module]) -> nn.Module:
+    """Parts that share an optimizer, as one module that nobody calls."""
+    every = list(parts)
+    whole = type(" + ".join(type(part).__name__ for part in every), (nn.Module,), {})()
+    for place, part in enumerate(every):
+        whole.add_module(f"{type(part).__name__}_{place}", part)
+    return whole
+
+
 def tokenizer_for(rows: int | None) -> Any:
     """The script's tokenizer, if it has just one kind and that fits an embedding of `rows`; else None."""
     transformers = sys.modules.get("transformers.tokenization_utils_base")

@@ -24,7 +24,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from torch.optim import Optimizer
 
 from sightline.attach.hook import Hook, unwrapped
-from sightline.attach.script_heap import children, holders, modules_alive, outermost
+from sightline.attach.script_heap import children, compiled_parts, holders, joined, modules_alive, outermost
 from sightline.attach.script_watch import Models
 
 MOST = 0.8  # of an optimizer's elements: what holds them is the model, and the rest an addition (a learned temperature)
@@ -64,7 +64,7 @@ class Scout:
         models.before = self._before_step
 
     def install(self) -> None:
-        """Notice every optimizer that is made from now on."""
+        """Notice every optimizer that is made from now on, and take no hook into a model that is compiled in place."""
         make, scout = Optimizer.__init__, self
 
         @functools.wraps(make)
@@ -73,6 +73,14 @@ class Scout:
             scout.noticed(optimizer)
 
         Optimizer.__init__ = made  # type: ignore[method-assign, assignment]
+        compile_ = nn.Module.compile
+
+        @functools.wraps(compile_)
+        def compiled(module: nn.Module, *args: Any, **kwargs: Any) -> None:
+            scout._unpost(module.modules())
+            compile_(module, *args, **kwargs)
+
+        nn.Module.compile = compiled  # type: ignore[method-assign, assignment]
 
     def noticed(self, optimizer: Optimizer) -> None:
         """An optimizer was made."""
@@ -95,8 +103,10 @@ class Scout:
             return []
         alive = modules_alive()
         found = holders(alive, frozenset(wanted))
+        graphs = {id(part) for module in found for part in compiled_parts(module)}
         for module in found:
-            self._post(module)
+            if id(module) not in graphs:
+                self._post(module)
         inside = {id(child) for module in alive for child in children(module)}
         self._free = [weakref.ref(m) for m in alive if _may_be_loss(m, nested=id(m) in inside)]
         if found and self._registration is None:
@@ -113,6 +123,7 @@ class Scout:
         """A module was put into another (a wrapper for compiling or for several devices): that one may be called."""
         if id(child) in self._posts and self._posts[id(child)][0]() is child:
             self._post(parent)
+            self._unpost(compiled_parts(parent))
 
     def _unpost(self, modules: Iterable[nn.Module] | None = None) -> None:
         places = list(self._posts) if modules is None else [id(module) for module in modules]
@@ -127,7 +138,7 @@ class Scout:
 
     def _called(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """A module that holds parameters of an optimizer is called: is it the model?"""
-        if not torch.is_grad_enabled() or torch.jit.is_tracing():
+        if not torch.is_grad_enabled():
             return
         inside = {id(p) for p in module.parameters() if p.requires_grad}
         claimed = []
@@ -173,7 +184,7 @@ class Scout:
             parts = [module for ref in waiting.parts if (module := ref()) is not None]
             parts = outermost(parts) or self._look([id(p) for p in waiting.held()])
             if parts:
-                self._attach(parts[0] if len(parts) == 1 else _joined(parts), [waiting], None)
+                self._attach(parts[0] if len(parts) == 1 else joined(parts), [waiting], None)
                 return
         else:
             waiting.unmoved += 1
@@ -196,16 +207,6 @@ class Scout:
         self._fault(f"{type(error).__name__}: {error}")
         self._waiting = []
         self._unpost()
-
-
-def _joined(parts: list[nn.Module]) -> nn.Module:
-    """Parts that share an optimizer, as one module that nobody calls. Names: their types'."""
-    whole = nn.Module()
-    for part in parts:
-        name = type(part).__name__
-        count = sum(other.partition("_")[0] == name for other, _ in whole.named_children())
-        whole.add_module(f"{name}_{count}" if count else name, part)
-    return whole
 
 
 def _may_be_loss(module: nn.Module, *, nested: bool) -> bool:
