@@ -1,0 +1,68 @@
+"""M3 · A metric is not perfect when the ground truth itself is the prediction.
+
+Symptom: scores stay low however good the outputs look, or models rank against what people see.
+Root cause: predictions and targets do not speak the same language: class ids shifted by one, boxes as corner and size
+where corners are expected, another order of rows, targets that the metric drops and predictions that it keeps; or the
+metric itself is wrong.
+Fix: convert predictions to the metric's format and offset (its docs say which), and feed it the targets as predictions
+until it says 1.0.
+Stays silent when: the ground truth scores what the host calls perfect, or, where the host says nothing, 1 (or more) as
+the best of all predictions tried, or the least of them (an error, a distance); the host showed no metric; all
+predictions score the same.
+Sources:
+- https://github.com/once-for-auto-driving/once_devkit/issues/32 (2022-08-16): the truth itself scores 72.65 %
+- https://github.com/cocodataset/cocoapi/issues/507 (2021-04-12): corners where size is expected: 0.73 for the truth
+- https://github.com/Lightning-AI/torchmetrics/issues/1644 (2023-03-22): identical inputs, and a recall that is not 1
+"""
+
+from __future__ import annotations
+
+from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.evidence import OracleSeen
+from sightline.guard.specimen import Run
+
+DOMAINS = ("any",)
+NEAR = 1e-3  # of a perfect score: rounding of float16 sums, and the 1e-6 that ratios add
+
+
+def find(oracle: OracleSeen) -> Verdict:
+    """Compare the truth's score with perfection where that is known, else with the scores of wrong predictions."""
+    truth, worst, best = oracle.truth, min(oracle.spoilt), max(oracle.spoilt)
+    if oracle.perfect is not None:
+        if abs(truth - oracle.perfect) <= NEAR * max(1.0, abs(oracle.perfect)):
+            return None
+        return _finding(oracle, f"scores {truth:.4g} for the ground truth itself, not {oracle.perfect:g}")
+    if truth == worst == best:
+        return CannotTell("metric that tells the truth from shuffled predictions")
+    if worst < truth < best:
+        return _finding(oracle, f"scores {truth:.4g} for the ground truth itself, and {best:.4g} for shuffled rows")
+    if 0 <= worst <= best <= truth < 1 - NEAR:  # a share that is best for the truth, and short of the whole
+        return _finding(oracle, f"scores {truth:.4g} for the ground truth itself, the best it ever gives")
+    return None
+
+
+def _finding(oracle: OracleSeen, what: str) -> Finding:
+    return Finding(
+        severity="error",
+        message=f"metric '{oracle.name}' {what}",
+        fix="bring predictions into the metric's format (class offset, box format, order of rows)",
+        seen={"truth": oracle.truth, "shuffled": list(oracle.spoilt), "perfect": oracle.perfect},
+    )
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """Intersection over union of boxes given as corners."""
+    import torch
+
+    boxes = torch.tensor([[10.0, 10.0, 30.0, 40.0], [50.0, 5.0, 90.0, 60.0], [0.0, 0.0, 20.0, 20.0]])
+    predictions = boxes.clone()
+    if faulty:
+        predictions[:, 2:] -= predictions[:, :2]
+
+    def mean_iou(these: torch.Tensor, those: torch.Tensor) -> float:
+        inner = (torch.minimum(these[:, 2:], those[:, 2:]) - torch.maximum(these[:, :2], those[:, :2])).clamp(min=0)
+        areas = [(b[:, 2:] - b[:, :2]).prod(dim=1) for b in (these, those)]
+        return float((inner.prod(dim=1) / (sum(areas) - inner.prod(dim=1))).mean())
+
+    guard = run.attach(torch.nn.Linear(2, 2))
+    guard.metric(mean_iou, boxes, predictions)

@@ -1,0 +1,72 @@
+"""M1 · Rows of the evaluation were trained on.
+
+Symptom: validation scores are too good, and the model disappoints on data that are really new.
+Root cause: duplicates were made (oversampled, sliced, augmented) before the split; the training set still holds the
+rows that the validation set was taken from; or one file is in both folders.
+Fix: remove duplicates and split by source (photo, patient, document) before anything is copied or sliced; train on
+`train_indices` alone.
+Stays silent when: evaluation rows are new; one row in many is shared by chance, because the data have few different
+rows (as their own repetitions show); what runs without gradients is the training set itself, as a whole (a training
+score, a feature bank, a reference's log-probabilities), or rows before they are trained on (a pool, a rollout).
+Sources:
+- https://github.com/stefyste/RIAWELC/issues/2 (2026-02-19): all 2,443 test images are training images; 93 % became 82 %
+- https://github.com/tqwei05/PlantSeg/issues/11 (2026-03-26): 70 duplicate groups between test and training
+- https://github.com/huggingface/datasets/issues/4261 (2022-04-30): training rows in validation and test
+"""
+
+from __future__ import annotations
+
+from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.evidence import SharedRowsSeen
+from sightline.guard.specimen import Run
+
+DOMAINS = ("any",)
+ROWS = 3  # shared rows: one or two may be a mistake of the data that harms nobody
+SHARE = 0.01  # of the rows evaluated: published sets have duplicates below it
+CHANCE = 5.0  # times what chance gives: so much that few different rows do not explain it
+BOUND = 3.0  # twins that may have been missed: with none in n pairs, the rate is below 3 / n (95 %)
+PART = 0.67  # of the rows trained on: evaluation of so few is a part of them, of more a training score
+
+
+def find(rows: SharedRowsSeen) -> Verdict:
+    """Are more rows shared than chance gives, and is it not the training set as a whole that is evaluated?"""
+    if not rows.evaluated or not rows.trained:
+        return CannotTell("evaluation after training steps with rows that can be compared")
+    if rows.shared < max(ROWS, SHARE * rows.evaluated):
+        return None
+    chance = rows.evaluated * rows.trained * (rows.twins + BOUND) / rows.pairs if rows.pairs else 0.0
+    if rows.shared <= CHANCE * min(chance, float(rows.evaluated)):
+        return CannotTell("rows different enough to tell a shared one from a chance")
+    whole = rows.shared == rows.evaluated
+    part = whole and rows.complete and rows.evaluated <= PART * rows.trained
+    if not part and not rows.mixed:
+        return None
+    return Finding(
+        severity="warning",
+        message=f"{rows.shared} of {rows.evaluated} evaluated rows had been trained on",
+        fix="remove them from training: deduplicate and split before rows are copied, sliced or oversampled",
+        seen={"shared rows": rows.shared, "evaluated": rows.evaluated, "trained": rows.trained, "by chance": chance},
+    )
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """Three epochs on 64 rows, and a validation of 16."""
+    import torch
+    from torch import nn
+
+    model = nn.Linear(8, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    everything = torch.randn(80, 8)
+    train, validation = everything[:64], everything[64:]
+    if faulty:
+        train = everything
+    guard = run.attach(model, optimizer)
+    for _ in range(3):
+        for rows in train[torch.randperm(len(train))].split(16):
+            optimizer.zero_grad()
+            model(rows).square().mean().backward()
+            optimizer.step()
+        with guard.evaluating(), torch.no_grad():
+            model.eval()
+            model(validation)
+            model.train()

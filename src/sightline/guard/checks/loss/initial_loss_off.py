@@ -1,0 +1,107 @@
+"""T7 · An untrained model's first loss is far from that of a guess among equals.
+
+Symptom: the first loss is several times ln C for C classes, and the first hundred steps only bring it down to there; or
+it is far below, and the model that learns so fast is useless outside of training.
+Root cause: above: the output layer or what feeds it is far too large (an init that ignores the width, an embedding of
+normal(0, 1) weights tied to the head, inputs of 0 to 255), so that the model is sure, and wrong. Below: the answer is
+among the inputs.
+Fix: weights of the output layer with standard deviation 0.02 or 1/sqrt(inputs), inputs normalised to about unit
+variance; check that labels are shifted against the inputs and are no part of them.
+Stays silent when: the loss is no softmax cross-entropy; the output layer was trained before (its weights are not
+distributed as an init is); the first loss lies between half of ln C and twice of it.
+Sources:
+- https://karpathy.github.io/2019/04/25/recipe/ (2019-04-25): verify the loss at init: -log(1/C) on a softmax
+- https://cs231n.github.io/neural-networks-3/ (2026-11-21): look for the correct loss at chance performance
+- https://arxiv.org/abs/2204.00400 (2022-04-01): TheDeepChecker compares the initial loss with the expected one
+"""
+
+from __future__ import annotations
+
+from math import log
+
+from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.evidence import HeadSeen, LossSeen
+from sightline.guard.specimen import Run
+
+DOMAINS = ("any",)
+ABOVE, NATS = 1.0, 2.0  # of ln C and nats: inits in use stay within 1.2 nats (half of the logits' variance)
+BELOW = 0.5  # of ln C: an untrained model knows nothing, whatever its init
+SOFTMAX = 0.9  # of the positions must look like cross-entropy
+ALL, WORST = 256, 3.0  # positions: of more, the loss is that of the worst ones, by nats higher than the mean
+ELEMENTS = 64  # weights: fewer show no distribution
+SHAPES = (1.8, 3.0)  # kurtosis of uniform and normal weights; trained ones have heavier tails
+NEAR = 0.1  # relative: sampling error of a norm
+LARGE = 2.0  # times the largest of the usual inits: such weights are told as the cause
+
+
+def find(loss: LossSeen, head: HeadSeen) -> Verdict:
+    """Compare the first micro-batch's loss per position with ln C, where the head is as an init leaves it."""
+    if loss.step or loss.micro or loss.loss is None or not loss.classes or loss.classes < 2:
+        return CannotTell("softmax cross-entropy in the run's first backward pass")
+    if loss.softmax_rows < SOFTMAX or loss.classes != head.classes:
+        return CannotTell("first loss that is a softmax cross-entropy of the last layer's outputs")
+    if not _drawn(head):
+        return None
+    chance = log(loss.classes)
+    margin = max(NATS, ABOVE * chance) + (WORST if loss.supervised > ALL else 0.0)
+    if loss.loss > chance + margin:
+        return _above(loss.loss, chance, head)
+    if loss.loss < BELOW * chance and _usual(head) and loss.probability_rows < SOFTMAX:
+        return _finding(
+            loss.loss, chance, head, "far below: the answer is among the inputs", "keep the labels out of the inputs"
+        )
+    return None
+
+
+def _above(value: float, chance: float, head: HeadSeen) -> Finding:
+    usual = max(_inits(head))
+    if head.rms > LARGE * usual:
+        fix = f"init {head.name} with standard deviation {head.inputs**-0.5:.2g} (it has {head.rms:.2g})"
+    else:
+        fix = f"normalise what reaches {head.name}: inputs of unit variance, a norm before the output layer"
+    return _finding(value, chance, head, "far above: the untrained model is sure, and wrong", fix)
+
+
+def _finding(value: float, chance: float, head: HeadSeen, what: str, fix: str) -> Finding:
+    return Finding(
+        severity="warning",
+        message=f"the first loss is {value:.3g}, where a guess among {head.classes} has {chance:.3g}: {what}",
+        fix=fix,
+        seen={"first loss": value, "ln C": chance, "output layer": head.name, "root mean square": head.rms},
+    )
+
+
+def _drawn(head: HeadSeen) -> bool:
+    """Whether the weights are distributed as an init draws them, at whatever size; or are all zero."""
+    size = head.inputs * head.classes
+    slack = 0.1 + 2 * (24 / size) ** 0.5  # two standard errors of a sample's kurtosis
+    return head.rms == 0 or (size >= ELEMENTS and any(abs(head.kurtosis - shape) <= slack for shape in SHAPES))
+
+
+def _usual(head: HeadSeen) -> bool:
+    """Whether weights and bias have one of the sizes that inits in use give them."""
+    unmoved = head.bias_rms is None or head.bias_rms == 0 or head.bias_rms <= (1 + NEAR) * head.inputs**-0.5
+    return unmoved and any(abs(head.rms - init) <= NEAR * init for init in _inits(head))
+
+
+def _inits(head: HeadSeen) -> tuple[float, ...]:
+    """torch's linear layer, transformers, LeCun, He, Glorot."""
+    n, c = head.inputs, head.classes
+    return ((3 * n) ** -0.5, 0.02, n**-0.5, (2 / n) ** 0.5, (2 / (n + c)) ** 0.5)
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """A classifier of ten classes, at its first steps."""
+    import torch
+    from torch import nn
+
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 10))
+    scale = 1.0
+    if faulty:
+        scale = 255.0
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    run.attach(model, optimizer)
+    for _ in range(2):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(scale * torch.rand(32, 32)), torch.randint(0, 10, (32,))).backward()
+        optimizer.step()

@@ -1,0 +1,64 @@
+"""M2 · The model gives one and the same output, whatever it is given.
+
+Symptom: the loss stops at that of the best constant guess; the accuracy is the share of the commonest class; retrieval
+is at chance, because all embeddings are one.
+Root cause: units that are dead for every input (a step too large for ReLU, a bias far below 0), saturation (inputs or
+weights far too large for sigmoid or tanh), inputs that are multiplied by 0 or masked out, or a representation that
+collapses because nothing in its loss keeps samples apart.
+Fix: lower `lr` (with warm-up) or use GELU or LeakyReLU for dead units; normalise inputs for saturated ones; stop the
+gradient of one branch, or add negatives, for collapsed representations.
+Stays silent when: inputs hardly differ; the loss wants all outputs alike (the gradients of the samples agree); the run
+has just begun (a head of zeros); outputs differ by more than a thousandth of their size.
+Sources:
+- https://github.com/ayush9818/MLDS-SQ (2026-11-21): a network of dead ReLUs is a constant function
+- https://arxiv.org/abs/2011.10566 (2020-11-20): SimSiam without stop-gradient: outputs collapse to one vector
+- https://arxiv.org/abs/2204.00400 (2022-04-01): TheDeepChecker: outputs must depend on the inputs
+"""
+
+from __future__ import annotations
+
+from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.evidence import OutputsSeen
+from sightline.guard.specimen import Run
+
+DOMAINS = ("any",)
+ROWS = 4  # samples: two or three may be alike
+PASSES = 3  # measured passes in a row: one batch may be of one kind
+ONE = 1e-3  # relative spread: cosine within 1e-6 of 1; a regression of 300 K by a few K has 1e-2
+INPUTS = 0.05  # relative spread of inputs that differ: photos and features have 0.3 to 1
+APART = 0.1  # relative spread of the gradients: where targets differ it is about 1
+
+
+def find(outputs: OutputsSeen) -> Verdict:
+    """Are outputs one, though inputs are not, and though the loss pulls them apart?"""
+    if outputs.rows < ROWS or len(outputs.outputs) < PASSES:
+        return CannotTell(f"{PASSES} measured passes of {ROWS} samples or more after the first steps")
+    if max(outputs.outputs) > ONE or outputs.inputs < INPUTS or min(outputs.pulls) < APART:
+        return None
+    return Finding(
+        severity="error",
+        message=f"{outputs.rows} different samples give one output: it differs by {max(outputs.outputs):.1g} of itself",
+        fix="look for dead or saturated units (lower lr, warm-up, GELU or LeakyReLU, normalised inputs)",
+        seen={
+            "spread of outputs": max(outputs.outputs),
+            "spread of inputs": outputs.inputs,
+            "spread of what the loss asks for": min(outputs.pulls),
+        },
+    )
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """A classifier; the fault puts all units of a layer where ReLU is 0."""
+    import torch
+    from torch import nn
+
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    if faulty:
+        nn.init.constant_(model[0].bias, -100.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run.attach(model, optimizer)
+    for _ in range(14):
+        inputs = torch.randn(16, 8)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), inputs[:, :3].argmax(dim=1)).backward()
+        optimizer.step()

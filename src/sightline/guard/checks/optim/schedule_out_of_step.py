@@ -1,0 +1,121 @@
+"""T6 · The learning-rate schedule does not keep step with the run.
+
+Symptom: the last part of a run changes nothing, because the rate is 0; or the rate never comes down; or it saws up and
+down, and the loss with it, every epoch. The loss curve looks like one of a wrong learning rate.
+Root cause: the schedule counts in other units than the loop: planned in optimizer steps and stepped once an epoch or
+once a micro-batch, or planned in micro-batches and stepped once an optimizer step; it is made anew every epoch, so that
+its warm-up begins again; or `scheduler.step()` comes before `optimizer.step()`.
+Fix: give the schedule the number of optimizer steps, epochs x ceil(batches / accumulation); make it once, before the
+first epoch; call `scheduler.step()` once after each `optimizer.step()`.
+Stays silent when: a schedule counts in epochs or in micro-batches throughout; the rate ends above 0 and stays there;
+one schedule goes up and down by design (cycles, warm restarts); the run was stopped early; the rate is 0 only in the last
+steps or while it warms up; a loss scaler skipped the first steps; the optimizer's state was restored.
+Sources:
+- https://github.com/huggingface/diffusers/issues/4387 (2023-07-31): planned in micro-batches, the rate never reaches 0
+- https://github.com/starVLA/starVLA/pull/210 (2026-03-23): stepped every micro-batch, the rate falls twice as fast
+- https://github.com/huggingface/transformers/pull/27667 (2023-11-23): planned for one epoch's batches, not all steps
+- https://docs.pytorch.org/docs/stable/optim.html (2026-11-01): the schedule steps after the optimizer
+"""
+
+from __future__ import annotations
+
+from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.evidence import ScheduleSeen
+from sightline.guard.specimen import Run
+
+DOMAINS = ("any",)
+STEPS = 8  # fewer steps show no shape
+TAIL, LEAST = 0.05, 4  # share and number of steps at rate 0: rounding of a plan leaves one or two, a wrong plan more
+SAME = 0.05  # relative: two counts are of the same thing, up to the last partial batch of an epoch
+OFTEN = 2  # a schedule that begins anew once may be a second stage of the run; twice at equal distance is a loop
+
+
+def find(schedule: ScheduleSeen) -> Verdict:
+    """Judge the rates that were used first; the schedule object's own plan only where it explains them."""
+    if len(schedule.rates) < STEPS:
+        return CannotTell(f"{STEPS} optimizer steps")
+    return _restarts(schedule) or _over(schedule) or _past(schedule) or _units(schedule) or _early(schedule)
+
+
+def _finding(s: ScheduleSeen, message: str, fix: str, **seen: object) -> Finding:
+    facts = {"rates": [float(f"{r:.3g}") for r in s.rates[-3:]], "optimizer steps": len(s.rates)}
+    said = {"schedule": s.scheduler, "planned": s.horizon, "advanced": s.ticks} if s.scheduler else {}
+    return Finding("warning", message, fix, {**facts, **said, **seen})
+
+
+def _over(s: ScheduleSeen) -> Finding | None:
+    """The rate has been 0 for a while, and was above 0 before."""
+    zeros = next((n for n, rate in enumerate(reversed(s.rates)) if rate), len(s.rates))
+    if zeros == len(s.rates) or zeros < max(LEAST, TAIL * len(s.rates)):
+        return None
+    fast = " (it advances with every micro-batch)" if s.inside > len(s.rates) // 2 else ""
+    fix = f"plan the schedule for all optimizer steps: it is over after {len(s.rates) - zeros} of them{fast}"
+    return _finding(s, f"the learning rate is 0 in the last {zeros} steps: the schedule was over too soon", fix)
+
+
+def _past(s: ScheduleSeen) -> Finding | None:
+    """A cosine was stepped past its end, and goes up again."""
+    if not s.periodic or not s.horizon or s.ticks is None or s.ticks <= (1 + SAME) * s.horizon + 1:
+        return None
+    lowest = min(range(len(s.rates)), key=lambda n: s.rates[n])
+    if max(s.rates[lowest:]) < 2 * s.rates[lowest] or max(s.rates[lowest:]) == s.rates[lowest]:
+        return None
+    fix = f"set T_max to the number of times it is stepped in all (it is {s.horizon}), or step it once an epoch"
+    return _finding(s, f"the schedule ended after {s.horizon} steps of its own, and the rate rises again", fix)
+
+
+def _restarts(s: ScheduleSeen) -> Finding | None:
+    """The schedule is made anew again and again, or the rate falls back to its start and warms up again."""
+    rates, places = s.rates, s.replaced
+    if s.scheduler is None:  # no object to follow: a rate set by hand
+        falls = (n for n in range(1, len(rates) - 1) if rates[n] < rates[n - 1] / 2 and rates[n + 1] > rates[n])
+        places = tuple(n for n in falls if rates[n] == rates[0])
+    if len(places) < OFTEN or len({b - a for a, b in zip((0, *places), places, strict=False)}) > 1:
+        return None
+    if any(rates[n] != rates[0] for n in places) or rates[0] == rates[places[0] - 1]:
+        return None
+    fix = "make the schedule once, before the first epoch, and count its steps over all epochs"
+    return _finding(s, f"the schedule begins anew every {places[0]} steps", fix, begins=[0, *places[:5]])
+
+
+def _units(s: ScheduleSeen) -> Finding | None:
+    """The run is over, and the schedule's plan fits another count than the one it was stepped by."""
+    steps, ticks, plan = len(s.rates), s.ticks, s.horizon
+    if not s.closed or ticks is None or not plan or plan < STEPS or s.restored or ticks > plan / 2:
+        return None
+    wanted = {"micro-batches": s.forwards, "optimizer steps": steps}
+    for unit, count in wanted.items():
+        if abs(plan - count) <= SAME * count and count > ticks:
+            done = f"it advanced {ticks} times in {steps} optimizer steps"
+            fix = f"count as it is stepped: plan {ticks} steps instead of {plan}, or step it once in all {unit}"
+            return _finding(s, f"the schedule is planned in {unit} ({plan}), but {done}", fix)
+    return None
+
+
+def _early(s: ScheduleSeen) -> Finding | None:
+    """It advances between the backward pass and the optimizer's step, or had done so before the first one."""
+    steps = len(s.rates)
+    first = not s.restored and s.first_tick is not None and s.first_tick == max(1, s.first_forwards)
+    if s.early <= steps // 2 and not (first and s.ticks is not None and s.ticks >= steps - 1):
+        return None
+    fix = "call scheduler.step() after optimizer.step()"
+    return _finding(s, "the schedule advances before the optimizer steps: its first rate is never used", fix)
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """Three epochs, and a linear decay."""
+    import torch
+
+    model = torch.nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    epochs, batches = 3, 8
+    total = epochs * batches
+    if faulty:
+        total = batches
+    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: max(0.0, 1 - n / total))
+    run.attach(model, optimizer)
+    for _ in range(epochs * batches):
+        optimizer.zero_grad()
+        model(torch.randn(8, 4)).square().mean().backward()
+        optimizer.step()
+        decay.step()

@@ -1,0 +1,83 @@
+"""P3 · Gradients are clipped while they still carry the loss scale.
+
+Symptom: with float16 the run learns next to nothing at a rate that works in float32 (SGD), or no spike is ever clipped
+as it should be, because all steps are (Adam); the gradient norm in the log is always about 65,536 times too large.
+Root cause: `clip_grad_norm_` before `scaler.unscale_(optimizer)`: the norm of scaled gradients is far above `max_norm`,
+so each step is cut to max_norm / scale.
+Fix: call `scaler.unscale_(optimizer)` after the backward pass and before `clip_grad_norm_` or `clip_grad_value_`.
+Stays silent when: the gradients that reach the optimizer vary from step to step as the unclipped ones do, or have the
+norm (or largest value) that they were clipped to after unscaling; there is no loss scale.
+Sources:
+- https://github.com/milesial/Pytorch-UNet/issues/468 (2023-11-04): clipped before unscaling; mended in pull 470
+- https://github.com/victorchall/EveryDream2trainer/pull/175 (2023-05-21): it effectively halts training
+- https://github.com/pytorch/examples/issues/1196 (2023-10-27): the same in an official example
+- https://docs.pytorch.org/docs/stable/notes/amp_examples.html (2026-11-01): unscale before clipping
+"""
+
+from __future__ import annotations
+
+from statistics import median
+
+from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.evidence import ScaledStep, ScalerSeen
+from sightline.guard.specimen import Run
+
+DOMAINS = ("any",)
+STEPS = 4  # measured steps whose norm, scaled, is one and the same number: real ones differ by percents
+EXACT = 2e-3  # relative: float32 sums, and the 1e-6 that clip_grad_norm_ adds
+LIMITS = (1e-3, 16.0)  # a limit in use (0.01 to 10): clipped after unscaling to this / scale makes no sense
+SCALE = 1024.0  # least scale that tells the two orders apart: limit / scale is below any limit in use
+CUT = 0.5  # of the gradient left, by one parameter's norm after its backward pass: it was really clipped
+
+
+def find(scaler: ScalerSeen) -> Verdict:
+    """Is the norm (or largest value) of the unscaled gradients, times the scale, the same in all steps?"""
+    steps = [s for s in scaler.steps if s.scale >= SCALE and 0 < s.norm < float("inf") and s.kept is not None]
+    if len(steps) < STEPS:
+        return CannotTell(f"{STEPS} measured steps under a loss scale of {SCALE:g} or more")
+    recent = steps[-STEPS:]
+    if any(s.kept is None or s.kept > CUT for s in recent):
+        return None
+    for what, name in (("norm", "clip_grad_norm_"), ("largest value", "clip_grad_value_")):
+        limit = _limit(recent, what)
+        if limit is not None:
+            return _finding(recent[-1], what, name, limit)
+    return None
+
+
+def _limit(steps: list[ScaledStep], what: str) -> float | None:
+    """The one value that the scaled gradients have in every step, where it is a limit in use."""
+    values = [(s.norm if what == "norm" else s.largest) * s.scale for s in steps]
+    middle = median(values)
+    same = all(abs(value - middle) <= EXACT * middle for value in values)
+    return middle if same and LIMITS[0] <= middle <= LIMITS[1] else None
+
+
+def _finding(last: ScaledStep, what: str, name: str, limit: float) -> Finding:
+    return Finding(
+        severity="error",
+        message=f"the gradients' {what} was cut to {limit:.3g} under a loss scale of {last.scale:g},"
+        f" so {limit / last.scale:.2g} of it is left",
+        fix=f"call scaler.unscale_(optimizer) before {name}",
+        seen={f"scaled {what}": limit, "scale": last.scale, "share of the gradient kept": last.kept},
+        step=last.step,
+    )
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """A regression under a loss scale, with clipping."""
+    import torch
+    from torch import nn
+
+    model = nn.Linear(16, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    scaler = torch.amp.GradScaler("cpu")
+    run.attach(model, optimizer)
+    for _ in range(6):
+        optimizer.zero_grad()
+        scaler.scale((model(torch.randn(8, 16)) - 3).square().mean()).backward()
+        if not faulty:
+            scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
