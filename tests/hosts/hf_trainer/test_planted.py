@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch.nn import functional as F
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
 from sightline.attach.hf_trainer import GuardCallback
+from sightline.errors import UserError
+from sightline.guard.watch import GuardError
 from tests.hosts import small
 from tests.hosts.planting import Script, loud, planted, plants, same, told
 
@@ -216,3 +219,41 @@ def test_found_in_the_script_and_not_in_its_twin(script: Script, tmp_path: Path)
     kinds = {str(r["code"]): (r["kind"], r.get("why")) for r in guard.records()}
     assert kinds[script.plants][0] == "passed", kinds[script.plants]
     assert same(watched, script(tmp_path / "alone", [], False))
+
+
+def test_findings_are_written_where_the_trainer_writes(tmp_path: Path) -> None:
+    guard = GuardCallback(on_finding=None, write=True, allow={"T4": "a demonstration"})
+    softmax_before_cross_entropy(tmp_path, [guard], True)
+    kinds = {r["code"]: r["kind"] for r in map(json.loads, (tmp_path / "findings.jsonl").read_text().splitlines())}
+    assert kinds["T4"] == "allowed"
+    assert kinds["T1"] == "passed"
+    assert guard.findings == ()
+
+
+def test_an_error_stops_the_trainer_when_asked(tmp_path: Path) -> None:
+    guard = GuardCallback(on_finding=None, raise_on="error")
+    with pytest.raises(GuardError, match="T4"):
+        softmax_before_cross_entropy(tmp_path, [guard], True)
+
+
+def test_logged_numbers_by_phase_and_a_second_run_of_its_own(tmp_path: Path) -> None:
+    guard, model = GuardCallback(on_finding=None), Classifier()
+    args = arguments(tmp_path, eval_strategy="steps", eval_steps=4)
+    trainer = Trainer(model, args, train_dataset=points(), eval_dataset=points(8), callbacks=[guard])
+    trainer.train()
+    first = guard.guard
+    assert first is not None
+    logged = first.watch._latest["MetricsHistory"]
+    assert [step for step, _ in logged.series("loss")] == [2, 4, 6, 8]
+    assert [step for step, _ in logged.series("loss", "evaluation")] == [4, 8]
+    assert {"grad_norm", "learning_rate"} <= set(logged.names())
+    trainer.train()
+    assert guard.guard is not first
+    assert guard.guard is not None and len(guard.guard.watch._steps) == 8
+    assert loud(guard.records()) == []
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_an_unknown_option_is_refused() -> None:
+    with pytest.raises(UserError, match="'plans' is no option of the guard"):
+        GuardCallback(plans={})
