@@ -52,7 +52,6 @@ for epoch in range(EPOCHS):
             schedule.step()
             optimizer.zero_grad()
             step += 1
-    print(
-        f"epoch {epoch}: loss {running * ACCUMULATE / len(loader):.5f} norm {norm:.4f} lr {schedule.get_last_lr()[0]:.2e}"
-    )
+    mean = running * ACCUMULATE / len(loader)
+    print(f"epoch {epoch}: loss {mean:.5f} norm {norm:.4f} lr {schedule.get_last_lr()[0]:.2e}")
 print("optimizer steps", step, "of", steps)
