@@ -43,19 +43,20 @@ class Loading:
     ) -> None:
         self._recorder, self._offer, self._wants, self._budget = recorder, recorder.offer, wants, budget
         self._loader = loader if isinstance(loader, DataLoader) else None
-        self._told = False  # epochs are told by `begins`, not inferred
+        self._told = False  # epochs are told by `epoch`, not inferred
         self._seen: LoaderSeen | None = None
         self._fed: dict[int, Fed] = {}
         self._forwards, self._shown, self._rows_asked = 0, 0, not wants("RowsSeen")
         self._spent, self._began = 0.0, time.perf_counter()
         self._waits: deque[tuple[float, float]] = deque(maxlen=STEPS)
         self._stepped: float | None = None
+        self._last = 0.0
         self._idle: float | None = None
         self._waited: float | None = None
 
     # --- what a host may say -----------------------------------------------------------------------------------------
 
-    def begins(self, loader: DataLoader[Any]) -> None:
+    def epoch(self, loader: DataLoader[Any]) -> None:
         """An epoch of `loader`, which feeds this model, begins."""
         self._loader, self._told = loader, True
         self._epoch()
@@ -159,7 +160,7 @@ class Loading:
             if seen is not None:
                 self._offer(seen)
 
-    # --- the loader ----------------------------------------------------------------------------------------------------
+    # --- the loader --------------------------------------------------------------------------------------------------
 
     def _infer_epoch(self) -> None:
         """Where epochs are not told: no epoch has fewer batches than steps were taken in it."""

@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import count
+from types import FrameType
 from typing import Any
 
 import torch
@@ -167,8 +168,9 @@ class Replicas:
             return
         if self._facts is not None:  # a step that never ended: the rank hangs, crashed, or was interrupted
             self._end()
-        self._recent.append(RankFacts(self.ranks.rank, self._recorder.step, {}, finds_unused=self._wraps))
-        self._look(self._recorder.step)
+        else:
+            self._recent.append(RankFacts(self.ranks.rank, self._recorder.step, {}, finds_unused=self._wraps))
+            self._look(self._recorder.step)
         self._recorder.mailbox.open(wait=True)
         self.ranks.put(f"{self.name}/end", [asdict(facts) for facts in self._recent])
         if self.ranks.rank != 0:
@@ -192,7 +194,8 @@ class Replicas:
 
     def _finds_unused(self) -> bool | None:
         """DDP calls the model, so that it stands on the stack when a step begins."""
-        frame, wrapper = sys._getframe(), None
+        frame: FrameType | None = sys._getframe()
+        wrapper = None
         for _ in range(DEEP):
             if frame is None or wrapper is not None:
                 break
@@ -218,7 +221,9 @@ def _whole(parameter: Tensor) -> bool:
 
 
 def _round(step: int, shown: dict[int, dict[str, Any]]) -> Round:
-    facts = (shown[rank] for rank in sorted(shown))
-    return Round(
-        step, tuple(RankFacts(**{**f, "called": tuple(f["called"]), "graded": tuple(f["graded"])}) for f in facts)
-    )
+    return Round(step, tuple(RankFacts(**{**shown[r], **_tuples(shown[r])}) for r in sorted(shown)))
+
+
+def _tuples(facts: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """What JSON made lists of."""
+    return {name: tuple(facts[name]) for name in ("called", "graded")}

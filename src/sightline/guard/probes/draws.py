@@ -6,6 +6,7 @@ import hashlib
 import pickle
 import time
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -67,14 +68,14 @@ def seconds_a_batch(loader: DataLoader[Any]) -> float | None:
         ends = list(copy)
     except RuntimeError:
         return None
-    return min(late - early for early, late in zip(ends, ends[1:], strict=False))
+    return min(late - early for early, late in pairwise(ends))
 
 
 def _can_be_copied(loader: DataLoader[Any], least: int = 2) -> bool:
     context = loader.multiprocessing_context
     method = context.get_start_method() if context is not None else torch.multiprocessing.get_start_method()
     sized = hasattr(loader.dataset, "__getitem__") and hasattr(loader.dataset, "__len__")
-    return sized and loader.num_workers >= least and method == "fork" and len(loader.dataset) > 0
+    return sized and loader.num_workers >= least and method == "fork" and len(loader.dataset) > 0  # type: ignore[arg-type]
 
 
 def _by_worker(copy: DataLoader[Any], start: float) -> dict[int, tuple[int, ...]]:

@@ -72,7 +72,7 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 
 def _output(output: Any) -> Tensor | None:
-    """The tensor whose rows are judged: the output, its logits, or the first floating tensor of more than no dimension."""
+    """The tensor whose rows are judged: the output, its logits, or the first floating tensor with a dimension."""
     if (logits := getattr(output, "logits", None)) is not None or isinstance(output, dict):
         output = logits if logits is not None else output.get("logits")
     parts = output if isinstance(output, tuple | list) else (output,)

@@ -19,6 +19,8 @@ Sources:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sightline.guard.check import CannotTell, Finding, Verdict
 from sightline.guard.evidence import RowsSeen
 from sightline.guard.specimen import Run
@@ -47,7 +49,7 @@ def find(rows: RowsSeen) -> Verdict:
     return _finding(f"a change in one sample's input moved the outputs of {len(moved)} other samples", rows, seen)
 
 
-def _finding(message: str, rows: RowsSeen, seen: dict[str, object]) -> Finding:
+def _finding(message: str, rows: RowsSeen, seen: Mapping[str, object]) -> Finding:
     return Finding(
         severity="error",
         message=message,
@@ -70,7 +72,9 @@ def specimen(run: Run, *, faulty: bool) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.out(self.core(x)[0][:, -1])
 
-    model = Reader(first=False if faulty else True)
+    model = Reader(first=True)
+    if faulty:
+        model = Reader(first=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     run.attach(model, optimizer)
     for _ in range(4):

@@ -65,7 +65,7 @@ def specimen(run: Run, *, faulty: bool) -> None:
     from torch import nn
     from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-    class Stream(IterableDataset):  # type: ignore[type-arg]
+    class Stream(IterableDataset):
         split = True
 
         def __iter__(self):  # type: ignore[no-untyped-def]

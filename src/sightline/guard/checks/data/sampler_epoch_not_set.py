@@ -43,17 +43,18 @@ def specimen(run: Run, *, faulty: bool) -> None:
     """Two epochs with a distributed sampler."""
     import torch
     from torch import nn
-    from torch.utils.data import DataLoader, DistributedSampler
+    from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
     model, data = nn.Linear(4, 2), torch.randn(32, 4)
-    sampler = DistributedSampler(data, num_replicas=2, rank=0)  # type: ignore[arg-type]
-    loader = DataLoader(data, batch_size=4, sampler=sampler)  # type: ignore[arg-type]
+    rows = TensorDataset(data)
+    sampler: DistributedSampler[object] = DistributedSampler(rows, num_replicas=2, rank=0)
+    loader = DataLoader(rows, batch_size=4, sampler=sampler)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     run.attach(model, optimizer, loader)
     for epoch in range(2):
         if not faulty:
             sampler.set_epoch(epoch)
-        for batch in loader:
+        for (batch,) in loader:
             optimizer.zero_grad()
             model(batch).square().mean().backward()
             optimizer.step()

@@ -59,7 +59,7 @@ def specimen(run: Run, *, faulty: bool) -> None:
     from torch import nn
     from torch.utils.data import DataLoader, Dataset
 
-    class Slow(Dataset):  # type: ignore[type-arg]
+    class Slow(Dataset):
         seconds = 0.0
 
         def __len__(self) -> int:

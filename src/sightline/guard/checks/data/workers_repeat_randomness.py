@@ -66,7 +66,7 @@ def specimen(run: Run, *, faulty: bool) -> None:
     from torch import nn
     from torch.utils.data import DataLoader, Dataset
 
-    class Noisy(Dataset):  # type: ignore[type-arg]
+    class Noisy(Dataset):
         rng = None
 
         def __len__(self) -> int:

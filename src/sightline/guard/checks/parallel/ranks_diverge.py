@@ -13,7 +13,7 @@ such as running means, may differ.
 Sources:
 - https://docs.pytorch.org/docs/stable/notes/ddp.html (2026-11-01): replicas start alike and stay so because all get the
   same averaged gradient, by hooks that only the wrapper's forward prepares
-- https://github.com/jingyaogong/minimind/pull/854 (2026-09-14): a loop that called `.module`, so that nothing was reduced
+- https://github.com/jingyaogong/minimind/pull/854 (2026-09-14): a loop that called `.module`: nothing was reduced
 - https://github.com/pytorch/pytorch/issues/104336 (2023-06-28): moving a wrapped model between devices ends the
   reduction without a word (PyTorch-104336 of the TrainCheck paper, as is DeepSpeed-1801: clipping on one rank alone)
 """

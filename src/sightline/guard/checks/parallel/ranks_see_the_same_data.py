@@ -52,7 +52,7 @@ def specimen(run: Run, *, faulty: bool) -> None:
 
     import torch
     from torch import distributed, nn
-    from torch.utils.data import DistributedSampler
+    from torch.utils.data import DistributedSampler, TensorDataset
 
     data, store, first = torch.randn(64, 4), distributed.HashStore(), nn.Linear(4, 2)
     replicas = [copy.deepcopy(first), first]
@@ -60,10 +60,11 @@ def specimen(run: Run, *, faulty: bool) -> None:
     for rank in (1, 0):
         run.attach(replicas[rank], optimizers[rank]).replicas.among(store, rank, 2)
     places = [0, 0 if faulty else 1]
-    samplers = [DistributedSampler(range(64), num_replicas=2, rank=place) for place in places]
+    rows: TensorDataset = TensorDataset(data)
+    samplers = [DistributedSampler[object](rows, num_replicas=2, rank=place) for place in places]
     for batches in zip(*(torch.tensor(list(sampler)).split(4) for sampler in samplers), strict=True):
-        for model, rows in zip(replicas, batches, strict=True):
-            model(data[rows]).square().mean().backward()
+        for model, batch in zip(replicas, batches, strict=True):
+            model(data[batch]).square().mean().backward()
         for one, other in zip(*(list(model.parameters()) for model in replicas), strict=True):
             mean = (one.grad + other.grad) / 2
             one.grad, other.grad = mean.clone(), mean.clone()
