@@ -8,7 +8,7 @@ among the inputs.
 Fix: weights of the output layer with standard deviation 0.02 or 1/sqrt(inputs), inputs normalised to about unit
 variance; check that labels are shifted against the inputs and are no part of them.
 Stays silent when: the loss is no softmax cross-entropy; the output layer was trained before (its weights are not
-distributed as an init is); the first loss lies between half of ln C and twice of it.
+distributed as an init is); the first loss lies between half of ln C and three times that.
 Sources:
 - https://karpathy.github.io/2019/04/25/recipe/ (2019-04-25): verify the loss at init: -log(1/C) on a softmax
 - https://cs231n.github.io/neural-networks-3/ (2026-11-21): look for the correct loss at chance performance
@@ -24,9 +24,12 @@ from sightline.guard.evidence import HeadSeen, LossSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
-ABOVE, NATS = 1.0, 2.0  # of ln C and nats: inits in use stay within 1.2 nats (half of the logits' variance)
+ABOVE, NATS = 2.0, 3.0  # of ln C and nats: careless inits of small models come to twice ln C, and train all the same
 BELOW = 0.5  # of ln C: an untrained model knows nothing, whatever its init
 SOFTMAX = 0.9  # of the positions must look like cross-entropy
+TIED = (
+    5.0  # times ln C where the head has torch.nn.Embedding's normal(0, 1): common with tied weights, harmless if narrow
+)
 ALL, WORST = 256, 3.0  # positions: of more, the loss is that of the worst ones, by nats higher than the mean
 ELEMENTS = 64  # weights: fewer show no distribution
 SHAPES = (1.8, 3.0)  # kurtosis of uniform and normal weights; trained ones have heavier tails
@@ -44,7 +47,8 @@ def find(loss: LossSeen, head: HeadSeen) -> Verdict:
         return None
     chance = log(loss.classes)
     margin = max(NATS, ABOVE * chance) + (WORST if loss.supervised > ALL else 0.0)
-    if loss.loss > chance + margin:
+    tied = abs(head.rms - 1) <= NEAR
+    if loss.loss > max(chance + margin, TIED * chance if tied else 0.0):
         return _above(loss.loss, chance, head)
     if loss.loss < BELOW * chance and _usual(head) and loss.probability_rows < SOFTMAX:
         return _finding(

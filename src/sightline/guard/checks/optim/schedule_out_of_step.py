@@ -8,8 +8,8 @@ its warm-up begins again; or `scheduler.step()` comes before `optimizer.step()`.
 Fix: give the schedule the number of optimizer steps, epochs x ceil(batches / accumulation); make it once, before the
 first epoch; call `scheduler.step()` once after each `optimizer.step()`.
 Stays silent when: a schedule counts in epochs or in micro-batches throughout; the rate ends above 0 and stays there;
-one schedule goes up and down by design (cycles, warm restarts); the run was stopped early; the rate is 0 only in the last
-steps or while it warms up; a loss scaler skipped the first steps; the optimizer's state was restored.
+one schedule goes up and down by design (cycles, warm restarts); the run was stopped early; the rate is 0 only in the
+last steps or while it warms up; a loss scaler skipped the first steps; the optimizer's state was restored.
 Sources:
 - https://github.com/huggingface/diffusers/issues/4387 (2023-07-31): planned in micro-batches, the rate never reaches 0
 - https://github.com/starVLA/starVLA/pull/210 (2026-03-23): stepped every micro-batch, the rate falls twice as fast
