@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from sightline.guard.evidence import IGNORE
 
 PLAIN = (Tensor, bool, int, float, str, bytes, torch.dtype, torch.device, Path)
 BARE = ("input_ids", "labels")  # what bare positional tensors of whole numbers are taken for, in order
+LOSS_ONLY = ("labels", "num_items_in_batch", "fused_lm_head")  # the last asks a model of TRL for log p without logits
 COLOURS = (1, 3, 4)  # channels that make a floating tensor (..., channels, height, width) an image
 
 
@@ -71,6 +72,10 @@ class Call:
         if self.forward is not None:
             return outcome(self.forward(self.model, *self.args, **self.kwargs))
         return outcome(self.model(*self.args, **self.kwargs))
+
+    def without_loss(self) -> Call:
+        """The same call with nothing that only a loss needs, so that a model which fuses the two gives its logits."""
+        return replace(self, kwargs={name: value for name, value in self.kwargs.items() if name not in LOSS_ONLY})
 
     def _bare(self) -> dict[str, Tensor]:
         tensors = [argument for argument in self.args if isinstance(argument, Tensor)]

@@ -29,6 +29,8 @@ def leak(call: Call, documents: Documents, step: int, image_token_id: int | None
     found = _target(documents, ids, image_token_id) if ids is not None else None
     if ids is None or found is None:
         return None
+    if _run(call).logits is None:
+        call = call.without_loss()
     row, place = found
     other = ids.clone()
     other[row, place] = _another(ids, row, place, image_token_id)
