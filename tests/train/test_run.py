@@ -283,3 +283,11 @@ def test_a_fault_found_before_the_first_step_stops_the_run(
     lines = [json.loads(line) for line in (run / "findings.jsonl").read_text().splitlines()]
     assert [line["reason"] for line in lines if line["kind"] == "allowed"] == ["images are learnt too"]
     assert not [line for line in lines if line["kind"] == "finding"]
+
+
+def test_tokens_that_are_only_shown_are_never_run(content: dict[str, Any], tmp_path: Path) -> None:
+    """No packing in the first batches, much in the later ones, whose pixels are not loaded for the preflight."""
+    stages = [content["stages"][0] | {"batch": 1, "micro_batch": 1, "steps": 2, "validate_every": None}]
+    for seed in range(3):
+        run = train(validate(content | {"stages": stages, "seed": seed, "evaluate": {}}, "tiny"), tmp_path / str(seed))
+        assert json.loads((run / "run.json").read_text())["status"] == "finished"

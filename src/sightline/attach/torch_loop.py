@@ -169,23 +169,28 @@ class Attachment(Asked):
         """The policy is compared with `model`, a frozen copy. `synced`: it is updated on purpose (TR-DPO)."""
         self._recorder.probing.reference = Reference(self.model, model, synced=synced)
 
-    def preflight(self, batches: Iterable[Any] | None = None, *, overfit: bool = False) -> tuple[Finding, ...]:
+    def preflight(
+        self, batches: Iterable[Any] | None = None, *, runnable: int | None = None, overfit: bool = False
+    ) -> tuple[Finding, ...]:
         """Judge the set-up and every batch of `batches` (None: the first of the dataloader) before step 1.
 
         One batch is run forward (and restored) to learn how many features an image has and whether packing leaks.
+        `runnable`: only so many of the first batches are complete; the others are looked at and never run.
         `overfit`: a copy of the model tries to learn the first batch by heart (seconds; see `Asked.overfit`).
         Returns all findings so far; raises GuardError as `raise_on` says.
         """
         recorder = self._recorder
         recorder.show_setup()
         learnt = False
-        for batch in self._few() if batches is None else batches:
+        for number, batch in enumerate(self._few() if batches is None else batches):
             call = self._call(batch)
-            if not learnt and call.repeatable and image_spans(call):
+            complete = runnable is None or number < runnable
+            if complete and not learnt and call.repeatable and image_spans(call):
                 learnt = self._learn(call)
             recorder.show_batch(call, "preflight")
-            with recorder.silence():
-                recorder.probing.on_training(call, 0, self._offer)
+            if complete:
+                with recorder.silence():
+                    recorder.probing.on_training(call, 0, self._offer)
             recorder.mailbox.open(wait=True)
             if overfit:
                 self.overfit(batch)

@@ -67,7 +67,7 @@ def guarded(recipe: Recipe, stage: ReadyStage, run: RunDirectory) -> Iterator[St
 
     attachment = _attach(recipe, stage, note)
     try:
-        errors = [finding for finding in attachment.preflight(_shown(stage)) if finding.severity == "error"]
+        errors = [finding for finding in attachment.preflight(_shown(stage), runnable=1) if finding.severity == "error"]
         if errors:
             raise GuardError(errors)
         yield StageGuard(attachment)
