@@ -1,0 +1,45 @@
+"""I2 on bare evidence: samples once per worker, in turn."""
+
+from __future__ import annotations
+
+from sightline.guard.check import CannotTell, Finding
+from sightline.guard.checks.data.iterable_duplicated import find
+from sightline.guard.evidence import Fed, FeedSeen, LoaderSeen
+
+STREAM = LoaderSeen(0, 0, iterable=True, workers=2)
+
+
+def feed(*rows: tuple[int, ...], loader: LoaderSeen | None = STREAM) -> FeedSeen:
+    """One batch a step."""
+    return FeedSeen(len(rows), tuple(Fed(step, row) for step, row in enumerate(rows)), loader)
+
+
+DOUBLE = [row for n in range(4) for row in [tuple(range(4 * n, 4 * n + 4))] * 2]
+ONCE = [tuple(range(4 * n, 4 * n + 4)) for n in range(8)]
+
+
+def test_each_batch_twice_in_a_row_from_two_workers() -> None:
+    assert isinstance(find(feed(*DOUBLE)), Finding)
+
+
+def test_each_sample_once_is_silent() -> None:
+    assert find(feed(*ONCE)) is None
+
+
+def test_a_few_duplicates_in_the_data_are_silent() -> None:
+    assert find(feed(*ONCE[:6], (24, 25, 0, 1), (24, 25, 2, 3))) is None
+
+
+def test_a_map_style_set_or_one_worker_may_repeat_batches() -> None:
+    assert find(feed(*DOUBLE, loader=LoaderSeen(0, 0, iterable=False, workers=2))) is None
+    assert find(feed(*DOUBLE, loader=LoaderSeen(0, 0, iterable=True, workers=1))) is None
+
+
+def test_too_little_or_no_loader_cannot_be_told() -> None:
+    assert isinstance(find(feed((1, 2), (1, 2))), CannotTell)
+    assert isinstance(find(feed(*DOUBLE, loader=None)), CannotTell)
+
+
+def test_a_tiny_set_that_is_read_over_and_over_is_silent() -> None:
+    again = [tuple(range(8))] * 40
+    assert find(feed(*again)) is None

@@ -1,0 +1,41 @@
+"""I6 on bare evidence: shares, floors, and whose time it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sightline.guard.check import CannotTell, Finding
+from sightline.guard.checks.data.starved_loader import find
+from sightline.guard.evidence import WaitingSeen
+
+GPU = WaitingSeen(100, 64, wait=0.06, period=0.1, workers=2, exact=True, device="cuda")
+CPU = replace(GPU, device="cpu", wait=0.09)
+
+
+def test_an_idle_accelerator() -> None:
+    found = find(GPU)
+    assert isinstance(found, Finding) and "60%" in found.message
+    assert "num_workers (it is 2)" in found.fix and "pin_memory" in found.fix
+
+
+@pytest.mark.parametrize("change", [{"wait": 0.04}, {"wait": 0.004, "period": 0.005}])
+def test_a_short_wait_is_silent(change: dict) -> None:
+    assert find(replace(GPU, **change)) is None
+
+
+@pytest.mark.parametrize(("wait", "found"), [(0.09, True), (0.07, False), (0.04, False)])
+def test_on_a_cpu_more_is_needed(wait: float, found: bool) -> None:
+    assert isinstance(find(replace(CPU, wait=wait)), Finding) is found
+
+
+def test_a_gap_that_was_not_timed_in_the_loader_must_be_explained_by_it() -> None:
+    gap = replace(GPU, exact=False)
+    assert isinstance(find(gap), CannotTell)
+    assert isinstance(find(replace(gap, make=0.1)), Finding)
+    assert find(replace(gap, make=0.01)) is None
+
+
+def test_few_steps_cannot_be_told() -> None:
+    assert isinstance(find(replace(GPU, steps=7)), CannotTell)

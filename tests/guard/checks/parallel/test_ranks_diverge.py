@@ -1,0 +1,61 @@
+"""D1 on bare evidence: which differences between ranks are a fault."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sightline.guard.check import CannotTell, Finding
+from sightline.guard.checks.parallel.ranks_diverge import find
+from sightline.guard.evidence import RankFacts, RanksSeen, Round
+
+EQUAL, APART, PART = ({"a": 1, "b": 2}, {"a": 1, "b": 2}), ({"a": 1, "b": 2}, {"a": 3, "b": 4}), ({"a": 1}, {"a": 1})
+
+
+def seen(*states: tuple[dict[str, int], dict[str, int]], ddp: bool = True, final: bool = False) -> RanksSeen:
+    """Rounds at steps 0, 1, ...: the state of either rank."""
+    rounds = [
+        Round(step, tuple(RankFacts(r, step, s, finds_unused=False if ddp else None) for r, s in enumerate(pair)))
+        for step, pair in enumerate(states)
+    ]
+    return RanksSeen(rounds[-1].step, 2, tuple(rounds), final)
+
+
+def test_behind_ddp_three_rounds_apart_are_an_error_told_with_the_first_step() -> None:
+    found = find(seen(EQUAL, APART, APART, APART))
+    assert isinstance(found, Finding) and found.severity == "error" and found.step == 1
+
+
+@pytest.mark.parametrize("states", [[EQUAL] * 4, [EQUAL, APART, APART], [EQUAL, APART, APART, EQUAL]])
+def test_equal_or_not_yet_apart_for_long_is_silent(states: list) -> None:
+    assert find(seen(*states)) is None
+
+
+def test_local_averaging_that_brings_ranks_together_is_silent() -> None:
+    states = [EQUAL, APART, APART, APART, EQUAL, APART, APART, APART]
+    assert find(seen(*states, EQUAL, ddp=False, final=True)) is None
+
+
+def test_without_ddp_the_end_must_have_come_and_ranks_must_have_been_alike() -> None:
+    assert find(seen(EQUAL, *[APART] * 5, ddp=False)) is None
+    found = find(seen(EQUAL, *[APART] * 5, ddp=False, final=True))
+    assert isinstance(found, Finding) and found.severity == "warning"
+    assert isinstance(find(seen(*[APART] * 6, ddp=False, final=True)), CannotTell)
+
+
+def test_ranks_that_hold_different_parameters_cannot_be_compared() -> None:
+    assert isinstance(find(seen(({"a": 1}, {"b": 1}), ddp=False, final=True)), CannotTell)
+    assert isinstance(find(seen(({}, {}))), CannotTell)
+
+
+def test_one_parameter_apart_is_enough() -> None:
+    one = ({"a": 1, "b": 2}, {"a": 1, "b": 5})
+    found = find(seen(EQUAL, one, one, one))
+    assert isinstance(found, Finding) and found.seen["parameters"] == ["b"]
+
+
+def test_a_parameter_that_was_reset_on_one_rank_only_now_is_not_judged_yet() -> None:
+    base = seen(EQUAL, EQUAL, EQUAL, APART)
+    assert find(base) is None
+    assert find(replace(base, final=True)) is None
