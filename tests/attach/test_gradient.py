@@ -61,3 +61,13 @@ def test_the_size_of_logits_where_something_is_supervised() -> None:
     assert seen.log_z == pytest.approx(float(taught.logsumexp(-1).mean()), rel=1e-5)
     assert seen.largest_logit == pytest.approx(float(taught[taught.isfinite()].abs().max()), rel=1e-5)
     assert seen.loss == pytest.approx(float(cross_entropy(taught, targets[targets != -100])), rel=1e-5)
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_gradient_that_leads_away_from_its_targets_is_no_double_softmax(away: bool) -> None:
+    """As that of a preference loss for the rejected answer, of a model that has learnt nothing yet."""
+    logits, targets = example()
+    logits = (logits.detach() * 1e-3).requires_grad_()
+    loss = cross_entropy(logits.flatten(0, 1), targets.flatten())
+    seen = read(logits, -loss if away else loss)
+    assert seen.doubled_rows == 0.0 and (seen.loss is None) == away

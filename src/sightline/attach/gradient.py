@@ -10,6 +10,7 @@ from sightline.guard.evidence import IGNORE, LossSeen
 ROWS = 256  # positions whose softmax is computed: enough for a median, few enough for a vocabulary of 250,000
 SUM_TOLERANCE = 0.05  # softmax gradients sum to 0, those of -log p to -1 (relative); bf16 rounding stays below 0.05
 ONE_TOLERANCE = 1e-3  # probabilities sum to one within float16 rounding
+ALL = 0.99  # of the positions: a few may be rounded
 FEW = 32  # positions for which softmax is taken twice: two more temporaries, so fewer rows
 EVEN = 0.02  # relative: one micro-batch weighs its tokens alike, up to the rounding of bf16 gradients (2^-8)
 
@@ -30,14 +31,18 @@ def read_gradient(logits: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     chosen = z.log_softmax(dim=-1).gather(-1, at[rows, None]).squeeze(-1)
     weight = (pull / torch.expm1(chosen)).masked_fill(~seen, float("nan")).nanmedian()
     total = seen.sum().clamp(min=1)
-    balanced = (gradients[rows].float().sum(dim=-1).abs() <= SUM_TOLERANCE * pull.abs()) & seen
+    pulls = gradients[rows].float()
+    balanced = (pulls.sum(dim=-1).abs() <= SUM_TOLERANCE * pull.abs()) & seen
+    # towards the target, it alone is pulled up; away from it (a rejected answer's), it alone is pushed down, harder
+    towards = ((pulls.amax(dim=-1) <= (1 + SUM_TOLERANCE) * pull.abs()) & seen).sum() / total
     likely = (z.min(dim=-1).values >= 0) & ((z.sum(dim=-1) - 1).abs() <= ONE_TOLERANCE) & seen
     shares = [part.sum() / total for part in (balanced, likely)]
     log_z = z.logsumexp(dim=-1).masked_fill(~seen, 0.0).sum() / total
     largest = z.abs().masked_fill(z.isinf() | ~seen[:, None], 0.0).max()  # -inf only shuts a token out
-    loss = -chosen.masked_fill(~seen, 0.0).sum() / total
+    loss = (-chosen.masked_fill(~seen, 0.0).sum() / total).masked_fill(towards < ALL, float("nan"))
     sizes = [log_z, largest, loss]
-    statistics = torch.stack([(least < 0).sum().float(), weight, *shares, _doubled(z, at[rows], pull), *sizes])
+    doubled = _doubled(z, at[rows], pull).masked_fill(towards < 0.5, 0.0)
+    statistics = torch.stack([(least < 0).sum().float(), weight, *shares, doubled, *sizes])
     return statistics, targets.view(grad.shape[:-1])
 
 
@@ -82,7 +87,7 @@ def loss_seen(
         doubled_rows=doubled,
         log_z=log_z if supervised else None,
         largest_logit=largest if supervised else None,
-        loss=loss if supervised else None,
+        loss=loss if supervised and loss == loss else None,
         classes=classes,
         dtype=dtype,
     )

@@ -94,7 +94,8 @@ class LossSeen:
         doubled_rows: fraction of supervised positions whose gradient is that of cross-entropy after softmax(softmax(.))
             and not after softmax(.): their weights agree under the one, and not under the other.
         log_z, largest_logit, loss: mean logarithm of softmax's denominator, largest absolute logit and mean negative
-            log-likelihood (nats), over the (at most 256) supervised positions with the largest gradients.
+            log-likelihood (nats), over the (at most 256) supervised positions with the largest gradients; no loss
+            where gradients lead away from their targets (the rejected answers of a preference loss).
         classes, dtype: the V of the logits, and their dtype, e.g. ``bfloat16``.
     """
 

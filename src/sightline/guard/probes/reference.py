@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +12,7 @@ from sightline.guard.evidence import ReferenceSeen
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.restore import untouched
 
-GIVEN = ("input_ids", "attention_mask")  # what every causal language model takes
+GIVEN = ("input_ids", "attention_mask")  # of the policy's keywords, what every causal language model takes
 
 
 class Reference:
@@ -17,18 +20,22 @@ class Reference:
 
     def __init__(self, policy: nn.Module, reference: nn.Module, *, synced: bool) -> None:
         self._policy, self._model, self._synced = policy, reference, synced
-        self._given: dict[str, Tensor] = {}
+        self._given: Call | None = None
         self._first: Tensor | None = None
         self._since, self._noise = 0, 0.0
 
     def look(self, call: Call, step: int) -> ReferenceSeen | None:
         """The evidence at `step`; `call` gives the batch at the first look. None where it holds no token ids."""
-        if not self._given:
-            self._given = {name: tensor.clone() for name in GIVEN if (tensor := call.tensor(name)) is not None}
+        if self._given is None:
+            kwargs = {name: _own(value) for name, value in call.kwargs.items() if name in GIVEN}
+            given = Call(self._model, tuple(_own(argument) for argument in call.args), kwargs)
+            if given.tensor("input_ids") is None or not given.repeatable:
+                return None
+            self._given = given
             self._since = step
             if (first := self._said()) is not None and (again := self._said()) is not None:
                 self._first, self._noise = first, float((first - again).abs().max())
-            return self._seen(step, None) if self._given else None
+            return self._seen(step, None)
         now = self._said()
         gap = None if now is None or self._first is None else float((now - self._first).abs().max())
         return self._seen(step, gap)
@@ -38,16 +45,23 @@ class Reference:
 
     def _said(self) -> Tensor | None:
         """(B, T - 1) float32 log probability of each token but the first."""
-        ids = self._given.get("input_ids")
-        if ids is None or ids.dim() != 2 or ids.shape[1] < 2:
+        ids = self._given.tensor("input_ids") if self._given is not None else None
+        if self._given is None or ids is None or ids.dim() != 2 or ids.shape[1] < 2:
             return None
         with untouched(self._model), torch.no_grad():
             self._model.eval()
-            logits = Call(self._model, (), self._given).run().logits
+            logits = self._given.run().logits
         if logits is None or logits.shape[:2] != ids.shape:
             return None
         spoken = logits[:, :-1].float().log_softmax(dim=-1)
         return spoken.gather(-1, ids[:, 1:, None]).squeeze(-1)
+
+
+def _own(value: Any) -> Any:
+    """A copy that no host writes into."""
+    if isinstance(value, Mapping):
+        return {name: _own(part) for name, part in value.items()}
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def shared(policy: nn.Module, reference: nn.Module) -> int:

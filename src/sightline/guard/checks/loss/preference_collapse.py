@@ -1,0 +1,130 @@
+"""L9 · Preference training prefers nothing, the wrong answer, or makes both answers unlikely.
+
+Symptom: reward margins stay at zero and the loss at ln 2; or margins fall below zero; or the log probabilities of
+chosen and rejected answers fall together while the margin stays flat, and the model's text falls apart.
+Root cause: the reference is the policy itself (or moves with it), so the difference of the two is nothing; chosen and
+rejected are swapped somewhere, or the same; beta or the learning rate lets the policy leave the reference without
+telling the two answers apart.
+Fix: a reference that is a frozen copy (`copy.deepcopy(policy).eval().requires_grad_(False)`), beta 0.1 (0.3 to 0.5
+where text falls apart), a learning rate of 1e-6 (1e-5 with LoRA).
+Stays silent when: margins grow, however slowly; rewards of both answers fall while their margin grows, as DPO does; the
+reference shares only frozen weights with the policy (LoRA without a copy); it is moved on purpose and the host says so.
+Sources:
+- https://github.com/eric-mitchell/direct-preference-optimization/issues/32 (2023-08-11): both log probabilities fall,
+  and why that alone is no fault
+- https://github.com/huggingface/trl/issues/800 (2023-09-20): the same in TRL, with its margins
+- https://arxiv.org/abs/2305.18290 (2023-05-29): DPO, its frozen reference and beta 0.1
+"""
+
+from __future__ import annotations
+
+from statistics import median
+
+from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.evidence import MetricsHistory, ReferenceSeen
+from sightline.guard.evidence.trends import levels
+from sightline.guard.specimen import Run
+
+DOMAINS = ("llm", "vlm")
+NOISE, NATS = 8, 1e-4  # times what two looks differ by, and at least: kernels of another thread count give 1e-6
+NOTHING = 1e-6  # of a reward: a policy that took one step of 1e-7 is further from its reference
+STILL = 8  # logged margins after the first, which is zero by construction
+ENOUGH = 24  # logged values, from which a trend is told from noise: eight a third
+WRONG = 0.4  # of the pairs: below chance by more than a few dozen pairs scatter
+FALL, FLAT = 20.0, 0.1  # nats an answer loses, e^-20; and the share of it that the margin gains
+
+
+def find(metrics: MetricsHistory | None = None, reference: ReferenceSeen | None = None) -> Verdict:
+    """Is the reference a model of its own that stays, and do margins and log probabilities go where they should?"""
+    if reference is not None and (finding := _reference(reference)):
+        return finding
+    series = {} if metrics is None else _series(metrics)
+    if not series.get("margins"):
+        looked = reference is not None and reference.difference is not None
+        return None if looked else CannotTell("reward margins, nor a reference model that was seen twice")
+    return _margins(series) or _both_fall(series)
+
+
+def _reference(seen: ReferenceSeen) -> Finding | None:
+    moved = seen.difference is not None and seen.difference > max(NATS, NOISE * seen.noise)
+    if not seen.shared and (not moved or seen.synced):
+        return None
+    what = f"shares {seen.shared} trainable elements with the policy" if seen.shared else "is not where it was"
+    return Finding(
+        severity="error",
+        message=f"the reference model {what}: the policy is compared with itself",
+        fix="reference = copy.deepcopy(policy).eval().requires_grad_(False), kept out of the optimizer",
+        seen={"shared": seen.shared, "its log probabilities moved by": seen.difference, "since step": seen.since},
+    )
+
+
+def _series(metrics: MetricsHistory) -> dict[str, list[float]]:
+    """The training series by what they are: TRL's names, and those that end like them."""
+    wanted = {"margins": ("margin",), "accuracies": ("reward", "accurac"), "chosen": ("logp", "chosen")}
+    wanted["rejected"] = ("logp", "rejected")
+    found = {}
+    for kind, words in wanted.items():
+        names = [name for name in metrics.names() if all(word in name.lower() for word in words)]
+        if len(names) == 1:
+            found[kind] = [value for _, value in metrics.series(names[0])]
+    return found
+
+
+def _margins(series: dict[str, list[float]]) -> Finding | None:
+    margins, right = series["margins"], series.get("accuracies", [])
+    if len(margins) > STILL and max(map(abs, margins)) < NOTHING:
+        return Finding(
+            severity="error",
+            message=f"the reward margin is zero in all of {len(margins)} logged steps: policy and reference are one",
+            fix="give the loss a frozen copy of the policy as reference, and check that the policy's weights move",
+            seen={"largest margin": max(map(abs, margins)), "logged": len(margins)},
+        )
+    if len(margins) < ENOUGH:
+        return None
+    first, middle, last = levels(margins)
+    if last < middle < first and last < 0 and right and median(right[-len(right) // 3 :]) < WRONG:
+        return Finding(
+            severity="error",
+            message=f"the rejected answer is preferred more and more: the margin went from {first:.3g} to {last:.3g}",
+            fix="swap chosen and rejected back, or the sign of the loss: -logsigmoid(beta * (chosen - rejected))",
+            seen={"margin by thirds": [first, middle, last], "accuracy at the end": median(right[-len(right) // 3 :])},
+        )
+    return None
+
+
+def _both_fall(series: dict[str, list[float]]) -> Finding | None:
+    chosen, rejected = (series.get(kind, []) for kind in ("chosen", "rejected"))
+    if min(len(chosen), len(rejected)) < ENOUGH:
+        return None
+    falls = [levels(one)[0] - levels(one)[-1] for one in (chosen, rejected)]
+    if min(falls) < FALL or abs(falls[1] - falls[0]) > FLAT * min(falls):
+        return None
+    return Finding(
+        severity="warning",
+        message=f"both answers lose {min(falls):.0f} nats of log probability, and the margin between them stays flat",
+        fix="raise beta (0.3 to 0.5), lower the learning rate (1e-6; 1e-5 with LoRA), or add an SFT loss on the chosen",
+        seen={"chosen fell by": falls[0], "rejected fell by": falls[1], "margins": levels(series["margins"])},
+    )
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """DPO on one pair; the fault is a reference that is the policy."""
+    import copy
+
+    import torch
+    from torch import nn
+
+    policy, ids = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9)), torch.tensor([[1, 2, 3, 4], [1, 2, 5, 6]])
+    reference = copy.deepcopy(policy).requires_grad_(False)
+    if faulty:
+        reference = policy
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3)
+    guard = run.attach(policy, optimizer)
+    guard.reference(reference)
+    for _ in range(3):
+        optimizer.zero_grad()
+        ours, theirs = (model(ids)[:, :-1].log_softmax(-1) for model in (policy, reference))
+        gain = (ours - theirs.detach()).gather(-1, ids[:, 1:, None]).sum((1, 2))
+        nn.functional.softplus(-0.1 * (gain[0] - gain[1])).backward()
+        optimizer.step()
+        guard.log({"rewards/margins": 0.1 * (gain[0] - gain[1])})

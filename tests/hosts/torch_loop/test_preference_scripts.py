@@ -1,0 +1,53 @@
+"""L9 through the door: DPO by hand, with a reference that is none, moves, or stays; and answers that are swapped."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch.nn import functional as F
+
+import sightline
+
+
+def little() -> Any:
+    torch.manual_seed(0)
+    ends = {"bos_token_id": 0, "eos_token_id": 1}
+    config = transformers.GPT2Config(vocab_size=30, n_embd=16, n_layer=1, n_head=2, n_positions=32, **ends)
+    return transformers.GPT2LMHeadModel(config)
+
+
+def logp(net: Any, answers: torch.Tensor) -> torch.Tensor:
+    spoken = net(answers).logits[:, :-1].log_softmax(-1)
+    return spoken.gather(-1, answers[:, 1:, None]).squeeze(-1).sum(-1)
+
+
+def dpo(fault: str, steps: int = 40) -> list[str]:
+    policy = little()
+    frozen = policy if fault == "itself" else copy.deepcopy(policy)
+    group = [*policy.parameters(), *(frozen.parameters() if fault == "trained too" else [])]
+    opt = torch.optim.AdamW(group, lr=1e-3)
+    guard = sightline.attach(policy, opt, on_finding=None)
+    guard.reference(frozen)
+    sign = -1 if fault == "swapped" else 1
+    for _ in range(steps):
+        good = torch.randint(0, 15, (4, 10))
+        bad = torch.randint(15, 30, (4, 10))
+        opt.zero_grad()
+        with torch.set_grad_enabled(fault == "trained too"):
+            base = logp(frozen, good) - logp(frozen, bad)
+        margin = 0.1 * (logp(policy, good) - logp(policy, bad) - base)
+        F.softplus(-sign * margin).mean().backward()
+        opt.step()
+        guard.log({"dpo/margin": margin.mean(), "dpo/reward_accuracy": (margin > 0).float().mean()})
+    guard.close()
+    return [f"{finding.code} {finding.severity}" for finding in guard.findings]
+
+
+@pytest.mark.parametrize("fault", ["none", "itself", "trained too", "swapped"])
+def test_dpo_by_hand(fault: str) -> None:
+    found = dpo(fault)
+    assert found == [] if fault == "none" else "L9 error" in found
