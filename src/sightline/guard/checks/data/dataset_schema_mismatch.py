@@ -1,0 +1,120 @@
+"""L8 · The data set is not what the trainer takes it for: columns, pairs, answers or chat template are off.
+
+Symptom: the loss is fine and the model learns nothing of what was meant: a preference margin that cannot grow, answers
+that are empty or begin with the question, a chat model that speaks without its turns.
+Root cause: rows of one objective under another trainer; `chosen` and `rejected` filled from the same column, or both
+with the prompt that is given once more; answers lost in a conversion; conversations turned into text by `str()` or by
+joining their contents, so that the tokenizer's chat template never ran.
+Fix: the schema of the objective: SFT `messages`, `text`, or `prompt` and `completion`; preference and reward `prompt`,
+`chosen`, `rejected`, the prompt in its own column only; rollouts `prompt`. Give conversations as lists of role and
+content, or call `tokenizer.apply_chat_template(messages, tokenize=False)`.
+Stays silent when: some pairs tie and some answers are empty, fewer than half; text comes without roles; the tokenizer
+has no chat template; rows are prepared and their origin is gone; extra columns.
+Sources:
+- https://github.com/huggingface/trl/issues/1541 (2024-04-15): an example script that put all messages into both answers
+- https://github.com/axolotl-ai-cloud/axolotl/pull/2755 (2025-06-04): the columns that DPO needs, and no others
+- https://github.com/huggingface/trl/issues/1687 (2024-06-01): no chat template in preference data
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sightline.guard.check import CannotTell, Finding, Severity, Verdict
+from sightline.guard.evidence import DataSeen
+from sightline.guard.evidence.conversations import PRINTED, glued, said, turns
+from sightline.guard.specimen import Run
+
+DOMAINS = ("llm", "vlm")
+PROMPT = 8  # characters: a shorter prompt may begin an answer by chance
+NEEDS: Mapping[str, tuple[tuple[str, ...], ...]] = {  # any one of these sets of columns
+    "sft": (("messages",), ("text",), ("prompt", "completion")),
+    "preference": (("chosen", "rejected"),),
+    "unpaired-preference": (("completion", "label"), ("chosen", "rejected")),
+    "reward": (("chosen", "rejected"),),
+    "rollout": (("prompt",),),
+}
+KNOWN = {"messages", "text", "prompt", "completion", "chosen", "rejected"}  # columns that tell an objective
+ANSWERS = ("completion", "chosen", "rejected")
+
+
+def find(data: DataSeen) -> Verdict:
+    """A few rows against what the trainer does with them, and against what they say once tokenized."""
+    if finding := _columns(data):
+        return finding
+    if not data.rows:
+        return CannotTell("rows of the data set")
+    pairs = [row for row in data.rows if "chosen" in row and "rejected" in row]
+    answered = [row for row in data.rows if any(name in row for name in ANSWERS)]
+    talks = [row for row in data.rows if turns(row)]
+    told = [*data.texts, *(row["text"] for row in data.rows if isinstance(row.get("text"), str))]
+    if not (pairs or answered or talks or told):
+        return CannotTell("answers, conversations or text in the rows")
+    return (
+        _most(pairs, lambda r: r["chosen"] == r["rejected"], "chosen and rejected are the same", "a pair that differs")
+        or _most(answered, _empty, "an answer is empty", "the answers' text in their column")
+        or _most(answered, _prompt_again, "the answer begins with the prompt", "the prompt in its own column only")
+        or _template(data, talks, told)
+    )
+
+
+def _columns(data: DataSeen) -> Finding | None:
+    sets, have = NEEDS.get(data.objective or "", ()), set(data.columns)
+    if data.prepared or not sets or not have & KNOWN or any(have.issuperset(one) for one in sets):
+        return None
+    wanted = " or ".join(" and ".join(one) for one in sets)
+    return Finding(
+        severity="warning",
+        message=f"{data.trainer or 'the trainer'} ({data.objective}) needs {wanted}; the data set has "
+        + ", ".join(data.columns),
+        fix=f"rename or build the columns {wanted}, or use the trainer for {', '.join(sorted(have & KNOWN))}",
+        seen={"columns": list(data.columns), "objective": data.objective},
+    )
+
+
+def _most(rows: list[Any], wrong: Callable[[Any], bool], what: str, fix: str) -> Finding | None:
+    bad = [row for row in rows if wrong(row)]
+    if not bad or 2 * len(bad) < len(rows):
+        return None
+    severity: Severity = "error" if len(bad) == len(rows) > 1 and wrong is not _prompt_again else "warning"
+    example = {name: str(bad[0][name])[:80] for name in ("prompt", *ANSWERS) if name in bad[0]}
+    return Finding(severity, f"{what} in {len(bad)} of {len(rows)} rows", f"give {fix}", {"row": example})
+
+
+def _empty(row: Mapping[str, Any]) -> bool:
+    return any(name in row and not said(row[name]).strip() for name in ANSWERS)
+
+
+def _prompt_again(row: Mapping[str, Any]) -> bool:
+    prompt, names = row.get("prompt"), [name for name in ANSWERS if name in row]
+    if isinstance(prompt, list):
+        return bool(prompt) and all(row[name][: len(prompt)] == prompt for name in names)
+    prompt = str(prompt or "").strip()
+    return len(prompt) >= PROMPT and all(said(row[name]).strip().startswith(prompt) for name in names)
+
+
+def _template(data: DataSeen, talks: list[Any], told: list[str]) -> Finding | None:
+    printed = [text for text in told if PRINTED.search(text)]
+    bare = [text for row, text in zip(talks, data.texts, strict=False) if glued(turns(row), text)]
+    if not (printed or (bare and data.templated)):
+        return None
+    return Finding(
+        severity="warning",
+        message=f"no chat template was applied: {'printed lists' if printed else 'turns without roles'} in the text",
+        fix="give the trainer the messages themselves, or tokenizer.apply_chat_template(messages, tokenize=False)",
+        seen={"text": (printed or bare)[0][:200]},
+    )
+
+
+def specimen(run: Run, *, faulty: bool) -> None:
+    """One pair of answers, shown as a host shows its data set."""
+    from torch import nn
+    from torch.optim import SGD
+
+    rejected = "No."
+    if faulty:
+        rejected = "Yes."
+    rows = ({"prompt": "Is ice cold?", "chosen": "Yes.", "rejected": rejected},) * 2
+    model = nn.Linear(2, 2)
+    run.attach(model, SGD(model.parameters(), lr=0.1)).show(DataSeen(0, tuple(rows[0]), rows, "preference"))

@@ -1,0 +1,31 @@
+"""Reads conversations in the rows of a data set, and what became of them in a text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+TALKS = ("messages", "conversations")
+PRINTED = re.compile(r"""\{['"]role['"]:\s*['"]\w+['"],\s*['"]content['"]""")  # what str() makes of a conversation
+
+
+def said(answer: Any) -> str:
+    """An answer's text: itself, or its last turn's content or call of a tool."""
+    last = answer[-1] if isinstance(answer, list) and answer else answer
+    if isinstance(last, Mapping):
+        return str(last.get("content") or last.get("tool_calls") or "")
+    return str(last or "")
+
+
+def turns(row: Mapping[str, Any]) -> list[str]:
+    """What is said in a row's conversation, turn by turn; [] where there is none."""
+    talk = next((row[name] for name in TALKS if isinstance(row.get(name), list)), [])
+    return [turn["content"] for turn in talk if isinstance(turn, Mapping) and isinstance(turn.get("content"), str)]
+
+
+def glued(talk: list[str], text: str) -> bool:
+    """Whether two turns of a conversation stand in the text with nothing but white space between them."""
+    pairs = [(re.escape(one.strip()), re.escape(other.strip())) for one, other in pairwise(talk)]
+    return any(re.search(one + r"\s*" + other, text) for one, other in pairs if one and other)

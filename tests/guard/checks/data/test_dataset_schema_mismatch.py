@@ -1,0 +1,71 @@
+"""L8 on bare evidence: rows as people have them, and as conversions leave them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from sightline.guard.check import CannotTell, Finding
+from sightline.guard.checks.data.dataset_schema_mismatch import find
+from sightline.guard.evidence import DataSeen, Objective
+
+PAIR = {"prompt": "Is ice cold or warm?", "chosen": "It is cold.", "rejected": "It is warm."}
+TIE = {**PAIR, "rejected": PAIR["chosen"]}
+AGAIN = {"prompt": PAIR["prompt"], "chosen": PAIR["prompt"] + " Cold.", "rejected": PAIR["prompt"] + " Warm."}
+TALK = [{"role": "user", "content": "Is ice cold?"}, {"role": "assistant", "content": "Yes, it is."}]
+CALL = [{"role": "user", "content": "Look."}, {"role": "assistant", "content": "", "tool_calls": [{"name": "look"}]}]
+TAGGED = "<|user|>Is ice cold?</s><|assistant|>Yes, it is.</s>"
+
+
+def data(rows: list[Mapping[str, Any]], objective: Objective | None = None, **more: Any) -> DataSeen:
+    return DataSeen(0, tuple(rows[0]) if rows else ("a",), tuple(rows), objective, **more)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        data([PAIR] * 4, "preference"),
+        data([TIE, PAIR, PAIR], "preference"),
+        data([{k: PAIR[k] for k in ("chosen", "rejected")}], "reward"),
+        data([{"prompt": TALK[:1], "chosen": TALK[1:], "rejected": CALL[1:], "score": 3}], "preference"),
+        data([{"prompt": "Hi", "completion": "Hi there"}] * 2, "sft"),
+        data([{"messages": TALK}], "sft", texts=(TAGGED,), templated=True),
+        data([{"messages": TALK}], "sft", texts=("Is ice cold? Yes, it is.",), templated=False),
+        data([{"text": "Is ice cold? Yes, it is."}], "sft", templated=True),
+        data([{"question": "1 + 1?", "answer": "2"}, {"question": "2", "answer": ""}, {"text": "a"}], "sft"),
+        data([{"prompt": "Sing!", "chosen": "no", "rejected": "yes"}], "rollout"),
+        data([{"input_ids": [1], "chosen_ids": [2], "text": "a"}], "preference", prepared=True),
+        data([{"text": "the key {'role': 'x'} in JSON"}], "sft"),
+    ],
+)
+def test_silent(seen: DataSeen) -> None:
+    assert find(seen) is None
+
+
+@pytest.mark.parametrize(
+    ("seen", "severity", "says"),
+    [
+        (data([TIE] * 3, "preference"), "error", "the same in 3 of 3"),
+        (data([TIE, PAIR]), "warning", "the same in 1 of 2"),
+        (data([{**PAIR, "chosen": " "}] * 2, "preference"), "error", "an answer is empty"),
+        (data([{"prompt": TALK[:1], "completion": [{"role": "assistant", "content": ""}]}] * 2), "error", "is empty"),
+        (data([AGAIN]), "warning", "begins"),
+        (data([{"prompt": TALK[:1], "chosen": TALK, "rejected": TALK[:1] + CALL[1:]}]), "warning", "begins"),
+        (data([PAIR], "sft"), "warning", "needs messages or text or prompt and completion"),
+        (data([{"messages": TALK}], "preference"), "warning", "needs chosen and rejected"),
+        (data([{"text": "Is it?"}], "rollout", trainer="GRPOTrainer"), "warning", "GRPOTrainer (rollout) needs prompt"),
+        (data([{"messages": TALK}], texts=("Is ice cold?\nYes, it is.",), templated=True), "warning", "template"),
+        (data([{"text": str(TALK)}], "sft"), "warning", "printed lists"),
+        (data([{"input_ids": [3]}], "language-model", texts=(f"<s>{TALK}</s>",)), "warning", "printed lists"),
+    ],
+)
+def test_found(seen: DataSeen, severity: str, says: str) -> None:
+    verdict = find(seen)
+    assert isinstance(verdict, Finding) and verdict.severity == severity and says in verdict.message
+
+
+@pytest.mark.parametrize("seen", [data([]), data([{"image": 3, "label": 1}]), data([{"input_ids": [1]}], "sft")])
+def test_cannot_tell(seen: DataSeen) -> None:
+    assert isinstance(find(seen), CannotTell)
