@@ -1,7 +1,7 @@
 """The dynamic loss scale of `torch.amp.GradScaler`, and what is left of the gradients when the optimizer gets them.
 
 No hook leads to a scaler, but it calls the optimizer, so that it stands on the stack when the optimizer steps. Where no
-step is ever taken, the one scaler of the process is looked for.
+step is ever taken, the scaler of the process that has fallen lowest is looked for.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class LossScale(Onlooker):
         self._forwards, self._idle, self._measured = self._forwards + 1, self._idle + 1, measured
         if self._scaler is None and not self._taken and self._forwards in SEARCHED:
             working = [one for one in living(GradScaler) if one.is_enabled()]
-            self._scaler = working[0] if len(working) == 1 else None
+            self._scaler = min(working, key=lambda one: one.get_scale(), default=None)  # the one that fell
         if self._scaler is not None and self._idle % EVERY == 0:
             self._read([], lambda values: self._offer(float(values[0])))
 

@@ -15,6 +15,7 @@ ROWS = 64  # samples compared: enough to see that they are one
 WIDE = 4096  # elements of a sample compared
 RECENT = 3  # readings shown together
 FROM = 8  # steps: outputs that start out equal (a head of zeros) differ by then
+FIRST, EVERY = 6, 4  # looks that a run gets whatever the budget, and the steps between them: a millisecond in all
 
 
 class Head(Onlooker):
@@ -67,12 +68,17 @@ class Outputs(Onlooker):
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)
         self._recent: list[tuple[float, float]] = []
+        self._looks = 0
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """Compare the samples of a measured training forward, once its gradient has come."""
-        given = _output(output)
-        if not training or not measured or self.recorder.step < FROM or given is None or not given.requires_grad:
+        step = self.recorder.step
+        if not training or step < FROM or not (measured or (self._looks < FIRST and step % EVERY == 0)):
             return
+        given = _output(output)
+        if given is None or not given.requires_grad:
+            return
+        self._looks += 1
         inputs, kept = _inputs(call, given), _samples(given)
         if len(kept) < 2 or inputs is None:
             return

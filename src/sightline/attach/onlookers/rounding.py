@@ -13,10 +13,11 @@ from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.guard.evidence import RoundingSeen
 
 LOW = (torch.bfloat16, torch.float16)
-PARAMETERS = 32  # the largest ones: they hold nearly all of a model's elements
+PARAMETERS = 8  # the largest ones: they hold most of a model's elements
 SAMPLE = 256  # elements of each
 SMALL = 0.2  # of the spacing: round-to-nearest loses below a half, and a quarter just above a power of two
 TRIES = 4  # measured steps until an optimizer of 16-bit parameters has shown itself
+FIRST, EVERY = 24, 4  # looks that a run gets whatever the budget, and the steps between them: some 20 ms in all
 GAP = 8  # unmeasured steps for which the last update is taken to have gone on (Adam's mean is over ten)
 
 
@@ -45,6 +46,7 @@ class Rounding(Onlooker):
         self._owner: Optimizer | None = None
         self._counts = torch.zeros(2, dtype=torch.float64)
         self._steps = 0
+        self._due = False
         self._before: list[tuple[Tensor, Tensor | None]] = []
 
     def before_step(self, optimizer: Optimizer, *, measured: bool) -> None:
@@ -53,7 +55,8 @@ class Rounding(Onlooker):
             self._tries -= 1
             self._sampled = self._choose(optimizer)
             self._owner = optimizer if self._sampled else None
-        if not measured or optimizer is not self._owner:
+        self._due = measured or (self._steps < FIRST and self.recorder.step % EVERY == 0)
+        if not self._due or optimizer is not self._owner:
             return
         self._before = [
             (_at(s.parameter, s.places), None if s.parameter.grad is None else _at(s.parameter.grad, s.places))
@@ -62,7 +65,7 @@ class Rounding(Onlooker):
 
     def after_step(self, optimizer: Optimizer, *, measured: bool) -> None:
         """Compare what the optimizer meant to add with what happened."""
-        if not measured or optimizer is not self._owner or not self._before:
+        if not self._due or optimizer is not self._owner or not self._before:
             return
         step, counts, table = self.recorder.step, [], []
         for sampled, (old, grad) in zip(self._sampled, self._before, strict=True):

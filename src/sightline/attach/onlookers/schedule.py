@@ -54,7 +54,8 @@ class Track:
     def stepping(self) -> None:
         """The optimizer is about to step."""
         rate = max((float(group.get("lr", 0.0)) for group in self.optimizer.param_groups), default=0.0)
-        stale = bool(self.rates) and rate != self.rates[-1] and self.tick == self._step_tick
+        gone = self._known is not None and self.schedule is None
+        stale = bool(self.rates) and rate != self.rates[-1] and (gone or self.tick == self._step_tick)
         if self._looks and (not self.rates or stale):
             self._look()
         tick = self.tick

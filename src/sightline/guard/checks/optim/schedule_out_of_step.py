@@ -98,6 +98,8 @@ def _early(s: ScheduleSeen) -> Finding | None:
     first = not s.restored and s.first_tick is not None and s.first_tick == max(1, s.first_forwards)
     if s.early <= steps // 2 and not (first and s.ticks is not None and s.ticks >= steps - 1):
         return None
+    if s.inside > steps // 2:  # it counts in micro-batches, and the last of them comes before the step
+        return None
     fix = "call scheduler.step() after optimizer.step()"
     return _finding(s, "the schedule advances before the optimizer steps: its first rate is never used", fix)
 

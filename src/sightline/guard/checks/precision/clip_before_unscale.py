@@ -26,7 +26,7 @@ DOMAINS = ("any",)
 STEPS = 4  # measured steps whose norm, scaled, is one and the same number: real ones differ by percents
 EXACT = 2e-3  # relative: float32 sums, and the 1e-6 that clip_grad_norm_ adds
 LIMITS = (1e-3, 16.0)  # a limit in use (0.01 to 10): clipped after unscaling to this / scale makes no sense
-SCALE = 1024.0  # least scale that tells the two orders apart: limit / scale is below any limit in use
+SCALE = 8192.0  # least scale that tells the orders apart (healthy: 2^13 to 2^16): 16 over it is below any limit in use
 CUT = 0.5  # of the gradient left, by one parameter's norm after its backward pass: it was really clipped
 
 

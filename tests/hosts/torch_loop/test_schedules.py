@@ -1,0 +1,138 @@
+"""T6 through the door: schedules of all kinds, stepped rightly and wrongly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import lr_scheduler as sched
+
+import sightline
+
+EPOCHS, BATCHES = 4, 10
+Make = Callable[[torch.optim.Optimizer], Any]
+
+
+def drive(
+    make: Make | None,
+    when: str = "step",
+    *,
+    micro: int = 1,
+    scaler: torch.amp.GradScaler | None = None,
+    stop: int | None = None,
+    by_hand: Callable[[int], float] | None = None,
+    momentum: float = 0.9,
+    budget: float = 0.02,
+) -> list[str]:
+    """A stranger's loop; `when` the schedule advances: step, micro, epoch, early, never, or anew in every epoch."""
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 3))
+    opt = torch.optim.SGD(net.parameters(), lr=0.05, momentum=momentum)
+    plan = make(opt) if make and when != "anew" else None
+    count = 0
+    with sightline.attach(net, opt, on_finding=None, budget=budget) as guard:
+        for _ in range(EPOCHS):
+            if when == "anew" and make:
+                plan = make(opt)
+            for number in range(BATCHES * micro):
+                if by_hand:
+                    opt.param_groups[0]["lr"] = by_hand(count)
+                x = torch.randn(8, 6)
+                loss = nn.functional.cross_entropy(net(x), x[:, :3].argmax(1)) / micro
+                (scaler.scale(loss) if scaler else loss).backward()
+                if when == "micro" and plan:
+                    plan.step()
+                if (number + 1) % micro:
+                    continue
+                if when == "early" and plan:
+                    plan.step()
+                if scaler:
+                    scaler.step(opt)
+                    scaler.update()
+                else:
+                    opt.step()
+                opt.zero_grad()
+                count += 1
+                if when in ("step", "anew") and plan:
+                    plan.step()
+                if count == stop:
+                    return _codes(guard)
+            if when == "epoch" and plan:
+                plan.step()
+    return _codes(guard)
+
+
+def _codes(guard: Any) -> list[str]:
+    guard.close()
+    return [f.code for f in guard.findings]
+
+
+def warm_up(total: int) -> Make:
+    def rate(n: int) -> float:
+        return n / 5 if n < 5 else max(0.0, (total - n) / (total - 5))
+
+    return lambda opt: sched.LambdaLR(opt, rate)
+
+
+def chained(opt: torch.optim.Optimizer) -> Any:
+    first = sched.LinearLR(opt, start_factor=0.1, total_iters=5)
+    then = sched.CosineAnnealingLR(opt, T_max=EPOCHS * BATCHES - 5)
+    return sched.SequentialLR(opt, [first, then], milestones=[5])
+
+
+ALL = EPOCHS * BATCHES
+RIGHT: dict[str, dict[str, Any]] = {
+    "no schedule": {"make": None},
+    "cosine a step": {"make": lambda o: sched.CosineAnnealingLR(o, ALL)},
+    "cosine an epoch": {"make": lambda o: sched.CosineAnnealingLR(o, EPOCHS), "when": "epoch"},
+    "step an epoch": {"make": lambda o: sched.StepLR(o, 2), "when": "epoch"},
+    "one cycle": {"make": lambda o: sched.OneCycleLR(o, 0.1, total_steps=ALL)},
+    "warm-up and decay": {"make": warm_up(ALL)},
+    "warm-up then cosine": {"make": chained},
+    "warm restarts": {"make": lambda o: sched.CosineAnnealingWarmRestarts(o, BATCHES)},
+    "cyclic": {"make": lambda o: sched.CyclicLR(o, 0.01, 0.1, step_size_up=5)},
+    "exponential": {"make": lambda o: sched.ExponentialLR(o, 0.9)},
+    "accumulation": {"make": lambda o: sched.CosineAnnealingLR(o, ALL), "micro": 2},
+    "micro-batches throughout": {"make": lambda o: sched.CosineAnnealingLR(o, 2 * ALL), "micro": 2, "when": "micro"},
+    "stopped early": {"make": lambda o: sched.OneCycleLR(o, 0.1, total_steps=ALL), "stop": 15},
+    "stopped early in epochs": {"make": lambda o: sched.CosineAnnealingLR(o, 100), "stop": 25, "when": "epoch"},
+    "skipped first steps": {
+        "make": lambda o: sched.CosineAnnealingLR(o, ALL),
+        "scaler": torch.amp.GradScaler("cpu", init_scale=2.0**127),
+    },
+    "by hand": {"make": None, "by_hand": lambda n: 0.05 * min(1.0, (n + 1) / 8) * 0.5 * (1 + math.cos(n / ALL * 3.14))},
+    "by hand, in steps": {"make": None, "by_hand": lambda n: 0.05 * 0.1 ** (n // 15)},
+    "plateau": {"make": None, "by_hand": lambda n: 0.05 if n < 20 else 0.005},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of")
+@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize("budget", [0.02, 1.0])
+def test_right(name: str, budget: float) -> None:
+    assert drive(**RIGHT[name], budget=budget) == []
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "planned for one epoch": {"make": warm_up(BATCHES)},
+    "every micro-batch": {"make": warm_up(ALL), "micro": 4, "when": "micro"},
+    "cosine planned in epochs": {"make": lambda o: sched.CosineAnnealingLR(o, EPOCHS)},
+    "cosine every micro-batch": {"make": lambda o: sched.CosineAnnealingLR(o, ALL), "micro": 4, "when": "micro"},
+    "one cycle stepped an epoch": {"make": lambda o: sched.OneCycleLR(o, 0.1, total_steps=ALL), "when": "epoch"},
+    "never stepped": {"make": lambda o: sched.CosineAnnealingLR(o, ALL), "when": "never"},
+    "planned in micro-batches": {"make": lambda o: sched.CosineAnnealingLR(o, 4 * ALL), "micro": 4},
+    "anew in every epoch": {"make": warm_up(ALL), "when": "anew"},
+    "cosine anew in every epoch": {"make": lambda o: sched.CosineAnnealingLR(o, ALL), "when": "anew"},
+    "warm-up by hand, in every epoch": {"make": None, "by_hand": lambda n: 0.05 * min(1.0, (n % BATCHES + 1) / 8)},
+    "before the optimizer": {"make": lambda o: sched.CosineAnnealingLR(o, ALL), "when": "early"},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.filterwarnings("ignore:Detected call of")
+def test_wrong(name: str) -> None:
+    assert drive(**WRONG[name]) == ["T6"]
