@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.guard.evidence import HeadSeen, OutputsSeen
@@ -47,9 +47,12 @@ class Head(Onlooker):
         moments = [second.sqrt(), values.pow(4).mean() / second.square().clamp(min=1e-30)]
         moments += [bias.detach().float().square().mean().sqrt()] if bias is not None and bias.dim() == 1 else []
 
+        tables = (module.weight for module in self.recorder.model.modules() if isinstance(module, nn.Embedding))
+        tied = any(weight is table for table in tables)
+
         def arrived(came: list[Tensor]) -> None:
             rms, kurtosis, *rest = (float(value) for value in came)
-            self.recorder.offer(HeadSeen(0, name, inputs, classes, rms, kurtosis, rest[0] if rest else None))
+            self.recorder.offer(HeadSeen(0, name, inputs, classes, rms, kurtosis, rest[0] if rest else None, tied))
 
         self.recorder.mailbox.post(moments, arrived)
 

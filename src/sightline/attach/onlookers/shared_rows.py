@@ -62,7 +62,6 @@ class SharedRows(Onlooker):
         self._count(len(rows), len(set(rows)))
         known = [row in self._evaluated for row in rows]
         self._mixed += any(known) and not all(known)
-        self._shared.update(row for row, seen in zip(rows, known, strict=True) if seen)
         self._trained.update(rows)
         if any(known):
             self._offer()

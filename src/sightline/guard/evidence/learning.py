@@ -72,6 +72,7 @@ class HeadSeen:
         inputs, classes: its numbers of inputs and outputs.
         rms: root mean square of its weights; `kurtosis` of their distribution (uniform 1.8, normal 3.0, trained more).
         bias_rms: of its bias; None without one.
+        embeds: whether it is an embedding's table too (tied weights).
     """
 
     step: int
@@ -81,6 +82,7 @@ class HeadSeen:
     rms: float
     kurtosis: float
     bias_rms: float | None = None
+    embeds: bool = False
 
 
 @dataclass(frozen=True, slots=True)

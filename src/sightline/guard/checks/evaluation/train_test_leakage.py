@@ -23,7 +23,7 @@ from sightline.guard.specimen import Run
 DOMAINS = ("any",)
 ROWS = 3  # shared rows: one or two may be a mistake of the data that harms nobody
 SHARE = 0.01  # of the rows evaluated: published sets have duplicates below it
-CHANCE = 5.0  # times what chance gives: so much that few different rows do not explain it
+CHANCE = 2.0  # times the most that chance gives, with the bound below
 BOUND = 3.0  # twins that may have been missed: with none in n pairs, the rate is below 3 / n (95 %)
 PART = 0.67  # of the rows trained on: evaluation of so few is a part of them, of more a training score
 

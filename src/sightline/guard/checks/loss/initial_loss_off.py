@@ -27,9 +27,7 @@ DOMAINS = ("any",)
 ABOVE, NATS = 2.0, 3.0  # of ln C and nats: careless inits of small models come to twice ln C, and train all the same
 BELOW = 0.5  # of ln C: an untrained model knows nothing, whatever its init
 SOFTMAX = 0.9  # of the positions must look like cross-entropy
-TIED = (
-    5.0  # times ln C where the head has torch.nn.Embedding's normal(0, 1): common with tied weights, harmless if narrow
-)
+TIED = 12.0  # times ln C where the head is an embedding of normal(0, 1), torch's default: it unlearns that soon
 ALL, WORST = 256, 3.0  # positions: of more, the loss is that of the worst ones, by nats higher than the mean
 ELEMENTS = 64  # weights: fewer show no distribution
 SHAPES = (1.8, 3.0)  # kurtosis of uniform and normal weights; trained ones have heavier tails
@@ -47,7 +45,7 @@ def find(loss: LossSeen, head: HeadSeen) -> Verdict:
         return None
     chance = log(loss.classes)
     margin = max(NATS, ABOVE * chance) + (WORST if loss.supervised > ALL else 0.0)
-    tied = abs(head.rms - 1) <= NEAR
+    tied = head.embeds and abs(head.rms - 1) <= NEAR
     if loss.loss > max(chance + margin, TIED * chance if tied else 0.0):
         return _above(loss.loss, chance, head)
     if loss.loss < BELOW * chance and _usual(head) and loss.probability_rows < SOFTMAX:
