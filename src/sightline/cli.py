@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from sightline import GuardError, UserError, __version__
+from sightline.errors import NotAScript
 from sightline.guard.report import told
 
 BAD_INPUT, GUARDED, INTERRUPTED = 2, 3, 128 + 2
@@ -49,7 +50,12 @@ class Commands(TyperGroup):
             return super().main(*args, **kwargs)
         except Launch as launch:  # the command line is done, and leaves nothing behind for the script to see
             run = launch.run
-        sys.exit(run())
+        try:
+            status = run()
+        except NotAScript as error:
+            _tell(str(error))
+            status = BAD_INPUT
+        sys.exit(status)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -216,7 +222,11 @@ def _end(ctx: Any, message: str, status: int) -> NoReturn:
         import traceback
 
         traceback.print_exc()
+    _tell(message)
+    raise typer.Exit(status)
+
+
+def _tell(message: str) -> None:
     colour = sys.stderr.isatty()
     typer.echo(typer.style("error:", fg="red", bold=True) if colour else "error:", err=True, nl=False)
     typer.echo(f" {message}", err=True)
-    raise typer.Exit(status)

@@ -22,6 +22,10 @@ class UserError(Exception):
         super().__init__(f"{place}{what}{remedy}")
 
 
+class NotAScript(UserError):
+    """What was to be run is no script or module."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint for a misspelt ``word``: the nearest known name, else the list of them all."""
     names = sorted(known)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
@@ -35,8 +36,26 @@ WHY = {
 ORDERED = 1 << 20  # samples whose order is drawn to be compared; above, the sampler's seed and epoch stand for it
 
 
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """The loader of the last batch, its epoch, and the seconds that the process waited for loaders so far."""
+
+    loader: DataLoader[Any]
+    epoch: int
+    waited: float
+
+
+class Source(Protocol):
+    """Somebody who notices loaders (see `attach/script_loaders.py`)."""
+
+    @property
+    def feed(self) -> Feed | None: ...
+
+
 class Loading:
-    """The feed of one model. `loader`: where the host told it."""
+    """The feed of one model. `loader`: where the host told it; else `source` is asked, where there is one."""
+
+    source: ClassVar[Source | None] = None
 
     def __init__(
         self, recorder: Recorder, loader: Iterable[Any] | None, wants: Callable[[str], bool], budget: float
@@ -53,11 +72,15 @@ class Loading:
         self._last = 0.0
         self._idle: float | None = None
         self._waited: float | None = None
+        self._waited_before = 0.0
+        self._told_epoch: weakref.WeakKeyDictionary[DataLoader[Any], int] = weakref.WeakKeyDictionary()
+        self._known: weakref.WeakKeyDictionary[DataLoader[Any], LoaderSeen] = weakref.WeakKeyDictionary()
 
     # --- what a host may say -----------------------------------------------------------------------------------------
 
     def epoch(self, loader: DataLoader[Any]) -> None:
         """An epoch of `loader`, which feeds this model, begins."""
+        self._seen = self._known.get(loader)
         self._loader, self._told = loader, True
         self._epoch()
 
@@ -71,6 +94,14 @@ class Loading:
         """The first forward of a step: the wait for data is over."""
         if self._stepped is not None:
             self._idle, self._stepped = time.perf_counter() - self._stepped, None
+        if (feed := self.source.feed if self.source else None) is not None:
+            self.waited(feed.waited - self._waited_before)
+            self._waited_before = feed.waited
+            known = self._known.get(feed.loader)
+            if known is None or self._told_epoch.get(feed.loader) != feed.epoch:
+                self._told_epoch[feed.loader] = feed.epoch
+                self.epoch(feed.loader)
+            self._loader, self._seen = feed.loader, self._known[feed.loader]
 
     def trained(self, call: Call, output: Any) -> None:
         """A training forward: the batch is hashed, and the first ones are probed."""
@@ -111,7 +142,7 @@ class Loading:
         return self._spent < SHARE * self._budget * (time.perf_counter() - self._began)
 
     def _hash(self, call: Call, output: Any) -> None:
-        hashes = row_hashes(call)
+        hashes = None if _made(call) else row_hashes(call)
         if hashes is None:
             return
         r, number = self._recorder, self._forwards
@@ -187,6 +218,7 @@ class Loading:
             orders=(*(before.orders if before else ()), _order(sampler)),
             samples=len(sampler) if sampler is not None else None,
         )
+        self._known[loader] = self._seen
         self._offer(self._seen)
         if before is None and self._wants("DrawsSeen") and (seen := draws(loader, self._recorder.step)) is not None:
             self._offer(seen)
@@ -211,6 +243,11 @@ class Loading:
         if not exact and wait > 0.5 * period and wait > 0.005:
             seen = replace(seen, make=seconds_a_batch(loader))
         self._offer(seen)
+
+
+def _made(call: Call) -> bool:
+    """Inputs that gradients flow through come from another model (a generator's, judged by a critic), not from data."""
+    return any(isinstance(value, Tensor) and value.requires_grad for value in (*call.args, *call.kwargs.values()))
 
 
 def _splitting(loader: DataLoader[Any]) -> Any:

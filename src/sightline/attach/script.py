@@ -1,8 +1,8 @@
 """The door for a whole script: `sightline run train.py`. The script is run as Python runs it, and watched.
 
 torch is not imported before the script imports it; a script that never does runs untouched. The only things of others
-that are wrapped are here and in `script_scout`: the making of optimizers, the compiling of modules to TorchScript
-(which reads hooks as code), and `os._exit` (after which nothing could be told).
+that are wrapped are here and in `script_scout`: the making of optimizers, the epochs of loaders, the compiling of
+modules (which reads hooks as code), and `os._exit` (after which nothing could be told).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def run_script(
     have ended with 0 then ends with 3 where an error was found.
 
     Raises:
-        UserError: there is no such script or module.
+        NotAScript: there is no such script or module.
     """
     session = Session([target, *arguments], findings.absolute() if findings else None, strict, budget)
     session.begin()
@@ -94,11 +94,13 @@ class Session:
     def _torch_came(self) -> None:
         import torch
 
+        from sightline.attach.script_loaders import Loaders
         from sightline.attach.script_scout import Scout
         from sightline.attach.script_watch import Models
 
         self._models = Models(self._budget, self._found, self._problem)
         Scout(self._models, self._problem).install()
+        Loaders().install()
         torch.jit.script = _without_hooks(torch.jit.script, self._models)
 
     # --- telling -------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from typing import Any
 
-from sightline.errors import UserError
+from sightline.errors import NotAScript
 
 INTERRUPTED = 128 + 2
 OURS = str(Path(__file__).parents[1]) + os.sep
@@ -47,15 +47,15 @@ class Ended:
 
 
 def script_program(script: str, arguments: Sequence[str]) -> Program:
-    """A file, or a folder that holds `__main__.py`. Raises UserError where there is neither."""
+    """A file, or a folder that holds `__main__.py`. Raises NotAScript where there is neither."""
     path = Path(script)
     if path.is_dir():
         inside = path / "__main__.py"
         if not inside.is_file():
-            raise UserError("the script is a folder without __main__.py", where=script, fix="name the file to run")
+            raise NotAScript("the script is a folder without __main__.py", where=script, fix="name the file to run")
         return _file_program(str(inside), script, os.path.realpath(path), arguments)
     if not path.exists():
-        raise UserError("no such file", where=script, fix="give the path of a Python script, or -m and a module")
+        raise NotAScript("no such file", where=script, fix="give the path of a Python script, or -m and a module")
     return _file_program(script, script, os.path.dirname(os.path.realpath(script)), arguments)
 
 
@@ -72,7 +72,7 @@ def _file_program(file: str, shown: str, path0: str, arguments: Sequence[str]) -
 def module_program(name: str, arguments: Sequence[str]) -> Program:
     """`-m NAME`: a module, or a package with `__main__`. Its parent packages are imported, as Python does.
 
-    Raises UserError where there is no such module.
+    Raises NotAScript where there is no such module.
     """
     if not sys.flags.safe_path:
         sys.path[0] = os.getcwd()
@@ -87,7 +87,7 @@ def _code(spec: ModuleSpec) -> Callable[[], types.CodeType]:
     def compiled() -> types.CodeType:
         code: types.CodeType | None = loader.get_code(spec.name)
         if code is None:
-            raise UserError(f"module {spec.name} has no Python code", where="-m", fix="name a module written in Python")
+            raise NotAScript(f"module {spec.name} has no Python code", where="-m", fix="name one that has")
         return code
 
     return compiled
@@ -103,10 +103,10 @@ def _spec_of(name: str) -> ModuleSpec:
     except ValueError:  # a module without a spec, or an empty name
         spec = None
     if spec is None or spec.loader is None:
-        raise UserError(f"no module named {name!r}", where="-m", fix="check the name and the current folder")
+        raise NotAScript(f"no module named {name!r}", where="-m", fix="check the name and the current folder")
     if spec.submodule_search_locations is not None:
         if importlib.util.find_spec(f"{name}.__main__") is None:
-            raise UserError(f"{name!r} is a package without __main__", where="-m", fix=f"name a module of {name}")
+            raise NotAScript(f"{name!r} is a package without __main__", where="-m", fix=f"name a module of {name}")
         return _spec_of(f"{name}.__main__")
     return spec
 
@@ -137,12 +137,14 @@ def ended_by(work: Callable[[], Any]) -> Ended:
         work()
     except SystemExit as leaving:
         return Ended(_status(leaving))
-    except UserError:
+    except NotAScript:
         raise
-    except BaseException as error:  # noqa: BLE001 - the interpreter's own last resort, for which we stand in
-        _show(error)
-        return Ended(INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1, error)
-    return Ended(0)
+    except BaseException as caught:  # noqa: BLE001 - the interpreter's own last resort, for which we stand in
+        error = caught
+    else:
+        return Ended(0)
+    _show(error)  # not while it is handled: what a failing hook raises is not its consequence
+    return Ended(INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1, error)
 
 
 def _status(leaving: SystemExit) -> int:

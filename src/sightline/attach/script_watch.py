@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from sightline.guard.watch import Watch
 class Watched:
     """One model. `blind`: no forward pass of it is heard, so each step begins where the last one ended."""
 
-    name: str
+    kind: str
     attachment: Attachment | None
     recorder: Recorder
     optimizers: list[Optimizer]
@@ -35,6 +36,8 @@ class Watched:
     references: int
     records: list[dict[str, object]] = field(default_factory=list)
     steps: int = 0
+    name: str = ""
+    loader: weakref.ref[Any] | None = None
 
 
 class Models:
@@ -46,6 +49,8 @@ class Models:
         self._routes: dict[int, tuple[Any, list[Watched]]] = {}
         self._losses: list[Any] = []
         self._made: tuple[int, int] = (-1, 0)
+        self._last_loader: Callable[[], Any] = lambda: None
+        self._feeding = False
         self.before: Callable[[Optimizer], None] | None = None
         self._handles = [
             register_optimizer_step_pre_hook(self._before_step),
@@ -61,8 +66,7 @@ class Models:
         attachment = Attachment(inner, optimizers[0], None, None, facts, watch, self._budget, None, None)
         recorder = attachment._recorder
         recorder.optimizers += [o for o in optimizers[1:] if o not in recorder.optimizers]
-        name = type(inner).__name__
-        one = Watched(name, attachment, recorder, list(optimizers), blind, 0)
+        one = Watched(type(inner).__name__, attachment, recorder, list(optimizers), blind, 0)
         attachment._handles = hooked(
             recorder, called, None, lambda error: self._give_up(one, error), not blind, steps=False
         )
@@ -73,7 +77,7 @@ class Models:
         return one
 
     def _name_apart(self) -> None:
-        kinds = [type(w.recorder.model).__name__ if w.attachment else w.name.partition(" ")[0] for w in self.watched]
+        kinds = [one.kind for one in self.watched]
         for place, (one, kind) in enumerate(zip(self.watched, kinds, strict=True)):
             one.name = kind if kinds.count(kind) == 1 else f"{kind} {kinds[: place + 1].count(kind)}"
 
@@ -93,6 +97,7 @@ class Models:
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for one in self._those_of(optimizer):
             self._do(one, one.recorder.after_step, optimizer, args, kwargs)
+            self._feed(one)
             if one.blind:
                 self._do(one, one.recorder.begin)
 
@@ -112,6 +117,33 @@ class Models:
 
     def _do(self, one: Watched, act: Callable[..., Any], *args: Any) -> None:
         Hook(act, lambda error: self._give_up(one, error))(*args)
+
+    # --- loaders -------------------------------------------------------------------------------------------------
+
+    def iterated(self, loader: Any) -> None:
+        """An epoch of a loader begins: of the one that feeds the only model, or of another."""
+        if self._feeding:
+            return
+        self._last_loader = weakref.ref(loader)
+        for one in self.live:
+            if one.loader is not None and one.loader() is loader:
+                self._begin_epoch(one, loader)
+
+    def _feed(self, one: Watched) -> None:
+        """What was iterated last before the first step feeds the model, where there is just one."""
+        if len(self.live) != 1:
+            one.loader = None
+        elif one.recorder.step == 1 and one.loader is None and (loader := self._last_loader()) is not None:
+            one.loader = weakref.ref(loader)
+            self._begin_epoch(one, loader)
+
+    def _begin_epoch(self, one: Watched, loader: Any) -> None:
+        assert one.attachment is not None
+        self._feeding = True  # a probe may iterate it too
+        try:
+            self._do(one, one.attachment.loading.epoch, loader)
+        finally:
+            self._feeding = False
 
     # --- losses that are modules ---------------------------------------------------------------------------------
 
