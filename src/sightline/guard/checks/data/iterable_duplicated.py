@@ -52,7 +52,8 @@ def find(feed: FeedSeen) -> Verdict:
 
 def _stretches(batches: list[Fed], workers: int) -> list[list[Fed]]:
     """Runs of `workers` batches, from the first batch of each epoch on: workers take turns."""
-    return [batches[start : start + workers] for start in range(0, len(batches) - workers + 1, workers)]
+    epochs = [[b for b in batches if b.epoch == epoch] for epoch in dict.fromkeys(b.epoch for b in batches)]
+    return [one[start : start + workers] for one in epochs for start in range(0, len(one) - workers + 1, workers)]
 
 
 def _all(stretch: list[Fed]) -> list[int]:

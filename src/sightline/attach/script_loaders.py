@@ -1,0 +1,61 @@
+"""Notices which DataLoader feeds a script's models: the last one that gave a batch before a training forward."""
+
+from __future__ import annotations
+
+import functools
+import time
+import weakref
+from typing import Any
+
+from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _BaseDataLoaderIter
+
+from sightline.attach.loading import Feed, Loading
+from sightline.guard.probes.draws import Copy
+
+
+class Loaders:
+    """Every loader of the process, since `install`."""
+
+    def __init__(self) -> None:
+        self._epochs: weakref.WeakKeyDictionary[DataLoader[Any], int] = weakref.WeakKeyDictionary()
+        self._of: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+        self._latest: weakref.ref[DataLoader[Any]] | None = None
+        self._waited = 0.0
+
+    def install(self) -> None:
+        """Notice every epoch of every loader, and how long each batch is waited for."""
+        iterate, fetch, loaders = DataLoader.__iter__, _BaseDataLoaderIter.__next__, self
+
+        @functools.wraps(iterate)
+        def iterated(loader: DataLoader[Any]) -> Any:
+            iterator = iterate(loader)
+            if not isinstance(loader, Copy):
+                loaders._began(loader, iterator)
+            return iterator
+
+        @functools.wraps(fetch)
+        def fetched(iterator: Any) -> Any:
+            start = time.perf_counter()
+            batch = fetch(iterator)
+            loaders._gave(iterator, time.perf_counter() - start)
+            return batch
+
+        DataLoader.__iter__ = iterated  # type: ignore[method-assign]
+        _BaseDataLoaderIter.__next__ = fetched  # type: ignore[method-assign, assignment]
+        Loading.source = self
+
+    def _began(self, loader: DataLoader[Any], iterator: Any) -> None:
+        self._epochs[loader] = self._epochs.get(loader, -1) + 1
+        self._of[iterator] = weakref.ref(loader)
+
+    def _gave(self, iterator: Any, seconds: float) -> None:
+        if (loader := self._of.get(iterator)) is not None:
+            self._latest = loader
+            self._waited += seconds
+
+    @property
+    def feed(self) -> Feed | None:
+        """The loader that gave the last batch."""
+        loader = self._latest() if self._latest else None
+        return Feed(loader, self._epochs.get(loader, 0), self._waited) if loader is not None else None
