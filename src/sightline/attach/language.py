@@ -56,8 +56,8 @@ class Language:
         if not any(self._looks.values()) or ids is None or ids.dim() != 2 or torch.is_grad_enabled():
             return
         if before is not None and self._looks["generating"] and (chosen := _went_on(before[0], call, ids)) is not None:
-            padded, mask, last_only = before
-            if (seen := padding(padded, mask, step, chosen=chosen, last_only=last_only)) is not None:
+            padded, shown, last_only = before
+            if (seen := padding(padded, shown, step, chosen=chosen, last_only=last_only)) is not None:
                 self._looks["generating"] -= 1
                 offer(seen)
             return
