@@ -108,6 +108,21 @@ def test_a_probe_between_forward_and_backward_leaves_the_graph_alone() -> None:
     assert same(expected, [p.grad for p in model.parameters()])
 
 
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_batch_norm_that_trains_can_still_be_differentiated(momentum: float | None) -> None:
+    """Its running statistics are saved for the backward pass: the probe's forward must not write to them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=momentum), nn.Flatten(), nn.Linear(16, 2))
+    pixels = torch.randn(5, 3, 4, 4)
+    loss = model(pixels).sum()
+    held = [(name, id(buffer), buffer.clone()) for name, buffer in model.named_buffers()]
+    with untouched(model):
+        model(torch.randn(5, 3, 4, 4)).sum().backward()
+    loss.backward()
+    after = dict(model.named_buffers())
+    assert all(id(after[name]) == place and torch.equal(after[name], value) for name, place, value in held)
+
+
 def test_an_optimizer_without_weights_is_refused() -> None:
     model, optimizer = build()
     with pytest.raises(ValueError, match="weights=True"), untouched(model, optimizer):

@@ -54,6 +54,11 @@ def _put_back(live: Tensor, value: Tensor) -> None:
             live.copy_(value)
 
 
+def _version(tensor: Tensor) -> int:
+    """How often the tensor was written to; inference tensors do not count."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
 def _bytes(tensor: Tensor) -> Tensor:
     """As bytes, so that a NaN equals itself and -0.0 is not 0.0."""
     return tensor.contiguous().view(-1).view(torch.uint8)
@@ -82,15 +87,22 @@ def _set_random_state(state: dict[str, Any]) -> None:
 
 
 class _Buffers:
-    """A model's buffers: which tensors they are, and their values."""
+    """A model's buffers. A probe works on copies of them.
+
+    Writing the old values back would not do: batch norm keeps its running statistics for the backward pass, and a graph
+    refuses a tensor that was written to since, even with the same values.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.saved = [
-            (module, name, buffer, buffer.detach().clone())
+            (module, name, buffer, _version(buffer), buffer.detach().clone())
             for module in model.modules()
             for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
         ]
+        copies: dict[int, Tensor] = {}  # one tensor under two names stays one
+        for module, name, buffer, _, value in self.saved:
+            setattr(module, name, copies.setdefault(id(buffer), value.clone()))
 
     def restore(self) -> None:
         known = {(id(module), name) for module, name, *_ in self.saved}
@@ -98,9 +110,10 @@ class _Buffers:
             for name, _ in list(module.named_buffers(recurse=False, remove_duplicate=False)):
                 if (id(module), name) not in known:
                     delattr(module, name)
-        for module, name, buffer, value in self.saved:
+        for module, name, buffer, version, value in self.saved:
             setattr(module, name, buffer)
-            _put_back(buffer, value)
+            if _version(buffer) != version:  # reached by another way than the module's name for it
+                _put_back(buffer, value)
 
 
 class _OptimizerState:
