@@ -1,0 +1,39 @@
+"""Each worker draws its augmentation from torch's own generator, which the loader seeds anew in each worker."""
+
+import os
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+
+class Noisy(Dataset):
+    def __init__(self):
+        self.clean = torch.eye(4).repeat(32, 1)
+
+    def __len__(self):
+        return len(self.clean)
+
+    def __getitem__(self, i):
+        noise = torch.randn(16)
+        return self.clean[i].repeat(4) + 0.5 * noise, i % 4
+
+
+def main():
+    torch.manual_seed(int(os.environ.get("SEED", 0)))
+    loader = DataLoader(Noisy(), batch_size=8, num_workers=2, shuffle=True)
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step = 0
+    for _ in range(3):
+        for inputs, labels in loader:
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(inputs), labels)
+            loss.backward()
+            optimizer.step()
+            step += 1
+            print(f"step {step} loss {loss.item():.6f}")
+
+
+if __name__ == "__main__":
+    main()
