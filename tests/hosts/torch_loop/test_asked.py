@@ -138,9 +138,6 @@ def test_imperfect_without_a_word() -> None:
     seen = IDS.clone()
     seen[IDS == 0] = 1  # the background is counted, and never predicted
     assert asked(accuracy, predictions=seen) == ["M3 error"]
-    assert (
-        asked(lambda p, t: accuracy(p.roll(2), t)) == ["M3 error"] or asked(lambda p, t: accuracy(p.roll(2), t)) == []
-    )
 
 
 def test_lists_of_words_and_what_is_no_number() -> None:
