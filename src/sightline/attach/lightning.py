@@ -153,7 +153,7 @@ class GuardCallback(*_bases()):  # type: ignore[misc]
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """All gradients are there, and the update comes next."""
         if self.guard is not None:
-            self.guard._recorder.gradients_ready()
+            self.guard._recorder.gradients_ready(optimizer)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """What the module logged, as often as the Trainer hands it to its loggers."""

@@ -206,19 +206,19 @@ class Recorder:
             step = self._open or (self._stepped[-1][0] if self._stepped else None)
             if step and step.non_finite is None and any(not math.isfinite(loss) for loss in step.losses):
                 step.non_finite = self._name_non_finite()
-            closure = any(callable(value) for value in (*args[1:], *kwargs.values()))  # it would run inside the step
-            self._before = None if closure else self._look(step)
-            self.onlookers.before_step(optimizer, measured=bool(step and step.measured))
+            if not any(callable(value) for value in (*args[1:], *kwargs.values())):  # a closure runs inside the step
+                self._look(optimizer, step)
             self.beside.stepping()
 
-    def gradients_ready(self) -> None:
+    def gradients_ready(self, optimizer: Optimizer) -> None:
         """A host's word from inside an optimizer's closure: the backward pass is over, the update comes next."""
-        if not self.muted:
+        if not self.muted and self._knows(optimizer):
             with self._pace.timed():
-                self._before = self._look(self._open)
+                self._look(optimizer, self._open)
 
-    def _look(self, step: OpenStep | None) -> Before | None:
-        return self.meter.before() if step and step.measured else None
+    def _look(self, optimizer: Optimizer, step: OpenStep | None) -> None:
+        self._before = self.meter.before() if step and step.measured else None
+        self.onlookers.before_step(optimizer, measured=self._before is not None)
 
     def after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Hook after any optimizer's step."""

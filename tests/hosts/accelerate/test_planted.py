@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ def classifier(activation: type[nn.Module] = nn.ReLU, depth: int = 2) -> nn.Sequ
     return nn.Sequential(*layers, nn.BatchNorm1d(16), nn.Dropout(0.2), nn.Linear(16, 4))
 
 
-def loader(count: int = 64, size: int = 8) -> DataLoader[Any]:
-    x = torch.randn(count, 16, generator=torch.Generator().manual_seed(0))
+def loader(count: int = 64, size: int = 8, seed: int = 0) -> DataLoader[Any]:
+    x = torch.randn(count, 16, generator=torch.Generator().manual_seed(seed))
     return DataLoader(TensorDataset(x, x[:, :4].argmax(1)), size, shuffle=True)
 
 
@@ -77,7 +78,7 @@ def a_test_without_eval(folder: Path, watch: Watch, faulty: bool) -> nn.Module:
     accelerator = Accelerator(cpu=True)
     model = classifier()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    model, optimizer, batches, held_out = accelerator.prepare(model, optimizer, loader(), loader(16))
+    model, optimizer, batches, held_out = accelerator.prepare(model, optimizer, loader(), loader(16, seed=1))
     with watch(accelerator, model, optimizer, batches):
         for _ in range(2):
             model.train()
@@ -160,6 +161,44 @@ def twelve_sigmoids(folder: Path, watch: Watch, faulty: bool) -> nn.Module:
     return loop(classifier(nn.Sigmoid if faulty else nn.ReLU, 12), loader(), watch)
 
 
+@plants("P4")
+def weights_in_bfloat16(folder: Path, watch: Watch, faulty: bool) -> nn.Module:
+    accelerator = Accelerator(cpu=True)
+    model = classifier()
+    if faulty:
+        model.to(torch.bfloat16)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-5)
+    model, optimizer, batches = accelerator.prepare(model, optimizer, loader())
+    with watch(accelerator, model, optimizer, batches):
+        for _ in range(6):
+            for x, y in batches:
+                accelerator.backward(F.cross_entropy(model(x.bfloat16() if faulty else x), y))
+                optimizer.step()
+                optimizer.zero_grad()
+    return model
+
+
+@plants("T6")
+def a_schedule_planned_in_micro_batches(folder: Path, watch: Watch, faulty: bool) -> nn.Module:
+    """`prepare` makes the schedule advance with the optimizer's steps, a quarter as often as there are batches."""
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=4)
+    model, epochs = classifier(), 16
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    batches = loader()
+    planned = epochs * len(batches) // (1 if faulty else 4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, planned)
+    model, optimizer, batches, schedule = accelerator.prepare(model, optimizer, batches, schedule)
+    with watch(accelerator, model, optimizer, batches):
+        for _ in range(epochs):
+            for x, y in batches:
+                with accelerator.accumulate(model):
+                    accelerator.backward(F.cross_entropy(model(x), y))
+                    optimizer.step()
+                    schedule.step()
+                    optimizer.zero_grad()
+    return model
+
+
 @plants("K1")
 def saved_before_the_last_step(folder: Path, watch: Watch, faulty: bool) -> nn.Module:
     accelerator = Accelerator(cpu=True)
@@ -185,15 +224,20 @@ def test_found_in_the_script_and_not_in_its_twin(script: Script, tmp_path: Path)
     seen: list[Any] = []
 
     def watch(*prepared: Any, **options: Any) -> Any:
-        seen.append(attach(*prepared, on_finding=None, **options))
+        seen.append(attach(*prepared, on_finding=None, budget=1.0, **options))
         return seen[-1]
 
     script(tmp_path / "faulty", watch, True)
     assert script.plants in told(seen[-1].records()), (told(seen[-1].records()), seen[-1].records())
-    watched = script(tmp_path / "clean", watch, False)
+    script(tmp_path / "clean", watch, False)
     assert loud(seen[-1].records()) == []
     kinds = {str(r["code"]): (r["kind"], r.get("why")) for r in seen[-1].records()}
-    assert kinds[script.plants][0] == "passed", kinds[script.plants]
+    assert kinds[script.plants][0] == ("not-run" if script.plants == "P4" else "passed"), kinds[script.plants]
+
+
+@pytest.mark.parametrize("script", planted(globals())[::4])
+def test_the_guard_changes_no_bit(script: Script, tmp_path: Path) -> None:
+    watched = script(tmp_path / "watched", partial(attach, on_finding=None), False)
     assert same(watched, script(tmp_path / "alone", lambda *_, **__: contextlib.nullcontext(), False))
 
 

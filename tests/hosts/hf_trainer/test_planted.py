@@ -133,6 +133,45 @@ def a_mean_of_each_micro_batch(folder: Path, callbacks: list[Any], faulty: bool)
     return model
 
 
+@plants("L5")
+def rows_beyond_the_positions_of_the_model(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
+    model, tok = small.language_model(max_position_embeddings=16), small.tokenizer()
+
+    def group(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        stream = [token for row in rows for token in row["input_ids"]]
+        length = 24 if faulty else 16
+        ids = torch.tensor(stream[:length])[None]
+        return {"input_ids": ids, "labels": ids.clone()}
+
+    args = arguments(folder, per_device_train_batch_size=8)
+    Trainer(
+        model, args, data_collator=group, train_dataset=tokenized(), processing_class=tok, callbacks=callbacks
+    ).train()
+    return model
+
+
+@plants("L1")
+def samples_from_prompts_padded_at_the_right(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
+    model, tok = small.language_model(initializer_range=0.5), small.tokenizer(side="right" if faulty else "left")
+
+    class Samples(transformers.TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if state.global_step != 4:
+                return
+            prompts = tok(["the cat", "a dog sat on the mat under", "no"], padding=True, return_tensors="pt")
+            prompts.pop("token_type_ids", None)
+            model.eval()
+            model.generate(**prompts, max_new_tokens=4, do_sample=False)
+            model.train()
+
+    collator = DataCollatorForLanguageModeling(small.tokenizer(), mlm=False)
+    trainer = Trainer(
+        model, arguments(folder), data_collator=collator, train_dataset=tokenized(), callbacks=[Samples(), *callbacks]
+    )
+    trainer.train()
+    return model
+
+
 # --- any model -------------------------------------------------------------------------------------------------------
 
 
@@ -190,6 +229,38 @@ def twelve_sigmoids(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Modu
     return model
 
 
+@plants("P4")
+def weights_in_bfloat16(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
+    model = small.language_model(hidden_size=32)
+    collator = DataCollatorForLanguageModeling(small.tokenizer(), mlm=False)
+    if faulty:
+        model.to(torch.bfloat16)
+    args = arguments(folder, max_steps=24, learning_rate=1e-5, bf16=not faulty)
+    Trainer(model, args, data_collator=collator, train_dataset=tokenized(96), callbacks=callbacks).train()
+    return model
+
+
+@plants("T6")
+def a_schedule_planned_for_one_epoch(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
+    model, epochs, batches = Classifier(), 3, 16
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    planned = batches if faulty else epochs * batches
+    schedule = transformers.get_linear_schedule_with_warmup(optimizer, 2, planned)
+    args = arguments(folder, max_steps=-1, num_train_epochs=epochs)
+    Trainer(model, args, train_dataset=points(), optimizers=(optimizer, schedule), callbacks=callbacks).train()
+    return model
+
+
+@plants("M1")
+def validation_rows_that_were_trained_on(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
+    model, rows = Classifier(), points(320)
+    train = rows if faulty else rows[:256]
+    sizes = {"per_device_train_batch_size": 32, "per_device_eval_batch_size": 32}
+    args = arguments(folder, max_steps=-1, num_train_epochs=3, eval_strategy="epoch", **sizes)
+    Trainer(model, args, train_dataset=train, eval_dataset=rows[256:], callbacks=callbacks).train()
+    return model
+
+
 @plants("K1")
 def only_parameters_are_saved(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
     model = Classifier()
@@ -210,14 +281,19 @@ def only_parameters_are_saved(folder: Path, callbacks: list[Any], faulty: bool) 
 
 @pytest.mark.parametrize("script", planted(globals()))
 def test_found_in_the_script_and_not_in_its_twin(script: Script, tmp_path: Path) -> None:
-    guard = GuardCallback(on_finding=None)
+    guard = GuardCallback(on_finding=None, budget=1.0)
     script(tmp_path / "faulty", [guard], True)
     assert script.plants in told(guard.records()), (told(guard.records()), guard.records())
-    guard = GuardCallback(on_finding=None)
-    watched = script(tmp_path / "clean", [guard], False)
+    guard = GuardCallback(on_finding=None, budget=1.0)
+    script(tmp_path / "clean", [guard], False)
     assert loud(guard.records()) == []
     kinds = {str(r["code"]): (r["kind"], r.get("why")) for r in guard.records()}
-    assert kinds[script.plants][0] == "passed", kinds[script.plants]
+    assert kinds[script.plants][0] == ("not-run" if script.plants == "P4" else "passed"), kinds[script.plants]
+
+
+@pytest.mark.parametrize("script", planted(globals())[::4])
+def test_the_guard_changes_no_bit(script: Script, tmp_path: Path) -> None:
+    watched = script(tmp_path / "watched", [GuardCallback(on_finding=None)], False)
     assert same(watched, script(tmp_path / "alone", [], False))
 
 

@@ -81,6 +81,22 @@ def a_rate_that_breaks_the_weights(folder: Path, guarded: Guarded, faulty: bool)
     return model
 
 
+@plants("L9")
+def a_reference_that_follows_the_policy(folder: Path, guarded: Guarded, faulty: bool) -> nn.Module:
+    pairs = {"prompt": [f"{text} " for text in TEXTS], "chosen": TEXTS[::-1], "rejected": TEXTS[5:] + TEXTS[:5]}
+    trainer = DPOTrainer(
+        str(small.pretrained(folder / "start")),
+        args=DPOConfig(**usual(folder)),
+        train_dataset=Dataset.from_dict(pairs),
+        processing_class=small.tokenizer(),
+    )
+    if faulty:  # a shortcut to save memory
+        for mine, theirs in zip(trainer.ref_model.parameters(), trainer.model.parameters(), strict=True):
+            mine.data = theirs.data
+    guarded(trainer).train()
+    return trainer.model
+
+
 # --- clean runs of every trainer -------------------------------------------------------------------------------------
 
 
@@ -143,7 +159,7 @@ def rollout(folder: Path, guarded: Guarded) -> nn.Module:
 
 def watching(seen: list[GuardCallback]) -> Guarded:
     def add(trainer: Any) -> Any:
-        seen.append(GuardCallback(trainer=trainer, on_finding=None))
+        seen.append(GuardCallback(trainer=trainer, on_finding=None, budget=1.0))
         trainer.add_callback(seen[-1])
         return trainer
 
@@ -155,10 +171,15 @@ def test_found_in_the_script_and_not_in_its_twin(script: Script, tmp_path: Path)
     seen: list[GuardCallback] = []
     script(tmp_path / "faulty", watching(seen), True)
     assert script.plants in told(seen[-1].records()), (told(seen[-1].records()), seen[-1].records())
-    watched = script(tmp_path / "clean", watching(seen), False)
+    script(tmp_path / "clean", watching(seen), False)
     assert loud(seen[-1].records()) == []
     kinds = {str(r["code"]): (r["kind"], r.get("why")) for r in seen[-1].records()}
-    assert kinds[script.plants][0] == "passed", kinds[script.plants]
+    assert kinds[script.plants][0] == ("not-run" if script.plants == "P4" else "passed"), kinds[script.plants]
+
+
+@pytest.mark.parametrize("script", planted(globals())[::4])
+def test_the_guard_changes_no_bit(script: Script, tmp_path: Path) -> None:
+    watched = script(tmp_path / "watched", watching([]), False)
     assert same(watched, script(tmp_path / "alone", lambda trainer: trainer, False))
 
 
@@ -173,6 +194,7 @@ def test_a_clean_run_is_silent_and_stays_the_same(script: Callable[..., nn.Modul
     shown = guard.watch._latest
     assert shown["DataSeen"].objective == ("sft" if script in (supervised, packed) else script.__name__)
     assert ("ReferenceSeen" in shown) == (script is preference)
+    assert ("LeakSeen" in shown) == (script is packed)
     names = shown["MetricsHistory"].names()
     assert {"preference": "rewards/margins", "rollout": "reward"}.get(script.__name__, "loss") in names
     if script is preference:
