@@ -148,7 +148,12 @@ class Schedules(Onlooker):
 
 
 def schedules_of(optimizer: Optimizer) -> list[Any]:
-    """The schedules that drive an optimizer; those inside another (`SequentialLR`) are left out."""
+    """The schedules that drive an optimizer; those inside another (`SequentialLR`) are left out.
+
+    Every schedule of torch leaves ``initial_lr`` in the groups; without it, nothing is searched.
+    """
+    if not any("initial_lr" in group for group in optimizer.param_groups):
+        return []
     found = [one for one in living(lr_scheduler.LRScheduler) if getattr(one, "optimizer", None) is optimizer]
     inner = {id(part) for one in found for part in getattr(one, "_schedulers", ())}
     return [one for one in found if id(one) not in inner]

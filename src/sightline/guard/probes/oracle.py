@@ -55,7 +55,7 @@ def _moved(rows: Any, shift: int) -> Any:
         return rows.roll(shift, dims=0)
     if isinstance(rows, Sequence) and not isinstance(rows, str):
         cut = shift % max(1, len(rows))
-        return type(rows)([*rows[-cut:], *rows[:-cut]]) if isinstance(rows, list | tuple) else rows  # type: ignore[call-arg]
+        return type(rows)([*rows[-cut:], *rows[:-cut]]) if isinstance(rows, list | tuple) else rows
     if hasattr(rows, "__array__"):
         return type(rows)(rows) if not hasattr(rows, "copy") else torch.as_tensor(rows.copy()).roll(shift, 0).numpy()
     return rows

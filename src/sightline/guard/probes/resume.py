@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,12 @@ def resume(
         "random state": (_random(saved), torch.get_rng_state()),
     }
     compared = [name for name, (one, other) in parts.items() if len(one) and len(other)]
-    tests = {"weights": _weights, "optimizer": _optimizers, "schedule": _schedules, "random state": _randoms}
+    tests: dict[str, Callable[[Any, Any], str]] = {
+        "weights": _weights,
+        "optimizer": _optimizers,
+        "schedule": _schedules,
+        "random state": _randoms,
+    }
     differ = [(name, what) for name in compared if (what := tests[name](*parts[name]))]
     return ResumeSeen(
         step=step,

@@ -52,9 +52,10 @@ def specimen(run: Run, *, faulty: bool) -> None:
     import torch
     from torch import nn
 
-    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    first = nn.Linear(8, 16)
+    model = nn.Sequential(first, nn.ReLU(), nn.Linear(16, 3))
     if faulty:
-        nn.init.constant_(model[0].bias, -100.0)
+        nn.init.constant_(first.bias, -100.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     run.attach(model, optimizer)
     for _ in range(14):
