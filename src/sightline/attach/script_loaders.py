@@ -5,19 +5,22 @@ from __future__ import annotations
 import functools
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
+from sightline.attach.hook import Hook
 from sightline.attach.loading import Feed, Loading
 from sightline.guard.probes.draws import Copy
 
 
 class Loaders:
-    """Every loader of the process, since `install`."""
+    """Every loader of the process, since `install`. `fault`: told of errors of our own."""
 
-    def __init__(self) -> None:
+    def __init__(self, fault: Callable[[str], None]) -> None:
+        self._hook = lambda act: Hook(act, lambda error: fault(f"loader: {error!r}"))
         self._epochs: weakref.WeakKeyDictionary[DataLoader[Any], int] = weakref.WeakKeyDictionary()
         self._of: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._latest: weakref.ref[DataLoader[Any]] | None = None
@@ -25,20 +28,21 @@ class Loaders:
 
     def install(self) -> None:
         """Notice every epoch of every loader, and how long each batch is waited for."""
-        iterate, fetch, loaders = DataLoader.__iter__, _BaseDataLoaderIter.__next__, self
+        iterate, fetch = DataLoader.__iter__, _BaseDataLoaderIter.__next__
+        began, gave = self._hook(self._began), self._hook(self._gave)
 
         @functools.wraps(iterate)
         def iterated(loader: DataLoader[Any]) -> Any:
             iterator = iterate(loader)
             if not isinstance(loader, Copy):
-                loaders._began(loader, iterator)
+                began(loader, iterator)
             return iterator
 
         @functools.wraps(fetch)
         def fetched(iterator: Any) -> Any:
             start = time.perf_counter()
             batch = fetch(iterator)
-            loaders._gave(iterator, time.perf_counter() - start)
+            gave(iterator, time.perf_counter() - start)
             return batch
 
         DataLoader.__iter__ = iterated  # type: ignore[method-assign]

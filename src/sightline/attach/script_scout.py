@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from sightline.attach.hook import Hook, unwrapped
 from sightline.attach.script_heap import children, compiled_parts, holders, joined, modules_alive, outermost
@@ -65,7 +64,7 @@ class Scout:
         models.before = self._before_step
 
     def install(self) -> None:
-        """Notice each optimizer that is made, each epoch of a loader, and models that are compiled in place."""
+        """Notice each optimizer that is made, and models that are compiled in place."""
         make, scout = Optimizer.__init__, self
 
         @functools.wraps(make)
@@ -81,14 +80,6 @@ class Scout:
             scout._unpost(module.modules())
             compile_(module, *args, **kwargs)
 
-        iterate, models = DataLoader.__iter__, self.models
-
-        @functools.wraps(iterate)
-        def iterated(loader: DataLoader[Any]) -> Any:
-            Hook(models.iterated, scout._failed)(loader)
-            return iterate(loader)
-
-        DataLoader.__iter__ = iterated  # type: ignore[method-assign]
         nn.Module.compile = compiled  # type: ignore[method-assign, assignment]
 
     def noticed(self, optimizer: Optimizer) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,7 +36,6 @@ class Watched:
     records: list[dict[str, object]] = field(default_factory=list)
     steps: int = 0
     name: str = ""
-    loader: weakref.ref[Any] | None = None
 
 
 class Models:
@@ -49,8 +47,6 @@ class Models:
         self._routes: dict[int, tuple[Any, list[Watched]]] = {}
         self._losses: list[Any] = []
         self._made: tuple[int, int] = (-1, 0)
-        self._last_loader: Callable[[], Any] = lambda: None
-        self._feeding = False
         self.before: Callable[[Optimizer], None] | None = None
         self._handles = [
             register_optimizer_step_pre_hook(self._before_step),
@@ -97,7 +93,6 @@ class Models:
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for one in self._those_of(optimizer):
             self._do(one, one.recorder.after_step, optimizer, args, kwargs)
-            self._feed(one)
             if one.blind:
                 self._do(one, one.recorder.begin)
 
@@ -117,33 +112,6 @@ class Models:
 
     def _do(self, one: Watched, act: Callable[..., Any], *args: Any) -> None:
         Hook(act, lambda error: self._give_up(one, error))(*args)
-
-    # --- loaders -------------------------------------------------------------------------------------------------
-
-    def iterated(self, loader: Any) -> None:
-        """An epoch of a loader begins: of the one that feeds the only model, or of another."""
-        if self._feeding:
-            return
-        self._last_loader = weakref.ref(loader)
-        for one in self.live:
-            if one.loader is not None and one.loader() is loader:
-                self._begin_epoch(one, loader)
-
-    def _feed(self, one: Watched) -> None:
-        """What was iterated last before the first step feeds the model, where there is just one."""
-        if len(self.live) != 1:
-            one.loader = None
-        elif one.recorder.step == 1 and one.loader is None and (loader := self._last_loader()) is not None:
-            one.loader = weakref.ref(loader)
-            self._begin_epoch(one, loader)
-
-    def _begin_epoch(self, one: Watched, loader: Any) -> None:
-        assert one.attachment is not None
-        self._feeding = True  # a probe may iterate it too
-        try:
-            self._do(one, one.attachment.loading.epoch, loader)
-        finally:
-            self._feeding = False
 
     # --- losses that are modules ---------------------------------------------------------------------------------
 
