@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from sightline.errors import UserError, nearest
 from sightline.guard.catalogue import Check, Page, load, pages
 from sightline.guard.check import CannotTell, Finding
-from sightline.guard.evidence import Evidence, History, MetricsHistory, MetricsSeen, Setup, StepSeen
+from sightline.guard.evidence import Evidence, History, MetricsHistory, MetricsSeen, Progress, Setup, StepSeen
 
+EVERY = 16  # steps without measured parameters between two looks at the recent ones: trends do not show sooner
 HISTORY = 512  # steps kept: long enough for trends over warm-up, small enough to hold every parameter's norms
 METRICS = 4096  # logged entries kept: a few numbers each
 
@@ -63,25 +64,35 @@ class Watch:
         self._latest: dict[str, Evidence] = {}
         self._absent: dict[str, str] = {}
         self._steps: list[StepSeen] = []
+        self._unjudged = 0
         self._metrics: list[MetricsSeen] = []
         self._verdicts = {check.page.name: Verdicts(check.page) for check in self._checks}
 
     def offer(self, seen: Evidence) -> list[Finding]:
         """Show one piece of evidence; returns the findings that are new.
 
-        A StepSeen brings a History with it, and a MetricsSeen a MetricsHistory.
+        A StepSeen brings a History with it (without measurements every 16th does), a MetricsSeen a MetricsHistory.
         """
+        late = self._look_back() if self._unjudged and isinstance(seen, Setup | Progress) else []
         if isinstance(seen, Setup):
             self._steps.clear()  # steps under another set-up prove nothing of this one
             self._latest.pop("History", None)
-        new = self._judge(seen)
+        new = [*late, *self._judge(seen)]
         if isinstance(seen, StepSeen):
-            self._steps = [*self._steps[-HISTORY + 1 :], seen]
-            new += self._judge(History(tuple(self._steps)))
+            self._steps.append(seen)
+            self._unjudged += 1
+            if seen.parameters or self._unjudged >= EVERY or len(self._steps) <= EVERY:
+                new += self._look_back()
         if isinstance(seen, MetricsSeen):
             self._metrics = [*self._metrics[-METRICS + 1 :], seen]
             new += self._judge(MetricsHistory(tuple(self._metrics)))
         return new
+
+    def _look_back(self) -> list[Finding]:
+        """Judge the recent steps as a whole."""
+        self._unjudged = 0
+        del self._steps[:-HISTORY]
+        return self._judge(History(tuple(self._steps)))
 
     def absent(self, kind: str, why: str) -> None:
         """Tell why evidence of a kind (e.g. "RoundTripSeen") cannot be had here; shown where a check is not run."""
