@@ -1,4 +1,4 @@
-"""Writes the pages of docs/ that are read from the source: checks.md, recipes.md and recipe-keys.md (`make docs`).
+"""Writes the pages of docs/ that are read from the source: checks, hosts, recipes and recipe-keys (`make docs`).
 
 A test compares them with what this script would write, so they cannot go out of date.
 """
@@ -16,13 +16,27 @@ from sightline.recipe import Recipe, load, shipped
 from sightline.recipe.schema import TOWERS, Stage
 
 DOCS = Path(__file__).parent
+ROOT = DOCS.parent
 SCHEMA = DOCS.parent / "src" / "sightline" / "recipe" / "schema.py"
 NOTICE = "<!-- written by docs/generate.py (make docs): edit the source it names, not this page -->"
+HOSTS = {  # the folder of its tests and the module of its door -> how it is called
+    "torch_loop": "PyTorch loop",
+    "hf_trainer": "Trainer",
+    "trl": "TRL",
+    "lightning": "Lightning",
+    "accelerate": "accelerate",
+}
+FOUND, SAME = "found", "·"
 
 
 def generated() -> dict[str, str]:
     """File name -> text of every generated page."""
-    return {"checks.md": checks_page(), "recipes.md": recipes_page(), "recipe-keys.md": keys_page()}
+    return {
+        "checks.md": checks_page(),
+        "hosts.md": hosts_page(),
+        "recipes.md": recipes_page(),
+        "recipe-keys.md": keys_page(),
+    }
 
 
 def checks_page() -> str:
@@ -44,6 +58,27 @@ def checks_page() -> str:
         lines += ["", f"## {room.capitalize()}"]
         for page in inside:
             lines += ["", *_check(page)]
+    return "\n".join(lines) + "\n"
+
+
+def hosts_page() -> str:
+    """Which fault is found in which library's training loop.
+
+    A script in tests/hosts/<host>/ that is marked ``@plants("T4")`` has T4's fault where a flag says so. In a
+    door's module, ``BLIND`` tells which evidence (or check, by its code) its host does not show, and why.
+    """
+    lines = [
+        *_head("The hosts", "the faults planted in `tests/hosts` and from the doors in `src/sightline/attach`"),
+        "- **found**: a script written for this host holds the fault where a flag says so. A test sees it found, and",
+        "  no error or warning without it.",
+        "- **·**: the door uses the same hooks as in a PyTorch loop; no script plants the fault here yet.",
+        "- **—**: not visible here, or it cannot happen here; the number tells why.",
+        "",
+        "Tests also train with and without the guard, and compare the weights to the last bit.",
+        "[In another training loop](guard.md#in-another-training-loop) tells how to attach.",
+        "",
+        *_table(),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -73,6 +108,57 @@ def keys_page() -> str:
         lines += ["", f"## {part.name}", "", " ".join([ast.get_docstring(part) or "", *inherited]), ""]
         lines += ["| key | type | default | |", "|---|---|---|---|", *_rows(part)]
     return "\n".join(lines) + "\n"
+
+
+def planted(host: str) -> set[str]:
+    """Codes of the faults that scripts of this host plant. In a PyTorch loop every check has its own specimen."""
+    if host == "torch_loop":
+        return {page.code for page in catalogue.pages()}
+    marks = set()
+    for file in sorted((ROOT / "tests" / "hosts" / host).glob("test_*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            for mark in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
+                if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "plants":
+                    marks.add(ast.literal_eval(mark.args[0]))
+    return marks
+
+
+def blind(host: str) -> dict[str, str]:
+    """What the host's door says that it cannot show: type of evidence, or a check's code -> why."""
+    tree = ast.parse((ROOT / "src" / "sightline" / "attach" / f"{host}.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.AnnAssign | ast.Assign):
+            targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
+            if any(ast.unparse(target) == "BLIND" for target in targets) and node.value is not None:
+                return dict(ast.literal_eval(node.value))
+    return {}
+
+
+def why_not(page: Page, reasons: dict[str, str]) -> str | None:
+    """Why a check has nothing to look at in a host; None where it has."""
+    if page.code in reasons:
+        return reasons[page.code]
+    return next((reasons[need] for need in page.needs if need in reasons), None)
+
+
+def _table() -> Iterator[str]:
+    """The table and the reasons below it, as lines of Markdown."""
+    marks, reasons = {host: planted(host) for host in HOSTS}, {host: blind(host) for host in HOSTS}
+    notes: dict[str, int] = {}
+    yield f"| check | {' | '.join(HOSTS.values())} |"
+    yield f"|---|{'---|' * len(HOSTS)}"
+    for page in catalogue.pages():
+        cells = []
+        for host in HOSTS:
+            why = why_not(page, reasons[host])
+            cells.append(FOUND if page.code in marks[host] else SAME if why is None else _note(why, notes))
+        yield f"| [{page.code}](checks.md#{page.code.lower()}--{page.name}) {page.name} | {' | '.join(cells)} |"
+    yield ""
+    yield from (f"{number}. {why}" for why, number in notes.items())
+
+
+def _note(why: str, notes: dict[str, int]) -> str:
+    return f"— ({notes.setdefault(why, len(notes) + 1)})"
 
 
 def _head(title: str, source: str) -> list[str]:

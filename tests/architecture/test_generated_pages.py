@@ -11,7 +11,7 @@ from docs.generate import generated
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize("name", ["checks.md", "recipes.md", "recipe-keys.md"])
+@pytest.mark.parametrize("name", ["checks.md", "hosts.md", "recipes.md", "recipe-keys.md"])
 def test_page_is_up_to_date(name: str) -> None:
     written = (DOCS / name).read_text(encoding="utf-8")
     assert written == generated()[name], f"docs/{name} is out of date: run `make docs`"

@@ -26,6 +26,10 @@ from sightline.guard.check import Finding
 from sightline.guard.report import as_lines
 
 EVALUATION = "eval_"  # how the Trainer marks what it logs in an evaluation
+BLIND = {  # evidence, or a check's code -> why the Trainer does not show it
+    "T2": "the trainer clears the gradients itself after each step",
+    "L9": "it has no reference model: that is TRL's",
+}
 LARGEST = 2**30  # bytes of a checkpoint that is read back: seconds from a disk
 FULL, ADAPTER = "model.safetensors", "adapter_model.safetensors"
 

@@ -32,6 +32,10 @@ from sightline.guard.check import Finding
 from sightline.guard.probes.call import Call, differentiable
 
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")  # one library under two names, with a Callback class each
+BLIND = {  # evidence, or a check's code -> why Lightning does not show it
+    "ReferenceSeen": "it is told by `callback.guard.reference(model)`",
+    "L8": "it does not say what its rows are for",
+}
 LARGEST = 2**30  # bytes of a checkpoint that is read back: seconds from a disk
 
 

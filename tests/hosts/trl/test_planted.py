@@ -81,6 +81,20 @@ def a_rate_that_breaks_the_weights(folder: Path, guarded: Guarded, faulty: bool)
     return model
 
 
+@plants("L8")
+def a_column_copied_twice(folder: Path, guarded: Guarded, faulty: bool) -> nn.Module:
+    rejected = TEXTS[::-1] if faulty else TEXTS[5:] + TEXTS[:5]
+    pairs = {"prompt": [f"{text} " for text in TEXTS], "chosen": TEXTS[::-1], "rejected": rejected}
+    trainer = DPOTrainer(
+        str(small.pretrained(folder / "start")),
+        args=DPOConfig(**usual(folder)),
+        train_dataset=Dataset.from_dict(pairs),
+        processing_class=small.tokenizer(),
+    )
+    guarded(trainer).train()
+    return trainer.model
+
+
 @plants("L9")
 def a_reference_that_follows_the_policy(folder: Path, guarded: Guarded, faulty: bool) -> nn.Module:
     pairs = {"prompt": [f"{text} " for text in TEXTS], "chosen": TEXTS[::-1], "rejected": TEXTS[5:] + TEXTS[:5]}
