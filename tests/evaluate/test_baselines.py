@@ -7,7 +7,6 @@ import pytest
 from sightline.data.row import ImageRef, Picture, Row, Turn, Where
 from sightline.evaluate.baselines import text_ceiling, text_only, with_other_images
 
-
 NUMBERS = count(1)
 
 

@@ -21,7 +21,7 @@ def said(answer: Any) -> str:
 
 def turns(row: Mapping[str, Any]) -> list[str]:
     """What is said in a row's conversation, turn by turn; [] where there is none."""
-    talk = next((row[name] for name in TALKS if isinstance(row.get(name), list)), [])
+    talk: list[Any] = next((row[name] for name in TALKS if isinstance(row.get(name), list)), [])
     return [turn["content"] for turn in talk if isinstance(turn, Mapping) and isinstance(turn.get("content"), str)]
 
 
