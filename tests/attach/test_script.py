@@ -261,3 +261,34 @@ def test_interrupted(tmp_path: Path) -> None:
     assert process.returncode == 130 and told["run"]["error"] == "KeyboardInterrupt: "
     assert [finding["code"] for finding in told["findings"]] == ["T2"]
     assert said.count("KeyboardInterrupt") == 1 and "sightline/attach" not in said and "T2" in said
+
+
+RANKS = """
+import sys, torch, torch.distributed as dist
+from torch import nn
+dist.init_process_group("gloo")
+torch.manual_seed(0)
+model = nn.parallel.DistributedDataParallel(nn.Linear(8, 3))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+torch.manual_seed(dist.get_rank())
+for _ in range(12):
+    if sys.argv[1:]:
+        optimizer.zero_grad()
+    nn.functional.cross_entropy(model(torch.randn(16, 8)), torch.randint(0, 3, (16,))).backward()
+    optimizer.step()
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("clean", [True, False], ids=["clean", "faulty"])
+def test_ranks_tell_once_and_only_the_first_answers(clean: bool, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(RANKS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ours = ["-m", "sightline", "run", "--strict", "--findings", "told.json", "train.py", *(["clean"] if clean else [])]
+    done = subprocess.run([*launch, *ours], cwd=tmp_path, capture_output=True, text=True, check=False)
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert [finding["code"] for finding in told["findings"]] == ([] if clean else ["T2"]), done.stderr
+    assert (done.returncode == 0) is clean and told["run"]["problems"] == []
+    assert done.stderr.count("sightline: watched Linear (12 steps)") == 1
+    assert json.loads((tmp_path / "told.rank1.json").read_text())["run"]["rank"] == 1

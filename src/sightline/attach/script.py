@@ -12,6 +12,7 @@ import functools
 import logging
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from sightline.attach.script_imports import Notice
 from sightline.attach.script_main import Ended, ended_by, module_program, run_program, script_program
+from sightline.attach.script_ranks import gathered, share_of, this_rank
 from sightline.attach.script_report import merged, say_end, say_finding, write
 from sightline.guard.catalogue import pages
 from sightline.guard.check import Finding
@@ -70,7 +72,11 @@ class Session:
     def __init__(self, command: list[str], findings: Path | None, strict: bool, budget: float) -> None:
         self._command, self._file, self._strict, self._budget = command, findings, strict, budget
         self._pid, self._began, self._ended = os.getpid(), time.time(), Ended(0)
-        self._rank = int(rank) if (rank := os.environ.get("RANK", "")).isdigit() else 0
+        self._rank = this_rank()
+        self._temporary = findings is None and self._rank.world > 1
+        if self._temporary:  # ranks meet in a file of their launcher's
+            names = (os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"))
+            self._file = Path(tempfile.gettempdir(), f"sightline-{'-'.join(names)}.json")
         self._problems: list[str] = []
         self._models: Models | None = None
         self._told = False
@@ -108,7 +114,7 @@ class Session:
     def _found(self, finding: Finding) -> None:
         with self._lock:
             if finding.severity == "error":
-                say_finding(finding)
+                say_finding(finding, f"rank {self._rank.number}: " if self._rank.world > 1 else "")
             self._write(over=False)
 
     def _problem(self, what: str) -> None:
@@ -137,13 +143,18 @@ class Session:
             "status": self._ended.status if over else None,
             "error": f"{type(error).__name__}: {error}" if error is not None else None,
             "seconds": round(time.time() - self._began, 3),
-            "rank": self._rank,
+            "ended": time.time(),
+            "rank": self._rank.number,
+            "world": self._rank.world,
         }
 
     def _write(self, *, over: bool) -> dict[str, Any]:
         verdicts = self._verdicts()
         if self._file is not None:
-            place = self._file if self._rank == 0 else share_of(self._file, self._rank)
+            place = share_of(self._file, self._rank.number)
+            if over and self._rank.first and self._rank.world > 1:
+                verdicts, silent = gathered(verdicts, self._file, self._rank.world, self._began)
+                self._problems += [f"rank {rank} told nothing" for rank in silent]
             try:
                 write(place, verdicts, self._facts(over=over))
             except OSError as error:
@@ -171,13 +182,20 @@ class Session:
             self._told = True
             self._close()
             verdicts = self._write(over=True)
-            if self._rank == 0:
+            if self._rank.first:
                 say_end(verdicts, self._facts(over=True))
+                self._tidy()
             return verdicts
+
+    def _tidy(self) -> None:
+        if self._temporary and self._file is not None:
+            for rank in range(self._rank.world):
+                share_of(self._file, rank).unlink(missing_ok=True)
 
     def _status(self, verdicts: dict[str, Any], status: int) -> int:
         wrong = any(record["severity"] == "error" for record in verdicts["findings"])
-        return GUARDED if self._strict and wrong and status == 0 else status
+        # a launcher ends all ranks when one fails: only the rank that tells may
+        return GUARDED if self._strict and self._rank.first and wrong and status == 0 else status
 
     def _exit(self) -> None:
         """The last exit handler. The status can then only be changed by leaving at once."""
@@ -198,11 +216,6 @@ class Session:
             leave(status)
 
         return _exit
-
-
-def share_of(findings: Path, rank: int) -> Path:
-    """Where a rank other than 0 writes its part: `findings.rank1.json` beside `findings.json`."""
-    return findings.with_name(f"{findings.stem}.rank{rank}{findings.suffix}")
 
 
 def _without_hooks(compile_: Callable[..., Any], models: Models) -> Callable[..., Any]:

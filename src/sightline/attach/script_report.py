@@ -77,10 +77,10 @@ def say(text: str, style: str = "") -> None:
         return
 
 
-def say_finding(finding: Finding) -> None:
-    """One finding, when it is found."""
+def say_finding(finding: Finding, where: str = "") -> None:
+    """One finding, when it is found. `where`: what its line begins with."""
     head, _, rest = told(finding).partition("\n")
-    say(f"sightline: {head}", finding.severity)
+    say(f"sightline: {where}{head}", finding.severity)
     say(rest)
 
 
@@ -94,6 +94,7 @@ def say_end(verdicts: Mapping[str, Sequence[Record]], run: Mapping[str, Any]) ->
     for record in found:
         at = "" if record.get("step") is None else f" (step {record['step']})"
         place = f" [{record['model']}]" if len(models) > 1 else ""
+        place += f" [rank {record['rank']}]" if "rank" in record else ""
         say(
             f"  {record['severity']} {record['code']} {record['check']}{at}{place}: {record['message']}", _style(record)
         )

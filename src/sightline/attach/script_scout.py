@@ -28,7 +28,7 @@ from sightline.attach.script_heap import children, compiled_parts, holders, join
 from sightline.attach.script_watch import Models
 
 MOST = 0.8  # of an optimizer's elements: what holds them is the model, and the rest an addition (a learned temperature)
-FREE = 0.5  # seconds of looking through the heap that are always given; then 1 % of the run
+FREE = 2.0  # seconds of looking through the heap that are always given, dozens of looks; then 1 % of the run
 SHARE = 0.01
 UNMOVED = 2  # steps in a row without a gradient on anything that an optimizer holds: it holds the wrong parameters
 PATIENCE = 64  # steps until an optimizer whose model was not found is left alone
@@ -98,8 +98,8 @@ class Scout:
 
     def _look(self, wanted: Iterable[int]) -> list[nn.Module]:
         """Post a hook on every module that holds a parameter of `wanted` (ids); returns the outermost of them."""
-        start = time.perf_counter()
-        if self._spent > max(FREE, SHARE * (start - self._began)):
+        start = time.thread_time()  # not of a wall clock, which other processes would make run faster
+        if self._spent > max(FREE, SHARE * (time.perf_counter() - self._began)):
             return []
         alive = modules_alive()
         found = holders(alive, frozenset(wanted))
@@ -111,7 +111,7 @@ class Scout:
         self._free = [weakref.ref(m) for m in alive if _may_be_loss(m, nested=id(m) in inside)]
         if found and self._registration is None:
             self._registration = register_module_module_registration_hook(self._wrapped)
-        self._spent += time.perf_counter() - start
+        self._spent += time.thread_time() - start
         return outermost(found)
 
     def _post(self, module: nn.Module) -> None:

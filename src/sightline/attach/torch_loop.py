@@ -87,13 +87,12 @@ def attach(
         towers: tower -> dotted names of its modules; None: inferred (see `attach/towers.py`).
         plan: tower -> "all", "part" or "none": what should learn. Towers not named should not.
         image_token_id, tokens_per_image: the placeholder, and how many stand for an image; None: read from the model.
-        accumulation: micro-batches an optimizer step.
-        allow: check -> reason: findings that are known and accepted.
+        accumulation: micro-batches an optimizer step. allow: check -> reason: findings that are known and accepted.
         budget: share of step time that measuring may take; 1.0 measures every step.
         on_finding: called with each new finding; None is quiet.
         raise_on: raise GuardError on a new finding of this severity or a higher one.
-        forward: ``forward(model, batch)`` for the batches of `preflight`, where it is not ``model(**batch)`` for a
-            mapping, ``model(*batch)`` for a tuple or list, and ``model(batch)`` for anything else.
+        forward: ``forward(model, batch)`` for the batches of `preflight`; None: ``model(**batch)``, ``model(*batch)``
+            or ``model(batch)`` for a mapping, for a tuple or list, for anything else.
         checks: the checks to run; None: all.
         on_fault: told of an error of the guard's own, which else is raised in the middle of the loop.
         heard: whether a call of the model is a forward pass. False: the host says so itself (`attach/lightning.py`).
