@@ -3,9 +3,9 @@
     python benchmarks/silent_errors/run.py [--traincheck VENV] [--only ID ...] [--output RESULTS.md]
 
 For each folder beside this file: `sightline run --findings` on faulty.py and clean.py; `spikes.py` on both; and, where
-VENV holds TrainCheck, its three tools: invariants inferred from three clean runs with other seeds, then checked on the
-faulty run ("raw") and on a fourth clean run, whose violations are subtracted. Scripts of several ranks run under
-torch's own launcher. Notes are counted apart: a caught error is an error or a warning on faulty.py and none on clean.py.
+VENV holds TrainCheck, its three tools: invariants inferred from three clean runs with other seeds, then checked on
+the faulty run ("raw") and on a fourth clean run, whose violations are subtracted. Scripts of several ranks run under
+torch's own launcher. Notes are counted apart: an error is caught by an error or a warning on faulty.py.
 """
 
 from __future__ import annotations

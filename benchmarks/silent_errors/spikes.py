@@ -59,7 +59,10 @@ def main(script: str) -> None:
     losses = [float(x) for x in re.findall(r"^step \d+ loss (\S+)", said.getvalue(), re.MULTILINE)]
     if losses:  # of several ranks, the first prints them
         verdict = judge(losses, norms)
-        print(json.dumps({"verdict": verdict[0] if verdict else None, "step": verdict[1] if verdict else None}))
+        print(
+            json.dumps({"verdict": verdict[0] if verdict else None, "step": verdict[1] if verdict else None}),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

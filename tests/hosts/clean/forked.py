@@ -13,10 +13,13 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import sys
 import time
 import traceback
 from typing import Any
+
+SECONDS = 120  # a script that hangs is ended by SIGALRM, and its group goes on
 
 
 def main(jobs: str, modules: list[str]) -> None:
@@ -38,6 +41,7 @@ def main(jobs: str, modules: list[str]) -> None:
 
 def _play(job: dict[str, Any]) -> None:
     """In the child: never returns."""
+    signal.alarm(SECONDS)
     os.chdir(job["folder"])
     for stream, path in ((1, job["out"]), (2, job["out"] + ".err")):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)

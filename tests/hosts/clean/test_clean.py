@@ -68,7 +68,8 @@ def _start(folder: Path, scripts: list[Path], modules: tuple[str, ...], *, watch
         command = {"command": ["run", "--findings", str(place / "findings.json"), str(script)]} if watched else {}
         jobs.append({"argv": [str(script)], "folder": str(place), "out": str(place / "out.txt"), **command})
     (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
-    return subprocess.Popen([sys.executable, str(HERE / "forked.py"), str(folder / "jobs.json"), *modules])
+    ours = ("sightline.cli", "sightline.commands.run", "sightline.attach.torch_loop") if watched else ()
+    return subprocess.Popen([sys.executable, str(HERE / "forked.py"), str(folder / "jobs.json"), *modules, *ours])
 
 
 def _read(folder: Path, script: Path) -> Ran:
