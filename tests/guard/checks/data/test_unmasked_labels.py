@@ -41,3 +41,10 @@ def test_a_row_known_by_heart_has_no_gradient_and_is_no_fault() -> None:
     """Labels unseen, and one row's gradient exactly 0: it may be supervised and simply be right."""
     targets = torch.tensor([[IGNORE, 7, 8, IGNORE], [IGNORE, IGNORE, IGNORE, IGNORE]])
     assert not isinstance(find(batch(None), loss(targets)), Finding)
+
+
+def test_random_masking_may_spare_a_row() -> None:
+    """Masked language modelling: labels are the words behind the masks, and a short row may have none."""
+    labels = torch.full_like(IDS, IGNORE)
+    labels[0, 2] = 3  # the input there is a mask token, not the word
+    assert not isinstance(find(batch(labels)), Finding)

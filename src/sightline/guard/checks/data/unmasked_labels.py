@@ -33,14 +33,14 @@ def find(batch: BatchSeen, loss: LossSeen | None = None, data: DataSeen | None =
     """Labels against the attention mask, the speaker, and what the gradient shows each position was trained on."""
     if loss is not None and (finding := _shifted(loss)):
         return finding
-    # Labels that are read off the gradient are no proof of emptiness: a row known by heart has no gradient either.
-    told, batch = batch.labels is not None, _as_taught(batch, loss)
+    batch, own = _as_taught(batch, loss), batch.labels
     ids, labels = batch.input_ids, batch.labels
     if ids is None or labels is None or labels.shape != ids.shape or batch.phase == "evaluation":
         return CannotTell("labels of a training batch aligned with its token ids")
     taught = labels != IGNORE
+    copied = own is not None and bool((labels == ids)[taught].all())  # not masked at random, nor read off a gradient
     said = None if data and data.objective == "rollout" else _on_prompt(batch, ids, taught)  # it may write any tag
-    return _on_padding(batch, taught) or said or (_nothing(batch, taught) if told else None)
+    return _on_padding(batch, taught) or said or (_nothing(batch, taught) if copied else None)
 
 
 def _as_taught(batch: BatchSeen, loss: LossSeen | None) -> BatchSeen:
