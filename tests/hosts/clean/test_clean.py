@@ -28,7 +28,7 @@ PRELOAD = {
 }
 SLOW = {"ddp_gloo", "torch_compile", "qlora_nf4", "sft_packing", "t5_seq2seq", "vit_trainer"}
 KNOWN: dict[str, str] = {}  # script -> why it still fails
-VARIES = re.compile(r"'?\w*(runtime|per_second)'?: '?[\d.e+-]+'?")  # what a library prints of the clock
+VARIES = re.compile(r"'?\w*(runtime|per_second|step_time)'?: '?[\d.e+-]+'?")  # what a library prints of the clock
 TEXT = (HERE / "input.txt").read_text(encoding="utf-8")
 
 

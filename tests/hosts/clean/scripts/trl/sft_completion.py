@@ -1,8 +1,9 @@
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 from trl import SFTConfig, SFTTrainer
 
+set_seed(0)
 words = "what is the capital of france spain italy peru japan paris madrid rome lima tokyo ? .".split()
 vocab = {w: i for i, w in enumerate(["<pad>", "<unk>", "<eos>", *words])}
 raw = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
