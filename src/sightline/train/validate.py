@@ -20,18 +20,15 @@ def validation_loss(
 
     The model is in evaluation mode meanwhile, and each module in its own mode afterwards.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     total = torch.zeros((), dtype=torch.float64, device=ranks.device)
     count = 0
-    for start in range(ranks.rank * micro, len(supply), ranks.world * micro):
-        sequences = [supply[i] for i in range(start, min(start + micro, len(supply)))]
-        batch = encoder.collate(sequences).to(ranks.device)
-        with precision.autocast():
-            loss, tokens = next_token(*model(batch))
-        total += loss
-        count += tokens
-    for module, training in modes:
-        module.training = training
+    with model.evaluating():
+        for start in range(ranks.rank * micro, len(supply), ranks.world * micro):
+            sequences = [supply[i] for i in range(start, min(start + micro, len(supply)))]
+            batch = encoder.collate(sequences).to(ranks.device)
+            with precision.autocast():
+                loss, tokens = next_token(*model(batch))
+            total += loss
+            count += tokens
     loss_sum, tokens_sum = ranks.sum([float(total), float(count)])
     return loss_sum / max(1.0, tokens_sum), int(tokens_sum)
