@@ -14,7 +14,10 @@ COLUMNS = 4096  # elements of a row that are hashed: all of a small one, an even
 VALUES = 65_536  # elements of a parameter that are hashed, likewise
 TARGETS = ("labels", "label", "targets", "target")  # what a forward takes beside its inputs
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_weights: dict[torch.device, Tensor] = {}
+# splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014), as signed integers
+GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+FACTORS = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
+_keys: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
 
 def row_hashes(call: Call) -> Tensor | None:
@@ -36,7 +39,7 @@ def row_hashes(call: Call) -> Tensor | None:
             if mask is not None and tensor.shape == mask.shape and not tensor.is_floating_point():
                 tensor = (tensor + 1) * mask
             found = _hash(tensor.detach().reshape(rows, -1), COLUMNS)
-            total = found if total is None else total * 31 + found
+            total = found if total is None else _mixed(total) + found
     return total
 
 
@@ -48,7 +51,7 @@ def value_hashes(tensors: list[Tensor]) -> Tensor:
 
 
 def _hash(rows: Tensor, most: int) -> Tensor:
-    """(B,) int64 for (B, N): the bits of each element as an integer, times an odd weight of its place, summed."""
+    """(B,) int64 for (B, N): each element's bits, mixed with a key of its place, summed. Zeros count for nothing."""
     stride = max(1, -(-rows.shape[1] // most))
     sample = rows[:, ::stride].contiguous()
     if sample.is_complex():
@@ -56,16 +59,37 @@ def _hash(rows: Tensor, most: int) -> Tensor:
     if sample.dtype is torch.bool:
         sample = sample.to(torch.int8)
     bits = sample.view(INTEGERS[sample.element_size()]).long()
-    return (bits * _weight(bits.shape[1], bits.device)).sum(dim=1)
+    keys, zeros = _keys_of(bits.shape[1], bits.device)
+    return _mixed(_scattered(bits ^ keys).sum(dim=1) - zeros.sum())
 
 
-def _weight(count: int, device: torch.device) -> Tensor:
-    """(count,) odd int64 weights, the same on every rank and in every run."""
-    known = _weights.get(device)
-    if known is None or len(known) < count:
-        place = torch.arange(1, max(count, COLUMNS) + 1, dtype=torch.int64, device=device)
-        known = _weights[device] = (place * 0x5851F42D4C957F2D ^ (place >> 3)) | 1
-    return known[:count]
+def _scattered(values: Tensor) -> Tensor:
+    """One round of splitmix64 in place: enough under keys that are well mixed. One to one, so no two bits cancel."""
+    values ^= _shifted(values, 32)  # before the product, which carries upwards only: float64s have low bits of 0
+    values *= FACTORS[0]
+    values ^= _shifted(values, 29)
+    return values
+
+
+def _mixed(values: Tensor) -> Tensor:
+    """All of splitmix64's finaliser."""
+    values = (values ^ _shifted(values, 30)) * FACTORS[0]
+    values = (values ^ _shifted(values, 27)) * FACTORS[1]
+    return values ^ _shifted(values, 31)
+
+
+def _shifted(values: Tensor, bits: int) -> Tensor:
+    """To the right, with zeros from the left: torch's own shift brings the sign."""
+    return (values >> bits).bitwise_and_((1 << (64 - bits)) - 1)
+
+
+def _keys_of(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(count,) int64 keys of places, the same on every rank and in every run; and what a zero comes to under each."""
+    known = _keys.get(device)
+    if known is None or len(known[0]) < count:
+        keys = _mixed(torch.arange(1, max(count, COLUMNS) + 1, dtype=torch.int64, device=device) * GOLDEN)
+        known = _keys[device] = keys, _scattered(keys.clone())
+    return known[0][:count], known[1][:count]
 
 
 def _named(values: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
