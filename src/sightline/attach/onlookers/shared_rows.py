@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from sightline.attach.onlookers.near_rows import NearRows
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.guard.evidence import SharedRowsSeen
 from sightline.guard.probes.call import Call
@@ -30,6 +31,8 @@ class SharedRows(Onlooker):
         self._evaluated: set[bytes] = set()
         self._shared: set[bytes] = set()
         self._batches = self._hashed = self._mixed = self._pairs = self._twins = 0
+        self._rows = self._again = 0
+        self._near = NearRows()
         self._at: int | None = None  # the step of the evaluation under way
         self._phase: set[bytes] = set()
         self._last: int | None = None
@@ -40,7 +43,7 @@ class SharedRows(Onlooker):
         if training:
             self._batches += 1
             if (self._batches <= ALWAYS or measured) and len(self._trained) < MOST and (rows := _rows(call)):
-                self.recorder.mailbox.post(rows, self._train)
+                self._post(rows, self._near.prints(call, training=True), self._train)
             return
         if step == 0 or len(self._evaluated) >= MOST:
             return
@@ -49,15 +52,26 @@ class SharedRows(Onlooker):
             self._last, self._at = step, None if every else step
             self._phase = set()
         if self._at == step and (rows := _rows(call)):
-            self.recorder.mailbox.post(rows, self._evaluate)
+            self._post(rows, self._near.prints(call, training=False), self._evaluate)
 
     def close(self, *, broken: bool) -> None:
         """The last comparison."""
         if self._evaluated and self._trained:
-            self._offer()
+            self._offer(last=True)
+        self._near = NearRows()
 
-    def _train(self, values: list[Tensor]) -> None:
+    def _post(self, rows: list[Tensor], prints: Tensor | None, take: Callable[..., None]) -> None:
+        """`rows`, with the prints of images where there are some, to whoever takes them on the CPU."""
+        if prints is None:
+            self.recorder.mailbox.post(rows, lambda values: take(values, values[0] if len(values) == 1 else None))
+        else:
+            self.recorder.mailbox.post([*rows, prints], lambda values: take(values[:-1], values[-1]))
+
+    def _train(self, values: list[Tensor], likes: Tensor | None) -> None:
         rows = _hashes(values)
+        self._near.trained(rows, likes)
+        self._rows += len(rows)
+        self._again += sum(row in self._trained for row in rows)
         self._hashed += 1
         self._count(len(rows), len(set(rows)))
         known = [row in self._evaluated for row in rows]
@@ -66,8 +80,9 @@ class SharedRows(Onlooker):
         if any(known):
             self._offer()
 
-    def _evaluate(self, values: list[Tensor]) -> None:
+    def _evaluate(self, values: list[Tensor], likes: Tensor | None) -> None:
         rows = _hashes(values)
+        self._near.evaluated(rows, likes)
         fresh = [row for row in rows if row not in self._phase]
         self._pairs += len(rows) * (len(rows) - 1) // 2 + len(rows) * len(self._phase)
         self._twins += len(rows) - len(set(fresh))
@@ -81,7 +96,7 @@ class SharedRows(Onlooker):
         self._pairs += rows * (rows - 1) // 2
         self._twins += rows - distinct
 
-    def _offer(self) -> None:
+    def _offer(self, *, last: bool = False) -> None:
         self.recorder.offer(
             SharedRowsSeen(
                 step=self.recorder.step,
@@ -92,6 +107,8 @@ class SharedRows(Onlooker):
                 complete=self._hashed == self._batches,
                 pairs=self._pairs,
                 twins=self._twins,
+                again=self._again / max(1, self._rows),
+                near=self._near.seen(self._trained) if last else None,
             )
         )
 

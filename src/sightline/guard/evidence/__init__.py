@@ -27,6 +27,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     ScheduleSeen  after 2, 4, 8, ... optimizer steps, and at the end
     HeadSeen      once, after the first training forward that gives logits
     OutputsSeen   after sampled training forwards
+    StillSeen     once, when optimizer steps have written to nothing for a while
     SharedRowsSeen   during evaluations and after sampled training batches
     ScalerSeen    as the loss scale is read; RoundingSeen after sampled steps on 16-bit parameters
     OverfitSeen, OracleSeen, ResumeSeen    when the host asks
@@ -42,7 +43,14 @@ from sightline.guard.evidence.asked import OracleSeen, OverfitSeen, ResumeSeen
 from sightline.guard.evidence.batches import IGNORE, BatchSeen, LossSeen, Phase, SignalsSeen
 from sightline.guard.evidence.data import DataSeen, Objective
 from sightline.guard.evidence.language import AccessSeen, BatchScore, ContextSeen, PaddingSeen, ScoreSeen
-from sightline.guard.evidence.learning import HeadSeen, OutputsSeen, ScheduleSeen, SharedRowsSeen
+from sightline.guard.evidence.learning import (
+    HeadSeen,
+    NearRowsSeen,
+    OutputsSeen,
+    ScheduleSeen,
+    SharedRowsSeen,
+    StillSeen,
+)
 from sightline.guard.evidence.loading import DrawsSeen, Fed, FeedSeen, LoaderSeen, RowsSeen, WaitingSeen
 from sightline.guard.evidence.metrics import MetricsHistory, MetricsSeen
 from sightline.guard.evidence.parallel import RankFacts, RanksSeen, Round
@@ -71,6 +79,7 @@ __all__ = [
     "LossSeen",
     "MetricsHistory",
     "MetricsSeen",
+    "NearRowsSeen",
     "Objective",
     "OracleSeen",
     "OutputsSeen",
@@ -96,6 +105,7 @@ __all__ = [
     "SharedRowsSeen",
     "SignalsSeen",
     "StepSeen",
+    "StillSeen",
     "TokenizerSetup",
     "TowerSetup",
     "WaitingSeen",
@@ -131,6 +141,7 @@ Evidence = (
     | OutputsSeen
     | ScheduleSeen
     | SharedRowsSeen
+    | StillSeen
     | OracleSeen
     | OverfitSeen
     | ResumeSeen

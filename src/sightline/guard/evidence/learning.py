@@ -73,6 +73,10 @@ class HeadSeen:
         rms: root mean square of its weights; `kurtosis` of their distribution (uniform 1.8, normal 3.0, trained more).
         bias_rms: of its bias; None without one.
         embeds: whether it is an embedding's table too (tied weights).
+        learns: whether anything that could be the output layer requires a gradient.
+        only_norms: whether all that requires a gradient scales or shifts a normalisation.
+        trained_body: whether the model's other weights were trained before: counted batches of its normalisations, or
+            matrices with heavier tails than an init draws.
     """
 
     step: int
@@ -83,6 +87,30 @@ class HeadSeen:
     kurtosis: float
     bias_rms: float | None = None
     embeds: bool = False
+    learns: bool = True
+    only_norms: bool = False
+    trained_body: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NearRowsSeen:
+    """A sample of the rows trained on and of those evaluated, compared by prints that survive scaling, JPEG or a word.
+
+    Attributes:
+        kind: "images" or "texts".
+        trained, evaluated: distinct rows compared.
+        near: rows of `evaluated` that are near to a row of `trained` and equal to none that was trained on.
+        mixed: those of them in a batch with rows that are neither.
+        pairs: pairs of different rows within `trained` and within `evaluated`; `twins`: those that are near.
+    """
+
+    kind: str
+    trained: int
+    evaluated: int
+    near: int
+    mixed: int
+    pairs: int
+    twins: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +124,10 @@ class SharedRowsSeen:
         complete: whether every training batch was hashed.
         pairs: pairs of rows that were compared within one batch; `twins`: those that were equal. Together they say how
             often two rows of this data are alike by chance.
-        near: images among the rows evaluated that nearly equal a training image though their bytes differ.
+        again: share of the training rows hashed that had been hashed before: a later epoch gives them again to the last
+            byte, unless they are augmented.
+        near: what nearly equals, though its bytes differ; None before the end, and for rows that are neither an image
+            nor a text, or both.
     """
 
     step: int
@@ -107,4 +138,28 @@ class SharedRowsSeen:
     complete: bool
     pairs: int
     twins: int
-    near: int = 0
+    again: float = 0.0
+    near: NearRowsSeen | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StillSeen:
+    """Optimizer steps in a row in which nothing wrote to any parameter that learns, and none of its values changed.
+
+    Attributes:
+        since: the last step that wrote; `steps`: how many have not, since then.
+        parameters: tensors looked at; `held`: those that the stepping optimizer holds.
+        graded: those with a gradient now, and `grad_norm` the L2 norm of all these.
+        backwards: backward passes through the model's outputs since then.
+        learning_rate: the largest of the optimizer's groups.
+    """
+
+    step: int
+    since: int
+    steps: int
+    parameters: int
+    held: int
+    graded: int
+    grad_norm: float
+    backwards: int
+    learning_rate: float

@@ -9,7 +9,7 @@ import pytest
 
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.evaluation.train_test_leakage import find
-from sightline.guard.evidence import SharedRowsSeen
+from sightline.guard.evidence import NearRowsSeen, SharedRowsSeen
 
 LEAK = SharedRowsSeen(9, trained=400, evaluated=100, shared=40, mixed=5, complete=True, pairs=100_000, twins=0)
 
@@ -39,3 +39,39 @@ def test_silent(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize("change", [{"evaluated": 0}, {"trained": 0}, {"twins": 500}, {"pairs": 1000}])
 def test_what_cannot_be_told(change: dict[str, Any]) -> None:
     assert isinstance(find(replace(LEAK, **change)), CannotTell)
+
+
+NEAR = replace(
+    LEAK,
+    shared=0,
+    mixed=0,
+    again=0.6,
+    near=NearRowsSeen("images", trained=400, evaluated=100, near=20, mixed=20, pairs=80_000, twins=0),
+)
+
+
+def near(**changes: Any) -> SharedRowsSeen:
+    assert NEAR.near is not None
+    return replace(NEAR, near=replace(NEAR.near, **changes))
+
+
+def test_near_rows() -> None:
+    assert isinstance(find(NEAR), Finding)
+    assert isinstance(find(near(near=8)), Finding)
+    assert isinstance(find(near(near=100, mixed=0)), Finding)  # all of a small part of the rows trained on
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        near(near=7),
+        near(twins=60),
+        replace(NEAR, again=0.1),
+        replace(near(near=100, mixed=0), evaluated=400),
+        replace(near(mixed=5), complete=False),
+        replace(NEAR, near=None),
+    ],
+    ids=["few", "by chance", "augmented", "a training score", "a score beside a test", "nothing to compare"],
+)
+def test_near_rows_that_prove_nothing(seen: SharedRowsSeen) -> None:
+    assert find(seen) is None

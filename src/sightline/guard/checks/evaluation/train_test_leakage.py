@@ -1,13 +1,16 @@
 """M1 · Rows of the evaluation were trained on.
 
 Symptom: validation scores are too good, and the model disappoints on data that are really new.
+The rows are equal by their bytes, or nearly: images that were scaled, saved as JPEG or brightened, texts of which nine
+word triples in ten are the same. Of these a bounded sample is compared, and only where training repeats its rows exactly.
 Root cause: duplicates were made (oversampled, sliced, augmented) before the split; the training set still holds the
 rows that the validation set was taken from; or one file is in both folders.
 Fix: remove duplicates and split by source (photo, patient, document) before anything is copied or sliced; train on
 `train_indices` alone.
 Stays silent when: evaluation rows are new; one row in many is shared by chance, because the data have few different
 rows (as their own repetitions show); what runs without gradients is the training set itself, as a whole (a training
-score, a feature bank, a reference's log-probabilities), or rows before they are trained on (a pool, a rollout).
+score, a feature bank, a reference's log-probabilities), or rows before they are trained on (a pool, a rollout); rows
+are nearly equal and training is augmented, so that a training score looks the same.
 Sources:
 - https://github.com/stefyste/RIAWELC/issues/2 (2026-02-19): all 2,443 test images are training images; 93 % became 82 %
 - https://github.com/tqwei05/PlantSeg/issues/11 (2026-03-26): 70 duplicate groups between test and training
@@ -17,7 +20,7 @@ Sources:
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import SharedRowsSeen
+from sightline.guard.evidence import NearRowsSeen, SharedRowsSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -26,12 +29,37 @@ SHARE = 0.01  # of the rows evaluated: published sets have duplicates below it
 CHANCE = 2.0  # times the most that chance gives, with the bound below
 BOUND = 3.0  # twins that may have been missed: with none in n pairs, the rate is below 3 / n (95 %)
 PART = 0.67  # of the rows trained on: evaluation of so few is a part of them, of more a training score
+AGAIN = (
+    0.2  # of the training rows come again to the last byte: of two epochs half of them, of augmented ones few or none
+)
+NEAR = 8  # nearly equal rows: more than of equal ones, for one picture may be drawn like another
+APART = 0.5  # of the near rows: in batches with rows of neither kind, so that they are no training score on its own
 
 
 def find(rows: SharedRowsSeen) -> Verdict:
     """Are more rows shared than chance gives, and is it not the training set as a whole that is evaluated?"""
     if not rows.evaluated or not rows.trained:
         return CannotTell("evaluation after training steps with rows that can be compared")
+    return _equal(rows) or (_near(rows, rows.near) if rows.near and rows.again >= AGAIN else None)
+
+
+def _near(rows: SharedRowsSeen, near: NearRowsSeen) -> Finding | None:
+    """More near rows than the data's own pairs give, among others, or all of a part of what was trained on."""
+    chance = near.evaluated * near.trained * (near.twins + BOUND) / max(1, near.pairs)
+    if near.near < max(NEAR, SHARE * near.evaluated) or near.near <= CHANCE * chance:
+        return None
+    if near.mixed < APART * near.near and not (rows.complete and rows.evaluated <= PART * rows.trained):
+        return None
+    return Finding(
+        severity="warning",
+        message=f"{near.near} of {near.evaluated} evaluated {near.kind} are nearly equal to ones trained on",
+        fix="split by source before rows are copied, scaled or edited: compare perceptual hashes or word triples, and"
+        " keep all copies of one source on one side",
+        seen={"near": near.near, "evaluated": near.evaluated, "trained": near.trained, "by chance": chance},
+    )
+
+
+def _equal(rows: SharedRowsSeen) -> Verdict:
     if rows.shared < max(ROWS, SHARE * rows.evaluated):
         return None
     chance = rows.evaluated * rows.trained * (rows.twins + BOUND) / rows.pairs if rows.pairs else 0.0

@@ -1,0 +1,106 @@
+"""Rows that are nearly equal: a bounded sample of images or texts, and the prints by which they are compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from sightline.attach.likeness import alike, image_prints, text_prints
+from sightline.guard.evidence import NearRowsSeen
+from sightline.guard.probes.call import COLOURS, Call
+
+TRAINED, EVALUATED = 1024, 512  # rows kept of either kind: half a second at the end compares texts, less images
+LONG, CHUNK = 512, 128  # tokens of a text that are compared; texts at once
+BATCHES = 64  # of either kind whose images are looked at: half a millisecond a small one, 10 ms a large one
+
+
+@dataclass(slots=True)
+class Sample:
+    """Distinct rows by their hashes; those with the smallest hashes are kept, a sample that no order can bend."""
+
+    most: int
+    rows: dict[bytes, tuple[Tensor, int]] = field(default_factory=dict)
+    batches: dict[int, list[bytes]] = field(default_factory=dict)
+    looked: int = 0
+
+    def add(self, hashes: list[bytes], likes: Tensor) -> None:
+        """Take the rows of one batch."""
+        number = len(self.batches)
+        self.batches[number] = hashes
+        for name, like in zip(hashes, likes, strict=True):
+            self.rows.setdefault(name, (like, number))
+        if len(self.rows) > 2 * self.most:
+            self.cut()
+
+    def cut(self) -> None:
+        """Keep no more than `most`."""
+        for name in sorted(self.rows)[self.most :]:
+            del self.rows[name]
+
+
+class NearRows:
+    """Keeps the two samples, and compares them once."""
+
+    def __init__(self) -> None:
+        self._trained, self._evaluated = Sample(TRAINED), Sample(EVALUATED)
+        self._kind: str | None = None
+
+    def prints(self, call: Call, *, training: bool) -> Tensor | None:
+        """(B, bits) of a batch of images, on its device; None for other batches, and after enough of them."""
+        sample = self._trained if training else self._evaluated
+        pixels = call.tensor("pixel_values")
+        if pixels is None or pixels.dim() != 4 or pixels.shape[1] not in COLOURS or sample.looked >= BATCHES:
+            return None
+        if (ids := call.tensor("input_ids")) is not None and ids is not pixels:
+            return None  # a question about an image may well be asked of another
+        sample.looked += 1
+        return image_prints(pixels)
+
+    def trained(self, hashes: list[bytes], likes: Tensor | None) -> None:
+        """A training batch: `likes` are prints of images (bool) or token ids."""
+        self._take(self._trained, hashes, likes)
+
+    def evaluated(self, hashes: list[bytes], likes: Tensor | None) -> None:
+        """An evaluation batch, likewise."""
+        self._take(self._evaluated, hashes, likes)
+
+    def _take(self, sample: Sample, hashes: list[bytes], likes: Tensor | None) -> None:
+        if likes is None or likes.is_floating_point() or likes.dim() != 2 or len(likes) != len(hashes):
+            return
+        kind = "images" if likes.dtype is torch.bool else "texts"
+        if self._kind in (None, kind):
+            self._kind = kind
+            sample.add(hashes, likes if kind == "images" else likes[:, :LONG].to(torch.int32))
+
+    def seen(self, known: set[bytes]) -> NearRowsSeen | None:
+        """Compare. `known`: the hashes of all rows that were trained on."""
+        self._trained.cut()
+        self._evaluated.cut()
+        trained, evaluated = self._trained.rows, self._evaluated.rows
+        if self._kind is None or not trained or not evaluated:
+            return None
+        own, other = (self._table([like for like, _ in part.values()]) for part in (trained, evaluated))
+        found = alike(other, own).any(dim=1).tolist()
+        near = {name for name, is_near in zip(evaluated, found, strict=True) if is_near and name not in known}
+        batches = self._evaluated.batches
+        fresh = evaluated.keys() - near - known
+        mixed = [name for name in near if not fresh.isdisjoint(batches[evaluated[name][1]])]
+        pairs = sum(len(part) * (len(part) - 1) // 2 for part in (own, other))
+        twins = sum(int(alike(part, part).triu(1).sum()) for part in (own, other))
+        return NearRowsSeen(self._kind, len(own), len(other), len(near), len(mixed), pairs, twins)
+
+    def _table(self, likes: list[Tensor]) -> Tensor:
+        if self._kind == "images":
+            return torch.stack(likes)
+        rows = [_trimmed(ids) for ids in likes]
+        chunks = (pad_sequence(rows[at : at + CHUNK], True, -1) for at in range(0, len(rows), CHUNK))
+        return torch.cat([text_prints(chunk) for chunk in chunks])
+
+
+def _trimmed(ids: Tensor) -> Tensor:
+    """A text without what repeats at its end: padding, whose mask may not be known."""
+    other = (ids != ids[-1]).nonzero()
+    return ids[: int(other[-1]) + 2] if len(other) else ids[:1]

@@ -1,0 +1,81 @@
+"""M1 for rows that are nearly equal: pictures saved again, texts with a word changed; and what looks like it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sightline
+
+DRAW = torch.Generator()
+
+
+def pictures(count: int, seed: int) -> Tensor:
+    low = torch.randn(count, 3, 6, 6, generator=DRAW.manual_seed(seed))
+    return F.interpolate(low, size=32, mode="bicubic").clamp(-2, 2)
+
+
+def saved_again(images: Tensor) -> Tensor:
+    """Smaller, and as large as before, in steps of a 40th."""
+    small = F.interpolate(F.interpolate(images, size=20, mode="bilinear"), size=32, mode="bilinear")
+    return (small * 40).round() / 40
+
+
+def found(train: Tensor, tests: list[Tensor], *, augment: bool = False, epochs: int = 3) -> list[str]:
+    """A stranger's loop; the messages of M1."""
+    torch.manual_seed(0)
+    text = not train.is_floating_point()
+    net: nn.Module = nn.Embedding(50, 8) if text else nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU())
+    opt = torch.optim.SGD(net.parameters(), lr=0.01)
+    with sightline.attach(net, opt, on_finding=None) as guard:
+        for _ in range(epochs):
+            for rows in torch.randperm(len(train)).split(16):
+                x = train[rows]
+                if augment:
+                    x = x.roll(int(torch.randint(-1, 2, ())), 3) + 0.01 * torch.randn_like(x)
+                opt.zero_grad()
+                net(x).square().mean().backward()
+                opt.step()
+            with torch.no_grad():
+                for x in (part for test in tests for part in test.split(16)):
+                    net(x)
+    return [f.message for f in guard.findings if f.code == "M1"]
+
+
+def test_pictures_that_were_saved_again() -> None:
+    train, test = pictures(256, 1), pictures(64, 2)
+    assert found(train, [test]) == []
+    copies = torch.cat([saved_again(train[:20]), test[20:]])[torch.randperm(64, generator=DRAW)]
+    assert found(train, [copies]) == ["20 of 64 evaluated images are nearly equal to ones trained on"]
+    assert found(train, [saved_again(train[:64])]) == ["64 of 64 evaluated images are nearly equal to ones trained on"]
+
+
+def test_a_word_changed() -> None:
+    draw = torch.Generator().manual_seed(3)
+    train, test = torch.randint(0, 50, (256, 96), generator=draw), torch.randint(0, 50, (64, 96), generator=draw)
+    assert found(train, [test]) == []
+    test[::3], test[::3, 20] = train[:22], 3
+    assert [m.split(" evaluated")[1] for m in found(train, [test])] == [" texts are nearly equal to ones trained on"]
+
+
+@pytest.mark.parametrize("epochs", [1, 4])
+def test_a_training_score_of_augmented_training_beside_a_test(epochs: int) -> None:
+    train = pictures(256, 1)
+    assert found(train, [train, pictures(64, 2)], augment=True, epochs=epochs) == []
+
+
+def test_drawings_that_are_all_alike() -> None:
+    """The same scene with a little noise: what is near says nothing."""
+    scenes = pictures(8, 1)
+    train, test = (scenes[torch.arange(n) % 8] + 0.02 * pictures(n, n) for n in (256, 64))
+    assert found(train, [test]) == []
+
+
+def test_texts_from_one_template() -> None:
+    train, test = (torch.arange(96).remainder(50).repeat(n, 1) for n in (256, 64))
+    for part, start in ((train, 0), (test, 25)):
+        part[:, 40] = torch.arange(len(part)) % 25 + start
+        part[:, 41] = torch.arange(len(part)) // 25
+    assert found(train, [test]) == []
