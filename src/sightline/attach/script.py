@@ -1,8 +1,9 @@
 """The door for a whole script: `sightline run train.py`. The script is run as Python runs it, and watched.
 
 torch is not imported before the script imports it; a script that never does runs untouched. The only things of others
-that are wrapped are here, in `script_scout` and in `script_loaders`: the making of optimizers, the reading of loaders,
-the compiling of modules (which reads hooks as code), and `os._exit` (after which nothing could be told).
+that are wrapped are here, in `script_scout`, `script_loaders` and `script_saves`: the making of optimizers, the reading
+of loaders, saving, the compiling of modules (which reads hooks as code), and `os._exit` (after which nothing could be
+told).
 """
 
 from __future__ import annotations
@@ -101,12 +102,14 @@ class Session:
         import torch
 
         from sightline.attach.script_loaders import Loaders
+        from sightline.attach.script_saves import Saves
         from sightline.attach.script_scout import Scout
         from sightline.attach.script_watch import Models
 
         self._models = Models(self._budget, self._found, self._problem)
         Scout(self._models, self._problem).install()
         Loaders(self._problem).install()
+        Saves(self._models, self._problem).install()
         torch.jit.script = _without_hooks(torch.jit.script, self._models)
 
     # --- telling -------------------------------------------------------------------------------------------------

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from sightline.guard.evidence import RoundTripSeen
+
+STATISTICS = ("running_mean", "running_var")  # torch's names of the buffers that training moves
 
 
 def round_trip(model: nn.Module, saved: Mapping[str, Tensor], path: Path, step: int) -> RoundTripSeen:
@@ -53,3 +55,25 @@ def _gap(live: Tensor, saved: Tensor) -> float:
     gap = (one.double() - other.double()).abs()
     gap[(one.double() == other.double()) | (one.double().isnan() & other.double().isnan())] = 0.0
     return float(gap.nan_to_num(nan=float("inf")).max())
+
+
+def left_out(model: nn.Module, names: Collection[str], path: str, step: int) -> RoundTripSeen:
+    """What a save of `names` left out of modules of which it holds the rest.
+
+    A module that is left out as a whole may be so on purpose (a head, an adapter's base). Of one that is saved in part,
+    what learns is missed: its trainable parameters, and the statistics that batch norm would judge by.
+    """
+    live = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor)}
+    modules = {name.rpartition(".")[0] for name in names}
+    shared = {(live[name].data_ptr(), live[name].numel()) for name in names if name in live}
+    learns = {name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+    learns |= {name for name in live if name.rpartition(".")[2] in STATISTICS}
+    missing = tuple(
+        name
+        for name, t in live.items()
+        if name not in names
+        and name in learns
+        and name.rpartition(".")[0] in modules
+        and (t.data_ptr(), t.numel()) not in shared
+    )
+    return RoundTripSeen(step, path, sum(name in live for name in names), missing)
