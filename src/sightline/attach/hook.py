@@ -79,8 +79,8 @@ def hooked(
     """
     r, model = recorder, recorder.model
     if fault is not None:  # tensors' hooks call these by name
-        for name in ("_backward_began", "_gradient_came", "_loss_came"):
-            setattr(r, name, Hook(getattr(r, name), fault))
+        for name in ("began", "gradient_came", "loss_came"):
+            setattr(r.backward, name, Hook(getattr(r.backward, name), fault))
     whole = called is model  # inside a compiled graph there is nothing to hear
     embedding = embedding_of(model) if whole else None
     connectors = list(r.towers.modules.get("connector", {}).values()) if whole else []
@@ -91,7 +91,7 @@ def hooked(
         *(module.register_forward_hook(Hook(r.signals.connector_gave, fault)) for module in connectors),
         *([embedding.register_forward_hook(Hook(r.signals.embedding_gave, fault))] if embedding is not None else []),
         *(m.register_forward_hook(Hook(generated, fault), with_kwargs=True) for m in inner),
-        *([loss_fn.register_forward_hook(Hook(r.loss_made, fault))] if isinstance(loss_fn, nn.Module) else []),
+        *([loss_fn.register_forward_hook(Hook(r.backward.loss_made, fault))] if isinstance(loss_fn, nn.Module) else []),
         *([register_optimizer_step_pre_hook(Hook(r.before_step, fault))] if steps else []),
         *([register_optimizer_step_post_hook(Hook(r.after_step, fault))] if steps else []),
     ]

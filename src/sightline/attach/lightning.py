@@ -150,7 +150,7 @@ class GuardCallback(*_bases()):  # type: ignore[misc]
         self._begin(recorder)
         if (made := self._calls.taken()) is not None:
             recorder.trained(*made)
-        if (step := recorder._open) is not None:
+        if (step := recorder.open_step) is not None:
             value = loss.detach().mean() * (trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1)
             recorder.mailbox.post([value], lambda v: step.told.append(float(v[0])))
 
@@ -210,7 +210,7 @@ class GuardCallback(*_bases()):  # type: ignore[misc]
     # --- inside --------------------------------------------------------------------------------------------------
 
     def _begin(self, recorder: Recorder) -> None:
-        if recorder._open is None and torch.is_grad_enabled():
+        if recorder.open_step is None and torch.is_grad_enabled():
             recorder.begin()
 
     def _log(self, trainer: Any, phase: Any) -> None:

@@ -131,12 +131,12 @@ class Models:
         self._made = (recorder.forwards, made + 1 if forwards == recorder.forwards else 1)
         if not recorder.muted and torch.is_grad_enabled():
             key, value = self._made[0], output.detach().clone()
-            step = recorder._open
+            step = recorder.open_step
             output.register_hook(Hook(lambda _: self._loss_came(recorder, step, key, value)))
 
     def _loss_came(self, recorder: Recorder, step: OpenStep | None, key: int, value: Tensor) -> None:
-        if self._made == (key, 1) and step is not None and step is recorder._open:
-            recorder._loss_came(step, value)
+        if self._made == (key, 1) and step is not None and step is recorder.open_step:
+            recorder.backward.loss_came(step, value)
 
     @contextmanager
     def lifted(self) -> Iterator[None]:

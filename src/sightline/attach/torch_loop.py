@@ -151,7 +151,7 @@ class Attachment(Asked):
     @property
     def saw_loss(self) -> bool:
         """Whether the loss of the step just taken was seen in a backward pass."""
-        return any(step.losses or step.told for step, _ in self._recorder._stepped[-1:])
+        return any(step.losses or step.told for step, _ in self._recorder.stepped[-1:])
 
     def log(self, metrics: Mapping[str, Any] | None = None, *, phase: Phase = "train", **named: Any) -> None:
         """Say what the loop measures of itself: ``guard.log(accuracy=0.7)``. Tensors of one element are read later."""
@@ -200,7 +200,7 @@ class Attachment(Asked):
     def evaluating(self) -> Iterator[None]:
         """What runs inside is evaluation, whatever the modes and gradients say."""
         recorder = self._recorder
-        recorder.declared, recorder._evaluated = True, False
+        recorder.declared, recorder.evaluated = True, False
         try:
             yield
         finally:

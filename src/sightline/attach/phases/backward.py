@@ -1,0 +1,77 @@
+"""Backward passes, heard through hooks on tensors: that one began, the loss it began from, what the loss supervised."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from sightline.attach.gradient import loss_seen, read_gradient
+from sightline.attach.open_step import OpenStep, learns
+from sightline.attach.phases.state import State
+from sightline.guard.probes.call import Call, differentiable, outcome
+
+
+class Backward:
+    """Hooks the outputs of a training forward, so that the backward pass tells of itself."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def listen(self, step: OpenStep, call: Call, output: Any) -> None:
+        """A training forward gave `output`: tell when its backward pass begins, and what the loss supervised."""
+        result, begun = outcome(output), [False]
+        if result.loss is not None and learns(result.loss):
+            value = result.loss.detach().mean()
+            result.loss.register_hook(lambda _: self.began(step, begun, value))
+        for tensor in differentiable(output):  # the loss may be one that the host makes of any of them
+            if tensor is not result.loss:
+                tensor.register_hook(lambda _: self.began(step, begun, None))
+        if step.measured and result.logits is not None and result.logits.dim() > 1 and learns(result.logits):
+            box = [result.logits.detach(), call.tensor("input_ids")]
+            result.logits.register_hook(lambda grad: self.gradient_came(step, grad, box))
+
+    def loss_made(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Forward hook of a loss module: the loss that the model itself does not return."""
+        s = self._state
+        if s.muted or s.open_step is None or not isinstance(output, Tensor) or not learns(output):
+            return
+        step, value = s.open_step, output.detach().mean()
+        output.register_hook(lambda _: self.loss_came(step, value))
+
+    def began(self, step: OpenStep, begun: list[bool], loss: Tensor | None) -> None:
+        """Tensor hook: runs before any gradient of this backward pass reaches a parameter."""
+        s = self._state
+        if s.muted or begun[0]:
+            return
+        begun[0] = True
+        with s.pace.timed():
+            s.backwards += 1
+            if step.measured:
+                s.mailbox.post([s.meter.grad_norms()], lambda v: step.meet(v[0].tolist()))
+            if loss is not None:
+                self.loss_came(step, loss)
+
+    def loss_came(self, step: OpenStep, loss: Tensor) -> None:
+        """A backward pass began from this loss of `step` (0-dim)."""
+        self._state.mailbox.post([loss], lambda v: step.losses.append(float(v[0])))
+
+    def gradient_came(self, step: OpenStep, grad: Tensor, box: list[Tensor | None]) -> None:
+        """Tensor hook: the gradient of the loss with respect to logits. `box`: the logits, and the ids they are of."""
+        s = self._state
+        if s.muted or not box:
+            return
+        with s.pace.timed():
+            logits, ids = box
+            box.clear()
+            micro, number = len(step.micro), s.step
+            assert logits is not None
+            tensors = [*read_gradient(logits, grad), *([] if ids is None else [ids])]
+            kind = logits.shape[-1], str(logits.dtype).removeprefix("torch.")
+
+            def arrived(values: list[Tensor]) -> None:
+                step.micro.append(replace(loss_seen(number, micro, values, *kind), micro=len(step.micro)))
+                s.offer(step.micro[-1])
+
+            s.mailbox.post(tensors, arrived)

@@ -1,0 +1,97 @@
+"""What the phases of a recorder share: the model and its facts, the counts so far, the step in the making."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sightline.attach.beside import Beside
+from sightline.attach.mailbox import Mailbox
+from sightline.attach.meter import Meter
+from sightline.attach.onlookers import Onlookers
+from sightline.attach.open_step import OpenStep
+from sightline.attach.pace import Pace
+from sightline.attach.probing import Probing
+from sightline.attach.read import batch_seen, decoder, image_features, token_tensors
+from sightline.attach.setup import Facts, image_token_of, read_setup, same_setup
+from sightline.attach.signals import Signals
+from sightline.attach.towers import Towers
+from sightline.guard.evidence import Evidence, Phase, Progress, Setup
+from sightline.guard.probes.call import Call
+
+Build = Callable[[list[Tensor]], None]
+
+
+class State:
+    """One model's run so far. `offer` takes evidence; `budget` is the share of step time that the guard may cost.
+
+    Attributes:
+        step, forwards, backwards: optimizer steps taken, training forwards, and backward passes of heard steps.
+        muted: our own forward pass is running. declared: the host says that it evaluates.
+        asleep: nothing is heard of this step but that its forwards and its end are counted (see `attach/pace.py`).
+        open_step: the step in the making, from its first training forward on; None between steps, and asleep.
+        stepped: steps that are over and not yet evidence, with what makes them so.
+        evaluated: the evaluation under way was shown already.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        towers: Towers,
+        facts: Facts,
+        probing: Probing,
+        offer: Callable[[Evidence], Any],
+        *,
+        optimizer: Optimizer | None,
+        budget: float,
+    ) -> None:
+        self.model, self.towers, self.facts, self.probing, self.offer = model, towers, facts, probing, offer
+        self.optimizers = [optimizer] if optimizer is not None else []
+        self.mailbox, self.meter, self.pace = Mailbox(), Meter(model, dict(towers.of)), Pace(budget)
+        self.step, self.forwards, self.backwards = 0, 0, 0
+        self.muted, self.declared, self.asleep, self.evaluated = False, False, False, False
+        self.setup: Setup | None = None
+        self.last_call: Call | None = None
+        self.open_step: OpenStep | None = None
+        self.stepped: list[tuple[OpenStep, Build]] = []
+        self.signals = Signals(lambda: not self.muted and self.open_step is not None and self.open_step.measured)
+        self.beside = Beside()
+        self.onlookers = Onlookers(self, probing.wants)
+
+    def show_setup(self) -> None:
+        """Offer the set-up, when it is new."""
+        setup = read_setup(self.model, self.towers, self.optimizers, self.facts, self.step)
+        if self.setup is None or not same_setup(setup, self.setup):
+            self.setup = setup
+            self.offer(setup)
+
+    def show_batch(self, call: Call, phase: Phase) -> None:
+        """Offer what the model was given, as soon as it is on the CPU."""
+        tensors = token_tensors(call)
+        made = None if phase == "preflight" else self.signals.features  # a batch that is only shown made none
+        step, features = self.step, image_features(call, made)
+        image = image_token_of(self.model, self.facts)
+        decode = self.facts.decode or decoder(self.facts.tokenizer)
+
+        def arrived(values: list[Tensor]) -> None:
+            seen = dict(zip(tensors, values, strict=True))
+            self.offer(batch_seen(seen, call, phase, step, image, features, decode))
+
+        self.mailbox.post(list(tensors.values()), arrived)
+
+    def progress(self, *, closed: bool) -> Progress:
+        """How far the run got."""
+        return Progress(self.forwards, self.backwards, self.step, closed, self.facts.accumulation)
+
+    @contextmanager
+    def silence(self) -> Iterator[None]:
+        """Our own forward passes are not the host's."""
+        self.muted, was = True, self.muted
+        try:
+            yield
+        finally:
+            self.muted = was
