@@ -13,11 +13,11 @@ from pathlib import Path
 from sightline.guard import catalogue
 from sightline.guard.catalogue import Page
 from sightline.recipe import Recipe, load, shipped
-from sightline.recipe.schema import TOWERS, Stage
+from sightline.recipe.schema import TOWERS, Stage, Tower
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-SCHEMA = DOCS.parent / "src" / "sightline" / "recipe" / "schema.py"
+SCHEMA = [DOCS.parent / "src" / "sightline" / "recipe" / f"{name}.py" for name in ("schema", "model", "stage")]
 NOTICE = "<!-- written by docs/generate.py (make docs): edit the source it names, not this page -->"
 HOSTS = {  # the folder of its tests and the module of its door -> how it is called
     "torch_loop": "PyTorch loop",
@@ -97,16 +97,20 @@ def recipes_page() -> str:
 def keys_page() -> str:
     """Every key of a recipe: type, default and meaning, as the schema has them."""
     lines = [
-        *_head("The keys of a recipe", "`src/sightline/recipe/schema.py`"),
+        *_head("The keys of a recipe", "`src/sightline/recipe/schema.py`, `model.py` and `stage.py` there"),
         "A recipe is a `Recipe`; a type that is named here is a part with its own table. A key without a default must",
         "be given. [Recipes](recipe.md) says how they work together.",
     ]
-    module = ast.parse(SCHEMA.read_text(encoding="utf-8"))
-    parts = [node for node in module.body if isinstance(node, ast.ClassDef) and _fields(node)]
-    for part in sorted(parts, key=lambda node: node.name != "Recipe"):
+    parts = [
+        (node, file)
+        for file in SCHEMA
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and _fields(node)
+    ]
+    for part, file in sorted(parts, key=lambda found: found[0].name != "Recipe"):
         inherited = [f"It has the keys of {base}, too." for b in part.bases if (base := ast.unparse(b)) != "Part"]
         lines += ["", f"## {part.name}", "", " ".join([ast.get_docstring(part) or "", *inherited]), ""]
-        lines += ["| key | type | default | |", "|---|---|---|---|", *_rows(part)]
+        lines += ["| key | type | default | |", "|---|---|---|---|", *_rows(part, file)]
     return "\n".join(lines) + "\n"
 
 
@@ -216,9 +220,13 @@ def _stage(stage: Stage) -> str:
         length,
         str(stage.batch),
         f"{stage.schedule.kind}, warm-up {stage.schedule.warmup:g}",
-        f"{stage.optimizer.weight_decay:g}",
+        _decay(stage.optimizer.weight_decay),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _decay(value: float | dict[Tower, float]) -> str:
+    return f"{value:g}" if isinstance(value, float) else ", ".join(f"{t}: {v:g}" for t, v in value.items())
 
 
 def _rate(value: float) -> str:
@@ -231,8 +239,8 @@ def _fields(part: ast.ClassDef) -> list[ast.AnnAssign]:
     return [node for node in part.body if isinstance(node, ast.AnnAssign)]
 
 
-def _rows(part: ast.ClassDef) -> Iterator[str]:
-    lines = SCHEMA.read_text(encoding="utf-8").splitlines()
+def _rows(part: ast.ClassDef, file: Path) -> Iterator[str]:
+    lines = file.read_text(encoding="utf-8").splitlines()
     for field in _fields(part):
         kind = _cell(ast.unparse(field.annotation))
         default = f"`{ast.unparse(field.value)}`" if field.value else ""

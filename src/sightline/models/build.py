@@ -26,15 +26,31 @@ from sightline.models.tokenizer import fit_embeddings, load_tokenizer
 from sightline.models.towers import attention_for, language_config, load_language, load_vision, vision_config
 from sightline.models.vision import VisionTower, default_pixels
 from sightline.models.vlm import VLM
-from sightline.recipe.schema import Adopt, Compose, ModelSpec, VisionSpec
+from sightline.recipe.schema import Adopt, Compose, ModelSpec, Stage, VisionSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A model and the encoder that speaks its tokens."""
+    """A model and the encoder that speaks its tokens.
+
+    `pairs`: the encoder for objectives over image-text pairs, where the model has them; it may speak other tokens.
+    """
 
     model: VLM
     encoder: Encoder
+    pairs: Encoder | None = None
+
+    def encoder_for(self, stage: Stage) -> Encoder:
+        """The encoder of what `stage` learns from. Raises UserError for pairs and a model that knows none."""
+        if stage.objective == "next-token":
+            return self.encoder
+        if self.pairs is None:
+            raise UserError(
+                "this model compares no image with a text",
+                where=f"stages.{stage.name}.objective",
+                fix="set model.pair, or model.compose.connector.kind to q-former, or the objective to next-token",
+            )
+        return self.pairs
 
     def save_parts(self, folder: Path) -> None:
         """Write what `saved.load_run` needs of this model beside its weights."""

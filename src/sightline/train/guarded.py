@@ -77,7 +77,7 @@ def guarded(recipe: Recipe, stage: ReadyStage, run: RunDirectory) -> Iterator[St
 
 
 def _attach(recipe: Recipe, stage: ReadyStage, note: Any) -> Attachment:
-    model, encoder = stage.built.model, stage.built.encoder
+    model, encoder = stage.built.model, stage.built.encoder_for(stage.spec)
     plan: dict[Tower, Plan] = {}
     for tower, decided in stage.towers.items():
         if decided.trainable + decided.frozen:

@@ -63,6 +63,7 @@ def run_stage(stage: ReadyStage, position: Position, around: Surroundings, guard
                 stage.ranks,
                 spec.optimizer.clip,
                 around.interrupts.requested,
+                stage.objective,
             )
             if learner.ema:
                 learner.ema.update(position.step)
@@ -103,9 +104,11 @@ def _log(
     learner, precision = stage.learner, stage.learner.precision
     (loss_sum,) = stage.ranks.sum([float(position.window_loss)])
     loss, grad_norm = loss_sum / max(1, position.window_tokens), float(result.grad_norm)
+    terms = stage.ranks.sum([float(mean) for mean in result.terms.values()]) if result.terms else []
     event = _place(stage, position, "train") | {
         "loss": loss,
         "tokens": result.tokens,
+        **({"terms": dict(zip(result.terms, terms, strict=True))} if terms else {}),
         "lr": rates(learner.optimizer),
         "grad_norm": gradient_norms(parameters_by_tower(learner.optimizer), grad_norm, stage.spec.optimizer.clip),
         "grad_norm_total": grad_norm,
@@ -128,8 +131,9 @@ def _validate(stage: ReadyStage, position: Position, around: Surroundings, guard
     learner, model = stage.learner, stage.built.model
     averaged = learner.ema.in_place() if learner.ema else contextlib.nullcontext()
     with around.clock.phase("validation"), averaged, guard.evaluating():
+        encoder = stage.built.encoder_for(stage.spec)
         loss, tokens = validation_loss(
-            model, stage.validation, stage.built.encoder, stage.plan.micro, learner.precision, stage.ranks
+            model, stage.validation, encoder, stage.plan.micro, learner.precision, stage.ranks, stage.objective
         )
     _publish(stage, _place(stage, position, "validation") | {"loss": loss, "tokens": tokens}, around)
     margin = stage.spec.early_stop.min_delta if stage.spec.early_stop else 0.0

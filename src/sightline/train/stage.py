@@ -17,6 +17,7 @@ from sightline.train.ema import Ema
 from sightline.train.feed import MicroBatches, Plan, Supply, plan_steps, supply
 from sightline.train.freeze import TowerPlan, freeze
 from sightline.train.groups import build_optimizer
+from sightline.train.objectives import Objective, objective_of
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.precision import Precision
 
@@ -41,6 +42,7 @@ class ReadyStage:
     towers: dict[Tower, TowerPlan]
     built: Built
     module: nn.Module
+    objective: Objective
     learner: Learner
     batches: MicroBatches
     validation: Supply | None
@@ -57,7 +59,7 @@ def make_ready(
         UserError: what is wrong with the stage's plan or its data.
     """
     spec, model = recipe.stages[index], built.model
-    towers = freeze(model, spec)
+    towers, objective = freeze(model, spec), objective_of(spec)
     model.set_gradient_checkpointing(spec.gradient_checkpointing)
     optimizer = build_optimizer(model, spec)
     supplies, skipped = _supplies(spec, built, rows, tell)
@@ -67,7 +69,7 @@ def make_ready(
         all_rows = [row for each in supplies.values() for row in each.rows]
         images = len({image.key for row in all_rows for image in row.images})
         model.eval()
-        features = encode_all(model, built.encoder, all_rows, precision, tell("encoding images", images))
+        features = encode_all(model, built.encoder_for(spec), all_rows, precision, tell("encoding images", images))
     seed = recipe.seed + SEED_STRIDE * index
     return ReadyStage(
         index=index,
@@ -75,7 +77,8 @@ def make_ready(
         plan=plan,
         towers=towers,
         built=built,
-        module=ranks.wrap(model),
+        module=ranks.wrap(model) if objective.overlaps else model,
+        objective=objective,
         learner=Learner(model, optimizer, precision, Ema(model, spec.ema) if spec.ema else None),
         batches=MicroBatches(supplies, spec, plan, seed, ranks, features),
         validation=_validation(recipe, spec, built, rows, tell),
@@ -88,7 +91,9 @@ def _supplies(spec: Stage, built: Built, rows: dict[str, Rows], tell: Tell) -> t
     supplies, skipped = {}, []
     for name in spec.data:
         found = rows[name]
-        supplies[name], left_out = supply(found, spec, built.encoder, tell(f"reading {name}", len(found.rows)))
+        supplies[name], left_out = supply(
+            found, spec, built.encoder_for(spec), tell(f"reading {name}", len(found.rows))
+        )
         skipped += left_out
     return supplies, skipped
 
@@ -97,5 +102,5 @@ def _validation(recipe: Recipe, spec: Stage, built: Built, rows: dict[str, Rows]
     name = spec.validation or recipe.evaluate.validation
     if name is None or spec.validate_every is None:
         return None
-    found, _ = supply(rows[name], spec, built.encoder, tell(f"reading {name}", len(rows[name].rows)))
+    found, _ = supply(rows[name], spec, built.encoder_for(spec), tell(f"reading {name}", len(rows[name].rows)))
     return found

@@ -1,17 +1,17 @@
-"""One optimizer step. The only place that divides a loss: by the supervised tokens of all micro-batches and ranks."""
+"""One optimizer step. The only place that divides a loss: by what its terms count, over all micro-batches and ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from sightline.data.batch import Batch
 from sightline.errors import UserError
-from sightline.losses.next_token import next_token
-from sightline.train.parallel.ranks import Ranks, accumulating
+from sightline.train.objectives import NextToken, Objective, Term
+from sightline.train.parallel.ranks import Ranks
 from sightline.train.precision import Precision
 
 
@@ -20,16 +20,18 @@ class StepResult:
     """A step's facts; tensors stay on the device until they are logged.
 
     Attributes:
-        loss_sum: this rank's summed loss in nats, 0-dim fp32.
-        tokens: supervised tokens of the step over all ranks.
+        loss_sum: this rank's share of the step's loss times `tokens`, 0-dim fp32, in nats.
+        tokens: what the loss is a mean over, over all ranks: supervised tokens, or pairs.
         grad_norm: total gradient norm before clipping, 0-dim.
         stop: whether some rank was asked to stop.
+        terms: this rank's share of each term's mean, where the loss has several.
     """
 
     loss_sum: Tensor
     tokens: int
     grad_norm: Tensor
     stop: bool
+    terms: Mapping[Term, Tensor] = field(default_factory=dict)
 
 
 def train_step(
@@ -40,35 +42,43 @@ def train_step(
     ranks: Ranks,
     clip: float | None,
     stop: bool = False,
+    objective: Objective | None = None,
 ) -> StepResult:
     """Forward and backward over the micro-batches, clip, step.
 
-    The gradient is that of (sum of token losses) / (supervised tokens), both over the whole step: rows with long
-    answers weigh by their tokens however they fall into micro-batches and ranks.
+    The gradient is that of the sum over terms of weight x (sum of losses) / (count), sums and counts over the whole
+    step: rows with long answers weigh by their tokens however they fall into micro-batches and ranks.
+
+    Args:
+        objective: None: next-token prediction.
 
     Raises:
-        UserError: a step without any supervised token.
+        UserError: a step without anything to learn from.
     """
-    tokens, stops = ranks.sum([float(sum(batch.tokens for batch in batches)), float(stop)])
-    if tokens == 0:
+    objective = objective or NextToken()
+    counts = objective.counts(batches)
+    *sums, stops = ranks.sum([*counts.values(), float(stop)])
+    totals = dict(zip(counts, sums, strict=True))
+    if not any(totals.values()):
         raise UserError(
             f"no supervised token in a whole step (rows {', '.join(map(str, batches[0].examples[:3]))}, ...)",
             fix="see what is supervised with `sightline check`",
         )
-    # DDP averages over ranks, which divides by `world` once more than the token mean does.
-    scale = ranks.world / tokens
-    loss_sum = torch.zeros((), device=ranks.device)
-    for i, batch in enumerate(batches):
-        last = i == len(batches) - 1
-        with accumulating(model) if not last else torch.enable_grad():
-            with precision.autocast():
-                logits, targets = model(batch.to(ranks.device))
-                loss, _ = next_token(logits, targets)
-            precision.scaler.scale(loss * scale).backward()
-        loss_sum += loss.detach()
-    precision.scaler.unscale_(optimizer)
+    # Gradients are averaged over ranks, which divides by `world` once more than the mean does.
+    shares = {name: objective.weights[name] / total if total else 0.0 for name, total in totals.items()}
+    factors = {name: share * ranks.world for name, share in shares.items()}
+    losses = objective.backward(model, batches, factors, precision, ranks)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if not objective.overlaps:
+        ranks.average_gradients(parameters)
+    precision.scaler.unscale_(optimizer)
     grad_norm = nn.utils.clip_grad_norm_(parameters, clip if clip is not None else float("inf"))
     precision.scaler.step(optimizer)
     precision.scaler.update()
-    return StepResult(loss_sum, int(tokens), grad_norm, stops > 0)
+    tokens = int(next(iter(totals.values())))
+    if len(losses) == 1:
+        (name,) = losses
+        return StepResult(losses[name] * objective.weights[name], tokens, grad_norm, stops > 0)
+    whole = torch.stack([loss * shares[name] for name, loss in losses.items()]).sum()
+    means = {name: loss / totals[name] if totals[name] else loss for name, loss in losses.items()}
+    return StepResult(whole * tokens, tokens, grad_norm, stops > 0, means)

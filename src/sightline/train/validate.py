@@ -1,34 +1,45 @@
-"""Validation loss: the mean over supervised tokens of a held-out data set, always the same tokens in the same order."""
+"""Validation loss: an objective's mean over a held-out data set, always the same rows in the same order."""
 
 from __future__ import annotations
 
 import torch
 
 from sightline.data.encode import Encoder
-from sightline.losses.next_token import next_token
 from sightline.models.vlm import VLM
 from sightline.train.feed import Supply
+from sightline.train.objectives import NextToken, Objective
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.precision import Precision
 
 
 @torch.no_grad()
 def validation_loss(
-    model: VLM, supply: Supply, encoder: Encoder, micro: int, precision: Precision, ranks: Ranks
+    model: VLM,
+    supply: Supply,
+    encoder: Encoder,
+    micro: int,
+    precision: Precision,
+    ranks: Ranks,
+    objective: Objective | None = None,
 ) -> tuple[float, int]:
-    """Mean loss in nats per supervised token, and how many there were. Ranks share the work.
+    """The objective's loss (None: next-token, in nats a supervised token), and the count of its first term.
 
-    The model is in evaluation mode meanwhile, and each module in its own mode afterwards.
+    Each term is a mean over all that it counts. Ranks share the work. The model is in evaluation mode meanwhile, and
+    each module in its own mode afterwards.
     """
-    total = torch.zeros((), dtype=torch.float64, device=ranks.device)
-    count = 0
+    objective = objective or NextToken()
+    sums = {name: torch.zeros((), dtype=torch.float64, device=ranks.device) for name in objective.weights}
+    counts = dict.fromkeys(objective.weights, 0.0)
     with model.evaluating():
         for start in range(ranks.rank * micro, len(supply), ranks.world * micro):
             sequences = [supply[i] for i in range(start, min(start + micro, len(supply)))]
             batch = encoder.collate(sequences).to(ranks.device)
             with precision.autocast():
-                loss, tokens = next_token(*model(batch))
-            total += loss
-            count += tokens
-    loss_sum, tokens_sum = ranks.sum([float(total), float(count)])
-    return loss_sum / max(1.0, tokens_sum), int(tokens_sum)
+                found = objective.value(model, batch)
+            for name, (loss, count) in found.items():
+                sums[name] += loss
+                counts[name] += count
+    totals = ranks.sum([*(float(total) for total in sums.values()), *counts.values()])
+    means = [loss / max(1.0, count) for loss, count in zip(totals, totals[len(sums) :], strict=False)]
+    mean_loss = sum(weight * mean for weight, mean in zip(objective.weights.values(), means, strict=True))
+    return mean_loss, int(totals[len(sums)])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sightline.errors import UserError
@@ -48,6 +48,20 @@ class Ranks:
         box = [text]
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
+
+    def average_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Average the gradients of `parameters` over ranks; a rank where one has none counts it as zero."""
+        if self.world == 1:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = torch._utils._flatten_dense_tensors(grads)
+        dist.all_reduce(flat)
+        flat /= self.world
+        for grad, averaged in zip(grads, torch._utils._unflatten_dense_tensors(flat, grads), strict=True):
+            grad.copy_(averaged)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """`model` with its gradients averaged over ranks in the backward pass.

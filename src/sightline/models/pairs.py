@@ -1,0 +1,51 @@
+"""What a model over image-text pairs is to its objectives: embeddings to compare, and heads that look at both.
+
+Shapes: B pairs, K pairs put together anew, P image tokens, Q embeddings an image has, E embedding width, T text tokens,
+D width of what cross-attention looks at, S supervised positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sightline.data.batch import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """A batch's images and texts in one space. `image` holds unit vectors, several an image for a Q-Former.
+
+    `seen` is what cross-attention looks at: one row for each pair (images that several pairs share are repeated).
+    """
+
+    image: Float[Tensor, "B E"] | Float[Tensor, "B Q E"]
+    text: Float[Tensor, "B E"]
+    seen: Float[Tensor, "B P D"] | None = None
+
+
+@runtime_checkable
+class PairModel(Protocol):
+    """Implemented by `PairVLM` (CLIP, SigLIP, ALBEF) and by a composed VLM whose connector is a Q-Former (BLIP-2)."""
+
+    def represent(self, batch: Batch) -> Pairs:
+        """Embeddings of the batch's images and texts. A frozen tower runs without a graph."""
+
+    def scale_and_bias(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | None]:
+        """What similarities are multiplied with, and what is added (None: nothing)."""
+
+    def match(
+        self, seen: Float[Tensor, "K P D"], input_ids: Int[Tensor, "K T"], attention_mask: Bool[Tensor, "K T"]
+    ) -> Float[Tensor, "K 2"]:
+        """Logits of "this text does not belong to this image" and "it does"."""
+
+    def caption(self, seen: Float[Tensor, "B P D"], batch: Batch) -> tuple[Float[Tensor, "S V"], Int[Tensor, " S"]]:
+        """Logits at the supervised positions of the texts, each from the image and the words before it, and targets."""
+
+    def unmask(
+        self, seen: Float[Tensor, "B P D"], input_ids: Int[Tensor, "B T"], batch: Batch, where: Bool[Tensor, "B T"]
+    ) -> Float[Tensor, "S V"]:
+        """Logits at the places `where` of texts whose words there are masked in `input_ids`, from both sides."""

@@ -1,0 +1,142 @@
+"""What a recipe says of its model: towers, connector, adapters."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from sightline.recipe.part import Fraction, Part, Positive, Tower
+
+
+class Source(Part):
+    """Where a tower comes from: weights (`source`: hub id or folder) or a small `config` built from scratch."""
+
+    source: str | None = None
+    config: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Source:
+        if (self.source is None) == (self.config is None):
+            raise ValueError("give exactly one of 'source' (hub id or folder) and 'config' (transformers fields)")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError("'config' needs 'model_type', e.g. siglip_vision_model or llama")
+        return self
+
+
+class VisionSpec(Source):
+    """The vision tower. `layer` is the hidden state that feeds the connector.
+
+    -1 is the tower's own output, after its final norm; any other is what a block left (LLaVA: -2).
+    """
+
+    layer: int = -2
+    image_size: Positive | None = None  # convolutional towers only: the others' configurations say it
+    tokens: Literal["patch", "all"] = "patch"  # "patch" drops the class token where the tower has one
+    resize: Literal["squash", "crop", "pad"] = "squash"
+    mean: tuple[float, float, float] | None = None  # None: the tower's own image processor says
+    std: tuple[float, float, float] | None = None
+
+
+class ConnectorSpec(Part):
+    """The connector: `kind` is a file's name in `models/connectors/`."""
+
+    kind: str = "mlp"
+    factor: Positive = 2  # pixel-shuffle only: factor x factor neighbouring patches become one token
+    hidden: Positive | None = None  # mlp width; None: the language tower's
+    queries: Positive | None = (
+        None  # q-former and perceiver: tokens that an image becomes; None: the kind's own (32, 64)
+    )
+    config: dict[str, Any] | None = None  # q-former: fields of transformers' BertConfig; perceiver: depth, heads
+    source: str | None = None  # q-former: a BERT (hub id or folder) whose weights and tokenizer it starts from
+    embed: Positive = 256  # q-former: width of the space in which images and texts are compared
+
+
+class LanguageSpec(Source):
+    """The language tower: any causal language model."""
+
+    gguf_file: str | None = None  # a file inside `source`, read by transformers' GGUF loader
+
+
+class TokenizerSpec(Part):
+    """The tokenizer: from the language tower (default), from `source`, or a word-level one made from the data."""
+
+    source: str | None = None
+    build: Literal["words"] | None = None
+
+
+class Compose(Part):
+    """A VLM joined from a vision model, a connector and a causal language model."""
+
+    vision: VisionSpec
+    connector: ConnectorSpec = ConnectorSpec()
+    language: LanguageSpec
+    tokenizer: TokenizerSpec = TokenizerSpec()
+    image_token: str = "<image>"
+    template: str = "vicuna"  # a name in data/templates.py
+
+
+class TextSpec(Source):
+    """The text tower of a pair model: any text encoder (clip_text_model, siglip_text_model, bert)."""
+
+    pool: Literal["end", "first", "last", "mean"] = "end"  # the token that stands for the text
+    max_length: Positive = 77
+
+
+class Fusion(Part):
+    """Cross-attention from text to image in the text tower's last blocks (ALBEF, arXiv 2107.07651, section 3.1)."""
+
+    blocks: Positive = 6  # of the text tower's blocks, the last so many look at the image
+    momentum: Fraction | None = None  # decay of the momentum towers that distil; None: there are none
+    queue: Positive | None = None  # past embeddings that serve as negatives
+
+
+class Pair(Part):
+    """Two towers that meet in one space of embeddings (CLIP, SigLIP); with `fusion`, texts look at images (ALBEF)."""
+
+    vision: VisionSpec
+    language: TextSpec
+    tokenizer: TokenizerSpec = TokenizerSpec()
+    embed: Positive = 512  # width of the common space
+    pool: Literal["class", "mean", "attention"] = "class"  # how an image's tokens become one embedding
+    temperature: Annotated[float, Field(gt=0)] = 0.07  # at the start; the scale 1 / temperature is learned
+    max_scale: float | None = 100.0  # the learned scale is held at or below this
+    bias: float | None = None  # at the start, where there is one (SigLIP: -10)
+    fusion: Fusion | None = None
+
+
+class Adopt(Part):
+    """An existing VLM. `towers` is needed only for a model type that `models/adopt.py` does not know."""
+
+    source: str | None = None
+    config: dict[str, Any] | None = None
+    towers: dict[Tower, list[str]] | None = None
+
+
+class Lora(Part):
+    """Low-rank adapters (Hu et al. 2021) by PEFT, on the named towers only."""
+
+    rank: Positive = 16
+    alpha: Positive = 32
+    dropout: Fraction = 0.05
+    towers: tuple[Tower, ...] = ("language",)
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+
+
+class ModelSpec(Part):
+    """Exactly one of `compose`, `pair` and `adopt`, and how its weights are held."""
+
+    compose: Compose | None = None
+    pair: Pair | None = None
+    adopt: Adopt | None = None
+    lora: Lora | None = None
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ModelSpec:
+        if sum(way is not None for way in (self.compose, self.pair, self.adopt)) != 1:
+            raise ValueError(
+                "give exactly one of 'compose' (join towers), 'pair' (image and text towers side by side) and 'adopt' "
+                "(take an existing VLM)"
+            )
+        return self

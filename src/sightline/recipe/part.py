@@ -1,0 +1,18 @@
+"""What every part of a recipe is made of: a frozen value that no unknown key gets past, and the towers' names."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Tower = Literal["vision", "connector", "language"]
+TOWERS: tuple[Tower, ...] = ("vision", "connector", "language")
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Part(BaseModel):
+    """Base of every part of a recipe: frozen, and no unknown key gets past it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,0 +1,141 @@
+"""What a recipe says of a stage: what learns, on which data, by which objective, at what rate, for how long."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sightline.recipe.part import Fraction, Part, Positive, Tower
+
+
+class LearnPart(Part):
+    """A part of a tower: exactly one of its last `last` blocks, its `norms`, or a `pattern` of parameter names."""
+
+    last: Positive | None = None
+    norms: Literal[True] | None = None
+    pattern: str | None = None  # regular expression, searched in the parameter's name within its tower
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> LearnPart:
+        if sum(v is not None for v in (self.last, self.norms, self.pattern)) != 1:
+            raise ValueError("give exactly one of 'last', 'norms' and 'pattern'")
+        return self
+
+
+Learn = Literal["all", "none", "lora"] | LearnPart
+
+
+class Schedule(Part):
+    """Learning rate over a stage: linear warm-up (a fraction of the steps, or a count), then `kind`."""
+
+    kind: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Fraction | Positive = 0.03
+    floor: Fraction = 0.0  # the last learning rate as a fraction of the peak
+
+
+class Optimizer(Part):
+    """AdamW (Loshchilov & Hutter 2019), LAMB (You et al. 2020) or Lion (Chen et al. 2023).
+
+    1-D parameters (norms, biases) and those whose name matches `no_decay` are never decayed.
+    """
+
+    kind: Literal["adamw", "lamb", "lion"] = "adamw"
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float | dict[Tower, float] = 0.0
+    no_decay: str | None = None  # regular expression, searched in the parameter's name within its tower
+    layer_decay: Fraction = 1.0  # each block learns at this fraction of the rate of the block above it
+    clip: float | None = 1.0  # global gradient norm
+
+
+PairLoss = Literal["itc", "sigmoid", "itm", "itg", "mlm"]
+
+
+class PairSettings(Part):
+    """How the losses over image-text pairs are computed.
+
+    `itc`: each image finds its text among all and back (InfoNCE). `sigmoid`: each pair is judged by itself (SigLIP).
+    `itm`: does this text belong to this image? `itg`: write the text given the image. `mlm`: fill in masked words.
+    """
+
+    smoothing: Fraction = 0.0  # label smoothing of itc
+    caption_smoothing: Fraction = 0.0  # label smoothing of itg
+    mask: Fraction = 0.15  # share of the text's tokens that mlm masks
+    distil: Fraction = 0.0  # weight of the momentum towers' opinion in itc and mlm (ALBEF's alpha), reached after...
+    distil_ramp: Fraction = 0.0  # ...this fraction of the stage
+    weighting: Literal["fixed", "uncertainty", "gradnorm"] = "fixed"  # of the losses among each other
+
+
+class EarlyStop(Part):
+    """Stop when the validation loss has not improved by `min_delta` for `patience` evaluations."""
+
+    patience: Positive = 3
+    min_delta: float = 0.0
+
+
+class Stage(Part):
+    """A part of a run: which towers learn and at what rate, on which data, for how long."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
+    data: dict[str, float]  # data set name -> sampling weight
+    learn: dict[Tower, Learn]  # a tower that is not named is frozen
+    lr: float | dict[Tower, float]
+    objective: Literal["next-token"] | dict[PairLoss, float] = "next-token"  # or losses over pairs and their weights
+    pairs: PairSettings = PairSettings()
+    steps: Positive | None = None
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    batch: Positive  # sequences in one optimizer step, over all ranks and micro-batches
+    micro_batch: Positive | None = None  # sequences in one forward pass of one rank; None: batch / ranks
+    max_length: Positive = 2048
+    over_length: Literal["error", "skip"] = "error"  # never truncated: truncation loses image tokens or answers
+    pack: Literal["none", "image", "length"] = "none"
+    group_by_length: bool = False  # a step's sequences are of about one length: less padding
+    schedule: Schedule = Schedule()
+    optimizer: Optimizer = Optimizer()
+    ema: Fraction | None = None  # decay of an exponential moving average of the weights
+    gradient_checkpointing: bool = False
+    cache_features: bool = False  # frozen vision towers only: each image is encoded once for the whole stage
+    flip: bool = False  # random horizontal flips of training images; wrong where left and right matter
+    validate_every: Positive | None = None  # steps between validation losses
+    validation: str | None = None  # their data set, where it is not the recipe's evaluate.validation
+    early_stop: EarlyStop | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Stage:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of 'steps' and 'epochs'")
+        if all(rule == "none" for rule in self.learn.values()):
+            raise ValueError("this stage trains nothing: set 'learn' of at least one tower to other than 'none'")
+        learning = [tower for tower, rule in self.learn.items() if rule != "none"]
+        if isinstance(self.lr, dict) and (missing := [t for t in learning if t not in self.lr]):
+            raise ValueError(f"'lr' names no rate for {', '.join(missing)}, which learns in this stage")
+        if self.cache_features and self.learn.get("vision", "none") != "none":
+            raise ValueError("'cache_features' needs a frozen vision tower: set learn.vision to 'none'")
+        if self.cache_features and self.flip:
+            raise ValueError("'cache_features' keeps one view of each image: 'flip' must be off")
+        if isinstance(self.objective, dict):
+            self._pairs_consistent(self.objective)
+        if not self.data or any(weight <= 0 for weight in self.data.values()):
+            raise ValueError("'data' needs at least one data set, each with a weight above 0")
+        if self.early_stop and not self.validate_every:
+            raise ValueError("'early_stop' needs 'validate_every'")
+        return self
+
+    def _pairs_consistent(self, losses: dict[PairLoss, float]) -> None:
+        if not losses or any(weight <= 0 for weight in losses.values()):
+            raise ValueError("'objective' needs at least one loss, each with a weight above 0")
+        if {"itc", "sigmoid"} <= losses.keys():
+            raise ValueError("'objective' compares pairs by either 'itc' or 'sigmoid', not by both")
+        if "itm" in losses and not {"itc", "sigmoid"} & losses.keys():
+            raise ValueError("'itm' draws its hard negatives from 'itc' (or 'sigmoid'): add it to 'objective'")
+        if self.pack != "none":
+            raise ValueError("pairs are compared with each other: set 'pack' to none")
+
+    def rule_for(self, tower: Tower) -> Learn:
+        """What of `tower` learns in this stage."""
+        return self.learn.get(tower, "none")
+
+    def rate_for(self, tower: Tower) -> float:
+        """Peak learning rate of `tower`."""
+        return self.lr[tower] if isinstance(self.lr, dict) else self.lr
