@@ -198,7 +198,7 @@ class Loading:
         loader = self._loader
         if loader is None or self._told:
             return
-        length = None if isinstance(loader.dataset, IterableDataset) else len(loader)
+        length = _batches(loader)
         epoch = self._recorder.step // length if length else 0
         if self._seen is None or epoch > self._seen.epoch:
             self._epoch()
@@ -217,6 +217,8 @@ class Loading:
             shuffles=getattr(sampler, "shuffle", None),
             orders=(*(before.orders if before else ()), _order(sampler)),
             samples=len(sampler) if sampler is not None else None,
+            batches=_batches(loader),
+            starts=(*(before.starts if before else ()), self._recorder.step) if self._told else (),
         )
         self._known[loader] = self._seen
         self._offer(self._seen)
@@ -243,6 +245,11 @@ class Loading:
         if not exact and wait > 0.5 * period and wait > 0.005:
             seen = replace(seen, make=seconds_a_batch(loader))
         self._offer(seen)
+
+
+def _batches(loader: DataLoader[Any]) -> int | None:
+    """Of one epoch, where that is certain."""
+    return None if isinstance(loader.dataset, IterableDataset) else len(loader)
 
 
 def _made(call: Call) -> bool:

@@ -19,6 +19,8 @@ class LoaderSeen:
         orders: a hash of the sampler's order at the start of each epoch so far, oldest first; None where the order
             cannot be read without drawing the host's random numbers.
         samples: samples of one epoch on this rank; None when unknown.
+        batches: batches of one epoch; None when unknown.
+        starts: optimizer steps taken at the start of each epoch so far; empty where that is inferred and not seen.
     """
 
     step: int
@@ -29,6 +31,8 @@ class LoaderSeen:
     shuffles: bool | None = None
     orders: tuple[int | None, ...] = ()
     samples: int | None = None
+    batches: int | None = None
+    starts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
