@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from sightline.guard.evidence.learning import ScheduleSeen
 from sightline.guard.evidence.loading import LoaderSeen
 
@@ -19,7 +21,7 @@ def misrounded(schedule: ScheduleSeen, loader: LoaderSeen) -> str | None:
     if not schedule.closed or schedule.restored or not batches or each < 2 or not batches % each or len(starts) < 2:
         return None
     down, begun = batches // each, len(starts)
-    taken = {after - before for before, after in zip(starts, starts[1:], strict=False)}
+    taken = {after - before for before, after in pairwise(starts)}
     if taken == {down + 1}:
         return _cut_off(schedule, steps, down, begun, starts[-1], batches)
     if schedule.forwards == begun * batches and steps == begun * down and schedule.horizon == begun * (down + 1):
