@@ -17,9 +17,10 @@ from sightline.attach.onlookers.outputs import Head, Outputs
 from sightline.attach.onlookers.rounding import Rounding
 from sightline.attach.onlookers.schedule import Schedules
 from sightline.attach.onlookers.shared_rows import SharedRows
+from sightline.attach.onlookers.standstill import Standstill
 from sightline.guard.probes.call import Call
 
-KINDS: tuple[type[Onlooker], ...] = (Schedules, Head, Outputs, LossScale, Rounding, SharedRows)
+KINDS: tuple[type[Onlooker], ...] = (Schedules, Head, Outputs, LossScale, Rounding, SharedRows, Standstill)
 
 
 class Onlookers:

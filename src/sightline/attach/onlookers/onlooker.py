@@ -17,12 +17,17 @@ Kind = TypeVar("Kind")
 
 
 class Recording(Protocol):
-    """What onlookers see of the recorder. `step`: optimizer steps taken; `muted`: our own forward pass is running."""
+    """What onlookers see of the recorder.
+
+    `step`: optimizer steps taken; `backwards`: backward passes through the model's outputs; `muted`: our own forward
+    pass is running.
+    """
 
     model: nn.Module
     mailbox: Mailbox
     offer: Callable[[Evidence], Any]
     step: int
+    backwards: int
     muted: bool
     declared: bool
 

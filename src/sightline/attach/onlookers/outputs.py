@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
+from sightline.attach.onlookers.origin import only_norms, trained_before
 from sightline.guard.evidence import HeadSeen, OutputsSeen
 from sightline.guard.probes.call import Call, outcome
 
@@ -49,18 +50,32 @@ class Head(Onlooker):
 
         tables = (module.weight for module in self.recorder.model.modules() if isinstance(module, nn.Embedding))
         tied = any(weight is table for table in tables)
+        learns = any(p.requires_grad for p in (bias, *(p for _, p in self._matrices(classes))) if p is not None)
+        norms, body = only_norms(self.recorder.model), trained_before(self.recorder.model, weight)
 
         def arrived(came: list[Tensor]) -> None:
-            rms, kurtosis, *rest = (float(value) for value in came)
-            self.recorder.offer(HeadSeen(0, name, inputs, classes, rms, kurtosis, rest[0] if rest else None, tied))
+            (rms, kurtosis, *rest), trained = (float(value) for value in came[:-1]), bool(came[-1])
+            self.recorder.offer(
+                HeadSeen(
+                    0, name, inputs, classes, rms, kurtosis, rest[0] if rest else None, tied, learns, norms, trained
+                )
+            )
 
-        self.recorder.mailbox.post(moments, arrived)
+        self.recorder.mailbox.post([*moments, body], arrived)
 
     def _matrix(self, classes: int) -> tuple[str, Tensor, int, int] | None:
-        for name, p in reversed(list(self.recorder.model.named_parameters())):
-            if p.dim() == 2 and p.is_floating_point() and classes in p.shape and not hasattr(p, "to_local"):
-                return name, p, p.shape[1] if p.shape[0] == classes else p.shape[0], classes
+        for name, p in reversed(self._matrices(classes)):
+            return name, p, p.shape[1] if p.shape[0] == classes else p.shape[0], classes
         return None
+
+    def _matrices(self, classes: int) -> list[tuple[str, Tensor]]:
+        """What could be the output layer, in the model's order."""
+        named = self.recorder.model.named_parameters()
+        return [
+            (name, p)
+            for name, p in named
+            if p.dim() == 2 and p.is_floating_point() and classes in p.shape and not hasattr(p, "to_local")
+        ]
 
 
 class Outputs(Onlooker):

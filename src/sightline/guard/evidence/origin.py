@@ -5,12 +5,14 @@ from __future__ import annotations
 from math import log
 from statistics import median
 
+from sightline.guard.evidence.learning import HeadSeen
 from sightline.guard.evidence.setup import Setup
 from sightline.guard.evidence.steps import History, ParameterSeen, StepSeen
 
 KNOWS = 0.75  # of ln V: a fresh language model's first loss is ln V or above; a trained one's is far below
 NEAR = 0.1  # relative: sampling error of a norm, and the first step itself
 SMALLEST = 64  # elements whose norm tells a distribution
+UNIFORM = 1.8  # kurtosis of a uniform distribution
 NORMAL = 0.02  # standard deviation of weights in the initialisation of most transformers
 EARLY = 2  # the set-up is read anew once an unnamed optimizer has stepped, and the history begins with step 2
 LATER = 5  # steps in a row: one bad batch is no harm
@@ -57,6 +59,15 @@ def fresh(step: StepSeen, tower: str) -> bool:
     pairs = [(p, seen.get(name.removesuffix("weight") + "bias")) for name, p in seen.items() if name.endswith("weight")]
     maps = [(w, b) for w, b in pairs if b is not None and w.numel >= SMALLEST and w.numel > b.numel]
     return bool(maps) and all(_untrained(weight, bias) for weight, bias in maps)
+
+
+def new(head: HeadSeen) -> bool:
+    """Whether an output layer is as `torch.nn.Linear` makes it: weights and bias from U(-1/sqrt(n), 1/sqrt(n))."""
+    size, spread = head.inputs * head.classes, (3 * head.inputs) ** -0.5
+    slack = 0.1 + 2 * (4 / size) ** 0.5  # two standard errors of a uniform sample's kurtosis, which is 1.8
+    if size < SMALLEST or abs(head.kurtosis - UNIFORM) > slack or abs(head.rms / spread - 1) > NEAR + size**-0.5:
+        return False
+    return head.bias_rms is None or abs(head.bias_rms / spread - 1) <= NEAR + head.classes**-0.5
 
 
 def _untrained(weight: ParameterSeen, bias: ParameterSeen) -> bool:

@@ -1,63 +1,87 @@
 """T1 · Parameters that should learn do not move, or frozen ones do.
 
-Symptom: the loss is flat, or falls less than it should, with healthy gradients; the saved weights of a tower equal
-those it started from. The reverse: a tower that was frozen differs from its source after training.
-Root cause: `optimizer.step()` is missing; the optimizer holds other tensors than the model does (it was made before
-the model was rebuilt, resized or wrapped, or before parameters were unfrozen); the learning rate is zero; or a
-parameter was frozen by `requires_grad` while a gradient was left behind for the optimizer to go on applying.
+Symptom: the loss is flat, or falls less than it should; the saved weights of a tower equal those it started from. The
+reverse: a tower that was frozen differs from its source after training.
+Root cause: `optimizer.step()` is missing, or from some step on writes to nothing (a recorded or compiled step that is
+replayed with what was there once); gradients are cleared between backward pass and step; the optimizer holds other
+tensors than the model does (made before it was rebuilt, resized, wrapped or unfrozen); the learning rate is zero; a new
+output layer was frozen with the rest; or a parameter was frozen while its gradient was left for the optimizer.
 Fix: make the optimizer after the model is final, from its parameters with requires_grad; call `optimizer.step()` once
-per accumulated batch; set the group's `lr` above 0; set gradients to None when freezing.
+per accumulated batch, and `zero_grad()` after it; set the group's `lr` above 0; set gradients to None when freezing.
 Stays silent when: each tower with a gradient moves in some measured step, whatever its single parameters do (a
-parameter may rest without a gradient); the rate is 0 only while it warms up; or the tower's rounding loses updates
-(P4).
+parameter may rest without a gradient); the rate is 0 only while it warms up; the tower's rounding loses updates (P4);
+a frozen output layer was trained before, or other parts than normalisations learn in front of it (LoRA, a connector).
 Sources:
 - https://github.com/pytorch/pytorch/issues/14467 (2018-11-28): an optimizer that trains a discarded model in silence
-- https://github.com/microsoft/nni/issues/4521 (2022-02-07): a pruned model's new layers unknown to the old optimizer
+- https://github.com/pytorch/pytorch/issues/115607 (2023-12-12): a compiled step that updates nothing once gradients
+  were None (PyTorch-115607 of the TrainCheck paper; so is Forum-84911, where all but the batch norms was frozen)
 - https://github.com/zjunlp/HVPNeT/issues/5 (2022-08-13): trainable layers left out of the optimizer
 """
 
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import History, ParameterSeen, Progress, Setup
+from sightline.guard.evidence import HeadSeen, History, ParameterSeen, Progress, Setup, StillSeen
+from sightline.guard.evidence.movement import cleared, idle_head, stopped
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
 STEPS = 3  # measured steps before judging: a warm-up from 0 leaves the first one without an update
 BACKWARDS = 256  # backward passes without a step: more than any accumulation in use
 ENDED = 8  # backward passes of a run that is over: one that ended sooner may not have come to its first step
+BETWEEN = "call zero_grad() after step(), or before backward(): there is no gradient left when the optimizer steps"
+REPLAYED = "let each step act on its own gradients: record or compile it anew when what it updates changes"
+STALE = "make the optimizer from the parameters that the model has now"
 LOW = ("float16", "bfloat16")  # an update may round to nothing here, which is P4's business
 
 
-def find(progress: Progress | None = None, history: History | None = None, setup: Setup | None = None) -> Verdict:
-    """Were steps taken, and did each tower that learns move, and only those?"""
+def find(
+    progress: Progress | None = None,
+    history: History | None = None,
+    setup: Setup | None = None,
+    head: HeadSeen | None = None,
+    still: StillSeen | None = None,
+) -> Verdict:
+    """Were steps taken, do they go on, and did each tower that learns move, and only those?"""
     if progress and not progress.steps and progress.backwards >= (ENDED if progress.closed else BACKWARDS):
-        return Finding(
-            severity="error",
-            message=f"{progress.backwards} backward passes and not one optimizer step on the model's parameters",
-            fix=_remedy(setup, "call optimizer.step() after the backward pass"),
-            seen={"backward passes": progress.backwards, "optimizer steps": 0},
-        )
+        message = f"{progress.backwards} backward passes and not one optimizer step on the model's parameters"
+        fix = _remedy(setup, "call optimizer.step() after the backward pass")
+        return Finding("error", message, fix, {"backward passes": progress.backwards, "optimizer steps": 0})
+    if still is not None and stopped(still):
+        return _stopped(still)
     measured = history.measured if history else ()
     if len(measured) < STEPS:
         return CannotTell(f"{STEPS} measured optimizer steps")
-    for tower in measured[-1].towers:
-        seen = [p for step in measured for p in step.tower(tower)]
-        if finding := _moved_though_frozen(tower, seen) or _unmoved(tower, seen, setup):
-            return finding
-    return None
+    towers = {tower: [p for step in measured for p in step.tower(tower)] for tower in measured[-1].towers}
+    if found := [f for t, seen in towers.items() if (f := _moved_though_frozen(t, seen) or _unmoved(t, seen, setup))]:
+        return found[0]
+    if cleared(measured):
+        message = f"every gradient was 0 in {len(measured)} measured steps, though the loss pulls at the outputs"
+        return Finding("error", message, BETWEEN, {"measured steps": len(measured)})
+    return _idle(head, idle_head(head, history, setup))
+
+
+def _stopped(still: StillSeen) -> Finding:
+    fix = (REPLAYED if still.held else STALE) if still.graded else BETWEEN
+    message = f"{still.steps} optimizer steps in a row, since step {still.since}, changed no parameter"
+    seen = {"with a gradient": f"{still.graded} of {still.parameters}", "gradient norm": still.grad_norm}
+    return Finding("error", message, fix, {**seen, "backward passes": still.backwards, "lr": still.learning_rate})
+
+
+def _idle(head: HeadSeen | None, why: str | None) -> Finding | None:
+    if head is None or why is None:
+        return None
+    message = f"the output layer {head.name} is as its init left it and is {why}, while other parameters learn"
+    fix = "set requires_grad to True" if why == "frozen" else "add it to a parameter group"
+    return Finding("warning", message, f"{head.name}: {fix}", {"weights": head.rms, "norms alone": head.only_norms})
 
 
 def _moved_though_frozen(tower: str, seen: list[ParameterSeen]) -> Finding | None:
-    moved = sorted({p.name for p in seen if p.moved and not p.trainable})
-    if not moved:
+    if not (moved := sorted({p.name for p in seen if p.moved and not p.trainable})):
         return None
-    return Finding(
-        severity="error",
-        message=f"{len(moved)} frozen parameters of tower '{tower}' moved, e.g. {moved[0]}",
-        fix="set their gradients to None when freezing, and leave them out of the optimizer",
-        seen={"moved though frozen": moved[:5]},
-    )
+    message = f"{len(moved)} frozen parameters of tower '{tower}' moved, e.g. {moved[0]}"
+    fix = "set their gradients to None when freezing, and leave them out of the optimizer"
+    return Finding("error", message, fix, {"moved though frozen": moved[:5]})
 
 
 def _unmoved(tower: str, seen: list[ParameterSeen], setup: Setup | None) -> Finding | None:
@@ -69,32 +93,23 @@ def _unmoved(tower: str, seen: list[ParameterSeen], setup: Setup | None) -> Find
     if not held:
         return _left_out(tower, pulled, setup)
     rate = max(p.learning_rate or 0.0 for p in held)
-    remedy = "set lr above 0 (it is 0)" if rate == 0 else "make the optimizer from the parameters of this model"
-    return Finding(
-        severity="error",
-        message=f"tower '{tower}' has gradients, but none of its parameters moved in any measured step",
-        fix=f"parameter group of '{tower}': {remedy}",
-        seen={"largest gradient norm": max(p.grad_norm or 0.0 for p in held), "learning rate": rate},
-    )
+    message = f"tower '{tower}' has gradients, but none of its parameters moved in any measured step"
+    numbers = {"largest gradient norm": max(p.grad_norm or 0.0 for p in held), "learning rate": rate}
+    return Finding("error", message, f"group of '{tower}': {STALE if rate else 'set lr above 0 (it is 0)'}", numbers)
 
 
 def _left_out(tower: str, pulled: list[ParameterSeen], setup: Setup | None) -> Finding:
     """Surely wrong with a plan that says it learns or an optimizer of foreign tensors; else only wasteful."""
-    planned = setup.towers[tower].planned if setup and tower in setup.towers else None
-    sure = planned in ("all", "part") or bool(setup and setup.orphans)
+    sure = setup and (setup.orphans or (tower in setup.towers and setup.towers[tower].planned in ("all", "part")))
     names = sorted({p.name for p in pulled})
-    return Finding(
-        severity="error" if sure else "warning",
-        message=f"tower '{tower}' requires gradients, but the optimizer holds none of its {len(names)} parameters",
-        fix=_remedy(setup, "add them to a parameter group, or set requires_grad to False"),
-        seen={"parameters": names[:5]},
-    )
+    message = f"tower '{tower}' requires gradients, but the optimizer holds none of its {len(names)} parameters"
+    fix = _remedy(setup, "add them to a parameter group, or set requires_grad to False")
+    return Finding("error" if sure else "warning", message, fix, {"parameters": names[:5]})
 
 
 def _remedy(setup: Setup | None, otherwise: str) -> str:
-    if setup and setup.orphans:
-        return f"make the optimizer after the model is final: it holds {setup.orphans} elements of no parameter of it"
-    return otherwise
+    foreign = "make the optimizer after the model is final: it holds {} foreign elements"
+    return foreign.format(setup.orphans) if setup and setup.orphans else otherwise
 
 
 def specimen(run: Run, *, faulty: bool) -> None:
