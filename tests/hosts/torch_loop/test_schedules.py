@@ -78,6 +78,15 @@ def warm_up(total: int) -> Make:
     return lambda opt: sched.LambdaLR(opt, rate)
 
 
+def factor(rule: Callable[[int], float]) -> Make:
+    return lambda opt: sched.LambdaLR(opt, rule)
+
+
+def cosine(total: int, warm: int = 0) -> Make:
+    """As written by hand: nothing but the closure knows how long it is."""
+    return factor(lambda n: n / warm if n < warm else 0.5 * (1 + math.cos(math.pi * (n - warm) / (total - warm))))
+
+
 def chained(opt: torch.optim.Optimizer) -> Any:
     first = sched.LinearLR(opt, start_factor=0.1, total_iters=5)
     then = sched.CosineAnnealingLR(opt, T_max=EPOCHS * BATCHES - 5)
@@ -98,6 +107,18 @@ RIGHT: dict[str, dict[str, Any]] = {
     "exponential": {"make": lambda o: sched.ExponentialLR(o, 0.9)},
     "accumulation": {"make": lambda o: sched.CosineAnnealingLR(o, ALL), "micro": 2},
     "micro-batches throughout": {"make": lambda o: sched.CosineAnnealingLR(o, 2 * ALL), "micro": 2, "when": "micro"},
+    "by a closure": {"make": cosine(ALL, 5)},
+    "by a closure, in epochs": {"make": factor(lambda epoch: 1 - epoch / EPOCHS), "when": "epoch"},
+    "decay by a closure, in epochs": {"make": factor(lambda epoch: 0.95**epoch), "when": "epoch"},
+    "slow decay": {"make": factor(lambda n: 0.9999**n)},
+    "inverse root": {"make": factor(lambda n: min((n + 1) ** -0.5, (n + 1) * 8**-1.5))},
+    "a run that is short for its warm-up": {"make": factor(lambda n: min(1.0, (n + 1) / 100))},
+    "a run that is short for its warm-up in epochs": {
+        "make": factor(lambda e: min(1.0, (e + 1) / 10)),
+        "when": "epoch",
+    },
+    "a run that is short for its schedule": {"make": cosine(1000, 5)},
+    "stopped early, by a closure": {"make": cosine(ALL, 5), "stop": 15},
     "stopped early": {"make": lambda o: sched.OneCycleLR(o, 0.1, total_steps=ALL), "stop": 15},
     "stopped early in epochs": {"make": lambda o: sched.CosineAnnealingLR(o, 100), "stop": 25, "when": "epoch"},
     "skipped first steps": {
@@ -128,6 +149,15 @@ WRONG: dict[str, dict[str, Any]] = {
     "anew in every epoch": {"make": warm_up(ALL), "when": "anew"},
     "cosine anew in every epoch": {"make": lambda o: sched.CosineAnnealingLR(o, ALL), "when": "anew"},
     "warm-up by hand, in every epoch": {"make": None, "by_hand": lambda n: 0.05 * min(1.0, (n % BATCHES + 1) / 8)},
+    "a closure for one epoch": {
+        "make": factor(lambda n: max(0.0, 0.5 + 0.5 * math.cos(math.pi * min(1, n / BATCHES))))
+    },
+    "below zero": {"make": factor(lambda n: 1 - n / BATCHES)},
+    "a closure in steps, stepped an epoch": {"make": factor(lambda n: 1 - n / ALL), "when": "epoch"},
+    "a cosine in steps, stepped an epoch": {"make": cosine(ALL), "when": "epoch"},
+    "a closure in micro-batches": {"make": cosine(4 * ALL, 5), "micro": 4},
+    "a line in micro-batches": {"make": warm_up(4 * ALL), "micro": 4},
+    "a warm-up in steps, stepped an epoch": {"make": factor(lambda n: min(1.0, (n + 1) / 20)), "when": "epoch"},
     "before the optimizer": {"make": lambda o: sched.CosineAnnealingLR(o, ALL), "when": "early"},
 }
 

@@ -22,6 +22,7 @@ class ScheduleSeen:
         replaced: indices into `rates` at which a new schedule object took over from the first one's start.
         restored: whether the optimizer had state before its first step here.
         planned: optimizer steps that the host says it will take.
+        base: the largest rate of the groups as their schedules found it (``initial_lr``), which a factor multiplies.
         closed: whether the run is over, and not by an error.
     """
 
@@ -39,6 +40,7 @@ class ScheduleSeen:
     replaced: tuple[int, ...] = ()
     restored: bool = False
     planned: int | None = None
+    base: float | None = None
     closed: bool = False
 
 

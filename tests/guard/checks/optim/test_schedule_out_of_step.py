@@ -8,7 +8,7 @@ import pytest
 
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.optim.schedule_out_of_step import find
-from sightline.guard.evidence import ScheduleSeen
+from sightline.guard.evidence import LoaderSeen, ScheduleSeen
 
 
 def seen(rates: list[float], **more: Any) -> ScheduleSeen:
@@ -65,3 +65,118 @@ def test_silent(rates: list[float], more: dict[str, Any]) -> None:
 
 def test_too_few_steps() -> None:
     assert isinstance(find(seen([0.1] * 7)), CannotTell)
+
+
+def rounded(
+    epochs: int = 6, batches: int = 9, each: int = 2, *, plan: str = "floor", loop: str = "ceil", **more: Any
+) -> tuple[ScheduleSeen, LoaderSeen]:
+    """A linear decay over the planned steps; a loop that ends with its epochs or with the plan."""
+    down, up = batches // each, -(-batches // each)
+    an_epoch, planned = {"floor": down, "ceil": up}[loop], epochs * {"floor": down, "ceil": up}[plan]
+    steps = min(epochs * an_epoch, more.pop("limit", planned))
+    begun = -(-steps // an_epoch)
+    starts = tuple(range(0, begun * an_epoch, an_epoch))
+    whole = steps == begun * an_epoch
+    forwards = begun * batches if whole else (begun - 1) * batches + (steps - starts[-1]) * each
+    planned = more.pop("planned", planned)
+    facts = {"forwards": forwards, "first_forwards": each, "closed": True, "horizon": planned, "ticks": steps, **more}
+    rates = [max(0.0, 0.1 * (1 - n / planned)) for n in range(steps)]
+    return seen(rates, **facts), LoaderSeen(steps, begun - 1, False, 0, batches=batches, starts=starts)
+
+
+@pytest.mark.parametrize(
+    ("how", "word"),
+    [
+        ({}, "middle of an epoch"),
+        ({"horizon": None}, "middle of an epoch"),
+        ({"epochs": 3, "batches": 107, "each": 4}, "middle of an epoch"),
+        ({"epochs": 4, "batches": 101, "each": 4}, "middle of an epoch"),
+        ({"plan": "ceil", "loop": "floor"}, "never comes to its end"),
+        ({"plan": "ceil", "loop": "floor", "batches": 11, "each": 4}, "never comes to its end"),
+    ],
+)
+def test_steps_of_an_epoch_rounded_in_two_ways(how: dict[str, Any], word: str) -> None:
+    verdict = find(*rounded(**how))
+    assert isinstance(verdict, Finding) and word in verdict.message and verdict.severity == "warning"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"plan": "ceil"},
+        {"plan": "floor", "loop": "floor"},
+        {"batches": 8},
+        {"each": 1},
+        {"limit": 20, "planned": 20},
+        {"limit": 16, "planned": 16},
+        {"limit": 23, "planned": 23},
+        {"horizon": 30, "planned": 60},
+        {"closed": False},
+        {"restored": True},
+        {"forwards": 40},
+        {"plan": "ceil", "loop": "floor", "epochs": 3},
+    ],
+    ids=str,
+)
+def test_epochs_that_fit_or_a_limit_by_hand(how: dict[str, Any]) -> None:
+    assert find(*rounded(**how)) is None
+
+
+def test_a_run_that_was_stopped_after_some_epochs() -> None:
+    schedule, loader = rounded(epochs=3, loop="floor", plan="floor", planned=30, horizon=30)
+    assert find(schedule, loader) is None
+
+
+WARM = {"scheduler": "LambdaLR", "ticks": 40, "base": 1.0, "closed": True, "planned": 40}
+RISING = [(n + 1) / 100 for n in range(40)]
+SLOW = [1 - n / 400 for n in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("rates", "more", "word"),
+    [
+        ([1 - n / 10 for n in range(12)], {}, "below 0"),
+        ([r for r in RISING[:4] for _ in range(50)], {**WARM, "ticks": 4}, "warm-up takes 100 steps"),
+        (SLOW, WARM, "planned for 400 steps"),
+        (SLOW, {**WARM, "horizon": 400}, "planned for 400 steps"),
+        ([1.0] * 10 + [r for n in range(1, 4) for r in [1 - n / 40] * 10], {**WARM, "ticks": 4}, "in optimizer steps"),
+    ],
+)
+def test_what_a_closure_shows_of_its_plan(rates: list[float], more: dict[str, Any], word: str) -> None:
+    verdict = find(seen(rates, **more))
+    assert isinstance(verdict, Finding) and word in verdict.message and verdict.severity == "warning"
+
+
+def test_a_run_that_ends_in_its_warm_up_may_be_a_trial() -> None:
+    verdict = find(seen(RISING, **WARM))
+    assert isinstance(verdict, Finding) and verdict.severity == "note"
+
+
+@pytest.mark.parametrize(
+    ("rates", "more"),
+    [
+        (RISING, {**WARM, "planned": None}),
+        (RISING, {**WARM, "planned": 100}),
+        (SLOW, {**WARM, "planned": None}),
+        (SLOW, {**WARM, "planned": 400}),
+        (SLOW, {**WARM, "restored": True}),
+        ([0.9999**n for n in range(40)], WARM),
+        ([r for r in RISING[:4] for _ in range(10)], {**WARM, "ticks": 4}),
+        ([r for n in range(4) for r in [(n + 1) / 10] * 50], {**WARM, "ticks": 4, "planned": 200}),
+        ([r for n in range(4) for r in [1 - n / 100] * 10], {**WARM, "ticks": 4}),
+    ],
+    ids=[
+        "unknown",
+        "stopped",
+        "unknown plan",
+        "cut short",
+        "resumed",
+        "exponential",
+        "long",
+        "in epochs",
+        "T_max of 100",
+    ],
+)
+def test_a_plan_that_may_be_meant(rates: list[float], more: dict[str, Any]) -> None:
+    verdict = find(seen(rates, **more))
+    assert verdict is None or (isinstance(verdict, Finding) and verdict.severity == "note")

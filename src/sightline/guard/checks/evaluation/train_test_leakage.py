@@ -2,7 +2,7 @@
 
 Symptom: validation scores are too good, and the model disappoints on data that are really new.
 The rows are equal by their bytes, or nearly: images that were scaled, saved as JPEG or brightened, texts of which nine
-word triples in ten are the same. Of these a bounded sample is compared, and only where training repeats its rows exactly.
+word triples in ten are the same. Of these a sample is compared, and only where training repeats its rows exactly.
 Root cause: duplicates were made (oversampled, sliced, augmented) before the split; the training set still holds the
 rows that the validation set was taken from; or one file is in both folders.
 Fix: remove duplicates and split by source (photo, patient, document) before anything is copied or sliced; train on

@@ -1,26 +1,30 @@
 """T6 · The learning-rate schedule does not keep step with the run.
 
-Symptom: the last part of a run changes nothing, because the rate is 0; or the rate never comes down; or it saws up and
-down, and the loss with it, every epoch. The loss curve looks like one of a wrong learning rate.
+Symptom: the last part of a run changes nothing, for the rate is 0 or below; or it is missing; or the rate never comes
+down; or it saws up and down, and the loss with it, every epoch.
 Root cause: the schedule counts in other units than the loop: planned in optimizer steps and stepped once an epoch or
-once a micro-batch, or planned in micro-batches and stepped once an optimizer step; it is made anew every epoch, so that
-its warm-up begins again; or `scheduler.step()` comes before `optimizer.step()`.
+once a micro-batch, or planned in micro-batches and stepped once an optimizer step; an epoch's steps are rounded down
+for the plan and up by the loop, or the reverse; it is made anew every epoch, so that its warm-up begins again; or
+`scheduler.step()` comes before `optimizer.step()`.
 Fix: give the schedule the number of optimizer steps, epochs x ceil(batches / accumulation); make it once, before the
 first epoch; call `scheduler.step()` once after each `optimizer.step()`.
 Stays silent when: a schedule counts in epochs or in micro-batches throughout; the rate ends above 0 and stays there;
 one schedule goes up and down by design (cycles, warm restarts); the run was stopped early; the rate is 0 only in the
-last steps or while it warms up; a loss scaler skipped the first steps; the optimizer's state was restored.
+last steps or while it warms up; a loss scaler skipped the first steps; the optimizer's state was restored; a run ends
+in the middle of an epoch at a round number of steps.
 Sources:
 - https://github.com/huggingface/diffusers/issues/4387 (2023-07-31): planned in micro-batches, the rate never reaches 0
-- https://github.com/starVLA/starVLA/pull/210 (2026-03-23): stepped every micro-batch, the rate falls twice as fast
-- https://github.com/huggingface/transformers/pull/27667 (2023-11-23): planned for one epoch's batches, not all steps
+- https://github.com/huggingface/transformers/issues/36297 (2025-02-20): an epoch's steps rounded down and then up end
+  a run of 10 epochs after 6.8 (as does Transformers-33455 of the TrainCheck paper)
 - https://docs.pytorch.org/docs/stable/optim.html (2026-11-01): the schedule steps after the optimizer
 """
 
 from __future__ import annotations
 
-from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import ScheduleSeen
+from sightline.guard.check import CannotTell, Finding, Severity, Verdict
+from sightline.guard.evidence import LoaderSeen, ScheduleSeen
+from sightline.guard.evidence.epochs import misrounded
+from sightline.guard.evidence.plans import implied_end, restarts, unfinished
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -30,21 +34,24 @@ SAME = 0.05  # relative: two counts are of the same thing, up to the last partia
 OFTEN = 2  # a schedule that begins anew once may be a second stage of the run; twice at equal distance is a loop
 
 
-def find(schedule: ScheduleSeen) -> Verdict:
-    """Judge the rates that were used first; the schedule object's own plan only where it explains them."""
+def find(schedule: ScheduleSeen, loader: LoaderSeen | None = None) -> Verdict:
+    """Judge the rates that were used; the schedule's plan, told or implied, where it explains them."""
     if len(schedule.rates) < STEPS:
         return CannotTell(f"{STEPS} optimizer steps")
-    return _restarts(schedule) or _over(schedule) or _past(schedule) or _units(schedule) or _early(schedule)
+    found = _restarts(schedule) or _over(schedule) or _past(schedule) or _units(schedule) or _early(schedule)
+    return found or _left(schedule, loader)
 
 
-def _finding(s: ScheduleSeen, message: str, fix: str, **seen: object) -> Finding:
-    facts = {"rates": [float(f"{r:.3g}") for r in s.rates[-3:]], "optimizer steps": len(s.rates)}
+def _finding(s: ScheduleSeen, message: str, fix: str, severity: Severity = "warning") -> Finding:
     said = {"schedule": s.scheduler, "planned": s.horizon, "advanced": s.ticks} if s.scheduler else {}
-    return Finding("warning", message, fix, {**facts, **said, **seen})
+    return Finding(severity, message, fix, {"rates": s.rates[-3:], "optimizer steps": len(s.rates), **said})
 
 
 def _over(s: ScheduleSeen) -> Finding | None:
-    """The rate has been 0 for a while, and was above 0 before."""
+    """The rate has been 0 or less for a while, and was above 0 before."""
+    if s.rates[-1] < 0:
+        fix = "plan the schedule for all optimizer steps, and let its factor go no lower than 0: max(0.0, ...)"
+        return _finding(s, "the learning rate is below 0, so that steps go uphill: the schedule was over before", fix)
     zeros = next((n for n, rate in enumerate(reversed(s.rates)) if rate), len(s.rates))
     if zeros == len(s.rates) or zeros < max(LEAST, TAIL * len(s.rates)):
         return None
@@ -54,7 +61,7 @@ def _over(s: ScheduleSeen) -> Finding | None:
 
 
 def _past(s: ScheduleSeen) -> Finding | None:
-    """A cosine was stepped past its end, and goes up again."""
+    """A cosine was stepped past its end."""
     if not s.periodic or not s.horizon or s.ticks is None or s.ticks <= (1 + SAME) * s.horizon + 1:
         return None
     lowest = min(range(len(s.rates)), key=lambda n: s.rates[n])
@@ -66,25 +73,18 @@ def _past(s: ScheduleSeen) -> Finding | None:
 
 def _restarts(s: ScheduleSeen) -> Finding | None:
     """The schedule is made anew again and again, or the rate falls back to its start and warms up again."""
-    rates, places = s.rates, s.replaced
-    if s.scheduler is None:  # no object to follow: a rate set by hand
-        falls = (n for n in range(1, len(rates) - 1) if rates[n] < rates[n - 1] / 2 and rates[n + 1] > rates[n])
-        places = tuple(n for n in falls if rates[n] == rates[0])
-    if len(places) < OFTEN or len({b - a for a, b in zip((0, *places), places, strict=False)}) > 1:
-        return None
-    if any(rates[n] != rates[0] for n in places) or rates[0] == rates[places[0] - 1]:
+    if len(places := restarts(s)) < OFTEN:
         return None
     fix = "make the schedule once, before the first epoch, and count its steps over all epochs"
-    return _finding(s, f"the schedule begins anew every {places[0]} steps", fix, begins=[0, *places[:5]])
+    return _finding(s, f"the schedule begins anew every {places[0]} steps", fix)
 
 
 def _units(s: ScheduleSeen) -> Finding | None:
     """The run is over, and the schedule's plan fits another count than the one it was stepped by."""
-    steps, ticks, plan = len(s.rates), s.ticks, s.horizon
+    steps, ticks, plan = len(s.rates), s.ticks, s.horizon or implied_end(s)
     if not s.closed or ticks is None or not plan or plan < STEPS or s.restored or ticks > plan / 2:
         return None
-    wanted = {"micro-batches": s.forwards, "optimizer steps": steps}
-    for unit, count in wanted.items():
+    for unit, count in {"micro-batches": s.forwards, "optimizer steps": steps}.items():
         if abs(plan - count) <= SAME * count and count > ticks:
             done = f"it advanced {ticks} times in {steps} optimizer steps"
             fix = f"count as it is stepped: plan {ticks} steps instead of {plan}, or step it once in all {unit}"
@@ -94,14 +94,23 @@ def _units(s: ScheduleSeen) -> Finding | None:
 
 def _early(s: ScheduleSeen) -> Finding | None:
     """It advances between the backward pass and the optimizer's step, or had done so before the first one."""
-    steps = len(s.rates)
+    steps, micro = len(s.rates), s.inside > len(s.rates) // 2  # in micro-batches: the last comes before the step
     first = not s.restored and s.first_tick is not None and s.first_tick == max(1, s.first_forwards)
-    if s.early <= steps // 2 and not (first and s.ticks is not None and s.ticks >= steps - 1):
+    if micro or (s.early <= steps // 2 and not (first and s.ticks is not None and s.ticks >= steps - 1)):
         return None
-    if s.inside > steps // 2:  # it counts in micro-batches, and the last of them comes before the step
+    message = "the schedule advances before the optimizer steps: its first rate is never used"
+    return _finding(s, message, "call scheduler.step() after optimizer.step()")
+
+
+def _left(s: ScheduleSeen, loader: LoaderSeen | None) -> Finding | None:
+    """The run is over in the middle of an epoch, or of the schedule."""
+    if loader and (message := misrounded(s, loader)):
+        fix = "plan epochs x ceil(batches / accumulation) where a smaller group at the end makes a step, else floor"
+        return _finding(s, message, fix)
+    if (left := unfinished(s)) is None:
         return None
-    fix = "call scheduler.step() after optimizer.step()"
-    return _finding(s, "the schedule advances before the optimizer steps: its first rate is never used", fix)
+    message, fix = f"the run is over and the schedule is not: {left[0]}", "plan it for the run's optimizer steps"
+    return _finding(s, message, fix, "warning" if left[1] else "note")
 
 
 def specimen(run: Run, *, faulty: bool) -> None:
@@ -110,13 +119,10 @@ def specimen(run: Run, *, faulty: bool) -> None:
 
     model = torch.nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    epochs, batches = 3, 8
-    total = epochs * batches
-    if faulty:
-        total = batches
-    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: max(0.0, 1 - n / total))
+    plan = 8 if faulty else 24
+    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: max(0.0, 1 - n / plan))
     run.attach(model, optimizer)
-    for _ in range(epochs * batches):
+    for _ in range(24):
         optimizer.zero_grad()
         model(torch.randn(8, 4)).square().mean().backward()
         optimizer.step()

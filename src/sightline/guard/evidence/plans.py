@@ -1,0 +1,93 @@
+"""What the rates of a schedule say of its plan, where the schedule itself, a function of somebody's, does not."""
+
+from __future__ import annotations
+
+from itertools import groupby, pairwise
+from math import acos, isclose, pi
+
+from sightline.guard.evidence.learning import ScheduleSeen
+
+LEVELS = 3  # rates in a row: two fix a line, or a wave of known height, and the third proves it
+EXACT = 1e-5  # relative: rates are computed in double precision, and their differences keep ten digits and more
+LONGEST = 10_000_000  # ticks: a change that is too slow to be told from rounding has no end
+ALMOST = 0.95  # of two counts that are the same, up to the last partial batch of an epoch
+HALF = 0.5  # of a decay: a schedule that would go on for longer than the run has left out more than it did
+FAR = 4  # times the run: nobody plans a warm-up of so many epochs; as many steps as the run has or fewer, many do
+
+
+def implied_end(seen: ScheduleSeen) -> int | None:
+    """After how many ticks a rate that falls on a straight line, or on half a wave of a cosine, comes to 0.
+
+    None where the last rates do neither to the last digits, or the schedule did not advance once with each new rate.
+    """
+    levels = _levels(seen)
+    left = _line(levels[-LEVELS:], 0.0) or _wave(levels[-LEVELS:], seen.base)
+    return len(levels) - 1 + round(left) if left and left < LONGEST else None
+
+
+def implied_warm_up(seen: ScheduleSeen) -> int | None:
+    """After how many ticks a rate that has risen on a straight line from the start comes to its base."""
+    levels = _levels(seen)
+    left = _line(levels, seen.base) if seen.base and levels and levels[-1] < seen.base else None
+    return len(levels) - 1 + round(left) if left and left < LONGEST else None
+
+
+def restarts(seen: ScheduleSeen) -> tuple[int, ...]:
+    """Steps, equally far apart, at which the schedule is made anew, or a rate set by hand falls to rise again."""
+    rates, places = seen.rates, seen.replaced
+    if seen.scheduler is None:  # no object to follow: a rate set by hand
+        falls = (n for n in range(1, len(rates) - 1) if rates[n] < rates[n - 1] / 2 and rates[n + 1] > rates[n])
+        places = tuple(n for n in falls if rates[n] == rates[0])
+    if not places or len({b - a for a, b in pairwise((0, *places))}) > 1:
+        return ()
+    return () if any(rates[n] != rates[0] for n in places) or rates[0] == rates[places[0] - 1] else places
+
+
+def unfinished(seen: ScheduleSeen) -> tuple[str, bool] | None:
+    """What is left of the schedule when the run is over, and whether that is surely no trial run of a few steps.
+
+    A warm-up in steps that was stepped once an epoch; or a decay, stepped with every step, in a run that took all the
+    steps that its host planned.
+    """
+    steps, ticks = len(seen.rates), seen.ticks
+    if not seen.closed or seen.restored or ticks is None:
+        return None
+    warm, end = implied_warm_up(seen) or 0, seen.horizon or implied_end(seen) or 0
+    if FAR * ticks <= warm <= steps:
+        return f"its warm-up takes {warm} steps, and it advanced {ticks} times", True
+    if not seen.planned or not ALMOST * seen.planned <= steps:
+        return None
+    if ticks >= ALMOST * steps and end >= ticks / HALF and seen.rates[-1] >= HALF * max(seen.rates):
+        return f"it is planned for {end} steps", True
+    rising = all(a <= b for a, b in pairwise(seen.rates)) and seen.rates[0] < seen.rates[-1]
+    return ("it is still warming up", False) if rising and seen.rates[-1] <= HALF * (seen.base or 0.0) else None
+
+
+def _levels(seen: ScheduleSeen) -> list[float]:
+    """The rates one after another, where each is that of a tick of its own; [] where that is not so, or of too few."""
+    levels = [rate for rate, _ in groupby(seen.rates)]
+    single = seen.ticks is not None and abs(len(levels) - 1 - seen.ticks) <= 1
+    return levels if single and len(levels) >= LEVELS else []
+
+
+def _line(rates: list[float], goal: float) -> float | None:
+    """Ticks from the last rate to the goal, where the rates come nearer to it by equal amounts."""
+    steps = [abs(a - goal) - abs(b - goal) for a, b in pairwise(rates)]
+    if not steps or min(steps) <= 0 or not _equal(steps):
+        return None
+    return abs(rates[-1] - goal) * len(steps) / sum(steps)
+
+
+def _wave(rates: list[float], base: float | None) -> float | None:
+    """The same for base / 2 x (1 + cos(x)), whatever the x of the first rate: three points of a wave give its step."""
+    if not rates or not base or max(rates) > base * (1 + EXACT) or min(rates) < 0:
+        return None
+    places = [acos(max(-1.0, min(1.0, 2 * rate / base - 1))) for rate in rates]
+    steps = [b - a for a, b in pairwise(places)]
+    if min(steps) <= 0 or not _equal(steps):
+        return None
+    return (pi - places[-1]) * len(steps) / sum(steps)
+
+
+def _equal(steps: list[float]) -> bool:
+    return all(isclose(step, steps[0], rel_tol=EXACT) for step in steps)
