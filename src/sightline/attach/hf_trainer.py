@@ -75,6 +75,7 @@ class GuardCallback(TrainerCallback):
         optimizer = given.get("optimizer")
         inner = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper steps the one inside
         self.guard = attach(given["model"], inner, **{**known, **self._options})
+        self.guard.planned(state.max_steps)
         self._show_data(args, given)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **given: Any) -> None:

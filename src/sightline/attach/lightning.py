@@ -11,6 +11,7 @@ loss is the one that it is about to differentiate, and an update is looked at fr
 
 from __future__ import annotations
 
+import math
 import pickle
 import sys
 from collections.abc import Iterator, Mapping
@@ -127,6 +128,8 @@ class GuardCallback(*_bases()):  # type: ignore[misc]
         facts = {"dataloader": loader, "accumulation": trainer.accumulate_grad_batches, **self._options}
         optimizer = trainer.optimizers[0] if trainer.optimizers else None
         self.guard = attach(pl_module, optimizer, heard=False, **facts)
+        if 0 < (planned := trainer.estimated_stepping_batches) < math.inf:
+            self.guard.planned(int(planned))
         self._calls = Calls(self.guard._recorder)
         hooks = Hook(self._calls.entered), Hook(self._calls.left)
         self._handles = [h for module in (pl_module, *_networks(pl_module)) for h in listening(module, *hooks)]
