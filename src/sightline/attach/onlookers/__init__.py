@@ -14,13 +14,14 @@ from torch.optim import Optimizer
 from sightline.attach.onlookers.loss_scale import LossScale
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.onlookers.outputs import Head, Outputs
+from sightline.attach.onlookers.own_mode import OwnMode
 from sightline.attach.onlookers.rounding import Rounding
 from sightline.attach.onlookers.schedule import Schedules
 from sightline.attach.onlookers.shared_rows import SharedRows
 from sightline.attach.onlookers.standstill import Standstill
 from sightline.guard.probes.call import Call
 
-KINDS: tuple[type[Onlooker], ...] = (Schedules, Head, Outputs, LossScale, Rounding, SharedRows, Standstill)
+KINDS: tuple[type[Onlooker], ...] = (Schedules, Head, Outputs, LossScale, Rounding, SharedRows, Standstill, OwnMode)
 
 
 class Onlookers:

@@ -31,6 +31,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     SharedRowsSeen   during evaluations and after sampled training batches
     ScalerSeen    as the loss scale is read; RoundingSeen after sampled steps on 16-bit parameters
     OverfitSeen, OracleSeen, ResumeSeen    when the host asks
+    OwnModeSeen   once, after two steps of a model that overrides train()
     LeakSeen, ImagePairsSeen, EvaluationSeen, RoundTripSeen, DrawsSeen, RowsSeen    answers of probes (`guard/probes/`)
 
 Nothing here imports more than the standard library at run time.
@@ -38,7 +39,7 @@ Nothing here imports more than the standard library at run time.
 
 from __future__ import annotations
 
-from sightline.guard.evidence.answers import EvaluationSeen, ImagePairsSeen, LeakSeen, RoundTripSeen
+from sightline.guard.evidence.answers import EvaluationSeen, ImagePairsSeen, LeakSeen, OwnModeSeen, RoundTripSeen
 from sightline.guard.evidence.asked import OracleSeen, OverfitSeen, ResumeSeen
 from sightline.guard.evidence.batches import IGNORE, BatchSeen, LossSeen, Phase, SignalsSeen
 from sightline.guard.evidence.data import DataSeen, Objective
@@ -84,6 +85,7 @@ __all__ = [
     "OracleSeen",
     "OutputsSeen",
     "OverfitSeen",
+    "OwnModeSeen",
     "PaddingSeen",
     "ParameterSeen",
     "Phase",
@@ -144,6 +146,7 @@ Evidence = (
     | StillSeen
     | OracleSeen
     | OverfitSeen
+    | OwnModeSeen
     | ResumeSeen
     | RoundingSeen
     | ScalerSeen

@@ -73,3 +73,19 @@ class RoundTripSeen:
     changed: Mapping[str, float] = field(default_factory=dict)
     dtypes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OwnModeSeen:
+    """A model in train mode beside what a call of its own `train()` would make of it.
+
+    Attributes:
+        kind: the class whose `train()` does more than set the mode.
+        freezes: parameters that require a gradient now and would not.
+        quiets: modules that are in train mode now and would not be.
+    """
+
+    step: int
+    kind: str
+    freezes: tuple[str, ...] = ()
+    quiets: tuple[str, ...] = ()

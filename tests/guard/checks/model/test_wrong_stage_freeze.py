@@ -9,7 +9,7 @@ import pytest
 
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.model.wrong_stage_freeze import find
-from sightline.guard.evidence import BatchSeen, History, ParameterSeen, Setup, StepSeen, TowerSetup
+from sightline.guard.evidence import BatchSeen, History, OwnModeSeen, ParameterSeen, Setup, StepSeen, TowerSetup
 
 ALL = TowerSetup("language", parameters=1000, trainable=1000, optimized=1000)
 
@@ -100,3 +100,11 @@ def test_a_detached_connector() -> None:
 
 def test_a_model_without_towers_or_plan() -> None:
     assert isinstance(find(setup(tower("model")), history({"model": 0.1})), CannotTell)
+
+
+def test_stages_that_only_train_would_freeze() -> None:
+    own = OwnModeSeen(2, "Backbone", freezes=("stages.0.weight",), quiets=("stages.0",))
+    found = find(setup(ALL), history(BOTH), own=own)
+    assert isinstance(found, Finding) and found.severity == "warning" and "Backbone.train()" in found.message
+    assert find(setup(ALL), history(BOTH), own=replace(own, freezes=())) is None  # modes alone harm less
+    assert isinstance(find(setup(ALL), own=own), CannotTell)

@@ -4,34 +4,39 @@ Symptom: the language model forgets in a stage that was to train the projector; 
 a "frozen" tower differs from its source after training, and gives other features in training than in evaluation.
 Root cause: `requires_grad` is set before a later call undoes it (LoRA wraps every module whose name matches, frozen or
 not); a tower runs under `torch.no_grad()` although its parameters are trained; freezing parameters leaves dropout and
-batch norm's running statistics alive, and the next `model.train()` wakes them after an `eval()`.
+batch norm's running statistics alive, and the next `model.train()` wakes them after an `eval()`; a backbone freezes
+its first stages in its own `train()`, which the loop never calls.
 Fix: set `requires_grad` per tower after the last wrapping, before the optimizer is made; name LoRA's `target_modules`
 by tower (or `exclude_modules`); call `tower.eval()` on frozen towers after every `model.train()`; remove `no_grad`
-from the forward pass of a tower that learns.
+from the forward pass of a tower that learns; call `model.train()` before the first step.
 Stays silent when: what requires gradients is what the plan says (without a plan nothing is asked of it); a frozen
-tower in train mode holds nothing that the mode changes; a tower without gradients was shown no image in that step; a
-few per cent of a learning tower are fixed by design (position tables).
+tower in train mode holds nothing that the mode changes; a tower without gradients was shown no image in that step;
+`train()` would leave the model as it is; a few per cent of a learning tower are fixed by design (position tables).
 Sources:
 - https://github.com/haotian-liu/LLaVA/issues/1647 (2024-08-06): LoRA in a vision tower that should be frozen
 - https://github.com/huggingface/peft/issues/2250 (2024-12-03): LoRA goes by names and does not ask what is frozen
 - https://github.com/TinyLLaVA/TinyLLaVA_Factory/issues/17 (2024-03-07): no_grad on a vision tower that is to be tuned
 - https://github.com/pytorch/pytorch/issues/86590 (2022-10-10): batch norm statistics move in a frozen network
+- https://github.com/open-mmlab/mmsegmentation/issues/2447 (2022-12-30): stages that only `train()` freezes
+  (MMPretrain-702 of the TrainCheck paper: training began without it)
 - https://github.com/pgniewko/gt-pyg/issues/112 (2026-09-05): eval mode of a frozen part undone by model.train()
 """
 
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Severity, Verdict
-from sightline.guard.evidence import BatchSeen, History, Setup, TowerSetup
+from sightline.guard.evidence import BatchSeen, History, OwnModeSeen, Setup, TowerSetup
 from sightline.guard.specimen import Run
 
-DOMAINS = ("vlm",)
+DOMAINS = ("vision", "vlm")
 FIXED = 0.05  # share of a tower that may be fixed under the plan "all": position tables are below 1 % of a ViT
 STEPS = 3  # measured steps without a gradient: a gate that starts at zero opens after the first
 LOOKING = {"vision": "connector", "connector": "language"}  # tower -> the one that passes gradients on to it
 
 
-def find(setup: Setup, history: History | None = None, batch: BatchSeen | None = None) -> Verdict:
+def find(
+    setup: Setup, history: History | None = None, batch: BatchSeen | None = None, own: OwnModeSeen | None = None
+) -> Verdict:
     """Plan against requires_grad; then, once steps were taken, modes and gradients."""
     towers = setup.towers.values()
     for tower in towers:
@@ -42,6 +47,8 @@ def find(setup: Setup, history: History | None = None, batch: BatchSeen | None =
     for tower in towers:
         if finding := _alive(tower) or _cut_off(tower, history, batch):
             return finding
+    if own is not None:
+        return _never_called(own) if own.freezes else None
     known = any(tower.planned for tower in towers) or {"vision", "language"} <= set(setup.towers)
     return None if known else CannotTell("towers of a vision-language model")
 
@@ -87,6 +94,12 @@ def _cut_off(tower: TowerSetup, history: History, batch: BatchSeen | None) -> Fi
     message = f"tower '{tower.name}' is trainable, but no gradient reaches it: it runs under no_grad or is detached"
     fix = f"remove no_grad and detach from the forward pass of '{tower.name}', or set its requires_grad to False"
     return _finding(message, fix, tower, "error" if tower.planned else "warning")
+
+
+def _never_called(own: OwnModeSeen) -> Finding:
+    message = f"{len(own.freezes)} parameters learn that {own.kind}.train() would freeze, e.g. {own.freezes[0]}"
+    seen = {"would freeze": own.freezes[:5], "would set to eval": own.quiets[:5]}
+    return Finding("warning", message, "call model.train() before the first step: it was not called", seen)
 
 
 def _finding(message: str, fix: str, tower: TowerSetup, severity: Severity = "error") -> Finding:
