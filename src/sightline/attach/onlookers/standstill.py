@@ -17,7 +17,7 @@ from sightline.guard.evidence import StillSeen
 LOOKED = 32  # parameters looked at, evenly spread: any that is written to shows that steps work
 VALUES = 64  # elements of each that are compared
 REFRESH = 16  # steps between two readings of which parameters the model has now
-BEFORE, STEPS = 2, 8  # steps without a write until values are kept, and from then on until they are compared
+BEFORE, STEPS = 2, 8  # looks without a write until values are kept, and steps from then on until they are compared
 
 
 class Standstill(Onlooker):
@@ -29,7 +29,8 @@ class Standstill(Onlooker):
         super().__init__(recorder)
         self._looked: list[Tensor] = []
         self._versions: list[tuple[int, int]] = []
-        self._still, self._backwards = 0, 0
+        self._since = self._still = 0  # the last step that wrote, and looks since then
+        self._kept_at = self._heard = self._backwards = 0
         self._kept: list[Tensor] = []
         self._over = False
 
@@ -42,13 +43,16 @@ class Standstill(Onlooker):
         versions = [(id(p), p._version) for p in self._looked]
         before, self._versions = self._versions, versions
         if not versions or versions != before:
-            self._still, self._kept = 0, []
+            self._since, self._still, self._kept = self.recorder.step, 0, []
             return
         self._still += 1
         if self._still == BEFORE:
-            self._kept, self._backwards = [_few(p) for p in self._looked], self.recorder.backwards
-        elif self._still == BEFORE + STEPS and len(self._kept) == len(self._looked):
-            self._compare(optimizer)
+            self._kept, self._kept_at = [_few(p) for p in self._looked], self.recorder.step
+            self._heard, self._backwards = 0, self.recorder.backwards
+        elif self._still > BEFORE:
+            self._heard += 1
+            if self.recorder.step - self._kept_at >= STEPS:
+                self._compare(optimizer)
 
     def _compare(self, optimizer: Optimizer) -> None:
         self._over = True
@@ -60,8 +64,9 @@ class Standstill(Onlooker):
         rate = max((float(group.get("lr", 0.0)) for group in optimizer.param_groups), default=0.0)
         facts: dict[str, Any] = {
             "step": self.recorder.step,
-            "since": self.recorder.step - self._still,
-            "steps": self._still,
+            "since": self._since,
+            "steps": self.recorder.step - self._since,
+            "heard": self._heard,
             "parameters": len(self._looked),
             "held": sum(id(p) in held for p in self._looked),
             "graded": len(grads),

@@ -149,16 +149,18 @@ class StillSeen:
     """Optimizer steps in a row in which nothing wrote to any parameter that learns, and none of its values changed.
 
     Attributes:
-        since: the last step that wrote; `steps`: how many have not, since then.
+        since: the last step that wrote; `steps`: how many have not, since then; `heard`: of how many of these
+            the backward passes were counted.
         parameters: tensors looked at; `held`: those that the stepping optimizer holds.
         graded: those with a gradient now, and `grad_norm` the L2 norm of all these.
-        backwards: backward passes through the model's outputs since then.
+        backwards: backward passes through the model's outputs in the steps that were heard.
         learning_rate: the largest of the optimizer's groups.
     """
 
     step: int
     since: int
     steps: int
+    heard: int
     parameters: int
     held: int
     graded: int

@@ -31,7 +31,7 @@ def stopped(still: StillSeen | None) -> bool:
     """Whether steps at a rate above 0 write to nothing, although there are gradients or backward passes."""
     if still is None or not still.learning_rate > 0:
         return False
-    return still.grad_norm > 0 if still.graded else still.backwards >= still.steps // 2
+    return still.grad_norm > 0 if still.graded else still.backwards > still.heard // 2
 
 
 def idle_head(head: HeadSeen | None, history: History | None, setup: Setup | None) -> str | None:

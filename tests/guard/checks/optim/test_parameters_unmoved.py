@@ -10,7 +10,7 @@ from sightline.guard.check import Finding
 from sightline.guard.checks.optim.parameters_unmoved import find
 from sightline.guard.evidence import HeadSeen, History, LossSeen, ParameterSeen, Setup, StepSeen, StillSeen, TowerSetup
 
-STILL = StillSeen(20, 10, 10, 4, 4, 4, 0.6, 8, 0.1)
+STILL = StillSeen(20, 10, 10, 8, 4, 4, 4, 0.6, 8, 0.1)
 PULL = LossSeen(1, 0, supervised=8, weight=0.1, softmax_rows=1.0, probability_rows=0.0)
 UNIFORM = HeadSeen(
     0, "fc.weight", 48, 10, (3 * 48) ** -0.5, 1.8, (3 * 48) ** -0.5, False, learns=False, only_norms=True
@@ -44,6 +44,7 @@ def test_steps_that_write_to_nothing(still: StillSeen, fix: str) -> None:
     [
         replace(STILL, learning_rate=0.0),
         replace(STILL, grad_norm=0.0),  # converged to the last digit
+        replace(STILL, graded=0, grad_norm=0.0, backwards=4),  # bad batches are dropped
         replace(STILL, graded=0, grad_norm=0.0, backwards=0),  # steps without backward passes: nothing to apply
     ],
 )
