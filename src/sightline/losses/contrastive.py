@@ -1,0 +1,258 @@
+"""InfoNCE over image-text pairs, both ways (ITC), in memory that does not grow with the square of the batch.
+
+A row's loss is the cross-entropy of softmax(scale * similarities) with its targets, averaged over the two directions
+(CLIP, arXiv 2103.00020, figure 3). Targets are equal over all captions of one image (ALBEF, arXiv 2107.07651, section
+3.2), smoothed, and mixed with a teacher's (ibid., equation 6). Similarities are made a chunk at a time; a chunk's
+gradient is made where it is at hand, so the backward pass only scales (the idea of Liger Kernel, arXiv 2410.10989, for
+cross-entropy). Where one process holds all pairs, the same similarities serve both directions.
+
+Shapes: B own pairs, M pairs in all, Q embeddings of one image, E embedding width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sightline.errors import UserError
+from sightline.losses.similarity import add_gradients, check_pairs, chunks, similarity
+
+
+def info_nce(
+    image: Float[Tensor, "B *Q E"],
+    text: Float[Tensor, "B E"],
+    all_image: Float[Tensor, "M *Q E"],
+    all_text: Float[Tensor, "M E"],
+    scale: Float[Tensor, ""],
+    *,
+    own: int = 0,
+    image_ids: Int[Tensor, " M"] | None = None,
+    smoothing: float = 0.0,
+    targets: tuple[Float[Tensor, "B M"], Float[Tensor, "B M"]] | None = None,
+    alpha: float = 0.0,
+) -> tuple[Float[Tensor, ""], int]:
+    """Summed loss of the own pairs against all pairs, in nats and at least fp32, and their number B.
+
+    Args:
+        image, text: embeddings of the own pairs, usually of length 1; images with Q embeddings count by the best.
+        all_image, all_text: embeddings of all pairs: gathered from ranks, with a queue behind them, or, where one
+            process holds everything, `image` and `text` themselves (the same objects: then one similarity matrix
+            serves both directions).
+        scale: one over the temperature.
+        own: where the own pairs stand among all pairs.
+        image_ids: equal where images are the same: their captions are positives, not negatives, of one another.
+        smoothing: share of the target that is spread over all M pairs.
+        targets: a teacher's distributions over texts (for each own image) and over images (for each own text);
+            they alone need memory for B times M numbers.
+        alpha: the teacher's share of the target.
+
+    Raises:
+        UserError: shapes that do not fit, `own` out of range, a scale that is not finite, or shares outside [0, 1].
+    """
+    check_pairs(image, text, all_image, all_text, own, scale, "info_nce")
+    _check_targets(len(image), len(all_image), image_ids, smoothing, targets, alpha)
+    whole = all_image is image and all_text is text
+    dtype = torch.promote_types(image.dtype, torch.float32)
+    sizes = None if image_ids is None else image_ids.unique(return_inverse=True, return_counts=True)
+    ids, shares = (None, None) if sizes is None else (sizes[1], sizes[2].to(dtype).reciprocal()[sizes[1]])
+    if shares is not None and bool((shares == 1).all()):
+        ids = shares = None  # all images differ: a pair is its own only positive
+    to_text, to_image = (
+        Goal(own, len(all_text), ids, shares, smoothing, None if targets is None else targets[i].to(dtype), alpha)
+        for i in (0, 1)
+    )
+    with torch.autocast(image.device.type, enabled=False):
+        image, text, scale = image.to(dtype), text.to(dtype), scale.to(dtype)
+        if whole:
+            return _BothWays.apply(image, text, scale, to_text, to_image), len(image)
+        forth = _OneWay.apply(image, all_text.to(dtype), scale, to_text)
+        back = _OneWay.apply(text, all_image.to(dtype), scale, to_image)
+        return (forth + back) / 2, len(image)
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """The target distribution of each row over all columns, made for a few rows at a time.
+
+    Attributes:
+        own: the column of row 0's own pair.
+        columns: how many there are (M).
+        ids, shares: (M,) the image of each pair and one over its number of pairs; None where all images differ.
+        smoothing, soft, alpha: as in `info_nce`.
+    """
+
+    own: int
+    columns: int
+    ids: Tensor | None
+    shares: Tensor | None
+    smoothing: float
+    soft: Tensor | None
+    alpha: float
+
+    @property
+    def one_hot(self) -> bool:
+        """Whether each row's own pair is all of its target."""
+        return self.ids is None and not self.smoothing and self.soft is None
+
+    def hard(self, part: slice, like: Tensor) -> Float[Tensor, "b M"]:
+        """Targets of some rows without the teacher's share."""
+        first, last = self.own + part.start, self.own + part.stop
+        if self.ids is None or self.shares is None:
+            target = like.new_zeros(last - first, self.columns)
+            target[:, first:last].fill_diagonal_(1)
+        else:
+            same = self.ids[first:last, None] == self.ids
+            target = same * self.shares[first:last, None]
+        return target.mul_(1 - self.smoothing).add_(self.smoothing / self.columns)
+
+    def mixed(self, hard: Float[Tensor, "b M"], soft: Float[Tensor, "b M"] | None) -> Float[Tensor, "b M"]:
+        """`hard` targets with the teacher's `soft` ones."""
+        return hard if soft is None else torch.lerp(hard, soft, self.alpha)
+
+
+class _OneWay(torch.autograd.Function):
+    """Sum over rows of the cross-entropy of softmax(scale * rows @ columns.T) with the goal."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, columns: Tensor, scale: Tensor, goal: Goal) -> Tensor:
+        learn = any(ctx.needs_input_grad)
+        grads = (rows.new_zeros(rows.shape), columns.new_zeros(columns.shape)) if learn else None
+        losses = []
+        for part in chunks(rows, columns):
+            logits, winners = similarity(rows[part] * scale, columns)
+            target = None if goal.one_hot else goal.hard(part, logits)
+            if target is not None:
+                target = goal.mixed(target, None if goal.soft is None else goal.soft[part])
+            own = logits[:, goal.own + part.start : goal.own + part.stop]
+            positive = own.diagonal().clone() if target is None else (target * logits).sum(1)
+            top = logits.amax(1)
+            total = logits.sub_(top[:, None]).exp_().sum(1)
+            losses.append((total.log() + (top - positive)).sum())  # in this order: exactly 0 where the positive is all
+            if grads is not None:
+                logits.div_(total[:, None])
+                if target is None:
+                    own.diagonal().sub_(1)
+                else:
+                    logits.sub_(target)
+                add_gradients(logits, winners, rows[part], columns, grads[0][part], grads[1])
+        _keep(ctx, rows, scale, grads)
+        return torch.stack(losses).sum() if losses else rows.new_zeros(())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return (*_scaled(ctx, grad), None)
+
+
+class _BothWays(torch.autograd.Function):
+    """Half of the sum, over rows and over columns, of the cross-entropies of one square matrix of similarities."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, to_text: Goal, to_image: Goal) -> Tensor:
+        learn = any(ctx.needs_input_grad)
+        loss, by_row, by_column, last = _normalisers(image, text, scale, to_text, to_image)
+        grads = (image.new_zeros(image.shape), text.new_zeros(text.shape)) if learn else None
+        for part in chunks(image, text) if grads is not None else ():
+            logits, winners = last if len(by_row) == part.stop - part.start else similarity(image[part] * scale, text)
+            grad = (logits - by_row[part, None]).exp_()
+            grad += logits.sub_(by_column).exp_()
+            if (goals := _goals(part, logits, to_text, to_image)) is None:
+                grad[:, part].diagonal().sub_(2)
+            else:
+                grad.sub_(goals[0]).sub_(goals[1])
+            assert grads is not None
+            add_gradients(grad.div_(2), winners, image[part], text, grads[0][part], grads[1])
+        _keep(ctx, image, scale, grads)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return (*_scaled(ctx, grad), None, None)
+
+
+def _normalisers(
+    image: Tensor, text: Tensor, scale: Tensor, to_text: Goal, to_image: Goal
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor | None]]:
+    """The loss, the log-sum-exp of each row and of each column (online, arXiv 1805.02867), and the last chunk's logits.
+
+    The last chunk is all of them where the batch is small, and then need not be made again for the gradient.
+    """
+    pairs = len(text)
+    top_row, sum_row, positive_row = (text.new_empty(pairs) for _ in range(3))
+    top, total, positive = text.new_full((pairs,), -torch.inf), text.new_zeros(pairs), text.new_zeros(pairs)
+    logits, winners = text.new_empty(0, pairs), None
+    for part in chunks(image, text):
+        logits, winners = similarity(image[part] * scale, text)
+        if (goals := _goals(part, logits, to_text, to_image)) is None:
+            positive_row[part] = positive[part] = logits[:, part].diagonal()
+        else:
+            positive_row[part] = (goals[0] * logits).sum(1)
+            positive += (goals[1] * logits).sum(0)
+        del goals
+        top_row[part] = logits.amax(1)
+        sum_row[part] = (logits - top_row[part, None]).exp_().sum(1)
+        higher = torch.maximum(top, logits.amax(0))
+        total = total * (top - higher).exp_() + (logits - higher).exp_().sum(0)
+        top = higher
+    rows = sum_row.log() + (top_row - positive_row)  # in this order: exactly 0 where the positive is all
+    columns = total.log() + (top - positive)
+    return (rows + columns).sum() / 2, sum_row.log() + top_row, total.log() + top, (logits, winners)
+
+
+def _goals(part: slice, like: Tensor, to_text: Goal, to_image: Goal) -> tuple[Tensor, Tensor] | None:
+    """Targets of some images over all texts, and of all texts over those images; None where both are one-hot.
+
+    Two pairs' share of each other is the same both ways: pairs of one image are equally many seen from each.
+    """
+    if to_text.one_hot and to_image.one_hot:
+        return None
+    hard = to_text.hard(part, like)
+    soft = (None, None) if to_text.soft is None else (to_text.soft[part], to_image.soft[:, part].T)  # type: ignore[index]
+    return to_text.mixed(hard, soft[0]), to_image.mixed(hard, soft[1])
+
+
+def _keep(ctx: Any, rows: Tensor, scale: Tensor, grads: tuple[Tensor, Tensor] | None) -> None:
+    """Keep the gradients with respect to rows, columns and scale for the backward pass, the first two unscaled."""
+    if grads is not None:
+        ctx.save_for_backward(*grads, (grads[0] * rows).sum(), scale)
+
+
+def _scaled(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    rows, columns, by_scale, scale = ctx.saved_tensors
+    wanted = ctx.needs_input_grad
+    factor = grad * scale
+    return (
+        rows * factor if wanted[0] else None,
+        columns * factor if wanted[1] else None,
+        by_scale * grad if wanted[2] else None,
+    )
+
+
+def _check_targets(
+    own: int,
+    columns: int,
+    image_ids: Tensor | None,
+    smoothing: float,
+    targets: tuple[Tensor, Tensor] | None,
+    alpha: float,
+) -> None:
+    for name, share in (("smoothing", smoothing), ("alpha", alpha)):
+        if not 0 <= share <= 1:
+            raise UserError(f"{name} is {share}, not a share between 0 and 1", where="info_nce")
+    if image_ids is not None and image_ids.shape != (columns,):
+        raise UserError(
+            f"image_ids has shape {tuple(image_ids.shape)} for {columns} pairs in all",
+            where="info_nce",
+            fix="gather the ids like the embeddings, and put the queue's behind them",
+        )
+    if targets is None and alpha:
+        raise UserError(f"alpha is {alpha}, but there are no targets of a teacher", where="info_nce")
+    for target in targets or ():
+        if target.shape != (own, columns):
+            raise UserError(f"targets have shape {tuple(target.shape)}, not ({own}, {columns})", where="info_nce")

@@ -1,0 +1,151 @@
+"""SigLIP: every image-text pair of the batch is a two-class question of its own (arXiv 2303.15343, section 3.2).
+
+Nothing couples the pairs, so texts may come a block at a time: a block is summed chunk by chunk, gradients included,
+and blocks of other ranks arrive by `train/parallel/ring.py`.
+
+Shapes: B images, M texts of one block, E embedding width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sightline.errors import UserError
+from sightline.losses.similarity import add_gradients, chunks
+
+
+def pairwise_sigmoid(
+    image: Float[Tensor, "B E"],
+    text: Float[Tensor, "M E"],
+    scale: Float[Tensor, ""],
+    bias: Float[Tensor, ""],
+    *,
+    own: int | None = 0,
+    image_ids: Int[Tensor, " B"] | None = None,
+    text_ids: Int[Tensor, " M"] | None = None,
+) -> tuple[Float[Tensor, ""], int]:
+    """Summed -log sigmoid(z (scale image.text + bias)) over all B times M pairs, z = 1 on positives and -1 elsewhere.
+
+    The count is the number of images, by which the paper divides; over a ring, count them once.
+
+    Args:
+        image, text: embeddings, usually of length 1.
+        scale, bias: the paper starts at ln 10 (as a log) and -10 for batches of 32 thousand.
+        own: the text of image 0; image i's is the i-th after it. None for a block of another rank, all negatives.
+        image_ids, text_ids: the image of each row and the image that each text is of; where they are equal the pair is
+            a positive, whatever `own` says.
+
+    Raises:
+        UserError: shapes that do not fit, `own` out of range, one kind of ids alone, or a scale or bias not finite.
+    """
+    _check(image, text, scale, bias, own, image_ids, text_ids)
+    dtype = torch.promote_types(image.dtype, torch.float32)
+    with torch.autocast(image.device.type, enabled=False):
+        inputs = (tensor.to(dtype) for tensor in (image, text, scale, bias))
+        return _Block.apply(*inputs, own, image_ids, text_ids), len(image)
+
+
+class _Block(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        image: Tensor,
+        text: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        own: int | None,
+        image_ids: Tensor | None,
+        text_ids: Tensor | None,
+    ) -> Tensor:
+        grads = None
+        if any(ctx.needs_input_grad):
+            grads = (image.new_zeros(image.shape), text.new_zeros(text.shape))
+        losses, by_bias = [], []
+        for part in chunks(image, text):
+            wrong = torch.addmm(bias, image[part] * scale, text.T)  # becomes -z logit: large where the pair is wrong
+            positive = None
+            if image_ids is not None and text_ids is not None:
+                positive = image_ids[part, None] == text_ids
+            elif own is not None:
+                positive = _pairs(wrong, own, part)
+            _negate(wrong, positive)
+            losses.append(F.softplus(wrong).sum())
+            if grads is not None:
+                _negate(wrong.sigmoid_(), positive)
+                by_bias.append(wrong.sum())
+                add_gradients(wrong, None, image[part], text, grads[0][part], grads[1])
+        if grads is not None:
+            ctx.save_for_backward(*grads, (grads[0] * image).sum(), _total(by_bias, image), scale)
+        return _total(losses, image)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        by_image, by_text, by_scale, by_bias, scale = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        return (
+            by_image * (grad * scale) if wanted[0] else None,
+            by_text * (grad * scale) if wanted[1] else None,
+            by_scale * grad if wanted[2] else None,
+            by_bias * grad if wanted[3] else None,
+            None,
+            None,
+            None,
+        )
+
+
+def _pairs(block: Float[Tensor, "b M"], own: int, part: slice) -> Float[Tensor, " b"]:
+    """A view of the places in `block` where an image meets its own text."""
+    return block[:, own + part.start : own + part.stop].diagonal()
+
+
+def _negate(block: Float[Tensor, "b M"], positive: Tensor | None) -> None:
+    """Turn the sign of positives: a mask of the block's shape, or a view of the places themselves."""
+    if positive is None:
+        return
+    if positive.dtype == torch.bool:
+        torch.where(positive, -block, block, out=block)
+    else:
+        positive.neg_()
+
+
+def _total(parts: list[Tensor], like: Tensor) -> Tensor:
+    return torch.stack(parts).sum() if parts else like.new_zeros(())
+
+
+def _check(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    own: int | None,
+    image_ids: Tensor | None,
+    text_ids: Tensor | None,
+) -> None:
+    if image.ndim != 2 or text.ndim != 2 or image.shape[1] != text.shape[1]:
+        raise UserError(
+            f"expected images (B, E) and texts (M, E), got {tuple(image.shape)} and {tuple(text.shape)}",
+            where="pairwise_sigmoid",
+            fix="project both towers to one embedding width",
+        )
+    if (image_ids is None) != (text_ids is None):
+        raise UserError("image_ids and text_ids are needed together", where="pairwise_sigmoid")
+    for name, ids, rows in (("image_ids", image_ids, len(image)), ("text_ids", text_ids, len(text))):
+        if ids is not None and ids.shape != (rows,):
+            raise UserError(f"{name} has shape {tuple(ids.shape)} for {rows} rows", where="pairwise_sigmoid")
+    if image_ids is None and own is not None and not 0 <= own <= len(text) - len(image):
+        raise UserError(
+            f"own texts {own} to {own + len(image)} are not among the {len(text)}", where="pairwise_sigmoid"
+        )
+    if not bool(torch.isfinite(scale + bias)):
+        raise UserError(
+            f"the similarity scale is {float(scale)} and the bias {float(bias)}",
+            where="pairwise_sigmoid",
+            fix="give the temperature a maximum scale",
+        )

@@ -1,0 +1,93 @@
+"""Similarity of every image with every text, chunk by chunk, also where an image has several embeddings (BLIP-2's).
+
+Shapes: B rows, M columns, Q embeddings (queries) of one image, E embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sightline.errors import UserError
+
+CHUNK = 1 << 22  # similarities held at once (16 MB in fp32): large enough for full matrix-product speed
+
+
+def similarity(
+    rows: Float[Tensor, "B *Q E"], columns: Float[Tensor, "M *Q E"]
+) -> tuple[Float[Tensor, "B M"], Int[Tensor, "B M"] | None]:
+    """Dot products of rows and columns, and which query won where one side has several embeddings.
+
+    The maximum over an image's queries is its similarity with a text (BLIP-2, arXiv 2301.12597, section 3.2).
+    """
+    products = rows.flatten(0, -2) @ columns.flatten(0, -2).T
+    if rows.ndim == 3:
+        best = products.view(len(rows), rows.shape[1], len(columns)).max(1)
+        return best.values, best.indices
+    if columns.ndim == 3:
+        best = products.view(len(rows), len(columns), columns.shape[1]).max(2)
+        return best.values, best.indices
+    return products, None
+
+
+def add_gradients(
+    grad: Float[Tensor, "B M"],
+    winners: Int[Tensor, "B M"] | None,
+    rows: Float[Tensor, "B *Q E"],
+    columns: Float[Tensor, "M *Q E"],
+    grad_rows: Float[Tensor, "B *Q E"],
+    grad_columns: Float[Tensor, "M *Q E"],
+) -> None:
+    """Add to `grad_rows` and `grad_columns` what the gradient of `similarity(rows, columns)` gives them."""
+    if winners is not None:  # only the embedding that won has a gradient
+        side = rows if rows.ndim == 3 else columns
+        at = 1 if rows.ndim == 3 else 2
+        shape = (*grad.shape[:at], side.shape[1], *grad.shape[at:])
+        spread = grad.new_zeros(shape).scatter_(at, winners.unsqueeze(at), grad.unsqueeze(at))
+        grad = spread.view(rows.shape[:-1].numel(), columns.shape[:-1].numel())
+    grad_rows.view(-1, rows.shape[-1]).addmm_(grad, columns.flatten(0, -2))
+    grad_columns.view(-1, columns.shape[-1]).addmm_(grad.T, rows.flatten(0, -2))
+
+
+def chunks(rows: Tensor, columns: Tensor) -> Iterator[slice]:
+    """Slices of `rows`, each with at most CHUNK similarities (and at least one row)."""
+    width = columns.shape[:-1].numel() * rows.shape[1:-1].numel()
+    size = max(1, min(len(rows), CHUNK // max(1, width)))
+    return (slice(start, min(start + size, len(rows))) for start in range(0, len(rows), size))
+
+
+def check_pairs(
+    image: Tensor, text: Tensor, all_image: Tensor, all_text: Tensor, own: int, scale: Tensor, where: str
+) -> None:
+    """Refuse embeddings that are no pairs, whose widths differ, or whose scale is not finite.
+
+    Raises:
+        UserError: with the shapes that were seen.
+    """
+    if len({tensor.shape[-1] for tensor in (image, text, all_image, all_text)}) > 1:
+        raise UserError(
+            f"image embeddings are {image.shape[-1]} wide (gathered: {all_image.shape[-1]}), "
+            f"text embeddings {text.shape[-1]} (gathered: {all_text.shape[-1]})",
+            where=where,
+            fix="project both towers to one embedding width",
+        )
+    if len(image) != len(text) or len(all_image) != len(all_text):
+        raise UserError(
+            f"{len(image)} images for {len(text)} texts, {len(all_image)} for {len(all_text)} in all", where=where
+        )
+    if text.ndim != 2 or image.ndim not in (2, 3):
+        raise UserError(
+            f"expected images (B, E) or (B, Q, E) and texts (B, E), got {tuple(image.shape)} and {tuple(text.shape)}",
+            where=where,
+        )
+    if not 0 <= own <= len(all_text) - len(text):
+        raise UserError(
+            f"own pairs {own} to {own + len(text)} are not among the {len(all_text)} gathered ones", where=where
+        )
+    if not bool(torch.isfinite(scale)):
+        raise UserError(
+            f"the similarity scale is {float(scale)}", where=where, fix="give the temperature a maximum scale"
+        )
