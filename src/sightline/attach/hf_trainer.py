@@ -125,7 +125,7 @@ class GuardCallback(TrainerCallback):
         loader = given.get("train_dataloader")
         rows = getattr(self._trainer, "train_dataset", None)
         rows = getattr(loader, "dataset", None) if rows is None else rows
-        name = type(self._trainer).__name__ if self._trainer is not None else None
+        name = self._trainer.__class__.__name__ if self._trainer is not None else None  # it may be a proxy
         tokenizer = given.get("processing_class")
         seen = data_seen(rows, objective=objective_of(args), trainer=name, tokenizer=tokenizer)
         if seen is not None:

@@ -83,7 +83,7 @@ class Session:
         self._told = False
         self._lock = threading.RLock()
         self._leave_process: Callable[[int], Any] = os._exit
-        self._notice = Notice({"torch": self._torch_came})
+        self._notice = Notice({"torch": self._torch_came})  # and, from then on, the libraries that own loops
 
     def begin(self) -> None:
         """Start noticing."""
@@ -99,17 +99,28 @@ class Session:
         os._exit = self._leave_process  # type: ignore[assignment]
 
     def _torch_came(self) -> None:
+        """A fault of ours must not end somebody's import; it is told, not lost."""
+        try:
+            self._watch_torch()
+        except Exception as error:  # noqa: BLE001
+            self._problem(f"{type(error).__name__}: {error}")
+
+    def _watch_torch(self) -> None:
         import torch
 
+        from sightline.attach.script_hosts import Hosts
         from sightline.attach.script_loaders import Loaders
         from sightline.attach.script_saves import Saves
         from sightline.attach.script_scout import Scout
         from sightline.attach.script_watch import Models
+        from sightline.attach.torch_loop import Attachment
 
         self._models = Models(self._budget, self._found, self._problem)
         Scout(self._models, self._problem).install()
         Loaders(self._problem).install()
         Saves(self._models, self._problem).install()
+        Attachment.made = self._models.adopt
+        self._notice.add(Hosts(self._models, self._budget, self._problem).on_import())
         torch.jit.script = _without_hooks(torch.jit.script, self._models)
 
     # --- telling -------------------------------------------------------------------------------------------------

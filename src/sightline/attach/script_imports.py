@@ -19,8 +19,16 @@ class Notice(MetaPathFinder):
     def install(self) -> None:
         """Start listening; what is there already is told at once."""
         sys.meta_path.insert(0, self)
-        for name in [name for name in self._when if name in sys.modules]:
-            self._when.pop(name)()
+        self._tell_of_known()
+
+    def add(self, when: Mapping[str, Callable[[], None]]) -> None:
+        """Listen for these too; what is there already is told at once."""
+        self._when.update(when)
+        self._tell_of_known()
+
+    def _tell_of_known(self) -> None:
+        for name in [name for name in self._when if name in sys.modules and not _under_way(sys.modules[name])]:
+            self._tell(name)
 
     def remove(self) -> None:
         """Stop listening."""
@@ -47,6 +55,11 @@ class Notice(MetaPathFinder):
     def _tell(self, name: str) -> None:
         if (act := self._when.pop(name, None)) is not None:
             act()
+
+
+def _under_way(module: ModuleType) -> bool:
+    """Whether it is still being imported: then it is told of when that is done."""
+    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
 
 
 class _Then(Loader):

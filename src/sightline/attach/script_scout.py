@@ -61,7 +61,7 @@ class Scout:
         self._spent, self._began = 0.0, time.perf_counter()
         self._free: list[weakref.ref[nn.Module]] = []
         self._hook = Hook(self._called, self._failed)
-        models.before = self._before_step
+        models.before, models.settled = self._before_step, self._settled
 
     def install(self) -> None:
         """Notice each optimizer that is made, and models that are compiled in place."""
@@ -91,6 +91,10 @@ class Scout:
         if any(optimizer is w.optimizer() for w in self._waiting):
             return
         self._waiting = [w for w in self._waiting if w.optimizer() is not None]
+        if any(
+            self._is_of(Waiting(weakref.ref(optimizer)), one.recorder.model) for one in self.models.live if one.adopted
+        ):
+            return
         self._waiting.append(Waiting(weakref.ref(optimizer)))
         self._look([id(p) for w in self._waiting for p in w.held()])
 
@@ -168,6 +172,16 @@ class Scout:
             one.recorder.begin()
         elif unwrapped(model)[0] is model:
             one.recorder.before_forward(*call)
+
+    def _settled(self, model: nn.Module) -> None:
+        """Somebody else watches `model`, and hears its optimizers."""
+        self._waiting = [w for w in self._waiting if not self._is_of(w, model)]
+        self._unpost(model.modules() if self._waiting else None)
+
+    @staticmethod
+    def _is_of(waiting: Waiting, model: nn.Module) -> bool:
+        inside = {id(p) for p in model.parameters()}
+        return any(id(p) in inside for p in waiting.held())
 
     def _before_step(self, optimizer: Optimizer) -> None:
         """A step of an optimizer whose model was not called as a whole."""

@@ -25,7 +25,10 @@ from sightline.guard.watch import Watch
 
 @dataclass(eq=False)
 class Watched:
-    """One model. `blind`: no forward pass of it is heard, so each step begins where the last one ended."""
+    """One model. `blind`: no forward pass of it is heard, so each step begins where the last one ended.
+
+    `adopted`: somebody else attached, a library's callback or the script itself, and it hears its steps by itself.
+    """
 
     kind: str
     attachment: Attachment | None
@@ -33,6 +36,7 @@ class Watched:
     optimizers: list[Optimizer]
     blind: bool
     references: int
+    adopted: bool = False
     records: list[dict[str, object]] = field(default_factory=list)
     steps: int = 0
     name: str = ""
@@ -48,6 +52,7 @@ class Models:
         self._losses: list[Any] = []
         self._made: tuple[int, int] = (-1, 0)
         self.before: Callable[[Optimizer], None] | None = None
+        self.settled: Callable[[nn.Module], None] | None = None
         self._handles = [
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
@@ -71,6 +76,29 @@ class Models:
         self._name_apart()
         self._routes.clear()
         return one
+
+    def adopt(self, attachment: Attachment) -> None:
+        """Somebody attached to a model of the script: its verdicts are told with ours, and we keep off that model."""
+        recorder, inner = attachment._recorder, attachment.model
+        mine = {id(p) for p in inner.parameters()}
+        for one in self.live:
+            if not one.adopted and any(id(p) in mine for p in one.recorder.model.parameters()):
+                self.close(one, whole=True)
+        own = attachment.watch._on_finding
+        if own is None:
+            attachment.watch._on_finding = self._tell
+        one = Watched(type(inner).__name__, attachment, recorder, [], False, 0, adopted=True)
+        self.watched.append(one)
+        self._name_apart()
+        self._routes.clear()
+        if self.settled is not None:
+            self.settled(inner)
+
+    def drop(self, attachment: Attachment | None) -> None:
+        """The script let go of what `attachment` watches: judge what is known without running the model again."""
+        for one in [one for one in self.live if one.attachment is attachment]:
+            one.recorder.last_call = None
+            self.close(one, whole=True)
 
     def _name_apart(self) -> None:
         kinds = [one.kind for one in self.watched]
@@ -105,7 +133,8 @@ class Models:
             those = [
                 one
                 for one in self.live
-                if optimizer in one.optimizers or any(id(p) in held for p in one.recorder.model.parameters())
+                if not one.adopted
+                and (optimizer in one.optimizers or any(id(p) in held for p in one.recorder.model.parameters()))
             ]
             known = self._routes[id(optimizer)] = (groups, those)
         return [one for one in known[1] if one.attachment is not None]
@@ -164,6 +193,10 @@ class Models:
         for one in self.live:
             last = one.recorder.last_call
             ours = one.references + (last is not None and last.model is one.recorder.model)
+            if one.adopted:
+                if one.attachment is not None and one.attachment._closed:
+                    self.close(one, whole=True)
+                continue
             if sys.getrefcount(one.recorder.model) - 1 <= ours:
                 self.close(one, whole=True)
 

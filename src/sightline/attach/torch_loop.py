@@ -20,7 +20,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -107,11 +107,15 @@ def attach(
     watch = Watch(checks, allow=allow, on_finding=on_finding)
     attachment = Attachment(inner, optimizer, dataloader, towers, facts, watch, budget, raise_on, forward)
     attachment._handles = hooked(attachment._recorder, called, loss_fn, on_fault, heard)
+    if Attachment.made is not None:
+        Attachment.made(attachment)
     return attachment
 
 
 class Attachment(Asked):
-    """A watched loop. Made by `attach`; a context manager."""
+    """A watched loop. Made by `attach`; a context manager. `made`: told of each (see `attach/script_watch.py`)."""
+
+    made: ClassVar[Callable[[Attachment], None] | None] = None
 
     def __init__(
         self,

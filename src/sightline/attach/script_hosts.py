@@ -1,0 +1,173 @@
+"""The libraries that own a training loop, in a script: the callback that its author could have added, for each Trainer.
+
+Nothing is imported for this: a library is noticed when the script imports it. Its callback is in the Trainer's list for
+as long as a method of the Trainer runs, and not before or after.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from sightline.attach.hook import Hook
+from sightline.attach.script_heap import tokenizer_for
+from sightline.attach.script_watch import Models
+from sightline.attach.setup import embedding_of
+
+HF_METHODS = ("train", "evaluate", "predict")
+LIGHTNING_METHODS = ("fit",)
+
+
+class Hosts:
+    """The Trainers of a script. `fault`: told of errors of our own."""
+
+    def __init__(self, models: Models, budget: float, fault: Callable[[str], None]) -> None:
+        self._models, self._budget, self._fault = models, budget, fault
+        self._callbacks: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+    def on_import(self) -> Mapping[str, Callable[[], None]]:
+        """Module -> what to do once it is there."""
+        return {
+            "transformers.trainer": lambda: self._wrap("transformers.trainer", HF_METHODS, self._hf),
+            "lightning.pytorch.trainer.trainer": lambda: self._lightning("lightning.pytorch"),
+            "pytorch_lightning.trainer.trainer": lambda: self._lightning("pytorch_lightning"),
+            "accelerate.accelerator": self._accelerate,
+        }
+
+    def _failed(self, error: Exception) -> None:
+        self._fault(f"host: {type(error).__name__}: {error}")
+
+    def _lightning(self, package: str) -> None:
+        self._wrap(f"{package}.trainer.trainer", LIGHTNING_METHODS, self._of_lightning)
+
+    def _wrap(self, module: str, methods: tuple[str, ...], inside: Callable[[Any], Any]) -> None:
+        """Run each of `methods` of the module's Trainer inside `inside(trainer)`."""
+        kind = sys.modules[module].Trainer
+        for name in methods:
+            setattr(kind, name, _within(getattr(kind, name), inside))
+
+    # --- transformers and TRL ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _hf(self, trainer: Any) -> Iterator[None]:
+        from sightline.attach.hf_trainer import GuardCallback
+
+        listed = trainer.callback_handler.callbacks
+        if any(isinstance(one, GuardCallback) for one in listed):  # the author's own, or a method inside another
+            yield
+            return
+        if trainer not in self._callbacks:
+            Hook(self._make_hf_callback, self._failed)(trainer)
+        with _among(listed, self._callbacks.get(trainer)):
+            yield
+
+    def _make_hf_callback(self, trainer: Any) -> None:
+        from sightline.attach.data_set import objective_of
+        from sightline.attach.hf_trainer import GuardCallback as Plain
+        from sightline.attach.trl import GuardCallback as OfTRL
+
+        door: type = OfTRL if objective_of(trainer.args) or getattr(trainer, "ref_model", None) is not None else Plain
+        options = self._options(trainer.model if getattr(trainer, "processing_class", None) is None else None)
+        callback = self._quiet(door, stays=("on_train_end",))(trainer=weakref.proxy(trainer), **options)
+        self._callbacks[trainer] = callback
+        weakref.finalize(trainer, self._gone, callback).atexit = False
+
+    def _gone(self, callback: Any) -> None:
+        """A Trainer was dropped: so is what we keep of its model."""
+        self._models.drop(callback.guard)
+
+    # --- Lightning -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _of_lightning(self, trainer: Any) -> Iterator[None]:
+        from sightline.attach.lightning import GuardCallback
+
+        listed = trainer.callbacks
+        if any(isinstance(one, GuardCallback) for one in listed):
+            yield
+            return
+        made: list[Any] = []
+        Hook(lambda: made.append(self._quiet(GuardCallback)(**self._options(None))), self._failed)()
+        with _among(listed, made[0] if made else None):
+            yield
+
+    # --- accelerate ----------------------------------------------------------------------------------------------
+
+    def _accelerate(self) -> None:
+        """Its loops are raw ones. Only what they log has no other place where it could be seen."""
+        from accelerate.accelerator import Accelerator
+
+        log, logged = Accelerator.log, Hook(self._logged, self._failed)
+
+        @functools.wraps(log)
+        def told(accelerator: Any, values: Any, *args: Any, **kwargs: Any) -> Any:
+            logged(accelerator, values)
+            return log(accelerator, values, *args, **kwargs)
+
+        Accelerator.log = told
+
+    def _logged(self, accelerator: Any, values: Mapping[str, Any]) -> None:
+        inner = {id(getattr(one, "optimizer", one)) for one in accelerator._optimizers}
+        those = [w for w in self._models.live if not w.adopted and any(id(o) in inner for o in w.optimizers)]
+        if len(those) == 1 and (guard := those[0].attachment) is not None:
+            judging = those[0].recorder.evaluated  # evaluation forwards were the last
+            guard.log(values, phase="evaluation" if judging else "train")
+
+    # --- both ----------------------------------------------------------------------------------------------------
+
+    def _options(self, model: Any) -> dict[str, Any]:
+        options: dict[str, Any] = {"budget": self._budget, "on_finding": None}
+        embedding = embedding_of(model) if model is not None else None
+        tokenizer = tokenizer_for(embedding.num_embeddings) if embedding is not None else None
+        return {**options, "tokenizer": tokenizer} if tokenizer is not None else options
+
+    def _quiet(self, door: type, stays: tuple[str, ...] = ()) -> type:
+        """A callback whose own errors end nobody's run. `stays`: methods of it that do nothing: the script goes on."""
+
+        def failing(callback: Any, error: Exception) -> None:
+            self._failed(error)
+            if callback.guard is not None:
+                callback.guard.mute()
+
+        def made(callback: Any, **options: Any) -> None:
+            door.__init__(callback, on_fault=functools.partial(failing, callback), **options)  # type: ignore[misc]
+
+        def guarded(name: str) -> Callable[..., None]:
+            act = getattr(door, name)
+
+            def method(callback: Any, *args: Any, **kwargs: Any) -> None:
+                Hook(lambda: act(callback, *args, **kwargs), functools.partial(failing, callback))()
+
+            return functools.wraps(act)(method)
+
+        own = {name for kind in door.__mro__[:-1] if kind.__module__.startswith("sightline.") for name in vars(kind)}
+        methods = {name: guarded(name) for name in own if name.startswith("on_") and name not in stays}
+        still = {name: lambda *_, **__: None for name in stays}
+        return type(door.__name__, (door,), {"__init__": made, **methods, **still})
+
+
+def _within(method: Callable[..., Any], inside: Callable[[Any], Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def run(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+        with inside(trainer):
+            return method(trainer, *args, **kwargs)
+
+    return run
+
+
+@contextmanager
+def _among(listed: list[Any], callback: Any) -> Iterator[None]:
+    """`callback` stands in a Trainer's list meanwhile; last, so that the author's are asked as without us."""
+    if callback is None:
+        yield
+        return
+    listed.append(callback)
+    try:
+        yield
+    finally:
+        if any(one is callback for one in listed):
+            listed.remove(callback)
