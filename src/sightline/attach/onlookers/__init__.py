@@ -11,6 +11,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from sightline.attach.onlookers.binary import Binary
 from sightline.attach.onlookers.loss_scale import LossScale
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.onlookers.outputs import Head, Outputs
@@ -21,7 +22,17 @@ from sightline.attach.onlookers.shared_rows import SharedRows
 from sightline.attach.onlookers.standstill import Standstill
 from sightline.guard.probes.call import Call
 
-KINDS: tuple[type[Onlooker], ...] = (Schedules, Head, Outputs, LossScale, Rounding, SharedRows, Standstill, OwnMode)
+KINDS: tuple[type[Onlooker], ...] = (
+    Schedules,
+    Head,
+    Binary,
+    Outputs,
+    LossScale,
+    Rounding,
+    SharedRows,
+    Standstill,
+    OwnMode,
+)
 
 
 class Onlookers:

@@ -33,13 +33,10 @@ class Head(Onlooker):
         if self._done or not training:
             return
         self._done = True
-        logits = outcome(output).logits
-        if (
-            self.recorder.step
-            or logits is None
-            or logits.dim() < 2
-            or (found := self._matrix(logits.shape[-1])) is None
-        ):
+        logits = given_out(output)
+        if self.recorder.step or logits is None:
+            return
+        if (found := self._matrix(1 if logits.dim() == 1 else logits.shape[-1])) is None:
             return
         name, weight, inputs, classes = found
         bias = dict(self.recorder.model.named_parameters()).get(name.removesuffix("weight") + "bias")
@@ -93,7 +90,7 @@ class Outputs(Onlooker):
         step = self.recorder.step
         if not training or step < FROM or not (measured or (self._looks < FIRST and step % EVERY == 0)):
             return
-        given = _output(output)
+        given = given_out(output)
         if given is None or not given.requires_grad:
             return
         self._looks += 1
@@ -121,7 +118,7 @@ def spread(samples: Tensor) -> Tensor:
     return ((samples - samples.mean(dim=0)).square().mean() / power.clamp(min=1e-30)).sqrt()
 
 
-def _output(output: Any) -> Tensor | None:
+def given_out(output: Any) -> Tensor | None:
     """(..., C) output, or a plain (B,) one."""
     if isinstance(output, Tensor) and output.dim() == 1 and output.is_floating_point():
         return output

@@ -26,6 +26,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     RanksSeen     on rank 0, when all ranks have shown the same step
     ScheduleSeen  after 2, 4, 8, ... optimizer steps, and at the end
     HeadSeen      once, after the first training forward that gives logits
+    BinaryLossSeen   once, in the first backward pass
     OutputsSeen   after sampled training forwards
     StillSeen     once, when optimizer steps have written to nothing for a while
     SharedRowsSeen   during evaluations and after sampled training batches
@@ -45,6 +46,7 @@ from sightline.guard.evidence.batches import IGNORE, BatchSeen, LossSeen, Phase,
 from sightline.guard.evidence.data import DataSeen, Objective
 from sightline.guard.evidence.language import AccessSeen, BatchScore, ContextSeen, PaddingSeen, ScoreSeen
 from sightline.guard.evidence.learning import (
+    BinaryLossSeen,
     HeadSeen,
     NearRowsSeen,
     OutputsSeen,
@@ -66,6 +68,7 @@ __all__ = [
     "BatchScore",
     "BatchSeen",
     "ContextSeen",
+    "BinaryLossSeen",
     "DataSeen",
     "DrawsSeen",
     "EvaluationSeen",
@@ -139,6 +142,7 @@ Evidence = (
     | RowsSeen
     | WaitingSeen
     | RanksSeen
+    | BinaryLossSeen
     | HeadSeen
     | OutputsSeen
     | ScheduleSeen

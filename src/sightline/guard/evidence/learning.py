@@ -45,6 +45,29 @@ class ScheduleSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class BinaryLossSeen:
+    """The run's first loss, if its gradient is that of binary cross-entropy.
+
+    Attributes:
+        classes: outputs a sample; `outputs`: of all samples.
+        graded: share of the outputs with a gradient (0: masked, or right beyond rounding).
+        fits: share of those whose gradient has the form of binary cross-entropy with one weight for all.
+        loss: mean negative log-likelihood of an output (nats, unweighted), 0 where there is no gradient.
+        ones: share of the answers that are 1, where there is a gradient.
+        probabilities: share of outputs that are probabilities and no logits.
+    """
+
+    step: int
+    classes: int
+    outputs: int
+    graded: float
+    fits: float
+    loss: float
+    ones: float
+    probabilities: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class OutputsSeen:
     """How much a model's outputs differ from sample to sample, beside its inputs, in one forward pass.
 

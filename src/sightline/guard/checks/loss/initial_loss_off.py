@@ -1,14 +1,14 @@
 """T7 · An untrained model's first loss is far from that of a guess among equals.
 
 Symptom: the first loss is several times ln C for C classes, and the first hundred steps only bring it down to there; or
-it is far below, and the model that learns so fast is useless outside of training.
+it is far below, and the model that learns so fast is useless outside of training. For yes or no, C is 2.
 Root cause: above: the output layer or what feeds it is far too large (an init that ignores the width, an embedding of
 normal(0, 1) weights tied to the head, inputs of 0 to 255), so that the model is sure, and wrong. Below: the answer is
 among the inputs.
 Fix: weights of the output layer with standard deviation 0.02 or 1/sqrt(inputs), inputs normalised to about unit
 variance; check that labels are shifted against the inputs and are no part of them.
-Stays silent when: the loss is no softmax cross-entropy; the output layer was trained before (its weights are not
-distributed as an init is); the first loss lies between half of ln C and three times that.
+Stays silent when: the loss is no cross-entropy, of softmax or of yes and no; the output layer was trained before (its
+weights are not distributed as an init is); the first loss lies between half of ln C and three times that.
 Sources:
 - https://karpathy.github.io/2019/04/25/recipe/ (2019-04-25): verify the loss at init: -log(1/C) on a softmax
 - https://cs231n.github.io/neural-networks-3/ (2026-11-21): look for the correct loss at chance performance
@@ -20,7 +20,7 @@ from __future__ import annotations
 from math import log
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import HeadSeen, LossSeen
+from sightline.guard.evidence import BinaryLossSeen, HeadSeen, LossSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -30,15 +30,21 @@ SOFTMAX = 0.9  # of the positions must look like cross-entropy
 TIED = 12.0  # times ln C where the head is an embedding of normal(0, 1), torch's default: it unlearns that soon
 ALL, WORST = 256, 3.0  # positions: of more, the loss is that of the worst ones, by nats higher than the mean
 ELEMENTS = 64  # weights: fewer show no distribution
+FEW, RARE = (
+    16,
+    0.05,
+)  # outputs, and weights, of yes or no (a row of weights is short); of rarer answers guesses are sure
 SHAPES = (1.8, 3.0)  # kurtosis of uniform and normal weights; trained ones have heavier tails
 NEAR = 0.1  # relative: sampling error of a norm
 LARGE = 2.0  # times the largest of the usual inits: such weights are told as the cause
 
 
-def find(loss: LossSeen, head: HeadSeen) -> Verdict:
+def find(head: HeadSeen, loss: LossSeen | None = None, binary: BinaryLossSeen | None = None) -> Verdict:
     """Compare the first micro-batch's loss per position with ln C, where the head is as an init leaves it."""
-    if loss.step or loss.micro or loss.loss is None or not loss.classes or loss.classes < 2:
-        return CannotTell("softmax cross-entropy in the run's first backward pass")
+    if binary and binary.fits >= SOFTMAX and binary.outputs >= FEW and binary.classes == head.classes:
+        return _yes_or_no(binary, head) if _drawn(head, FEW) else None
+    if loss is None or loss.step or loss.micro or loss.loss is None or not loss.classes or loss.classes < 2:
+        return CannotTell("cross-entropy in the run's first backward pass")
     if loss.softmax_rows < SOFTMAX or loss.classes != head.classes:
         return CannotTell("first loss that is a softmax cross-entropy of the last layer's outputs")
     if not _drawn(head):
@@ -55,6 +61,19 @@ def find(loss: LossSeen, head: HeadSeen) -> Verdict:
     return None
 
 
+def _yes_or_no(binary: BinaryLossSeen, head: HeadSeen) -> Finding | None:
+    """A guess has ln 2, or less where the bias starts at how often the answer is yes."""
+    if binary.loss > log(2) + NATS:
+        return _above(binary.loss, log(2), head)
+    p = min(binary.ones, 1 - binary.ones)
+    prior = -p * log(p) - (1 - p) * log(1 - p) if p else 0.0
+    if p >= RARE and binary.graded == 1 and binary.loss < BELOW * prior and _usual(head):
+        return _finding(
+            binary.loss, log(2), head, "far below: the answer is among the inputs", "keep labels out of them"
+        )
+    return None
+
+
 def _above(value: float, chance: float, head: HeadSeen) -> Finding:
     usual = max(_inits(head))
     if head.rms > LARGE * usual:
@@ -67,17 +86,17 @@ def _above(value: float, chance: float, head: HeadSeen) -> Finding:
 def _finding(value: float, chance: float, head: HeadSeen, what: str, fix: str) -> Finding:
     return Finding(
         severity="warning",
-        message=f"the first loss is {value:.3g}, where a guess among {head.classes} has {chance:.3g}: {what}",
+        message=f"the first loss is {value:.3g}, where a guess among {max(2, head.classes)} has {chance:.3g}: {what}",
         fix=fix,
         seen={"first loss": value, "ln C": chance, "output layer": head.name, "root mean square": head.rms},
     )
 
 
-def _drawn(head: HeadSeen) -> bool:
+def _drawn(head: HeadSeen, least: int = ELEMENTS) -> bool:
     """Whether the weights are distributed as an init draws them, at whatever size; or are all zero."""
     size = head.inputs * head.classes
     slack = 0.1 + 2 * (24 / size) ** 0.5  # two standard errors of a sample's kurtosis
-    return head.rms == 0 or (size >= ELEMENTS and any(abs(head.kurtosis - shape) <= slack for shape in SHAPES))
+    return head.rms == 0 or (size >= least and any(abs(head.kurtosis - shape) <= slack for shape in SHAPES))
 
 
 def _usual(head: HeadSeen) -> bool:

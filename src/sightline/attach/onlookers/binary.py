@@ -1,0 +1,85 @@
+"""The first binary cross-entropy of a run, recognised by its gradient: what it is, and what a guess would have."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sightline.attach.onlookers.onlooker import Onlooker, Recording
+from sightline.attach.onlookers.outputs import given_out
+from sightline.guard.evidence import BinaryLossSeen
+from sightline.guard.probes.call import Call
+
+MOST = 65_536  # outputs looked at: enough for a mean, and less than a millisecond
+LEAST, LOWEST = 1e-12, -100.0  # torch's own bounds of p (1 - p), and of the logarithm of a probability
+UNSURE = 0.02  # of a probability: nearer to 0 and 1 the gradient is that of an absolute error, plus and minus one
+FEWEST = 2  # unsure outputs: they can hardly both lie within 2 % by chance
+EVEN = 0.02  # relative: all answers of a kind weigh the same, up to the rounding of bf16 gradients (2^-8)
+
+
+class Binary(Onlooker):
+    """Looks at the outputs of the first training forward and at their gradient."""
+
+    shows: ClassVar = ("BinaryLossSeen",)
+
+    def __init__(self, recorder: Recording) -> None:
+        super().__init__(recorder)
+        self._done = False
+
+    def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
+        """Listen to the gradient of the run's first outputs."""
+        if self._done or not training:
+            return
+        self._done = True
+        given = given_out(output)
+        if self.recorder.step or given is None or not given.requires_grad:
+            return
+        classes, values, seen = 1 if given.dim() == 1 else given.shape[-1], given.detach(), [False]
+
+        def came(grad: Tensor) -> None:
+            if not seen[0] and not self.recorder.muted:
+                seen[0] = True
+                self.recorder.mailbox.post([read_binary(values, grad)], lambda found: arrived(found[0].tolist()))
+
+        def arrived(found: list[float]) -> None:
+            self.recorder.offer(BinaryLossSeen(0, classes, int(found[0]), *found[1:]))
+
+        given.register_hook(came)
+
+
+def read_binary(outputs: Tensor, grad: Tensor) -> Tensor:
+    """(6,) float32: outputs; shares of those with a gradient and of those that fit; mean loss; ones; probabilities.
+
+    With logits, w (sigmoid(z) - y) is the gradient, with probabilities w (p - y) / (p (1 - p)): its sign tells y, and
+    what is left is one w for all answers of a kind (a positive weight makes it two). What has none is right, and sure.
+    """
+    with torch.no_grad():
+        stride = max(1, outputs.numel() // MOST)
+        z, g = (part.detach().flatten()[::stride].float() for part in (outputs, grad))
+        ones, seen = g < 0, g != 0
+        logit = torch.where(ones, -g / torch.sigmoid(-z), g / torch.sigmoid(z))
+        chance = (g * (z * (1 - z)).clamp(min=LEAST)).abs() / torch.where(ones, 1 - z, z).abs()
+        probable = ((z >= 0) & (z <= 1)).all()
+        likely = torch.where(probable, z, torch.sigmoid(z))
+        unsure = (likely > UNSURE) & (likely < 1 - UNSURE)
+        fits = _even(torch.where(probable, chance, logit), ones, seen, unsure)
+        bounded = torch.where(ones, z, 1 - z).clamp(min=0).log().clamp(min=LOWEST)
+        nats = -torch.where(probable, bounded, F.logsigmoid(torch.where(ones, z, -z)))
+        count = seen.sum()
+        shares = [count / len(z), fits, nats.masked_fill(~seen, 0.0).mean()]
+        return torch.stack(
+            [torch.full_like(z[0], len(z)), *shares, (ones & seen).sum() / count.clamp(min=1), probable.float()]
+        )
+
+
+def _even(weights: Tensor, ones: Tensor, seen: Tensor, unsure: Tensor) -> Tensor:
+    """Share of the outputs whose weight is the median one of their kind; 0 where none that is unsure proves it."""
+    good = torch.zeros_like(seen)
+    for kind in (ones & seen, ~ones & seen):
+        middle = weights.masked_fill(~kind, float("nan")).nanmedian()
+        good |= ((weights - middle).abs() <= EVEN * middle.abs()) & kind
+    shares = [(good & part).sum() / (seen & part).sum().clamp(min=FEWEST) for part in (seen, unsure)]
+    return torch.minimum(*shares)

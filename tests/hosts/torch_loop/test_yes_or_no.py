@@ -1,0 +1,58 @@
+"""T7 for binary cross-entropy through the door: with logits and with probabilities, one output and many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sightline
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def found(scale: float, loss: Loss, *, outputs: int = 1, last: nn.Module | None = None, ones: float = 0.5) -> list[str]:
+    """Two steps of a stranger's loop; the messages of T7."""
+    torch.manual_seed(0)
+    net: Any = nn.Sequential(
+        nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, outputs), *((last,) if last is not None else ())
+    )
+    opt = torch.optim.SGD(net.parameters(), lr=1e-6)
+    with sightline.attach(net, opt, on_finding=None) as guard:
+        for _ in range(2):
+            x, y = scale * torch.rand(256, 20), (torch.rand(256, outputs) < ones).float()
+            opt.zero_grad()
+            given = net(x)
+            loss(given, y.reshape(given.shape)).backward()
+            opt.step()
+    return [f.message for f in guard.findings if f.code == "T7"]
+
+
+HOW: dict[str, tuple[Loss, dict[str, Any]]] = {
+    "with logits": (F.binary_cross_entropy_with_logits, {}),
+    "with probabilities": (F.binary_cross_entropy, {"last": nn.Sigmoid()}),
+    "many labels": (F.binary_cross_entropy_with_logits, {"outputs": 8}),
+    "a positive weight": (lambda z, y: F.binary_cross_entropy_with_logits(z, y, pos_weight=torch.tensor(3.0)), {}),
+    "a column less": (lambda z, y: F.binary_cross_entropy_with_logits(z.squeeze(1), y[:, 0]), {}),
+    "flat": (F.binary_cross_entropy_with_logits, {"last": nn.Flatten(0)}),
+    "rare": (F.binary_cross_entropy_with_logits, {"ones": 0.05}),
+}
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_inputs_of_0_to_255_or_normalised(how: str) -> None:
+    loss, more = HOW[how]
+    assert found(1.0, loss, **more) == []
+    messages = found(255.0, loss, **more)
+    assert len(messages) == 1 and "far above: the untrained model is sure, and wrong" in messages[0]
+
+
+@pytest.mark.parametrize(
+    "loss", [F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.soft_margin_loss], ids=lambda f: f.__name__
+)
+def test_losses_of_another_kind(loss: Loss) -> None:
+    assert found(255.0, loss) == []
