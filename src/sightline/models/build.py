@@ -13,6 +13,7 @@ from transformers import AutoModelForImageTextToText, PretrainedConfig
 from sightline.data.encode import Encoder
 from sightline.data.encode_adopted import AdoptedEncoder
 from sightline.data.encode_composed import ComposedEncoder
+from sightline.data.encode_pairs import PairEncoder
 from sightline.data.pixels import ImageProcessorFacts
 from sightline.data.processor import load_processor
 from sightline.errors import UserError
@@ -22,11 +23,20 @@ from sightline.models.adopted import AdoptedVLM
 from sightline.models.composed import ComposedVLM
 from sightline.models.connectors import build_connector, token_count
 from sightline.models.origin import make_config, read_config, read_or_explain
-from sightline.models.tokenizer import fit_embeddings, load_tokenizer
-from sightline.models.towers import attention_for, language_config, load_language, load_vision, vision_config
+from sightline.models.pair import PairVLM
+from sightline.models.tokenizer import fit_embeddings, load_text_tokenizer, load_tokenizer
+from sightline.models.towers import (
+    attention_for,
+    language_config,
+    load_language,
+    load_text,
+    load_vision,
+    text_config,
+    vision_config,
+)
 from sightline.models.vision import VisionTower, default_pixels
 from sightline.models.vlm import VLM
-from sightline.recipe.schema import Adopt, Compose, ModelSpec, Stage, VisionSpec
+from sightline.recipe.schema import Adopt, Compose, ModelSpec, Pair, Stage, VisionSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +81,8 @@ def build(spec: ModelSpec, *, seed: int, texts: Iterable[str] = (), dtype: torch
         torch.manual_seed(seed)
         if spec.compose is not None:
             built = _compose(spec.compose, spec.attention, texts, dtype)
+        elif spec.pair is not None:
+            built = _pair(spec.pair, spec.attention, texts, dtype)
         else:
             assert spec.adopt is not None
             built = _adopt(spec.adopt, spec.attention, dtype)
@@ -90,6 +102,9 @@ def build_meta(spec: ModelSpec) -> VLM:
         if spec.compose is not None:
             towers = vision_config(spec.compose.vision), language_config(spec.compose.language)
             model = join(spec.compose, *towers, attention=spec.attention, dtype=torch.float32)
+        elif spec.pair is not None:
+            towers = vision_config(spec.pair.vision), text_config(spec.pair.language)
+            model = side_by_side(spec.pair, *towers, attention=spec.attention, dtype=torch.float32)
         else:
             assert spec.adopt is not None
             config = _adopt_config(spec.adopt)
@@ -141,6 +156,39 @@ def join(
     width = speaker.get_input_embeddings().weight.shape[1]
     connector = build_connector(tower.width, width, spec.connector).to(dtype)
     return ComposedVLM(tower, connector, speaker, spec=spec, image_token_id=image_token_id, eos_ids=())
+
+
+def _pair(spec: Pair, attention: str, texts: Iterable[str], dtype: torch.dtype) -> Built:
+    vision, language = vision_config(spec.vision), text_config(spec.language)
+    tokenizer = load_text_tokenizer(spec, texts)
+    if spec.language.config is not None:
+        language.vocab_size = len(tokenizer)
+    model = side_by_side(spec, vision, language, attention=attention, dtype=dtype)
+    facts = image_facts(spec.vision, model.vision)
+    longest = min(spec.language.max_length, getattr(language, "max_position_embeddings", spec.language.max_length))
+    return finish_pair(model, PairEncoder(tokenizer, facts, longest))
+
+
+def side_by_side(
+    spec: Pair, vision: PretrainedConfig, language: PretrainedConfig, *, attention: str, dtype: torch.dtype
+) -> PairVLM:
+    """The towers of `spec` and what joins them. Raises UserError where they cannot be built."""
+    tokens: Literal["patch", "all"] = "all" if spec.pool == "class" else spec.vision.tokens
+    tower = load_vision(spec.vision.model_copy(update={"tokens": tokens}), vision, attention=attention, dtype=dtype)
+    if spec.pool == "class" and not tower.kind.class_token:
+        raise UserError(
+            f"a {vision.model_type} has no class token to stand for the image",
+            where="model.pair.pool",
+            fix="set it to mean or attention",
+        )
+    text = load_text(spec.language, language, attention=attention, dtype=dtype)
+    return PairVLM(tower, text, spec=spec).to(dtype)
+
+
+def finish_pair(model: PairVLM, encoder: PairEncoder) -> Built:
+    """Let the model know what to write beside its weights."""
+    model.encoder = encoder
+    return Built(model, encoder, pairs=encoder)
 
 
 def _trained_ends(model: Any) -> tuple[int, ...]:

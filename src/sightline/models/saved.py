@@ -16,12 +16,13 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConf
 
 from sightline.data.encode_adopted import AdoptedEncoder
 from sightline.data.encode_composed import ComposedEncoder
+from sightline.data.encode_pairs import PairEncoder
 from sightline.errors import UserError
 from sightline.models.adapters import add_adapters
 from sightline.models.adopted import AdoptedVLM
-from sightline.models.build import Built, finish, join
+from sightline.models.build import Built, finish, finish_pair, join, side_by_side
 from sightline.models.export import DESCRIPTION, WEIGHTS
-from sightline.recipe.schema import Adopt, Compose, Lora
+from sightline.recipe.schema import Adopt, Compose, Lora, Pair
 
 
 def load_run(run: Path, checkpoint: str = "latest") -> Built:
@@ -55,7 +56,8 @@ def load_model(folder: Path | str, weights: Path | None = None) -> Built:
     """
     folder = Path(folder)
     told = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    built = _composed(told, folder) if "compose" in told else _adopted(told, folder)
+    make = _composed if "compose" in told else _pair if "pair" in told else _adopted
+    built = make(told, folder)
     if told["lora"]:
         add_adapters(built.model, Lora.model_validate(told["lora"]))
     state = load_file(weights or folder / WEIGHTS)
@@ -100,6 +102,19 @@ def _composed(told: dict[str, Any], folder: Path) -> Built:
     )
     model.spec = spec
     return finish(model, encoder, tuple(told["eos_ids"]))
+
+
+def _pair(told: dict[str, Any], folder: Path) -> Built:
+    spec = Pair.model_validate(told["pair"])
+    fresh = {
+        tower: getattr(spec, tower).model_copy(update={"source": None, "config": told[tower]})
+        for tower in ("vision", "language")
+    }
+    towers = _config(told["vision"]), _config(told["language"])
+    options: dict[str, Any] = {"attention": told["attention"], "dtype": torch.float32}
+    model = side_by_side(spec.model_copy(update=fresh), *towers, **options)
+    model.spec = spec
+    return finish_pair(model, PairEncoder.load(folder))
 
 
 def _adopted(told: dict[str, Any], folder: Path) -> Built:

@@ -14,7 +14,7 @@ from sightline.data.templates import named
 from sightline.errors import UserError
 from sightline.models.gguf_file import readable
 from sightline.models.origin import read_or_explain
-from sightline.recipe.schema import Compose
+from sightline.recipe.schema import Compose, Pair
 
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 
@@ -39,6 +39,29 @@ def load_tokenizer(spec: Compose, texts: Iterable[str]) -> Any:
         gguf_file = spec.language.gguf_file if spec.tokenizer.source is None else None
         tokenizer = _read_tokenizer(source, gguf_file, where)
     return complete(tokenizer, spec.image_token, where)
+
+
+def load_text_tokenizer(spec: Pair, texts: Iterable[str]) -> Any:
+    """The tokenizer of a text tower, with a pad token.
+
+    Raises:
+        UserError: no tokenizer can be had.
+    """
+    where = "model.pair.tokenizer"
+    source = spec.tokenizer.source or spec.language.source
+    if spec.tokenizer.build == "words":
+        tokenizer: Any = word_tokenizer(texts, None, where)
+    elif source is None:
+        raise UserError(
+            "a text tower from a config brings no tokenizer",
+            where=where,
+            fix=f"set {where}.build to words, or {where}.source to a hub id or folder",
+        )
+    else:
+        tokenizer = _read_tokenizer(source, None, where)
+    if tokenizer.pad_token_id is None:
+        tokenizer.add_special_tokens({"pad_token": PAD})
+    return tokenizer
 
 
 def _read_tokenizer(source: str, gguf_file: str | None, where: str) -> Any:
@@ -71,7 +94,9 @@ def complete(tokenizer: Any, image_token: str, where: str) -> Any:
     return tokenizer
 
 
-def word_tokenizer(texts: Iterable[str], image_token: str) -> PreTrainedTokenizerFast:
+def word_tokenizer(
+    texts: Iterable[str], image_token: str | None, where: str = "model.compose.tokenizer"
+) -> PreTrainedTokenizerFast:
     """Lower-cased words and single punctuation marks of `texts`, the most frequent first, ties by alphabet."""
     from tokenizers import Tokenizer, normalizers, pre_tokenizers
     from tokenizers.models import WordLevel
@@ -79,15 +104,15 @@ def word_tokenizer(texts: Iterable[str], image_token: str) -> PreTrainedTokenize
     split = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
     counts: Counter[str] = Counter()
     for text in texts:
-        for word, _ in split.pre_tokenize_str(text.replace(image_token, " ").lower()):
+        for word, _ in split.pre_tokenize_str((text.replace(image_token, " ") if image_token else text).lower()):
             counts[word] += 1
     if not counts:
         raise UserError(
             "there is no text to build a word-level tokenizer from",
-            where="model.compose.tokenizer.build",
-            fix="name a data set with text in the stages, or set model.compose.tokenizer.source",
+            where=f"{where}.build",
+            fix=f"name a data set with text in the stages, or set {where}.source",
         )
-    special = [PAD, BOS, EOS, UNKNOWN, image_token]
+    special = [PAD, BOS, EOS, UNKNOWN, *([image_token] if image_token else [])]
     words = [word for word in sorted(counts, key=lambda word: (-counts[word], word)) if word not in special]
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate((*special, *words))}, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()

@@ -12,9 +12,9 @@ from sightline.models.gguf_file import readable
 from sightline.models.origin import make_config, read_config, read_or_explain
 from sightline.models.vision import VisionTower, family
 from sightline.models.vision_conv import CONVOLUTIONAL, ConvTower, with_image_size
-from sightline.recipe.schema import LanguageSpec, VisionSpec
+from sightline.recipe.schema import LanguageSpec, TextSpec, VisionSpec
 
-VISION, LANGUAGE = "model.compose.vision", "model.compose.language"
+VISION, LANGUAGE, TEXT = "model.compose.vision", "model.compose.language", "model.pair.language"
 # What a cut vision tower, or a vision tower taken out of a dual encoder, leaves in the checkpoint or does not use.
 UNUSED_IN_VISION = ("head.", "pooler.", "post_layernorm", "layernorm.")
 
@@ -79,6 +79,40 @@ def load_language(
     options["gguf_file"] = spec.gguf_file
     with readable(source, spec.gguf_file, LANGUAGE) as (folder, _):
         return read_or_explain(lambda: AutoModelForCausalLM.from_pretrained(folder, **options), source, LANGUAGE)
+
+
+def text_config(spec: TextSpec) -> PretrainedConfig:
+    """The configuration of the text encoder alone, also where `spec` names a dual encoder such as CLIP."""
+    if spec.source is not None:
+        config = read_config(spec.source, f"{TEXT}.source")
+    else:
+        config = make_config(spec.config or {}, f"{TEXT}.config")
+    config = getattr(config, "text_config", config)
+    if type(config) not in MODEL_MAPPING:
+        raise UserError(f"no text encoder is known for a '{config.model_type}'", where=TEXT)
+    return config
+
+
+def load_text(spec: TextSpec, config: PretrainedConfig, *, attention: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The text encoder, without a pooling layer. Raises UserError where the source lacks some of its weights."""
+    kind: Any = MODEL_MAPPING[type(config)]
+    attention = attention_for(config, attention)
+    if spec.source is None:
+        model = _fresh(lambda: kind._from_config(config, attn_implementation=attention), TEXT).to(dtype)
+    else:
+        options: dict[str, Any] = {"config": config, "attn_implementation": attention, "dtype": dtype}
+        model, told = read_or_explain(
+            lambda: kind.from_pretrained(spec.source, output_loading_info=True, **options), spec.source, TEXT
+        )
+        if lost := [name for name in told["missing_keys"] if not any(part in name for part in ("pooler.", "head."))]:
+            raise UserError(
+                f"'{spec.source}' holds no weights for {len(lost)} parameters of the text tower, e.g. {lost[0]}",
+                where=f"{TEXT}.source",
+                fix="give a checkpoint of the text encoder or of a dual encoder that contains it",
+            )
+    if getattr(model, "pooler", None) is not None:  # its parameters would be counted, and never have a gradient
+        model.pooler = None
+    return model
 
 
 def attention_for(config: PretrainedConfig, attention: str) -> str:

@@ -1,0 +1,133 @@
+"""Two towers side by side: an image tower and a text tower that meet in one space of embeddings (CLIP, SigLIP).
+
+CLIP: arXiv 2103.00020, section 2.3; SigLIP: arXiv 2303.15343. The text tower is `language`; what leads from the towers
+into the common space, the temperature and the bias are `connector`.
+
+Shapes: B pairs, N images, P vision tokens, T text tokens, D a tower's width, E embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sightline.data.batch import Batch
+from sightline.errors import UserError
+from sightline.models.export import DESCRIPTION, WEIGHTS, plain_state, write_json, write_weights
+from sightline.models.pair_head import PairHead
+from sightline.models.pairs import Pairs
+from sightline.models.vision import VisionTower
+from sightline.models.vlm import VLM
+from sightline.recipe.schema import Pair, Tower
+
+NO_ANSWERS = "a model over pairs compares images and texts; it answers no questions"
+
+
+class PairVLM(VLM):
+    """See the module. `encoder` is set by `build`: what is written beside the weights."""
+
+    def __init__(self, vision: VisionTower, language: PreTrainedModel, *, spec: Pair) -> None:
+        super().__init__()
+        self.vision, self.language, self.spec = vision, language, spec
+        self.connector = PairHead(vision.width, int(language.config.hidden_size), spec)
+        self.encoder: Any = None
+
+    def tower_modules(self, tower: Tower) -> list[tuple[str, nn.Module]]:
+        return [(tower, getattr(self, tower))]
+
+    def blocks(self, tower: Tower) -> list[nn.Module]:
+        if tower == "vision":
+            return list(self.vision.blocks)
+        if tower == "language":
+            depth = self.language.config.num_hidden_layers
+            lists = [m for m in self.language.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+            return list(lists[0]) if lists else []
+        return []
+
+    def forward(self, batch: Batch, task: str = "pairs") -> Pairs:  # type: ignore[override]
+        """Embeddings of the batch's pairs; the name of the task is what a composed VLM is told, too."""
+        if task != "pairs":
+            raise UserError(NO_ANSWERS, where="stages.objective", fix="set objective to losses over pairs, e.g. itc: 1")
+        return self.represent(batch)
+
+    def represent(self, batch: Batch) -> Pairs:
+        """See `PairModel`. Each distinct image is encoded once."""
+        if batch.pixel_values is None and batch.features is None:
+            raise UserError("the batch has no images to compare its texts with")
+        features = batch.features
+        if features is None:
+            assert batch.pixel_values is not None
+            features = self.encode_images(batch.pixel_values)
+        index = batch.image_index
+        image = self.embed_image_features(features).index_select(0, index)
+        return Pairs(image, self.embed_texts(batch.input_ids, batch.attention_mask))
+
+    def encode_images(self, pixel_values: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N P D"]:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns("vision")):
+            return self.vision(pixel_values)
+
+    def embed_image_features(self, features: Float[Tensor, "N P D"]) -> Float[Tensor, "N E"]:
+        """Unit vectors of images, from the vision tower's features."""
+        if not torch.is_autocast_enabled(features.device.type):
+            features = features.to(self.connector.dtype)
+        return _unit(self.connector.image(features))
+
+    def embed_texts(self, input_ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B E"]:
+        """Unit vectors of texts."""
+        learns = torch.is_grad_enabled() and self.learns("language")
+        with torch.set_grad_enabled(learns):
+            hidden = self.language(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state
+        return _unit(self.connector.text(hidden, attention_mask))
+
+    def scale_and_bias(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | None]:
+        return self.connector.temperature(), self.connector.bias
+
+    def match(self, seen: Tensor, input_ids: Tensor, attention_mask: Tensor) -> NoReturn:
+        raise UserError(
+            "this model has no head that judges whether a text belongs to an image",
+            where="stages.objective",
+            fix="leave itm out, or give the model a fusion",
+        )
+
+    def caption(self, seen: Tensor, batch: Batch) -> NoReturn:
+        raise UserError("this model writes no captions", where="stages.objective", fix="leave itg out")
+
+    def unmask(self, seen: Tensor, input_ids: Tensor, batch: Batch, where: Tensor) -> NoReturn:
+        raise UserError("this model fills in no words", where="stages.objective", fix="leave mlm out")
+
+    def generate(self, batch: Batch, max_new_tokens: int) -> list[list[int]]:
+        raise UserError(NO_ANSWERS, where="evaluate.metric", fix="set evaluate.metric to retrieval")
+
+    def stream(self, batch: Batch, max_new_tokens: int) -> Iterator[int]:
+        raise UserError(NO_ANSWERS, fix="ask a model whose recipe has model.compose or model.adopt")
+
+    def save(self, folder: Path) -> str:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.describe(folder)
+        write_weights(plain_state(self), folder / WEIGHTS)
+        return f"sightline.models.saved.load_model({str(folder)!r})"
+
+    def describe(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        description = {
+            "pair": self.spec.model_dump(mode="json"),
+            "vision": self.vision.origin,
+            "language": self.language.config.to_dict(),
+            "attention": self.language.config._attn_implementation,
+            "lora": self.lora.model_dump(mode="json") if self.lora else None,
+        }
+        write_json(folder / DESCRIPTION, description)
+        if self.encoder is not None:
+            self.encoder.save(folder)
+
+
+def _unit(embeddings: Tensor) -> Tensor:
+    """Scaled to length 1, in at least fp32."""
+    return F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)
