@@ -26,7 +26,8 @@ DOMAINS = ("any",)
 STEPS = 4  # measured steps whose norm, scaled, is one and the same number: real ones differ by percents
 EXACT = 2e-3  # relative: float32 sums, and the 1e-6 that clip_grad_norm_ adds
 LIMITS = (1e-3, 16.0)  # a limit in use (0.01 to 10): clipped after unscaling to this / scale makes no sense
-SCALE = 8192.0  # least scale that tells the orders apart (healthy: 2^13 to 2^16): 16 over it is below any limit in use
+SCALE = 256.0  # least scale that tells the orders apart: 0.5, a limit in use, over it is below `LEAST`
+LEAST = 2e-3  # of a limit over the scale: below any limit in use, so that it was not clipped to that after unscaling
 CUT = 0.5  # of the gradient left, by one parameter's norm after its backward pass: it was really clipped
 
 
@@ -50,7 +51,8 @@ def _limit(steps: list[ScaledStep], what: str) -> float | None:
     values = [(s.norm if what == "norm" else s.largest) * s.scale for s in steps]
     middle = median(values)
     same = all(abs(value - middle) <= EXACT * middle for value in values)
-    return middle if same and LIMITS[0] <= middle <= LIMITS[1] else None
+    in_use = LIMITS[0] <= middle <= LIMITS[1] and middle <= LEAST * min(s.scale for s in steps)
+    return middle if same and in_use else None
 
 
 def _finding(last: ScaledStep, what: str, name: str, limit: float) -> Finding:
