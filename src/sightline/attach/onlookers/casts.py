@@ -1,0 +1,73 @@
+"""What autocast is asked for, and in which format the model's matrix products then ran: read off the autograd graph.
+
+Every product leaves a node that knows the format and the shape of what it made. Nothing is run, and no value is read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sightline.attach.onlookers.onlooker import Onlooker, Recording
+from sightline.guard.evidence import AutocastSeen
+from sightline.guard.probes.call import Call, differentiable
+
+PRODUCTS = ("Addmm", "Mm", "Bmm", "Baddbmm", "Linear", "Convolution")  # what every backend's autocast lowers
+NODES = 20_000  # walked at most, from the outputs on: 20 ms
+LOOKS = 4  # training forwards under autocast that are looked at: one may be unlike the others (a frozen half)
+
+
+class Casts(Onlooker):
+    """Looks at the first training forwards that run under autocast."""
+
+    shows: ClassVar = ("AutocastSeen",)
+
+    def __init__(self, recorder: Recording) -> None:
+        super().__init__(recorder)
+        self._looks = LOOKS
+
+    def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
+        """The hook runs where the host called the model, so inside its autocast."""
+        if not training or not measured or not self._looks:
+            return
+        outputs = differentiable(output)
+        asked = _asked(outputs[0].device.type) if outputs else None
+        if asked is None:
+            return
+        self._looks -= 1
+        made, elements = products(outputs)
+        if made:
+            seen = AutocastSeen(self.recorder.step, *asked, outputs[0].device.type, dict(made), dict(elements))
+            self.recorder.mailbox.post([], lambda _: self.recorder.offer(seen))
+
+
+def _asked(here: str) -> tuple[str, str] | None:
+    """(device, format) of the autocast that is on, that of the model's own device first."""
+    for device in dict.fromkeys((here, "cuda", "cpu")):
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+            return (device, str(dtype).removeprefix("torch.")) if dtype.itemsize == 2 else None
+    return None
+
+
+def products(outputs: list[Tensor]) -> tuple[Counter[str], Counter[str]]:
+    """Format -> matrix products (and convolutions) that led to the outputs, and -> elements that they made."""
+    made: Counter[str] = Counter()
+    elements: Counter[str] = Counter()
+    known: set[Any] = set()
+    waiting = [output.grad_fn for output in outputs]
+    while waiting and len(known) < NODES:
+        node = waiting.pop()
+        if node is None or node in known:
+            continue
+        known.add(node)
+        waiting += [before for before, _ in node.next_functions]
+        shown = getattr(node, "_input_metadata", ())
+        if shown and node.name().removesuffix("0").removesuffix("Backward") in PRODUCTS:
+            dtype = str(shown[0].dtype).removeprefix("torch.")
+            made[dtype] += 1
+            elements[dtype] += torch.Size(shown[0].shape).numel()
+    return made, elements
