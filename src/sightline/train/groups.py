@@ -1,33 +1,117 @@
-"""Parameter groups: one per tower and decay, so that every tower has its own rate and no norm or bias is decayed."""
+"""Parameter groups: every tower at its own rate, lower blocks at lower ones, and no norm or bias decayed."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sightline.errors import UserError
 from sightline.models.vlm import VLM
-from sightline.recipe.schema import TOWERS, Stage
+from sightline.recipe.schema import TOWERS, Optimizer, Stage, Tower
 
 
-def build_optimizer(model: VLM, stage: Stage) -> torch.optim.AdamW:
-    """AdamW over the parameters that learn. Each group carries its `tower` and its `peak` rate.
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What parameters of one group have in common. `scale`: their rate as a fraction of their tower's."""
+
+    tower: Tower
+    scale: float
+    decayed: bool
+
+
+def build_optimizer(model: VLM, stage: Stage) -> torch.optim.Optimizer:
+    """The stage's optimizer over the parameters that learn. Each group carries its `tower` and its `peak` rate.
 
     1-D parameters (norm gains, biases) are not decayed, as in GPT-2's and CLIP's training.
+
+    Raises:
+        UserError: `no_decay` matches nothing, or the optimizer's library is not installed.
     """
     spec = stage.optimizer
-    groups = []
+    kinds: dict[Kind, list[Tensor]] = {}
+    spared = 0
     for tower in TOWERS:
-        learning = [p for _, p in model.tower_parameters(tower) if p.requires_grad]
-        for parameters, decay in (
-            ([p for p in learning if p.ndim > 1], spec.weight_decay),
-            ([p for p in learning if p.ndim <= 1], 0.0),
-        ):
-            if parameters:
-                rate = stage.rate_for(tower)
-                group = {"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay, "tower": tower}
-                groups.append(group)
-    device = groups[0]["params"][0].device.type  # type: ignore[index]
+        for name, parameter, scale in _scaled(model, tower, spec.layer_decay):
+            matched = bool(spec.no_decay and re.search(spec.no_decay, name))
+            spared += matched
+            decayed = parameter.ndim > 1 and not matched
+            kinds.setdefault(Kind(tower, scale, decayed), []).append(parameter)
+    if spec.no_decay and not spared:
+        where = f"stages.{stage.name}.optimizer.no_decay"
+        raise UserError(f"'{spec.no_decay}' matches no parameter that learns", where=where)
+    groups = [_group(stage, kind, parameters) for kind, parameters in kinds.items()]
+    return _MAKERS[spec.kind](groups, spec)
+
+
+def _group(stage: Stage, kind: Kind, parameters: list[Tensor]) -> dict[str, Any]:
+    rate, decay = stage.rate_for(kind.tower) * kind.scale, stage.optimizer.weight_decay
+    if isinstance(decay, dict):
+        decay = decay.get(kind.tower, 0.0)
+    return {
+        "params": parameters,
+        "lr": rate,
+        "peak": rate,
+        "weight_decay": decay if kind.decayed else 0.0,
+        "tower": kind.tower,
+    }
+
+
+def _scaled(model: VLM, tower: Tower, decay: float) -> Iterator[tuple[str, nn.Parameter, float]]:
+    """Each parameter of `tower` that learns, and its rate as a fraction of the tower's.
+
+    As in timm: what stands above the blocks learns at the full rate, the last block at `decay` of it, each block below
+    at `decay` of the one above, and what stands below the first block at one `decay` less again.
+    """
+    blocks = model.blocks(tower) if decay != 1.0 else []
+    height = {id(p): number for number, block in enumerate(blocks, 1) for p in block.parameters()}
+    reached = 0
+    for name, parameter in model.tower_parameters(tower):
+        own = height.get(id(parameter))
+        reached = max(reached, own or 0)
+        level = own if own is not None else len(blocks) + 1 if reached or not blocks else 0
+        if parameter.requires_grad:
+            yield name, parameter, decay ** (len(blocks) + 1 - level)
+
+
+def _adamw(groups: list[dict[str, Any]], spec: Optimizer) -> torch.optim.Optimizer:
+    device = groups[0]["params"][0].device.type
     return torch.optim.AdamW(groups, betas=spec.betas, eps=spec.eps, fused=device in ("cpu", "cuda"))
+
+
+def _lamb(groups: list[dict[str, Any]], spec: Optimizer) -> torch.optim.Optimizer:
+    """arXiv 1904.00962, algorithm 2, without its bias correction (its first released code had none either).
+
+    The library's default decays beside the trust ratio, and multiplies the rate of the first steps by up to
+    1 / (1 - beta1); neither is in the paper, so both are off.
+    """
+    for group in groups:
+        group["adam_debias"] = True
+    return _library().Lamb(groups, betas=spec.betas, eps=spec.eps, weight_decouple=False)
+
+
+def _lion(groups: list[dict[str, Any]], spec: Optimizer) -> torch.optim.Optimizer:
+    """arXiv 2302.06675, algorithm 2."""
+    return _library().Lion(groups, betas=spec.betas)
+
+
+def _library() -> Any:
+    try:
+        import pytorch_optimizer
+    except ImportError as error:
+        raise UserError(
+            "LAMB and Lion come from the package 'pytorch-optimizer', which is not installed",
+            where="stages.optimizer.kind",
+            fix="pip install 'sightline[optimizers]', or set kind to adamw",
+        ) from error
+    return pytorch_optimizer
+
+
+_MAKERS = {"adamw": _adamw, "lamb": _lamb, "lion": _lion}
 
 
 def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
@@ -37,8 +121,11 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 def rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """The present learning rate of each tower that learns."""
-    return {group["tower"]: group["lr"] for group in optimizer.param_groups}
+    """The present learning rate of each tower that learns; of its highest blocks, where lower ones learn slower."""
+    found: dict[str, float] = {}
+    for group in optimizer.param_groups:
+        found[group["tower"]] = max(found.get(group["tower"], 0.0), group["lr"])
+    return found
 
 
 def parameters_by_tower(optimizer: torch.optim.Optimizer) -> dict[str, list[Tensor]]:
