@@ -12,6 +12,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from sightline.attach.onlookers.binary import Binary
+from sightline.attach.onlookers.casts import Casts
 from sightline.attach.onlookers.loss_scale import LossScale
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.onlookers.outputs import Head, Outputs
@@ -29,6 +30,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     Outputs,
     LossScale,
     Rounding,
+    Casts,
     SharedRows,
     Standstill,
     OwnMode,

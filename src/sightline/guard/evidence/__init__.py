@@ -32,6 +32,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     SharedRowsSeen   during evaluations and after sampled training batches
     ScalerSeen    as the loss scale is read; RoundingSeen after sampled steps on 16-bit parameters
     OverfitSeen, OracleSeen, ResumeSeen    when the host asks
+    AutocastSeen  after the first measured training forwards under autocast
     OwnModeSeen   once, after two steps of a model that overrides train()
     LeakSeen, ImagePairsSeen, EvaluationSeen, RoundTripSeen, DrawsSeen, RowsSeen    answers of probes (`guard/probes/`)
 
@@ -58,13 +59,14 @@ from sightline.guard.evidence.loading import DrawsSeen, Fed, FeedSeen, LoaderSee
 from sightline.guard.evidence.metrics import MetricsHistory, MetricsSeen
 from sightline.guard.evidence.parallel import RankFacts, RanksSeen, Round
 from sightline.guard.evidence.reference import ReferenceSeen
-from sightline.guard.evidence.rounding import RoundingSeen, ScaledStep, ScalerSeen
+from sightline.guard.evidence.rounding import AutocastSeen, RoundingSeen, ScaledStep, ScalerSeen
 from sightline.guard.evidence.setup import Plan, Setup, TokenizerSetup, TowerSetup
 from sightline.guard.evidence.steps import History, ParameterSeen, Progress, StepSeen
 
 __all__ = [
     "IGNORE",
     "AccessSeen",
+    "AutocastSeen",
     "BatchScore",
     "BatchSeen",
     "ContextSeen",
@@ -153,5 +155,6 @@ Evidence = (
     | OwnModeSeen
     | ResumeSeen
     | RoundingSeen
+    | AutocastSeen
     | ScalerSeen
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -64,3 +65,21 @@ class RoundingSeen:
     owed: int
     paid: int
     learning_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class AutocastSeen:
+    """One training forward under autocast.
+
+    Attributes:
+        asked_on, dtype: the device type and the format of the autocast that is on.
+        device: where the model's outputs are.
+        products: format -> matrix products and convolutions of the forward pass; `elements`: -> elements they made.
+    """
+
+    step: int
+    asked_on: str
+    dtype: str
+    device: str
+    products: Mapping[str, int]
+    elements: Mapping[str, int]
