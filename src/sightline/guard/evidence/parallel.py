@@ -19,6 +19,7 @@ class RankFacts:
         finds_unused: whether the gradient exchange looks for parameters without a gradient (DDP's
             ``find_unused_parameters``); None without such a wrapper.
         sharded: whether some parameters are held in parts.
+        pull: a hash of all gradients when the optimizer stepped; None where they were not hashed, or all zero.
     """
 
     rank: int
@@ -30,6 +31,7 @@ class RankFacts:
     forwards: int = 0
     finds_unused: bool | None = None
     sharded: bool = False
+    pull: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,11 @@ class Round:
     def wrapped(self) -> bool:
         """Whether every rank's gradients go through DDP."""
         return all(r.finds_unused is not None for r in self.ranks)
+
+    @property
+    def pulled_alike(self) -> bool:
+        """Whether all ranks stepped with the same gradients, bit for bit, so that they were exchanged."""
+        return self.ranks[0].pull is not None and len({(r.pull, r.graded) for r in self.ranks}) == 1
 
     @property
     def differing(self) -> tuple[str, ...]:

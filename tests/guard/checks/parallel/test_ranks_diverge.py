@@ -59,3 +59,28 @@ def test_a_parameter_that_was_reset_on_one_rank_only_now_is_not_judged_yet() -> 
     base = seen(EQUAL, EQUAL, EQUAL, APART)
     assert find(base) is None
     assert find(replace(base, final=True)) is None
+
+
+def pulled(*states: tuple[dict[str, int], dict[str, int]], pulls: tuple[int | None, int | None]) -> RanksSeen:
+    """Rounds without a wrapper, in which both parameters had gradients of these hashes."""
+    base = seen(*states, ddp=False)
+    ranks = [tuple(replace(r, pull=pulls[r.rank], graded=("a", "b")) for r in one.ranks) for one in base.rounds]
+    return replace(base, rounds=tuple(replace(one, ranks=r) for one, r in zip(base.rounds, ranks, strict=True)))
+
+
+def test_equal_gradients_on_weights_that_never_were_equal() -> None:
+    found = find(pulled(*[APART] * 3, pulls=(7, 7)))
+    assert isinstance(found, Finding) and found.severity == "error" and "broadcast" in found.fix
+    one = ({"a": 1, "b": 2}, {"a": 1, "b": 5})  # a scale that all inits start at 1
+    found = find(pulled(*[one] * 3, pulls=(7, 7)))
+    assert isinstance(found, Finding) and found.seen["parameters"] == ["b"]
+
+
+@pytest.mark.parametrize("pulls", [(7, 8), (7, None), (None, None)])
+def test_ranks_with_gradients_of_their_own_train_their_own_models(pulls: tuple[int | None, int | None]) -> None:
+    assert isinstance(find(pulled(*[APART] * 4, pulls=pulls)), CannotTell)
+
+
+def test_equal_gradients_on_equal_weights_are_as_they_should_be() -> None:
+    assert find(pulled(*[EQUAL] * 4, pulls=(7, 7))) is None
+    assert isinstance(find(pulled(*[APART] * 2, pulls=(7, 7))), CannotTell)

@@ -2,14 +2,15 @@
 
 Symptom: none while it trains: every rank's loss falls. The checkpoint of rank 0 is worse than the logged average, the
 ranks disagree in evaluation, and adding ranks does not help.
-Root cause: gradients are not exchanged for some or all parameters: the loop calls `ddp.module(...)` in place of
-`ddp(...)`, a parameter was added or swapped after wrapping, a hand-written all-reduce leaves some out; or one rank
-changes weights alone (loads, clips or re-initialises them behind `if rank == 0`).
-Fix: call the wrapper itself in every training forward; load and initialise before wrapping, on all ranks; reduce the
-gradient of every parameter, zeros where a rank has none.
-Stays silent when: all ranks begin the step with the same bits; parameters are sharded; ranks never were alike (each
-trains its own model); values come together again at a later step (local SGD that averages every few steps). Buffers,
-such as running means, may differ.
+Root cause: each rank drew its own initial weights, and only gradients are exchanged; or these are not, for some or all
+parameters: the loop calls `ddp.module(...)` in place of `ddp(...)`, a parameter was added or swapped after wrapping, a
+hand-written all-reduce leaves some out; or one rank changes weights alone (loads, clips or re-initialises them behind
+`if rank == 0`).
+Fix: start all ranks from the same weights (DDP, or a broadcast); call the wrapper itself in every training forward;
+load and initialise before wrapping, on all ranks; reduce the gradient of every parameter, zeros where a rank has none.
+Stays silent when: all ranks begin the step with the same bits; parameters are sharded; ranks never were alike and have
+gradients of their own (each trains its own model); values come together again at a later step (local SGD that averages
+every few steps). Buffers, such as running means, may differ.
 Sources:
 - https://docs.pytorch.org/docs/stable/notes/ddp.html (2026-11-01): replicas start alike and stay so because all get the
   same averaged gradient, by hooks that only the wrapper's forward prepares
@@ -35,6 +36,8 @@ def find(ranks: RanksSeen) -> Verdict:
     if not rounds:
         return CannotTell("parameters that all ranks hold whole and under the same names")
     last, alike = rounds[-1], [r for r in rounds if len(r.differing) < len(r.ranks[0].state)]
+    if never := _never_alike(rounds):
+        return _unlike(never, rounds, ranks.world)
     if not alike and not last.wrapped:
         return CannotTell("replicated parameters: the ranks never held the same values")
     apart = [name for name in last.differing if _apart(name, rounds)]
@@ -48,6 +51,27 @@ def find(ranks: RanksSeen) -> Verdict:
         fix="call the DDP wrapper (not its .module) in the training forward, change weights on all ranks alike, and"
         " average the gradient of every parameter over ranks before each step",
         seen={"parameters": apart[:5], "first seen to differ at step": first.step, "steps compared": len(rounds)},
+        step=first.step,
+    )
+
+
+def _never_alike(rounds: list[Round]) -> list[str]:
+    """Parameters that every round found apart though all ranks step with the same gradients."""
+    pulled = [r for r in rounds if r.ranks[0].graded]
+    if len(pulled) < ROUNDS or not all(r.pulled_alike for r in pulled):
+        return []
+    return [name for name in pulled[0].ranks[0].graded if all(name in r.differing for r in rounds)]
+
+
+def _unlike(names: list[str], rounds: list[Round], world: int) -> Finding:
+    first = rounds[0]
+    return Finding(
+        severity="error",
+        message=f"{world} ranks step with the same gradients, and {len(names)} of {len(first.ranks[0].state)}"
+        f" parameters were never the same, first {names[0]}",
+        fix="start all ranks from the same weights: broadcast parameters and buffers from rank 0 (DDP does), or seed"
+        " alike before the model is made",
+        seen={"parameters": names[:5], "steps compared": len(rounds)},
         step=first.step,
     )
 
