@@ -20,6 +20,7 @@ from sightline.attach.onlookers.own_mode import OwnMode
 from sightline.attach.onlookers.rounding import Rounding
 from sightline.attach.onlookers.schedule import Schedules
 from sightline.attach.onlookers.shared_rows import SharedRows
+from sightline.attach.onlookers.shared_text import SharedText
 from sightline.attach.onlookers.standstill import Standstill
 from sightline.guard.probes.call import Call
 
@@ -32,6 +33,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     Rounding,
     Casts,
     SharedRows,
+    SharedText,
     Standstill,
     OwnMode,
 )

@@ -29,6 +29,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     BinaryLossSeen   once, in the first backward pass
     OutputsSeen   after sampled training forwards
     StillSeen     once, when optimizer steps have written to nothing for a while
+    SharedTextSeen   after 16, 32, ... batches in which all samples share one row of token ids, and at the end
     SharedRowsSeen   during evaluations and after sampled training batches
     ScalerSeen    as the loss scale is read; RoundingSeen after sampled steps on 16-bit parameters
     OverfitSeen, OracleSeen, ResumeSeen    when the host asks
@@ -55,7 +56,15 @@ from sightline.guard.evidence.learning import (
     SharedRowsSeen,
     StillSeen,
 )
-from sightline.guard.evidence.loading import DrawsSeen, Fed, FeedSeen, LoaderSeen, RowsSeen, WaitingSeen
+from sightline.guard.evidence.loading import (
+    DrawsSeen,
+    Fed,
+    FeedSeen,
+    LoaderSeen,
+    RowsSeen,
+    SharedTextSeen,
+    WaitingSeen,
+)
 from sightline.guard.evidence.metrics import MetricsHistory, MetricsSeen
 from sightline.guard.evidence.parallel import RankFacts, RanksSeen, Round
 from sightline.guard.evidence.reference import ReferenceSeen
@@ -110,6 +119,7 @@ __all__ = [
     "ScoreSeen",
     "Setup",
     "SharedRowsSeen",
+    "SharedTextSeen",
     "SignalsSeen",
     "StepSeen",
     "StillSeen",
@@ -149,6 +159,7 @@ Evidence = (
     | OutputsSeen
     | ScheduleSeen
     | SharedRowsSeen
+    | SharedTextSeen
     | StillSeen
     | OracleSeen
     | OverfitSeen

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import log
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,3 +125,44 @@ class WaitingSeen:
     make: float | None = None
     batch_size: int | None = None
     pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SharedTextSeen:
+    """Training batches in which all samples shared one text, oldest first.
+
+    `batches`: (a hash of the text, the class of each sample in the order of the rows); all of one size.
+    """
+
+    step: int
+    batches: tuple[tuple[int, tuple[int, ...]], ...]
+
+    @property
+    def rows(self) -> int:
+        """Samples in a batch."""
+        return len(self.batches[0][1])
+
+    @property
+    def texts(self) -> int:
+        """Different texts."""
+        return len({text for text, _ in self.batches})
+
+    def entropy(self, row: int) -> float:
+        """Of the classes of the sample in `row`, in nats."""
+        counts = Counter(classes[row] for _, classes in self.batches).values()
+        return -sum(n * log(n / len(self.batches)) for n in counts) / len(self.batches)
+
+    def told(self, row: int) -> tuple[float, float]:
+        """(what the texts tell of the classes of the sample in `row`, what they would tell by chance).
+
+        Mutual information in nats, of all batches together. Chance: the same texts beside the classes of batches that
+        came 1 to 8 later.
+        """
+        classes = [one[row] for _, one in self.batches]
+        chance = [self._information([*classes[by:], *classes[:by]]) for by in range(1, 9)]
+        return self._information(classes), sum(chance) / len(chance)
+
+    def _information(self, classes: Sequence[int]) -> float:
+        pairs = Counter(zip((text for text, _ in self.batches), classes, strict=True))
+        texts, kinds = Counter(text for text, _ in self.batches), Counter(classes)
+        return sum(n * log(n * len(classes) / (texts[text] * kinds[kind])) for (text, kind), n in pairs.items())

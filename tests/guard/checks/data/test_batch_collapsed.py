@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
 
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.data.batch_collapsed import find
-from sightline.guard.evidence import RowsSeen
+from sightline.guard.evidence import RowsSeen, SharedTextSeen
 
 SEEN = RowsSeen(3, 4, (4, 2), own=1.0, others=(0.0, 0.0, 0.0), noise=1e-7)
 
@@ -44,3 +45,45 @@ def test_fewer_samples_out_than_in() -> None:
 )
 def test_what_cannot_be_told(change: dict) -> None:
     assert isinstance(find(replace(SEEN, **change)), CannotTell)
+
+
+def one_text(own: float, batches: int = 48, rows: int = 16, tasks: int = 4) -> SharedTextSeen:
+    """Each batch has one of `tasks` texts, which is the class of sample 0 in a share `own` of the batches."""
+    draw = random.Random(1)
+    made = []
+    for _ in range(batches):
+        text = draw.randrange(tasks)
+        classes = [draw.randrange(8) for _ in range(rows)]
+        if draw.random() < own:
+            classes[0] = text
+        made.append((text, tuple(classes)))
+    return SharedTextSeen(batches, tuple(made))
+
+
+@pytest.mark.parametrize("own", [1.0, 0.9])
+def test_a_text_that_was_one_samples_own(own: float) -> None:
+    found = find(shared=one_text(own))
+    assert isinstance(found, Finding) and found.severity == "error" and "that of sample 0" in found.message
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [
+        one_text(0.0),
+        one_text(0.2),
+        one_text(1.0, batches=12),
+        one_text(1.0, rows=6),
+        one_text(1.0, tasks=1),
+        SharedTextSeen(64, tuple((n, tuple((n + r) % 5 for r in range(12))) for n in range(64))),
+        SharedTextSeen(64, tuple((n % 4, (n % 4,) * 12) for n in range(64))),
+        SharedTextSeen(64, tuple((n % 3, (0, 0, *(((n * r) % 7) for r in range(10)))) for n in range(64))),
+    ],
+    ids=["a task", "hardly", "few batches", "few samples", "one prompt", "new each time", "tells all", "dull first"],
+)
+def test_a_text_for_all_samples(shared: SharedTextSeen) -> None:
+    assert find(shared=shared) is None
+    assert find(SEEN, shared) is None
+
+
+def test_both_proofs_are_looked_at() -> None:
+    assert isinstance(find(replace(SEEN, others=(0.5, 0.0, 0.0)), one_text(0.0)), Finding)

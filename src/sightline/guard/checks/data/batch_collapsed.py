@@ -2,14 +2,18 @@
 
 Symptom: a model that trains, but far below its worth; a prediction that changes with the batch it is in; an error only
 at the last, short batch, or none because shapes broadcast.
-Root cause: a `view` or `reshape` that takes the batch for another dimension, a recurrent or attention layer without
-`batch_first=True` that is given (batch, time, features), a softmax or mean over dimension 0, a `squeeze()` that removes
-the batch dimension at batch 1.
+Root cause: a processor that gives one row of token ids for a batch of images, stretched over all of them; a `view` or
+`reshape` that takes the batch for another dimension, a recurrent or attention layer without `batch_first=True` that is
+given (batch, time, features), a softmax or mean over dimension 0, a `squeeze()` that removes the batch dimension at
+batch 1.
 Fix: name the dimension: `squeeze(-1)`, `flatten(1)`, `softmax(dim=-1)`; `batch_first=True`; keep dimension 0 for the
-batch from input to output.
+batch from input to output; give a processor one list of images for each text.
 Stays silent when: changing one sample's input moves that sample's output alone, in eval mode, beyond rounding; outputs
-compare all samples with all on purpose (n x n); the rows are one fixed set, such as a graph's nodes.
+compare all samples with all on purpose (n x n); the rows are one fixed set, such as a graph's nodes; a text that all
+samples of a batch share (a task's prompt) tells as much of one of them as of any other.
 Sources:
+- https://github.com/huggingface/transformers/issues/34204 (2024-10-16): a processor that gave the ids of the first
+  sample for the whole batch (Transformers-34204 of the TrainCheck paper)
 - https://github.com/pytorch/pytorch/issues/1538 (2017-05-11): an LSTM without batch_first trains, with other results
 - https://docs.pytorch.org/docs/stable/generated/torch.squeeze.html (2026-11-01): squeeze also removes a batch dimension
   of size 1, with a warning about unexpected errors
@@ -20,17 +24,48 @@ Sources:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import fmean, pstdev
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import RowsSeen
+from sightline.guard.evidence import RowsSeen, SharedTextSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vision", "vlm")
 NOISE = 4  # times one rounding of the largest output
 LEAK = 1e-2  # of the change in the changed row: a real mix moves others as much; batch-wide numerics stay below 1e-3
 
+BATCHES, SAMPLES = 16, 8  # fewer batches or samples tell nothing of how the others scatter
+OUTSTANDING = 6.0  # standard deviations of the other samples, and
+CHANCE = 16.0  # nats: a chi-squared variable of mean m goes beyond m + 2 sqrt(mx) + 2x once in e^x = 10^7 times
+LIVELY = 0.5  # of this sample's entropy: others whose classes hardly vary have nothing that a text could tell
 
-def find(rows: RowsSeen) -> Verdict:
+
+def find(rows: RowsSeen | None = None, shared: SharedTextSeen | None = None) -> Verdict:
+    """Samples that were given another's text, or that the model mixes."""
+    found = _one_text(shared) if shared else None
+    return found if found or rows is None else _mixed(rows)
+
+
+def _one_text(shared: SharedTextSeen) -> Finding | None:
+    """A text that tells the class of one sample, and of no other in its batch, was that sample's own."""
+    if len(shared.batches) < BATCHES or shared.rows < SAMPLES or shared.texts < 2:
+        return None
+    told = [known - chance for known, chance in map(shared.told, range(shared.rows))]
+    best = max(range(shared.rows), key=told.__getitem__)
+    lively = [row for row in range(shared.rows) if shared.entropy(row) >= LIVELY * shared.entropy(best)]
+    others = [told[row] for row in lively if row != best]
+    least = CHANCE + (2 * CHANCE * shared.told(best)[1]) ** 0.5
+    if len(others) < SAMPLES - 1 or told[best] - fmean(others) < max(least, OUTSTANDING * pstdev(others)):
+        return None
+    return Finding(
+        severity="error",
+        message=f"all {shared.rows} samples of a batch share one row of token ids, that of sample {best} alone",
+        fix="give the processor one list of images for each text, so that ids have one row a sample",
+        seen={"nats that it tells of this sample's classes": told[best], "and of another's": fmean(others)},
+    )
+
+
+def _mixed(rows: RowsSeen) -> Verdict:
     """One row's input was replaced: which rows of the output moved? Are there as many rows as samples?"""
     if rows.rows > 1 and rows.output and rows.output[0] < rows.rows and rows.rows % rows.output[0] == 0:
         if not rows.varied:
