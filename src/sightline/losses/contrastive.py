@@ -67,7 +67,7 @@ def info_nce(
         for i in (0, 1)
     )
     with torch.autocast(image.device.type, enabled=False):
-        image, text, scale = image.to(dtype), text.to(dtype), scale.to(dtype)
+        image, text, scale = image.to(dtype), text.to(dtype), scale.to(dtype).reshape(())
         if whole:
             return _BothWays.apply(image, text, scale, to_text, to_image), len(image)
         forth = _OneWay.apply(image, all_text.to(dtype), scale, to_text)

@@ -47,6 +47,7 @@ def pairwise_sigmoid(
     _check(image, text, scale, bias, own, image_ids, text_ids)
     dtype = torch.promote_types(image.dtype, torch.float32)
     with torch.autocast(image.device.type, enabled=False):
+        scale, bias = scale.reshape(()), bias.reshape(())  # some models keep them as (1,)
         inputs = (tensor.to(dtype) for tensor in (image, text, scale, bias))
         return _Block.apply(*inputs, own, image_ids, text_ids), len(image)
 

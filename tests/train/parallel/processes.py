@@ -1,0 +1,56 @@
+"""Functions run on several real processes that are joined over gloo."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from sightline.models.temperature import Temperature
+from sightline.train.parallel.ranks import Ranks, joined_ranks
+
+Job = tuple[Callable[..., Any], tuple[Any, ...]]  # a function of (ranks, *args) and its args
+
+
+def on_ranks(world: int, jobs: Sequence[Job], out: Path) -> list[list[Any]]:
+    """Run the jobs one after the other on each of `world` processes; what each job returned on each rank."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = int(sock.getsockname()[1])
+    mp.spawn(_enter, (port, world, list(jobs), str(out)), nprocs=world)
+    by_rank = [torch.load(out / f"{rank}.pt") for rank in range(world)]
+    return [list(found) for found in zip(*by_rank, strict=True)]
+
+
+def _enter(rank: int, port: int, world: int, jobs: list[Job], out: str) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = str(port)
+    torch.set_num_threads(1)
+    with joined_ranks("cpu") as ranks:
+        torch.save([work(ranks, *args) for work, args in jobs], f"{out}/{rank}.pt")
+
+
+class Towers(nn.Module):
+    """Two linear towers, a temperature and a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.vision, self.language, self.temperature = nn.Linear(16, 8), nn.Linear(16, 8), Temperature()
+        self.bias = nn.Parameter(torch.tensor(-2.71))
+
+    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        unit = nn.functional.normalize
+        return unit(self.vision(image), dim=-1), unit(self.language(text), dim=-1), self.temperature(), self.bias * 1
+
+
+def own_part(ranks: Ranks, sizes: Sequence[int]) -> slice:
+    """The rows of this rank."""
+    start = sum(sizes[: ranks.rank])
+    return slice(start, start + sizes[ranks.rank])
