@@ -23,6 +23,7 @@ from sightline.attach.hook import Hook
 from sightline.attach.prints import row_hashes, value_hashes
 from sightline.attach.ranks import Ranks, joined
 from sightline.attach.recorder import Recorder
+from sightline.attach.watchdog import PATIENCE, Watchdog
 from sightline.guard.evidence import RankFacts, RanksSeen, Round
 from sightline.guard.probes.call import Call
 
@@ -35,7 +36,10 @@ _NUMBERS = count()  # the models of a process, in the order in which they begin 
 BRIEFLY = 0.5  # seconds, where no other rank was ever seen: the guard may watch rank 0 alone
 KEPT = 64  # rounds
 DEEP = 24  # frames above a model's forward pass that are looked through for DDP
-WHY = {"RanksSeen": "the run has one rank, or the others did not show themselves"}
+WHY = {
+    "RanksSeen": "the run has one rank, or the others did not show themselves",
+    "RanksStuckSeen": "none waited for ever",
+}
 
 
 class Replicas:
@@ -53,7 +57,8 @@ class Replicas:
         self._recent: deque[RankFacts] = deque(maxlen=LAST)
         self._waiting: deque[int] = deque(maxlen=AT_ONCE)
         self._rounds: deque[Round] = deque(maxlen=KEPT)
-        self._names = [n for n, p in recorder.model.named_parameters()]
+        self.patience = PATIENCE  # seconds until ranks that wait for each other are told; before the first step
+        self._watchdog: Watchdog | None = None
 
     # --- hooks -----------------------------------------------------------------------------------------------------
 
@@ -61,6 +66,9 @@ class Replicas:
         """The first forward of a step: note what the rank begins with."""
         if not self._asked:
             self._asked, self.ranks, self.name = True, joined(), str(next(_NUMBERS))
+            if self.ranks is not None and self._on:
+                r = self._recorder
+                self._watchdog = Watchdog(self.ranks, self.name, lambda: (r.step, r.forwards), self._offer, self.patience)
         if self.ranks is None or not self._on:
             self._on = False
             return
@@ -162,6 +170,8 @@ class Replicas:
 
     def close(self) -> None:
         """The run is over on this rank: show the last steps, and on rank 0 wait a little for the others'."""
+        if self._watchdog is not None:
+            self._watchdog.close()
         for handle in self._handles:
             handle.remove()
         if self.ranks is None or not self._on:

@@ -23,7 +23,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     LoaderSeen    when the loader begins an epoch, where the loader is known
     FeedSeen      after 8, 16, 32, ... hashed training batches, and at the end
     WaitingSeen   after 32, 64, ... steps with a known loader, and at the end
-    RanksSeen     on rank 0, when all ranks have shown the same step
+    RanksSeen     on rank 0, when all ranks have shown the same step; RanksStuckSeen when all wait for ever
     ScheduleSeen  after 2, 4, 8, ... optimizer steps, and at the end
     HeadSeen      once, after the first training forward that gives logits
     BinaryLossSeen   once, in the first backward pass
@@ -46,6 +46,7 @@ from sightline.guard.evidence.answers import EvaluationSeen, ImagePairsSeen, Lea
 from sightline.guard.evidence.asked import OracleSeen, OverfitSeen, ResumeSeen
 from sightline.guard.evidence.batches import IGNORE, BatchSeen, LossSeen, Phase, SignalsSeen
 from sightline.guard.evidence.data import DataSeen, Objective
+from sightline.guard.evidence.hang import RanksStuckSeen, StuckRank
 from sightline.guard.evidence.language import AccessSeen, BatchScore, ContextSeen, PaddingSeen, ScoreSeen
 from sightline.guard.evidence.learning import (
     BinaryLossSeen,
@@ -78,8 +79,8 @@ __all__ = [
     "AutocastSeen",
     "BatchScore",
     "BatchSeen",
-    "ContextSeen",
     "BinaryLossSeen",
+    "ContextSeen",
     "DataSeen",
     "DrawsSeen",
     "EvaluationSeen",
@@ -107,6 +108,7 @@ __all__ = [
     "Progress",
     "RankFacts",
     "RanksSeen",
+    "RanksStuckSeen",
     "ReferenceSeen",
     "ResumeSeen",
     "Round",
@@ -123,6 +125,7 @@ __all__ = [
     "SignalsSeen",
     "StepSeen",
     "StillSeen",
+    "StuckRank",
     "TokenizerSetup",
     "TowerSetup",
     "WaitingSeen",
@@ -154,6 +157,7 @@ Evidence = (
     | RowsSeen
     | WaitingSeen
     | RanksSeen
+    | RanksStuckSeen
     | BinaryLossSeen
     | HeadSeen
     | OutputsSeen

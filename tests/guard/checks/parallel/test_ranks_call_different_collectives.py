@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.parallel.ranks_call_different_collectives import find
-from sightline.guard.evidence import RankFacts, RanksSeen, Round
+from sightline.guard.evidence import RankFacts, RanksSeen, RanksStuckSeen, Round, StuckRank
 
 ALL, TEXT = ("sight", "text"), ("text",)
 
@@ -42,3 +46,20 @@ def test_independent_ranks_and_steps_that_not_all_reached_cannot_be_told() -> No
     apart = RanksSeen(5, 2, (Round(5, tuple(RankFacts(r, 5, {"a": r}, None, ALL, ALL, 1) for r in (0, 1))),))
     assert isinstance(find(apart), CannotTell)
     assert isinstance(find(seen(ALL, TEXT, ddp=False, forwards=(1, 0))), CannotTell)
+
+
+HERE, THERE = StuckRank(0, 7, "all_reduce", "train.py:9"), StuckRank(1, 7, "barrier", "train.py:12")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [THERE, replace(HERE, rank=1, step=6), replace(HERE, rank=1, line="train.py:10")],
+    ids=["call", "step", "line"],
+)
+def test_all_wait_at_different_places(other: StuckRank) -> None:
+    verdict = find(stuck=RanksStuckSeen(7, 30.0, (HERE, other)))
+    assert isinstance(verdict, Finding) and "all ranks have waited for 30 s" in verdict.message
+
+
+def test_all_wait_at_one_place() -> None:
+    assert isinstance(find(stuck=RanksStuckSeen(7, 30.0, (HERE, replace(HERE, rank=1)))), CannotTell)

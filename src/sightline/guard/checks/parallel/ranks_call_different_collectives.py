@@ -1,14 +1,16 @@
 """D3 · At one step the ranks exchange different gradients, so the run hangs, crashes or adds up what does not match.
 
 Symptom: a hang at some step, a timeout half an hour later, "Expected to have finished reduction in the prior
-iteration"; or, with a hand-written exchange, no error and wrong sums.
+iteration"; or, with a hand-written exchange, no error and wrong sums. Ranks that wait at different places and do not
+move are told while they hang, after half a minute or 20 times the longest step.
 Root cause: which modules run depends on the rank's own batch (a text-only batch skips the vision tower, an empty one
 skips a head), or ranks run different numbers of micro-batches. Collectives match by order, not by name.
 Fix: run every trainable module on every rank, with weight zero where a batch has nothing for it (a dummy image times
 0); or `DistributedDataParallel(..., find_unused_parameters=True)`; in a hand-written exchange fill missing gradients
 with zeros; give all ranks the same number of micro-batches.
 Stays silent when: all ranks run the same trainable modules; DDP looks for unused parameters and the same number of
-backward passes exchange gradients; ranks are independent of each other.
+backward passes exchange gradients; ranks are independent of each other; one rank waits for
+another that is at work, or all wait at the same place.
 Sources:
 - https://docs.pytorch.org/docs/stable/notes/ddp.html (2026-11-01): DDP waits for every parameter of its buckets unless
   find_unused_parameters is set, and all ranks must reduce in the same order
@@ -20,14 +22,18 @@ Sources:
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import RanksSeen, Round
+from sightline.guard.evidence import RanksSeen, RanksStuckSeen, Round
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vision", "vlm", "diffusion", "rl")
 
 
-def find(ranks: RanksSeen) -> Verdict:
-    """Compare what ran and what got a gradient on each rank, step by step."""
+def find(ranks: RanksSeen | None = None, stuck: RanksStuckSeen | None = None) -> Verdict:
+    """Compare where the ranks wait for each other, and what ran and got a gradient on each rank, step by step."""
+    if stuck is not None and len({(r.call, r.line, r.step) for r in stuck.ranks}) > 1:
+        return _hang(stuck)
+    if ranks is None:
+        return CannotTell("step that all ranks reached")
     rounds = [r for r in ranks.rounds if all(f.forwards for f in r.ranks)]
     if not rounds:
         return CannotTell("step that all ranks reached")
@@ -35,6 +41,18 @@ def find(ranks: RanksSeen) -> Verdict:
     if not rounds[-1].wrapped and not alike:
         return CannotTell("ranks that work on the same parameters")
     return next((finding for r in rounds if (finding := _judged(r))), None)
+
+
+def _hang(stuck: RanksStuckSeen) -> Finding:
+    """All ranks wait, and not at one place."""
+    where = "; ".join(f"rank {r.rank} in {r.call} ({r.line}, after {r.step} steps)" for r in stuck.ranks[:4])
+    return Finding(
+        severity="error",
+        message=f"the run hangs: all ranks have waited for {stuck.seconds:.0f} s at different places: {where}",
+        fix="make every rank call the same collectives in the same order: no collective under a condition of one rank"
+        " alone, and the same number of batches on all",
+        seen={"by rank": {r.rank: f"{r.call} at {r.line}, step {r.step}" for r in stuck.ranks}},
+    )
 
 
 def _judged(one: Round) -> Finding | None:
