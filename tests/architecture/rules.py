@@ -21,7 +21,7 @@ ROOMS: Mapping[str, set[str]] = {
     "models": {"recipe", "data"},
     "losses": set(),
     "plan": {"recipe", "models"},
-    "evaluate": {"recipe", "data", "models"},
+    "evaluate": {"recipe", "data", "models", "losses"},
     "serve": {"recipe", "data", "models"},
     "guard": set(),
     "attach": {"guard"},

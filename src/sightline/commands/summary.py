@@ -18,6 +18,8 @@ def evaluation_lines(run: Path) -> list[str]:
 def describe(evaluation: dict[str, Any]) -> list[str]:
     """Headline, baselines and groups of an evaluation."""
     asked = f"{evaluation['questions']:,} questions" + (" (not all of them)" if evaluation["partial"] else "")
+    if evaluation["metric"] == "retrieval":
+        return _retrieval(evaluation)
     if "accuracy" not in evaluation:
         return [f"answered {asked} of {evaluation['data']}; the recipe scores nothing (evaluate.metric)"]
     low, high = evaluation["interval"]
@@ -31,6 +33,21 @@ def describe(evaluation: dict[str, Any]) -> list[str]:
     groups = (f"{name} {percent(group['accuracy'])}" for name, group in evaluation["by_group"].items())
     if by_group := ", ".join(groups):
         lines.append(f"  by group: {by_group}")
+    return lines
+
+
+def _retrieval(evaluation: dict[str, Any]) -> list[str]:
+    part = " (not all of them)" if evaluation["partial"] else ""
+    lines = [f"retrieval on {evaluation['images']:,} images and {evaluation['questions']:,} texts{part}:"]
+    for name, words in (("image_to_text", "texts of an image"), ("text_to_image", "image of a text")):
+        facts = evaluation[name]
+        found = ", ".join(f"first {k}: {percent(v)}" for k, v in facts["recall"].items())
+        lines.append(f"  {words}: {found} (by chance {percent(facts['chance']['1'])} first)")
+    if matching := evaluation.get("matching"):
+        lines.append(f"  matching, right and hardest wrong pairs: {percent(matching['accuracy'])} (by chance 50.0 %)")
+    if nats := evaluation.get("caption_nats_per_token"):
+        own, wrong = nats["own_image"], nats["hardest_wrong_image"]
+        lines.append(f"  captions: {own:.3f} nats a token with their image, {wrong:.3f} with the nearest wrong one")
     return lines
 
 

@@ -16,6 +16,7 @@ from sightline.errors import UserError
 from sightline.evaluate.answer import Answerer, Precision
 from sightline.evaluate.baselines import TextOnly, text_ceiling, text_only, with_other_images
 from sightline.evaluate.gallery import gallery
+from sightline.evaluate.pairs import evaluate_pairs
 from sightline.evaluate.score import exact_match, normalise, wilson
 from sightline.models.build import Built
 from sightline.recipe.schema import Recipe
@@ -45,6 +46,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Ask `built` every question of `rows`; write `evaluation.json`, `predictions.jsonl` and `gallery.json` to `out`.
 
+    Where the recipe's metric is retrieval there are no questions: see `evaluate_pairs`.
+
     Args:
         train_rows: where the text-only and the majority answer come from.
         progress: told (answers so far, answers in all); the shuffled-images baseline answers every row once more.
@@ -57,6 +60,8 @@ def evaluate(
     Raises:
         UserError: no rows, or no row has the field `evaluate.group_by`.
     """
+    if recipe.evaluate.metric == "retrieval":
+        return evaluate_pairs(recipe, built, rows, out, progress, precision=precision, limit=limit)
     started = time.perf_counter()
     asked = list(rows[:limit]) if limit else list(rows)
     groups = _groups(asked, recipe)

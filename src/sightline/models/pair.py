@@ -33,6 +33,8 @@ NO_ANSWERS = "a model over pairs compares images and texts; it answers no questi
 class PairVLM(VLM):
     """See the module. `encoder` is set by `build`: what is written beside the weights."""
 
+    heads: frozenset[str] = frozenset()
+
     def __init__(self, vision: VisionTower, language: PreTrainedModel, *, spec: Pair) -> None:
         super().__init__()
         self.vision, self.language, self.spec = vision, language, spec
@@ -90,17 +92,13 @@ class PairVLM(VLM):
         return self.connector.temperature(), self.connector.bias
 
     def match(self, seen: Tensor, input_ids: Tensor, attention_mask: Tensor) -> NoReturn:
-        raise UserError(
-            "this model has no head that judges whether a text belongs to an image",
-            where="stages.objective",
-            fix="leave itm out, or give the model a fusion",
-        )
+        raise NotImplementedError("no fusion, no matching head: see `heads`")
 
     def caption(self, seen: Tensor, batch: Batch) -> NoReturn:
-        raise UserError("this model writes no captions", where="stages.objective", fix="leave itg out")
+        raise NotImplementedError("no text decoder: see `heads`")
 
     def unmask(self, seen: Tensor, input_ids: Tensor, batch: Batch, where: Tensor) -> NoReturn:
-        raise UserError("this model fills in no words", where="stages.objective", fix="leave mlm out")
+        raise NotImplementedError("no fusion, no masked words: see `heads`")
 
     def generate(self, batch: Batch, max_new_tokens: int) -> list[list[int]]:
         raise UserError(NO_ANSWERS, where="evaluate.metric", fix="set evaluate.metric to retrieval")

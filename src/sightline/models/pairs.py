@@ -29,7 +29,12 @@ class Pairs:
 
 @runtime_checkable
 class PairModel(Protocol):
-    """Implemented by `PairVLM` (CLIP, SigLIP, ALBEF) and by a composed VLM whose connector is a Q-Former (BLIP-2)."""
+    """Implemented by `PairVLM` (CLIP, SigLIP, ALBEF) and by a composed VLM whose connector is a Q-Former (BLIP-2).
+
+    `heads`: of itm, itg and mlm, those that it has a head for; only then are `match`, `caption` and `unmask` called.
+    """
+
+    heads: frozenset[str]
 
     def represent(self, batch: Batch) -> Pairs:
         """Embeddings of the batch's images and texts. A frozen tower runs without a graph."""

@@ -134,6 +134,8 @@ class Recipe(Part):
         named |= {name for name in (self.evaluate.data, self.evaluate.validation) if name}
         if unknown := sorted(named - set(self.data)):
             raise ValueError(f"no data set is called {', '.join(unknown)} (known: {', '.join(sorted(self.data))})")
+        if self.model.pair and self.evaluate.data and self.evaluate.metric == "exact-match":
+            raise ValueError("a model of two towers answers no questions: set 'evaluate.metric' to retrieval or none")
         for stage in self.stages:
             if self.model.lora is None and "lora" in stage.learn.values():
                 raise ValueError(f"stage '{stage.name}' trains LoRA but the recipe has no 'model.lora'")

@@ -60,6 +60,7 @@ def make_ready(
     """
     spec, model = recipe.stages[index], built.model
     towers, objective = freeze(model, spec), objective_of(spec)
+    objective.check(model)
     model.set_gradient_checkpointing(spec.gradient_checkpointing)
     optimizer = build_optimizer(model, spec)
     supplies, skipped = _supplies(spec, built, rows, tell)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from sightline.data.batch import Batch
+from sightline.errors import UserError
 from sightline.losses.next_token import next_token
+from sightline.models.pair import PairVLM
 from sightline.models.vlm import VLM
 from sightline.train.objectives.objective import Term
 from sightline.train.parallel.ranks import Ranks, accumulating
@@ -23,6 +25,14 @@ class NextToken:
     weights: Mapping[Term, float] = {NAME: 1.0}
     unit = "tokens"
     overlaps = True
+
+    def check(self, model: VLM) -> None:
+        if isinstance(model, PairVLM):
+            raise UserError(
+                "a model of two towers side by side writes nothing, so it has no next token to learn",
+                where="stages.objective",
+                fix="set the stage's objective to losses over pairs, e.g. {itc: 1}",
+            )
 
     def counts(self, batches: Sequence[Batch]) -> dict[Term, float]:
         return {NAME: float(sum(batch.tokens for batch in batches))}

@@ -33,6 +33,9 @@ class Objective(Protocol):
     unit: str
     overlaps: bool
 
+    def check(self, model: VLM) -> None:
+        """Raise UserError where `model` cannot be trained by this objective."""
+
     def counts(self, batches: Sequence[Batch]) -> dict[Term, float]:
         """What each term is a mean over, in this rank's micro-batches. Known before any forward pass."""
 

@@ -57,8 +57,21 @@ class PairLosses:
         assert isinstance(stage.objective, dict)
         order = sorted(stage.objective, key=lambda name: name not in COMPARED)  # what counts pairs comes first
         self.weights: Mapping[Term, float] = {name: stage.objective[name] for name in order}
-        self._settings = stage.pairs
+        self._settings, self._stage = stage.pairs, stage.name
         self._compared = next((name for name in order if name in COMPARED), None)
+
+    def check(self, model: VLM) -> None:
+        """Raises UserError where `model` lacks what a loss needs."""
+        heads = getattr(model, "heads", frozenset()) | set(COMPARED)
+        if lacking := [name for name in self.weights if name not in heads]:
+            raise UserError(
+                f"this model has no head for {', '.join(lacking)}",
+                where=f"stages.{self._stage}.objective",
+                fix="leave it out, or give the model a fusion (model.pair.fusion) or a Q-Former",
+            )
+        if self._compared == "sigmoid" and cast(PairModel, model).scale_and_bias()[1] is None:
+            fix = "set it, e.g. to -10 for batches of thousands and -2.7 for hundreds"
+            raise UserError("the sigmoid loss needs a bias", where="model.pair.bias", fix=fix)
 
     def counts(self, batches: Sequence[Batch]) -> dict[Term, float]:
         counts = dict.fromkeys(self.weights, 0.0)
@@ -152,12 +165,6 @@ class PairLosses:
     def _rest(self, model: PairModel, pairs: Pairs, batch: Batch) -> dict[Term, Tensor]:
         """The losses that see one micro-batch at a time."""
         losses: dict[Term, Tensor] = {}
-        if {"itm", "itg"} & self.weights.keys() and pairs.seen is None:
-            raise UserError(
-                "this model has no head that looks at an image and a text together",
-                where="stages.objective",
-                fix="leave itm and itg out, or give the model a fusion or a Q-Former",
-            )
         if "itm" in self.weights:
             losses["itm"] = _matching(model, pairs, batch)
         if "itg" in self.weights:
@@ -169,8 +176,7 @@ class PairLosses:
 
 def _by_sigmoid(own: Embedded, scale: Tensor, bias: Tensor | None, ranks: Ranks) -> Tensor:
     """Own images against every rank's texts, one rank's at a time."""
-    if bias is None:
-        raise UserError("the sigmoid loss needs a bias", where="model.pair.bias", fix="set model.pair.bias=-10")
+    assert bias is not None, "see `check`"
     if own.image.ndim == 3:
         raise UserError("the sigmoid loss compares one embedding an image", where="stages.objective", fix="use itc")
     blocks = zip(ring(own.text, ranks), ring(own.ids, ranks), strict=True)
