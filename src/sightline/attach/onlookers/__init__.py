@@ -22,6 +22,7 @@ from sightline.attach.onlookers.schedule import Schedules
 from sightline.attach.onlookers.shared_rows import SharedRows
 from sightline.attach.onlookers.shared_text import SharedText
 from sightline.attach.onlookers.standstill import Standstill
+from sightline.attach.onlookers.unsettled import Unsettled
 from sightline.guard.probes.call import Call
 
 KINDS: tuple[type[Onlooker], ...] = (
@@ -35,6 +36,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     SharedRows,
     SharedText,
     Standstill,
+    Unsettled,
     OwnMode,
 )
 

@@ -29,6 +29,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     BinaryLossSeen   once, in the first backward pass
     OutputsSeen   after sampled training forwards
     StillSeen     once, when optimizer steps have written to nothing for a while
+    UnsettledSeen   after an evaluation of a model with spectral norm that had not been trained yet
     SharedTextSeen   after 16, 32, ... batches in which all samples share one row of token ids, and at the end
     SharedRowsSeen   during evaluations and after sampled training batches
     ScalerSeen    as the loss scale is read; RoundingSeen after sampled steps on 16-bit parameters
@@ -42,7 +43,14 @@ Nothing here imports more than the standard library at run time.
 
 from __future__ import annotations
 
-from sightline.guard.evidence.answers import EvaluationSeen, ImagePairsSeen, LeakSeen, OwnModeSeen, RoundTripSeen
+from sightline.guard.evidence.answers import (
+    EvaluationSeen,
+    ImagePairsSeen,
+    LeakSeen,
+    OwnModeSeen,
+    RoundTripSeen,
+    UnsettledSeen,
+)
 from sightline.guard.evidence.asked import OracleSeen, OverfitSeen, ResumeSeen
 from sightline.guard.evidence.batches import IGNORE, BatchSeen, LossSeen, Phase, SignalsSeen
 from sightline.guard.evidence.data import DataSeen, Objective
@@ -128,6 +136,7 @@ __all__ = [
     "StuckRank",
     "TokenizerSetup",
     "TowerSetup",
+    "UnsettledSeen",
     "WaitingSeen",
 ]
 
@@ -151,6 +160,7 @@ Evidence = (
     | ImagePairsSeen
     | EvaluationSeen
     | RoundTripSeen
+    | UnsettledSeen
     | LoaderSeen
     | FeedSeen
     | DrawsSeen

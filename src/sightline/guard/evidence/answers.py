@@ -60,6 +60,17 @@ class EvaluationSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class UnsettledSeen:
+    """An evaluation ran with weights that are divided by an estimate of their largest singular value.
+
+    `norms`: the largest singular value of each weight as it was used (1 where the estimate is right).
+    """
+
+    step: int
+    norms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RoundTripSeen:
     """A checkpoint was read back. `changed`: name -> largest absolute difference of values; `dtypes`: name -> (live,
     saved) where they differ; `missing` is live but not saved, `unexpected` the reverse. `frozen`: those of `missing`

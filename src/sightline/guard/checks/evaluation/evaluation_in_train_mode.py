@@ -4,32 +4,42 @@ Symptom: validation scores are lower than they should be and change when nothing
 other samples of its batch; evaluating often makes training worse, because batch norm learns from validation data.
 Root cause: `model.eval()` was not called (`torch.no_grad()` does not do it), or a validation loop in the middle of an
 epoch left it and a callback turned train mode on again; or dropout is a function call that does not ask for the mode:
-`F.dropout(x)` drops always, because `training=True` is its default.
+`F.dropout(x)` drops always, because `training=True` is its default. The reverse: `spectral_norm` in eval mode before
+any pass in train mode divides by a random number.
 Fix: call `model.eval()` before evaluation and `model.train()` after it; write
-`F.dropout(x, p, training=self.training)`, and `dropout_p=p if self.training else 0.0` for attention.
+`F.dropout(x, p, training=self.training)`, and `dropout_p=p if self.training else 0.0` for attention; use
+`torch.nn.utils.parametrizations.spectral_norm`, which estimates at once.
 Stays silent when: nothing in the model depends on the mode; modules in train mode make no difference to the output; a
 model draws random numbers by design (a sampled latent); a forward pass without gradients belongs to training itself
 (a teacher's labels at every step, a dry run before the first step).
 Sources:
 - https://github.com/udacity/deep-learning-v2-pytorch/issues/3 (2018-10-20): a course's notebooks without eval()
 - https://github.com/pytorch/pytorch/issues/26338 (2019-09-17): F.dropout drops in eval mode, as documented
+- https://github.com/pytorch/pytorch/issues/51800 (2021-02-05): spectral norm before its first power iteration
+  (PyTorch-51800 of the TrainCheck paper; Transformers-33844 is attention's dropout in evaluation)
 - https://github.com/ipolharvard/ethos-ares/issues/20 (2026-02-16): published results with dropout on, redone
 """
 
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import EvaluationSeen
+from sightline.guard.evidence import EvaluationSeen, UnsettledSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
 OWN = 1  # step: what runs without gradients at every step is a part of training, unless the host says otherwise
+LARGE = 2.5  # times its norm: one power iteration on a random matrix leaves 1.1 to 1.7, none leaves 4 to 200
 SHOWN = 5  # module names in a finding: enough to recognise the part of the model
 
 
-def find(evaluation: EvaluationSeen) -> Verdict:
+def find(evaluation: EvaluationSeen | None = None, unsettled: UnsettledSeen | None = None) -> Verdict:
     """Did the mode change what the evaluation saw? Proved by the same batch in eval mode, or seen twice."""
-    seen = evaluation
+    if unsettled is not None and max(unsettled.norms) > LARGE:
+        return _unsettled(unsettled)
+    return _judged(evaluation) if evaluation is not None else None
+
+
+def _judged(seen: EvaluationSeen) -> Verdict:
     if not seen.declared and (seen.step == 0 or (seen.since is not None and seen.since <= OWN)):
         return CannotTell("evaluation that the host declared, or a forward pass without gradients between two steps")
     if seen.lively and seen.mode_gap != 0:  # None: the probe could not repeat this forward pass
@@ -46,6 +56,17 @@ def _train_mode(seen: EvaluationSeen) -> Finding:
         message=f"evaluation runs with {len(seen.lively)} modules in train mode, e.g. {seen.lively[0]}",
         fix="call model.eval() before evaluation, and model.train() after it",
         seen={"in train mode": list(seen.lively[:SHOWN]), "eval mode changes the output by": seen.mode_gap},
+    )
+
+
+def _unsettled(seen: UnsettledSeen) -> Finding:
+    wrong = [norm for norm in seen.norms if norm > LARGE]
+    return Finding(
+        severity="warning",
+        message=f"an evaluation ran with {len(wrong)} weights under spectral norm whose norm is up to {max(wrong):.3g},"
+        " not 1: no pass in train mode had estimated it",
+        fix="use torch.nn.utils.parametrizations.spectral_norm, or run one batch in train mode before evaluation",
+        seen={"largest singular values": wrong[:SHOWN]},
     )
 
 
