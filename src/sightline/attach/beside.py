@@ -8,7 +8,13 @@ from sightline.guard.probes.call import Call
 
 
 class Listener(Protocol):
-    """One side of a run. All calls come from the hot loop: nothing in them may wait for the device."""
+    """One side of a run. All calls come from the hot loop: nothing in them may wait for the device.
+
+    Of steps that the guard sleeps through nothing is told, but that it woke.
+    """
+
+    def woke(self) -> None:
+        """Steps were slept through; whole steps come next."""
 
     def begins(self) -> None:
         """The first training forward of a step comes next (it may have begun already, where hooks are late)."""
@@ -31,6 +37,10 @@ class Beside:
 
     def __init__(self) -> None:
         self.all: tuple[Listener, ...] = ()
+
+    def woke(self) -> None:
+        for one in self.all:
+            one.woke()
 
     def begins(self) -> None:
         for one in self.all:

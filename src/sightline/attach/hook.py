@@ -86,6 +86,7 @@ def hooked(
     connectors = list(r.towers.modules.get("connector", {}).values()) if whole else []
     inner = generators(model) if whole else ()
     generated = generation_hook(r.probing.language, lambda: r.muted, lambda: r.step, r.silence, r.offer)
+    r.pace.inner = len(connectors) + len(inner) + (embedding is not None) + isinstance(loss_fn, nn.Module)
     return [
         *(listening(called, Hook(r.before_forward, fault), Hook(r.after_forward, fault)) if heard else []),
         *(module.register_forward_hook(Hook(r.signals.connector_gave, fault)) for module in connectors),

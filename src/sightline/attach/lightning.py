@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from sightline.attach.data_set import data_seen
 from sightline.attach.hook import Hook, listening
+from sightline.attach.open_step import Loss
 from sightline.attach.options import checked
 from sightline.attach.recorder import Recorder
 from sightline.attach.torch_loop import Attachment, attach
@@ -65,11 +66,12 @@ class Calls:
     def entered(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Hook before a call."""
         redirected = "forward" in module.__dict__  # a strategy runs training_step as the module's forward
-        if self.recorder.muted or redirected:
+        if self.recorder.muted or redirected or self._asleep():
             return
         self.depth += 1
         if self.depth == 1 and not self.made:
-            self.recorder.signals.clear()
+            step = self.recorder.open_step
+            self.recorder.signals.clear(measuring=step is not None and step.measured)
 
     def left(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Hook after a call; also after one that raised, with no output."""
@@ -83,6 +85,9 @@ class Calls:
             self.made.append((call, output))
         else:
             self.recorder.judged(call, output)
+
+    def _asleep(self) -> bool:
+        return self.recorder.asleep and torch.is_grad_enabled() and not self.recorder.declared
 
     def taken(self) -> tuple[Call, Any] | None:
         """The call whose output the loss was made of: the last that carries a gradient. The others are forgotten."""
@@ -151,11 +156,13 @@ class GuardCallback(*_bases()):  # type: ignore[misc]
             return
         recorder = self.guard._recorder
         self._begin(recorder)
-        if (made := self._calls.taken()) is not None:
+        if recorder.asleep:
+            recorder.counted()
+        elif (made := self._calls.taken()) is not None:
             recorder.trained(*made)
         if (step := recorder.open_step) is not None:
-            value = loss.detach().mean() * (trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1)
-            recorder.mailbox.post([value], lambda v: step.told.append(float(v[0])))
+            times = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
+            step.hear(Loss.of(loss), told=True, times=times)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """All gradients are there, and the update comes next."""

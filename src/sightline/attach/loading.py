@@ -62,7 +62,7 @@ class Loading:
     ) -> None:
         self._recorder, self._offer, self._wants, self._budget = recorder, recorder.offer, wants, budget
         self._loader = loader if isinstance(loader, DataLoader) else None
-        self._told = False  # epochs are told by `epoch`, not inferred
+        self._told, self._inferred = False, 0  # epochs are told by `epoch`, or inferred from the steps
         self._seen: LoaderSeen | None = None
         self._fed: dict[int, Fed] = {}
         self._forwards, self._shown, self._rows_asked = 0, 0, not wants("RowsSeen")
@@ -90,6 +90,12 @@ class Loading:
 
     # --- what the recorder tells -------------------------------------------------------------------------------------
 
+    def woke(self) -> None:
+        """How long the step that begins has waited is not known."""
+        self._stepped = self._idle = None
+        if (feed := self.source.feed if self.source else None) is not None:
+            self._waited_before = feed.waited
+
     def begins(self) -> None:
         """The first forward of a step: the wait for data is over."""
         if self._stepped is not None:
@@ -97,11 +103,14 @@ class Loading:
         if (feed := self.source.feed if self.source else None) is not None:
             self.waited(feed.waited - self._waited_before)
             self._waited_before = feed.waited
-            known = self._known.get(feed.loader)
-            if known is None or self._told_epoch.get(feed.loader) != feed.epoch:
-                self._told_epoch[feed.loader] = feed.epoch
-                self.epoch(feed.loader)
-            self._loader, self._seen = feed.loader, self._known[feed.loader]
+            self._follow(feed)
+
+    def _follow(self, feed: Feed) -> None:
+        """The loader that gave the last batch, and its epoch, where they are new."""
+        if feed.loader not in self._known or self._told_epoch.get(feed.loader) != feed.epoch:
+            self._told_epoch[feed.loader] = feed.epoch
+            self.epoch(feed.loader)
+        self._loader, self._seen = feed.loader, self._known[feed.loader]
 
     def trained(self, call: Call, output: Any) -> None:
         """A training forward: the batch is hashed, and the first ones are probed."""
@@ -200,7 +209,8 @@ class Loading:
             return
         length = _batches(loader)
         epoch = self._recorder.step // length if length else 0
-        if self._seen is None or epoch > self._seen.epoch:
+        if self._seen is None or epoch > self._inferred:
+            self._inferred = epoch
             self._epoch()
 
     def _epoch(self) -> None:

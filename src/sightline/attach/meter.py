@@ -1,4 +1,8 @@
-"""Measures an optimizer step: gradients, weights and what moved, per parameter, without waiting for the device."""
+"""Measures an optimizer step: gradients, weights and what moved, per parameter, without waiting for the device.
+
+Parameters are measured together, in a few operations on lists or on one long vector of samples, because on small models
+the cost of a step is that of its operations, however little each has to do.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors as flatten
 from torch.optim import Optimizer
 
 from sightline.guard.evidence import ParameterSeen
@@ -14,13 +19,33 @@ SAMPLE = 4096  # watched elements of a parameter: exact for small ones, 3 % erro
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """Parameters of one device and dtype, by their places in the model.
+
+    Every `strides`-th element of each is watched, `sizes` in all; `scales` make a norm of them one of the whole. Of
+    those in `large`, which are not watched whole, the element with the largest gradient is watched besides.
+    """
+
+    places: list[int]
+    strides: list[int]
+    sizes: list[int]
+    scales: Tensor
+    large: list[int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Before:
-    """Just before a step. `norms` (P,): gradients; `watched`: places and values to compare; `learns`: requires_grad."""
+    """Just before a step. `norms` (P,): gradients; `learns`: requires_grad.
+
+    `samples`: one vector of watched values for each group; `tops`: of each large parameter, the place of its largest
+    gradient, and the value there.
+    """
 
     norms: Tensor
     has_grad: list[bool]
-    watched: list[tuple[Tensor, Tensor]]
     learns: list[bool]
+    samples: list[Tensor]
+    tops: list[list[tuple[Tensor, Tensor]]]
 
 
 class Meter:
@@ -29,30 +54,60 @@ class Meter:
     def __init__(self, model: nn.Module, tower_of: dict[str, str]) -> None:
         self.named = list(model.named_parameters())
         self.tower_of = tower_of
+        self._groups: list[Group] = []
+        self._layout: list[tuple[torch.device, torch.dtype, int]] = []
 
     def grad_norms(self) -> Tensor:
         """(P,) float32 L2 norm of each parameter's gradient, 0 where it has none."""
-        grads = [_dense(p.grad) for _, p in self.named if p.grad is not None]
-        found = iter(norms(grads))
+        grads = [None if p.grad is None else _dense(p.grad) for _, p in self.named]
+        found = iter(norms([grad for grad in grads if grad is not None]))
         zero = torch.zeros((), device=self.named[0][1].device)
-        return _stack([next(found) if p.grad is not None else zero for _, p in self.named])
+        return _stack([zero if grad is None else next(found) for grad in grads])
 
     def before(self) -> Before:
         """Look at gradients and weights just before the step."""
-        watched = [_watched(_local(p), None if p.grad is None else _dense(p.grad)) for _, p in self.named]
         has_grad, learns = [p.grad is not None for _, p in self.named], [p.requires_grad for _, p in self.named]
-        return Before(self.grad_norms(), has_grad, watched, learns)
+        locals_ = [_local(p) for _, p in self.named]
+        self._arrange(locals_)
+        tops = [[self._top(place, locals_[place]) for place in group.large] for group in self._groups]
+        return Before(self.grad_norms(), has_grad, learns, [_sample(group, locals_) for group in self._groups], tops)
 
     def after(self, before: Before) -> Tensor:
         """(P, 4) float32 just after the step: gradient norm, weight norm, update norm, moved (0 or 1)."""
-        updates, moved = [], []
-        for (_, p), (places, old) in zip(self.named, before.watched, strict=True):
-            new = _local(p).reshape(-1).index_select(0, places)
-            scale = (p.numel() / max(1, len(places) - 1)) ** 0.5
-            updates.append((new[:-1].float() - old[:-1].float()).norm() * scale)
-            moved.append((new != old).any().float())
-        weights = norms([_local(p) for _, p in self.named])
-        return torch.stack([before.norms, _stack(weights), _stack(updates), _stack(moved)], dim=1)
+        locals_ = [_local(p) for _, p in self.named]
+        updates: list[Tensor] = [before.norms] * len(self.named)
+        moved: list[Tensor] = [before.norms] * len(self.named)
+        for group, old, tops in zip(self._groups, before.samples, before.tops, strict=True):
+            new = _sample(group, locals_)
+            changes = norms(list((new.float() - old.float()).split(group.sizes)))
+            other = norms(list((new != old).float().split(group.sizes)))
+            scaled = (torch.stack(changes) * group.scales).unbind()
+            for place, update, moves in zip(group.places, scaled, other, strict=True):
+                updates[place], moved[place] = update, moves
+            for place, (at, value) in zip(group.large, tops, strict=True):
+                moved[place] = moved[place] + (locals_[place].reshape(-1).index_select(0, at) != value).float().sum()
+        return torch.stack([before.norms, _stack(norms(locals_)), _stack(updates), _stack(moved)], dim=1)
+
+    def _arrange(self, locals_: list[Tensor]) -> None:
+        """Group the parameters, again whenever one has another device, dtype or size."""
+        layout = [(t.device, t.dtype, t.numel()) for t in locals_]
+        if layout == self._layout:
+            return
+        self._layout, self._groups = layout, []
+        for kind in dict.fromkeys((device, dtype) for device, dtype, _ in layout):
+            places = [place for place, (device, dtype, _) in enumerate(layout) if (device, dtype) == kind]
+            strides = [max(1, layout[place][2] // SAMPLE) for place in places]
+            sizes = [-(-layout[place][2] // stride) for place, stride in zip(places, strides, strict=True)]
+            scales = [(self.named[p][1].numel() / max(1, size)) ** 0.5 for p, size in zip(places, sizes, strict=True)]
+            large = [place for place, stride in zip(places, strides, strict=True) if stride > 1]
+            self._groups.append(Group(places, strides, sizes, torch.tensor(scales, device=kind[0]), large))
+
+    def _top(self, place: int, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The place (1,) of a parameter's largest gradient, and the value there."""
+        grad, at = self.named[place][1].grad, torch.zeros(1, dtype=torch.long, device=values.device)
+        if grad is not None and (dense := _dense(grad)).numel() == values.numel() > 0:
+            at = dense.reshape(-1).abs().argmax().view(1)
+        return at, values.reshape(-1).index_select(0, at)
 
     def seen(self, table: Tensor, before: Before, rates: dict[str, float]) -> tuple[ParameterSeen, ...]:
         """The measured table on the CPU as evidence. `rates`: name -> learning rate of those the optimizer holds."""
@@ -94,16 +149,12 @@ def norms(tensors: list[Tensor]) -> list[Tensor]:
         return list(torch._foreach_norm([t.detach() for t in tensors], 2, dtype=torch.float32))
 
 
-def _watched(values: Tensor, grad: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Places (n + 1,) and values there: a strided sample, and where the gradient is largest."""
-    flat = values.reshape(-1)
-    stride = max(1, flat.numel() // SAMPLE)
-    places = torch.arange(0, flat.numel(), stride, device=flat.device)
-    top = torch.zeros(1, dtype=torch.long, device=flat.device)
-    if grad is not None and grad.numel() == flat.numel() > 0:
-        top = grad.detach().reshape(-1).abs().argmax().view(1)
-    places = torch.cat([places, top])
-    return places, flat.index_select(0, places)
+def _sample(group: Group, locals_: list[Tensor]) -> Tensor:
+    """The watched elements of a group's parameters, one after the other."""
+    if not group.large and len(group.places) > 1:  # of a single tensor it would make no copy
+        return flatten([locals_[place] for place in group.places])
+    parts = (locals_[place].reshape(-1) for place in group.places)
+    return torch.cat([part[::stride] for part, stride in zip(parts, group.strides, strict=True)])
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sightline.attach.mailbox import Mailbox
+from sightline.attach.pace import Kind
 from sightline.guard.evidence import LossSeen
 from sightline.guard.probes.call import Call
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A loss: a number where it was on the CPU, else its tensor, which waits on its device and is not copied.
+
+    `version` tells whether the host changed the tensor since.
+    """
+
+    value: float | Tensor
+    version: int = 0
+
+    @classmethod
+    def of(cls, loss: Tensor) -> Loss:
+        """A 0-dim loss as it is now, or the mean of one for each of several devices."""
+        value = loss.detach() if loss.dim() == 0 else loss.detach().mean()
+        return cls(value.item()) if value.device.type == "cpu" else cls(value, value._version)
 
 
 @dataclass(slots=True)
@@ -17,10 +37,11 @@ class OpenStep:
     """A step in the making. `carried`: (P,) least norms of the gradients that its backward passes met.
 
     `summed`: the micro-batches' losses are parts of the step's mean, and not means of their own. `told`: the losses as
-    the host itself told them, which count in place of those that the model returned.
+    the host itself told them, which count in place of those that the model returned. `unread`: those of either kind
+    that wait on their device until several are read at once.
     """
 
-    measured: bool
+    kind: Kind
     losses: list[float] = field(default_factory=list)
     micro: list[LossSeen] = field(default_factory=list)
     carried: list[float] | None = None
@@ -28,10 +49,20 @@ class OpenStep:
     non_finite: str | None = None
     summed: bool = False
     told: list[float] = field(default_factory=list)
+    unread: list[tuple[Loss, list[float], float]] = field(default_factory=list)
+    forwards: int = 0
+
+    @property
+    def measured(self) -> bool:
+        """Whether the step is read in full."""
+        return self.kind is Kind.MEASURED
 
     def count_items(self, call: Call, mailbox: Mailbox) -> None:
         """A host that tells the model how many tokens a whole step supervises divides each loss by that number."""
-        if isinstance(items := call.value("num_items_in_batch"), Tensor | int):
+        items = call.kwargs.get("num_items_in_batch")
+        if items is None and self.measured:
+            items = call.value("num_items_in_batch")
+        if isinstance(items, Tensor | int):
             self.summed = True
             mailbox.post([torch.as_tensor(items)], lambda v: setattr(self, "tokens", int(v[0].sum())))
 
@@ -39,6 +70,14 @@ class OpenStep:
         """A backward pass met these gradients. The least counts: a host may clear them in between."""
         known = self.carried
         self.carried = norms if known is None else [min(a, b) for a, b in zip(known, norms, strict=True)]
+
+    def hear(self, loss: Loss, *, told: bool = False, times: float = 1.0) -> None:
+        """A loss counts, `times` what it is. What is not a number yet waits, for reading would wait for the device."""
+        into = self.told if told else self.losses
+        if isinstance(loss.value, float):
+            into.append(loss.value * times)
+        else:
+            self.unread.append((loss, into, times))
 
     @property
     def loss(self) -> float | None:
@@ -48,6 +87,23 @@ class OpenStep:
         if not self.losses:
             return None
         return sum(self.losses) / (1 if self.summed else len(self.losses))
+
+
+def read(steps: Sequence[OpenStep], mailbox: Mailbox) -> None:
+    """Read the losses of these steps that are still on a device, with one copy for each device."""
+    by_device: dict[torch.device, list[tuple[Tensor, list[float], float]]] = {}
+    for step in steps:
+        for loss, into, times in step.unread:
+            if isinstance(tensor := loss.value, Tensor) and tensor._version == loss.version:
+                by_device.setdefault(tensor.device, []).append((tensor, into, times))
+        step.unread = []
+    for waiting in by_device.values():
+        mailbox.post([torch.stack([tensor.float() for tensor, _, _ in waiting])], partial(_give, waiting))
+
+
+def _give(waiting: Sequence[tuple[Tensor, list[float], float]], came: list[Tensor]) -> None:
+    for (_, into, times), value in zip(waiting, came[0].tolist(), strict=True):
+        into.append(value * times)
 
 
 def learns(tensor: Tensor | None) -> bool:

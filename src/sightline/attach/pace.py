@@ -1,43 +1,155 @@
-"""How often to look: measuring may cost a given share of the time that steps take."""
+"""How much of a step is looked at: the guard may cost a given share of the time that steps take, and sleeps to keep it.
+
+There are three kinds of steps. A *measured* one is read in full: parameters, batch, gradients. Of a *heard* one the
+loss and cheap counts are kept. *Asleep*, hooks return after one test; forwards and steps are counted, nothing else.
+
+- The opening is the run's first 1,024 steps: there a purse of fifty seconds times the budget (a second, at 2 %) pays
+  for what short runs and early faults need. The first five steps are measured, then two in a row at steps that thin out
+  (every 8th to 64, then twice an octave), and the first 256 are all heard.
+- Afterwards the guard spends what it has earned, which is its budget of the host's time less the cost of its sleeping
+  hooks. Half of that goes to hearing, half to measuring; what hearing does not need goes to measuring. Measured steps
+  come in windows of two, for some faults show between two steps in a row. All of the guard's time counts, that of the
+  checks too; what a measured step's evidence costs later is put down to measuring.
+- What compares ranks must happen on all of them at the same steps. Such steps follow from the step's number alone
+  (`also`), are heard at least, and nothing else here may be asked for them.
+
+A step is one kind from its first forward to its optimizer's step, whatever it accumulates: kinds change between steps.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
 
 ALWAYS = 5  # the first steps are all measured: most faults show at once
-LONGEST = 1000  # steps between two measured ones at most
-MEMORY = 0.9  # of the running mean of a step's time: smooth over some ten steps
+WINDOW = 2  # measured steps in a row
+OPENING = 1024  # steps; by their number, so that a run is opened alike whatever the machine does
+PURSE = 50.0  # seconds of the budget's rate that the opening may spend
+MOST = 2.0  # seconds, however large the budget: the rest of a preflight's five is for attaching and single probes
+ONCE = 0.1  # seconds of one step that the opening pays for: above, it was a probe that comes once
+HEARD = 256  # steps of the opening that are all heard: trends of losses, rates and waits begin with these
+LONGEST = 10_000  # steps asleep in a row: a run of any length is looked at now and then
+FORWARD, STEP, INNER = 3e-6, 4e-6, 1e-6  # seconds that sleeping hooks take, on a core of 2020; `inner` of the last
+RECENT = 5  # values whose median is the cost to expect: probes that come once do not move it
+MEMORY = 0.8  # of the running mean of a step's time: smooth over some five values
+OPENS = sorted({*range(ALWAYS), *range(8, 65, 8), *(n << k for k in range(5) for n in (96, 128))})
+_FIRSTS = sorted({start + place for start in OPENS if start >= ALWAYS for place in range(WINDOW)} | set(range(ALWAYS)))
+
+
+class Kind(Enum):
+    """What is done in a step."""
+
+    MEASURED = "measured"
+    HEARD = "heard"
+    ASLEEP = "asleep"
 
 
 class Pace:
-    """Says which steps are measured. `budget`: share of the step time; from 1.0 on, every step."""
+    """Says what kind each step is. `budget`: share of the step time; from 1.0 on, every step is measured.
 
-    def __init__(self, budget: float) -> None:
-        self._budget = budget
-        self._next, self._spent, self._step_time, self._began = 0, 0.0, 0.0, time.perf_counter()
+    ``with pace:`` around the guard's own work counts its time. `spent`: seconds since the last step was settled;
+    `late`: those of them that belong to the measured step before. `also`: steps that must be heard at least. `inner`:
+    how many of our hooks sit on modules inside the model.
+    """
 
-    def measures(self, step: int) -> bool:
-        """Whether the step after `step` steps is to be measured."""
-        return step < ALWAYS or step >= self._next
+    def __init__(self, budget: float, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._budget, self._clock = budget, clock
+        self.spent = self.late = 0.0
+        self.also: list[Callable[[int], bool]] = []
+        self.inner = 0
+        self._began = self._start = clock()
+        self._opening = min(MOST, PURSE * budget)
+        self._hearing, self._measuring = 0.0, 0.0  # seconds in the purses
+        self._heard, self._measured, self._late = (deque[float](maxlen=RECENT) for _ in range(3))  # seconds a step
+        self._step_time = 0.0
+        self._window = 0  # measured steps that are still to come in this window
+        self._slept = 0
 
-    @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Time spent inside is the guard's."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._spent += time.perf_counter() - start
+    def __enter__(self) -> None:
+        self._start = self._clock()
 
-    def stepped(self, step: int, *, measured: bool) -> None:
-        """A step is over: after a measured one, wait for cost / (budget x time of a plain step) steps."""
-        now = time.perf_counter()
-        own = max(now - self._began - self._spent, 1e-6)
-        self._step_time = own if not self._step_time else MEMORY * self._step_time + (1 - MEMORY) * own
-        if measured and self._budget < 1:
-            wait = math.ceil(self._spent / (self._budget * self._step_time)) if self._budget > 0 else LONGEST
-            self._next = step + min(LONGEST, max(1, wait))
-        self._began, self._spent = now, 0.0
+    def __exit__(self, *_: object) -> None:
+        self.spent += self._clock() - self._start
+
+    def kind(self, step: int) -> Kind:
+        """What the step after `step` steps is. Asked once for each that is not slept through."""
+        if self._budget >= 1:
+            return Kind.MEASURED
+        opening = self._opening > 0 and step < OPENING
+        if self._window > 0:
+            self._window -= 1
+            return Kind.MEASURED
+        if step < ALWAYS or (opening and _opens(step)):
+            return Kind.MEASURED
+        if self._measuring >= self._of_a_window() or self._slept >= LONGEST:
+            self._window, self._slept = WINDOW - 1, 0
+            return Kind.MEASURED
+        heard = (opening and step < HEARD) or self._hearing >= _middle(self._heard) or self._must(step)
+        return Kind.HEARD if heard else Kind.ASLEEP
+
+    @property
+    def affords(self) -> bool:
+        """Whether something beyond steps, such as one more evaluation, may be looked at."""
+        return self._budget >= 1 or self._opening > 0 or self._measuring >= 0
+
+    def sleeps(self, step: int) -> int:
+        """How many steps to sleep through from `step` on, when that one is of the kind to sleep."""
+        rate = (self._budget * self._step_time - self._hooks(1, 1)) / 2
+        longest = LONGEST
+        if rate > 0:
+            hearing, measuring = _middle(self._heard) - self._hearing, self._of_a_window() - self._measuring
+            longest = min(LONGEST, max(1, math.ceil(min(hearing, measuring) / rate)))
+        if self._opening > 0 and step < _FIRSTS[-1]:
+            longest = min(longest, _FIRSTS[bisect_left(_FIRSTS, step + 1)] - step)
+        return next((n for n in range(1, longest) if self._must(step + n)), longest) if self.also else longest
+
+    def settle(self, step: int, kind: Kind, *, steps: int = 1, forwards: int = 1) -> None:
+        """Steps of one kind are over, `step` is the number of all so far: earn, and pay."""
+        now = self._clock()
+        elapsed, spent, late = now - self._began, self.spent, self.late
+        self._began, self.spent, self.late = now, 0.0, 0.0
+        own = max(elapsed - spent, 1e-6)
+        self._step_time = MEMORY * self._step_time + (1 - MEMORY) * own / steps if self._step_time else own / steps
+        self._earn(self._budget * own - self._hooks(steps, forwards))
+        if late:
+            self._late.append(late)
+        if kind is Kind.ASLEEP:
+            self._slept += steps
+        else:
+            (self._heard if kind is Kind.HEARD else self._measured).append(spent - late)
+        if self._opening > 0 and step <= OPENING:
+            self._opening -= min(spent, ONCE)
+        elif kind is Kind.HEARD:
+            self._hearing, self._measuring = self._hearing - (spent - late), self._measuring - late
+        else:
+            self._measuring -= spent
+
+    def _earn(self, income: float) -> None:
+        hearing, most = self._hearing + income / 2, 2 * _middle(self._heard)
+        self._hearing = min(hearing, most)
+        measuring = self._measuring + income / 2 + hearing - self._hearing
+        self._measuring = min(measuring, 2 * self._of_a_window())
+
+    def _hooks(self, steps: int, forwards: int) -> float:
+        return STEP * steps + (FORWARD + INNER * self.inner) * forwards
+
+    def _of_a_window(self) -> float:
+        return WINDOW * (_middle(self._measured) + _middle(self._late))
+
+    def _must(self, step: int) -> bool:
+        return any(must(step) for must in self.also)
+
+
+def _opens(step: int) -> bool:
+    """Whether a step of the opening is measured."""
+    place = bisect_left(_FIRSTS, step)
+    return place < len(_FIRSTS) and _FIRSTS[place] == step
+
+
+def _middle(values: deque[float]) -> float:
+    """The median; 0 of none."""
+    return sorted(values)[len(values) // 2] if values else 0.0

@@ -56,6 +56,14 @@ class Probing:
         if self._pairs and call.repeatable and (seen := image_pairs(call, step)) is not None:
             offer(seen)
 
+    def due(self, step: int) -> bool:
+        """Whether images are to be probed now."""
+        return step >= self._next_pairs and (self._pairs or self.reference is not None)
+
+    def passed_over(self, step: int) -> None:
+        """An evaluation that is not looked at: its step counts all the same."""
+        self._evaluated = step
+
     def on_evaluation(
         self, call: Call, step: int, lively: tuple[str, ...], declared: bool, offer: Callable[[Evidence], Any]
     ) -> None:

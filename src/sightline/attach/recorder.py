@@ -44,7 +44,7 @@ class Recorder(State):
         # hooks, and the words of hosts that hear a phase otherwise
         self.before_forward, self.after_forward = self.forward.before, self.forward.after
         self.before_step, self.after_step = self.stepping.before, self.stepping.after
-        self.begin, self.trained = self.forward.begin, self.forward.trained
+        self.begin, self.trained, self.counted = self.forward.begin, self.forward.trained, self.forward.counted
         self.gradients_ready, self.told = self.stepping.gradients_ready, self.stepping.told
         self.flush = self.stepping.flush
         self.judged, self.end_evaluation = self.evaluation.judged, self.evaluation.end

@@ -74,7 +74,13 @@ class Replicas:
             return
         if not self._handles:
             self._listen()
+            self._recorder.pace.also.append(_due)  # the same steps on all ranks, whatever each has to do besides
+            self._recorder.pace.inner += len(self._handles)
         self._begin(self._recorder.step)
+
+    def woke(self) -> None:
+        """What ran in the meantime is of no step."""
+        self._facts = None
 
     def trained(self, call: Call, output: Any) -> None:
         """A training forward: its backward pass will exchange gradients or not."""
@@ -88,7 +94,7 @@ class Replicas:
     def stepping(self) -> None:
         """An optimizer's step comes next: which parameters have a gradient?"""
         if self._facts is not None:
-            graded = tuple(n for n, p in self._recorder.model.named_parameters() if p.grad is not None)
+            graded = tuple(n for n, p in self._recorder.meter.named if p.grad is not None)
             self._facts = replace(self._facts, graded=graded)
 
     def stepped(self) -> None:
@@ -133,7 +139,7 @@ class Replicas:
                 self._handles.append(module.register_forward_hook(Hook(partial(self._ran, name))))
 
     def _ran(self, name: str, *_: Any) -> None:
-        if torch.is_grad_enabled() and not self._recorder.muted:
+        if self._facts is not None and torch.is_grad_enabled() and not self._recorder.muted:
             self._called.add(name)
 
     # --- what arrives ----------------------------------------------------------------------------------------------

@@ -78,6 +78,10 @@ class Save:
         self._names |= names
         self._path = path or self._path
 
+    def woke(self) -> None:
+        """The model changed meanwhile."""
+        self.close()
+
     def begins(self) -> None:
         """Nothing to note."""
 

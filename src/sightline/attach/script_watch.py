@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from sightline.attach.hook import Hook, hooked, unwrapped
-from sightline.attach.open_step import OpenStep
+from sightline.attach.open_step import Loss, OpenStep
 from sightline.attach.recorder import Recorder
 from sightline.attach.script_heap import tokenizer_for
 from sightline.attach.setup import Facts, embedding_of
@@ -156,14 +156,16 @@ class Models:
         if not isinstance(output, Tensor) or output.dim() or not output.requires_grad or len(self.live) != 1:
             return
         recorder = self.live[0].recorder
+        if recorder.open_step is None:  # asleep, or not of a training step
+            return
         forwards, made = self._made
         self._made = (recorder.forwards, made + 1 if forwards == recorder.forwards else 1)
         if not recorder.muted and torch.is_grad_enabled():
-            key, value = self._made[0], output.detach().clone()
+            key, value = self._made[0], Loss.of(output)
             step = recorder.open_step
             output.register_hook(Hook(lambda _: self._loss_came(recorder, step, key, value)))
 
-    def _loss_came(self, recorder: Recorder, step: OpenStep | None, key: int, value: Tensor) -> None:
+    def _loss_came(self, recorder: Recorder, step: OpenStep | None, key: int, value: Loss) -> None:
         if self._made == (key, 1) and step is not None and step is recorder.open_step:
             recorder.backward.loss_came(step, value)
 

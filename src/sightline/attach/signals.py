@@ -12,29 +12,36 @@ from sightline.guard.evidence import SignalsSeen
 
 
 class Signals:
-    """Filled by forward hooks. `measuring`: whether magnitudes are wanted, beside the count of features."""
+    """Filled by forward hooks. `counting`: the features are wanted; `measuring`: magnitudes are."""
 
-    def __init__(self, measuring: Callable[[], bool]) -> None:
-        self._measuring = measuring
+    def __init__(self) -> None:
+        self.counting, self.measuring = True, False
         self.features: int | None = None  # vectors that the connector made
         self._connector: tuple[Tensor, int] | None = None
         self._embedding: tuple[Tensor, int] | None = None
 
-    def clear(self) -> None:
-        """A new forward pass begins."""
+    def clear(self, *, measuring: bool) -> None:
+        """A forward pass begins whose features are counted."""
+        self.counting, self.measuring = True, measuring
         self.features, self._connector, self._embedding = None, None, None
+
+    def rest(self) -> None:
+        """Forward passes begin of which nothing is wanted."""
+        self.counting = self.measuring = False
 
     def connector_gave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Forward hook of a connector's modules; the last that runs makes the features."""
+        if not self.counting:
+            return
         given = output[0] if isinstance(output, tuple | list) and output else output
         if isinstance(given, Tensor) and given.is_floating_point() and given.dim() > 1:
             self.features = given.numel() // given.shape[-1]
-            if self._measuring():
+            if self.measuring:
                 self._connector = (rms(given), given.shape[-1])
 
     def embedding_gave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Forward hook of the token embedding."""
-        if self._measuring() and isinstance(output, Tensor):
+        if self.measuring and isinstance(output, Tensor):
             self._embedding = (rms(output), output.shape[-1])
 
     def evidence(self, step: int) -> tuple[list[Tensor], Callable[[list[Tensor]], SignalsSeen]] | None:

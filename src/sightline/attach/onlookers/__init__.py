@@ -46,6 +46,7 @@ class Onlookers:
 
     def __init__(self, recording: Recording, wants: Callable[[str], bool]) -> None:
         self.all = [kind(recording) for kind in KINDS if any(wants(shown) for shown in kind.shows)]
+        self._sleepless = [one for one in self.all if type(one).slept is not Onlooker.slept]
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """The host ran the model, to train or to judge it."""
@@ -61,6 +62,11 @@ class Onlookers:
         """It stepped."""
         for onlooker in self.all:
             onlooker.after_step(optimizer, measured=measured)
+
+    def slept(self, optimizer: Optimizer) -> None:
+        """An optimizer of the model stepped while the guard slept."""
+        for onlooker in self._sleepless:
+            onlooker.slept(optimizer)
 
     def planned(self, steps: int) -> None:
         """The host says how many optimizer steps it will take."""

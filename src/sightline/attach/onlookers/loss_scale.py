@@ -36,7 +36,7 @@ class LossScale(Onlooker):
         super().__init__(recorder)
         self._scaler: GradScaler | None = None
         self._tries = TRIES
-        self._forwards = self._taken = self._idle = 0
+        self._taken = self._stepped = 0  # steps heard, and the training forwards up to the last step
         self._scales: list[float] = []
         self._steps: list[ScaledStep] = []
         self._watched: Tensor | None = None
@@ -48,16 +48,17 @@ class LossScale(Onlooker):
         """While no step is taken, look for a scaler, and read its scale."""
         if not training:
             return
-        self._forwards, self._idle, self._measured = self._forwards + 1, self._idle + 1, measured
-        if self._scaler is None and not self._taken and self._forwards in SEARCHED:
+        self._measured = measured
+        if self._scaler is None and not self._taken and self.recorder.forwards in SEARCHED:
             working = [one for one in living(GradScaler) if one.is_enabled()]
             self._scaler = min(working, key=lambda one: one.get_scale(), default=None)  # the one that fell
-        if self._scaler is not None and self._idle % EVERY == 0:
+        idle = self.recorder.forwards - self._stepped
+        if self._scaler is not None and idle % EVERY == 0:
             self._read([], lambda values: self._offer(float(values[0])))
 
     def before_step(self, optimizer: Optimizer, *, measured: bool) -> None:
         """A step that was not skipped: measure the gradients that it uses."""
-        self._taken, self._idle = self._taken + 1, 0
+        self._taken, self._stepped = self._taken + 1, self.recorder.forwards
         if self._scaler is None and self._tries:
             self._tries -= 1
             self._scaler = _on_the_stack()
@@ -84,9 +85,13 @@ class LossScale(Onlooker):
 
         self._read(sizes, arrived)
 
+    def slept(self, optimizer: Optimizer) -> None:
+        """Steps are taken."""
+        self._stepped = self.recorder.forwards
+
     def close(self, *, broken: bool) -> None:
         """Let go of the scaler and the parameter."""
-        if self._scaler is not None and self._forwards:
+        if self._scaler is not None and self.recorder.forwards:
             self._read([], lambda values: self._offer(float(values[0])))
             self.recorder.mailbox.open(wait=True)
         if self._handle is not None:
@@ -116,8 +121,8 @@ class LossScale(Onlooker):
 
     def _offer(self, scale: float) -> None:
         self._scales = [*self._scales[-KEPT + 1 :], scale]
-        seen = ScalerSeen(self.recorder.step, tuple(self._scales), tuple(self._steps), self._forwards, self._taken)
-        self.recorder.offer(seen)
+        r, taken = self.recorder, max(self._taken, self.recorder.step)
+        r.offer(ScalerSeen(r.step, tuple(self._scales), tuple(self._steps), r.forwards, taken))
 
 
 def _on_the_stack() -> GradScaler | None:

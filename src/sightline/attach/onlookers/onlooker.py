@@ -19,21 +19,28 @@ Kind = TypeVar("Kind")
 class Recording(Protocol):
     """What onlookers see of the recorder.
 
-    `step`: optimizer steps taken; `backwards`: backward passes through the model's outputs; `muted`: our own forward
-    pass is running.
+    `step`: optimizer steps taken; `forwards`: training forwards, of all steps; `backwards`: backward passes through the
+    model's outputs, of steps that were heard; `muted`: our own forward pass is running.
     """
 
     model: nn.Module
     mailbox: Mailbox
     offer: Callable[[Evidence], Any]
     step: int
+    forwards: int
     backwards: int
-    muted: bool
     declared: bool
+
+    @property
+    def muted(self) -> bool: ...
 
 
 class Onlooker:
-    """Does nothing; each onlooker overrides what it needs. `measured`: whether the step may be measured at a cost."""
+    """Does nothing; each onlooker overrides what it needs. `measured`: whether the step may be measured at a cost.
+
+    While the guard sleeps (see `attach/pace.py`) only `slept` is called. Between two steps that are heard there may be
+    many that were not: counts of passes are the recorder's, and what compares steps looks at their numbers.
+    """
 
     shows: ClassVar[tuple[str, ...]] = ()
 
@@ -48,6 +55,9 @@ class Onlooker:
 
     def after_step(self, optimizer: Optimizer, *, measured: bool) -> None:
         """It stepped (the recorder's `step` counts it)."""
+
+    def slept(self, optimizer: Optimizer) -> None:
+        """It stepped while the guard slept (the recorder's `step` counts it). A microsecond is all there is."""
 
     def planned(self, steps: int) -> None:
         """The host said how many steps there will be."""

@@ -14,7 +14,7 @@ from sightline.guard.probes.call import Call
 
 LOOKS = 6  # searches for the schedule object a run: at the start, and where the rate changes without it
 OPTIMIZERS = 3  # followed at most
-EVERY = 256  # steps between two showings, once 2, 4, 8, ... are further apart
+EVERY, SHARE = 256, 4  # steps between two showings, and their number by this: a check reads all rates each time
 
 
 class Track:
@@ -26,7 +26,7 @@ class Track:
         self.restored = bool(optimizer.state)
         self.first_forwards = forwards
         self.first_tick: int | None = None
-        self.inside = self.early = 0
+        self.inside = self.early = self.watched = 0
         self.replaced: list[int] = []
         self._known: weakref.ref[Any] | None = None
         self._looks = LOOKS
@@ -51,8 +51,8 @@ class Track:
         self._ticked_inside |= self._forward_tick is not None and tick != self._forward_tick
         self._forward_tick = tick
 
-    def stepping(self) -> None:
-        """The optimizer is about to step."""
+    def stepping(self, *, heard: bool = True) -> None:
+        """The optimizer is about to step. Without `heard`: it did, and nothing is known of the forwards before."""
         rate = max((float(group.get("lr", 0.0)) for group in self.optimizer.param_groups), default=0.0)
         gone = self._known is not None and self.schedule is None
         stale = bool(self.rates) and rate != self.rates[-1] and (gone or self.tick == self._step_tick)
@@ -61,8 +61,10 @@ class Track:
         tick = self.tick
         if not self.rates:
             self.first_tick = tick
-        self.early += tick is not None and self._forward_tick is not None and tick != self._forward_tick
-        self.inside += self._ticked_inside
+        if heard:
+            self.watched += 1
+            self.early += tick is not None and self._forward_tick is not None and tick != self._forward_tick
+            self.inside += self._ticked_inside
         self.rates.append(rate)
         self._step_tick, self._forward_tick, self._ticked_inside = tick, None, False
 
@@ -93,6 +95,7 @@ class Track:
             first_forwards=self.first_forwards,
             inside=self.inside,
             early=self.early,
+            watched=self.watched,
             replaced=tuple(self.replaced),
             restored=self.restored,
             planned=planned,
@@ -110,20 +113,19 @@ class Schedules(Onlooker):
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)
         self._tracks: dict[int, Track] = {}
-        self._forwards = 0
+        self._next = 2  # steps at which the rates are shown
         self._planned: int | None = None
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
-        """Count, and note where the schedule stands."""
+        """Note where the schedule stands."""
         if training:
-            self._forwards += 1
             for track in self._tracks.values():
                 track.forward()
 
     def before_step(self, optimizer: Optimizer, *, measured: bool) -> None:
         """Note the rate that this step uses."""
         if id(optimizer) not in self._tracks and len(self._tracks) < OPTIMIZERS:
-            self._tracks[id(optimizer)] = Track(optimizer, self._forwards)
+            self._tracks[id(optimizer)] = Track(optimizer, self.recorder.forwards)
         if track := self._tracks.get(id(optimizer)):
             track.stepping()
 
@@ -131,8 +133,14 @@ class Schedules(Onlooker):
         """Show what was seen, now and then."""
         track = self._tracks.get(id(optimizer))
         taken = len(track.rates) if track else 0
-        if track and taken > 1 and (taken & (taken - 1) == 0 or taken % EVERY == 0):
+        if track and taken >= self._next:
+            self._next = min(2 * taken, taken + max(EVERY, taken // SHARE))
             self._show(track, closed=False)
+
+    def slept(self, optimizer: Optimizer) -> None:
+        """The rate that it used is still there."""
+        if track := self._tracks.get(id(optimizer)):
+            track.stepping(heard=False)
 
     def planned(self, steps: int) -> None:
         """Kept for the evidence."""
@@ -146,7 +154,7 @@ class Schedules(Onlooker):
         self._tracks.clear()
 
     def _show(self, track: Track, *, closed: bool) -> None:
-        self.recorder.offer(track.seen(self.recorder.step, self._forwards, self._planned, closed))
+        self.recorder.offer(track.seen(self.recorder.step, self.recorder.forwards, self._planned, closed))
 
 
 def schedules_of(optimizer: Optimizer) -> list[Any]:

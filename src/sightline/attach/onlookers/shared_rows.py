@@ -41,7 +41,7 @@ class SharedRows(Onlooker):
         """Hash the rows of a training or an evaluation forward."""
         step = self.recorder.step
         if training:
-            self._batches += 1
+            self._batches = self.recorder.forwards
             if (self._batches <= ALWAYS or measured) and len(self._trained) < MOST and (rows := _rows(call)):
                 self._post(rows, self._near.prints(call, training=True), self._train)
             return
@@ -51,7 +51,7 @@ class SharedRows(Onlooker):
             every = self._last is not None and step - self._last <= 1 and not self.recorder.declared
             self._last, self._at = step, None if every else step
             self._phase = set()
-        if self._at == step and (rows := _rows(call)):
+        if self._at == step and measured and (rows := _rows(call)):
             self._post(rows, self._near.prints(call, training=False), self._evaluate)
 
     def close(self, *, broken: bool) -> None:

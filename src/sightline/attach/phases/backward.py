@@ -8,23 +8,28 @@ from typing import Any
 from torch import Tensor, nn
 
 from sightline.attach.gradient import loss_seen, read_gradient
-from sightline.attach.open_step import OpenStep, learns
+from sightline.attach.open_step import Loss, OpenStep, learns
 from sightline.attach.phases.state import State
 from sightline.guard.probes.call import Call, differentiable, outcome
 
 
 class Backward:
-    """Hooks the outputs of a training forward, so that the backward pass tells of itself."""
+    """Hooks the outputs of a training forward, so that the backward pass tells of itself.
+
+    `came`: how many gradients of logits have come.
+    """
 
     def __init__(self, state: State) -> None:
-        self._state = state
+        self._state, self.came = state, 0
 
     def listen(self, step: OpenStep, call: Call, output: Any) -> None:
         """A training forward gave `output`: tell when its backward pass begins, and what the loss supervised."""
         result, begun = outcome(output), [False]
         if result.loss is not None and learns(result.loss):
-            value = result.loss.detach().mean()
+            value = Loss.of(result.loss)
             result.loss.register_hook(lambda _: self.began(step, begun, value))
+            if not step.measured:
+                return
         for tensor in differentiable(output):  # the loss may be one that the host makes of any of them
             if tensor is not result.loss:
                 tensor.register_hook(lambda _: self.began(step, begun, None))
@@ -35,36 +40,38 @@ class Backward:
     def loss_made(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Forward hook of a loss module: the loss that the model itself does not return."""
         s = self._state
-        if s.muted or s.open_step is None or not isinstance(output, Tensor) or not learns(output):
+        if s.open_step is None or s.muted or not isinstance(output, Tensor) or not learns(output):
             return
-        step, value = s.open_step, output.detach().mean()
-        output.register_hook(lambda _: self.loss_came(step, value))
+        with s.pace:
+            step, value = s.open_step, Loss.of(output)
+            output.register_hook(lambda _: self.loss_came(step, value))
 
-    def began(self, step: OpenStep, begun: list[bool], loss: Tensor | None) -> None:
+    def began(self, step: OpenStep, begun: list[bool], loss: Loss | None) -> None:
         """Tensor hook: runs before any gradient of this backward pass reaches a parameter."""
         s = self._state
         if s.muted or begun[0]:
             return
         begun[0] = True
-        with s.pace.timed():
+        with s.pace:
             s.backwards += 1
             if step.measured:
                 s.mailbox.post([s.meter.grad_norms()], lambda v: step.meet(v[0].tolist()))
             if loss is not None:
                 self.loss_came(step, loss)
 
-    def loss_came(self, step: OpenStep, loss: Tensor) -> None:
-        """A backward pass began from this loss of `step` (0-dim)."""
-        self._state.mailbox.post([loss], lambda v: step.losses.append(float(v[0])))
+    def loss_came(self, step: OpenStep, loss: Loss) -> None:
+        """A backward pass began from this loss of `step`."""
+        step.hear(loss)
 
     def gradient_came(self, step: OpenStep, grad: Tensor, box: list[Tensor | None]) -> None:
         """Tensor hook: the gradient of the loss with respect to logits. `box`: the logits, and the ids they are of."""
         s = self._state
         if s.muted or not box:
             return
-        with s.pace.timed():
+        with s.pace:
             logits, ids = box
             box.clear()
+            self.came += 1
             micro, number = len(step.micro), s.step
             assert logits is not None
             tensors = [*read_gradient(logits, grad), *([] if ids is None else [ids])]

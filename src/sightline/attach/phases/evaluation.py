@@ -1,4 +1,8 @@
-"""Evaluation: forward passes without gradients, or those that the host declares."""
+"""Evaluation: forward passes without gradients, or those that the host declares.
+
+The first evaluations are looked at in full, later ones when the budget allows. What runs without gradients at every
+step (a rollout, a teacher) is a habit of training, and only noticed once it is known as such.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +11,44 @@ from typing import Any
 from sightline.attach.phases.state import State
 from sightline.guard.probes.call import Call, outcome
 
+FIRST = 8  # evaluations that are looked at whatever they cost
+
 
 class Evaluation:
     """Looks at what a host judges its model by."""
 
     def __init__(self, state: State) -> None:
         self._state = state
+        self._rounds = 0
+        self._last = -1  # the step of the round before
+        self._full = True
 
     def judged(self, call: Call, output: Any = None) -> None:
         """An evaluation forward. The first after training steps stands for the others, but for scores and padding."""
         s = self._state
-        with s.silence():
-            s.probing.language.judged(call, outcome(output), s.step, s.mailbox, s.offer)
-        s.onlookers.forward(call, output, training=False, measured=True)
-        if s.evaluated:
+        first = not s.evaluated
+        if first:
+            self._begin()
+        if self._full:
+            with s.silence():
+                s.probing.language.judged(call, outcome(output), s.step, s.mailbox, s.offer)
+        if self._full or first:
+            s.onlookers.forward(call, output, training=False, measured=self._full)
+        if not first:
             return
-        s.evaluated = True
+        if not self._full:
+            s.probing.passed_over(s.step)
+            return
         s.show_batch(call, "evaluation")
         lively = tuple(name for tower in s.towers.modules for name in s.towers.lively(tower))
         with s.silence():
             s.probing.on_evaluation(call, s.step, lively, s.declared, s.offer)
+
+    def _begin(self) -> None:
+        s = self._state
+        s.evaluated, habit = True, s.step - self._last <= 1 and not s.declared
+        self._rounds, self._last = self._rounds + 1, s.step
+        self._full = self._rounds <= FIRST or (s.pace.affords and not habit)
 
     def end(self) -> None:
         """No more batches belong to the evaluation that was running, if any."""

@@ -1,20 +1,23 @@
-"""Training forwards: where a step begins, and what the model was given."""
+"""Training forwards: where a step begins, of which kind it is, and what the model was given."""
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Any
 
 import torch
 from torch import nn
 
 from sightline.attach.open_step import OpenStep
+from sightline.attach.pace import Kind
 from sightline.attach.phases.backward import Backward
 from sightline.attach.phases.evaluation import Evaluation
 from sightline.attach.phases.state import State
-from sightline.attach.phases.stepping import Stepping
+from sightline.attach.phases.stepping import PATIENCE, Stepping
 from sightline.guard.probes.call import Call
 
 FIRST_PROGRESS = 8  # forwards; then 16, 32, ...
+ENDLESS = 512  # forwards of one step: more than any accumulation in use, so no optimizer of torch is at work
 
 
 class Forward:
@@ -22,16 +25,23 @@ class Forward:
 
     def __init__(self, state: State, backward: Backward, stepping: Stepping, evaluation: Evaluation) -> None:
         self._state, self._backward, self._stepping, self._evaluation = state, backward, stepping, evaluation
+        self._slept = (0, 0)  # steps and forwards when sleep began
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Hook before the model's forward pass."""
         s = self._state
         if s.muted:
             return
-        with s.pace.timed():
-            s.signals.clear()
-            if torch.is_grad_enabled() and not s.declared and s.open_step is None:
+        training = torch.is_grad_enabled() and not s.declared
+        if s.asleep and training and not s.due and not s.evaluated:
+            return
+        with s.pace:
+            if training and s.open_step is None:
                 self.begin()
+            if s.asleep and training:
+                return
+            if not training or (s.open_step is not None and s.open_step.measured):
+                s.signals.clear(measuring=training)
             s.mailbox.open()
 
     def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -39,24 +49,71 @@ class Forward:
         s = self._state
         if s.muted:
             return
-        with s.pace.timed():
+        training = torch.is_grad_enabled() and not s.declared
+        if s.asleep and training:
+            self.counted()
+            return
+        with s.pace:
             call = Call(s.model, args, kwargs)
-            if torch.is_grad_enabled() and not s.declared:
+            if training:
                 self.trained(call, output)
             else:
                 self._evaluation.judged(call, output)
             s.mailbox.open()
 
+    def counted(self) -> None:
+        """A training forward while asleep."""
+        s = self._state
+        s.forwards += 1
+        if s.forwards >= s.stalled:
+            s.due = True
+
     def begin(self) -> None:
         """The first training forward of a step."""
         s = self._state
+        if s.evaluated or not s.asleep:
+            self._evaluation.end()
+            s.evaluated = False
+        stalled = s.asleep and s.step < s.wakes
+        if s.asleep and not self._wakes():
+            return
+        self._judge()
+        kind = Kind.HEARD if stalled else s.pace.kind(s.step)
+        if kind is Kind.ASLEEP:
+            self._fall_asleep(s.pace.sleeps(s.step))
+            return
         s.beside.begins()
-        self._stepping.flush()
-        self._evaluation.end()
-        s.open_step = OpenStep(s.pace.measures(s.step))
-        s.evaluated = False
+        s.open_step = OpenStep(kind)
         if s.open_step.measured:
             s.show_setup()
+        else:
+            s.signals.rest()
+
+    def _judge(self) -> None:
+        """What the last step has shown becomes evidence. The checks' time is that step's."""
+        s = self._state
+        start, measured = perf_counter(), any(step.measured for step, _ in s.stepped)
+        self._stepping.flush(all_=False)
+        s.mailbox.open()
+        if measured:
+            s.pace.late += perf_counter() - start
+
+    def _wakes(self) -> bool:
+        s = self._state
+        if not s.due:
+            return False
+        steps, forwards = self._slept
+        s.pace.settle(s.step, Kind.ASLEEP, steps=max(1, s.step - steps), forwards=s.forwards - forwards)
+        s.asleep = s.due = False
+        s.beside.woke()
+        return True
+
+    def _fall_asleep(self, steps: int) -> None:
+        s = self._state
+        s.asleep, s.due, s.wakes = True, False, s.step + steps
+        s.stalled = s.forwards + s.patience
+        s.signals.rest()
+        self._slept = (s.step, s.forwards)
 
     def trained(self, call: Call, output: Any) -> None:
         """A training forward of the model gave `output`."""
@@ -68,14 +125,20 @@ class Forward:
             s.offer(s.progress(closed=False))
         if step is None:
             return
+        step.forwards += 1
         if step.measured:
             s.show_batch(call, "train")
             if shown := s.signals.evidence(s.step):
                 tensors, made = shown
                 s.mailbox.post(tensors, lambda values: s.offer(made(values)))
-        with s.silence():
-            s.probing.on_training(call, s.step, s.offer)
+        if step.measured or s.probing.due(s.step):
+            with s.silence():
+                s.probing.on_training(call, s.step, s.offer)
         step.count_items(call, s.mailbox)
         self._backward.listen(step, call, output)
         s.beside.trained(call, output)
         s.onlookers.forward(call, output, training=True, measured=step.measured)
+        if step.forwards >= ENDLESS:
+            s.open_step = None
+            s.patience = max(PATIENCE, s.forwards)
+            self._fall_asleep(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,13 +27,22 @@ from sightline.guard.probes.call import Call
 Build = Callable[[list[Tensor]], None]
 
 
+class _Here(threading.local):
+    silent = 0  # forward passes of the guard's own that run in this thread
+
+
+_HERE = _Here()
+
+
 class State:
     """One model's run so far. `offer` takes evidence; `budget` is the share of step time that the guard may cost.
 
     Attributes:
         step, forwards, backwards: optimizer steps taken, training forwards, and backward passes of heard steps.
-        muted: our own forward pass is running. declared: the host says that it evaluates.
-        asleep: nothing is heard of this step but that its forwards and its end are counted (see `attach/pace.py`).
+        declared: the host says that it evaluates.
+        asleep: of this step only the forwards and the end are counted (see `attach/pace.py`). due: the next training
+            forward wakes. wakes: the step from which it does; stalled: the forwards after which it does so too, should
+            there be no more steps, `patience` after the last one.
         open_step: the step in the making, from its first training forward on; None between steps, and asleep.
         stepped: steps that are over and not yet evidence, with what makes them so.
         evaluated: the evaluation under way was shown already.
@@ -53,14 +63,17 @@ class State:
         self.optimizers = [optimizer] if optimizer is not None else []
         self.mailbox, self.meter, self.pace = Mailbox(), Meter(model, dict(towers.of)), Pace(budget)
         self.step, self.forwards, self.backwards = 0, 0, 0
-        self.muted, self.declared, self.asleep, self.evaluated = False, False, False, False
+        self.declared, self.asleep, self.due, self.evaluated, self._silent = False, False, False, False, 0
+        self.wakes, self.stalled, self.patience = 0, 0, 0
         self.setup: Setup | None = None
         self.last_call: Call | None = None
         self.open_step: OpenStep | None = None
         self.stepped: list[tuple[OpenStep, Build]] = []
-        self.signals = Signals(lambda: not self.muted and self.open_step is not None and self.open_step.measured)
+        self.signals = Signals()
         self.beside = Beside()
         self.onlookers = Onlookers(self, probing.wants)
+        if probing.wants("ImagePairsSeen"):
+            self.pace.also.append(probing.due)
 
     def show_setup(self) -> None:
         """Offer the set-up, when it is new."""
@@ -89,9 +102,16 @@ class State:
 
     @contextmanager
     def silence(self) -> Iterator[None]:
-        """Our own forward passes are not the host's."""
-        self.muted, was = True, self.muted
+        """Our own forward passes are not the host's: neither this recorder nor another one of the model hears them."""
+        self._silent += 1
+        _HERE.silent += 1
         try:
             yield
         finally:
-            self.muted = was
+            self._silent -= 1
+            _HERE.silent -= 1
+
+    @property
+    def muted(self) -> bool:
+        """Whether a forward pass of the guard's own is running, for this model or in this thread."""
+        return self._silent > 0 or _HERE.silent > 0

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from sightline.attach.meter import Before, rates_of
-from sightline.attach.open_step import OpenStep
-from sightline.attach.phases.state import State
+from sightline.attach.open_step import Loss, OpenStep, read
+from sightline.attach.pace import Kind
+from sightline.attach.phases.state import Build, State
 from sightline.guard.evidence import StepSeen
 from sightline.guard.probes.non_finite import first_non_finite
+
+BULK = 16  # steps whose losses are read from a device at once, unless one of them was measured
+PATIENCE, MANY = 64, 8  # forwards asleep without a step, and times as many as the last steps had: then the guard wakes
 
 
 class Stepping:
@@ -23,13 +27,16 @@ class Stepping:
         self._state = state
         self._before: Before | None = None
         self._grad_norms: dict[int, tuple[int, float]] = {}
+        self._strangers: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
+        self._waiting: list[tuple[OpenStep, Build]] = []  # whose losses are still on a device
+        self._counted = 0  # forwards at the last step that was counted asleep
 
     def before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Hook before any optimizer's step."""
         s = self._state
-        if s.muted or not self._knows(optimizer):
+        if s.asleep or s.muted or not self._knows(optimizer):
             return
-        with s.pace.timed():
+        with s.pace:
             s.mailbox.open()
             step = s.open_step or (s.stepped[-1][0] if s.stepped else None)
             if step and step.non_finite is None and any(not math.isfinite(loss) for loss in step.losses):
@@ -41,8 +48,8 @@ class Stepping:
     def gradients_ready(self, optimizer: Optimizer) -> None:
         """A host's word from inside an optimizer's closure: the backward pass is over, the update comes next."""
         s = self._state
-        if not s.muted and self._knows(optimizer):
-            with s.pace.timed():
+        if not s.asleep and not s.muted and self._knows(optimizer):
+            with s.pace:
                 self._look(optimizer, s.open_step)
 
     def _look(self, optimizer: Optimizer, step: OpenStep | None) -> None:
@@ -55,16 +62,32 @@ class Stepping:
         s = self._state
         if s.muted or not self._knows(optimizer):
             return
-        with s.pace.timed():
+        if s.asleep:
+            self._slept(optimizer)
+            return
+        with s.pace:
             second = s.open_step is None and bool(s.stepped)  # another optimizer, after the same backward pass
-            step = s.stepped[-1][0] if second else (s.open_step or OpenStep(measured=False))
+            step = s.stepped[-1][0] if second else (s.open_step or OpenStep(Kind.HEARD))
             s.step += not second
             self._close_step(step, optimizer)
             s.open_step, self._before = None, None
             s.onlookers.after_step(optimizer, measured=step.measured)
+            if not second:
+                s.beside.stepped()
         if not second:
-            s.pace.stepped(s.step, measured=step.measured)
-            s.beside.stepped()
+            s.pace.settle(s.step, step.kind, forwards=step.forwards)
+            s.patience = max(PATIENCE, MANY * step.forwards)
+
+    def _slept(self, optimizer: Optimizer) -> None:
+        """A step that nothing was heard of, but how many forwards it had."""
+        s = self._state
+        if s.forwards and s.forwards == self._counted:
+            return  # another optimizer, after the same backward pass
+        s.step += 1
+        self._counted = s.forwards
+        s.stalled = s.forwards + s.patience
+        s.due = s.step >= s.wakes
+        s.onlookers.slept(optimizer)
 
     def _close_step(self, step: OpenStep, optimizer: Optimizer) -> None:
         s, before, number = self._state, self._before, self._state.step
@@ -75,9 +98,11 @@ class Stepping:
 
         def build(_: list[Tensor]) -> None:
             parameters = s.meter.seen(table[0], before, rates) if before and table else ()
-            held = [place for place, (name, _) in enumerate(s.meter.named) if name in rates]
             known, norm = self._grad_norms.get(id(optimizer), (-1, 0.0))
+            held = [place for place, (name, _) in enumerate(s.meter.named) if name in rates] if step.carried else []
             carried = math.hypot(*(step.carried[i] for i in held)) if step.carried and held else None
+            if step.non_finite is None and step.loss is not None and not math.isfinite(step.loss):
+                step.non_finite = self._name_non_finite()
             seen = StepSeen(
                 step=number,
                 loss=step.loss,
@@ -95,11 +120,21 @@ class Stepping:
 
         s.stepped.append((step, build))
 
-    def flush(self) -> None:
-        """Steps that are over become evidence, once their measurements have arrived."""
-        for _, build in self._state.stepped:
-            self._state.mailbox.post([], build)
-        self._state.stepped = []
+    def flush(self, *, all_: bool = True) -> None:
+        """Steps that are over become evidence, once their measurements have arrived.
+
+        Without `all_`, steps whose losses are on a device wait until several can be read at once.
+        """
+        s = self._state
+        self._waiting += s.stepped
+        s.stepped = []
+        steps = [step for step, _ in self._waiting]
+        if not all_ and len(steps) < BULK and any(step.unread for step in steps) and not steps[-1].measured:
+            return
+        read(steps, s.mailbox)
+        for _, build in self._waiting:
+            s.mailbox.post([], build)
+        self._waiting = []
 
     def told(self, loss: float | Tensor | None, tokens: int | None) -> None:
         """The host's own word on the step just taken (or, before the optimizer stepped, the one being made)."""
@@ -109,17 +144,20 @@ class Stepping:
             return
         step.tokens = tokens if tokens is not None else step.tokens
         if loss is not None:
-            step.summed = False
+            step.summed, step.unread = False, []
             step.losses.clear()
-            value = torch.as_tensor(loss, dtype=torch.float32)
-            s.mailbox.post([value], lambda v: step.losses.__setitem__(slice(None), [float(v[0])]))
+            step.hear(Loss(float(loss)) if not isinstance(loss, Tensor) else Loss.of(loss))
 
     def _knows(self, optimizer: Optimizer) -> bool:
         s = self._state
-        if any(optimizer is known for known in s.optimizers):
-            return True
+        for known in s.optimizers:
+            if optimizer is known:
+                return True
+        if self._strangers.get(optimizer) == len(optimizer.param_groups):
+            return False
         ours = {id(p) for _, p in s.meter.named}
         if not any(id(p) in ours for group in optimizer.param_groups for p in group["params"]):
+            self._strangers[optimizer] = len(optimizer.param_groups)
             return False
         s.optimizers.append(optimizer)
         return True

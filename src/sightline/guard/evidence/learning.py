@@ -19,6 +19,7 @@ class ScheduleSeen:
         first_forwards: training forwards up to the first step.
         inside: steps within which the schedule advanced between two micro-batches.
         early: steps before which it advanced between the forward pass and the optimizer's step.
+        watched: steps whose forwards were heard, so that `inside` and `early` could be told; None: all.
         replaced: indices into `rates` at which a new schedule object took over from the first one's start.
         restored: whether the optimizer had state before its first step here.
         planned: optimizer steps that the host says it will take.
@@ -42,6 +43,12 @@ class ScheduleSeen:
     planned: int | None = None
     base: float | None = None
     closed: bool = False
+    watched: int | None = None
+
+    @property
+    def heard(self) -> int:
+        """Of how many steps `inside` and `early` tell."""
+        return len(self.rates) if self.watched is None else self.watched
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,8 @@ def find(outputs: OutputsSeen) -> Verdict:
     """Are outputs one, though inputs are not, and though the loss pulls them apart?"""
     if outputs.rows < ROWS or len(outputs.outputs) < PASSES:
         return CannotTell(f"{PASSES} measured passes of {ROWS} samples or more after the first steps")
-    if max(outputs.outputs) > ONE or outputs.inputs < INPUTS or min(outputs.pulls) < APART:
+    one = all(spread <= ONE for spread in outputs.outputs)  # NaN is P1's business
+    if not one or outputs.inputs < INPUTS or min(outputs.pulls) < APART:
         return None
     return Finding(
         severity="error",

@@ -55,7 +55,7 @@ def _over(s: ScheduleSeen) -> Finding | None:
     zeros = next((n for n, rate in enumerate(reversed(s.rates)) if rate), len(s.rates))
     if zeros == len(s.rates) or zeros < max(LEAST, TAIL * len(s.rates)):
         return None
-    fast = " (it advances with every micro-batch)" if s.inside > len(s.rates) // 2 else ""
+    fast = " (it advances with every micro-batch)" if s.inside > s.heard // 2 else ""
     fix = f"plan the schedule for all optimizer steps: it is over after {len(s.rates) - zeros} of them{fast}"
     return _finding(s, f"the learning rate is 0 in the last {zeros} steps: the schedule was over too soon", fix)
 
@@ -94,9 +94,9 @@ def _units(s: ScheduleSeen) -> Finding | None:
 
 def _early(s: ScheduleSeen) -> Finding | None:
     """It advances between the backward pass and the optimizer's step, or had done so before the first one."""
-    steps, micro = len(s.rates), s.inside > len(s.rates) // 2  # in micro-batches: the last comes before the step
+    steps, micro = len(s.rates), s.inside > s.heard // 2  # in micro-batches: the last comes before the step
     first = not s.restored and s.first_tick is not None and s.first_tick == max(1, s.first_forwards)
-    if micro or (s.early <= steps // 2 and not (first and s.ticks is not None and s.ticks >= steps - 1)):
+    if micro or (s.early <= s.heard // 2 and not (first and s.ticks is not None and s.ticks >= steps - 1)):
         return None
     message = "the schedule advances before the optimizer steps: its first rate is never used"
     return _finding(s, message, "call scheduler.step() after optimizer.step()")

@@ -8,9 +8,9 @@ gradients that ranks or accumulation average differently.
 Fix: find the factor in `seen` where the towers meet and take it out (normalise the connector's output to the text
 embeddings' RMS, weigh the loss terms); until then clip each tower by itself with
 `clip_grad_norm_(tower.parameters(), 1.0)`.
-Stays silent when: the ratio stays within three orders of magnitude, in norms or relative to the weights; it is closing
-from step to step (a gate that starts at 0 opens, a projector warms up); a tower is frozen, gets no gradient at all (T1,
-X1), or is as small as a temperature.
+Stays silent when: the ratio stays within three orders of magnitude, in norms or relative to the weights; it was so in
+the run's first steps, and grew as one tower had learnt what it can; it is closing from step to step (a gate that starts
+at 0 opens, a projector warms up); a tower is frozen, gets no gradient at all (T1, X1), or is as small as a temperature.
 Sources:
 - https://github.com/NVIDIA-NeMo/Megatron-Bridge/pull/5555 (2026-08-13): encoder gradients misscaled without an error
 - https://github.com/waifu-diffusion/network-trainer/pull/4 (2023-03-30): one global norm over two towers, separated
@@ -50,6 +50,8 @@ def find(history: History) -> Verdict:
     half = STEPS // 2
     closing = median(ratios[half:]) < CLOSING * median(ratios[:half]) or median(ratios) < CLOSING * median(before)
     if min(ratios) < RATIO or closing or inf in before:  # it had no gradient at first: a gate that opens
+        return None
+    if median(before) < RATIO:  # a factor where towers meet is there from the start; this came of learning
         return None
     return Finding(
         severity="warning",
