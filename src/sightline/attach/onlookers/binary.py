@@ -18,6 +18,20 @@ LEAST, LOWEST = 1e-12, -100.0  # torch's own bounds of p (1 - p), and of the log
 UNSURE = 0.02  # of a probability: nearer to 0 and 1 the gradient is that of an absolute error, plus and minus one
 FEWEST = 2  # unsure outputs: they can hardly both lie within 2 % by chance
 EVEN = 0.02  # relative: all answers of a kind weigh the same, up to the rounding of bf16 gradients (2^-8)
+SHAPING = (
+    "View",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Transpose",
+    "Permute",
+    "TBackward",
+    "ToCopy",
+    "Select",
+)
+HALF = 0.5  # of the weights: around their median some agree in any form
+DEEP = 6  # such operations between a sigmoid and what the model gives: squeezed, cast, turned; more is no output layer
 
 
 class Binary(Onlooker):
@@ -38,6 +52,7 @@ class Binary(Onlooker):
         if self.recorder.step or given is None or not given.requires_grad:
             return
         classes, values, seen = 1 if given.dim() == 1 else given.shape[-1], given.detach(), [False]
+        squashed = from_sigmoid(given)
 
         def came(grad: Tensor) -> None:
             if not seen[0] and not self.recorder.muted:
@@ -45,13 +60,26 @@ class Binary(Onlooker):
                 self.recorder.mailbox.post([read_binary(values, grad)], lambda found: arrived(found[0].tolist()))
 
         def arrived(found: list[float]) -> None:
-            self.recorder.offer(BinaryLossSeen(0, classes, int(found[0]), *found[1:]))
+            again, twice = found[6:]
+            doubled = max(again if squashed else 0.0, twice)
+            self.recorder.offer(BinaryLossSeen(0, classes, int(found[0]), *found[1:6], doubled, squashed))
 
         given.register_hook(came)
 
 
+def from_sigmoid(output: Tensor) -> bool:
+    """Whether a model's output is what a sigmoid gave, but for its shape and dtype. Its graph says so."""
+    node = output.grad_fn
+    for _ in range(DEEP):
+        if node is None or not node.name().startswith(SHAPING):
+            break
+        node = node.next_functions[0][0]
+    return node is not None and node.name().startswith("SigmoidBackward")
+
+
 def read_binary(outputs: Tensor, grad: Tensor) -> Tensor:
-    """(6,) float32: outputs; shares of those with a gradient and of those that fit; mean loss; ones; probabilities.
+    """(8,) float32: outputs; shares of those with a gradient and of those that fit; mean loss; ones; probabilities;
+    shares that fit when probabilities are taken for logits, and when logits pass a sigmoid more than they should.
 
     With logits, w (sigmoid(z) - y) is the gradient, with probabilities w (p - y) / (p (1 - p)): its sign tells y, and
     what is left is one w for all answers of a kind (a positive weight makes it two). What has none is right, and sure.
@@ -66,13 +94,22 @@ def read_binary(outputs: Tensor, grad: Tensor) -> Tensor:
         likely = torch.where(probable, z, torch.sigmoid(z))
         unsure = (likely > UNSURE) & (likely < 1 - UNSURE)
         fits = _even(torch.where(probable, chance, logit), ones, seen, unsure)
+        once, again = _even(logit, ones, seen, unsure), _even(logit, ones, seen, seen)
+        twice = _even(_through_sigmoid(z, g, ones), ones, seen, seen).masked_fill(once > HALF, 0.0)
         bounded = torch.where(ones, z, 1 - z).clamp(min=0).log().clamp(min=LOWEST)
         nats = -torch.where(probable, bounded, F.logsigmoid(torch.where(ones, z, -z)))
         count = seen.sum()
         shares = [count / len(z), fits, nats.masked_fill(~seen, 0.0).mean()]
-        return torch.stack(
-            [torch.full_like(z[0], len(z)), *shares, (ones & seen).sum() / count.clamp(min=1), probable.float()]
-        )
+        answers = (ones & seen).sum() / count.clamp(min=1)
+        again = again.masked_fill(~probable, 0.0)
+        return torch.stack([torch.full_like(z[0], len(z)), *shares, answers, probable.float(), again, twice])
+
+
+def _through_sigmoid(z: Tensor, grad: Tensor, ones: Tensor) -> Tensor:
+    """Weights of answers whose loss took sigmoid(z) for a logit: the gradient is w s (1 - s) (sigmoid(s) - y)."""
+    s = torch.sigmoid(z)
+    error = torch.where(ones, torch.sigmoid(-s), torch.sigmoid(s))
+    return grad.abs() / (s * (1 - s) * error).clamp(min=LEAST)
 
 
 def _even(weights: Tensor, ones: Tensor, seen: Tensor, unsure: Tensor) -> Tensor:

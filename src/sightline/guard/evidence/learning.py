@@ -62,6 +62,8 @@ class BinaryLossSeen:
         loss: mean negative log-likelihood of an output (nats, unweighted), 0 where there is no gradient.
         ones: share of the answers that are 1, where there is a gradient.
         probabilities: share of outputs that are probabilities and no logits.
+        doubled: share of the answers whose gradient is that of a loss with a sigmoid of its own behind another sigmoid.
+        squashed: whether the other sigmoid is the model's own last operation.
     """
 
     step: int
@@ -72,6 +74,8 @@ class BinaryLossSeen:
     loss: float
     ones: float
     probabilities: float = 0.0
+    doubled: float = 0.0
+    squashed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy, log_softmax, nll_loss, one_hot
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy, cross_entropy, log_softmax, mse_loss, nll_loss, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits as with_logits
 
+import sightline
 from sightline.attach.gradient import loss_seen, read_gradient
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.loss.double_softmax import FEWEST, find
@@ -75,3 +79,44 @@ def test_few_positions_and_none() -> None:
     logits, targets = example(10, FEWEST - 1)
     assert judged(logits, cross_entropy(logits.softmax(dim=-1), targets)) is None
     assert isinstance(judged(logits, 0 * logits.sum()), CannotTell)
+
+
+def asked(last: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], *, outputs: int = 6, dtype=torch.float32):
+    """T4 on the first loss of a model whose answers are yes or no."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, outputs), last).to(dtype)
+    with sightline.attach(net, torch.optim.SGD(net.parameters(), lr=0.1), on_finding=None) as guard:
+        for _ in range(2):
+            answers = (torch.rand(32, outputs) < 0.4).to(dtype)
+            given = net(torch.randn(32, 8).to(dtype))
+            loss(given, answers.reshape(given.shape)).backward()
+    return [f for f in guard.findings if f.code == "T4"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("outputs", [1, 6])
+def test_sigmoid_twice(outputs: int, dtype: torch.dtype) -> None:
+    inside = asked(nn.Sigmoid(), with_logits, outputs=outputs, dtype=dtype)
+    assert len(inside) == 1 and "at the end of the model" in inside[0].fix
+    between = asked(nn.Identity(), lambda z, y: with_logits(z.float().sigmoid(), y.float()), outputs=outputs)
+    assert len(between) == 1 and "between model and loss" in between[0].fix
+    flat = nn.Sequential(nn.Sigmoid(), nn.Flatten(0))
+    assert len(asked(flat, with_logits, outputs=outputs)) == 1
+
+
+SIGMOID_ONCE = {
+    "logits": (nn.Identity(), with_logits),
+    "a positive weight": (nn.Identity(), lambda z, y: with_logits(z, y, pos_weight=torch.tensor(3.0))),
+    "probabilities": (nn.Sigmoid(), binary_cross_entropy),
+    "squared error of probabilities": (nn.Sigmoid(), mse_loss),
+    "logits above 0": (nn.ReLU(), with_logits),
+    "logits from 0 to 1": (nn.Hardsigmoid(), with_logits),
+    "smooth labels": (nn.Identity(), lambda z, y: with_logits(z, 0.9 * y + 0.05)),
+    "squared error of sigmoid": (nn.Identity(), lambda z, y: mse_loss(z.sigmoid(), y)),
+}
+
+
+@pytest.mark.parametrize("name", SIGMOID_ONCE)
+@pytest.mark.parametrize("outputs", [1, 6])
+def test_one_sigmoid_is_silent(name: str, outputs: int) -> None:
+    assert asked(*SIGMOID_ONCE[name], outputs=outputs) == []

@@ -1,11 +1,12 @@
-"""T4 · Softmax is taken twice: what the cross-entropy takes for logits are probabilities.
+"""T4 · Softmax, or sigmoid, is taken twice: what the cross-entropy takes for logits are probabilities.
 
 Symptom: the loss falls slowly and stops at a floor far above zero (for C classes at ln(C - 1 + e) - 1: 1.46 for ten,
 nearly ln V for a vocabulary), while accuracy may look tolerable. Gradients are small where the model is most wrong.
 Root cause: `cross_entropy` takes log_softmax of its input. A model that ends in softmax, or a loop that calls softmax
-before the loss, gives it numbers between 0 and 1, whose softmax is nearly flat whatever the model says.
+before the loss, gives it numbers between 0 and 1, whose softmax is nearly flat whatever the model says. So does a
+sigmoid before `binary_cross_entropy_with_logits`: then no probability is below one half, nor the loss below 0.31.
 Fix: pass raw logits to `cross_entropy`: remove the softmax before the loss, and take it where probabilities are read;
-or keep it and use `nll_loss` on its logarithm.
+or keep it and use `nll_loss` on its logarithm. The same for sigmoid, or keep it and use `binary_cross_entropy`.
 Stays silent when: the input is logits, or log-probabilities (log_softmax of those changes nothing); or probabilities
 go to a loss without a softmax of its own (`nll_loss` of their logarithm). A loss that is linear in the probability
 (1 - p, Brier) is told apart for few classes; for hundreds its gradient is the same: allow this check with that reason.
@@ -21,7 +22,7 @@ Sources:
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Severity, Verdict
-from sightline.guard.evidence import LossSeen
+from sightline.guard.evidence import BinaryLossSeen, LossSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -29,9 +30,11 @@ MOST = 0.9  # of the supervised positions: the form of a gradient is exact, so a
 FEWEST = 8  # supervised positions from which an uneven weight is told from chance
 
 
-def find(loss: LossSeen) -> Verdict:
+def find(loss: LossSeen | None = None, binary: BinaryLossSeen | None = None) -> Verdict:
     """Read the form of the loss off its gradient, and the kind of numbers off its input."""
-    if not loss.supervised:
+    if binary is not None and binary.doubled > MOST and binary.outputs * binary.graded >= FEWEST:
+        return _sigmoid(binary)
+    if loss is None or not loss.supervised:
         return CannotTell("supervised position in a measured backward pass")
     if loss.softmax_rows < MOST:  # no softmax in the loss at all
         return None
@@ -51,6 +54,18 @@ def _finding(what: str, remove: str, severity: Severity, loss: LossSeen) -> Find
             "positions given as probabilities": loss.probability_rows,
             "positions with the gradient of two softmaxes": max(loss.doubled_rows, loss.probability_rows),
         },
+    )
+
+
+def _sigmoid(binary: BinaryLossSeen) -> Finding:
+    what, remove = "a sigmoid is called on the logits", "the sigmoid between model and loss"
+    if binary.squashed:
+        what, remove = "the model's outputs are probabilities", "the sigmoid at the end of the model"
+    return Finding(
+        severity="error",
+        message=f"{what} before a binary cross-entropy that takes the sigmoid itself: it is taken twice",
+        fix=f"pass raw logits to binary_cross_entropy_with_logits: remove {remove}",
+        seen={"first loss": binary.loss, "outputs with the gradient of two sigmoids": binary.doubled},
     )
 
 
