@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from sightline.attach.onlookers.binary import Binary
 from sightline.attach.onlookers.casts import Casts
+from sightline.attach.onlookers.cut_off import CutOff
 from sightline.attach.onlookers.loss_scale import LossScale
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.onlookers.outputs import Head, Outputs
@@ -37,6 +38,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     SharedText,
     Standstill,
     Unsettled,
+    CutOff,
     OwnMode,
 )
 

@@ -28,6 +28,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     HeadSeen      once, after the first training forward that gives logits
     BinaryLossSeen   once, in the first backward pass
     OutputsSeen   after sampled training forwards
+    CutOffSeen    once, when modules that are optimized run under no_grad
     StillSeen     once, when optimizer steps have written to nothing for a while
     UnsettledSeen   after an evaluation of a model with spectral norm that had not been trained yet
     SharedTextSeen   after 16, 32, ... batches in which all samples share one row of token ids, and at the end
@@ -53,6 +54,7 @@ from sightline.guard.evidence.answers import (
 )
 from sightline.guard.evidence.asked import OracleSeen, OverfitSeen, ResumeSeen
 from sightline.guard.evidence.batches import IGNORE, BatchSeen, LossSeen, Phase, SignalsSeen
+from sightline.guard.evidence.cut_off import CutOffSeen
 from sightline.guard.evidence.data import DataSeen, Objective
 from sightline.guard.evidence.hang import RanksStuckSeen, StuckRank
 from sightline.guard.evidence.language import AccessSeen, BatchScore, ContextSeen, PaddingSeen, ScoreSeen
@@ -89,6 +91,7 @@ __all__ = [
     "BatchSeen",
     "BinaryLossSeen",
     "ContextSeen",
+    "CutOffSeen",
     "DataSeen",
     "DrawsSeen",
     "EvaluationSeen",
@@ -153,6 +156,7 @@ Evidence = (
     | ReferenceSeen
     | DataSeen
     | ContextSeen
+    | CutOffSeen
     | PaddingSeen
     | ScoreSeen
     | AccessSeen

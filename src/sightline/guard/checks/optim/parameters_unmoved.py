@@ -4,8 +4,8 @@ Symptom: the loss is flat, or falls less than it should; the saved weights of a 
 reverse: a tower that was frozen differs from its source after training.
 Root cause: `optimizer.step()` is missing, or from some step on writes to nothing (a recorded or compiled step that is
 replayed with what was there once); gradients are cleared between backward pass and step; the optimizer holds other
-tensors than the model does (made before it was rebuilt, resized, wrapped or unfrozen); the learning rate is zero; a new
-output layer was frozen with the rest; or a parameter was frozen while its gradient was left for the optimizer.
+tensors than the model does (made before it was rebuilt, resized, wrapped or unfrozen); the learning rate is zero; a
+part runs under no_grad; a new output layer was frozen with the rest; or a parameter was frozen and kept its gradient.
 Fix: make the optimizer after the model is final, from its parameters with requires_grad; call `optimizer.step()` once
 per accumulated batch, and `zero_grad()` after it; set the group's `lr` above 0; set gradients to None when freezing.
 Stays silent when: each tower with a gradient moves in some measured step, whatever its single parameters do (a
@@ -15,13 +15,12 @@ Sources:
 - https://github.com/pytorch/pytorch/issues/14467 (2018-11-28): an optimizer that trains a discarded model in silence
 - https://github.com/pytorch/pytorch/issues/115607 (2023-12-12): a compiled step that updates nothing once gradients
   were None (PyTorch-115607 of the TrainCheck paper; so is Forum-84911, where all but the batch norms was frozen)
-- https://github.com/zjunlp/HVPNeT/issues/5 (2022-08-13): trainable layers left out of the optimizer
 """
 
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import HeadSeen, History, ParameterSeen, Progress, Setup, StillSeen
+from sightline.guard.evidence import CutOffSeen, HeadSeen, History, ParameterSeen, Progress, Setup, StillSeen
 from sightline.guard.evidence.movement import cleared, idle_head, stopped
 from sightline.guard.specimen import Run
 
@@ -29,9 +28,11 @@ DOMAINS = ("any",)
 STEPS = 3  # measured steps before judging: a warm-up from 0 leaves the first one without an update
 BACKWARDS = 256  # backward passes without a step: more than any accumulation in use
 ENDED = 8  # backward passes of a run that is over: one that ended sooner may not have come to its first step
+NEVER = "call optimizer.step() after the backward pass"
 BETWEEN = "call zero_grad() after step(), or before backward(): there is no gradient left when the optimizer steps"
 REPLAYED = "let each step act on its own gradients: record or compile it anew when what it updates changes"
 STALE = "make the optimizer from the parameters that the model has now"
+ADD = "add them to a parameter group, or set requires_grad to False"
 LOW = ("float16", "bfloat16")  # an update may round to nothing here, which is P4's business
 
 
@@ -41,24 +42,25 @@ def find(
     setup: Setup | None = None,
     head: HeadSeen | None = None,
     still: StillSeen | None = None,
+    cut: CutOffSeen | None = None,
 ) -> Verdict:
     """Were steps taken, do they go on, and did each tower that learns move, and only those?"""
     if progress and not progress.steps and progress.backwards >= (ENDED if progress.closed else BACKWARDS):
         message = f"{progress.backwards} backward passes and not one optimizer step on the model's parameters"
-        fix = _remedy(setup, "call optimizer.step() after the backward pass")
-        return Finding("error", message, fix, {"backward passes": progress.backwards, "optimizer steps": 0})
+        return Finding("error", message, _remedy(setup, NEVER), {"backward passes": progress.backwards})
     if still is not None and stopped(still):
         return _stopped(still)
     measured = history.measured if history else ()
     if len(measured) < STEPS:
         return CannotTell(f"{STEPS} measured optimizer steps")
     towers = {tower: [p for step in measured for p in step.tower(tower)] for tower in measured[-1].towers}
-    if found := [f for t, seen in towers.items() if (f := _moved_though_frozen(t, seen) or _unmoved(t, seen, setup))]:
+    if found := [f for t, seen in towers.items() if (f := _unmoved(t, seen, setup))]:
         return found[0]
     if cleared(measured):
-        message = f"every gradient was 0 in {len(measured)} measured steps, though the loss pulls at the outputs"
+        message = "every gradient was 0 in all measured steps, though the loss pulls at the outputs"
         return Finding("error", message, BETWEEN, {"measured steps": len(measured)})
-    return _idle(head, idle_head(head, history, setup))
+    why = idle_head(head, history, setup)
+    return _idle(head, why) if head and why else _cut_off(cut) if cut else None
 
 
 def _stopped(still: StillSeen) -> Finding:
@@ -68,24 +70,24 @@ def _stopped(still: StillSeen) -> Finding:
     return Finding("error", message, fix, {**seen, "backward passes": still.backwards, "lr": still.learning_rate})
 
 
-def _idle(head: HeadSeen | None, why: str | None) -> Finding | None:
-    if head is None or why is None:
-        return None
+def _idle(head: HeadSeen, why: str) -> Finding:
     message = f"the output layer {head.name} is as its init left it and is {why}, while other parameters learn"
     fix = "set requires_grad to True" if why == "frozen" else "add it to a parameter group"
     return Finding("warning", message, f"{head.name}: {fix}", {"weights": head.rms, "norms alone": head.only_norms})
 
 
-def _moved_though_frozen(tower: str, seen: list[ParameterSeen]) -> Finding | None:
-    if not (moved := sorted({p.name for p in seen if p.moved and not p.trainable})):
-        return None
-    message = f"{len(moved)} frozen parameters of tower '{tower}' moved, e.g. {moved[0]}"
-    fix = "set their gradients to None when freezing, and leave them out of the optimizer"
-    return Finding("error", message, fix, {"moved though frozen": moved[:5]})
+def _cut_off(cut: CutOffSeen) -> Finding:
+    message = f"{len(cut.modules)} modules run under no_grad, though the optimizer holds them, e.g. {cut.modules[0]}"
+    fix = "remove no_grad around them, or set their requires_grad to False"
+    return Finding("warning", message, fix, {"elements": cut.numel, "of": cut.of, "parameters": cut.parameters[:5]})
 
 
 def _unmoved(tower: str, seen: list[ParameterSeen], setup: Setup | None) -> Finding | None:
-    """A tower that gets gradients, but not one of whose parameters moved in any measured step."""
+    """A tower that is frozen and moved, or gets gradients and not one of its parameters moved in any measured step."""
+    if moved := sorted({p.name for p in seen if p.moved and not p.trainable}):
+        message = f"{len(moved)} frozen parameters of tower '{tower}' moved, e.g. {moved[0]}"
+        fix = "set their gradients to None when freezing, and leave them out of the optimizer"
+        return Finding("error", message, fix, {"moved though frozen": moved[:5]})
     pulled = [p for p in seen if p.trainable and p.grad_norm]
     if not pulled or any(p.moved for p in seen) or all(p.dtype in LOW for p in pulled):
         return None
@@ -103,8 +105,7 @@ def _left_out(tower: str, pulled: list[ParameterSeen], setup: Setup | None) -> F
     sure = setup and (setup.orphans or (tower in setup.towers and setup.towers[tower].planned in ("all", "part")))
     names = sorted({p.name for p in pulled})
     message = f"tower '{tower}' requires gradients, but the optimizer holds none of its {len(names)} parameters"
-    fix = _remedy(setup, "add them to a parameter group, or set requires_grad to False")
-    return Finding("error" if sure else "warning", message, fix, {"parameters": names[:5]})
+    return Finding("error" if sure else "warning", message, _remedy(setup, ADD), {"parameters": names[:5]})
 
 
 def _remedy(setup: Setup | None, otherwise: str) -> str:
@@ -124,7 +125,6 @@ def specimen(run: Run, *, faulty: bool) -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     run.attach(model, optimizer)
     for _ in range(4):
-        optimizer.zero_grad()
         model.zero_grad()
         model(torch.randn(8, 4)).square().mean().backward()
         optimizer.step()

@@ -1,0 +1,99 @@
+"""Which parameters does an optimizer hold in vain, because the forward pass runs their modules under no_grad?
+
+A parameter without a gradient alone says little: a module may not be used, or its output not be asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.optim import Optimizer
+
+from sightline.attach.onlookers.onlooker import Onlooker, Recording
+from sightline.guard.evidence import CutOffSeen
+from sightline.guard.probes.call import Call
+
+STEPS = 4  # measured steps without a gradient: towers that take turns, and gates that start at zero, have had theirs
+VALUES = 16  # elements of a parameter that are compared: something else than the optimizer may move it (an average)
+
+
+class CutOff(Onlooker):
+    """Finds the parameters without a gradient, then listens once to the modules that hold them."""
+
+    shows: ClassVar = ("CutOffSeen",)
+
+    def __init__(self, recorder: Recording) -> None:
+        super().__init__(recorder)
+        self._steps: dict[int, int] = {}  # id of an optimizer -> measured steps of it
+        self._without: dict[str, Tensor] = {}  # name -> its first values
+        self._listening: Any = None  # of torch's own hooks for all modules: a copied model takes none of ours along
+        self._asked: dict[int, str] = {}  # id of a module -> its name
+        self._ran: dict[str, bool] = {}  # name -> whether it ran with gradients on in any of its calls
+        self._held = 0
+        self._over = False
+
+    def before_step(self, optimizer: Optimizer, *, measured: bool) -> None:
+        """Drop what has a gradient from the candidates."""
+        if not measured or self._over or self._listening is not None:
+            return
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        mine = {n: p for n, p in self.recorder.model.named_parameters() if id(p) in held and p.requires_grad}
+        first = not self._steps
+        if not first and id(optimizer) not in self._steps:  # several optimizers: whose turn it is cannot be told
+            self._over = True
+            return
+        self._steps[id(optimizer)] = self._steps.get(id(optimizer), 0) + 1
+        if first:
+            self._without = {n: _few(p) for n, p in mine.items() if p.grad is None}
+        self._without = {n: v for n, v in self._without.items() if n in mine and mine[n].grad is None}
+        self._held = sum(p.numel() for p in mine.values())
+        self._over = not self._without
+        if not self._over and self._steps[id(optimizer)] >= STEPS:
+            self._listen()
+
+    def _listen(self) -> None:
+        """Hear whether the next training forward runs these modules, and how."""
+        for name, module in self.recorder.model.named_modules():
+            own = [f"{name}.{n}".lstrip(".") for n, _ in module.named_parameters(recurse=False)]
+            if own and all(n in self._without for n in own):
+                self._asked[id(module)] = name
+        if self._asked:
+            self._listening = register_module_forward_hook(self._heard)
+        self._over = not self._asked
+
+    def _heard(self, module: nn.Module, *_: Any) -> None:
+        name = self._asked.get(id(module))
+        if name is not None and not self.recorder.muted and not torch.compiler.is_compiling():
+            self._ran[name] = self._ran.get(name, False) or torch.is_grad_enabled()
+
+    def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
+        """The forward that was listened to is over. What a host's evaluation runs does not count."""
+        if self._listening is None:
+            return
+        if not training:
+            self._ran.clear()
+            return
+        self.close(broken=False)
+        modules = dict(self.recorder.model.named_modules())
+        names = [name for name, graded in self._ran.items() if not graded]
+        held = {
+            f"{name}.{n}".lstrip("."): p for name in names for n, p in modules[name].named_parameters(recurse=False)
+        }
+        if held and all(torch.equal(_few(p), self._without[n]) for n, p in held.items()):
+            numel, steps = sum(p.numel() for p in held.values()), max(self._steps.values())
+            seen = CutOffSeen(self.recorder.step, tuple(names), tuple(held), numel, self._held, steps)
+            self.recorder.mailbox.post([], lambda _: self.recorder.offer(seen))
+
+    def close(self, *, broken: bool) -> None:
+        """Listen no more."""
+        if self._listening is not None:
+            self._listening.remove()
+        self._listening, self._over = None, True
+
+
+def _few(parameter: Tensor) -> Tensor:
+    """A copy of a few of its values."""
+    return parameter.detach().reshape(-1)[:VALUES].clone()
