@@ -9,9 +9,12 @@ coarser dtype than the weights have.
 Fix: save `model.state_dict()` of the unwrapped model, in the dtype it trains in; load with `strict=True`; drop a tied
 name only where both really share memory.
 Stays silent when: every value comes back, whatever the file's dtype; one of two names of shared memory was dropped;
-the file holds all that learns and leaves frozen weights to their own source (an adapter's checkpoint).
+the file holds all that learns and leaves frozen weights to their own source (an adapter's checkpoint); a script saves
+whole modules and leaves out others, or saves under other names, in another dtype, in shards.
 Sources:
 - https://github.com/NVIDIA-NeMo/Automodel/pull/2511 (2026-06-10): an output head dropped as tied that was not
+- https://github.com/huggingface/transformers/issues/27293 (2023-11-05): tensors removed as shared that are not (so does
+  Transformers-29903 of the TrainCheck paper)
 - https://github.com/torch/nn/issues/1165 (2017-03-08): running statistics lost when only parameters are saved
 - https://github.com/FareedKhan-dev/train-llm-from-scratch/issues/36 (2026-07-18): prefixes, then 163 missing weights
 """

@@ -16,7 +16,8 @@ Sources:
   same averaged gradient, by hooks that only the wrapper's forward prepares
 - https://github.com/jingyaogong/minimind/pull/854 (2026-09-14): a loop that called `.module`: nothing was reduced
 - https://github.com/pytorch/pytorch/issues/104336 (2023-06-28): moving a wrapped model between devices ends the
-  reduction without a word (PyTorch-104336 of the TrainCheck paper, as is DeepSpeed-1801: clipping on one rank alone)
+  reduction without a word (PyTorch-104336 of the TrainCheck paper; also DeepSpeed-1801, clipping on one rank,
+  PyTorch-84803, data damaged between devices, and x-jxmnop-ddp-out-of-sync, forward passes beside the wrapper)
 """
 
 from __future__ import annotations
