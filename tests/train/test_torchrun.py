@@ -54,6 +54,10 @@ def losses(run: Path, kind: str) -> list[float]:
 def test_two_processes_give_the_losses_of_one(recipe_file: Path, tmp_path: Path) -> None:
     alone = train(load(str(recipe_file)), tmp_path / "alone")
     torchrun("train", str(recipe_file), "--out", str(tmp_path / "pair"))
+    verdicts = [json.loads(line) for line in (tmp_path / "pair" / "findings.jsonl").read_text().splitlines()]
+    kinds = {verdict["code"]: verdict["kind"] for verdict in verdicts}
+    assert kinds["D1"] == kinds["D3"] == "passed" and "finding" not in kinds.values(), verdicts
+    assert len(kinds) == len(verdicts)  # one line a check for both ranks
     facts: dict[str, Any] = json.loads((tmp_path / "pair" / "run.json").read_text())
     assert facts["world_size"] == 2 and facts["status"] == "finished"
     assert len(losses(alone, "train")) == 8

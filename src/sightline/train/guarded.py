@@ -7,14 +7,17 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sightline.atomic import write_text
+from sightline.attach.ranks import gathered, merged
 from sightline.attach.torch_loop import Attachment, attach
 from sightline.data.batch import Batch
+from sightline.errors import UserError
 from sightline.guard.check import Finding
 from sightline.guard.evidence import Plan
 from sightline.guard.watch import GuardError
@@ -25,6 +28,7 @@ from sightline.train.step import StepResult
 
 __all__ = ["GuardError", "StageGuard", "guarded"]
 
+_BLOCKS = count()  # of this process, alike on all ranks: names what they tell each other
 PREFLIGHT_SECONDS = 5.0  # for showing the data to the guard; encoding has proved every row's length by then
 
 
@@ -53,27 +57,38 @@ class StageGuard:
 
 @contextlib.contextmanager
 def guarded(recipe: Recipe, stage: ReadyStage, run: RunDirectory) -> Iterator[StageGuard]:
-    """Watch the block's training (on the main rank) and keep the verdicts in findings.jsonl.
+    """Watch the block's training on every rank; the main one keeps the verdicts of all in findings.jsonl.
 
     Raises:
         GuardError: an error that shows before the first step; `guard.allow` suppresses it with a reason.
     """
-    if not recipe.guard.on or not stage.ranks.main:
+    if not recipe.guard.on:
         yield StageGuard(None)
         return
 
     def note(finding: Finding) -> None:  # at once, in case the process dies before the verdicts are written
-        run.append("findings.jsonl", _line(finding) | {"stage": stage.spec.name})
+        if stage.ranks.main:
+            run.append("findings.jsonl", _line(finding) | {"stage": stage.spec.name})
 
-    attachment = _attach(recipe, stage, note)
+    attachment, name = _attach(recipe, stage, note), f"trainer/{next(_BLOCKS)}"
     try:
-        errors = [finding for finding in attachment.preflight(_shown(stage), runnable=1) if finding.severity == "error"]
-        if errors:
-            raise GuardError(errors)
+        _agree(stage, [one for one in attachment.preflight(_shown(stage), runnable=1) if one.severity == "error"])
         yield StageGuard(attachment)
         attachment.close()
     finally:
-        keep_verdicts(run.path / "findings.jsonl", stage.spec.name, attachment.records())
+        everyone = gathered(attachment.records(), name=name)
+        if everyone is not None:
+            keep_verdicts(run.path / "findings.jsonl", stage.spec.name, merged(everyone))
+
+
+def _agree(stage: ReadyStage, errors: list[Finding]) -> None:
+    """Stop on all ranks when one has errors: none may wait for those that stopped."""
+    if errors:
+        stage.ranks.sum([1.0])
+        raise GuardError(errors)
+    if elsewhere := stage.ranks.sum([0.0])[0]:
+        what = f"{elsewhere:.0f} other ranks found errors before the first step"
+        raise UserError(what, where="guard", fix="see findings.jsonl")
 
 
 def _attach(recipe: Recipe, stage: ReadyStage, note: Any) -> Attachment:
