@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.precision.tower_gradient_imbalance import find
-from sightline.guard.evidence import History, ParameterSeen, StepSeen
+from sightline.guard.evidence import History, ParameterSeen, ScheduleSeen, StepSeen
 
 
 def tower(
@@ -43,6 +44,7 @@ def test_found_and_named() -> None:
         steps(*[pair(1e-6 * 2**n) for n in range(6)]),
         steps(pair(0.0), *[pair(1e-5 * n) for n in range(1, 6)]),
         steps(*[pair(1e-6 * n) for n in range(1, 30)]),
+        steps(*[pair(0.1 / 2**n) for n in range(20)], *[pair(1e-6)] * 8),
     ],
     ids=[
         "within three orders",
@@ -51,6 +53,7 @@ def test_found_and_named() -> None:
         "warming up",
         "a gate from 0",
         "a gate from 1e-6",
+        "a tower that dies",
     ],
 )
 def test_silent(history: History) -> None:
@@ -72,6 +75,12 @@ def test_silent(history: History) -> None:
 )
 def test_one_tower_alone_has_no_balance(row: list[ParameterSeen]) -> None:
     assert isinstance(find(steps(*[row] * 4)), CannotTell)
+
+
+def test_a_resumed_run_does_not_show_its_first_steps() -> None:
+    resumed = ScheduleSeen(4, rates=(0.1,) * 4, restored=True)
+    assert isinstance(find(steps(*[pair(1e-4)] * 4), resumed), CannotTell)
+    assert isinstance(find(steps(*[pair(1e-4)] * 4), replace(resumed, restored=False)), Finding)
 
 
 def test_too_few_steps() -> None:

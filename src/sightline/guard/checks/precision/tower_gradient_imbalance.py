@@ -24,7 +24,7 @@ from math import inf, isfinite
 from statistics import median
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import History, StepSeen
+from sightline.guard.evidence import History, ScheduleSeen, StepSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("vlm",)
@@ -36,11 +36,13 @@ CLOSING = 0.67  # later ratios over earlier ones: a gate that opens linearly has
 Pulls = dict[str, tuple[float, float]]  # tower -> norm of its gradient, and the same over the norm of its weights
 
 
-def find(history: History) -> Verdict:
+def find(history: History, schedule: ScheduleSeen | None = None) -> Verdict:
     """Compare the strongest and the weakest tower, in gradient norm and relative to their weights, step by step."""
     measured = history.measured
     if len(measured) < STEPS:
         return CannotTell(f"{STEPS} measured optimizer steps")
+    if schedule is not None and schedule.restored:
+        return CannotTell("first steps of the training, which was resumed")
     first, pulls = ([_pulls(step) for step in part] for part in (measured[:STEPS], measured[-STEPS:]))
     towers = [tower for tower in pulls[-1] if all(tower in pull for pull in pulls)]
     if len(towers) < 2:
@@ -49,7 +51,7 @@ def find(history: History) -> Verdict:
     ratios, before = ([_ratio(pull, strong, weak) for pull in part] for part in (pulls, first))
     half = STEPS // 2
     closing = median(ratios[half:]) < CLOSING * median(ratios[:half]) or median(ratios) < CLOSING * median(before)
-    if min(ratios) < RATIO or closing or inf in before:  # it had no gradient at first: a gate that opens
+    if min(*ratios, *before) < RATIO or closing or inf in before:  # no gradient at first: a gate that opens
         return None
     if median(before) < RATIO:  # a factor where towers meet is there from the start; this came of learning
         return None
