@@ -51,3 +51,46 @@ def dpo(fault: str, steps: int = 40) -> list[str]:
 def test_dpo_by_hand(fault: str) -> None:
     found = dpo(fault)
     assert found == [] if fault == "none" else "L9 error" in found
+
+
+@pytest.mark.parametrize("order", ["reference first", "policy first"])
+@pytest.mark.parametrize("fault", ["none", "itself"])
+def test_a_reference_that_nobody_named(order: str, fault: str) -> None:
+    """The loss stays at ln 2, and the policy runs again, without gradients, on what it is trained on."""
+    policy = little().eval()
+    frozen = policy if fault == "itself" else copy.deepcopy(policy)
+    opt = torch.optim.AdamW(policy.parameters(), lr=1e-3)
+    pairs = [(torch.randint(0, 15, (4, 10)), torch.randint(15, 30, (4, 10))) for _ in range(8)]
+    guard = sightline.attach(policy, opt, on_finding=None)
+    for good, bad in pairs * 3:
+        opt.zero_grad()
+        ours = logp(policy, good) - logp(policy, bad) if order == "policy first" else None
+        with torch.no_grad():
+            base = logp(frozen, good) - logp(frozen, bad)
+        ours = logp(policy, good) - logp(policy, bad) if ours is None else ours
+        loss = F.softplus(-0.1 * (ours - base)).mean()
+        guard.step(loss=loss)
+        loss.backward()
+        opt.step()
+    guard.close()
+    assert [finding.code for finding in guard.findings] == ([] if fault == "none" else ["L9"])
+
+
+def test_an_accuracy_of_the_batch_that_is_trained_on() -> None:
+    """Passes without gradients on training rows, in every step: no evaluation, and no reference."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))
+    opt = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    rows = [torch.randn(16, 6) for _ in range(6)]
+    guard = sightline.attach(net, opt, on_finding=None)
+    for x in rows * 4:
+        y = (x[:, 0] > 0).long()
+        opt.zero_grad()
+        loss = F.cross_entropy(net(x), y)
+        guard.step(loss=loss)
+        loss.backward()
+        with torch.no_grad():
+            guard.log(accuracy=(net(x).argmax(-1) == y).float().mean())
+        opt.step()
+    guard.close()
+    assert not guard.findings

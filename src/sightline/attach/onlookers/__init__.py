@@ -18,6 +18,7 @@ from sightline.attach.onlookers.loss_scale import LossScale
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.onlookers.outputs import Head, Outputs
 from sightline.attach.onlookers.own_mode import OwnMode
+from sightline.attach.onlookers.own_reference import OwnReference
 from sightline.attach.onlookers.rounding import Rounding
 from sightline.attach.onlookers.schedule import Schedules
 from sightline.attach.onlookers.shared_rows import SharedRows
@@ -40,6 +41,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     Unsettled,
     CutOff,
     OwnMode,
+    OwnReference,
 )
 
 

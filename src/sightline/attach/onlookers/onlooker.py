@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sightline.attach.mailbox import Mailbox
+from sightline.attach.open_step import OpenStep
 from sightline.guard.evidence import Evidence
 from sightline.guard.probes.call import Call
 
@@ -20,7 +21,8 @@ class Recording(Protocol):
     """What onlookers see of the recorder.
 
     `step`: optimizer steps taken; `forwards`: training forwards, of all steps; `backwards`: backward passes through the
-    model's outputs, of steps that were heard; `muted`: our own forward pass is running.
+    model's outputs, of steps that were heard; `muted`: our own forward pass is running; `stepped`: steps that are over
+    and not yet evidence, the last one last.
     """
 
     model: nn.Module
@@ -30,6 +32,7 @@ class Recording(Protocol):
     forwards: int
     backwards: int
     declared: bool
+    stepped: list[tuple[OpenStep, Any]]
 
     @property
     def muted(self) -> bool: ...

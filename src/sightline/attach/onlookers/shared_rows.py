@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -36,6 +37,7 @@ class SharedRows(Onlooker):
         self._at: int | None = None  # the step of the evaluation under way
         self._phase: set[bytes] = set()
         self._last: int | None = None
+        self._under_way: tuple[int, set[bytes]] = (-1, set())  # the rows of the step in the making, and its number
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """Hash the rows of a training or an evaluation forward."""
@@ -43,7 +45,7 @@ class SharedRows(Onlooker):
         if training:
             self._batches = self.recorder.forwards
             if (self._batches <= ALWAYS or measured) and len(self._trained) < MOST and (rows := _rows(call)):
-                self._post(rows, self._near.prints(call, training=True), self._train)
+                self._post(rows, self._near.prints(call, training=True), partial(self._train, step))
             return
         if step == 0 or len(self._evaluated) >= MOST:
             return
@@ -52,7 +54,7 @@ class SharedRows(Onlooker):
             self._last, self._at = step, None if every else step
             self._phase = set()
         if self._at == step and measured and (rows := _rows(call)):
-            self._post(rows, self._near.prints(call, training=False), self._evaluate)
+            self._post(rows, self._near.prints(call, training=False), partial(self._evaluate, step))
 
     def close(self, *, broken: bool) -> None:
         """The last comparison."""
@@ -67,8 +69,9 @@ class SharedRows(Onlooker):
         else:
             self.recorder.mailbox.post([*rows, prints], lambda values: take(values[:-1], values[-1]))
 
-    def _train(self, values: list[Tensor], likes: Tensor | None) -> None:
+    def _train(self, step: int, values: list[Tensor], likes: Tensor | None) -> None:
         rows = _hashes(values)
+        self._under_way = (step, {*rows, *(self._under_way[1] if self._under_way[0] == step else ())})
         self._near.trained(rows, likes)
         self._rows += len(rows)
         self._again += sum(row in self._trained for row in rows)
@@ -80,8 +83,10 @@ class SharedRows(Onlooker):
         if any(known):
             self._offer()
 
-    def _evaluate(self, values: list[Tensor], likes: Tensor | None) -> None:
+    def _evaluate(self, step: int, values: list[Tensor], likes: Tensor | None) -> None:
         rows = _hashes(values)
+        if self._under_way[0] == step and self._under_way[1].issuperset(rows):
+            return  # a part of training: a reference's log-probabilities, a teacher, an accuracy of this very batch
         self._near.evaluated(rows, likes)
         fresh = [row for row in rows if row not in self._phase]
         self._pairs += len(rows) * (len(rows) - 1) // 2 + len(rows) * len(self._phase)
