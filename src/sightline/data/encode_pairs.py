@@ -42,11 +42,11 @@ class PairEncoder:
     def __init__(self, tokenizer: Any, image_processor: ImageProcessorFacts, longest: int) -> None:
         self.tokenizer, self.image_processor, self.longest = tokenizer, image_processor, longest
         self.pad_id = pad_token_id(tokenizer)
-        end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+        end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
         if end is None:
             raise UserError("the tokenizer has no token that ends a text", where="tokenizer", fix="set its eos_token")
         self.eos_id = int(end)
-        self._start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
+        self._start = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
         self._pixels = PixelStore(image_processor)
 
     def encode(self, row: Row) -> Example:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +20,13 @@ from sightline.errors import UserError
 from sightline.models import known_configs
 from sightline.models.adapters import add_adapters
 from sightline.models.adopted import AdoptedVLM
+from sightline.models.bert_source import start_from_bert
 from sightline.models.composed import ComposedVLM
 from sightline.models.connectors import build_connector, token_count
+from sightline.models.connectors.q_former import QFormer
 from sightline.models.origin import make_config, read_config, read_or_explain
 from sightline.models.pair import PairVLM
-from sightline.models.tokenizer import fit_embeddings, load_text_tokenizer, load_tokenizer
+from sightline.models.tokenizer import fit_embeddings, load_query_tokenizer, load_text_tokenizer, load_tokenizer
 from sightline.models.towers import (
     attention_for,
     language_config,
@@ -37,6 +39,8 @@ from sightline.models.towers import (
 from sightline.models.vision import VisionTower, default_pixels
 from sightline.models.vlm import VLM
 from sightline.recipe.schema import Adopt, Compose, ModelSpec, Pair, Stage, VisionSpec
+
+Q_FORMER = ("q-former", "q_former")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,13 @@ def finish(model: ComposedVLM | AdoptedVLM, encoder: Encoder, eos_ids: tuple[int
 
 def _compose(spec: Compose, attention: str, texts: Iterable[str], dtype: torch.dtype) -> Built:
     vision, language = vision_config(spec.vision), language_config(spec.language)
+    texts = list(texts) if spec.tokenizer.build else []
     tokenizer = load_tokenizer(spec, texts)
+    query_tokenizer = None
+    if spec.connector.kind in Q_FORMER:
+        query_tokenizer = load_query_tokenizer(spec, texts)
+        sized = (spec.connector.config or {}) | {"vocab_size": len(query_tokenizer)}
+        spec = spec.model_copy(update={"connector": spec.connector.model_copy(update={"config": sized})})
     if spec.language.config is not None:
         language.vocab_size = len(tokenizer)
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
@@ -133,7 +143,21 @@ def _compose(spec: Compose, attention: str, texts: Iterable[str], dtype: torch.d
     tokens = token_count(model.vision.count, spec.connector)
     facts = image_facts(spec.vision, model.vision)
     encoder = ComposedEncoder(tokenizer, facts, tokens, model.image_token_id, spec.template)
-    return finish(model, encoder, _trained_ends(model.language))
+    built = finish(model, encoder, _trained_ends(model.language))
+    if query_tokenizer is None:
+        return built
+    assert isinstance(model.connector, QFormer)
+    if spec.connector.source is not None:
+        start_from_bert(model.connector, spec.connector.source)
+    longest = model.connector.words.position_embeddings.num_embeddings
+    return with_pairs(built, PairEncoder(query_tokenizer, facts, longest))
+
+
+def with_pairs(built: Built, encoder: PairEncoder) -> Built:
+    """A composed model whose connector also learns from pairs."""
+    assert isinstance(built.model, ComposedVLM)
+    built.model.pair_encoder = encoder
+    return replace(built, pairs=encoder)
 
 
 def join(

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from sightline.data.batch import Batch
 from sightline.data.pack import block_mask
 from sightline.errors import UserError
-from sightline.models.export import Parts, describe, export, plain_state
+from sightline.models.export import PAIRS, Parts, describe, export, plain_state
+from sightline.models.query_pairs import QueryPairs
 from sightline.models.supervised import last_rows, only_rows
 from sightline.models.vision import VisionTower
 from sightline.models.vlm import VLM
@@ -23,7 +24,7 @@ from sightline.recipe.schema import Compose, Tower
 MASKABLE = ("full_attention", "sliding_attention")  # layers whose sight a mask decides; recurrent ones leak past it
 
 
-class ComposedVLM(VLM):
+class ComposedVLM(QueryPairs, VLM):
     """Image placeholders in the text are replaced by what the connector makes of the vision tower's features.
 
     Args:
@@ -46,6 +47,7 @@ class ComposedVLM(VLM):
         self.vision, self.connector, self.language = vision, connector, language
         self.spec, self.image_token_id, self.eos_ids = spec, image_token_id, eos_ids
         self.encoder: Any = None  # set by `build.finish`: what is written beside the weights
+        self.pair_encoder: Any = None  # likewise, where the connector is a Q-Former
 
     def tower_modules(self, tower: Tower) -> list[tuple[str, nn.Module]]:
         return [(tower, getattr(self, tower))]
@@ -64,7 +66,10 @@ class ComposedVLM(VLM):
         with torch.set_grad_enabled(torch.is_grad_enabled() and (self.learns("vision") or pixel_values.requires_grad)):
             return self.vision(pixel_values)
 
-    def forward(self, batch: Batch) -> tuple[Float[Tensor, "S V"], Int[Tensor, " S"]]:
+    def forward(self, batch: Batch, task: str = "next-token") -> Any:
+        """See `VLM.forward`; for the task "pairs", see `PairModel.represent`."""
+        if task == "pairs":
+            return self.represent(batch)
         rows, targets = batch.supervised()
         embeds = self._embed(batch)
         sight = self._packed_sight(batch, embeds) if batch.packed else {}
@@ -183,10 +188,15 @@ class ComposedVLM(VLM):
                 yield int(token)
 
     def save(self, folder: Path) -> str:
-        return export(self._parts(), plain_state(self), folder)
+        how = export(self._parts(), plain_state(self), folder)
+        if self.pair_encoder is not None:
+            self.pair_encoder.save(folder / PAIRS)
+        return how
 
     def describe(self, folder: Path) -> None:
         describe(self._parts(), folder, self.lora)
+        if self.pair_encoder is not None:
+            self.pair_encoder.save(folder / PAIRS)
 
     def _parts(self) -> Parts:
         return Parts(

@@ -30,6 +30,7 @@ VISIONS = ("clip_vision_model", "siglip_vision_model")
 LANGUAGES = ("llama", "mistral", "qwen2", "qwen3", "olmo2", "smollm3")
 PIL_RESAMPLE = {"bicubic": 3, "bilinear": 2}
 DESCRIPTION, WEIGHTS = "sightline.json", "model.safetensors"
+PAIRS = "pairs"  # the folder of a Q-Former's own tokenizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ Shapes: B pairs, N images, P vision tokens, T text tokens, D a tower's width, E 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -52,6 +52,10 @@ class PairVLM(VLM):
             lists = [m for m in self.language.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
             return list(lists[0]) if lists else []
         return []
+
+    def idle(self, tower: Tower, objective: str | Mapping[Any, float]) -> set[str]:
+        unused = tower == "connector" and "sigmoid" not in objective and self.connector.bias is not None
+        return {"connector.bias"} if unused else set()
 
     def forward(self, batch: Batch, task: str = "pairs") -> Pairs:  # type: ignore[override]
         """Embeddings of the batch's pairs; the name of the task is what a composed VLM is told, too."""

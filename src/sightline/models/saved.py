@@ -20,8 +20,8 @@ from sightline.data.encode_pairs import PairEncoder
 from sightline.errors import UserError
 from sightline.models.adapters import add_adapters
 from sightline.models.adopted import AdoptedVLM
-from sightline.models.build import Built, finish, finish_pair, join, side_by_side
-from sightline.models.export import DESCRIPTION, WEIGHTS
+from sightline.models.build import Built, finish, finish_pair, join, side_by_side, with_pairs
+from sightline.models.export import DESCRIPTION, PAIRS, WEIGHTS
 from sightline.recipe.schema import Adopt, Compose, Lora, Pair
 
 
@@ -101,7 +101,8 @@ def _composed(told: dict[str, Any], folder: Path) -> Built:
         tokenizer=encoder.tokenizer,
     )
     model.spec = spec
-    return finish(model, encoder, tuple(told["eos_ids"]))
+    built = finish(model, encoder, tuple(told["eos_ids"]))
+    return with_pairs(built, PairEncoder.load(folder / PAIRS)) if (folder / PAIRS).is_dir() else built
 
 
 def _pair(told: dict[str, Any], folder: Path) -> Built:

@@ -17,6 +17,7 @@ from sightline.models.origin import read_or_explain
 from sightline.recipe.schema import Compose, Pair
 
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
+WRITE = "[DEC]"  # begins a text that a Q-Former writes
 
 
 def load_tokenizer(spec: Compose, texts: Iterable[str]) -> Any:
@@ -61,6 +62,24 @@ def load_text_tokenizer(spec: Pair, texts: Iterable[str]) -> Any:
         tokenizer = _read_tokenizer(source, None, where)
     if tokenizer.pad_token_id is None:
         tokenizer.add_special_tokens({"pad_token": PAD})
+    return tokenizer
+
+
+def load_query_tokenizer(spec: Compose, texts: Iterable[str]) -> Any:
+    """The tokenizer of a Q-Former's text branch: its BERT's, or words; the token that begins a text comes last.
+
+    Raises:
+        UserError: no tokenizer can be had.
+    """
+    where = "model.compose.connector"
+    if spec.connector.source is not None:
+        tokenizer: Any = _read_tokenizer(spec.connector.source, None, f"{where}.source")
+    elif spec.tokenizer.build == "words":
+        tokenizer = word_tokenizer(texts, None)
+    else:
+        fix = f"set {where}.source to a BERT, or model.compose.tokenizer.build to words"
+        raise UserError("a Q-Former built from nothing brings no tokenizer", where=where, fix=fix)
+    tokenizer.add_tokens([WRITE], special_tokens=True)
     return tokenizer
 
 

@@ -6,10 +6,10 @@ Shapes: B sequences, T tokens, N images, P tokens an image, S supervised positio
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -60,6 +60,10 @@ class VLM(nn.Module, ABC):
     @abstractmethod
     def describe(self, folder: Path) -> None:
         """Write configurations, tokenizer and image facts: all that `saved.load_model` needs beside the weights."""
+
+    def idle(self, tower: Tower, objective: str | Mapping[Any, float]) -> set[str]:
+        """Full names of the parameters of `tower` that an objective does not reach: they cannot learn."""
+        return set()
 
     def tower_parameters(self, tower: Tower) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters of `tower` with their full dotted names."""

@@ -31,7 +31,7 @@ def freeze(model: VLM, stage: Stage) -> dict[Tower, TowerPlan]:
     for tower in TOWERS:
         rule = stage.rule_for(tower)
         where = f"stages.{stage.name}.learn.{tower}"
-        learning = _learning(model, tower, rule, where)
+        learning = _learning(model, tower, rule, where) - model.idle(tower, stage.objective)
         parameters = dict(model.tower_parameters(tower))
         for name, parameter in parameters.items():
             parameter.requires_grad_(name in learning)

@@ -109,7 +109,7 @@ def _attach(recipe: Recipe, stage: ReadyStage, note: Any) -> Attachment:
         accumulation=stage.plan.accumulate,
         allow=recipe.guard.allow,
         on_finding=note,
-        forward=lambda module, batch: module(batch),
+        forward=stage.objective.forward,
     )
 
 

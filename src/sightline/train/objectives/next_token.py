@@ -34,6 +34,9 @@ class NextToken:
                 fix="set the stage's objective to losses over pairs, e.g. {itc: 1}",
             )
 
+    def forward(self, module: nn.Module, batch: Batch) -> object:
+        return module(batch)
+
     def counts(self, batches: Sequence[Batch]) -> dict[Term, float]:
         return {NAME: float(sum(batch.tokens for batch in batches))}
 

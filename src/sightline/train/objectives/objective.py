@@ -36,6 +36,9 @@ class Objective(Protocol):
     def check(self, model: VLM) -> None:
         """Raise UserError where `model` cannot be trained by this objective."""
 
+    def forward(self, module: nn.Module, batch: Batch) -> object:
+        """One forward pass as this objective makes it."""
+
     def counts(self, batches: Sequence[Batch]) -> dict[Term, float]:
         """What each term is a mean over, in this rank's micro-batches. Known before any forward pass."""
 

@@ -73,6 +73,9 @@ class PairLosses:
             fix = "set it, e.g. to -10 for batches of thousands and -2.7 for hundreds"
             raise UserError("the sigmoid loss needs a bias", where="model.pair.bias", fix=fix)
 
+    def forward(self, module: nn.Module, batch: Batch) -> object:
+        return module(batch, "pairs")
+
     def counts(self, batches: Sequence[Batch]) -> dict[Term, float]:
         counts = dict.fromkeys(self.weights, 0.0)
         for batch in batches:
