@@ -48,6 +48,15 @@ def read_setup(model: nn.Module, towers: Towers, optimizers: Sequence[Optimizer]
     )
 
 
+def setup_mark(model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[object, ...]:
+    """What a set-up is read from, in small: equal for as long as the set-up is."""
+    return (
+        tuple((id(p), p.requires_grad, p.dtype) for p in model.parameters()),
+        tuple(module.training for module in model.modules()),
+        tuple((id(group), len(group["params"])) for o in optimizers for group in o.param_groups),
+    )
+
+
 def same_setup(one: Setup, other: Setup) -> bool:
     """Equal but for the step and the learning rates, which a schedule changes at every step."""
 

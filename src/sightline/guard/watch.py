@@ -17,6 +17,8 @@ from sightline.guard.check import CannotTell, Finding
 from sightline.guard.evidence import Evidence, History, MetricsHistory, MetricsSeen, Progress, Setup, StepSeen
 
 EVERY = 16  # steps without measured parameters between two looks at the recent ones: trends do not show sooner
+SHARE = 8  # of the known steps that must be new for another look: the more there are, the more a look costs
+FIRST, LAST = 8, 24  # measured steps whose parameters are kept: where a run began, and where it is now
 HISTORY = 512  # steps kept: long enough for trends over warm-up, small enough to hold every parameter's norms
 METRICS = 4096  # logged entries kept: a few numbers each
 
@@ -63,7 +65,9 @@ class Watch:
         self._on_finding = on_finding
         self._latest: dict[str, Evidence] = {}
         self._absent: dict[str, str] = {}
+        self._takers = _takers(self._checks)
         self._steps: list[StepSeen] = []
+        self._measured: list[StepSeen] = []
         self._unjudged = 0
         self._metrics: list[MetricsSeen] = []
         self._verdicts = {check.page.name: Verdicts(check.page) for check in self._checks}
@@ -71,22 +75,37 @@ class Watch:
     def offer(self, seen: Evidence) -> list[Finding]:
         """Show one piece of evidence; returns the findings that are new.
 
-        A StepSeen brings a History with it (without measurements every 16th does), a MetricsSeen a MetricsHistory.
+        A StepSeen brings a History with it (without measurements every 16th does, or an eighth of them), a MetricsSeen a
+        MetricsHistory.
         """
         late = self._look_back() if self._unjudged and isinstance(seen, Setup | Progress) else []
         if isinstance(seen, Setup):
             self._steps.clear()  # steps under another set-up prove nothing of this one
+            self._measured.clear()
             self._latest.pop("History", None)
         new = [*late, *self._judge(seen)]
         if isinstance(seen, StepSeen):
-            self._steps.append(seen)
-            self._unjudged += 1
-            if seen.parameters or self._unjudged >= EVERY or len(self._steps) <= EVERY:
+            self._keep(seen)
+            due = self._unjudged >= max(EVERY, len(self._steps) // SHARE)
+            if seen.parameters or due or len(self._steps) <= EVERY:
                 new += self._look_back()
         if isinstance(seen, MetricsSeen):
             self._metrics = [*self._metrics[-METRICS + 1 :], seen]
             new += self._judge(MetricsHistory(tuple(self._metrics)))
         return new
+
+    def _keep(self, seen: StepSeen) -> None:
+        """Remember a step, and forget what each parameter did in one between the first and the last."""
+        self._unjudged += 1
+        self._steps.append(seen)
+        if not seen.parameters:
+            return
+        self._measured.append(seen)
+        if len(self._measured) > FIRST + LAST:
+            old = self._measured.pop(FIRST)
+            place = next((n for n, step in enumerate(self._steps) if step is old), None)
+            if place is not None:
+                self._steps[place] = replace(old, parameters=())
 
     def _look_back(self) -> list[Finding]:
         """Judge the recent steps as a whole."""
@@ -106,9 +125,8 @@ class Watch:
         kind = type(seen).__name__
         self._latest[kind] = seen
         new = []
-        for check in self._checks:
-            takes = {**check.needs, **check.uses}
-            if kind in takes.values() and all(need in self._latest for need in check.needs.values()):
+        for check, takes in self._takers.get(kind, ()):
+            if all(need in self._latest for need in check.needs.values()):
                 given = {name: self._latest[need] for name, need in takes.items() if need in self._latest}
                 new += self._run(check, given, getattr(seen, "step", None))
         return new
@@ -163,6 +181,16 @@ class Watch:
             return f"the run showed no {' and no '.join(v.blind)}"
         gone = [need for need in v.page.needs or v.page.uses if need not in self._latest]
         return "; ".join(self._absent.get(kind, f"the run showed no {kind}") for kind in gone)
+
+
+def _takers(checks: Sequence[Check]) -> dict[str, list[tuple[Check, dict[str, str]]]]:
+    """Kind of evidence -> the checks that take it, each with all that it takes: name -> kind."""
+    found: dict[str, list[tuple[Check, dict[str, str]]]] = {}
+    for check in checks:
+        takes = {**check.needs, **check.uses}
+        for kind in dict.fromkeys(takes.values()):
+            found.setdefault(kind, []).append((check, takes))
+    return found
 
 
 def _allowed(allow: Mapping[str, str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from sightline.attach.open_step import OpenStep
 from sightline.attach.pace import Pace
 from sightline.attach.probing import Probing
 from sightline.attach.read import batch_seen, decoder, image_features, token_tensors
-from sightline.attach.setup import Facts, image_token_of, read_setup, same_setup
+from sightline.attach.setup import Facts, image_token_of, read_setup, same_setup, setup_mark
 from sightline.attach.signals import Signals
 from sightline.attach.towers import Towers
 from sightline.guard.evidence import Evidence, Phase, Progress, Setup
@@ -66,6 +66,7 @@ class State:
         self.declared, self.asleep, self.due, self.evaluated, self._silent = False, False, False, False, 0
         self.wakes, self.stalled, self.patience = 0, 0, 0
         self.setup: Setup | None = None
+        self._mark: object = None
         self.last_call: Call | None = None
         self.open_step: OpenStep | None = None
         self.stepped: list[tuple[OpenStep, Build]] = []
@@ -76,7 +77,11 @@ class State:
             self.pace.also.append(probing.due)
 
     def show_setup(self) -> None:
-        """Offer the set-up, when it is new."""
+        """Offer the set-up, when it is new. Reading it whole takes longer than asking whether anything changed."""
+        mark = (self.facts, setup_mark(self.model, self.optimizers))
+        if mark == self._mark:
+            return
+        self._mark = mark
         setup = read_setup(self.model, self.towers, self.optimizers, self.facts, self.step)
         if self.setup is None or not same_setup(setup, self.setup):
             self.setup = setup

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from sightline.guard.evidence.batches import LossSeen
 
@@ -30,7 +31,7 @@ class ParameterSeen:
     moved: bool
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class StepSeen:
     """One optimizer step.
 
@@ -53,14 +54,22 @@ class StepSeen:
     parameters: tuple[ParameterSeen, ...] = ()
     first_non_finite: str | None = None
 
+    @cached_property
+    def _by_tower(self) -> dict[str, tuple[ParameterSeen, ...]]:
+        """Sorted once: many checks ask, and each asks of many steps."""
+        found: dict[str, list[ParameterSeen]] = {}
+        for p in self.parameters:
+            found.setdefault(p.tower, []).append(p)
+        return {name: tuple(parts) for name, parts in found.items()}
+
     def tower(self, name: str) -> tuple[ParameterSeen, ...]:
         """The parameters of one tower."""
-        return tuple(p for p in self.parameters if p.tower == name)
+        return self._by_tower.get(name, ())
 
     @property
     def towers(self) -> tuple[str, ...]:
         """The towers measured in this step, in model order."""
-        return tuple(dict.fromkeys(p.tower for p in self.parameters))
+        return tuple(self._by_tower)
 
     def grad_norm(self, tower: str | None = None) -> float | None:
         """Gradient norm of a tower or of the whole model; None where there is no gradient."""
@@ -74,9 +83,11 @@ class StepSeen:
         return update / weight if weight and update is not None else None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class History:
-    """The recent steps, oldest first, since the set-up last changed (at most 512)."""
+    """The recent steps, oldest first, since the set-up last changed: at most 512, and those the guard slept through
+    are not among them. Of the measured ones the first 8 and the last 24 have their parameters.
+    """
 
     steps: tuple[StepSeen, ...]
 
@@ -85,7 +96,7 @@ class History:
         """The last step's number."""
         return self.steps[-1].step
 
-    @property
+    @cached_property
     def measured(self) -> tuple[StepSeen, ...]:
         """The steps whose parameters were measured."""
         return tuple(s for s in self.steps if s.parameters)
@@ -93,7 +104,11 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the run got. `closed`: it is over, and not by an error. Counts are since attaching."""
+    """How far the run got. `closed`: it is over, and not by an error.
+
+    Counts are since attaching: `forwards` and `steps` of all steps, `backwards` of those that were heard. Before the
+    first optimizer step, all are heard.
+    """
 
     forwards: int
     backwards: int

@@ -37,11 +37,14 @@ def spikes(values: Sequence[float], jump: float = 8.0, stays: float = 4.0, rise:
     found: list[int] = []
     place = FEWEST
     while place + LASTS <= len(values):
-        before = values[max(0, place - WINDOW) : place]
-        after = values[place : place + LASTS]
-        high = robust_z(after[0], before) > jump and all(robust_z(one, before) > stays for one in after)
-        if high and min(after) > rise * median(before):
+        before, after = values[max(0, place - WINDOW) : place], values[place : place + LASTS]
+        # the cheap half of the test first: nearly all places fail it
+        if min(after) > rise * median(before) and _high(after, before, jump, stays):
             found.append(place)
             place += FEWEST
         place += 1
     return tuple(found)
+
+
+def _high(after: Sequence[float], before: Sequence[float], jump: float, stays: float) -> bool:
+    return robust_z(after[0], before) > jump and all(robust_z(one, before) > stays for one in after)

@@ -18,8 +18,8 @@ Sources:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from math import isfinite
+from functools import lru_cache
+from math import hypot, isfinite
 from statistics import median
 
 from sightline.guard.check import CannotTell, Finding, Verdict
@@ -50,6 +50,7 @@ def find(history: History) -> Verdict:
     return None
 
 
+@lru_cache(maxsize=64)  # the same steps are asked for again and again
 def _layers(step: StepSeen, tower: str) -> Layers:
     """The layers (modules) that learn and have a gradient that is finite and not 0."""
     parts: dict[str, list[ParameterSeen]] = {}
@@ -59,8 +60,8 @@ def _layers(step: StepSeen, tower: str) -> Layers:
             parts.setdefault(p.name if not module or own.isdigit() else module, []).append(p)
     found = {}
     for name, held in parts.items():
-        size, gradient = sum(p.numel for p in held), _norm(p.grad_norm or 0.0 for p in held)
-        weight, update = _norm(p.weight_norm for p in held), _norm(p.update_norm for p in held)
+        size, gradient = sum(p.numel for p in held), hypot(*(p.grad_norm or 0.0 for p in held))
+        weight, update = hypot(*(p.weight_norm for p in held)), hypot(*(p.update_norm for p in held))
         if size >= SMALL and gradient and weight and isfinite(gradient) and isfinite(update / weight):
             found[name] = (gradient / size**0.5, update / weight)
     return found
@@ -80,7 +81,8 @@ def _exploding(seen: list[Layers]) -> Finding | None:
 
 
 def _vanishing(seen: list[Layers], first: list[Layers]) -> Finding | None:
-    weak = [name for name in seen[-1] if all(name in s and _weak(s, name) for s in seen)]
+    faint = [_weak(layers) for layers in seen]
+    weak = [name for name in seen[-1] if all(name in names for names in faint)]
     if not (bad := [name for name in weak if not _growing(_shares(seen, name), _shares(first, name))]):
         return None
     worst = min(bad, key=lambda n: seen[-1][n])
@@ -93,9 +95,10 @@ def _vanishing(seen: list[Layers], first: list[Layers]) -> Finding | None:
     )
 
 
-def _weak(layers: Layers, name: str) -> bool:
-    gradient, update = (max(layer[part] for layer in layers.values()) for part in (0, 1))
-    return layers[name][0] <= VANISHED * gradient and layers[name][1] <= STARVED * update
+def _weak(layers: Layers) -> set[str]:
+    """The layers whose gradient and update are next to nothing beside the largest ones."""
+    gradient, update = (max((layer[part] for layer in layers.values()), default=0.0) for part in (0, 1))
+    return {name for name, (g, u) in layers.items() if g <= VANISHED * gradient and u <= STARVED * update}
 
 
 def _shares(seen: list[Layers], name: str) -> list[float]:
@@ -107,10 +110,6 @@ def _growing(now: list[float], first: list[float]) -> bool:
     """Or had no gradient at first: it stands behind a gate or an adapter that starts at 0, and opens."""
     early, late = median(now[: STEPS // 2]), median(now[STEPS // 2 :])
     return 0.0 in first or late >= GROWING * early or median(now) >= GROWING * median(first)
-
-
-def _norm(parts: Iterable[float]) -> float:
-    return sum(part * part for part in parts) ** 0.5
 
 
 def specimen(run: Run, *, faulty: bool) -> None:
