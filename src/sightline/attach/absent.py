@@ -26,6 +26,7 @@ ABSENT = {
     "StillSeen": "no ten steps in a row wrote to nothing",
     "OutputsSeen": "no training batch of several samples whose inputs and outputs have one row each was seen",
     "ScalerSeen": "no gradient scaler was at work",
+    "CollectivesSeen": "the ranks' calls were not compared, or agreed",
     "AutocastSeen": "no training forward was seen under autocast that left matrix products in its graph",
     "RoundingSeen": "no 16-bit parameter was seen in the hands of an optimizer whose state says what it will add",
     "SharedRowsSeen": "no evaluation was seen between training steps whose rows could be compared",

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from sightline.attach.script_imports import Notice
 from sightline.attach.script_main import Ended, ended_by, module_program, run_program, script_program
-from sightline.attach.script_ranks import gathered, share_of, this_rank
+from sightline.attach.script_ranks import report, share_of, this_rank
 from sightline.attach.script_report import merged, say_end, say_finding, write
 from sightline.guard.catalogue import pages
 from sightline.guard.check import Finding
@@ -80,6 +80,7 @@ class Session:
             self._file = Path(tempfile.gettempdir(), f"sightline-{'-'.join(names)}.json")
         self._problems: list[str] = []
         self._models: Models | None = None
+        self._closing: list[Callable[[], None]] = []
         self._told = False
         self._lock = threading.RLock()
         self._leave_process: Callable[[int], Any] = os._exit
@@ -108,6 +109,7 @@ class Session:
     def _watch_torch(self) -> None:
         import torch
 
+        from sightline.attach.script_collectives import Collectives
         from sightline.attach.script_hosts import Hosts
         from sightline.attach.script_loaders import Loaders
         from sightline.attach.script_saves import Saves
@@ -118,10 +120,14 @@ class Session:
         self._models = Models(self._budget, self._found, self._problem)
         Scout(self._models, self._problem).install()
         Loaders(self._problem).install()
+        collectives = Collectives(self._models, self._problem)
+        collectives.install()
+        self._closing.append(collectives.close)
         Saves(self._models, self._problem).install()
         Attachment.made = self._models.adopt
         self._notice.add(Hosts(self._models, self._budget, self._problem).on_import())
         torch.jit.script = _without_hooks(torch.jit.script, self._models)
+        self._write(over=False)  # whatever ends this process from now on, there is a report
 
     # --- telling -------------------------------------------------------------------------------------------------
 
@@ -165,15 +171,16 @@ class Session:
     def _write(self, *, over: bool) -> dict[str, Any]:
         verdicts = self._verdicts()
         if self._file is not None:
-            place = share_of(self._file, self._rank.number)
-            if over and self._rank.first and self._rank.world > 1:
-                verdicts, silent = gathered(verdicts, self._file, self._rank.world, self._began)
-                self._problems += [f"rank {rank} told nothing" for rank in silent]
             try:
-                write(place, verdicts, self._facts(over=over))
+                if self._rank.world == 1:
+                    write(self._file, verdicts, self._facts(over=over))
+                else:
+                    facts = self._facts(over=over)
+                    verdicts, silent = report(verdicts, facts, self._file, self._rank, self._began)
+                    self._problems += [f"rank {rank} told nothing of its end" for rank in silent]
             except OSError as error:
-                self._file = None
-                self._problem(f"{place}: {error.strerror}")
+                where, self._file = self._file, None
+                self._problem(f"{where}: {error.strerror}")
         return verdicts
 
     # --- the end -------------------------------------------------------------------------------------------------
@@ -187,6 +194,8 @@ class Session:
     def _close(self) -> None:
         if self._models is not None:
             self._models.close_all(whole=self._ended.error is None)
+        while self._closing:
+            self._closing.pop()()
 
     def _tell(self) -> dict[str, Any]:
         """Once: judge, write, print. In a forked process: nothing."""

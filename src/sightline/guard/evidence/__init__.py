@@ -35,6 +35,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     SharedRowsSeen   during evaluations and after sampled training batches
     ScalerSeen    as the loss scale is read; RoundingSeen after sampled steps on 16-bit parameters
     OverfitSeen, OracleSeen, ResumeSeen    when the host asks
+    CollectivesSeen   under `sightline run`, when a rank is about to call what another did not
     AutocastSeen  after the first measured training forwards under autocast
     OwnModeSeen   once, after two steps of a model that overrides train()
     LeakSeen, ImagePairsSeen, EvaluationSeen, RoundTripSeen, DrawsSeen, RowsSeen    answers of probes (`guard/probes/`)
@@ -77,7 +78,7 @@ from sightline.guard.evidence.loading import (
     WaitingSeen,
 )
 from sightline.guard.evidence.metrics import MetricsHistory, MetricsSeen
-from sightline.guard.evidence.parallel import RankFacts, RanksSeen, Round
+from sightline.guard.evidence.parallel import CollectivesSeen, RankFacts, RanksSeen, Round
 from sightline.guard.evidence.reference import ReferenceSeen
 from sightline.guard.evidence.rounding import AutocastSeen, RoundingSeen, ScaledStep, ScalerSeen
 from sightline.guard.evidence.setup import Plan, Setup, TokenizerSetup, TowerSetup
@@ -90,6 +91,7 @@ __all__ = [
     "BatchScore",
     "BatchSeen",
     "BinaryLossSeen",
+    "CollectivesSeen",
     "ContextSeen",
     "CutOffSeen",
     "DataSeen",
@@ -171,6 +173,7 @@ Evidence = (
     | RowsSeen
     | WaitingSeen
     | RanksSeen
+    | CollectivesSeen
     | RanksStuckSeen
     | BinaryLossSeen
     | HeadSeen

@@ -71,3 +71,15 @@ class RanksSeen:
     world: int
     rounds: tuple[Round, ...]
     final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CollectivesSeen:
+    """The same call in order, in one group of ranks, that is not the same call on two of them.
+
+    `number`: which call of the group; `calls`: rank -> what it calls, with size and format where these must agree.
+    """
+
+    step: int
+    number: int
+    calls: Mapping[int, str]

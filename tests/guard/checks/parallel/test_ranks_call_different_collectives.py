@@ -8,7 +8,7 @@ import pytest
 
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.parallel.ranks_call_different_collectives import find
-from sightline.guard.evidence import RankFacts, RanksSeen, RanksStuckSeen, Round, StuckRank
+from sightline.guard.evidence import CollectivesSeen, RankFacts, RanksSeen, RanksStuckSeen, Round, StuckRank
 
 ALL, TEXT = ("sight", "text"), ("text",)
 
@@ -63,3 +63,18 @@ def test_all_wait_at_different_places(other: StuckRank) -> None:
 
 def test_all_wait_at_one_place() -> None:
     assert isinstance(find(stuck=RanksStuckSeen(7, 30.0, (HERE, replace(HERE, rank=1)))), CannotTell)
+
+
+@pytest.mark.parametrize(
+    ("calls", "found"),
+    [
+        ({0: "all_reduce of 4 torch.float32", 1: "all_reduce of 48 torch.float32"}, True),
+        ({0: "all_reduce of 4 torch.float32", 1: "barrier"}, True),
+        ({0: "barrier", 1: "barrier"}, False),
+    ],
+)
+def test_calls_that_would_meet(calls: dict[int, str], found: bool) -> None:
+    verdict = find(called=CollectivesSeen(19, 210, calls))
+    assert isinstance(verdict, Finding) == found
+    if isinstance(verdict, Finding):
+        assert verdict.severity == "error" and all(call in verdict.message for call in calls.values())

@@ -14,6 +14,8 @@ another that is at work, or all wait at the same place.
 Sources:
 - https://docs.pytorch.org/docs/stable/notes/ddp.html (2026-11-01): DDP waits for every parameter of its buckets unless
   find_unused_parameters is set, and all ranks must reduce in the same order
+- https://github.com/deepspeedai/DeepSpeed/issues/5794 (2024-07-23): a rank without tokens for the experts of the last
+  layer skips a collective, and the ranks hang (DeepSpeed-5794 of the TrainCheck paper)
 - https://github.com/modelscope/ms-swift/pull/9639 (2026-06-24): text-only rows skip the vision tower on one rank, and
   the ranks wait for each other for ever
 - https://github.com/huggingface/trl/issues/6617 (2026-08-01): a vision tower that takes no part breaks DDP's reducer
@@ -22,14 +24,18 @@ Sources:
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import RanksSeen, RanksStuckSeen, Round
+from sightline.guard.evidence import CollectivesSeen, RanksSeen, RanksStuckSeen, Round
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vision", "vlm", "diffusion", "rl")
 
 
-def find(ranks: RanksSeen | None = None, stuck: RanksStuckSeen | None = None) -> Verdict:
+def find(
+    ranks: RanksSeen | None = None, stuck: RanksStuckSeen | None = None, called: CollectivesSeen | None = None
+) -> Verdict:
     """Compare where the ranks wait for each other, and what ran and got a gradient on each rank, step by step."""
+    if called is not None and len(set(called.calls.values())) > 1:
+        return _mismatch(called)
     if stuck is not None and len({(r.call, r.line, r.step) for r in stuck.ranks}) > 1:
         return _hang(stuck)
     if ranks is None:
@@ -41,6 +47,18 @@ def find(ranks: RanksSeen | None = None, stuck: RanksStuckSeen | None = None) ->
     if not rounds[-1].wrapped and not alike:
         return CannotTell("ranks that work on the same parameters")
     return next((finding for r in rounds if (finding := _judged(r))), None)
+
+
+def _mismatch(seen: CollectivesSeen) -> Finding:
+    """Calls match by order: these two would meet."""
+    calls = " while ".join(f"rank {rank} calls {call}" for rank, call in sorted(seen.calls.items()))
+    return Finding(
+        severity="error",
+        message=f"collective {seen.number} of the group is not the same on all ranks: {calls}",
+        fix="make every rank call the same collectives in the same order, with zeros where it has nothing to give: none"
+        " under a condition that depends on a rank's own batch",
+        seen={"by rank": dict(seen.calls), "number": seen.number},
+    )
 
 
 def _hang(stuck: RanksStuckSeen) -> Finding:
