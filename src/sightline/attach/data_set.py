@@ -32,6 +32,15 @@ def objective_of(args: Any) -> Objective | None:
     return next((OBJECTIVES[kind.__name__] for kind in type(args).__mro__ if kind.__name__ in OBJECTIVES), None)
 
 
+def whole_by_default(trainer: Any) -> bool:
+    """Whether TRL's own collator makes labels of whole conversations, which its arguments leave as it is by default."""
+    args = getattr(trainer, "args", None)
+    if objective_of(args) != "sft" or not type(trainer.data_collator).__module__.startswith("trl."):
+        return False
+    asked = args.assistant_only_loss or args.completion_only_loss is not None
+    return not asked and not getattr(trainer, "completion_only_loss", False)
+
+
 def data_seen(
     data_set: Any,
     *,
@@ -40,6 +49,7 @@ def data_seen(
     trainer: str | None = None,
     tokenizer: Any = None,
     step: int = 0,
+    whole: bool = False,
 ) -> DataSeen | None:
     """The evidence from a map-style data set or a list whose rows are mappings; None for anything else.
 
@@ -63,6 +73,7 @@ def data_seen(
         texts=tuple(_texts(rows, tokenizer)),
         trainer=trainer,
         templated=None if tokenizer is None else bool(getattr(tokenizer, "chat_template", None)),
+        whole=whole,
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from sightline.atomic import write_text
-from sightline.attach.data_set import data_seen, objective_of
+from sightline.attach.data_set import data_seen, objective_of, whole_by_default
 from sightline.attach.options import checked
 from sightline.attach.torch_loop import Attachment, attach
 from sightline.guard.check import Finding
@@ -127,7 +127,8 @@ class GuardCallback(TrainerCallback):
         rows = getattr(loader, "dataset", None) if rows is None else rows
         name = self._trainer.__class__.__name__ if self._trainer is not None else None  # it may be a proxy
         tokenizer = given.get("processing_class")
-        seen = data_seen(rows, objective=objective_of(args), trainer=name, tokenizer=tokenizer)
+        whole = self._trainer is not None and whole_by_default(self._trainer)
+        seen = data_seen(rows, objective=objective_of(args), trainer=name, tokenizer=tokenizer, whole=whole)
         if seen is not None:
             self.guard.show(seen)
 

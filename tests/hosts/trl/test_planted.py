@@ -216,3 +216,15 @@ def test_a_clean_run_is_silent_and_stays_the_same(script: Callable[..., nn.Modul
     if script is supervised:
         assert "loss" in shown["MetricsHistory"].names("evaluation")
         assert all(step.loss is not None for step in guard.watch._steps)
+
+
+def test_whole_conversations_by_default_are_worth_a_note(tmp_path: Path) -> None:
+    """TRL masks nothing unless it is asked to: the user's choice may be none."""
+    model, tok = small.language_model(), small.tokenizer(chat=True)
+    data = Dataset.from_list([{"messages": talk} for talk in conversations()])
+    trainer = SFTTrainer(model, args=SFTConfig(**usual(tmp_path)), train_dataset=data, processing_class=tok)
+    callback = GuardCallback(trainer=trainer, on_finding=None)
+    trainer.add_callback(callback)
+    trainer.train()
+    assert not loud(callback.records())
+    assert told(callback.records())["L2"].startswith("note")

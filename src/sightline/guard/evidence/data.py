@@ -28,6 +28,7 @@ class DataSeen:
         texts: what a few rows say once tokenized, decoded with special tokens; () where there is no tokenizer.
         trainer: the host's own name of itself, e.g. ``SFTTrainer``.
         templated: whether the tokenizer has a chat template; None without a tokenizer.
+        whole: whether the host's own collator supervises whole conversations because nobody asked it to do otherwise.
     """
 
     step: int
@@ -40,3 +41,4 @@ class DataSeen:
     texts: tuple[str, ...] = ()
     trainer: str | None = None
     templated: bool | None = None
+    whole: bool = False

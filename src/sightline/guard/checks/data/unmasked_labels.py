@@ -3,11 +3,11 @@
 Symptom: a fine loss, and a model that goes on with the user's turn, repeats the question or never stops; a loss near
 zero from the start (each token predicts itself); 0.0 logged while the forward pass gives NaN (nothing supervised).
 Root cause: labels are a copy of input_ids without -100 on the prompt and the padding; the mask's boundary is off;
-labels are shifted by the collator and again by the model; or truncation cut off every supervised token of a row.
+labels are shifted by the collator and again by the model; or truncation cut off all supervised tokens of a row.
 Fix: labels = input_ids with -100 where attention_mask is 0 and outside the assistant's turns (a completion-only
 collator, or the chat template's assistant mask); shift once, in the loss or in the collator; raise max_length.
-Stays silent when: only assistant tokens are supervised; or everything is, in text without turns of a user
-(pretraining, captions); the policy writes its rows itself; labels are shifted for a loss that does not shift.
+Stays silent when: only assistant tokens are supervised; or everything is, in text without turns of a user (pretraining,
+captions; a note where TRL does so by its default); the policy writes its rows itself; labels fit a loss without shift.
 Sources:
 - https://github.com/NielsRogge/Transformers-Tutorials/issues/456 (2024-07-27): collators that mask only the padding
 - https://github.com/huggingface/transformers/pull/44642 (2026-03-12): labels shifted before a model that shifts them
@@ -39,7 +39,8 @@ def find(batch: BatchSeen, loss: LossSeen | None = None, data: DataSeen | None =
         return CannotTell("labels of a training batch aligned with its token ids")
     taught = labels != IGNORE
     copied = own is not None and bool((labels == ids)[taught].all())  # not masked at random, nor read off a gradient
-    said = None if data and data.objective == "rollout" else _on_prompt(batch, ids, taught)  # it may write any tag
+    written = data is not None and data.objective == "rollout"  # by the policy, which may write any tag
+    said = None if written else _on_prompt(batch, ids, taught, data)
     return _on_padding(batch, taught) or said or (_nothing(batch, taught) if copied else None)
 
 
@@ -71,8 +72,7 @@ def _shifted(loss: LossSeen) -> Finding | None:
 def _on_padding(batch: BatchSeen, taught: Tensor) -> Finding | None:
     if batch.attention_mask is None or batch.attention_mask.shape != taught.shape:
         return None
-    wrong = taught & ~batch.attention_mask
-    if not wrong.any():
+    if not (wrong := taught & ~batch.attention_mask).any():
         return None
     return Finding(
         severity="error",
@@ -82,7 +82,7 @@ def _on_padding(batch: BatchSeen, taught: Tensor) -> Finding | None:
     )
 
 
-def _on_prompt(batch: BatchSeen, ids: Tensor, taught: Tensor) -> Finding | None:
+def _on_prompt(batch: BatchSeen, ids: Tensor, taught: Tensor, data: DataSeen | None) -> Finding | None:
     """By the assistant mask where there is one, else by a user's tag among the supervised text."""
     if batch.assistant_mask is not None and batch.assistant_mask.shape == taught.shape:
         rows = (taught & ~batch.assistant_mask).any(dim=1).nonzero().flatten().tolist()
@@ -92,7 +92,7 @@ def _on_prompt(batch: BatchSeen, ids: Tensor, taught: Tensor) -> Finding | None:
     if not rows:
         return None
     return Finding(
-        severity="error",
+        severity="note" if data and data.whole else "error",
         message=f"{len(rows)} of {len(taught)} rows supervise what the user says",
         fix="set labels to -100 outside the assistant's turns (completion-only collator, or the template's mask)",
         seen={"row": batch.marked(rows[0])},
