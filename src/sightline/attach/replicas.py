@@ -68,7 +68,9 @@ class Replicas:
             self._asked, self.ranks, self.name = True, joined(), str(next(_NUMBERS))
             if self.ranks is not None and self._on:
                 r = self._recorder
-                self._watchdog = Watchdog(self.ranks, self.name, lambda: (r.step, r.forwards), self._offer, self.patience)
+                self._watchdog = Watchdog(
+                    self.ranks, self.name, lambda: (r.step, r.forwards), self._offer, self.patience
+                )
         if self.ranks is None or not self._on:
             self._on = False
             return
@@ -96,6 +98,9 @@ class Replicas:
         if self._facts is not None:
             graded = tuple(n for n, p in self._recorder.meter.named if p.grad is not None)
             self._facts = replace(self._facts, graded=graded)
+            if graded and _due(step := self._facts.step) and not self._facts.sharded:
+                grads = [p.grad for _, p in self._recorder.meter.named if p.grad is not None]
+                self._recorder.mailbox.post([value_hashes(grads)], lambda v: self._amend(step, pull=_joint(v[0])))
 
     def stepped(self) -> None:
         """The step is shown to the others."""
@@ -225,6 +230,11 @@ class Replicas:
 
     def _sharded(self) -> bool:
         return not all(_whole(p) for p in self._recorder.model.parameters())
+
+
+def _joint(hashes: Tensor) -> int | None:
+    """One number for many; None where all are 0, which zeros hash to."""
+    return hash(tuple(hashes.tolist())) if hashes.any() else None
 
 
 def _due(step: int) -> bool:

@@ -163,6 +163,10 @@ class Scout:
         optimizers = [o for w in claimed if (o := w.optimizer()) is not None]
         self._waiting = [w for w in self._waiting if w not in claimed]
         self._unpost(model.modules())
+        if (known := self.models.watch_of(model)) is not None:  # a later stage's optimizer, of which it hears already
+            known.optimizers += [o for o in optimizers if o not in known.optimizers]
+            self._unpost(None if not self._waiting else ())
+            return
         one = self.models.attach(model, optimizers, blind=call is None)
         self._free = [ref for ref in self._free if (m := ref()) is not None and m not in set(model.modules())]
         self.models.listen_to_losses([m for ref in self._free if (m := ref()) is not None])

@@ -94,6 +94,11 @@ class Models:
         if self.settled is not None:
             self.settled(inner)
 
+    def watch_of(self, model: nn.Module) -> Watched | None:
+        """The watch that hears the forward passes of this very model already, with any optimizer's steps."""
+        inner = unwrapped(model)[1]
+        return next((one for one in self.live if one.recorder.model is inner and not one.blind), None)
+
     def drop(self, attachment: Attachment | None) -> None:
         """The script let go of what `attachment` watches: judge what is known without running the model again."""
         for one in [one for one in self.live if one.attachment is attachment]:
