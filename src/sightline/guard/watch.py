@@ -75,7 +75,7 @@ class Watch:
     def offer(self, seen: Evidence) -> list[Finding]:
         """Show one piece of evidence; returns the findings that are new.
 
-        A StepSeen brings a History with it (without measurements every 16th does, or an eighth of them), a MetricsSeen a
+        A StepSeen brings a History with it (without measurements every 16th does, or fewer), a MetricsSeen a
         MetricsHistory.
         """
         late = self._look_back() if self._unjudged and isinstance(seen, Setup | Progress) else []
