@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sightline.errors import UserError
+from sightline.losses import contrastive as module
 from sightline.losses import similarity as chunking
 from sightline.losses.contrastive import info_nce
 from sightline.losses.momentum import soft_targets
@@ -19,6 +20,13 @@ from tests.losses import brute
 from tests.losses.references import open_clip_losses, torchmultimodal
 
 SCALE = 1 / 0.07
+
+
+@pytest.fixture(autouse=True, params=["plain", "chunked"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of computing: small batches take the plain one by themselves."""
+    if request.param == "chunked":
+        monkeypatch.setattr(module, "SMALL", -1)
 
 
 def with_gradients(loss: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sightline.errors import UserError
+from sightline.losses import sigmoid as module
 from sightline.losses import similarity as chunking
 from sightline.losses.sigmoid import pairwise_sigmoid
 from tests.losses import brute
@@ -18,6 +19,13 @@ from tests.losses.test_contrastive import assert_near, with_gradients
 
 SCALE, BIAS = torch.tensor(10.0, dtype=torch.float64), torch.tensor(-10.0, dtype=torch.float64)
 ROWS, COLUMNS = torch.tensor([4, 1, 4, 2, 9]), torch.tensor([4, 4, 7, 1, 2, 2, 3])
+
+
+@pytest.fixture(autouse=True, params=["plain", "chunked"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of computing: small batches take the plain one by themselves."""
+    if request.param == "chunked":
+        monkeypatch.setattr(module, "SMALL", -1)
 
 
 @pytest.mark.parametrize("chunk", [1 << 22, 15, 1], ids=["one chunk", "two rows", "row by row"])

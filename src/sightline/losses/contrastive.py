@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sightline.errors import UserError
 from sightline.losses.similarity import add_gradients, check_pairs, chunks, similarity
+
+SMALL = 1 << 14  # similarities; up to here plain tensor operations are faster
 
 
 def info_nce(
@@ -68,6 +71,10 @@ def info_nce(
     )
     with torch.autocast(image.device.type, enabled=False):
         image, text, scale = image.to(dtype), text.to(dtype), scale.to(dtype).reshape(())
+        if len(text) * len(all_text) <= SMALL:
+            forth = similarity(image * scale, text if whole else all_text.to(dtype))[0]
+            back = forth.T if whole else similarity(text * scale, all_image.to(dtype))[0]
+            return (to_text.cross_entropy(forth) + to_image.cross_entropy(back)) / 2, len(image)
         if whole:
             return _BothWays.apply(image, text, scale, to_text, to_image), len(image)
         forth = _OneWay.apply(image, all_text.to(dtype), scale, to_text)
@@ -113,6 +120,14 @@ class Goal:
     def mixed(self, hard: Float[Tensor, "b M"], soft: Float[Tensor, "b M"] | None) -> Float[Tensor, "b M"]:
         """`hard` targets with the teacher's `soft` ones."""
         return hard if soft is None else torch.lerp(hard, soft, self.alpha)
+
+    def cross_entropy(self, logits: Float[Tensor, "B M"]) -> Float[Tensor, ""]:
+        """Summed cross-entropy of all rows, whose logits are at hand, by plain tensor operations."""
+        if self.one_hot:
+            target = torch.arange(self.own, self.own + len(logits), device=logits.device)
+        else:
+            target = self.mixed(self.hard(slice(0, len(logits)), logits), self.soft)
+        return F.cross_entropy(logits, target, reduction="sum")
 
 
 class _OneWay(torch.autograd.Function):

@@ -48,8 +48,27 @@ def pairwise_sigmoid(
     dtype = torch.promote_types(image.dtype, torch.float32)
     with torch.autocast(image.device.type, enabled=False):
         scale, bias = scale.reshape(()), bias.reshape(())  # some models keep them as (1,)
-        inputs = (tensor.to(dtype) for tensor in (image, text, scale, bias))
+        inputs = [tensor.to(dtype) for tensor in (image, text, scale, bias)]
+        if len(image) * len(text) <= SMALL:
+            wrong = torch.addmm(inputs[3], inputs[0] * inputs[2], inputs[1].T)
+            positive = _positives(wrong, own, image_ids, text_ids)
+            return F.softplus(wrong if positive is None else torch.where(positive, -wrong, wrong)).sum(), len(image)
         return _Block.apply(*inputs, own, image_ids, text_ids), len(image)
+
+
+SMALL = 1 << 14  # similarities; up to here plain tensor operations are faster
+
+
+def _positives(
+    like: Float[Tensor, "B M"], own: int | None, image_ids: Tensor | None, text_ids: Tensor | None
+) -> Tensor | None:
+    if image_ids is not None and text_ids is not None:
+        return image_ids[:, None] == text_ids
+    if own is None:
+        return None
+    mask = torch.zeros_like(like, dtype=torch.bool)
+    _pairs(mask, own, slice(0, len(like))).fill_(True)
+    return mask
 
 
 class _Block(torch.autograd.Function):

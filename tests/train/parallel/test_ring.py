@@ -31,7 +31,7 @@ def ring_step(ranks: Ranks, sizes: tuple[int, ...], shared: bool, dtype: torch.d
     wrapped = ranks.wrap(model)  # named, so that it lives until the backward pass
     own_image, own_text, scale, bias = wrapped(image[mine], text[mine])
     total = torch.zeros((), dtype=dtype)
-    for source, visiting in ring(own_text, ranks):
+    for source, visiting in ring(own_text, ranks, sizes if shared else None):
         first = sum(sizes[:source])
         of = {"image_ids": IDS[mine], "text_ids": IDS[first : first + len(visiting)]} if shared else {}
         own = 0 if source == ranks.rank else None

@@ -38,11 +38,14 @@ class Gathered:
     sizes: tuple[int, ...]
 
 
-def gather(ranks: Ranks, *tensors: Tensor) -> Gathered:
+def gather(ranks: Ranks, *tensors: Tensor, sizes: tuple[int, ...] | None = None) -> Gathered:
     """Concatenate each of `tensors` (b, ...) over ranks to (M, ...); gradients reach the rank that owns a row.
 
     On one rank the tensors come back as the objects they are. Every rank must call with as many tensors of the same
     types and trailing shapes, and run backward through the result if any does.
+
+    Args:
+        sizes: rows of each rank, where they are known already (`row_counts`); else the ranks tell each other.
 
     Raises:
         UserError: tensors of unlike length on this rank.
@@ -50,7 +53,8 @@ def gather(ranks: Ranks, *tensors: Tensor) -> Gathered:
     rows = {len(tensor) for tensor in tensors}
     if len(rows) != 1:
         raise UserError(f"tensors of {sorted(rows)} rows cannot be gathered together", where="gather")
-    sizes = row_counts(ranks, rows.pop())
+    if sizes is None:
+        sizes = row_counts(ranks, len(tensors[0]))
     if ranks.world == 1:
         return Gathered(tensors, 0, sizes)
     return Gathered(_Gather.apply(ranks, sizes, *tensors), sum(sizes[: ranks.rank]), sizes)

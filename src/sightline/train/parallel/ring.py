@@ -18,12 +18,14 @@ from sightline.train.parallel.gather import row_counts
 from sightline.train.parallel.ranks import Ranks
 
 
-def ring(tensor: Tensor, ranks: Ranks) -> Iterator[tuple[int, Tensor]]:
+def ring(tensor: Tensor, ranks: Ranks, sizes: tuple[int, ...] | None = None) -> Iterator[tuple[int, Tensor]]:
     """(rank it is from, that rank's tensor), the own one first; each comes from the left neighbour.
 
-    Ranks may hold unlike numbers of rows. Every rank must go through all of them, and run backward if any does.
+    Ranks may hold unlike numbers of rows (`sizes`, where they are known already). Every rank must go through all of
+    them, and run backward if any does.
     """
-    sizes = row_counts(ranks, len(tensor))
+    if sizes is None:
+        sizes = row_counts(ranks, len(tensor))
     yield ranks.rank, tensor
     for hop in range(1, ranks.world):
         source = (ranks.rank - hop) % ranks.world
