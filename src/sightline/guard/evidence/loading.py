@@ -55,6 +55,11 @@ class Fed:
         """One number for the batch; the order of its rows counts."""
         return hash(self.inputs)
 
+    @property
+    def one_sample(self) -> bool:
+        """Whether all rows of several are the same input, and are taught different classes."""
+        return len(set(self.inputs)) == 1 and len(set(self.classes or ())) > 1
+
 
 @dataclass(frozen=True, slots=True)
 class FeedSeen:

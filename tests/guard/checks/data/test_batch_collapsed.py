@@ -9,7 +9,7 @@ import pytest
 
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.data.batch_collapsed import find
-from sightline.guard.evidence import RowsSeen, SharedTextSeen
+from sightline.guard.evidence import Fed, FeedSeen, RowsSeen, SharedTextSeen
 
 SEEN = RowsSeen(3, 4, (4, 2), own=1.0, others=(0.0, 0.0, 0.0), noise=1e-7)
 
@@ -87,3 +87,29 @@ def test_a_text_for_all_samples(shared: SharedTextSeen) -> None:
 
 def test_both_proofs_are_looked_at() -> None:
     assert isinstance(find(replace(SEEN, others=(0.5, 0.0, 0.0)), one_text(0.0)), Finding)
+
+
+def fed(*batches: tuple[tuple[int, ...], tuple[int, ...] | None]) -> FeedSeen:
+    return FeedSeen(9, tuple(Fed(step, *batch) for step, batch in enumerate(batches)))
+
+
+def test_batches_that_are_one_sample_many_times() -> None:
+    found = find(feed=fed(*[((n,) * 4, (0, 1, n % 3, 2)) for n in range(9)], ((5,), (1,))))
+    assert isinstance(found, Finding) and "one and the same" in found.message
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [((n,) * 4, (1, 1, 1, 1)) for n in range(9)],
+        [((n,) * 4, None) for n in range(9)],
+        [((7,) * 4, (0, 1, n % 3, 2)) for n in range(9)],
+        [((n, n, n, n + 1), (0, 1, n % 3, 2)) for n in range(9)],
+        [((n,) * 4, (0, 1, n % 3, 2)) for n in range(7)],
+    ],
+    ids=["a group of one class", "no classes", "always the same input", "two inputs", "few batches"],
+)
+def test_inputs_that_may_repeat(batches: list[tuple[tuple[int, ...], tuple[int, ...] | None]]) -> None:
+    """Samples of one prompt, a bandit without a context, draws from a few inputs."""
+    assert isinstance(find(feed=fed(*batches)), CannotTell)
+    assert find(SEEN, feed=fed(*batches)) is None

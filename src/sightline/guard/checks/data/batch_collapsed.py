@@ -1,11 +1,9 @@
-"""I4 · Samples of a batch get mixed up or lost inside the model.
+"""I4 · Samples of a batch get mixed up or lost, on their way to the model or inside it.
 
-Symptom: a model that trains, but far below its worth; a prediction that changes with the batch it is in; an error only
-at the last, short batch, or none because shapes broadcast.
-Root cause: a processor that gives one row of token ids for a batch of images, stretched over all of them; a `view` or
-`reshape` that takes the batch for another dimension, a recurrent or attention layer without `batch_first=True` that is
-given (batch, time, features), a softmax or mean over dimension 0, a `squeeze()` that removes the batch dimension at
-batch 1.
+Symptom: a model that trains far below its worth; a prediction that changes with its batch; an error at the last batch.
+Root cause: a data set that gives out one buffer and fills it again; a processor that gives one row of token ids for a
+batch of images; a `view` that takes the batch for another dimension, a recurrent or attention layer without
+`batch_first=True` that is given (batch, time, features), a softmax or mean over dimension 0, a `squeeze()` at batch 1.
 Fix: name the dimension: `squeeze(-1)`, `flatten(1)`, `softmax(dim=-1)`; `batch_first=True`; keep dimension 0 for the
 batch from input to output; give a processor one list of images for each text.
 Stays silent when: changing one sample's input moves that sample's output alone, in eval mode, beyond rounding; outputs
@@ -17,8 +15,7 @@ Sources:
 - https://github.com/pytorch/pytorch/issues/1538 (2017-05-11): an LSTM without batch_first trains, with other results
 - https://docs.pytorch.org/docs/stable/generated/torch.squeeze.html (2026-11-01): squeeze also removes a batch dimension
   of size 1, with a warning about unexpected errors
-- http://karpathy.github.io/2019/04/25/recipe/ (2019-04-25): view instead of transpose mixes samples and still trains;
-  set the loss to one sample's output and look at the gradient of the others' inputs
+- http://karpathy.github.io/2019/04/25/recipe/ (2019-04-25): view instead of transpose mixes samples and still trains
 """
 
 from __future__ import annotations
@@ -27,23 +24,24 @@ from collections.abc import Mapping
 from statistics import fmean, pstdev
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import RowsSeen, SharedTextSeen
+from sightline.guard.evidence import FeedSeen, RowsSeen, SharedTextSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vision", "vlm")
 NOISE = 4  # times one rounding of the largest output
 LEAK = 1e-2  # of the change in the changed row: a real mix moves others as much; batch-wide numerics stay below 1e-3
 
+ALIKE, MOST = 8, 0.9  # different batches of one input each, and their share of all: a last one may hold one sample
 BATCHES, SAMPLES = 16, 8  # fewer batches or samples tell nothing of how the others scatter
 OUTSTANDING = 6.0  # standard deviations of the other samples, and
 CHANCE = 16.0  # nats: a chi-squared variable of mean m goes beyond m + 2 sqrt(mx) + 2x once in e^x = 10^7 times
 LIVELY = 0.5  # of this sample's entropy: others whose classes hardly vary have nothing that a text could tell
 
 
-def find(rows: RowsSeen | None = None, shared: SharedTextSeen | None = None) -> Verdict:
-    """Samples that were given another's text, or that the model mixes."""
-    found = _one_text(shared) if shared else None
-    return found if found or rows is None else _mixed(rows)
+def find(rows: RowsSeen | None = None, shared: SharedTextSeen | None = None, feed: FeedSeen | None = None) -> Verdict:
+    """Samples that were given another's text, or all of another's input, or that the model mixes."""
+    found = (_one_text(shared) if shared else None) or (_one_input(feed) if feed else None)
+    return found or (_mixed(rows) if rows or shared is None else None)
 
 
 def _one_text(shared: SharedTextSeen) -> Finding | None:
@@ -65,8 +63,22 @@ def _one_text(shared: SharedTextSeen) -> Finding | None:
     )
 
 
-def _mixed(rows: RowsSeen) -> Verdict:
+def _one_input(feed: FeedSeen) -> Finding | None:
+    one = [batch.inputs for batch in feed.batches if batch.one_sample]
+    if len(set(one)) < ALIKE or len(one) < MOST * len(feed.batches):
+        return None
+    return Finding(
+        severity="error",
+        message=f"all {len(one[0])} inputs of a batch are one and the same, though their classes differ",
+        fix="give each sample memory of its own: x.copy() or x.clone() of what the data set fills again",
+        seen={"batches of one input": len(one), "of": len(feed.batches)},
+    )
+
+
+def _mixed(rows: RowsSeen | None) -> Verdict:
     """One row's input was replaced: which rows of the output moved? Are there as many rows as samples?"""
+    if rows is None:
+        return CannotTell("batch whose rows could be changed")
     if rows.rows > 1 and rows.output and rows.output[0] < rows.rows and rows.rows % rows.output[0] == 0:
         if not rows.varied:
             return CannotTell("batch other than the one the model is always fed")
