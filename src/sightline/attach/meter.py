@@ -98,7 +98,8 @@ class Meter:
             places = [place for place, (device, dtype, _) in enumerate(layout) if (device, dtype) == kind]
             strides = [max(1, layout[place][2] // SAMPLE) for place in places]
             sizes = [-(-layout[place][2] // stride) for place, stride in zip(places, strides, strict=True)]
-            scales = [(self.named[p][1].numel() / max(1, size)) ** 0.5 for p, size in zip(places, sizes, strict=True)]
+            whole = [p.numel() * (1 + p.is_complex()) for p in (self.named[place][1] for place in places)]
+            scales = [(numel / max(1, size)) ** 0.5 for numel, size in zip(whole, sizes, strict=True)]
             large = [place for place, stride in zip(places, strides, strict=True) if stride > 1]
             self._groups.append(Group(places, strides, sizes, torch.tensor(scales, device=kind[0]), large))
 
@@ -146,7 +147,8 @@ def norms(tensors: list[Tensor]) -> list[Tensor]:
     if not tensors:
         return []
     with torch.no_grad():
-        return list(torch._foreach_norm([t.detach() for t in tensors], 2, dtype=torch.float32))
+        real = [t.detach().float() if t.dtype == torch.float64 else t.detach() for t in tensors]
+        return list(torch._foreach_norm(real, 2, dtype=torch.float32))
 
 
 def _sample(group: Group, locals_: list[Tensor]) -> Tensor:
@@ -158,8 +160,9 @@ def _sample(group: Group, locals_: list[Tensor]) -> Tensor:
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """This rank's values of a parameter (a sharded one keeps a part on each rank)."""
-    return tensor.to_local().detach() if hasattr(tensor, "to_local") else tensor.detach()
+    """This rank's values of a parameter (a sharded one keeps a part on each rank), complex ones as pairs."""
+    local = tensor.to_local().detach() if hasattr(tensor, "to_local") else tensor.detach()
+    return torch.view_as_real(local.resolve_conj()) if local.is_complex() else local
 
 
 def _dense(grad: Tensor) -> Tensor:

@@ -22,8 +22,7 @@ class Backbone(nn.Module):
         widths = (3, 8, 16, 16)
         self.frozen, self.head = frozen, nn.Linear(16, 4)
         self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.BatchNorm2d(o), nn.ReLU())
-            for i, o in pairwise(widths)
+            nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.BatchNorm2d(o), nn.ReLU()) for i, o in pairwise(widths)
         )
 
     def train(self, mode: bool = True) -> Backbone:

@@ -135,6 +135,8 @@ def _rows(call: Call) -> list[Tensor]:
     for value in wide:
         if len(value) != count:
             return []
+        if value.is_complex():
+            value = torch.view_as_real(value.resolve_conj())
         if not value.is_floating_point() and mask is not None and mask.shape == value.shape:
             value = value.masked_fill(mask == 0, -1)
         flat = value.reshape(count, -1)

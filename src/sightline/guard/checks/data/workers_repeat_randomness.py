@@ -13,6 +13,7 @@ random; there are fewer than two workers.
 Sources:
 - https://docs.pytorch.org/docs/stable/notes/faq.html (2026-11-01): other libraries' generators are copied into workers
 - https://github.com/pytorch/pytorch/issues/5059 (2018-02-05): one draw, repeated in every worker
+- https://arxiv.org/abs/2506.14813 (2026-11-21): StackOverflow-67180955 of the TrainCheck paper is this fault
 - https://github.com/xingyizhou/CenterNet/issues/233 (2019-07-26): equal across workers, and again in each epoch
 """
 

@@ -10,6 +10,7 @@ Stays silent when: the gradients are gone (None or all zero) at the moment the f
 wherever in the loop they were cleared; or another optimizer's parameters, not this one's, still hold theirs.
 Sources:
 - https://github.com/pytorch/ignite/issues/583 (2019-08-22): an official example that cleared at the wrong place
+- https://arxiv.org/abs/2506.14813 (2026-11-21): StackOverflow-60335387 of the TrainCheck paper is this fault
 - https://github.com/pytorch/tutorials/pull/2800 (2024-03-14): the quickstart tutorial's place of zero_grad
 - https://github.com/udacity/deep-learning-v2-pytorch/pull/160 (2019-05-04): a course notebook without zero_grad
 """
