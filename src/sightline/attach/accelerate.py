@@ -25,6 +25,7 @@ BLIND = {  # evidence, or a check's code -> why a loop with accelerate does not 
     "MetricsHistory": "it is told by `guard.log(...)`",
     "L9": "it is told by `guard.log(...)` and `guard.reference(model)`",
     "L8": "it does not say what its rows are for",
+    "I3": "a prepared loader sets the epoch of its sampler itself",
 }
 
 

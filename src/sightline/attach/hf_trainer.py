@@ -29,6 +29,8 @@ EVALUATION = "eval_"  # how the Trainer marks what it logs in an evaluation
 BLIND = {  # evidence, or a check's code -> why the Trainer does not show it
     "T2": "the trainer clears the gradients itself after each step",
     "L9": "it has no reference model: that is TRL's",
+    "I3": "the trainer sets the epoch of its samplers itself",
+    "P3": "the trainer unscales the gradients itself before it clips them",
 }
 LARGEST = 2**30  # bytes of a checkpoint that is read back: seconds from a disk
 FULL, ADAPTER = "model.safetensors", "adapter_model.safetensors"

@@ -24,6 +24,8 @@ BLIND = {  # evidence, or a check's code -> why TRL's trainers do not show it
     "L1": "the trainer pads prompts at the left itself",
     "L6": "the model gives log probabilities without logits",
     "L7": "the model gives log probabilities without logits",
+    "I3": "the trainer sets the epoch of its samplers itself",
+    "P3": "the trainer unscales the gradients itself before it clips them",
 }
 
 

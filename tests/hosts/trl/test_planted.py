@@ -111,6 +111,49 @@ def a_reference_that_follows_the_policy(folder: Path, guarded: Guarded, faulty: 
     return trainer.model
 
 
+@plants("M1")
+def validation_texts_that_were_trained_on(folder: Path, guarded: Guarded, faulty: bool) -> nn.Module:
+    texts = [f"{one} {other}" for one, other in zip(small.sentences(96), small.sentences(97)[1:], strict=True)]
+    model, rows = small.language_model(), Dataset.from_dict({"text": texts})
+    sizes = {"max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 8, "eval_strategy": "epoch"}
+    trainer = SFTTrainer(
+        model,
+        args=SFTConfig(**usual(folder, **sizes)),
+        train_dataset=rows if faulty else rows.select(range(64)),
+        eval_dataset=rows.select(range(64, 96)),
+        processing_class=small.tokenizer(),
+    )
+    guarded(trainer).train()
+    return model
+
+
+@plants("P4")
+def weights_in_bfloat16(folder: Path, guarded: Guarded, faulty: bool) -> nn.Module:
+    model = small.language_model()
+    if faulty:
+        model.to(torch.bfloat16)
+    config = SFTConfig(**usual(folder, learning_rate=4e-5, max_steps=48, lr_scheduler_type="constant"))
+    data = Dataset.from_dict({"text": TEXTS})
+    guarded(SFTTrainer(model, args=config, train_dataset=data, processing_class=small.tokenizer())).train()
+    return model
+
+
+@plants("T6")
+def a_schedule_planned_for_a_third_of_the_steps(folder: Path, guarded: Guarded, faulty: bool) -> nn.Module:
+    model, tok = small.language_model(), small.tokenizer()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    schedule = transformers.get_linear_schedule_with_warmup(optimizer, 2, 8 if faulty else 24)
+    trainer = SFTTrainer(
+        model,
+        args=SFTConfig(**usual(folder, max_steps=24)),
+        train_dataset=Dataset.from_dict({"text": TEXTS}),
+        processing_class=tok,
+        optimizers=(optimizer, schedule),
+    )
+    guarded(trainer).train()
+    return model
+
+
 # --- clean runs of every trainer -------------------------------------------------------------------------------------
 
 
