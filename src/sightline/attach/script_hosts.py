@@ -17,6 +17,7 @@ from sightline.attach.hook import Hook
 from sightline.attach.script_heap import tokenizer_for
 from sightline.attach.script_watch import Models
 from sightline.attach.setup import embedding_of
+from sightline.attach.truth import Kept, kept, truths
 
 HF_METHODS = ("train", "evaluate", "predict")
 LIGHTNING_METHODS = ("fit",)
@@ -28,6 +29,7 @@ class Hosts:
     def __init__(self, models: Models, budget: float, fault: Callable[[str], None]) -> None:
         self._models, self._budget, self._fault = models, budget, fault
         self._callbacks: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+        self._asked: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def on_import(self) -> Mapping[str, Callable[[], None]]:
         """Module -> what to do once it is there."""
@@ -62,8 +64,19 @@ class Hosts:
             return
         if trainer not in self._callbacks:
             Hook(self._make_hf_callback, self._failed)(trainer)
-        with _among(listed, self._callbacks.get(trainer)):
+        with _among(listed, self._callbacks.get(trainer)), kept(trainer) as metrics:
             yield
+        if metrics is not None and metrics.given is not None:
+            Hook(self._ask_metrics, self._failed)(trainer, metrics)
+
+    def _ask_metrics(self, trainer: Any, metrics: Kept) -> None:
+        """Once for each Trainer: what do its metrics say of the truth?"""
+        guard = getattr(self._callbacks.get(trainer), "guard", None)
+        if guard is None or trainer in self._asked:
+            return
+        self._asked.add(trainer)
+        for seen in truths(metrics.compute, metrics.given, guard.model, trainer.state.global_step):
+            guard.show(seen)
 
     def _make_hf_callback(self, trainer: Any) -> None:
         from sightline.attach.data_set import objective_of

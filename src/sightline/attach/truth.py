@@ -1,0 +1,140 @@
+"""Asks a Trainer's own metrics what they think of the ground truth, in the form of the predictions they were given.
+
+Only where the truth can be put into that form without doubt: classes of samples or of tokens, as logits or as ids, and
+yes-or-no answers. The function that computes the metrics is called a few times more, at the end of the Trainer's
+method, in silence and with the random state put back; one that keeps a record of its calls is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dis
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping
+from numbers import Real
+from typing import Any
+
+from torch import nn
+
+from sightline.guard.evidence import IGNORE, OracleSeen
+from sightline.guard.probes.restore import untouched
+
+ROWS = 256  # samples given to the metrics
+SURE = 10.0  # logit of the truth: a probability of 1 within float32's rounding of most losses
+SHIFTS = (1, 2, 3)  # rows by which predictions are moved on, to spoil them
+FEW = 1000  # classes: more are a vocabulary, of which an evaluation never shows all
+RECORDS = (list, dict, set)  # what a function may keep its calls in
+
+
+class Kept:
+    """What a Trainer gave its metrics last, seen from between the two."""
+
+    def __init__(self, compute: Callable[[Any], Any]) -> None:
+        self.compute = compute
+        self.given: Any = None
+
+    def __call__(self, given: Any) -> Any:
+        self.given = given
+        return self.compute(given)
+
+
+@contextlib.contextmanager
+def kept(trainer: Any) -> Iterator[Kept | None]:
+    """Inside, the Trainer's metrics are computed as ever, and what they are given is kept; None where that is vain."""
+    compute = trainer.compute_metrics
+    args = trainer.args
+    whole = not getattr(args, "batch_eval_metrics", False) and not getattr(args, "predict_with_generate", False)
+    if compute is None or isinstance(compute, Kept) or not whole or _keeps_records(compute):
+        yield None
+        return
+    trainer.compute_metrics = between = Kept(compute)
+    try:
+        yield between
+    finally:
+        if trainer.compute_metrics is between:
+            trainer.compute_metrics = compute
+
+
+def truths(compute: Callable[[Any], Any], given: Any, model: nn.Module, step: int) -> Iterator[OracleSeen]:
+    """The score of the truth under each metric, beside those of predictions that belong to other samples."""
+    import numpy as np
+
+    first = given.predictions[0] if isinstance(given.predictions, tuple) else given.predictions
+    if not isinstance(first, np.ndarray) or not isinstance(given.label_ids, np.ndarray) or len(first) < 2:
+        return
+    labels = given.label_ids[:ROWS]
+    best: dict[str, OracleSeen] = {}
+    for truth in _as_predictions(first[:ROWS], labels):
+        sets = [truth, *(np.roll(truth, shift, axis=0) for shift in SHIFTS)]
+        with untouched(model), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            told = [_numbers(compute(_like(given, one, labels))) for one in sets]
+        for name, score in told[0].items():
+            spoilt = tuple(other[name] for other in told[1:] if name in other)
+            if spoilt and (name not in best or score > best[name].truth):
+                best[name] = OracleSeen(step, name, score, spoilt)
+    yield from best.values()
+
+
+def _as_predictions(logits: Any, labels: Any) -> Iterator[Any]:
+    """The truth in the form of `logits`. For texts twice: in its place, and a place earlier, as it is predicted."""
+    import numpy as np
+
+    if labels.dtype.kind == "f":
+        if labels.shape == logits.shape and labels.ndim == 2 and np.isin(labels, (0, 1)).all():
+            yield ((2 * labels - 1) * SURE).astype(logits.dtype)
+        return
+    real = np.where(labels < 0, 0, labels)
+    if logits.shape == labels.shape and logits.dtype.kind in "iu" and labels.ndim == 2:
+        yield real.astype(logits.dtype)
+        yield np.roll(real, -1, axis=1).astype(logits.dtype)
+    elif logits.dtype.kind == "f" and logits.shape[:-1] == labels.shape and _all_there(labels, logits.shape[-1]):
+        sure = (np.eye(logits.shape[-1], dtype=logits.dtype)[real] * SURE) * (labels != IGNORE)[..., None]
+        yield sure
+        if labels.ndim == 2:
+            yield np.roll(sure, -1, axis=1)
+
+
+def _all_there(labels: Any, classes: int) -> bool:
+    """Whether each class is among the labels: a mean over classes would count one that is absent as never found."""
+    shown = {int(label) for label in set(labels.ravel().tolist()) if label >= 0}
+    return bool(shown) and max(shown) < classes and (classes > FEW or len(shown) == classes)
+
+
+def _like(given: Any, predictions: Any, labels: Any) -> Any:
+    """A fresh copy of what the metrics were given, with other predictions."""
+    several = isinstance(given.predictions, tuple)
+    return type(given)(predictions=(predictions.copy(),) if several else predictions.copy(), label_ids=labels.copy())
+
+
+def _numbers(values: Any) -> dict[str, float]:
+    if not isinstance(values, Mapping):
+        return {}
+    numbers = {str(n): float(v) for n, v in values.items() if isinstance(v, Real) and type(v) is not bool}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def _keeps_records(compute: Any) -> bool:
+    """Whether a call may leave something behind: a global, a list of results, an object's own state."""
+    code = getattr(compute, "__code__", None)
+    if code is None or getattr(compute, "__self__", None) is not None:
+        return True
+    cells = [cell.cell_contents for cell in compute.__closure__ or () if _filled(cell)]
+    names = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    reached = [*cells, *(compute.__globals__.get(name) for name in names)]
+    stores = any(i.opname in ("STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR") for i in dis.get_instructions(code))
+    return stores or any(isinstance(one, RECORDS) and _written(code) for one in reached)
+
+
+def _written(code: Any) -> bool:
+    """Whether the code writes into containers, or calls what does."""
+    called = {"append", "extend", "update", "add", "setdefault", "insert"}
+    return any(i.opname == "STORE_SUBSCR" or i.argval in called for i in dis.get_instructions(code))
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 - an empty cell raises
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,125 @@
+"""Metrics of a Trainer that are given the truth: which of them fall short of it, and which are left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+from transformers import EvalPrediction
+
+from sightline.attach.truth import _keeps_records, truths
+from sightline.guard.check import Finding
+from sightline.guard.checks.evaluation.metric_fails_oracle import find
+
+RNG = np.random.default_rng(0)
+Metric = Callable[[Any], dict[str, float]]
+TAGS = np.where(RNG.random((32, 12)) < 0.3, -100, RNG.integers(0, 3, (32, 12)))
+CLASSES = RNG.integers(0, 4, 32)
+TOKENS = np.where(RNG.random((32, 12)) < 0.3, -100, RNG.integers(0, 2000, (32, 12)))
+SEVERAL = RNG.integers(0, 2, (32, 5)).astype("float32")
+
+
+def found(metric: Metric, labels: Any, predictions: Any) -> list[str]:
+    given = EvalPrediction(predictions=predictions, label_ids=labels)
+    return [seen.name for seen in truths(metric, given, nn.Linear(1, 1), 3) if isinstance(find(seen), Finding)]
+
+
+def logits(*shape: int) -> Any:
+    return RNG.normal(size=shape).astype("float32")
+
+
+def everywhere(p: Any) -> dict[str, float]:
+    return {"accuracy": float((p.predictions.argmax(-1) == p.label_ids).mean())}
+
+
+def where_labelled(p: Any) -> dict[str, float]:
+    keep = p.label_ids != -100
+    return {"accuracy": float((p.predictions.argmax(-1) == p.label_ids)[keep].mean())}
+
+
+def shifted(p: Any) -> dict[str, float]:
+    guess, labels = p.predictions.argmax(-1)[:, :-1], p.label_ids[:, 1:]
+    return {"accuracy": float((guess == labels)[labels != -100].mean())}
+
+
+def ids_in_place(p: Any) -> dict[str, float]:
+    return {"accuracy": float((p.predictions == p.label_ids)[p.label_ids != -100].mean())}
+
+
+def first_of_several(p: Any) -> dict[str, float]:
+    return {"accuracy": float((p.predictions[0].argmax(-1) == p.label_ids).mean())}
+
+
+def folded(p: Any) -> dict[str, float]:
+    return {"accuracy": float((p.predictions.argmax(-1) % 3 == p.label_ids).mean())}
+
+
+def macro_f1(p: Any) -> dict[str, float]:
+    guess, scores = p.predictions.argmax(-1), []
+    for label in range(4):
+        right = ((guess == label) & (p.label_ids == label)).sum()
+        scores.append(2 * right / max(1, (guess == label).sum() + (p.label_ids == label).sum()))
+    return {"f1": float(np.mean(scores))}
+
+
+def others(p: Any) -> dict[str, float]:
+    """An error, a size, a confidence, and what is no number."""
+    odds = np.exp(p.predictions - p.predictions.max(-1, keepdims=True))
+    shares = odds / odds.sum(-1, keepdims=True)
+    wrong = float((p.predictions.argmax(-1) != p.label_ids).mean())
+    confidence = float(shares.max(-1).mean())
+    return {"error": wrong, "n": len(p.label_ids), "confidence": confidence, "flag": True, "nan": float("nan")}
+
+
+def at_half(p: Any) -> dict[str, float]:
+    return {"exact": float(((p.predictions > 0) == (p.label_ids > 0.5)).all(-1).mean())}
+
+
+@pytest.mark.parametrize(
+    ("metric", "labels", "predictions"),
+    [
+        (everywhere, TAGS, logits(32, 12, 3)),
+        (first_of_several, TAGS, (logits(32, 12, 3), logits(2))),
+        (folded, CLASSES, logits(32, 4)),
+    ],
+    ids=["ignored tags", "ignored tags, tuple", "a class lost"],
+)
+def test_metrics_that_the_truth_fails(metric: Metric, labels: Any, predictions: Any) -> None:
+    assert found(metric, labels, predictions) == ["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "labels", "predictions"),
+    [
+        (where_labelled, TAGS, logits(32, 12, 3)),
+        (where_labelled, TOKENS, logits(32, 12, 2000)),
+        (shifted, TOKENS, logits(32, 12, 2000)),
+        (ids_in_place, TOKENS, RNG.integers(0, 2000, (32, 12))),
+        (macro_f1, CLASSES, logits(32, 4)),
+        (macro_f1, CLASSES % 2, logits(32, 4)),
+        (others, CLASSES, logits(32, 4)),
+        (at_half, SEVERAL, logits(32, 5)),
+    ],
+    ids=["tags", "tokens", "next tokens", "ids", "macro", "macro without some classes", "no scores", "several classes"],
+)
+def test_metrics_that_are_right_or_cannot_be_asked(metric: Metric, labels: Any, predictions: Any) -> None:
+    assert not found(metric, labels, predictions)
+
+
+def test_functions_that_remember_their_calls_are_left_alone() -> None:
+    seen: list[float] = []
+
+    def remembers(p: Any) -> dict[str, float]:
+        seen.append(1.0)
+        return {}
+
+    names = {0: "a"}
+
+    def looks_up(p: Any) -> dict[str, float]:
+        return {names[0]: 1.0}
+
+    assert _keeps_records(remembers) and _keeps_records(remembers.__call__)
+    assert not _keeps_records(looks_up) and not _keeps_records(everywhere) and not _keeps_records(macro_f1)
