@@ -21,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sightline.attach.script_children import Children, added, own_file
 from sightline.attach.script_imports import Notice
 from sightline.attach.script_main import Ended, ended_by, module_program, run_program, script_program
 from sightline.attach.script_ranks import report, share_of, this_rank
@@ -29,6 +30,7 @@ from sightline.guard.catalogue import pages
 from sightline.guard.check import Finding
 
 if TYPE_CHECKING:
+    from sightline.attach.script_scout import Scout
     from sightline.attach.script_watch import Models
 
 GUARDED = 3
@@ -68,7 +70,12 @@ def run_script(
 
 
 class Session:
-    """One watched run of a script: what is known of it, and telling it once, however it ends."""
+    """One watched run of a script: what is known of it, and telling it once, however it ends.
+
+    `running`: that of this process; in a forked one, still its parent's.
+    """
+
+    running: Session | None = None
 
     def __init__(self, command: list[str], findings: Path | None, strict: bool, budget: float) -> None:
         self._command, self._file, self._strict, self._budget = command, findings, strict, budget
@@ -78,19 +85,45 @@ class Session:
         if self._temporary:  # ranks meet in a file of their launcher's
             names = (os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"))
             self._file = Path(tempfile.gettempdir(), f"sightline-{'-'.join(names)}.json")
+        self._children, self._is_child = Children(budget), False
         self._problems: list[str] = []
         self._models: Models | None = None
         self._closing: list[Callable[[], None]] = []
         self._told = False
         self._lock = threading.RLock()
         self._leave_process: Callable[[int], Any] = os._exit
-        self._notice = Notice({"torch": self._torch_came})  # and, from then on, the libraries that own loops
+        self._notice = Notice({"torch": self._torch_came, "multiprocessing.process": self._children.install})
 
     def begin(self) -> None:
         """Start noticing."""
+        Session.running = self
         self._notice.install()
         atexit.register(self._exit)  # registered first, so called last
         os._exit = self._leaving(os._exit)  # type: ignore[assignment]
+
+    @classmethod
+    def of_child(cls, folder: str, budget: float) -> Session:
+        """That of a process which the script started, at its beginning. It writes into `folder`, if it trains."""
+        session = cls.running
+        if session is None:  # spawned: nothing is here yet
+            session = cls([], own_file(folder), False, budget)
+            session._is_child = True
+            session.begin()
+        else:  # forked: what is watched is the parent's
+            session._forked(own_file(folder))
+        session._children.inside(folder)
+        return session
+
+    def _forked(self, file: Path) -> None:
+        self._is_child, self._pid, self._file, self._temporary = True, os.getpid(), file, False
+        self._lock, self._told, self._problems, self._began = threading.RLock(), False, [], time.time()
+        if self._models is not None:
+            self._models.forget()
+
+    def child_ended(self, error: BaseException | None) -> None:
+        """The child's own work is done."""
+        self._ended = Ended(0 if error is None else 1, error)
+        self._tell()
 
     def leave(self) -> None:
         """There was no script: say nothing."""
@@ -102,40 +135,55 @@ class Session:
     def _torch_came(self) -> None:
         """A fault of ours must not end somebody's import; it is told, not lost."""
         try:
-            self._watch_torch()
+            if self._is_child:
+                self._when_it_trains()
+            else:
+                self._watch_torch()
         except Exception as error:  # noqa: BLE001
             self._problem(f"{type(error).__name__}: {error}")
 
-    def _watch_torch(self) -> None:
-        import torch
+    def _when_it_trains(self) -> None:
+        """Most children never do, and are to cost nothing."""
+        from torch.optim import Optimizer
 
-        from sightline.attach.script_collectives import Collectives
-        from sightline.attach.script_hosts import Hosts
-        from sightline.attach.script_loaders import Loaders
-        from sightline.attach.script_saves import Saves
-        from sightline.attach.script_scout import Scout
-        from sightline.attach.script_watch import Models
-        from sightline.attach.torch_loop import Attachment
+        make = Optimizer.__init__
 
-        self._models = Models(self._budget, self._found, self._problem)
-        Scout(self._models, self._problem).install()
-        Loaders(self._problem).install()
-        collectives = Collectives(self._models, self._problem)
-        collectives.install()
-        self._closing.append(collectives.close)
-        Saves(self._models, self._problem).install()
-        Attachment.made = self._models.adopt
-        self._notice.add(Hosts(self._models, self._budget, self._problem).on_import())
-        torch.jit.script = _without_hooks(torch.jit.script, self._models)
+        @functools.wraps(make)
+        def first(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+            make(optimizer, *args, **kwargs)
+            if self._models is None:
+                try:
+                    self._watch_torch().noticed(optimizer)
+                except Exception as error:  # noqa: BLE001
+                    self._problem(f"{type(error).__name__}: {error}")
+
+        Optimizer.__init__ = first  # type: ignore[method-assign, assignment]
+
+    def _watch_torch(self) -> Scout:
+        from sightline.attach.script_torch import watched
+
+        self._models, scout, close = watched(self._budget, self._found, self._problem)
+        self._closing.append(close)
         self._write(over=False)  # whatever ends this process from now on, there is a report
+        return scout
 
     # --- telling -------------------------------------------------------------------------------------------------
 
     def _found(self, finding: Finding) -> None:
+        if os.getpid() != self._pid:  # forked by itself
+            return
         with self._lock:
             if finding.severity == "error":
-                say_finding(finding, f"rank {self._rank.number}: " if self._rank.world > 1 else "")
+                rank = self._number()
+                say_finding(finding, f"rank {rank}: " if rank is not None else "")
             self._write(over=False)
+
+    def _number(self) -> int | None:
+        """Which rank of several this process is."""
+        if self._rank.world > 1:
+            return self._rank.number
+        found = [one.rank for one in self._models.watched if one.rank is not None] if self._models else []
+        return found[0] if found else None
 
     def _problem(self, what: str) -> None:
         self._problems.append(what)
@@ -147,29 +195,44 @@ class Session:
         return merged(models, nothing)
 
     def _seen(self) -> str:
+        if (self._models is not None and self._models.watched) or self._of_children("models"):
+            return "models were trained"
         if self._models is None:
             return "the script did not import torch: nothing was watched"
-        return (
-            "models were trained" if self._models.watched else "no model was trained that an optimizer of torch moves"
-        )
+        return "no model was trained that an optimizer of torch moves"
 
     def _facts(self, *, over: bool) -> dict[str, Any]:
         error = self._ended.error
         return {
             "command": self._command,
-            "models": self._models.facts() if self._models else [],
+            "models": [*(self._models.facts() if self._models else []), *self._of_children("models")],
             "seen": self._seen(),
-            "problems": self._problems,
+            "problems": [*self._problems, *self._of_children("problems")],
             "status": self._ended.status if over else None,
             "error": f"{type(error).__name__}: {error}" if error is not None else None,
             "seconds": round(time.time() - self._began, 3),
             "ended": time.time(),
-            "rank": self._rank.number,
+            "rank": self._number() if self._is_child else self._rank.number,
             "world": self._rank.world,
         }
 
+    def _of_children(self, what: str) -> list[Any]:
+        """What each child wrote, with its rank where it has one."""
+        if self._is_child:
+            return []
+        ranks = [(one["run"]["rank"], one["run"][what]) for one in self._children.told()]
+        return [
+            {**thing, "rank": rank} if isinstance(thing, dict) and rank is not None else thing
+            for rank, things in ranks
+            for thing in things
+        ]
+
     def _write(self, *, over: bool) -> dict[str, Any]:
         verdicts = self._verdicts()
+        if not self._is_child:
+            verdicts = added(verdicts, self._children.told(), bool(self._models and self._models.watched))
+        elif not (self._models and self._models.watched):
+            return verdicts
         if self._file is not None:
             try:
                 if self._rank.world == 1:
@@ -205,12 +268,13 @@ class Session:
             self._told = True
             self._close()
             verdicts = self._write(over=True)
-            if self._rank.first:
+            if self._rank.first and not self._is_child:
                 say_end(verdicts, self._facts(over=True))
                 self._tidy()
             return verdicts
 
     def _tidy(self) -> None:
+        self._children.tidy()
         if self._temporary and self._file is not None:
             for rank in range(self._rank.world):
                 share_of(self._file, rank).unlink(missing_ok=True)
@@ -218,7 +282,7 @@ class Session:
     def _status(self, verdicts: dict[str, Any], status: int) -> int:
         wrong = any(record["severity"] == "error" for record in verdicts["findings"])
         # a launcher ends all ranks when one fails: only the rank that tells may
-        return GUARDED if self._strict and self._rank.first and wrong and status == 0 else status
+        return GUARDED if self._strict and self._rank.first and not self._is_child and wrong and status == 0 else status
 
     def _exit(self) -> None:
         """The last exit handler. The status can then only be changed by leaving at once."""
@@ -239,14 +303,3 @@ class Session:
             leave(status)
 
         return _exit
-
-
-def _without_hooks(compile_: Callable[..., Any], models: Models) -> Callable[..., Any]:
-    """TorchScript reads a module's hooks as code of the model: ours are off while it does."""
-
-    @functools.wraps(compile_)
-    def script(*args: Any, **kwargs: Any) -> Any:
-        with models.lifted():
-            return compile_(*args, **kwargs)
-
-    return script

@@ -15,18 +15,11 @@ class Notice(MetaPathFinder):
 
     def __init__(self, when: Mapping[str, Callable[[], None]]) -> None:
         self._when = dict(when)
+        self._asking: set[str] = set()  # two of us may listen for one module, and would ask each other for ever
 
     def install(self) -> None:
         """Start listening; what is there already is told at once."""
         sys.meta_path.insert(0, self)
-        self._tell_of_known()
-
-    def add(self, when: Mapping[str, Callable[[], None]]) -> None:
-        """Listen for these too; what is there already is told at once."""
-        self._when.update(when)
-        self._tell_of_known()
-
-    def _tell_of_known(self) -> None:
         for name in [name for name in self._when if name in sys.modules and not _under_way(sys.modules[name])]:
             self._tell(name)
 
@@ -39,8 +32,15 @@ class Notice(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """The spec that the other finders give, its loader followed by our word."""
-        if fullname not in self._when:
+        if fullname not in self._when or fullname in self._asking:
             return None
+        self._asking.add(fullname)
+        try:
+            return self._spec(fullname, path, target)
+        finally:
+            self._asking.discard(fullname)
+
+    def _spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
         for finder in sys.meta_path:
             ask = getattr(finder, "find_spec", None)
             if finder is self or ask is None:

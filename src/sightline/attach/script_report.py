@@ -87,7 +87,9 @@ def say_finding(finding: Finding, where: str = "") -> None:
 def say_end(verdicts: Mapping[str, Sequence[Record]], run: Mapping[str, Any]) -> None:
     """The list at the end of a run."""
     models = run["models"]
-    watched = ", ".join(f"{m['name']} ({m['steps']} steps)" for m in models)
+    watched = ", ".join(
+        f"{m['name']} ({m['steps']} steps{', rank ' + str(m['rank']) if 'rank' in m else ''})" for m in models
+    )
     found = verdicts["findings"]
     counts = f"{len(found)} found, {len(verdicts['passed'])} passed, {len(verdicts['not_run'])} not run"
     say(f"sightline: watched {watched}: {counts}" if models else f"sightline: {run['seen']}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -37,9 +38,15 @@ class Watched:
     blind: bool
     references: int
     adopted: bool = False
+    rank: int | None = field(default_factory=lambda: _rank())
     records: list[dict[str, object]] = field(default_factory=list)
     steps: int = 0
     name: str = ""
+
+    @property
+    def listens(self) -> bool:
+        """Whether it hears the step in the making."""
+        return self.attachment is not None and self.recorder.open_step is not None
 
 
 class Models:
@@ -53,6 +60,7 @@ class Models:
         self._made: tuple[int, int] = (-1, 0)
         self.before: Callable[[Optimizer], None] | None = None
         self.settled: Callable[[nn.Module], None] | None = None
+        self.closing: list[Callable[[Optimizer, list[Watched]], None]] = []  # told before and after it steps
         self._handles = [
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
@@ -120,11 +128,17 @@ class Models:
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self.before is not None:
             self.before(optimizer)
-        for one in self._those_of(optimizer):
+        for one in self._closing(optimizer):
             self._do(one, one.recorder.before_step, optimizer, args, kwargs)
 
+    def _closing(self, optimizer: Optimizer) -> list[Watched]:
+        those = self._those_of(optimizer)
+        for act in self.closing:
+            act(optimizer, those)
+        return those
+
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for one in self._those_of(optimizer):
+        for one in self._closing(optimizer):  # a closure's backward passes came within the step
             self._do(one, one.recorder.after_step, optimizer, args, kwargs)
             if one.blind:
                 self._do(one, one.recorder.begin)
@@ -198,12 +212,12 @@ class Models:
     def let_go(self) -> None:
         """Close what the script itself has dropped, so that we do not keep its memory."""
         for one in self.live:
-            last = one.recorder.last_call
-            ours = one.references + (last is not None and last.model is one.recorder.model)
             if one.adopted:
                 if one.attachment is not None and one.attachment._closed:
                     self.close(one, whole=True)
                 continue
+            last = one.recorder.last_call
+            ours = one.references + (last is not None and last.model is one.recorder.model)
             if sys.getrefcount(one.recorder.model) - 1 <= ours:
                 self.close(one, whole=True)
 
@@ -229,6 +243,15 @@ class Models:
         for handle in (*self._handles, *self._losses):
             handle.remove()
 
+    def forget(self) -> None:
+        """This is another process now, and what was watched is its parent's."""
+        for one in self.live:
+            if (attachment := one.attachment) is not None:
+                one.attachment = None
+                attachment.mute()
+        self.watched.clear()
+        self._routes.clear()
+
     def records(self) -> list[tuple[str, list[dict[str, object]]]]:
         """Name -> verdicts of every model."""
         return [(one.name, one.attachment.records() if one.attachment else one.records) for one in self.watched]
@@ -249,3 +272,9 @@ class Models:
         if (attachment := one.attachment) is not None:
             one.attachment, one.records, one.steps = None, attachment.records(), one.recorder.step
             attachment.mute()
+
+
+def _rank() -> int | None:
+    """Which of several ranks this process is by now."""
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return dist.get_rank() if several else None

@@ -1,0 +1,104 @@
+"""A softmax cross-entropy in the graph under a loss: its gradient, where no model of the script gives the logits.
+
+Parts that are called one by one, a head inside the loss, features that a function makes logits of: there the logits
+leave no module. The graph knows them all the same, and what is read off it are gradients alone, no saved tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sightline.attach.gradient import loss_seen
+from sightline.attach.open_step import OpenStep
+from sightline.attach.recorder import Recorder
+
+MOST = 64  # nodes looked at between the loss and its softmax: means, masks, weights and sums of a few losses
+MOVED = "View ReshapeAlias Transpose Permute Slice Clone ToCopy Index Select Squeeze Unsqueeze"
+SAME = tuple(f"{name}Backward" for name in MOVED.split())  # nodes that change no value
+EVEN = 0.05  # relative: softmax gradients sum to 0 within the rounding of bfloat16
+
+
+class SoftmaxLoss:
+    """The one `log_softmax` under a loss. Its gradient is caught when the backward pass goes through it."""
+
+    def __init__(self, node: Any) -> None:
+        self._classes, self._dtype = 0, ""
+        self._statistics: Tensor | None = None
+        self._targets: Tensor | None = None
+        self._dim = node._saved_dim
+        self._doubled = _comes_from_softmax(node)
+        node.register_hook(self._came)
+
+    @classmethod
+    def under(cls, root: Tensor) -> SoftmaxLoss | None:
+        """That under `root`; None where there is none, or more than one."""
+        found: list[Any] = []
+        seen: set[Any] = set()
+        open_ = [root.grad_fn]
+        while open_ and len(seen) < MOST:
+            node: Any = open_.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if type(node).__name__ == "LogSoftmaxBackward0":
+                found.append(node)
+            else:
+                open_ += [next_ for next_, _ in node.next_functions]
+        return cls(found[0]) if len(found) == 1 else None
+
+    @torch.no_grad()
+    def _came(self, inputs: Any, outputs: Any) -> None:
+        """Hook of the node: the gradient with respect to the logits, and that with respect to their log-softmax.
+
+        The latter is -w at the target of cross-entropy, the former w * (p - 1) there: both together tell p.
+        """
+        grad, after = inputs[0], outputs[0]
+        if grad is None or after is None or grad.dim() < 2 or self._statistics is not None:
+            return
+        dim = self._dim if -grad.dim() <= self._dim < grad.dim() else -1
+        grad, after = (part.detach().movedim(dim, -1).flatten(0, -2) for part in (grad, after))
+        self._classes, self._dtype = grad.shape[-1], str(grad.dtype).removeprefix("torch.")
+        least, at = after.min(dim=-1)
+        seen = least < 0
+        pull = grad.gather(-1, at[:, None]).squeeze(-1).float()
+        weight = -least.float()
+        total = seen.sum().clamp(min=1)
+        balanced = ((grad.float().sum(dim=-1).abs() <= EVEN * pull.abs()) & seen & (pull < 0)).sum() / total
+        lone = (after != 0).sum(dim=-1) <= 1  # one target a position, as without label smoothing
+        chosen = (1 + pull / weight).clamp(min=1e-30).log()
+        loss = (-chosen.masked_fill(~seen, 0.0).sum() / total).masked_fill(~(lone | ~seen).all(), float("nan"))
+        median = weight.masked_fill(~seen, float("nan")).nanmedian()
+        unknown = torch.full_like(median, float("nan"))
+        doubled = torch.full_like(median, float(self._doubled))
+        statistics = [seen.sum().float(), median, balanced, doubled, doubled, unknown, unknown, loss]
+        self._statistics = torch.stack([value.float() for value in statistics])
+        self._targets = at.masked_fill(~seen, -100)
+
+    def tell(self, recorder: Recorder, step: OpenStep) -> None:
+        """The backward pass is over, and no model has shown its logits: this is what the loss supervised."""
+        if self._statistics is None or self._targets is None:
+            return
+        number, classes, dtype = recorder.step, self._classes, self._dtype
+
+        def arrived(values: list[Tensor]) -> None:
+            seen = loss_seen(number, len(step.micro), values, classes, dtype)
+            step.micro.append(replace(seen, log_z=None, largest_logit=None))  # of logits, which are not known
+            recorder.offer(step.micro[-1])
+
+        recorder.mailbox.post([self._statistics, self._targets], arrived)
+
+
+def _comes_from_softmax(node: Any) -> bool:
+    """Whether what it takes for logits is a softmax's output, moved about at most."""
+    for _ in range(8):
+        node = node.next_functions[0][0] if node.next_functions else None
+        name = type(node).__name__
+        if name.startswith("SoftmaxBackward"):
+            return True
+        if not name.startswith(SAME):
+            return False
+    return False

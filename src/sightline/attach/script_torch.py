@@ -1,0 +1,54 @@
+"""All that is listened to once a script has torch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from sightline.attach.script_collectives import Collectives
+from sightline.attach.script_hosts import Hosts
+from sightline.attach.script_imports import Notice
+from sightline.attach.script_loaders import Loaders
+from sightline.attach.script_losses import Losses
+from sightline.attach.script_saves import Saves
+from sightline.attach.script_scout import Scout
+from sightline.attach.script_watch import Models
+from sightline.attach.torch_loop import Attachment
+from sightline.guard.check import Finding
+
+
+def watched(
+    budget: float, tell: Callable[[Finding], None], fault: Callable[[str], None]
+) -> tuple[Models, Scout, Callable[[], None]]:
+    """Listen to this process from now on: the models, who finds them, and what is to be called at the end.
+
+    `tell` is called with each new finding, `fault` with an error of the guard's own.
+    """
+    models = Models(budget, tell, fault)
+    scout = Scout(models, fault)
+    scout.install()
+    Loaders(fault).install()
+    collectives = Collectives(models, fault)
+    collectives.install()
+    Saves(models, fault).install()
+    losses = Losses(models, fault)
+    losses.install()
+    Attachment.made = models.adopt
+    for library in (Hosts(models, budget, fault), losses):
+        Notice(library.on_import()).install()
+    torch.jit.script = _without_hooks(torch.jit.script, models)
+    return models, scout, collectives.close
+
+
+def _without_hooks(compile_: Callable[..., Any], models: Models) -> Callable[..., Any]:
+    """TorchScript reads a module's hooks as code of the model: ours are off while it does."""
+
+    @functools.wraps(compile_)
+    def script(*args: Any, **kwargs: Any) -> Any:
+        with models.lifted():
+            return compile_(*args, **kwargs)
+
+    return script

@@ -1,0 +1,130 @@
+"""`sightline run` of scripts that start processes: those that train are watched, the others cost and say nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RANKS = """
+import os, socket, sys, torch, torch.distributed as dist, torch.multiprocessing as mp
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])
+
+def work(rank, world, port, how):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    torch.manual_seed(0)
+    model = nn.parallel.DistributedDataParallel(nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch.manual_seed(rank)
+    for step in range(12):
+        if how != "faulty":
+            optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(torch.randn(16, 8)), torch.randint(0, 3, (16,)))
+        loss.backward()
+        optimizer.step()
+    with open(f"rank{rank}.txt", "w") as out:
+        out.write(loss.item().hex())
+    dist.destroy_process_group()
+
+if __name__ == "__main__":
+    mp.spawn(work, args=(2, free_port(), sys.argv[1]), nprocs=2)
+    print(open("rank0.txt").read(), open("rank1.txt").read())
+"""
+
+ALONE = """
+import sys, time, torch, torch.multiprocessing as mp
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+class Helper(mp.get_context("spawn").Process):
+    def __init__(self, queue):
+        super().__init__()
+        self.queue = queue
+    def run(self):
+        self.queue.put(nn.Linear(2, 2).weight.numel())
+
+def train(clears, ends):
+    torch.manual_seed(0)
+    model = nn.Linear(8, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(12):
+        if clears:
+            optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(torch.randn(16, 8)), torch.randint(0, 3, (16,)))
+        loss.backward()
+        optimizer.step()
+    if ends == "raises":
+        raise RuntimeError("late")
+    if ends == "waits":
+        open("ready", "w").close()
+        time.sleep(600)
+
+if __name__ == "__main__":
+    spawn, fork = mp.get_context("spawn"), mp.get_context("fork")
+    queue = spawn.Queue()
+    helper = Helper(queue)
+    helper.start()
+    print(queue.get())
+    helper.join()
+    for (batch,) in DataLoader(TensorDataset(torch.arange(8.0)), 4, num_workers=1):
+        print(batch.sum().item())
+    for ends in ("returns", "raises"):
+        child = fork.Process(target=train, args=(sys.argv[1] == "clean", ends))
+        child.start()
+        child.join()
+        print(child.exitcode)
+    import os
+    child = fork.Process(target=train, args=(sys.argv[1] == "clean", "waits"))
+    child.start()
+    while not os.path.exists("ready"):
+        time.sleep(0.05)
+    child.terminate()
+    child.join()
+    os.remove("ready")
+    print(child.exitcode)
+"""
+
+
+def _run(tmp_path: Path, text: str, how: str, *ours: str) -> tuple[Any, Any, dict[str, Any]]:
+    (tmp_path / "train.py").write_text(text, encoding="utf-8")
+    before = ["-m", "sightline", "run", "--findings", "told.json", *ours]
+    plain, watched = (
+        subprocess.run(
+            [sys.executable, *first, "train.py", how], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        for first in ([], before)
+    )
+    return plain, watched, json.loads((tmp_path / "told.json").read_text())
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("how", ["clean", "faulty"])
+def test_spawned_ranks(how: str, tmp_path: Path) -> None:
+    plain, watched, told = _run(tmp_path, RANKS, how, "--strict")
+    assert watched.stdout == plain.stdout, watched.stderr
+    assert (plain.returncode, watched.returncode) == (0, 0 if how == "clean" else 3)
+    assert [finding["code"] for finding in told["findings"]] == ([] if how == "clean" else ["T2"])
+    models = [(model["name"], model["steps"], model["rank"]) for model in told["run"]["models"]]
+    assert models == [("Linear", 12, 0), ("Linear", 12, 1)] and told["run"]["problems"] == []
+    passed = {verdict["check"] for verdict in told["passed"]}
+    assert {"ranks-diverge", "ranks-see-the-same-data"} <= passed
+
+
+@pytest.mark.parametrize("how", ["clean", "faulty"])
+def test_children_that_train_help_crash_and_are_ended(how: str, tmp_path: Path) -> None:
+    plain, watched, told = _run(tmp_path, ALONE, how)
+    assert watched.stdout == plain.stdout and watched.returncode == plain.returncode == 0, watched.stderr
+    assert [finding["code"] for finding in told["findings"]] == ([] if how == "clean" else ["T2"])
+    assert [model["steps"] for model in told["run"]["models"]][:2] == [12, 12]
+    assert told["run"]["problems"] == [] and told["run"]["seen"] == "models were trained"
