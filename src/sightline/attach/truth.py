@@ -110,7 +110,7 @@ def _like(given: Any, predictions: Any, labels: Any) -> Any:
 def _numbers(values: Any) -> dict[str, float]:
     if not isinstance(values, Mapping):
         return {}
-    numbers = {str(n): float(v) for n, v in values.items() if isinstance(v, Real) and type(v) is not bool}
+    numbers = {str(n): float(v) for n, v in values.items() if not isinstance(v, bool) and isinstance(v, Real)}
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
