@@ -420,6 +420,22 @@ def test_easy_vqa() -> None:
         read("easy-vqa", split="valid")
 
 
+def test_easy_vqa_captions() -> None:
+    """Whatever a picture's questions deny, its caption does not say; whatever is asked by name is what it is called."""
+    pytest.importorskip("easy_vqa")
+    rows = read("easy-vqa-captions", split="test")
+    assert len(rows) == 880 and len({row.images[0].key for row in rows}) == 880
+    assert len({row.answer for row in rows}) == 8 * 3
+    captions = {row.images[0].key: row.answer.split() for row in rows}
+    for row in read("easy-vqa", split="test"):
+        if (words := captions.get(row.images[0].key)) and row.fields["type"] in ("color", "shape"):
+            assert row.answer in words
+    assert (
+        len(read("easy-vqa-captions", split="train[:3800]")) + len(read("easy-vqa-captions", split="train[3800:]"))
+        == 3542
+    )
+
+
 def test_coco_captions(shared: Path) -> None:
     """Five captions a photo, side by side, and every photo decodes."""
     coco = shared / "coco_tiny"

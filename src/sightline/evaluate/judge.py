@@ -41,8 +41,12 @@ class Found:
         return products.amax(1) if products.ndim == 3 else products
 
     def right(self) -> Tensor:
-        """(N, M) bool: which text is of which image."""
-        return torch.arange(len(self.images))[:, None] == torch.tensor(self.owner)[None]
+        """(N, M) bool: which text is of which image. A text that repeats one of the image's is as right as that one."""
+        known: dict[tuple[int, ...], int] = {}
+        said = [known.setdefault(example.input_ids, len(known)) for example in self.examples]
+        of = torch.zeros(len(self.images), len(known), dtype=torch.bool)
+        of[self.owner, said] = True
+        return of[:, said]
 
 
 class Judge:

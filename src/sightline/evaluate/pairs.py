@@ -57,6 +57,9 @@ def evaluate_pairs(
         if len(found.images) < 2:
             raise UserError("retrieval needs at least two different images", where=where)
         similarity, right = found.similarity(), found.right()
+        if len(fitting := right.all(0).nonzero().flatten()):
+            place = found.examples[int(fitting[0])].where
+            raise UserError(f"the text of {place} is that of every image, so no image can be told by it", where=where)
         by_image, by_text = (
             judge.rerank(found, similarity, recipe.evaluate.rerank)
             if recipe.evaluate.rerank

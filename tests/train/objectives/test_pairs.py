@@ -163,3 +163,30 @@ def test_two_ranks_give_the_gradient_of_one(rows: list[Row], tmp_path: Path, obj
         assert loss == pytest.approx(float(expected), abs=1e-12)
         for name, grad in wanted.items():
             torch.testing.assert_close(grads[name], grad, atol=1e-12, rtol=1e-9, msg=name)
+
+
+def test_equal_texts_are_no_negatives(rows: list[Row]) -> None:
+    """Two images that are both called "red": who exchanges them leaves the loss as it is, and never judges them wrong."""
+    stage, built = stage_and_model(rows, {"itc": 1.0})
+    built.model.eval()
+    batch = micro_batches(built, rows[::2], PAIRS)[0]
+    batch.input_ids[1], batch.attention_mask[1] = batch.input_ids[0], batch.attention_mask[0]
+    pairs = built.model.represent(batch)  # type: ignore[operator]
+    scale = built.model.scale_and_bias()[0]  # type: ignore[operator]
+    logits = scale * pairs.image @ pairs.text.T
+    joined = torch.tensor([0, 0, 2, 3, 4, 5, 0, 0])  # rows 6 and 7 show the images of rows 0 and 1 again
+    same = (joined[:, None] == joined).double()
+    target = same / same.sum(1, keepdim=True)
+    expected = -((target * logits.log_softmax(1)).sum() + (target * logits.log_softmax(0)).sum()) / 2
+    found = PairLosses(stage).value(built.model, batch)["itc"][0]
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+def test_one_text_for_all_is_no_task(rows: list[Row]) -> None:
+    """Every pair is a positive of every other: the loss is finite, and matching has nothing to count."""
+    stage, built = stage_and_model(rows, {"itc": 1.0})
+    batch = micro_batches(built, rows[::2], PAIRS)[0]
+    batch.input_ids[:], batch.attention_mask[:] = batch.input_ids[0].clone(), batch.attention_mask[0].clone()
+    matched = stage.model_copy(update={"objective": {"itc": 1.0, "itm": 1.0}})
+    assert PairLosses(matched).counts([batch]) == {"itc": PAIRS, "itm": 0.0}
+    assert bool(PairLosses(stage).value(built.model, batch)["itc"][0].isfinite())

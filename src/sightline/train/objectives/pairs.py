@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sightline.data.batch import Batch
 from sightline.errors import UserError
+from sightline.losses.alike import alike
 from sightline.losses.captioning import captioning
 from sightline.losses.contrastive import info_nce
 from sightline.losses.matching import NONE, matching, sample_negatives
@@ -40,11 +41,12 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """Embeddings of one or several micro-batches and the images they are of."""
+    """Embeddings of one or several micro-batches, the images they are of, and the words they say."""
 
     image: Tensor
     text: Tensor
     ids: Tensor
+    words: Tensor
 
 
 class PairLosses:
@@ -79,8 +81,8 @@ class PairLosses:
     def counts(self, batches: Sequence[Batch]) -> dict[Term, float]:
         counts = dict.fromkeys(self.weights, 0.0)
         for batch in batches:
-            pairs, several = len(batch.input_ids), len(set(batch.image_keys)) > 1
-            if "itm" in counts:  # where all images are the same, there is no wrong pair to be told from the right ones
+            pairs, several = len(batch.input_ids), "itm" in counts and bool(_alike(batch).any())
+            if "itm" in counts:  # where all pairs are alike, there is no wrong one to be told from the right ones
                 counts["itm"] += 3 * pairs if several else 0
             if "itg" in counts:
                 counts["itg"] += batch.tokens
@@ -160,10 +162,12 @@ class PairLosses:
         scale, bias = model.scale_and_bias()
         if self._compared == "sigmoid":
             return _by_sigmoid(own, scale, bias, ranks)
-        found = gather(ranks, own.image, own.text, own.ids)
-        image, text, ids = found.tensors
+        found = gather(ranks, own.image, own.text, own.ids, own.words)
+        image, text, ids, words = found.tensors
         smoothing = self._settings.smoothing
-        return info_nce(own.image, own.text, image, text, scale, own=found.start, image_ids=ids, smoothing=smoothing)[0]
+        return info_nce(
+            own.image, own.text, image, text, scale, own=found.start, image_ids=alike(ids, words), smoothing=smoothing
+        )[0]
 
     def _rest(self, model: PairModel, pairs: Pairs, batch: Batch) -> dict[Term, Tensor]:
         """The losses that see one micro-batch at a time."""
@@ -192,19 +196,36 @@ def _by_sigmoid(own: Embedded, scale: Tensor, bias: Tensor | None, ranks: Ranks)
 
 def image_ids(batch: Batch) -> Tensor:
     """(B,) int64: equal where pairs show the same image, on all ranks and in every process."""
-    digests = [hashlib.blake2b(key.encode(), digest_size=8).digest() for key in batch.image_keys]
-    ids = torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in digests], dtype=torch.int64)
+    ids = torch.tensor([_digest(key) for key in batch.image_keys], dtype=torch.int64)
     return ids[batch.image_index.cpu()]
 
 
+def text_ids(batch: Batch) -> Tensor:
+    """(B,) int64: equal where pairs say the same, on all ranks and in every process."""
+    rows = zip(batch.input_ids.tolist(), batch.attention_mask.tolist(), strict=True)
+    said = [" ".join(str(token) for token, real in zip(*row, strict=True) if real) for row in rows]
+    return torch.tensor([_digest(text) for text in said], dtype=torch.int64)
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def _alike(batch: Batch) -> Tensor:
+    """(B,): equal for this batch's pairs that are no negatives of each other; all 0 where there are no negatives."""
+    return alike(image_ids(batch), text_ids(batch))
+
+
 def _embedded(pairs: Pairs, batch: Batch) -> Embedded:
-    return Embedded(pairs.image, pairs.text, image_ids(batch).to(pairs.text.device))
+    device = pairs.text.device
+    return Embedded(pairs.image, pairs.text, image_ids(batch).to(device), text_ids(batch).to(device))
 
 
 def _joined(parts: list[Embedded]) -> Embedded:
     """Micro-batches as one, its embeddings leaves that collect their gradients."""
-    image, text, ids = (torch.cat([getattr(part, name) for part in parts]) for name in ("image", "text", "ids"))
-    return Embedded(image.requires_grad_(), text.requires_grad_(), ids)
+    names = Embedded.__slots__
+    image, text, ids, words = (torch.cat([getattr(part, name) for part in parts]) for name in names)
+    return Embedded(image.requires_grad_(), text.requires_grad_(), ids, words)
 
 
 def _dot(embeddings: Tensor, gradient: Tensor | None, part: slice) -> Tensor:
@@ -220,7 +241,7 @@ def _matching(model: PairModel, pairs: Pairs, batch: Batch) -> Tensor:
         scale, _ = model.scale_and_bias()
         similarity = pairs.image.float() @ pairs.text.float().T  # (B, B), or (B, Q, B)
         similarity = scale.float() * (similarity.amax(1) if similarity.ndim == 3 else similarity)
-        ids = image_ids(batch).to(similarity.device)
+        ids = _alike(batch).to(similarity.device)
         text_for_image, image_for_text = sample_negatives(similarity, ids), sample_negatives(similarity.T, ids)
     if bool((text_for_image == NONE).any()):  # one image alone: the count of this term is 0, too
         return pairs.text.float().sum() * 0.0
