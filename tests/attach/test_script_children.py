@@ -128,3 +128,41 @@ def test_children_that_train_help_crash_and_are_ended(how: str, tmp_path: Path) 
     assert [finding["code"] for finding in told["findings"]] == ([] if how == "clean" else ["T2"])
     assert [model["steps"] for model in told["run"]["models"]][:2] == [12, 12]
     assert told["run"]["problems"] == [] and told["run"]["seen"] == "models were trained"
+
+
+LAUNCHED = """
+import sys, torch, torch.distributed as dist
+from torch import nn
+dist.init_process_group("gloo")
+torch.manual_seed(0)
+model = nn.parallel.DistributedDataParallel(nn.Linear(8, 3))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+torch.manual_seed(dist.get_rank())
+for _ in range(12):
+    if sys.argv[1] == "clean":
+        optimizer.zero_grad()
+    nn.functional.cross_entropy(model(torch.randn(16, 8)), torch.randint(0, 3, (16,))).backward()
+    optimizer.step()
+open(f"rank{dist.get_rank()}.txt", "w").write(model.module.weight.sum().item().hex())
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("how", ["clean", "faulty"])
+def test_a_launcher_as_the_script(how: str, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(LAUNCHED)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py", how]
+    ours = [*(["--findings", "told.json"] if how == "clean" else []), "--strict"]
+    weights = []
+    for before in ([], ["-m", "sightline", "run", *ours]):
+        done = subprocess.run(
+            [sys.executable, *before, *launch], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        weights.append([(tmp_path / f"rank{rank}.txt").read_text() for rank in (0, 1)])
+    assert weights[0] == weights[1] and done.returncode == (0 if how == "clean" else 3), done.stderr
+    assert done.stderr.count("sightline: watched Linear (12 steps)") == 1
+    assert ("gradients-not-zeroed" in done.stderr) is (how == "faulty")
+    if how == "clean":
+        told = json.loads((tmp_path / "told.json").read_text())
+        assert told["findings"] == [] and told["run"]["world"] == 2

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from sightline.attach.script_children import Children, added, own_file
 from sightline.attach.script_imports import Notice
+from sightline.attach.script_launch import Launches
 from sightline.attach.script_main import Ended, ended_by, module_program, run_program, script_program
 from sightline.attach.script_ranks import report, share_of, this_rank
 from sightline.attach.script_report import merged, say_end, say_finding, write
@@ -92,7 +93,9 @@ class Session:
         self._told = False
         self._lock = threading.RLock()
         self._leave_process: Callable[[int], Any] = os._exit
-        self._notice = Notice({"torch": self._torch_came, "multiprocessing.process": self._children.install})
+        self._launches = Launches(findings, budget)
+        when = {"torch": self._torch_came, "multiprocessing.process": self._children.install}
+        self._notice = Notice({**when, **self._launches.on_import()})
 
     def begin(self) -> None:
         """Start noticing."""
@@ -266,6 +269,8 @@ class Session:
             if self._told or os.getpid() != self._pid:
                 return {"findings": []}
             self._told = True
+            if self._launches.done:  # the ranks tell
+                return self._launches.told()
             self._close()
             verdicts = self._write(over=True)
             if self._rank.first and not self._is_child:
