@@ -1,0 +1,47 @@
+"""Scripts of strangers on the libraries that own loops, each with one fault that an argument plants: what is found?
+
+The scripts were written before the guard was looked at. They run through `sightline run`, as their users would run
+them; the name of a file begins with the check that must find its fault.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.py"))
+QUICK = {"p3_loss_scale", "t1_frozen_features", "l9_preferences_by_hand"}
+RANKS = {"d1_own_all_reduce"}
+SECONDS = 240
+PAIRS = [
+    pytest.param(script, faulty, id=f"{script.stem} {'faulty' if faulty else 'clean'}", marks=marks)
+    for script in SCRIPTS
+    for faulty in (True, False)
+    for marks in ([] if script.stem in QUICK else [pytest.mark.slow],)
+]
+
+
+def free_port() -> int:
+    with socket.socket() as there:
+        there.bind(("127.0.0.1", 0))
+        return int(there.getsockname()[1])
+
+
+@pytest.mark.parametrize(("script", "faulty"), PAIRS)
+def test_scripts_of_strangers(script: Path, faulty: bool, tmp_path: Path) -> None:
+    told = tmp_path / "told.json"
+    watched = ["-m", "sightline", "run", "--findings", str(told), str(script), *(["faulty"] if faulty else [])]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    command = [sys.executable, *(launcher if script.stem in RANKS else []), *watched]
+    quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    run = subprocess.run(command, cwd=tmp_path, env={**os.environ, **quiet}, capture_output=True, timeout=SECONDS)
+    assert run.returncode == 0, run.stderr.decode()[-2000:]
+    found = [f for f in json.loads(told.read_text())["findings"] if f["severity"] != "note"]
+    expected = {script.stem.partition("_")[0].upper()} if faulty else set()
+    assert {f["code"] for f in found} == expected, [f["message"] for f in found]
