@@ -111,6 +111,14 @@ def test_no_pair_and_one_pair(pairs: int) -> None:
     assert image.grad is not None and image.grad.isfinite().all()
 
 
+def test_a_block_of_a_rank_without_texts_costs_nothing() -> None:
+    image, text = (x.requires_grad_() for x in brute.embeddings(3))
+    total, count = pairwise_sigmoid(image, text[:0], SCALE, BIAS, own=None)
+    total.backward()
+    assert (total.item(), count) == (0, 3)
+    assert image.grad is not None and float(image.grad.abs().max()) == 0
+
+
 def test_zero_vectors_and_far_logits_are_finite() -> None:
     for image, scale in ((torch.zeros(3, 4), 10.0), (torch.eye(4)[:3], 1e6)):
         inputs = image, image, torch.tensor(scale), torch.tensor(-10.0)

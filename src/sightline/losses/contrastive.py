@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sightline.errors import UserError
-from sightline.losses.similarity import add_gradients, check_pairs, chunks, similarity
+from sightline.losses.similarity import add_gradients, check_pairs, chunks, room, similarity
 
 SMALL = 1 << 14  # similarities; up to here plain tensor operations are faster
 
@@ -137,9 +137,9 @@ class _OneWay(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, columns: Tensor, scale: Tensor, goal: Goal) -> Tensor:
         learn = any(ctx.needs_input_grad)
         grads = (rows.new_zeros(rows.shape), columns.new_zeros(columns.shape)) if learn else None
-        losses = []
+        losses, space = rows.new_empty(len(rows)), room(rows, columns)
         for part in chunks(rows, columns):
-            logits, winners = similarity(rows[part] * scale, columns)
+            logits, winners = similarity(rows[part] * scale, columns, space)
             target = None if goal.one_hot else goal.hard(part, logits)
             if target is not None:
                 target = goal.mixed(target, None if goal.soft is None else goal.soft[part])
@@ -147,7 +147,7 @@ class _OneWay(torch.autograd.Function):
             positive = own.diagonal().clone() if target is None else (target * logits).sum(1)
             top = logits.amax(1)
             total = logits.sub_(top[:, None]).exp_().sum(1)
-            losses.append((total.log() + (top - positive)).sum())  # in this order: exactly 0 where the positive is all
+            losses[part] = total.log() + (top - positive)  # in this order: exactly 0 where the positive is all
             if grads is not None:
                 logits.div_(total[:, None])
                 if target is None:
@@ -156,7 +156,7 @@ class _OneWay(torch.autograd.Function):
                     logits.sub_(target)
                 add_gradients(logits, winners, rows[part], columns, grads[0][part], grads[1])
         _keep(ctx, rows, scale, grads)
-        return torch.stack(losses).sum() if losses else rows.new_zeros(())
+        return losses.sum()
 
     @staticmethod
     @once_differentiable
@@ -170,11 +170,15 @@ class _BothWays(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, to_text: Goal, to_image: Goal) -> Tensor:
         learn = any(ctx.needs_input_grad)
-        loss, by_row, by_column, last = _normalisers(image, text, scale, to_text, to_image)
+        space = room(image, text)
+        work = text.new_empty(max((part.stop - part.start for part in chunks(image, text)), default=0), len(text))
+        loss, by_row, by_column, last = _normalisers(image, text, scale, to_text, to_image, space, work)
         grads = (image.new_zeros(image.shape), text.new_zeros(text.shape)) if learn else None
         for part in chunks(image, text) if grads is not None else ():
-            logits, winners = last if len(by_row) == part.stop - part.start else similarity(image[part] * scale, text)
-            grad = (logits - by_row[part, None]).exp_()
+            logits, winners = (
+                last if len(by_row) == part.stop - part.start else similarity(image[part] * scale, text, space)
+            )
+            grad = torch.sub(logits, by_row[part, None], out=work[: len(logits)]).exp_()
             grad += logits.sub_(by_column).exp_()
             if (goals := _goals(part, logits, to_text, to_image)) is None:
                 grad[:, part].diagonal().sub_(2)
@@ -192,7 +196,7 @@ class _BothWays(torch.autograd.Function):
 
 
 def _normalisers(
-    image: Tensor, text: Tensor, scale: Tensor, to_text: Goal, to_image: Goal
+    image: Tensor, text: Tensor, scale: Tensor, to_text: Goal, to_image: Goal, space: Tensor, work: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor | None]]:
     """The loss, the log-sum-exp of each row and of each column (online, arXiv 1805.02867), and the last chunk's logits.
 
@@ -203,7 +207,7 @@ def _normalisers(
     top, total, positive = text.new_full((pairs,), -torch.inf), text.new_zeros(pairs), text.new_zeros(pairs)
     logits, winners = text.new_empty(0, pairs), None
     for part in chunks(image, text):
-        logits, winners = similarity(image[part] * scale, text)
+        logits, winners = similarity(image[part] * scale, text, space)
         if (goals := _goals(part, logits, to_text, to_image)) is None:
             positive_row[part] = positive[part] = logits[:, part].diagonal()
         else:
@@ -211,9 +215,10 @@ def _normalisers(
             positive += (goals[1] * logits).sum(0)
         del goals
         top_row[part] = logits.amax(1)
-        sum_row[part] = (logits - top_row[part, None]).exp_().sum(1)
+        sum_row[part] = torch.sub(logits, top_row[part, None], out=work[: len(logits)]).exp_().sum(1)
         higher = torch.maximum(top, logits.amax(0))
-        total = total * (top - higher).exp_() + (logits - higher).exp_().sum(0)
+        fresh = torch.sub(logits, higher, out=work[: len(logits)]).exp_().sum(0)
+        total = total * (top - higher).exp_() + fresh
         top = higher
     rows = sum_row.log() + (top_row - positive_row)  # in this order: exactly 0 where the positive is all
     columns = total.log() + (top - positive)

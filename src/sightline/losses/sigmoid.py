@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sightline.errors import UserError
-from sightline.losses.similarity import add_gradients, chunks
+from sightline.losses.similarity import add_gradients, chunks, room
 
 
 def pairwise_sigmoid(
@@ -56,6 +56,7 @@ def pairwise_sigmoid(
         return _Block.apply(*inputs, own, image_ids, text_ids), len(image)
 
 
+PIECE = 1 << 18  # similarities whose losses are summed at once: 1 MB in fp32 stays in the cache
 SMALL = 1 << 14  # similarities; up to here plain tensor operations are faster
 
 
@@ -86,23 +87,27 @@ class _Block(torch.autograd.Function):
         grads = None
         if any(ctx.needs_input_grad):
             grads = (image.new_zeros(image.shape), text.new_zeros(text.shape))
-        losses, by_bias = [], []
+        losses, by_bias = (image.new_empty(len(image)) for _ in range(2))  # of each row: sums of sums lose least
+        space = room(image, text)
         for part in chunks(image, text):
-            wrong = torch.addmm(bias, image[part] * scale, text.T)  # becomes -z logit: large where the pair is wrong
+            # The logit, and after the next lines -z times it: large where the pair is judged wrongly.
+            wrong = torch.addmm(bias, image[part] * scale, text.T, out=space[: part.stop - part.start])
             positive = None
             if image_ids is not None and text_ids is not None:
                 positive = image_ids[part, None] == text_ids
             elif own is not None:
                 positive = _pairs(wrong, own, part)
             _negate(wrong, positive)
-            losses.append(F.softplus(wrong).sum())
+            size = max(1, PIECE // max(1, len(text)))
+            for piece, loss in zip(wrong.split(size), losses[part].split(size), strict=True):
+                torch.sum(F.softplus(piece), 1, out=loss)
             if grads is not None:
                 _negate(wrong.sigmoid_(), positive)
-                by_bias.append(wrong.sum())
+                by_bias[part] = wrong.sum(1)
                 add_gradients(wrong, None, image[part], text, grads[0][part], grads[1])
         if grads is not None:
-            ctx.save_for_backward(*grads, (grads[0] * image).sum(), _total(by_bias, image), scale)
-        return _total(losses, image)
+            ctx.save_for_backward(*grads, (grads[0] * image).sum(), by_bias.sum(), scale)
+        return losses.sum()
 
     @staticmethod
     @once_differentiable
@@ -133,10 +138,6 @@ def _negate(block: Float[Tensor, "b M"], positive: Tensor | None) -> None:
         torch.where(positive, -block, block, out=block)
     else:
         positive.neg_()
-
-
-def _total(parts: list[Tensor], like: Tensor) -> Tensor:
-    return torch.stack(parts).sum() if parts else like.new_zeros(())
 
 
 def _check(

@@ -17,13 +17,15 @@ CHUNK = 1 << 22  # similarities held at once (16 MB in fp32): large enough for f
 
 
 def similarity(
-    rows: Float[Tensor, "B *Q E"], columns: Float[Tensor, "M *Q E"]
+    rows: Float[Tensor, "B *Q E"], columns: Float[Tensor, "M *Q E"], out: Tensor | None = None
 ) -> tuple[Float[Tensor, "B M"], Int[Tensor, "B M"] | None]:
     """Dot products of rows and columns, and which query won where one side has several embeddings.
 
-    The maximum over an image's queries is its similarity with a text (BLIP-2, arXiv 2301.12597, section 3.2).
+    The maximum over an image's queries is its similarity with a text (BLIP-2, arXiv 2301.12597, section 3.2). `out` is
+    `room` for the products of chunk after chunk.
     """
-    products = rows.flatten(0, -2) @ columns.flatten(0, -2).T
+    flat = rows.flatten(0, -2), columns.flatten(0, -2).T
+    products = flat[0] @ flat[1] if out is None else torch.mm(*flat, out=out[: len(flat[0])])
     if rows.ndim == 3:
         best = products.view(len(rows), rows.shape[1], len(columns)).max(1)
         return best.values, best.indices
@@ -57,6 +59,16 @@ def chunks(rows: Tensor, columns: Tensor) -> Iterator[slice]:
     width = columns.shape[:-1].numel() * rows.shape[1:-1].numel()
     size = max(1, min(len(rows), CHUNK // max(1, width)))
     return (slice(start, min(start + size, len(rows))) for start in range(0, len(rows), size))
+
+
+def room(rows: Tensor, columns: Tensor) -> Float[Tensor, "b M"]:
+    """Space for the similarities of one chunk.
+
+    Taken once: glibc finds it hard to fit an aligned block into the gap that one of the same size has left, so blocks
+    that come and go make a process grow.
+    """
+    first = next(iter(chunks(rows, columns)), slice(0, 0))
+    return rows.new_empty((first.stop - first.start) * rows.shape[1:-1].numel(), columns.shape[:-1].numel())
 
 
 def check_pairs(
