@@ -11,7 +11,7 @@ from sightline.models.connectors.pixel_shuffle import PixelShuffle
 from sightline.recipe.schema import ConnectorSpec
 
 
-@pytest.mark.parametrize("kind", known())
+@pytest.mark.parametrize("kind", sorted({*known()} - {"gated-cross-attention"}))  # its latents are not tokens
 def test_gives_as_many_tokens_of_the_width_as_it_says(kind: str) -> None:
     spec = ConnectorSpec(kind=kind)
     out = build_connector(6, 10, spec)(torch.randn(3, 16, 6))

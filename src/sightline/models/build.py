@@ -23,7 +23,9 @@ from sightline.models.adopted import AdoptedVLM
 from sightline.models.bert_source import start_from_bert
 from sightline.models.composed import ComposedVLM
 from sightline.models.connectors import build_connector, token_count
+from sightline.models.connectors.gated_cross_attention import GatedCrossAttention
 from sightline.models.connectors.q_former import QFormer
+from sightline.models.gated import GatedVLM
 from sightline.models.origin import make_config, read_config, read_or_explain
 from sightline.models.pair import PairVLM
 from sightline.models.tokenizer import fit_embeddings, load_query_tokenizer, load_text_tokenizer, load_tokenizer
@@ -179,7 +181,8 @@ def join(
         image_token_id = int(tokenizer.convert_tokens_to_ids(spec.image_token))
     width = speaker.get_input_embeddings().weight.shape[1]
     connector = build_connector(tower.width, width, spec.connector).to(dtype)
-    return ComposedVLM(tower, connector, speaker, spec=spec, image_token_id=image_token_id, eos_ids=())
+    make = GatedVLM if isinstance(connector, GatedCrossAttention) else ComposedVLM
+    return make(tower, connector, speaker, spec=spec, image_token_id=image_token_id, eos_ids=())
 
 
 def _pair(spec: Pair, attention: str, texts: Iterable[str], dtype: torch.dtype) -> Built:

@@ -20,6 +20,26 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "patch_size": 14,
         "projection_dim": 768,
     },
+    "openai/clip-vit-large-patch14": {
+        "model_type": "clip_vision_model",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 224,
+        "patch_size": 14,
+        "projection_dim": 768,
+    },
+    "facebook/opt-1.3b": {
+        "model_type": "opt",
+        "hidden_size": 2048,
+        "ffn_dim": 8192,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 2048,
+        "word_embed_proj_dim": 2048,
+        "vocab_size": 50272,
+    },
     "google/siglip2-base-patch16-512": {
         "model_type": "siglip_vision_model",
         "hidden_size": 768,
@@ -88,8 +108,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def offline(spec: ModelSpec) -> ModelSpec:
     """`spec` with the sources that are known here replaced by their configurations."""
-    if spec.compose is None:
+    if spec.adopt is not None:
         return spec.model_copy(update={"adopt": _known(spec.adopt)})
+    if spec.pair is not None:
+        pair = {"vision": _known(spec.pair.vision), "language": _known(spec.pair.language)}
+        return spec.model_copy(update={"pair": spec.pair.model_copy(update=pair)})
+    assert spec.compose is not None
     towers = {"vision": _known(spec.compose.vision), "language": _known(spec.compose.language)}
     return spec.model_copy(update={"compose": spec.compose.model_copy(update=towers)})
 
