@@ -1,4 +1,4 @@
-"""Pairs that are no negatives of each other, against a brute-force search through the graph of equal images and texts."""
+"""Pairs that are no negatives of each other, against a search through the graph of equal images and texts."""
 
 from __future__ import annotations
 

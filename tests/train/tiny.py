@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
-from sightline.data.row import Row
+from sightline.data.row import ImageRef, Picture, Row, Turn, Where
 from sightline.models.build import Built, build
 from sightline.recipe.read import validate
 from sightline.recipe.schema import Recipe
@@ -76,3 +78,16 @@ def fresh(rows: list[Row], seed: int = 0) -> Built:
     torch.manual_seed(seed)
     texts = [turn.text for row in rows for turn in row.turns]
     return build(recipe().model, seed=seed, texts=texts)
+
+
+def drawn(folder: Path) -> list[Row]:
+    """Twelve rows over six one-coloured images; answers of one and of several words."""
+    made = []
+    for number, colour in enumerate(COLOURS):
+        path = folder / f"{colour}.png"
+        Image.new("RGB", (16, 16), colour).save(path)
+        image = ImageRef(key=str(path), path=path)
+        for question, answer in (("what colour is it ?", colour), ("say more .", f"it is {colour} all over")):
+            turns = (Turn("user", (Picture(), question)), Turn("assistant", (answer,)))
+            made.append(Row(Where("rows.jsonl", number + 1), turns, (image,)))
+    return made

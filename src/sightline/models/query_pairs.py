@@ -48,6 +48,10 @@ class QueryPairs(nn.Module):
             if batch.pixel_values is None:
                 raise UserError("the batch has no images to compare its texts with")
             features = self.encode_images(batch.pixel_values)  # type: ignore[operator]
+        width = len(former.norm.weight)
+        if features.shape[-1] != width:
+            what = f"the images' features are {features.shape[-1]} wide, and the Q-Former was built for {width}"
+            raise UserError(what, where="model.compose.vision", fix="encode images with this model's vision tower")
         seen = former.norm(features.to(former.norm.weight.dtype))
         image, index = former.embed_images(seen), batch.image_index
         text = former.embed_texts(batch.input_ids, batch.attention_mask)

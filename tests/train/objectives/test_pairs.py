@@ -166,7 +166,7 @@ def test_two_ranks_give_the_gradient_of_one(rows: list[Row], tmp_path: Path, obj
 
 
 def test_equal_texts_are_no_negatives(rows: list[Row]) -> None:
-    """Two images that are both called "red": who exchanges them leaves the loss as it is, and never judges them wrong."""
+    """Two images that are both called "red": each is right for the other."""
     stage, built = stage_and_model(rows, {"itc": 1.0})
     built.model.eval()
     batch = micro_batches(built, rows[::2], PAIRS)[0]

@@ -33,6 +33,7 @@ VOCABULARY = 30_522 + 1  # BERT's words and [DEC], the token that a written text
 QUERY_STD = 0.02  # LAVIS' released code
 WHERE = "model.compose.connector"
 TEXT_ONLY = (".intermediate.", ".output.dense", ".output.LayerNorm")  # inside a layer, but not inside its attention
+QUERY_ONLY = (".crossattention.", ".intermediate_query.", ".output_query.")
 
 
 def tokens(count: int, spec: ConnectorSpec) -> int:
@@ -92,6 +93,9 @@ class QFormer(nn.Module):
         idle |= set() if "itg" in objective else _under(names, "writer")
         if not {"itc", "sigmoid"} & set(objective):
             idle |= _under(names, "image_projection", "text_projection", "temperature")
+        if set(objective) == {"itg"}:  # words see what queries were before a layer, so never what the last made of them
+            last = f"body.encoder.layer.{len(self.body.encoder.layer) - 1}."
+            idle |= {name for name in names if name.startswith(last) and any(part in name for part in QUERY_ONLY)}
         return idle
 
     def forward(self, features: Float[Tensor, "N P D"]) -> Float[Tensor, "N Q W"]:
