@@ -88,6 +88,11 @@ class Loading:
         """The loop waited so long for a batch of the loader."""
         self._waited = (self._waited or 0.0) + seconds
 
+    @property
+    def fed(self) -> list[Fed]:
+        """The batches that were hashed, oldest first."""
+        return list(self._fed.values())
+
     # --- what the recorder tells -------------------------------------------------------------------------------------
 
     def woke(self) -> None:

@@ -32,6 +32,7 @@ class Saves:
         self._models = models
         self._saw = Hook(self._saved, lambda error: fault(f"save: {error!r}"))
         self._inside = False
+        self.told: list[Callable[[Watched, str], None]] = []  # whose model was saved, and where
 
     def install(self) -> None:
         """Notice each save from now on."""
@@ -65,6 +66,8 @@ class Saves:
             names = {name for state in _states(what, DEEP) for name in _known(state, one.recorder.model)}
             if names:
                 _save_of(one).add(names, path)
+                for act in self.told:
+                    act(one, path)
 
 
 class Save:

@@ -13,9 +13,11 @@ from sightline.attach.script_hosts import Hosts
 from sightline.attach.script_imports import Notice
 from sightline.attach.script_loaders import Loaders
 from sightline.attach.script_losses import Losses
+from sightline.attach.script_resumes import Resumes
 from sightline.attach.script_saves import Saves
 from sightline.attach.script_scout import Scout
 from sightline.attach.script_watch import Models
+from sightline.attach.script_words import Words
 from sightline.attach.torch_loop import Attachment
 from sightline.guard.check import Finding
 
@@ -33,7 +35,10 @@ def watched(
     Loaders(fault).install()
     collectives = Collectives(models, fault)
     collectives.install()
-    Saves(models, fault).install()
+    saves = Saves(models, fault)
+    saves.install()
+    Resumes(models, saves, fault).install()
+    Words(models, fault).install()
     losses = Losses(models, fault)
     losses.install()
     Attachment.made = models.adopt

@@ -7,7 +7,9 @@ state; or they were loaded into objects that were made anew afterwards; or the c
 Fix: save and load `optimizer.state_dict()`, `scheduler.state_dict()`, `torch.get_rng_state()` (and `scaler`,
 `sampler` position) beside the model's, after all of them are made; call `guard.resumed(path)` to prove it.
 Stays silent when: every part that the checkpoint holds is live as it was saved, and it holds the optimizer's state if
-the optimizer keeps any; the host did not say that it resumed (a fine-tune from weights alone is no resume).
+the optimizer keeps any; nobody resumes: weights alone are loaded to be judged, or tuned on other data or at another
+rate. `sightline run` takes it for a resume when a script trains on, alike and on the same rows, from a file of its own
+that says how far it had come; else the host must say so.
 Sources:
 - https://github.com/IntelLabs/distiller/issues/145 (2019-02-06): the rate starts anew, the optimizer was never loaded
 - https://github.com/NVIDIA-NeMo/Automodel/issues/763 (2025-11-04): optimizer and schedule not restored, step at 0

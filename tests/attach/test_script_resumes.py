@@ -1,0 +1,84 @@
+"""`sightline run` on scripts that load what they saved: resumes that are whole or not, and what is no resume."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import torch
+from torch import nn
+
+
+def kind(name):
+    return type(name, (nn.Sequential,), {})(nn.Linear(6, 24), nn.Tanh(), nn.Linear(24, 1))
+
+
+def rows(seed):
+    x = torch.randn(160, 6, generator=torch.Generator().manual_seed(seed))
+    return [(part, part[:, :3].prod(1, keepdim=True)) for part in x.split(16)]
+
+
+def parts(name, rate=3e-3):
+    model = kind(name)
+    opt = torch.optim.AdamW(model.parameters(), lr=rate)
+    return model, opt, torch.optim.lr_scheduler.ExponentialLR(opt, 0.9)
+
+
+def fit(model, opt, plan, data):
+    for epoch in range(2):
+        for x, y in data:
+            opt.zero_grad()
+            nn.functional.mse_loss(model(x), y).backward()
+            opt.step()
+        plan.step()
+
+
+def first(name, keep=("opt", "plan"), counted=True):
+    model, opt, plan = parts(name)
+    fit(model, opt, plan, rows(1))
+    every = {"opt": opt.state_dict(), "plan": plan.state_dict()}
+    state = {"model": model.state_dict(), **{one: every[one] for one in keep}}
+    torch.save({**state, "epoch": 2} if counted else state, name + ".pt")
+    return torch.load(name + ".pt")
+
+
+def again(name, state, *loaded, rate=3e-3, data=1):
+    model, opt, plan = parts(name, rate)
+    model.load_state_dict(state["model"])
+    if "opt" in loaded:
+        opt.load_state_dict(state["opt"])
+    if "plan" in loaded:
+        plan.load_state_dict(state["plan"])
+    fit(model, opt, plan, rows(data))
+
+
+torch.manual_seed(0)
+again("Whole", first("Whole"), "opt", "plan")
+again("NoMoments", first("NoMoments"), "plan")
+again("NoPlan", first("NoPlan"), "opt")
+again("NeverSaved", first("NeverSaved", keep=()))
+again("OtherRate", first("OtherRate"), rate=1e-3)
+again("OtherData", first("OtherData"), data=2)
+again("NoCount", first("NoCount", keep=(), counted=False))
+judged = kind("Judged")
+judged.load_state_dict(first("Judged")["model"])
+with torch.no_grad():
+    print(judged(rows(3)[0][0]).mean())
+"""
+
+
+def test_which_loads_are_resumes(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "sightline", "run", "--findings", "told.json", "train.py"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=240)
+    told = json.loads((tmp_path / "told.json").read_text())
+    found = {(one["model"].split()[0], one["code"], one["severity"]) for one in told["findings"]}
+    assert found == {
+        ("NoMoments", "K2", "error"),
+        ("NoPlan", "K2", "error"),
+        ("NeverSaved", "K2", "warning"),
+    }
+    assert not told["run"]["problems"]
