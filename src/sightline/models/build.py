@@ -14,6 +14,7 @@ from sightline.data.encode import Encoder
 from sightline.data.encode_adopted import AdoptedEncoder
 from sightline.data.encode_composed import ComposedEncoder
 from sightline.data.encode_pairs import PairEncoder
+from sightline.data.encode_seq2seq import Seq2SeqEncoder
 from sightline.data.pixels import ImageProcessorFacts
 from sightline.data.processor import load_processor
 from sightline.errors import UserError
@@ -28,6 +29,7 @@ from sightline.models.connectors.q_former import QFormer
 from sightline.models.gated import GatedVLM
 from sightline.models.origin import make_config, read_config, read_or_explain
 from sightline.models.pair import PairVLM
+from sightline.models.seq2seq import Seq2SeqVLM
 from sightline.models.tokenizer import fit_embeddings, load_query_tokenizer, load_text_tokenizer, load_tokenizer
 from sightline.models.towers import (
     attention_for,
@@ -144,7 +146,8 @@ def _compose(spec: Compose, attention: str, texts: Iterable[str], dtype: torch.d
     model = join(spec, vision, language, attention=attention, dtype=dtype, tokenizer=tokenizer)
     tokens = token_count(model.vision.count, spec.connector)
     facts = image_facts(spec.vision, model.vision)
-    encoder = ComposedEncoder(tokenizer, facts, tokens, model.image_token_id, spec.template)
+    kind = encoder_kind(language)
+    encoder = kind(tokenizer, facts, tokens, model.image_token_id, spec.template)
     built = finish(model, encoder, _trained_ends(model.language))
     if query_tokenizer is None:
         return built
@@ -200,6 +203,8 @@ def side_by_side(
     spec: Pair, vision: PretrainedConfig, language: PretrainedConfig, *, attention: str, dtype: torch.dtype
 ) -> PairVLM:
     """The towers of `spec` and what joins them. Raises UserError where they cannot be built."""
+    if spec.fusion is not None:
+        raise UserError("texts cannot look at images yet", where="model.pair.fusion", fix="leave it out")
     tokens: Literal["patch", "all"] = "all" if spec.pool == "class" else spec.vision.tokens
     tower = load_vision(spec.vision.model_copy(update={"tokens": tokens}), vision, attention=attention, dtype=dtype)
     if spec.pool == "class" and not tower.kind.class_token:

@@ -64,6 +64,12 @@ class PairLosses:
 
     def check(self, model: VLM) -> None:
         """Raises UserError where `model` lacks what a loss needs."""
+        where = f"stages.{self._stage}.pairs"
+        if self._settings.distil:
+            raise UserError("no momentum towers distil yet", where=f"{where}.distil", fix="leave it out")
+        if self._settings.weighting != "fixed":
+            fix = "set it to fixed, and the weights in the stage's objective"
+            raise UserError("the losses' weights cannot be learned yet", where=f"{where}.weighting", fix=fix)
         heads = getattr(model, "heads", frozenset()) | set(COMPARED)
         if lacking := [name for name in self.weights if name not in heads]:
             raise UserError(
