@@ -19,6 +19,7 @@ def access_seen(
     push: str | None = None,
     *,
     token: bool = False,
+    refused: str | None = None,
     step: int = 0,
     environment: Mapping[str, str] | None = None,
 ) -> AccessSeen:
@@ -28,12 +29,13 @@ def access_seen(
         repos: names of models or data sets as the run gives them; folders and what the cache holds are left out.
         push: the repository to write to, "" where the hub names it; None for none.
         token: whether the run gives a token by itself.
+        refused: what the hub turned the run away from, so that it ended.
         environment: instead of this process's.
     """
     known = os.environ if environment is None else environment
     wanted = tuple(dict.fromkeys(name for name in repos if _remote(name, known)))
     offline = any(known.get(name, "").upper() in YES for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
-    return AccessSeen(step, token or _token(known), wanted, push, offline)
+    return AccessSeen(step, token or _token(known), wanted, push, offline, refused)
 
 
 def _token(environment: Mapping[str, str]) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from sightline.atomic import write_text
+from sightline.attach.access import access_seen
 from sightline.attach.data_set import data_seen, objective_of, whole_by_default
 from sightline.attach.options import checked
 from sightline.attach.torch_loop import Attachment, attach
@@ -79,6 +80,8 @@ class GuardCallback(TrainerCallback):
         self.guard = attach(given["model"], inner, **{**known, **self._options})
         self.guard.planned(state.max_steps)
         self._show_data(args, given)
+        if args.push_to_hub:
+            self.guard.show(access_seen(push=args.hub_model_id or "", token=args.hub_token is not None))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **given: Any) -> None:
         """Numbers as logged; the loss of a single step is also that step's."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.attach.script_children import Children, added, own_file
+from sightline.attach.script_hub import Hub
 from sightline.attach.script_imports import Notice
 from sightline.attach.script_launch import Launches
 from sightline.attach.script_main import Ended, ended_by, module_program, run_program, script_program
@@ -93,9 +94,9 @@ class Session:
         self._told = False
         self._lock = threading.RLock()
         self._leave_process: Callable[[int], Any] = os._exit
-        self._launches = Launches(findings, budget)
+        self._launches, self._hub = Launches(findings, budget), Hub()
         when = {"torch": self._torch_came, "multiprocessing.process": self._children.install}
-        self._notice = Notice({**when, **self._launches.on_import()})
+        self._notice = Notice({**when, **self._launches.on_import(), **self._hub.on_import()})
 
     def begin(self) -> None:
         """Start noticing."""
@@ -194,8 +195,13 @@ class Session:
     def _verdicts(self) -> dict[str, Any]:
         models = self._models.records() if self._models else []
         why = self._seen()
-        nothing = [{"kind": "not-run", "check": page.name, "code": page.code, "why": why} for page in pages()]
-        return merged(models, nothing)
+        nothing: list[dict[str, object]] = [
+            {"kind": "not-run", "check": page.name, "code": page.code, "why": why} for page in pages()
+        ]
+        asked = self._hub.records(self._ended.error)
+        return (
+            merged([*(models or [("", nothing)]), ("the script", asked)], nothing) if asked else merged(models, nothing)
+        )
 
     def _seen(self) -> str:
         if (self._models is not None and self._models.watched) or self._of_children("models"):

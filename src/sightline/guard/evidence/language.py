@@ -88,6 +88,7 @@ class AccessSeen:
         repos: repositories that the run reads from the hub: not folders, and not in the local cache.
         push: the repository that the run will write to; None if it writes none. ``""``: named by the hub.
         offline: whether the hub is switched off (``HF_HUB_OFFLINE``).
+        refused: the repository over which the hub turned the run away, so that it ended; None if it did not.
     """
 
     step: int
@@ -95,3 +96,4 @@ class AccessSeen:
     repos: tuple[str, ...] = ()
     push: str | None = None
     offline: bool = False
+    refused: str | None = None

@@ -17,6 +17,7 @@ LLAMA = "meta-llama/Llama-3.2-1B"
         AccessSeen(0, token=False),
         AccessSeen(0, token=True, repos=(LLAMA,)),
         AccessSeen(0, token=True, push="me/model"),
+        AccessSeen(0, token=True, refused="org/mine"),  # a token of somebody else's: its scope only the hub knows
         AccessSeen(0, token=False, offline=True),
     ],
 )
@@ -29,7 +30,8 @@ def test_silent(seen: AccessSeen) -> None:
     [
         (AccessSeen(0, token=False, push="me/model"), "error", "pushes to 'me/model'"),
         (AccessSeen(0, token=False, push=""), "error", "pushes to the hub"),
-        (AccessSeen(0, token=False, repos=("org/open", LLAMA)), "warning", LLAMA),
+        (AccessSeen(0, token=False, repos=("org/open", LLAMA)), "note", LLAMA),
+        (AccessSeen(0, token=False, repos=("org/mine",), refused="org/mine"), "error", "refused 'org/mine'"),
         (AccessSeen(0, token=True, push="me/model", offline=True), "error", "HF_HUB_OFFLINE"),
     ],
 )

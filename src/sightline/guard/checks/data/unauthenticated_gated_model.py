@@ -21,7 +21,7 @@ from sightline.guard.evidence import AccessSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vlm", "vision", "diffusion")
-GATED = (  # families that ask for their terms to be accepted; a hint, for only the hub knows
+GATED = (  # families that ask for their terms to be accepted: worth a note, for only the hub knows
     "meta-llama/",
     "google/gemma-",
     "google/paligemma",
@@ -39,6 +39,9 @@ def find(access: AccessSeen) -> Verdict:
         return _finding(f"the run pushes to {_named(access.push)}, and HF_HUB_OFFLINE is on", "unset it", access)
     if access.token:
         return None
+    if access.refused is not None:
+        fix = "set HF_TOKEN (it is not set) before anything is built, with an account that may read it"
+        return _finding(f"the hub refused '{access.refused}', and no token is in sight", fix, access)
     if access.push is not None:
         fix = "set HF_TOKEN to a token with write scope (it is not set), or push_to_hub=False"
         return _finding(f"the run pushes to {_named(access.push)}, and no token is in sight: 401", fix, access)
@@ -56,7 +59,7 @@ def _named(repository: str) -> str:
 
 def _finding(message: str, fix: str, access: AccessSeen) -> Finding:
     return Finding(
-        severity="error" if access.push is not None else "warning",
+        severity="error" if access.push is not None or access.refused is not None else "note",
         message=message,
         fix=fix,
         seen={"token in sight": access.token, "reads": list(access.repos), "writes": access.push},

@@ -1,0 +1,71 @@
+"""`sightline run` of a script that a hub turns away. The hub is a server of ours; no network is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+SECRET = "hf_thisMustNeverBeShownAnywhere"
+
+
+class _Closed(BaseHTTPRequestHandler):
+    """Says of every repository that its terms must be accepted."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(401)
+        self.send_header("X-Error-Code", "GatedRepo")
+        self.send_header("X-Error-Message", "Access to this model is restricted.")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), _Closed)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+
+
+SCRIPT = """
+import sys, torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import GatedRepoError
+try:
+    hf_hub_download("somebody/closed", "config.json")
+except GatedRepoError as error:
+    if sys.argv[1] == "ends":
+        raise OSError("You are trying to access a gated repo.") from error
+print("goes on without it")
+"""
+
+
+@pytest.mark.parametrize(("how", "token", "codes"), [("ends", "", ["L10"]), ("ends", SECRET, []), ("goes on", "", [])])
+def test_a_closed_repository(how: str, token: str, codes: list[str], hub: str, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SCRIPT)
+    ours = ("HF_", "HUGGING", "TRANSFORMERS")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    world = {**kept, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "*"}
+    world |= {"HF_TOKEN": token} if token else {}
+    command = [sys.executable, "-m", "sightline", "run", "--findings", "told.json", "train.py", how]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=world)
+    told = (tmp_path / "told.json").read_text()
+    assert done.returncode == (1 if how == "ends" else 0), done.stderr
+    assert [(one["code"], one["severity"]) for one in json.loads(told)["findings"]] == [(c, "error") for c in codes]
+    assert ("the hub refused 'somebody/closed'" in done.stderr) is bool(codes)
+    assert SECRET not in told and SECRET not in done.stderr + done.stdout
