@@ -136,7 +136,7 @@ SLOW = [1 - n / 400 for n in range(40)]
     ("rates", "more", "word"),
     [
         ([1 - n / 10 for n in range(12)], {}, "below 0"),
-        ([r for r in RISING[:4] for _ in range(50)], {**WARM, "ticks": 4}, "warm-up takes 100 steps"),
+        ([r for r in RISING[:4] for _ in range(50)], {**WARM, "ticks": 4}, "warm-up takes 99 steps"),
         (SLOW, WARM, "planned for 400 steps"),
         (SLOW, {**WARM, "horizon": 400}, "planned for 400 steps"),
         ([1.0] * 10 + [r for n in range(1, 4) for r in [1 - n / 40] * 10], {**WARM, "ticks": 4}, "in optimizer steps"),

@@ -84,7 +84,7 @@ def _units(s: ScheduleSeen) -> Finding | None:
     steps, ticks, plan = len(s.rates), s.ticks, s.horizon or implied_end(s)
     if not s.closed or ticks is None or not plan or plan < STEPS or s.restored or ticks > plan / 2:
         return None
-    for unit, count in {"micro-batches": s.forwards, "optimizer steps": steps}.items():
+    for unit, count in {"optimizer steps": steps, "micro-batches": s.forwards}.items():
         if abs(plan - count) <= SAME * count and count > ticks:
             done = f"it advanced {ticks} times in {steps} optimizer steps"
             fix = f"count as it is stepped: plan {ticks} steps instead of {plan}, or step it once in all {unit}"
