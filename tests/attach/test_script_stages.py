@@ -31,3 +31,22 @@ def test_a_second_stage_is_heard_by_the_same_watch(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "told.json").read_text())
     assert [(one["name"], one["steps"]) for one in told["run"]["models"]] == [("Sequential", 48)]
     assert not told["findings"]
+
+
+NEW_HEAD = SCRIPT.replace("    opt = torch.optim", "    {}\n    opt = torch.optim").replace(
+    "net.parameters(), lr=rate)", "net.parameters(), lr=rate)\n    {}"
+)
+
+
+def told_of(tmp_path: Path, source: str) -> list[str]:
+    (tmp_path / "train.py").write_text(source)
+    command = [sys.executable, "-m", "sightline", "run", "--findings", "told.json", "train.py"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    return [f"{one['code']} {one['severity']}" for one in json.loads((tmp_path / "told.json").read_text())["findings"]]
+
+
+def test_a_head_that_is_new_in_the_second_stage(tmp_path: Path) -> None:
+    """The first stage's watch knows the old head. The fault: its optimizer was made for the old one too."""
+    head = "net[2] = nn.Linear(16, 3)"
+    assert told_of(tmp_path, NEW_HEAD.format(head, "pass")) == []
+    assert told_of(tmp_path, NEW_HEAD.format("pass", head)) == ["T1 error"] * 2

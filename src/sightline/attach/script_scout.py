@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -158,8 +158,23 @@ class Scout:
         if claimed:
             self._attach(module, claimed, (module, args, kwargs))
 
-    def _attach(self, model: nn.Module, claimed: list[Waiting], call: tuple[Any, ...] | None) -> None:
-        """Watch `model`. `call`: the call of it that is just beginning, of which its own hook knows nothing yet."""
+    def _around(self, parts: Sequence[nn.Module], waiting: Waiting) -> nn.Module | None:
+        """The one module that all `parts` are in, with most of what the optimizer holds: called part by part."""
+        posted = [module for ref, _ in self._posts.values() if (module := ref()) is not None]
+        held = {id(p): p.numel() for p in waiting.held()}
+        for whole in outermost(posted):
+            inside, mine = set(whole.modules()), sum(held.get(id(p), 0) for p in whole.parameters())
+            if all(part in inside for part in parts) and mine >= MOST * sum(held.values()):
+                return whole
+        return None
+
+    def _attach(
+        self, model: nn.Module, claimed: list[Waiting], call: tuple[Any, ...] | None, *, heard: bool = False
+    ) -> None:
+        """Watch `model`. `call`: the call of it that is just beginning, of which its own hook knows nothing yet.
+
+        `heard`: it was called in this step, and will be heard from the next one on.
+        """
         optimizers = [o for w in claimed if (o := w.optimizer()) is not None]
         self._waiting = [w for w in self._waiting if w not in claimed]
         self._unpost(model.modules())
@@ -167,13 +182,14 @@ class Scout:
             known.optimizers += [o for o in optimizers if o not in known.optimizers]
             self._unpost(None if not self._waiting else ())
             return
-        one = self.models.attach(model, optimizers, blind=call is None)
+        one = self.models.attach(model, optimizers, blind=call is None and not heard)
         self._free = [ref for ref in self._free if (m := ref()) is not None and m not in set(model.modules())]
         self.models.listen_to_losses([m for ref in self._free if (m := ref()) is not None])
         if not self._waiting:
             self._unpost()
         if call is None:
-            one.recorder.begin()
+            if not heard:
+                one.recorder.begin()
         elif unwrapped(model)[0] is model:
             one.recorder.before_forward(*call)
 
@@ -200,9 +216,11 @@ class Scout:
         if any(p.grad is not None for p in waiting.held()):
             waiting.unmoved = 0
             parts = [module for ref in waiting.parts if (module := ref()) is not None]
-            parts = outermost(parts) or self._look([id(p) for p in waiting.held()])
+            called = outermost(parts)
+            parts = called or self._look([id(p) for p in waiting.held()])
             if parts:
-                self._attach(parts[0] if len(parts) == 1 else joined(parts), [waiting], None)
+                whole = parts[0] if len(parts) == 1 else self._around(parts, waiting) or joined(parts)
+                self._attach(whole, [waiting], None, heard=len(called) == 1)
                 return
         else:
             waiting.unmoved += 1

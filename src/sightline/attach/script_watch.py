@@ -103,9 +103,14 @@ class Models:
             self.settled(inner)
 
     def watch_of(self, model: nn.Module) -> Watched | None:
-        """The watch that hears the forward passes of this very model already, with any optimizer's steps."""
+        """The watch that hears this very model already, with any optimizer's steps. None if parts are new."""
         inner = unwrapped(model)[1]
-        return next((one for one in self.live if one.recorder.model is inner and not one.blind), None)
+        known = next((one for one in self.live if one.recorder.model is inner and not one.blind), None)
+        measured = {id(p) for _, p in known.recorder.meter.named} if known is not None else set()
+        if known is None or known.adopted or all(id(p) in measured for p in inner.parameters()):
+            return known
+        self.close(known, whole=True)
+        return None
 
     def drop(self, attachment: Attachment | None) -> None:
         """The script let go of what `attachment` watches: judge what is known without running the model again."""

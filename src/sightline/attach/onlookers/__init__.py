@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from sightline.attach.onlookers.binary import Binary
 from sightline.attach.onlookers.casts import Casts
 from sightline.attach.onlookers.cut_off import CutOff
+from sightline.attach.onlookers.hidden import Hidden
 from sightline.attach.onlookers.loss_scale import LossScale
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.onlookers.outputs import Head, Outputs
@@ -40,6 +41,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     Standstill,
     Unsettled,
     CutOff,
+    Hidden,
     OwnMode,
     OwnReference,
 )

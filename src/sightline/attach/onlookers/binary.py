@@ -60,9 +60,10 @@ class Binary(Onlooker):
                 self.recorder.mailbox.post([read_binary(values, grad)], lambda found: arrived(found[0].tolist()))
 
         def arrived(found: list[float]) -> None:
-            again, twice = found[6:]
+            graded, fits, loss, ones, probable, again, twice = found[1:]
             doubled = max(again if squashed else 0.0, twice)
-            self.recorder.offer(BinaryLossSeen(0, classes, int(found[0]), *found[1:6], doubled, squashed))
+            seen = (graded, fits, loss, ones, probable, doubled, squashed)
+            self.recorder.offer(BinaryLossSeen(0, classes, int(found[0]), *seen))
 
         given.register_hook(came)
 

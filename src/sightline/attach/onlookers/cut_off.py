@@ -32,11 +32,14 @@ class CutOff(Onlooker):
         self._listening: Any = None  # of torch's own hooks for all modules: a copied model takes none of ours along
         self._asked: dict[int, str] = {}  # id of a module -> its name
         self._ran: dict[str, bool] = {}  # name -> whether it ran with gradients on in any of its calls
+        self._last: dict[str, bool] | None = None  # the same in the step before, of a model that is not called as one
         self._held = 0
         self._over = False
 
     def before_step(self, optimizer: Optimizer, *, measured: bool) -> None:
         """Drop what has a gradient from the candidates."""
+        if self._listening is not None:
+            self._between_steps()
         if not measured or self._over or self._listening is not None:
             return
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -69,6 +72,15 @@ class CutOff(Onlooker):
         if name is not None and not self.recorder.muted and not torch.compiler.is_compiling():
             self._ran[name] = self._ran.get(name, False) or torch.is_grad_enabled()
 
+    def _between_steps(self) -> None:
+        """No forward pass of the model was heard, so it is called in parts: what runs in two steps in a row counts."""
+        if self._last is None:
+            self._last, self._ran = self._ran, {}
+            return
+        both = {name: on or self._last[name] for name, on in self._ran.items() if name in self._last}
+        self._ran = both
+        self._conclude()
+
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """The forward that was listened to is over. What a host's evaluation runs does not count."""
         if self._listening is None:
@@ -76,6 +88,9 @@ class CutOff(Onlooker):
         if not training:
             self._ran.clear()
             return
+        self._conclude()
+
+    def _conclude(self) -> None:
         self.close(broken=False)
         modules = dict(self.recorder.model.named_modules())
         names = [name for name, graded in self._ran.items() if not graded]

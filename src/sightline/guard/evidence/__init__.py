@@ -29,6 +29,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     BinaryLossSeen   once, in the first backward pass
     OutputsSeen   after sampled training forwards
     CutOffSeen    once, when modules that are optimized run under no_grad
+    HiddenSeen    once, when parameters in plain containers have had gradients in three measured steps
     StillSeen     once, when optimizer steps have written to nothing for a while
     UnsettledSeen   after an evaluation of a model with spectral norm that had not been trained yet
     SharedTextSeen   after 16, 32, ... batches in which all samples share one row of token ids, and at the end
@@ -58,6 +59,7 @@ from sightline.guard.evidence.batches import IGNORE, BatchSeen, LossSeen, Phase,
 from sightline.guard.evidence.cut_off import CutOffSeen
 from sightline.guard.evidence.data import DataSeen, Objective
 from sightline.guard.evidence.hang import RanksStuckSeen, StuckRank
+from sightline.guard.evidence.hidden import HiddenSeen
 from sightline.guard.evidence.language import AccessSeen, BatchScore, ContextSeen, PaddingSeen, ScoreSeen
 from sightline.guard.evidence.learning import (
     BinaryLossSeen,
@@ -101,6 +103,7 @@ __all__ = [
     "Fed",
     "FeedSeen",
     "HeadSeen",
+    "HiddenSeen",
     "History",
     "ImagePairsSeen",
     "LeakSeen",
@@ -177,6 +180,7 @@ Evidence = (
     | RanksStuckSeen
     | BinaryLossSeen
     | HeadSeen
+    | HiddenSeen
     | OutputsSeen
     | ScheduleSeen
     | SharedRowsSeen

@@ -114,6 +114,14 @@ class LossSeen:
     classes: int | None = None
     dtype: str | None = None
 
+    @property
+    def masked(self) -> float:
+        """Largest share of the supervised positions at which the model is given one and the same token (a mask's)."""
+        if self.targets is None or self.input_ids is None or not (taught := self.targets != IGNORE).any():
+            return 0.0
+        counts = self.input_ids[taught].unique(return_counts=True)[1]
+        return float(counts.max() / counts.sum())
+
     def agreement(self, shift: int) -> float | None:
         """Fraction of supervised positions t whose target is input token t + `shift` (1 for next-token training)."""
         if self.targets is None or self.input_ids is None or self.targets.shape[1] <= shift:

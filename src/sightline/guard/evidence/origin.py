@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import log
 from statistics import median
 
@@ -55,7 +56,12 @@ def fresh(step: StepSeen, tower: str) -> bool:
     Told where weight and bias are both seen: torch's own initialisation draws both from U(-1/sqrt(n), 1/sqrt(n)) for n
     inputs, so both have a root mean square of 1/sqrt(3n); that of most transformers has normal weights and no bias.
     """
-    seen = {p.name: p for p in step.tower(tower)}
+    return untrained(step.tower(tower))
+
+
+def untrained(parameters: Sequence[ParameterSeen]) -> bool:
+    """Whether all linear maps among these have the norms of untrained ones (see `fresh`); False where none is."""
+    seen = {p.name: p for p in parameters}
     pairs = [(p, seen.get(name.removesuffix("weight") + "bias")) for name, p in seen.items() if name.endswith("weight")]
     maps = [(w, b) for w, b in pairs if b is not None and w.numel >= SMALLEST and w.numel > b.numel]
     return bool(maps) and all(_untrained(weight, bias) for weight, bias in maps)

@@ -7,10 +7,12 @@ names of the field: ``input_ids``, ``labels``, ``attention_mask``, ``pixel_value
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,8 @@ from sightline.guard.evidence import IGNORE
 
 PLAIN = (Tensor, bool, int, float, str, bytes, torch.dtype, torch.device, Path)
 BARE = ("input_ids", "labels")  # what bare positional tensors of whole numbers are taken for, in order
+SIGNATURES: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()  # model -> names of its arguments
+ROLES: WeakKeyDictionary[nn.Module, dict[str, int]] = WeakKeyDictionary()  # model -> what its bare tensors stand for
 LOSS_ONLY = ("labels", "num_items_in_batch", "fused_lm_head")  # the last asks a model of TRL for log p without logits
 COLOURS = (1, 3, 4)  # channels that make a floating tensor (..., channels, height, width) an image
 
@@ -48,6 +52,8 @@ class Call:
         for argument in (*self.args, *self.kwargs.values()):
             if (found := _member(argument, name)) is not None:
                 return found
+        if (place := _named(self.model, name)) is not None and place < len(self.args):
+            return self.args[place]
         return self._bare().get(name)
 
     def tensor(self, name: str) -> Tensor | None:
@@ -80,7 +86,10 @@ class Call:
     def _bare(self) -> dict[str, Tensor]:
         tensors = [argument for argument in self.args if isinstance(argument, Tensor)]
         whole = [tensor for tensor in tensors if tensor.dtype in (torch.int64, torch.int32) and tensor.dim() > 1]
-        return {**self._images(), **dict(zip(BARE, whole, strict=False))}
+        if len(whole) > 1 and self.model not in ROLES:
+            ROLES[self.model] = _roles(whole)
+        roles = ROLES.get(self.model, {}) if len(whole) > 1 else dict.fromkeys(BARE[: len(whole)], 0)
+        return {**self._images(), **{role: whole[place] for role, place in roles.items() if place < len(whole)}}
 
     def _images(self) -> dict[str, Tensor]:
         """The one tensor that looks like images, whatever its name (4-D attention masks are square and wide as ids)."""
@@ -133,6 +142,43 @@ def places(call: Call, result: Outcome) -> tuple[Tensor, Tensor] | None:
         return None
     rows, columns = (labels[:, 1:] != IGNORE).nonzero(as_tuple=True)
     return (rows, columns) if len(rows) == len(result.logits) else None
+
+
+def _named(model: nn.Module, name: str) -> int | None:
+    """The place of the argument that the model's forward calls `name`."""
+    if model not in SIGNATURES:
+        try:
+            SIGNATURES[model] = tuple(inspect.signature(model.forward).parameters)
+        except (TypeError, ValueError):  # a forward written in C
+            SIGNATURES[model] = ()
+    names = SIGNATURES[model]
+    return names.index(name) if name in names else None
+
+
+def _roles(whole: list[Tensor]) -> dict[str, int]:
+    """What bare whole numbers stand for: the first are the ids; others are told by their values, read once a model.
+
+    Numbers that count up, from 0 or anew from 0, are positions. Such as stay or go up by one number documents or
+    sentences, or are a mask. What is neither are labels.
+    """
+    roles = {"input_ids": 0}
+    for place, tensor in enumerate(whole[1:], start=1):
+        values = tensor.detach()
+        steps = values[..., 1:] - values[..., :-1]
+        if values.shape != whole[0].shape or not steps.numel():
+            roles.setdefault("labels", place)
+        elif bool(((steps == 1) | (values[..., 1:] == 0)).all()) and bool((values[..., 0] == 0).all()):
+            roles.setdefault("position_ids", place)
+        elif not _numbers_parts(values, steps):
+            roles.setdefault("labels", place)
+    return roles
+
+
+def _numbers_parts(values: Tensor, steps: Tensor) -> bool:
+    """Whether every row says of each token which part it is in: 0 or 1 at first, and then the same or one more (a mask
+    may fall as well)."""
+    starts = (values >= 0).all() & (values[..., 0] <= 1).all() & (steps == 0).any()
+    return bool(starts & (steps.abs() <= 1).all() & ((steps >= 0).all() | (steps <= 0).all()))
 
 
 def _plain(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -48,3 +49,13 @@ def test_random_masking_may_spare_a_row() -> None:
     labels = torch.full_like(IDS, IGNORE)
     labels[0, 2] = 3  # the input there is a mask token, not the word
     assert not isinstance(find(batch(labels)), Finding)
+
+
+def test_shifted_twice_and_hidden_words_of_a_text_that_repeats_itself() -> None:
+    ids = torch.tensor([[5, 6, 7, 8, 9, 4]])
+    twice = loss(torch.tensor([[7, 8, 9, 4, IGNORE, IGNORE]]))
+    found = find(batch(None), replace(twice, input_ids=ids))
+    assert isinstance(found, Finding) and "the token after the next" in found.message
+    hidden = torch.tensor([[3, 6, 5, 3, 5, 6]])  # 5 6 5 6 5 6, with 3 for what is hidden
+    targets = torch.tensor([[5, IGNORE, IGNORE, 6, IGNORE, IGNORE]])
+    assert not isinstance(find(batch(None), replace(twice, supervised=2, targets=targets, input_ids=hidden)), Finding)

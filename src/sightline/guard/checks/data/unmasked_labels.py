@@ -7,7 +7,7 @@ labels are shifted by the collator and again by the model; or truncation cut off
 Fix: labels = input_ids with -100 where attention_mask is 0 and outside the assistant's turns (a completion-only
 collator, or the chat template's assistant mask); shift once, in the loss or in the collator; raise max_length.
 Stays silent when: only assistant tokens are supervised; or everything is, in text without turns of a user (pretraining,
-captions; a note where TRL does so by its default); the policy writes its rows itself; labels fit a loss without shift.
+captions; a note where TRL does so by its default); the policy writes its rows; labels fit a loss without shift.
 Sources:
 - https://github.com/NielsRogge/Transformers-Tutorials/issues/456 (2024-07-27): collators that mask only the padding
 - https://github.com/huggingface/transformers/pull/44642 (2026-03-12): labels shifted before a model that shifts them
@@ -27,6 +27,7 @@ from sightline.guard.specimen import Run
 DOMAINS = ("llm", "vlm")
 USER_TAGS = ("<|im_start|>user", "<|user|>", "<|start_header_id|>user", "<start_of_turn>user", "[INST]", "USER:")
 MOST = 0.9  # of the supervised positions: far above chance for any text that is not one token repeated
+HIDES = 0.5  # of them given as one token: hidden words, which in text that repeats itself stand two places on as well
 
 
 def find(batch: BatchSeen, loss: LossSeen | None = None, data: DataSeen | None = None) -> Verdict:
@@ -59,7 +60,7 @@ def _shifted(loss: LossSeen) -> Finding | None:
     """Position t should be trained on token t + 1; it is trained on its own token, or on the one after the next."""
     rates = {shift: loss.agreement(shift) or 0.0 for shift in (0, 1, 2)}
     wrong = 0 if rates[0] > MOST > rates[1] else 2
-    if not rates[wrong] > MOST > rates[1] or loss.softmax_rows < MOST:
+    if not rates[wrong] > MOST > rates[1] or loss.softmax_rows < MOST or (wrong and loss.masked > HIDES):
         return None
     return Finding(
         severity="error",
@@ -70,9 +71,8 @@ def _shifted(loss: LossSeen) -> Finding | None:
 
 
 def _on_padding(batch: BatchSeen, taught: Tensor) -> Finding | None:
-    if batch.attention_mask is None or batch.attention_mask.shape != taught.shape:
-        return None
-    if not (wrong := taught & ~batch.attention_mask).any():
+    mask = batch.attention_mask
+    if mask is None or mask.shape != taught.shape or not (wrong := taught & ~mask).any():
         return None
     return Finding(
         severity="error",

@@ -4,13 +4,15 @@ Symptom: the loss is flat, or falls less than it should; the saved weights of a 
 reverse: a tower that was frozen differs from its source after training.
 Root cause: `optimizer.step()` is missing, or from some step on writes to nothing (a recorded or compiled step that is
 replayed with what was there once); gradients are cleared between backward pass and step; the optimizer holds other
-tensors than the model does (made before it was rebuilt, resized, wrapped or unfrozen); the learning rate is zero; a
-part runs under no_grad; a new output layer was frozen with the rest; or a parameter was frozen and kept its gradient.
+tensors than the model does (made before it was rebuilt, resized, wrapped or unfrozen), or not all (parts were left out,
+or are kept in a plain list); the learning rate is zero; the loss, or a part, is detached or runs under no_grad; a new
+output layer was frozen with the rest; or a parameter was frozen and kept its gradient.
 Fix: make the optimizer after the model is final, from its parameters with requires_grad; call `optimizer.step()` once
 per accumulated batch, and `zero_grad()` after it; set the group's `lr` above 0; set gradients to None when freezing.
 Stays silent when: each tower with a gradient moves in some measured step, whatever its single parameters do (a
 parameter may rest without a gradient); the rate is 0 only while it warms up; the tower's rounding loses updates (P4);
-a frozen output layer was trained before, or other parts than normalisations learn in front of it (LoRA, a connector).
+a frozen output layer was trained before, or other parts than normalisations learn in front of it (LoRA, a connector);
+a body in front of what learns is left out, or a part that was trained before (its weights are not as an init draws).
 Sources:
 - https://github.com/pytorch/pytorch/issues/14467 (2018-11-28): an optimizer that trains a discarded model in silence
 - https://github.com/pytorch/pytorch/issues/115607 (2023-12-12): a compiled step that updates nothing once gradients
@@ -20,8 +22,10 @@ Sources:
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import CutOffSeen, HeadSeen, History, ParameterSeen, Progress, Setup, StillSeen
-from sightline.guard.evidence.movement import cleared, idle_head, stopped
+from sightline.guard.evidence import CutOffSeen, HeadSeen, HiddenSeen, History, Progress, Setup, StillSeen
+from sightline.guard.evidence import ParameterSeen as Seen
+from sightline.guard.evidence.movement import cleared, stopped, ungraded
+from sightline.guard.evidence.strays import ADD, stray
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -32,7 +36,7 @@ NEVER = "call optimizer.step() after the backward pass"
 BETWEEN = "call zero_grad() after step(), or before backward(): there is no gradient left when the optimizer steps"
 REPLAYED = "let each step act on its own gradients: record or compile it anew when what it updates changes"
 STALE = "make the optimizer from the parameters that the model has now"
-ADD = "add them to a parameter group, or set requires_grad to False"
+WHOLE = "call backward() on the loss as computed: no .item(), detach(), .data, no_grad or new tensor on its way"
 LOW = ("float16", "bfloat16")  # an update may round to nothing here, which is P4's business
 
 
@@ -43,6 +47,7 @@ def find(
     head: HeadSeen | None = None,
     still: StillSeen | None = None,
     cut: CutOffSeen | None = None,
+    hidden: HiddenSeen | None = None,
 ) -> Verdict:
     """Were steps taken, do they go on, and did each tower that learns move, and only those?"""
     if progress and not progress.steps and progress.backwards >= (ENDED if progress.closed else BACKWARDS):
@@ -59,8 +64,11 @@ def find(
     if cleared(measured):
         message = "every gradient was 0 in all measured steps, though the loss pulls at the outputs"
         return Finding("error", message, BETWEEN, {"measured steps": len(measured)})
-    why = idle_head(head, history, setup)
-    return _idle(head, why) if head and why else _cut_off(cut) if cut else None
+    if ungraded(measured):
+        message = f"in {measured[-1].step} steps no parameter ever had a gradient: the loss does not hang on the model"
+        return Finding("error", message, WHOLE, {"measured steps": len(measured)})
+    one = stray(measured, setup, head, hidden, cut)
+    return Finding("error" if one.sure else "warning", one.what, one.remedy, one.seen) if one else None
 
 
 def _stopped(still: StillSeen) -> Finding:
@@ -70,19 +78,7 @@ def _stopped(still: StillSeen) -> Finding:
     return Finding("error", message, fix, {**seen, "backward passes": still.backwards, "lr": still.learning_rate})
 
 
-def _idle(head: HeadSeen, why: str) -> Finding:
-    message = f"the output layer {head.name} is as its init left it and is {why}, while other parameters learn"
-    fix = "set requires_grad to True" if why == "frozen" else "add it to a parameter group"
-    return Finding("warning", message, f"{head.name}: {fix}", {"weights": head.rms, "norms alone": head.only_norms})
-
-
-def _cut_off(cut: CutOffSeen) -> Finding:
-    message = f"{len(cut.modules)} modules run under no_grad, though the optimizer holds them, e.g. {cut.modules[0]}"
-    fix = "remove no_grad around them, or set their requires_grad to False"
-    return Finding("warning", message, fix, {"elements": cut.numel, "of": cut.of, "parameters": cut.parameters[:5]})
-
-
-def _unmoved(tower: str, seen: list[ParameterSeen], setup: Setup | None) -> Finding | None:
+def _unmoved(tower: str, seen: list[Seen], setup: Setup | None) -> Finding | None:
     """A tower that is frozen and moved, or gets gradients and not one of its parameters moved in any measured step."""
     if moved := sorted({p.name for p in seen if p.moved and not p.trainable}):
         message = f"{len(moved)} frozen parameters of tower '{tower}' moved, e.g. {moved[0]}"
@@ -100,7 +96,7 @@ def _unmoved(tower: str, seen: list[ParameterSeen], setup: Setup | None) -> Find
     return Finding("error", message, f"group of '{tower}': {STALE if rate else 'set lr above 0 (it is 0)'}", numbers)
 
 
-def _left_out(tower: str, pulled: list[ParameterSeen], setup: Setup | None) -> Finding:
+def _left_out(tower: str, pulled: list[Seen], setup: Setup | None) -> Finding:
     """Surely wrong with a plan that says it learns or an optimizer of foreign tensors; else only wasteful."""
     sure = setup and (setup.orphans or (tower in setup.towers and setup.towers[tower].planned in ("all", "part")))
     names = sorted({p.name for p in pulled})

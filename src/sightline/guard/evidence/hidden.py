@@ -1,0 +1,23 @@
+"""Parameters that a model uses and does not know of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenSeen:
+    """Parameters that modules keep in plain lists or dictionaries, get gradients, and are in no optimizer.
+
+    Attributes:
+        places: where they are kept, by the module's dotted name and the attribute, e.g. ``decoder.experts``.
+        parameters: how many; `numel`: their elements; `of`: elements that the model knows and that are trainable.
+        grad_norm: L2 norm of their gradients.
+    """
+
+    step: int
+    places: tuple[str, ...]
+    parameters: int
+    numel: int
+    of: int
+    grad_norm: float

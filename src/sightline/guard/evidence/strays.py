@@ -1,0 +1,99 @@
+"""Parameters that stay outside while others learn: frozen, in no optimizer, in plain lists, or under no_grad."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sightline.guard.evidence.cut_off import CutOffSeen
+from sightline.guard.evidence.hidden import HiddenSeen
+from sightline.guard.evidence.learning import HeadSeen
+from sightline.guard.evidence.origin import new, untrained
+from sightline.guard.evidence.setup import Setup
+from sightline.guard.evidence.steps import ParameterSeen, StepSeen
+
+LONG = 16  # steps: optimizers that take turns have had theirs
+ADD = "add them to a parameter group, or set requires_grad to False"
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """What stays outside, in words. `sure`: whether nobody can have meant it."""
+
+    what: str
+    remedy: str
+    sure: bool = False
+    seen: dict[str, object] = field(default_factory=dict)
+
+
+def stray(
+    measured: Sequence[StepSeen],
+    setup: Setup | None,
+    head: HeadSeen | None,
+    hidden: HiddenSeen | None,
+    cut: CutOffSeen | None,
+) -> Stray | None:
+    """The first of these that the run shows."""
+    left, foreign = left_behind(measured, setup), setup.orphans if setup is not None else 0
+    alone = head is not None and all(p.name.startswith(head.name.removesuffix("weight")) for p in left)
+    if head is not None and alone and not (left and foreign) and (why := idle_head(head, measured, setup)):
+        what = f"the output layer {head.name} is as its init left it and is {why}, while other parameters learn"
+        remedy = "set requires_grad to True" if why == "frozen" else "add it to a parameter group"
+        return Stray(what, f"{head.name}: {remedy}", False, {"weights": head.rms, "norms alone": head.only_norms})
+    if left:
+        numel, names = sum(p.numel for p in left), [p.name for p in left]
+        what = f"{len(left)} parameters ({numel:,} elements) get gradients and are in no optimizer, e.g. {names[0]}"
+        late = f"make the optimizer after the model is final: it holds {foreign} foreign elements"
+        return Stray(what, late if foreign else ADD, bool(foreign), {"parameters": names[:5]})
+    if hidden is not None:
+        what = f"{hidden.places[0]} keeps {hidden.parameters} parameters in a plain container: no optimizer holds them"
+        remedy = "use nn.ModuleList, nn.ModuleDict or nn.ParameterList, and make the optimizer after them"
+        return Stray(what, remedy, True, {"places": hidden.places[:5], "gradient norm": hidden.grad_norm})
+    if cut is not None:
+        what = f"{len(cut.modules)} modules run under no_grad, though the optimizer holds them, e.g. {cut.modules[0]}"
+        seen = {"elements": cut.numel, "of": cut.of, "parameters": cut.parameters[:5]}
+        return Stray(what, "remove no_grad around them, or set their requires_grad to False", False, seen)
+    return None
+
+
+def left_behind(measured: Sequence[StepSeen], setup: Setup | None) -> list[ParameterSeen]:
+    """Parameters that no optimizer holds, that have gradients in every measured step, and that nobody meant to leave.
+
+    A body in front of what learns may be left out on purpose, and so may what was trained before. What comes behind or
+    beside it, and is as an init leaves it, may not; nor what took the place of tensors that the optimizer still holds.
+    """
+    if setup is None or measured[-1].step < LONG:
+        return []
+    held = [any(p.optimized or p.moved for p in same) for same in _each(measured)]
+    out = [all(p.trainable and p.grad_norm for p in same) for same in _each(measured)]
+    first = held.index(True) if any(held) else len(held)
+    left = [p for place, p in enumerate(measured[0].parameters) if out[place] and not held[place] and place > first]
+    free = sum(tower.trainable - tower.optimized for tower in setup.towers.values())
+    if not left or free < sum(p.numel for p in left):
+        return []
+    return left if setup.orphans or untrained(left) else []
+
+
+def _each(measured: Sequence[StepSeen]) -> list[tuple[ParameterSeen, ...]]:
+    """Parameter by parameter, what the measured steps show of it."""
+    return list(zip(*(step.parameters for step in measured), strict=False))
+
+
+def idle_head(head: HeadSeen, measured: Sequence[StepSeen], setup: Setup | None) -> str | None:
+    """Why an output layer that is as an init leaves it never moves while other parameters do; None where that is fine.
+
+    "frozen": only scales and shifts of normalisations learn, or the layers in front of it were trained before.
+    "left out": it has gradients, and no optimizer holds it.
+    """
+    if not new(head):
+        return None
+    weight = [p for step in measured for p in step.parameters if p.name == head.name]
+    others = any(p.moved for step in measured for p in step.parameters if p.name != head.name)
+    if not weight or not others or any(p.moved for p in weight):
+        return None
+    if not head.learns and not weight[-1].trainable:
+        return "frozen" if head.only_norms or head.trained_body else None
+    towers = setup.towers.values() if setup else ()
+    out = all(p.trainable and p.grad_norm and not p.optimized for p in weight)
+    out = out and sum(t.trainable - t.optimized for t in towers) >= weight[0].numel
+    return "left out" if out and measured[-1].step >= LONG else None

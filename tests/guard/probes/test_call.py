@@ -1,0 +1,67 @@
+"""What a call's bare tensors are taken for: by the names of the model's arguments, else by their values."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sightline.guard.probes.call import Call
+
+IDS = torch.tensor([[5, 3, 8, 2, 9, 4], [7, 7, 1, 3, 2, 6]])
+LABELS = torch.tensor([[3, 8, 2, 9, 4, 1], [7, 1, 3, 2, 6, 5]])
+
+
+class Named(nn.Module):
+    def forward(self, tokens: Tensor, position_ids: Tensor, labels: Tensor | None = None) -> Tensor:
+        return tokens
+
+
+class Bare(nn.Module):
+    def forward(self, x: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:
+        return x
+
+
+def roles(model: nn.Module, *tensors: Tensor) -> dict[str, int]:
+    call = Call(model, tensors)
+    found = {name: call.tensor(name) for name in ("input_ids", "labels", "position_ids")}
+    return {
+        name: next(n for n, t in enumerate(tensors) if t is value) for name, value in found.items() if value is not None
+    }
+
+
+def test_names_of_the_models_own_arguments() -> None:
+    assert roles(Named(), IDS, LABELS, IDS + 1) == {"input_ids": 0, "position_ids": 1, "labels": 2}
+
+
+OTHERS = {
+    "positions": torch.arange(6).expand(2, 6),
+    "positions that restart": torch.tensor([[0, 1, 2, 0, 1, 2], [0, 1, 0, 1, 2, 3]]),
+}
+PARTS = {
+    "documents": torch.tensor([[0, 0, 1, 1, 2, 2], [0, 0, 0, 0, 1, 1]]),
+    "sentences": torch.tensor([[0, 0, 0, 1, 1, 1], [0, 1, 1, 1, 1, 1]]),
+    "mask, right": torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]]),
+    "mask, left": torch.tensor([[0, 0, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1]]),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_positions_are_told_by_their_values(name: str) -> None:
+    assert roles(Bare(), IDS, OTHERS[name]) == {"input_ids": 0, "position_ids": 1}
+    assert roles(Bare(), IDS, OTHERS[name], LABELS) == {"input_ids": 0, "position_ids": 1, "labels": 2}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_and_masks_are_no_labels(name: str) -> None:
+    assert roles(Bare(), IDS, PARTS[name]) == {"input_ids": 0}
+    assert roles(Bare(), IDS, PARTS[name], LABELS) == {"input_ids": 0, "labels": 2}
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [LABELS, (IDS > 4).long(), IDS.masked_fill(IDS > 4, -100), torch.arange(4, 10).expand(2, 6), LABELS[:, :3]],
+    ids=["next tokens", "yes or no", "masked", "counting up", "shorter"],
+)
+def test_labels_are_what_is_neither(labels: Tensor) -> None:
+    assert roles(Bare(), IDS, labels) == {"input_ids": 0, "labels": 1}
