@@ -88,12 +88,11 @@ def attach(
         plan: tower -> "all", "part" or "none": what should learn. Towers not named should not.
         image_token_id, tokens_per_image: the placeholder, and how many stand for an image; None: read from the model.
         accumulation: micro-batches an optimizer step. allow: check -> reason: findings that are known and accepted.
-        budget: share of step time that measuring may take; 1.0 measures every step.
+        budget: share of step time that measuring may take; 1.0 measures every step. checks: those to run; None: all.
         on_finding: called with each new finding; None is quiet.
         raise_on: raise GuardError on a new finding of this severity or a higher one.
         forward: ``forward(model, batch)`` for the batches of `preflight`; None: ``model(**batch)``, ``model(*batch)``
             or ``model(batch)`` for a mapping, for a tuple or list, for anything else.
-        checks: the checks to run; None: all.
         on_fault: told of an error of the guard's own, which else is raised in the middle of the loop.
         heard: whether a call of the model is a forward pass. False: the host says so itself (`attach/lightning.py`).
 
@@ -101,8 +100,7 @@ def attach(
         UserError: the model has no parameters, a tower's module does not exist, `allow` is wrong.
     """
     called, inner = unwrapped(model)
-    if not any(True for _ in inner.parameters()):
-        raise UserError("the model has no parameters", where="attach", fix="attach the module that is trained")
+    _need_parameters(inner)
     facts = Facts(tokenizer, decode, plan, image_token_id, tokens_per_image, accumulation)
     watch = Watch(checks, allow=allow, on_finding=on_finding)
     attachment = Attachment(inner, optimizer, dataloader, towers, facts, watch, budget, raise_on, forward)
@@ -313,6 +311,11 @@ class Attachment(Asked):
         if generator is not None:
             generator.set_state(state)
         yield from batches
+
+
+def _need_parameters(model: nn.Module) -> None:
+    if not any(True for _ in model.parameters()):
+        raise UserError("the model has no parameters", where="attach", fix="attach the module that is trained")
 
 
 def _read_state(path: Path) -> Mapping[str, Tensor]:
