@@ -143,6 +143,8 @@ def _compose(spec: Compose, attention: str, texts: Iterable[str], dtype: torch.d
         language.vocab_size = len(tokenizer)
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             setattr(language, name, getattr(tokenizer, name))
+        if language.is_encoder_decoder:
+            language.decoder_start_token_id = tokenizer.pad_token_id  # as T5's decoder begins
     model = join(spec, vision, language, attention=attention, dtype=dtype, tokenizer=tokenizer)
     tokens = token_count(model.vision.count, spec.connector)
     facts = image_facts(spec.vision, model.vision)
@@ -184,8 +186,20 @@ def join(
         image_token_id = int(tokenizer.convert_tokens_to_ids(spec.image_token))
     width = speaker.get_input_embeddings().weight.shape[1]
     connector = build_connector(tower.width, width, spec.connector).to(dtype)
-    make = GatedVLM if isinstance(connector, GatedCrossAttention) else ComposedVLM
+    make: type[ComposedVLM] = Seq2SeqVLM if language.is_encoder_decoder else ComposedVLM
+    if isinstance(connector, GatedCrossAttention):
+        if language.is_encoder_decoder:
+            what = (
+                f"gated cross-attention goes into a decoder's blocks, and a {language.model_type} has an encoder, too"
+            )
+            raise UserError(what, where="model.compose.connector.kind", fix="choose another connector")
+        make = GatedVLM
     return make(tower, connector, speaker, spec=spec, image_token_id=image_token_id, eos_ids=())
+
+
+def encoder_kind(language: PretrainedConfig) -> type[ComposedEncoder]:
+    """The encoder of a composed model with this language tower."""
+    return Seq2SeqEncoder if language.is_encoder_decoder else ComposedEncoder
 
 
 def _pair(spec: Pair, attention: str, texts: Iterable[str], dtype: torch.dtype) -> Built:

@@ -15,12 +15,11 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
 
 from sightline.data.encode_adopted import AdoptedEncoder
-from sightline.data.encode_composed import ComposedEncoder
 from sightline.data.encode_pairs import PairEncoder
 from sightline.errors import UserError
 from sightline.models.adapters import add_adapters
 from sightline.models.adopted import AdoptedVLM
-from sightline.models.build import Built, finish, finish_pair, join, side_by_side, with_pairs
+from sightline.models.build import Built, encoder_kind, finish, finish_pair, join, side_by_side, with_pairs
 from sightline.models.export import DESCRIPTION, PAIRS, WEIGHTS
 from sightline.recipe.schema import Adopt, Compose, Lora, Pair
 
@@ -87,7 +86,8 @@ def _config(fields: dict[str, Any]) -> PretrainedConfig:
 
 def _composed(told: dict[str, Any], folder: Path) -> Built:
     spec = Compose.model_validate(told["compose"])
-    encoder = ComposedEncoder.load(folder)
+    language = _config(told["language"])
+    encoder = encoder_kind(language).load(folder)
     fresh = {
         tower: getattr(spec, tower).model_copy(update={"source": None, "config": told[tower]})
         for tower in ("vision", "language")
@@ -95,7 +95,7 @@ def _composed(told: dict[str, Any], folder: Path) -> Built:
     model = join(
         spec.model_copy(update=fresh),
         _config(told["vision"]),
-        _config(told["language"]),
+        language,
         attention=told["attention"],
         dtype=torch.float32,
         tokenizer=encoder.tokenizer,

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import MODEL_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from sightline.errors import UserError
 from sightline.models.gguf_file import readable
@@ -67,18 +73,19 @@ def language_config(spec: LanguageSpec) -> PretrainedConfig:
 def load_language(
     spec: LanguageSpec, config: PretrainedConfig, *, attention: str, dtype: torch.dtype
 ) -> PreTrainedModel:
-    """The causal language model. Raises UserError where `config` is of another kind."""
+    """The causal or encoder-decoder language model. Raises UserError where `config` is of another kind."""
     attention = attention_for(config, attention)
+    kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     if spec.source is None:
-        make = AutoModelForCausalLM.from_config
+        make = kind.from_config
         return _fresh(lambda: make(config, attn_implementation=attention), LANGUAGE).to(dtype)
     options: dict[str, Any] = {"attn_implementation": attention, "dtype": dtype}
     source = spec.source
     if not spec.gguf_file:
-        return read_or_explain(lambda: AutoModelForCausalLM.from_pretrained(source, **options), source, LANGUAGE)
+        return read_or_explain(lambda: kind.from_pretrained(source, **options), source, LANGUAGE)
     options["gguf_file"] = spec.gguf_file
     with readable(source, spec.gguf_file, LANGUAGE) as (folder, _):
-        return read_or_explain(lambda: AutoModelForCausalLM.from_pretrained(folder, **options), source, LANGUAGE)
+        return read_or_explain(lambda: kind.from_pretrained(folder, **options), source, LANGUAGE)
 
 
 def text_config(spec: TextSpec) -> PretrainedConfig:
