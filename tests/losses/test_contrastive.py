@@ -15,7 +15,7 @@ from sightline.errors import UserError
 from sightline.losses import contrastive as module
 from sightline.losses import similarity as chunking
 from sightline.losses.contrastive import info_nce
-from sightline.losses.momentum import soft_targets
+from sightline.losses.distil import soft_targets
 from tests.losses import brute
 from tests.losses.references import open_clip_losses, torchmultimodal
 

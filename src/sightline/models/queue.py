@@ -3,6 +3,8 @@
 Pushed with a momentum teacher's embeddings it is the queue of MoCo and ALBEF (arXiv 1911.05722; 2107.07651, section
 3.2); pushed with the student's own it is cross-batch memory (XBM, arXiv 1912.06798), which asks for slowly drifting
 embeddings: start it after the warm-up.
+
+It is state of a model, saved and loaded with it; a loss only receives what it holds.
 """
 
 from __future__ import annotations
@@ -29,14 +31,15 @@ class Queue(nn.Module):
     image_ids: Tensor
     pushed: Tensor
 
-    def __init__(self, size: int, width: int, queries: int | None = None) -> None:
+    def __init__(self, size: int, width: int, queries: int | None = None, ids: int | None = None) -> None:
+        """Args: size: pairs. width: of an embedding. queries: embeddings an image. ids: numbers that name a pair."""
         super().__init__()
         if size < 1:
             raise UserError(f"a queue cannot hold {size} pairs", where="queue")
         shape = (size, width) if queries is None else (size, queries, width)
         self.register_buffer("image", torch.zeros(shape))
         self.register_buffer("text", torch.zeros(size, width))
-        self.register_buffer("image_ids", torch.zeros(size, dtype=torch.long))
+        self.register_buffer("image_ids", torch.zeros((size,) if ids is None else (size, ids), dtype=torch.long))
         self.register_buffer(
             "pushed", torch.zeros((), dtype=torch.long)
         )  # since the beginning; the next place mod size
@@ -45,14 +48,15 @@ class Queue(nn.Module):
         return min(int(self.pushed), len(self.text))
 
     @torch.no_grad()
-    def push(self, image: Float[Tensor, "n *Q E"], text: Float[Tensor, "n E"], image_ids: Int[Tensor, " n"]) -> None:
+    def push(self, image: Float[Tensor, "n *Q E"], text: Float[Tensor, "n E"], image_ids: Int[Tensor, " n *K"]) -> None:
         """Write n pairs over the oldest ones; of more than `size` the last `size` are kept.
 
         Raises:
             UserError: shapes that are not the queue's, or unlike in length.
         """
-        given = (image.shape[1:], text.shape[1:], image_ids.shape)
-        if given != (self.image.shape[1:], self.text.shape[1:], (len(text),)) or len(image) != len(text):
+        held = (self.image, self.text, self.image_ids)
+        shapes = [(len(text), *one.shape[1:]) for one in held]
+        if [tuple(one.shape) for one in (image, text, image_ids)] != shapes:
             raise UserError(
                 f"cannot push images {tuple(image.shape)}, texts {tuple(text.shape)}, ids {tuple(image_ids.shape)} "
                 f"into a queue of images {tuple(self.image.shape)} and texts {tuple(self.text.shape)}",
@@ -61,13 +65,13 @@ class Queue(nn.Module):
         size, count = len(self.text), len(text)
         fresh = min(size, count)
         places = (self.pushed + torch.arange(count - fresh, count, device=self.pushed.device)) % size
-        for held, new in ((self.image, image), (self.text, text), (self.image_ids, image_ids)):
-            held[places] = new[count - fresh :].to(held.dtype)
+        for old, new in zip(held, (image, text, image_ids), strict=True):
+            old[places] = new[count - fresh :].to(old.dtype)
         self.pushed += count
 
     def behind(
-        self, image: Float[Tensor, "M *Q E"], text: Float[Tensor, "M E"], image_ids: Int[Tensor, " M"]
-    ) -> tuple[Float[Tensor, "N *Q E"], Float[Tensor, "N E"], Int[Tensor, " N"]]:
+        self, image: Float[Tensor, "M *Q E"], text: Float[Tensor, "M E"], image_ids: Int[Tensor, " M *K"]
+    ) -> tuple[Float[Tensor, "N *Q E"], Float[Tensor, "N E"], Int[Tensor, " N *K"]]:
         """The given pairs and, behind them, those of the queue (N = M + len): all pairs of a contrastive loss.
 
         Call it before the same pairs are pushed. The queue's part has no gradient.

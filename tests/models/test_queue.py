@@ -9,7 +9,7 @@ import torch
 
 from sightline.errors import UserError
 from sightline.losses.contrastive import info_nce
-from sightline.losses.queue import Queue
+from sightline.models.queue import Queue
 from tests.losses import brute
 
 
