@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,10 +12,13 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from sightline.attach.language import generation_hook, generators
+from sightline.attach.phases.state import State
 from sightline.attach.recorder import Recorder
 from sightline.attach.setup import embedding_of
 
 Act = Callable[..., Any]
+_compiling, _tracing = torch.compiler.is_compiling, torch.jit.is_tracing  # found once: they are asked at each call
+_training = torch.is_grad_enabled
 
 
 class Hook:
@@ -30,7 +33,7 @@ class Hook:
         self._act, self._fault = act, fault
 
     def __call__(self, *args: Any) -> None:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if _compiling() or _tracing():
             return
         if self._fault is None:
             self._act(*args)
@@ -42,6 +45,48 @@ class Hook:
 
     def __reduce__(self) -> Any:
         return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+class Dozing(Hook):
+    """A forward hook for the time asleep: in a training forward, one test and one sum. Others are told to `act`."""
+
+    def __init__(self, state: State, act: Act, fault: Callable[[Exception], None] | None = None) -> None:
+        super().__init__(act, fault)
+        self._state = state
+
+    def __call__(self, *args: Any) -> None:
+        s = self._state
+        if not _compiling() and _training() and not s.declared and not s.evaluated and s.forwards < s.stalled:
+            s.forwards += 1
+            return
+        super().__call__(*args)
+
+
+class Doze:
+    """Hooks for the time awake and others for the time asleep; a handle for all of them."""
+
+    def __init__(self, awake: Sequence[Callable[[], Any]], asleep: Sequence[Callable[[], Any]]) -> None:
+        self._awake, self._asleep, self._gone = awake, asleep, False
+        self._handles: list[Any] = []
+        self.listen()
+
+    def listen(self) -> None:
+        """Hear all."""
+        self._change(self._awake)
+
+    def rest(self) -> None:
+        """Hear what is needed to wake up again."""
+        self._change(self._asleep)
+
+    def _change(self, put: Sequence[Callable[[], Any]]) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = [] if self._gone else [one() for one in put]
+
+    def remove(self) -> None:
+        """Take them off for good."""
+        self._gone = True
+        self._change(())
 
 
 def unwrapped(model: nn.Module) -> tuple[nn.Module, nn.Module]:
@@ -87,12 +132,23 @@ def hooked(
     inner = generators(model) if whole else ()
     generated = generation_hook(r.probing.language, lambda: r.muted, lambda: r.step, r.silence, r.offer)
     r.pace.inner = len(connectors) + len(inner) + (embedding is not None) + isinstance(loss_fn, nn.Module)
+    before, ready = Hook(r.before_forward, fault), Hook(r.before_step, fault)
+    awake: list[Callable[[], Any]] = []
+    asleep: list[Callable[[], Any]] = []
+    if heard:
+        after = Hook(r.after_forward, fault)
+        awake.append(lambda: called.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
+        awake.append(lambda: called.register_forward_hook(after, with_kwargs=True, always_call=True))
+        doze = Dozing(r, r.after_forward, fault)
+        asleep.append(lambda: called.register_forward_hook(doze, with_kwargs=True))
+    if steps:
+        awake.append(lambda: register_optimizer_step_pre_hook(ready))
+    r.ears = Doze(awake, asleep)
     return [
-        *(listening(called, Hook(r.before_forward, fault), Hook(r.after_forward, fault)) if heard else []),
+        r.ears,
         *(module.register_forward_hook(Hook(r.signals.connector_gave, fault)) for module in connectors),
         *([embedding.register_forward_hook(Hook(r.signals.embedding_gave, fault))] if embedding is not None else []),
         *(m.register_forward_hook(Hook(generated, fault), with_kwargs=True) for m in inner),
         *([loss_fn.register_forward_hook(Hook(r.backward.loss_made, fault))] if isinstance(loss_fn, nn.Module) else []),
-        *([register_optimizer_step_pre_hook(Hook(r.before_step, fault))] if steps else []),
         *([register_optimizer_step_post_hook(Hook(r.after_step, fault))] if steps else []),
     ]

@@ -121,12 +121,17 @@ class Pace:
             self._slept += steps
         else:
             (self._heard if kind is Kind.HEARD else self._measured).append(spent - late)
-        if self._opening > 0 and step <= OPENING:
-            self._opening -= min(spent, ONCE)
-        elif kind is Kind.HEARD:
-            self._hearing, self._measuring = self._hearing - (spent - late), self._measuring - late
-        else:
-            self._measuring -= spent
+        heard = spent - late if kind is Kind.HEARD else 0.0
+        opening = self._opening > 0 and step <= OPENING
+        self._hearing = self._pay(self._hearing, heard, opening)
+        self._measuring = self._pay(self._measuring, spent - heard, opening)
+
+    def _pay(self, purse: float, spent: float, opening: bool) -> float:
+        """What is left of a purse. In the opening it never owes: what it does not hold comes from the run's first."""
+        if not opening or purse >= spent:
+            return purse - spent
+        self._opening -= min(spent - max(purse, 0.0), ONCE)
+        return min(purse, 0.0)
 
     def _earn(self, income: float) -> None:
         hearing, most = self._hearing + income / 2, 2 * _middle(self._heard)

@@ -25,9 +25,9 @@ class Signals:
         self.counting, self.measuring = True, measuring
         self.features, self._connector, self._embedding = None, None, None
 
-    def rest(self) -> None:
-        """Forward passes begin of which nothing is wanted."""
-        self.counting = self.measuring = False
+    def rest(self, *, counting: bool = False) -> None:
+        """Training forwards begin of which nothing is wanted. `counting`: evaluations between them are not announced."""
+        self.counting, self.measuring = counting, False
 
     def connector_gave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Forward hook of a connector's modules; the last that runs makes the features."""

@@ -52,21 +52,26 @@ class Onlookers:
 
     def __init__(self, recording: Recording, wants: Callable[[str], bool]) -> None:
         self.all = [kind(recording) for kind in KINDS if any(wants(shown) for shown in kind.shows)]
+        # who does nothing in a phase is not called in it: there are many, and a step may take a millisecond
         self._sleepless = [one for one in self.all if type(one).slept is not Onlooker.slept]
+        self._forward = [one for one in self.all if type(one).forward is not Onlooker.forward]
+        self._hearing = [one for one in self._forward if not one.measured_only]
+        self._before = [one for one in self.all if type(one).before_step is not Onlooker.before_step]
+        self._after = [one for one in self.all if type(one).after_step is not Onlooker.after_step]
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """The host ran the model, to train or to judge it."""
-        for onlooker in self.all:
+        for onlooker in self._forward if measured else self._hearing:
             onlooker.forward(call, output, training=training, measured=measured)
 
     def before_step(self, optimizer: Optimizer, *, measured: bool) -> None:
         """An optimizer of the model is about to step."""
-        for onlooker in self.all:
+        for onlooker in self._before:
             onlooker.before_step(optimizer, measured=measured)
 
     def after_step(self, optimizer: Optimizer, *, measured: bool) -> None:
         """It stepped."""
-        for onlooker in self.all:
+        for onlooker in self._after:
             onlooker.after_step(optimizer, measured=measured)
 
     def slept(self, optimizer: Optimizer) -> None:

@@ -38,6 +38,7 @@ class Binary(Onlooker):
     """Looks at the outputs of the first training forward and at their gradient."""
 
     shows: ClassVar = ("BinaryLossSeen",)
+    measured_only: ClassVar = True
 
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)

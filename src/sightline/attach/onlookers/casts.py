@@ -24,6 +24,7 @@ class Casts(Onlooker):
     """Looks at the first training forwards that run under autocast."""
 
     shows: ClassVar = ("AutocastSeen",)
+    measured_only: ClassVar = True
 
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)

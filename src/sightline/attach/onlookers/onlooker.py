@@ -46,6 +46,7 @@ class Onlooker:
     """
 
     shows: ClassVar[tuple[str, ...]] = ()
+    measured_only: ClassVar[bool] = False  # whether `forward` is for measured steps and evaluations alone
 
     def __init__(self, recorder: Recording) -> None:
         self.recorder = recorder

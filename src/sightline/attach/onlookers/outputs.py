@@ -23,6 +23,7 @@ class Head(Onlooker):
     """The layer of the first training forward's logits, before any step."""
 
     shows: ClassVar = ("HeadSeen",)
+    measured_only: ClassVar = True
 
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)

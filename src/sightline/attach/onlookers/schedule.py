@@ -53,7 +53,7 @@ class Track:
 
     def stepping(self, *, heard: bool = True) -> None:
         """The optimizer is about to step. Without `heard`: it did, and nothing is known of the forwards before."""
-        rate = max((float(group.get("lr", 0.0)) for group in self.optimizer.param_groups), default=0.0)
+        rate = max((float(group.get("lr") or 0.0) for group in self.optimizer.param_groups), default=0.0)
         gone = self._known is not None and self.schedule is None
         stale = bool(self.rates) and rate != self.rates[-1] and (gone or self.tick == self._step_tick)
         if self._looks and (not self.rates or stale):
@@ -67,6 +67,14 @@ class Track:
             self.inside += self._ticked_inside
         self.rates.append(rate)
         self._step_tick, self._forward_tick, self._ticked_inside = tick, None, False
+
+    def slept(self) -> None:
+        """The optimizer stepped, and nothing is known of the forwards before. Most often its rate is as it was."""
+        groups = self.optimizer.param_groups
+        if len(groups) == 1 and groups[0].get("lr") == self.rates[-1]:
+            self.rates.append(self.rates[-1])
+        else:
+            self.stepping(heard=False)
 
     def _look(self) -> None:
         self._looks -= 1
@@ -140,7 +148,7 @@ class Schedules(Onlooker):
     def slept(self, optimizer: Optimizer) -> None:
         """The rate that it used is still there."""
         if track := self._tracks.get(id(optimizer)):
-            track.stepping(heard=False)
+            track.slept()
 
     def planned(self, steps: int) -> None:
         """Kept for the evidence."""

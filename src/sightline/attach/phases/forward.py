@@ -28,13 +28,11 @@ class Forward:
         self._slept = (0, 0)  # steps and forwards when sleep began
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Hook before the model's forward pass."""
+        """Hook before the model's forward pass. Off while the guard sleeps, until it is due to wake."""
         s = self._state
         if s.muted:
             return
         training = torch.is_grad_enabled() and not s.declared
-        if s.asleep and training and not s.due and not s.evaluated:
-            return
         with s.pace:
             if training and s.open_step is None:
                 self.begin()
@@ -47,15 +45,14 @@ class Forward:
     def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Hook after the model's forward pass; also after one that raised, with no output."""
         s = self._state
-        if s.muted:
-            return
-        training = torch.is_grad_enabled() and not s.declared
-        if s.asleep and training:
+        if s.asleep and torch.is_grad_enabled() and not s.declared:
             self.counted()
+            return
+        if s.muted:
             return
         with s.pace:
             call = Call(s.model, args, kwargs)
-            if training:
+            if torch.is_grad_enabled() and not s.declared:
                 self.trained(call, output)
             else:
                 self._evaluation.judged(call, output)
@@ -64,16 +61,20 @@ class Forward:
     def counted(self) -> None:
         """A training forward while asleep."""
         s = self._state
+        if s.muted:
+            return
         s.forwards += 1
+        if s.evaluated:
+            self._evaluation.end()
+            s.evaluated = False
         if s.forwards >= s.stalled:
-            s.due = True
+            s.wake()
 
     def begin(self) -> None:
         """The first training forward of a step."""
         s = self._state
-        if s.evaluated or not s.asleep:
-            self._evaluation.end()
-            s.evaluated = False
+        self._evaluation.end()
+        s.evaluated = False
         stalled = s.asleep and s.step < s.wakes
         if s.asleep and not self._wakes():
             return
@@ -112,7 +113,9 @@ class Forward:
         s = self._state
         s.asleep, s.due, s.wakes = True, False, s.step + steps
         s.stalled = s.forwards + s.patience
-        s.signals.rest()
+        s.signals.rest(counting=True)
+        if s.ears is not None:
+            s.ears.rest()
         self._slept = (s.step, s.forwards)
 
     def trained(self, call: Call, output: Any) -> None:

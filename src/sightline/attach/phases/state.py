@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -32,6 +32,13 @@ class _Here(threading.local):
 
 
 _HERE = _Here()
+
+
+class Ears(Protocol):
+    """Hooks that are not needed while the guard sleeps (see `attach/hook.py`)."""
+
+    def listen(self) -> None: ...
+    def rest(self) -> None: ...
 
 
 class State:
@@ -70,6 +77,7 @@ class State:
         self.last_call: Call | None = None
         self.open_step: OpenStep | None = None
         self.stepped: list[tuple[OpenStep, Build]] = []
+        self.ears: Ears | None = None
         self.signals = Signals()
         self.beside = Beside()
         self.onlookers = Onlookers(self, probing.wants)
@@ -101,6 +109,12 @@ class State:
 
         self.mailbox.post(list(tensors.values()), arrived)
 
+    def wake(self) -> None:
+        """The next training forward begins a step that may be heard."""
+        self.due = True
+        if self.ears is not None:
+            self.ears.listen()
+
     def progress(self, *, closed: bool) -> Progress:
         """How far the run got."""
         return Progress(self.forwards, self.backwards, self.step, closed, self.facts.accumulation)
@@ -110,9 +124,11 @@ class State:
         """Our own forward passes are not the host's: neither this recorder nor another one of the model hears them."""
         self._silent += 1
         _HERE.silent += 1
+        forwards = self.forwards
         try:
             yield
         finally:
+            self.forwards = forwards  # asleep, every forward is counted
             self._silent -= 1
             _HERE.silent -= 1
 

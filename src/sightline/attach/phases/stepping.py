@@ -16,7 +16,8 @@ from sightline.attach.phases.state import Build, State
 from sightline.guard.evidence import StepSeen
 from sightline.guard.probes.non_finite import first_non_finite
 
-BULK = 16  # steps whose losses are read from a device at once, unless one of them was measured
+BULK = 16  # heard steps that become evidence at once, unless one was measured or went wrong
+PROMPT = 64  # steps of which each does by itself: early faults are told at the very step
 PATIENCE, MANY = 64, 8  # forwards asleep without a step, and times as many as the last steps had: then the guard wakes
 
 
@@ -60,10 +61,12 @@ class Stepping:
     def after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Hook after any optimizer's step."""
         s = self._state
-        if s.muted or not self._knows(optimizer):
+        if not self._knows(optimizer):
             return
         if s.asleep:
             self._slept(optimizer)
+            return
+        if s.muted:
             return
         with s.pace:
             second = s.open_step is None and bool(s.stepped)  # another optimizer, after the same backward pass
@@ -86,8 +89,9 @@ class Stepping:
         s.step += 1
         self._counted = s.forwards
         s.stalled = s.forwards + s.patience
-        s.due = s.step >= s.wakes
         s.onlookers.slept(optimizer)
+        if s.step >= s.wakes:
+            s.wake()
 
     def _close_step(self, step: OpenStep, optimizer: Optimizer) -> None:
         s, before, number = self._state, self._before, self._state.step
@@ -123,13 +127,13 @@ class Stepping:
     def flush(self, *, all_: bool = True) -> None:
         """Steps that are over become evidence, once their measurements have arrived.
 
-        Without `all_`, steps whose losses are on a device wait until several can be read at once.
+        Without `all_`, steps that were only heard wait until several are read from their device and judged at once.
         """
         s = self._state
         self._waiting += s.stepped
         s.stepped = []
         steps = [step for step, _ in self._waiting]
-        if not all_ and len(steps) < BULK and any(step.unread for step in steps) and not steps[-1].measured:
+        if not all_ and steps and len(steps) < BULK and s.step > PROMPT and _can_wait(steps[-1]):
             return
         read(steps, s.mailbox)
         for _, build in self._waiting:
@@ -168,3 +172,7 @@ class Stepping:
             return None
         with s.silence():
             return first_non_finite(s.last_call) or "the loss function"
+
+
+def _can_wait(step: OpenStep) -> bool:
+    return not step.measured and step.non_finite is None and (step.loss is None or math.isfinite(step.loss))
