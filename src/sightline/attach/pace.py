@@ -134,7 +134,7 @@ class Pace:
         return min(purse, 0.0)
 
     def _earn(self, income: float) -> None:
-        hearing, most = self._hearing + income / 2, 2 * _middle(self._heard)
+        hearing, most = self._hearing + income / 2, 4 * _middle(self._heard)
         self._hearing = min(hearing, most)
         measuring = self._measuring + income / 2 + hearing - self._hearing
         self._measuring = min(measuring, 2 * self._of_a_window())

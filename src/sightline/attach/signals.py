@@ -26,7 +26,7 @@ class Signals:
         self.features, self._connector, self._embedding = None, None, None
 
     def rest(self, *, counting: bool = False) -> None:
-        """Training forwards begin of which nothing is wanted. `counting`: evaluations between them are not announced."""
+        """Training forwards begin of which nothing is wanted. `counting`: evaluations may come without `clear`."""
         self.counting, self.measuring = counting, False
 
     def connector_gave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
