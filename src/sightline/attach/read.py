@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sightline.guard.evidence import BatchSeen, Phase
 from sightline.guard.probes.call import Call
@@ -74,9 +74,19 @@ def batch_seen(
         image_token_id=image_token_id,
         image_spans=image_spans(call),
         image_features=features,
+        pad_id=_pad_id(call.model),
         where=tuple(str(e) for e in examples) if isinstance(examples, tuple | list) else (),
         decode=decode,
     )
+
+
+def _pad_id(model: nn.Module) -> int | None:
+    """A model's own id of padding: its config's, or that of its largest embedding."""
+    config = getattr(model, "config", None)
+    if config is not None and hasattr(config, "pad_token_id"):
+        return config.pad_token_id if isinstance(config.pad_token_id, int) else None
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    return getattr(max(tables, key=lambda e: e.num_embeddings, default=None), "padding_idx", None)
 
 
 def decoder(tokenizer: Any) -> Callable[[Sequence[int]], str] | None:

@@ -23,6 +23,7 @@ class BatchSeen:
         assistant_mask: True on tokens that the assistant says, where the host knows.
         image_spans: images shown to the language tower (an image that is shown twice counts twice).
         image_features: feature vectors that the connector made for those spans, all images together.
+        pad_id: what the model itself takes for padding (its config's id, or its embedding's); None where it says none.
         where: the places of the rows (file and row), where known.
         decode: token ids -> text, called only when a finding needs words.
     """
@@ -39,6 +40,7 @@ class BatchSeen:
     image_token_id: int | None = None
     image_spans: int | None = None
     image_features: int | None = None
+    pad_id: int | None = None
     where: tuple[str, ...] = ()
     decode: Callable[[Sequence[int]], str] | None = field(default=None, repr=False)
 
@@ -48,6 +50,21 @@ class BatchSeen:
         if self.input_ids is None or self.image_token_id is None:
             return None
         return tuple((self.input_ids == self.image_token_id).sum(dim=-1).tolist())
+
+    @property
+    def padded_labels(self) -> int:
+        """Padding among the labels at the ends of rows; 0 where these ids may be anything else, or a mask tells better.
+
+        Padding stands at the ends alone, and rows have different numbers of it.
+        """
+        if self.labels is None or self.labels.dim() != 2 or self.pad_id is None:
+            return 0
+        if self.attention_mask is not None and self.attention_mask.shape == self.labels.shape:
+            return 0
+        pads = self.labels == self.pad_id
+        ends = pads.flip(1).cumprod(dim=1).sum(dim=1)
+        one_length = len(set(ends.tolist())) < 2 or int(ends.max()) < 2
+        return 0 if one_length or int(pads.sum()) != int(ends.sum()) else int(ends.sum())
 
     def row_name(self, row: int) -> str:
         """The row's place, or its number in the batch."""

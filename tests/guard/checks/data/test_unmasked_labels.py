@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 
 from sightline.guard.check import Finding
@@ -59,3 +60,34 @@ def test_shifted_twice_and_hidden_words_of_a_text_that_repeats_itself() -> None:
     hidden = torch.tensor([[3, 6, 5, 3, 5, 6]])  # 5 6 5 6 5 6, with 3 for what is hidden
     targets = torch.tensor([[5, IGNORE, IGNORE, 6, IGNORE, IGNORE]])
     assert not isinstance(find(batch(None), replace(twice, supervised=2, targets=targets, input_ids=hidden)), Finding)
+
+
+ENDS = torch.tensor([[5, 6, 7, 1, 0, 0], [5, 9, 1, 0, 0, 0], [4, 1, 0, 0, 0, 0], [8, 7, 6, 5, 3, 1]])
+
+
+def answered(labels: torch.Tensor, supervised: int, pad: int | None = 0) -> Any:
+    """An encoder's ids of another length, the decoder's labels, and how many of them had a gradient."""
+    ids = torch.ones((len(labels), 9), dtype=torch.long)
+    given = BatchSeen("train", 1, input_ids=ids, labels=labels, pad_id=pad)
+    return find(given, LossSeen(1, 0, supervised, 0.1, softmax_rows=1.0, probability_rows=0.0))
+
+
+def test_a_decoder_that_learns_to_pad() -> None:
+    found = answered(ENDS, 24)
+    assert isinstance(found, Finding) and found.message == "9 padding tokens are supervised"
+    assert found.fix == "labels[labels == 0] = -100"
+
+
+@pytest.mark.parametrize(
+    ("labels", "supervised", "pad"),
+    [
+        (ENDS, 15, 0),
+        (ENDS, 24, None),
+        (ENDS.masked_fill(ENDS == 0, IGNORE), 15, 0),
+        (torch.tensor([[5, 0, 7, 1, 0, 0], [5, 9, 1, 0, 0, 0]]), 12, 0),
+        (torch.tensor([[5, 6, 0, 0], [5, 9, 0, 0]]), 8, 0),
+    ],
+    ids=["the loss leaves it out", "no pad id", "masked", "a token of the text", "all of one length"],
+)
+def test_ends_that_are_well(labels: torch.Tensor, supervised: int, pad: int | None) -> None:
+    assert not isinstance(answered(labels, supervised, pad), Finding)

@@ -32,10 +32,10 @@ HIDES = 0.5  # of them given as one token: hidden words, which in text that repe
 
 def find(batch: BatchSeen, loss: LossSeen | None = None, data: DataSeen | None = None) -> Verdict:
     """Labels against the attention mask, the speaker, and what the gradient shows each position was trained on."""
-    if loss is not None and (finding := _shifted(loss)):
-        return finding
     batch, own = _as_taught(batch, loss), batch.labels
     ids, labels = batch.input_ids, batch.labels
+    if loss is not None and (finding := _shifted(loss) or _at_ends(batch, loss)):
+        return finding
     if ids is None or labels is None or labels.shape != ids.shape or batch.phase == "evaluation":
         return CannotTell("labels of a training batch aligned with its token ids")
     taught = labels != IGNORE
@@ -62,24 +62,28 @@ def _shifted(loss: LossSeen) -> Finding | None:
     wrong = 0 if rates[0] > MOST > rates[1] else 2
     if not rates[wrong] > MOST > rates[1] or loss.softmax_rows < MOST or (wrong and loss.masked > HIDES):
         return None
-    return Finding(
-        severity="error",
-        message=f"each position is trained on {'its own token' if wrong == 0 else 'the token after the next'}",
-        fix=f"shift labels once, in the loss or in the collator: they are shifted {wrong} times",
-        seen={f"targets that are token t+{s}": rate for s, rate in rates.items()},
-    )
+    message = f"each position is trained on {'its own token' if wrong == 0 else 'the token after the next'}"
+    fix = f"shift labels once, in the loss or in the collator: they are shifted {wrong} times"
+    return Finding("error", message, fix, {f"targets that are token t+{s}": rate for s, rate in rates.items()})
+
+
+def _at_ends(batch: BatchSeen, loss: LossSeen) -> Finding | None:
+    """Labels with a length of their own, or of text without an attention mask, that end in padding with a gradient."""
+    taught = 0 if batch.labels is None else int((batch.labels != IGNORE).sum())
+    pads = batch.padded_labels if loss.step == batch.step and loss.supervised <= taught else 0
+    if not pads or loss.supervised <= taught - pads:
+        return None
+    seen = {"padding": pads, "of labels": taught, "with a gradient": loss.supervised, "pad id": batch.pad_id}
+    return Finding("error", f"{pads} padding tokens are supervised", f"labels[labels == {batch.pad_id}] = -100", seen)
 
 
 def _on_padding(batch: BatchSeen, taught: Tensor) -> Finding | None:
     mask = batch.attention_mask
     if mask is None or mask.shape != taught.shape or not (wrong := taught & ~mask).any():
         return None
-    return Finding(
-        severity="error",
-        message=f"{int(wrong.sum())} padding tokens are supervised",
-        fix="labels[attention_mask == 0] = -100",
-        seen={"row": batch.marked(int(wrong.any(dim=1).nonzero()[0]))},
-    )
+    seen = {"row": batch.marked(int(wrong.any(dim=1).nonzero()[0]))}
+    message = f"{int(wrong.sum())} padding tokens are supervised"
+    return Finding("error", message, "labels[attention_mask == 0] = -100", seen)
 
 
 def _on_prompt(batch: BatchSeen, ids: Tensor, taught: Tensor, data: DataSeen | None) -> Finding | None:
@@ -103,12 +107,9 @@ def _nothing(batch: BatchSeen, taught: Tensor) -> Finding | None:
     empty = (~taught[:, 1:].any(dim=1)).nonzero().flatten().tolist()  # nothing predicts token 0
     if not empty:
         return None
-    return Finding(
-        severity="error" if len(empty) == len(taught) else "warning",
-        message=f"{len(empty)} of {len(taught)} rows have no supervised token, first {batch.row_name(empty[0])}",
-        fix="check the mask's boundary and max_length: the answer may be masked or cut off",
-        seen={"row": batch.marked(empty[0])},
-    )
+    message = f"{len(empty)} of {len(taught)} rows have no supervised token, first {batch.row_name(empty[0])}"
+    fix = "check the mask's boundary and max_length: the answer may be masked or cut off"
+    return Finding("error" if len(empty) == len(taught) else "warning", message, fix, {"row": batch.marked(empty[0])})
 
 
 def specimen(run: Run, *, faulty: bool) -> None:
@@ -119,9 +120,7 @@ def specimen(run: Run, *, faulty: bool) -> None:
     words = ("<pad>", "USER:", "ASSISTANT:", "hi", "you", "</s>")
     model = nn.Sequential(nn.Embedding(6, 8), nn.Linear(8, 6))
     ids = torch.tensor([[1, 3, 2, 4, 3, 5], [1, 4, 4, 2, 3, 5]])
-    labels = ids.where(torch.tensor([[0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 1, 1]]).bool(), IGNORE)
-    if faulty:
-        labels = ids
+    labels = ids if faulty else ids.where(torch.tensor([[0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 1, 1]]).bool(), IGNORE)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     run.attach(model, optimizer, decode=lambda chosen: " ".join(words[i] for i in chosen))
     for _ in range(2):
