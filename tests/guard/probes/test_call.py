@@ -65,3 +65,12 @@ def test_parts_and_masks_are_no_labels(name: str) -> None:
 )
 def test_labels_are_what_is_neither(labels: Tensor) -> None:
     assert roles(Bare(), IDS, labels) == {"input_ids": 0, "labels": 1}
+
+
+def test_ids_of_a_decoder() -> None:
+    call = Call(Bare(), (IDS, LABELS[:, :4]))
+    assert call.ids_of(torch.Size((2, 4))) is call.args[1]
+    assert call.ids_of(torch.Size((2, 6))) is IDS
+    assert call.ids_of(torch.Size((2, 9))) is IDS
+    named = Call(Bare(), (), {"input_ids": IDS, "decoder_input_ids": LABELS})
+    assert named.ids_of(torch.Size((2, 6))) is LABELS

@@ -34,7 +34,7 @@ class Backward:
             if tensor is not result.loss:
                 tensor.register_hook(lambda _: self.began(step, begun, None))
         if step.measured and result.logits is not None and result.logits.dim() > 1 and learns(result.logits):
-            box = [result.logits.detach(), call.tensor("input_ids")]
+            box = [result.logits.detach(), call.ids_of(result.logits.shape[:-1])]
             result.logits.register_hook(lambda grad: self.gradient_came(step, grad, box))
 
     def loss_made(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

@@ -30,6 +30,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     OutputsSeen   after sampled training forwards
     CutOffSeen    once, when modules that are optimized run under no_grad
     HiddenSeen    once, when parameters in plain containers have had gradients in three measured steps
+    PullSeen      after first backward passes that pull all outputs of a batch to one number
     StillSeen     once, when optimizer steps have written to nothing for a while
     UnsettledSeen   after an evaluation of a model with spectral norm that had not been trained yet
     SharedTextSeen   after 16, 32, ... batches in which all samples share one row of token ids, and at the end
@@ -81,6 +82,7 @@ from sightline.guard.evidence.loading import (
 )
 from sightline.guard.evidence.metrics import MetricsHistory, MetricsSeen
 from sightline.guard.evidence.parallel import CollectivesSeen, RankFacts, RanksSeen, Round
+from sightline.guard.evidence.pull import PullSeen
 from sightline.guard.evidence.reference import ReferenceSeen
 from sightline.guard.evidence.rounding import AutocastSeen, RoundingSeen, ScaledStep, ScalerSeen
 from sightline.guard.evidence.setup import Plan, Setup, TokenizerSetup, TowerSetup
@@ -122,6 +124,7 @@ __all__ = [
     "Phase",
     "Plan",
     "Progress",
+    "PullSeen",
     "RankFacts",
     "RanksSeen",
     "RanksStuckSeen",
@@ -182,6 +185,7 @@ Evidence = (
     | HeadSeen
     | HiddenSeen
     | OutputsSeen
+    | PullSeen
     | ScheduleSeen
     | SharedRowsSeen
     | SharedTextSeen

@@ -61,6 +61,13 @@ class Call:
         found = self.value(name)
         return found if isinstance(found, Tensor) else None
 
+    def ids_of(self, shape: torch.Size) -> Tensor | None:
+        """The token ids that outputs of this shape stand for: a decoder's, where the first ids are an encoder's."""
+        named = [self.tensor(name) for name in ("decoder_input_ids", "input_ids")]
+        every = [*named, *(v for v in (*self.args, *self.kwargs.values()) if isinstance(v, Tensor))]
+        fits = (t for t in every if t is not None and t.shape == shape and t.dtype in (torch.int64, torch.int32))
+        return next(fits, named[1])
+
     def changed(self, **tensors: Tensor) -> Call:
         """The same call with these tensors in place of those that the host passed. Nothing is changed in place."""
         names = {id(self.value(name)): tensor for name, tensor in tensors.items()}

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sightline
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.data.inputs_and_labels_misaligned import find
 from sightline.guard.evidence import Fed, FeedSeen
@@ -47,3 +53,45 @@ def test_too_few_came_back_or_no_class_is_known() -> None:
 def test_duplicates_inside_one_batch_are_no_comparison() -> None:
     batch = Fed(0, (1,) * 32, tuple(range(32)))
     assert isinstance(find(FeedSeen(1, (batch,))), CannotTell)
+
+
+def regression(loss: Callable[[Tensor, Tensor], Tensor], targets: Callable[[Tensor], Tensor]) -> list[str]:
+    """I5 on a stranger's loop whose model has one output (n, 1) a sample."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    with sightline.attach(model, optimizer, on_finding=None) as guard:
+        for _ in range(8):
+            x = torch.randn(32, 5)
+            optimizer.zero_grad()
+            loss(model(x), targets(x)).backward()
+            optimizer.step()
+    return [finding.message for finding in guard.findings if finding.code == "I5"]
+
+
+def squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).square().mean()
+
+
+def test_outputs_in_a_column_and_targets_in_a_row() -> None:
+    (said,) = regression(squared, lambda x: x[:, 0] - 2 * x[:, 1])
+    assert "all 32 outputs of a batch to one number" in said
+    (said,) = regression(lambda o, y: squared(o.squeeze(1), y), lambda x: x[:, :1] - 2 * x[:, 1:2])
+    assert "another one in each batch" in said
+
+
+ONE_NUMBER_ON_PURPOSE = {
+    "targets of the same shape": (squared, lambda x: x[:, :1] - 2 * x[:, 1:2]),
+    "a discriminator's target": (squared, lambda x: torch.ones(32)),
+    "targets that the outputs know": (squared, lambda x: 3 * x[:, :1]),
+    "outputs held together": (lambda o, _: (o - o.mean().detach()).square().mean(), lambda x: x),
+    "outputs pushed up": (lambda o, _: -o.mean(), lambda x: x),
+    "absolute error": (lambda o, y: (o - y).abs().mean(), lambda x: x[:, :1]),
+    "pairs of outputs": (lambda o, y: (o - o.T - (y - y.T)).square().mean(), lambda x: x[:, :1]),
+    "yes or no": (lambda o, y: nn.functional.binary_cross_entropy_with_logits(o, (y > 0).float()), lambda x: x[:, :1]),
+}
+
+
+@pytest.mark.parametrize("name", ONE_NUMBER_ON_PURPOSE)
+def test_losses_that_know_each_sample_or_mean_one_number(name: str) -> None:
+    assert regression(*ONE_NUMBER_ON_PURPOSE[name]) == []

@@ -1,12 +1,15 @@
-"""I5 · Inputs and labels do not belong together: the same input comes back with another class.
+"""I5 · Inputs and labels do not belong together: an input returns with another class, or meets all labels.
 
 Symptom: the training loss stays near that of guessing, and what little it falls is memorised for one epoch; accuracy is
 chance on data that a simple model learns.
 Root cause: inputs and labels are shuffled, sorted or filtered separately: two loaders zipped that shuffle on their own,
-a batch sorted by length without its labels, an off-by-one between two lists.
-Fix: shuffle with one permutation (`i = torch.randperm(n); x, y = x[i], y[i]`), or keep each pair in one data set row.
+a batch sorted by length without its labels, an off-by-one between two lists. Or their shapes are (n, 1) and (n,): then
+the difference is (n, n), each output is compared with every label, and the best answer to all is the mean.
+Fix: shuffle with one permutation (`i = torch.randperm(n); x, y = x[i], y[i]`), or keep each pair in one data set row;
+give outputs and targets one shape: `outputs.squeeze(-1)`.
 Stays silent when: inputs come back with the class they had, or so often that the rest is label noise; inputs never
-repeat (fresh augmentation, one epoch), or repeat as one fixed wrong pairing: then behaviour cannot tell.
+repeat (fresh augmentation, one epoch), or repeat as one fixed wrong pairing: then behaviour cannot tell. All targets of
+a batch may be one number (a discriminator's), or the mean of its outputs (a loss that holds them together).
 Sources:
 - https://arxiv.org/abs/2103.14749 (2021-03-26): label errors in ten test sets are 3.4 % on average, 10 % at most: far
   below what a separate shuffle makes
@@ -16,19 +19,31 @@ Sources:
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import FeedSeen
+from sightline.guard.evidence import FeedSeen, PullSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vision", "vlm")
 AGAIN = 16  # inputs that came back: fewer would not tell a separate shuffle from label noise
 FEW = 8  # conflicts: at 10 % noise, 8 of 16 have a chance of 6e-5
 HALF = 0.5  # of the conflicts that independent labels would have; label noise (3-10 %) stays far below
+BATCHES = 5  # that pull all outputs to one number, each to another one: targets of one value have one, or two by turns
+APART = 1e-3  # of the outputs' spread: float32 finds where a line crosses 0 to about 1e-5 of it
 
 
-def find(feed: FeedSeen) -> Verdict:
+def find(feed: FeedSeen | None = None, pull: PullSeen | None = None) -> Verdict:
     """Compare the classes of inputs that were fed more than once with what independent classes would give."""
+    if pull is not None and _one_for_all(pull):
+        return Finding(
+            severity="error",
+            message=f"the loss pulls all {pull.rows} outputs of a batch to one number, another one in each batch",
+            fix="give outputs and targets the same shape (outputs.squeeze(-1)): (n, 1) minus (n,) is (n, n)",
+            seen={"pulled to": pull.centres, "mean of the outputs": pull.means},
+        )
+    if feed is None:
+        return CannotTell("training batch of tensors")
     last: dict[int, tuple[int, int]] = {}
     classes: Counter[int] = Counter()
     again = conflicts = 0
@@ -51,6 +66,16 @@ def find(feed: FeedSeen) -> Verdict:
         " the data set",
         seen={"came back": again, "with another class": conflicts, "expected if unrelated": independent * again},
     )
+
+
+def _one_for_all(pull: PullSeen) -> bool:
+    """Whether single targets are lost: all batches pull to one number, which differs, and is not the outputs' mean."""
+    if len(pull.centres) < BATCHES:
+        return False
+    least = APART * max(pull.spread)
+    ordered = sorted(pull.centres)
+    new = all(b - a > least for a, b in pairwise(ordered))
+    return new and all(abs(c - m) > least for c, m in zip(pull.centres, pull.means, strict=True))
 
 
 def specimen(run: Run, *, faulty: bool) -> None:
