@@ -1,13 +1,16 @@
 """The catalogue of checks: the folder `checks/` is the registry. Pages are read without importing a check (or torch).
 
-`pages()`, `page()` and `search()` read docstrings and signatures by `ast`; `load()` imports the checks themselves.
+`pages()`, `page()` and `search()` read docstrings and signatures by `ast`; `load()` imports the checks themselves, and
+takes the pages of those that are imported from them: that is what the start of a watched run waits for.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -69,8 +72,7 @@ class Check:
 @cache
 def pages() -> tuple[Page, ...]:
     """Every check's page, by code (L2 before L10)."""
-    files = (f for f in CHECKS.glob("*/*.py") if f.name != "__init__.py")
-    return tuple(sorted((read_page(f) for f in files), key=_order))
+    return tuple(sorted((read_page(file) for file in _files()), key=_order))
 
 
 def page(key: str) -> Page:
@@ -92,19 +94,41 @@ def search(word: str) -> tuple[Page, ...]:
 
 def load(chosen: tuple[Page, ...] | None = None) -> tuple[Check, ...]:
     """The checks of `chosen` pages (None: all), imported."""
-    return tuple(_load(one) for one in (pages() if chosen is None else chosen))
+    if chosen is None:
+        for file in _files():
+            importlib.import_module(_module(file))
+        chosen = pages()
+    return tuple(_load(one) for one in chosen)
 
 
 def _load(one: Page) -> Check:
-    module = importlib.import_module(f"sightline.guard.checks.{one.room}.{one.path.stem}")
-    needs, uses = _parameters(ast.parse(one.path.read_text(encoding="utf-8")))
+    module = importlib.import_module(_module(one.path))
+    needs, uses = _annotations(module.find)
     return Check(one, module.find, module.specimen, needs, uses)
+
+
+def _files() -> list[Path]:
+    return [file for file in CHECKS.glob("*/*.py") if file.name != "__init__.py"]
+
+
+def _module(path: Path) -> str:
+    return f"{__package__}.checks.{path.parent.name}.{path.stem}"
 
 
 def read_page(path: Path) -> Page:
     """The page of the check in `path`. Raises ValueError naming the part that is missing."""
+    module = sys.modules.get(_module(path)) if path.is_relative_to(CHECKS) else None
+    if module is not None and module.__doc__ and hasattr(module, "find"):
+        needs, uses = _annotations(module.find)
+        return _page(path, inspect.cleandoc(module.__doc__), vars(module), needs, uses)
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    doc = ast.get_docstring(tree) or ""
+    needs, uses = _parameters(tree)
+    return _page(path, ast.get_docstring(tree) or "", _constants(tree), needs, uses)
+
+
+def _page(
+    path: Path, doc: str, constants: Mapping[str, Any], needs: Mapping[str, str], uses: Mapping[str, str]
+) -> Page:
     title, _, rest = doc.partition("\n")
     if not (match := _TITLE.match(title)):
         raise ValueError(f"{path}: the docstring must start with 'CODE · One sentence that names the fault.'")
@@ -112,7 +136,8 @@ def read_page(path: Path) -> Page:
     found = dict(zip(split[1::2], split[2::2], strict=True))
     if absent := [name for name in SECTIONS if not found.get(name, "").strip()]:
         raise ValueError(f"{path}: the page has no {', '.join(absent)}")
-    needs, uses = _parameters(tree)
+    if "DOMAINS" not in constants:
+        raise ValueError(f"{path}: DOMAINS is not assigned")
     sources = re.split(r"^\s*- ", found["Sources"], flags=re.MULTILINE)
     return Page(
         code=match[1],
@@ -124,10 +149,10 @@ def read_page(path: Path) -> Page:
         fix=_flow(found["Fix"]),
         silent_when=_flow(found["Stays silent when"]),
         sources=tuple(_flow(source) for source in sources if source.strip()),
-        domains=tuple(_constant(tree, "DOMAINS", path)),
+        domains=tuple(constants["DOMAINS"]),
         needs=tuple(needs.values()),
         uses=tuple(uses.values()),
-        on_trial=bool(_constant(tree, "ON_TRIAL", path, default=False)),
+        on_trial=bool(constants.get("ON_TRIAL", False)),
         path=path,
     )
 
@@ -142,14 +167,22 @@ def _flow(text: str) -> str:
     return " ".join(text.split())
 
 
-def _constant(tree: ast.Module, name: str, path: Path, default: Any = None) -> Any:
-    """The literal assigned to `name` at the top of the module."""
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
-            return ast.literal_eval(node.value)
-    if default is None:
-        raise ValueError(f"{path}: {name} is not assigned")
-    return default
+def _constants(tree: ast.Module) -> dict[str, Any]:
+    """DOMAINS and ON_TRIAL, as far as the module assigns them: literals."""
+    named = [
+        (t.id, n.value) for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)
+    ]
+    return {name: ast.literal_eval(value) for name, value in named if name in ("DOMAINS", "ON_TRIAL")}
+
+
+def _annotations(find: Callable[..., Verdict]) -> tuple[dict[str, str], dict[str, str]]:
+    """As `_parameters`, of a function that is imported."""
+    needs: dict[str, str] = {}
+    uses: dict[str, str] = {}
+    for name, parameter in inspect.signature(find).parameters.items():
+        kind = str(parameter.annotation).split(" | ")[0]
+        (needs if parameter.default is parameter.empty else uses)[name] = kind
+    return needs, uses
 
 
 def _parameters(tree: ast.Module) -> tuple[dict[str, str], dict[str, str]]:

@@ -195,6 +195,8 @@ def _takers(checks: Sequence[Check]) -> dict[str, list[tuple[Check, dict[str, st
 
 def _allowed(allow: Mapping[str, str]) -> dict[str, str]:
     """`allow` by check name. Raises UserError for an unknown check or an empty reason."""
+    if not allow:
+        return {}
     known = {key: p.name for p in pages() for key in (p.code.lower(), p.name, f"{p.code.lower()}-{p.name}")}
     for key, reason in allow.items():
         if key.lower() not in known:
