@@ -82,3 +82,57 @@ def test_which_loads_are_resumes(tmp_path: Path) -> None:
         ("NeverSaved", "K2", "warning"),
     }
     assert not told["run"]["problems"]
+
+
+RELOADED = """
+import torch
+from torch import nn
+
+
+def kind(name):
+    return type(name, (nn.Sequential,), {})(nn.Linear(6, 24), nn.Tanh(), nn.Linear(24, 1))
+
+
+def fit(model, steps=24):
+    opt = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(steps):
+        x = torch.randn(16, 6)
+        opt.zero_grad()
+        nn.functional.mse_loss(model(x), x[:, :1]).backward()
+        opt.step()
+    return model
+
+
+def saved(name, keep=lambda key: True):
+    model = fit(kind(name))
+    torch.save({key: value for key, value in model.state_dict().items() if keep(key)}, name + ".pt")
+    return model, torch.load(name + ".pt")
+
+
+def judged(model):
+    model.eval()
+    with torch.no_grad():
+        print(model(torch.randn(4, 6)).mean())
+
+
+body = lambda key: not key.startswith("2.")
+torch.manual_seed(0)
+for name, keep in (("Lost", body), ("Whole", lambda key: True), ("NewHead", body), ("TwoFiles", body)):
+    model, state = saved(name, keep)
+    fresh = kind(name)
+    fresh.load_state_dict(state, strict=False)
+    if name == "NewHead":
+        fit(fresh)
+    if name == "TwoFiles":
+        fresh[2].load_state_dict(model[2].state_dict())
+    judged(fresh)
+"""
+
+
+def test_what_is_read_back_without_its_head_and_judged(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(RELOADED)
+    command = [sys.executable, "-m", "sightline", "run", "--findings", "told.json", "train.py"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=240)
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert {(one["model"].split()[0], one["code"]) for one in told["findings"]} == {("Lost", "K1")}
+    assert not told["run"]["problems"]

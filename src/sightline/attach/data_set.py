@@ -34,7 +34,7 @@ def objective_of(args: Any) -> Objective | None:
 
 def whole_by_default(trainer: Any) -> bool:
     """Whether TRL's own collator makes labels of whole conversations, which its arguments leave as it is by default."""
-    args = getattr(trainer, "args", None)
+    args: Any = getattr(trainer, "args", None)
     if objective_of(args) != "sft" or not type(trainer.data_collator).__module__.startswith("trl."):
         return False
     asked = args.assistant_only_loss or args.completion_only_loss is not None
@@ -73,6 +73,7 @@ def data_seen(
         texts=tuple(_texts(rows, tokenizer)),
         trainer=trainer,
         templated=None if tokenizer is None else bool(getattr(tokenizer, "chat_template", None)),
+        marks=tuple(mark for mark in getattr(tokenizer, "all_special_tokens", ()) if mark),
         whole=whole,
     )
 

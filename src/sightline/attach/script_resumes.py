@@ -22,6 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from sightline.attach.hook import Hook, unwrapped
 from sightline.attach.onlookers.schedule import schedules_of
+from sightline.attach.script_reloads import watch_reload
 from sightline.attach.script_saves import Saves
 from sightline.attach.script_watch import Models, Watched
 from sightline.guard.evidence import ResumeSeen
@@ -36,6 +37,7 @@ SAME = 0.5  # of the first batch's rows: a loader may mix in others
 class Saved:
     """A model's training when it was saved: its optimizers' kinds and initial rates, and the rows fed until then."""
 
+    one: Watched
     kinds: frozenset[tuple[str, float]]
     rows: frozenset[int]
 
@@ -65,7 +67,7 @@ class Resumes:
         @functools.wraps(load)
         def loading(module: nn.Module, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
             result = load(module, state_dict, *args, **kwargs)
-            given(module, state_dict)
+            given(module, state_dict, result)
             return result
 
         torch.load = torch.serialization.load = reading
@@ -76,20 +78,26 @@ class Resumes:
         """A model in training was saved."""
         if path and one.recorder.step and one.attachment is not None:
             rows = frozenset(row for fed in one.attachment.loading.fed for row in fed.inputs)
-            self._saved[os.path.abspath(path)] = Saved(frozenset(map(_kind, one.recorder.optimizers)), rows)
+            self._saved[os.path.abspath(path)] = Saved(one, frozenset(map(_kind, one.recorder.optimizers)), rows)
 
     def _came(self, where: Any, content: Any) -> None:
         name = where if isinstance(where, str | os.PathLike) else getattr(where, "name", None)
         path = os.path.abspath(name) if isinstance(name, str | os.PathLike) else ""
-        if path in self._saved and isinstance(content, Mapping) and _tells_how_far(content):
+        if path in self._saved and isinstance(content, Mapping):
             self._read = (path, content) if _bytes(content) <= LARGEST else None
 
-    def _given(self, module: nn.Module, state: Mapping[str, Any]) -> None:
+    def _given(self, module: nn.Module, state: Mapping[str, Any], result: Any) -> None:
         if self._read is None:
             return
         path, content = self._read
-        if _among(state, content):
-            self._loaded, self._read = (weakref.ref(unwrapped(module)[1]), path, content), None
+        if not _among(state, content):
+            return
+        self._read = None
+        inner = unwrapped(module)[1]
+        if _tells_how_far(content):
+            self._loaded = weakref.ref(inner), path, content
+        if missing := tuple(getattr(result, "missing_keys", ())):
+            watch_reload(inner, missing, self._saved[path].one, path, self._hook)
 
     def _stepping(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """The first step after weights were loaded: does it go on with all the rest?"""
@@ -122,7 +130,7 @@ def _of_parts(seen: ResumeSeen, set_forward: bool) -> ResumeSeen:
 
 
 def _kind(optimizer: Optimizer) -> tuple[str, float]:
-    rates = [float(group.get("initial_lr", group.get("lr", 0.0))) for group in optimizer.param_groups]
+    rates = [float(group.get("initial_lr", group.get("lr")) or 0.0) for group in optimizer.param_groups]
     return type(optimizer).__name__, max(rates, default=0.0)
 
 
@@ -141,5 +149,5 @@ def _bytes(content: Any) -> int:
 def _among(state: Mapping[str, Any], content: Mapping[Any, Any]) -> bool:
     """Whether a module's state is one of the checkpoint's, or made of its tensors."""
     tensors = {id(value) for value in state.values() if isinstance(value, Tensor)}
-    parts = [part for part in content.values() if isinstance(part, Mapping)]
+    parts = [content, *(part for part in content.values() if isinstance(part, Mapping))]
     return bool(tensors) and any(id(value) in tensors for part in parts for value in part.values())

@@ -28,6 +28,7 @@ class DataSeen:
         texts: what a few rows say once tokenized, decoded with special tokens; () where there is no tokenizer.
         trainer: the host's own name of itself, e.g. ``SFTTrainer``.
         templated: whether the tokenizer has a chat template; None without a tokenizer.
+        marks: the tokenizer's own special tokens, as text: an answer of these alone says nothing.
         whole: whether the host's own collator supervises whole conversations because nobody asked it to do otherwise.
     """
 
@@ -41,4 +42,5 @@ class DataSeen:
     texts: tuple[str, ...] = ()
     trainer: str | None = None
     templated: bool | None = None
+    marks: tuple[str, ...] = ()
     whole: bool = False

@@ -28,6 +28,7 @@ def data(rows: list[Mapping[str, Any]], objective: Objective | None = None, **mo
     [
         data([PAIR] * 4, "preference"),
         data([TIE, PAIR, PAIR], "preference"),
+        data([{**PAIR, "chosen": "No.<eos>"}] * 2, "preference", marks=("<eos>",)),
         data([{k: PAIR[k] for k in ("chosen", "rejected")}], "reward"),
         data([{"prompt": TALK[:1], "chosen": TALK[1:], "rejected": CALL[1:], "score": 3}], "preference"),
         data([{"prompt": "Hi", "completion": "Hi there"}] * 2, "sft"),
@@ -50,6 +51,7 @@ def test_silent(seen: DataSeen) -> None:
         (data([TIE] * 3, "preference"), "error", "the same in 3 of 3"),
         (data([TIE, PAIR]), "warning", "the same in 1 of 2"),
         (data([{**PAIR, "chosen": " "}] * 2, "preference"), "error", "an answer is empty"),
+        (data([{**PAIR, "chosen": "<eos>"}] * 2, "preference", marks=("<eos>",)), "error", "an answer is empty"),
         (data([{"prompt": TALK[:1], "completion": [{"role": "assistant", "content": ""}]}] * 2), "error", "is empty"),
         (data([AGAIN]), "warning", "begins"),
         (data([{"prompt": TALK[:1], "chosen": TALK, "rejected": TALK[:1] + CALL[1:]}]), "warning", "begins"),

@@ -53,7 +53,7 @@ def find(data: DataSeen) -> Verdict:
         return CannotTell("answers, conversations or text in the rows")
     return (
         _most(pairs, lambda r: r["chosen"] == r["rejected"], "chosen and rejected are the same", "a pair that differs")
-        or _most(answered, _empty, "an answer is empty", "the answers' text in their column")
+        or _most(answered, lambda r: _empty(r, data), "an answer is empty", "the answers' text in their column")
         or _most(answered, _prompt_again, "the answer begins with the prompt", "the prompt in its own column only")
         or _template(data, talks, told)
     )
@@ -82,8 +82,12 @@ def _most(rows: list[Any], wrong: Callable[[Any], bool], what: str, fix: str) ->
     return Finding(severity, f"{what} in {len(bad)} of {len(rows)} rows", f"give {fix}", {"row": example})
 
 
-def _empty(row: Mapping[str, Any]) -> bool:
-    return any(name in row and not said(row[name]).strip() for name in ANSWERS)
+def _empty(row: Mapping[str, Any], data: DataSeen) -> bool:
+    """Whether an answer says nothing: its host may have ended it with a mark already."""
+    told = [said(row[name]) for name in ANSWERS if name in row]
+    for mark in data.marks:
+        told = [answer.replace(mark, "") for answer in told]
+    return not all(answer.strip() for answer in told)
 
 
 def _prompt_again(row: Mapping[str, Any]) -> bool:
