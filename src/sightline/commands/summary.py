@@ -10,9 +10,16 @@ BASELINES = {"text_only": "without the image", "shuffled_images": "with other im
 
 
 def evaluation_lines(run: Path) -> list[str]:
-    """The lines for `evaluation.json` in `run`; none where there is no such file."""
-    path = run / "evaluation.json"
-    return describe(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
+    """The lines for each `evaluation.json` of `run`: those after a stage in the order they were made, then the last."""
+    told: list[str] = []
+    for path in sorted(run.glob("after-*/evaluation.json"), key=lambda path: path.stat().st_mtime):
+        told += [f"{path.parent.name.replace('-', ' ', 1)}:", *_read(path)]
+    last = run / "evaluation.json"
+    return told + (_read(last) if last.is_file() else [])
+
+
+def _read(path: Path) -> list[str]:
+    return describe(json.loads(path.read_text(encoding="utf-8")))
 
 
 def describe(evaluation: dict[str, Any]) -> list[str]:

@@ -26,6 +26,7 @@ from sightline.models.composed import ComposedVLM
 from sightline.models.connectors import build_connector, token_count
 from sightline.models.connectors.gated_cross_attention import GatedCrossAttention
 from sightline.models.connectors.q_former import QFormer
+from sightline.models.former_source import is_former, start_from_former
 from sightline.models.gated import GatedVLM
 from sightline.models.origin import make_config, read_config, read_or_explain
 from sightline.models.pair import PairVLM
@@ -155,7 +156,8 @@ def _compose(spec: Compose, attention: str, texts: Iterable[str], dtype: torch.d
         return built
     assert isinstance(model.connector, QFormer)
     if spec.connector.source is not None:
-        start_from_bert(model.connector, spec.connector.source)
+        start = start_from_former if is_former(spec.connector.source) else start_from_bert
+        start(model.connector, spec.connector.source)
     longest = model.connector.words.position_embeddings.num_embeddings
     return with_pairs(built, PairEncoder(query_tokenizer, facts, longest))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import astuple
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from sightline.data.templates import named
 from sightline.errors import UserError
+from sightline.models.export import PAIRS
+from sightline.models.former_source import is_former
 from sightline.models.gguf_file import readable
 from sightline.models.origin import read_or_explain
 from sightline.recipe.schema import Compose, Pair
@@ -66,14 +69,16 @@ def load_text_tokenizer(spec: Pair, texts: Iterable[str]) -> Any:
 
 
 def load_query_tokenizer(spec: Compose, texts: Iterable[str]) -> Any:
-    """The tokenizer of a Q-Former's text branch: its BERT's, or words; the token that begins a text comes last.
+    """The tokenizer of a Q-Former's text branch: that of its source, or words; the token that begins a text comes last.
 
     Raises:
         UserError: no tokenizer can be had.
     """
     where = "model.compose.connector"
     if spec.connector.source is not None:
-        tokenizer: Any = _read_tokenizer(spec.connector.source, None, f"{where}.source")
+        source = spec.connector.source
+        folder = str(Path(source) / PAIRS) if is_former(source) else source
+        tokenizer: Any = _read_tokenizer(folder, None, f"{where}.source")
     elif spec.tokenizer.build == "words":
         tokenizer = word_tokenizer(texts, None)
     else:

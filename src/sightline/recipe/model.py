@@ -48,7 +48,7 @@ class ConnectorSpec(Part):
         None  # q-former and perceiver: tokens that an image becomes; None: the kind's own (32, 64)
     )
     config: dict[str, Any] | None = None  # q-former: fields of transformers' BertConfig; perceiver: depth, heads
-    source: str | None = None  # q-former: a BERT (hub id or folder) whose weights and tokenizer it starts from
+    source: str | None = None  # q-former: its start: a BERT (hub id or folder), or the folder `model` of an earlier run
     embed: Positive = 256  # q-former: width of the space in which images and texts are compared
 
 

@@ -113,6 +113,7 @@ class Recipe(Part):
     data: dict[str, DataSpec]
     stages: tuple[Stage, ...]
     evaluate: Evaluate = Evaluate()
+    evaluate_after: dict[str, Evaluate] = {}  # stage -> what the model is asked when that stage ends
     guard: Guard = Guard()
     checkpoints: Checkpoints = Checkpoints()
     seed: int = 0
@@ -131,10 +132,15 @@ class Recipe(Part):
             raise ValueError(f"two stages share a name: {', '.join(names)}")
         named = {name for stage in self.stages for name in stage.data}
         named |= {stage.validation for stage in self.stages if stage.validation}
-        named |= {name for name in (self.evaluate.data, self.evaluate.validation) if name}
+        asked = (self.evaluate, *self.evaluate_after.values())
+        named |= {name for each in asked for name in (each.data, each.validation) if name}
         if unknown := sorted(named - set(self.data)):
             raise ValueError(f"no data set is called {', '.join(unknown)} (known: {', '.join(sorted(self.data))})")
-        if self.model.pair and self.evaluate.data and self.evaluate.metric == "exact-match":
+        if unknown := sorted(set(self.evaluate_after) - set(names)):
+            raise ValueError(f"'evaluate_after' names no stage: {', '.join(unknown)} (known: {', '.join(names)})")
+        if unnamed := [stage for stage, each in self.evaluate_after.items() if each.data is None]:
+            raise ValueError(f"'evaluate_after.{unnamed[0]}' names no data set in 'data'")
+        if self.model.pair and any(each.data and each.metric == "exact-match" for each in asked):
             raise ValueError("a model of two towers answers no questions: set 'evaluate.metric' to retrieval or none")
         for stage in self.stages:
             if self.model.lora is None and "lora" in stage.learn.values():

@@ -17,7 +17,7 @@ from sightline.data.dataset import Rows, read_rows
 from sightline.errors import UserError
 from sightline.evaluate.run import evaluate
 from sightline.models.build import Built, build
-from sightline.recipe.schema import Recipe
+from sightline.recipe.schema import Evaluate, Recipe
 from sightline.report.page import write_report
 from sightline.train import checkpoint, directory
 from sightline.train.checkpoint import Position
@@ -124,10 +124,13 @@ def _run(run: _Run, clock: Clock, interrupts: Interrupts) -> None:
     if start:
         checkpoint.load_weights(start, built.model)
     with _surroundings(run, clock, interrupts) as around:
+        if position.step == 0:  # stopped between two stages: the weights are still those that the first ended on
+            _evaluate_after(run, position.stage - 1, built, rows, precision, clock)
         for index in range(position.stage, len(recipe.stages)):
             with clock.phase("setup"):
                 stage = make_ready(recipe, index, built, rows, precision, ranks, run.tell)
             position = _one_stage(run, stage, position, start, around)
+            _evaluate_after(run, index, built, rows, precision, clock)
     if ranks.main:
         _conclude(run, built, rows, precision, clock)
     ranks.barrier()
@@ -157,15 +160,34 @@ def _record_stage(run: RunDirectory, facts: dict[str, Any], stage: ReadyStage) -
     run.record(stages=[*before, facts])
 
 
+def _evaluate_after(
+    run: _Run, index: int, built: Built, rows: dict[str, Rows], precision: Precision, clock: Clock
+) -> None:
+    """What the recipe asks at the end of stage `index`, where it was not answered before the run was stopped."""
+    name = run.recipe.stages[index].name if index >= 0 else None
+    folder = run.directory.path / f"after-{name}"
+    if run.ranks.main and name in run.recipe.evaluate_after and not (folder / "evaluation.json").is_file():
+        folder.mkdir(exist_ok=True)
+        _evaluate(run, run.recipe.evaluate_after[name], folder, built, rows, precision, clock)
+
+
+def _evaluate(
+    run: _Run, spec: Evaluate, folder: Path, built: Built, rows: dict[str, Rows], precision: Precision, clock: Clock
+) -> None:
+    """Ask what `spec` says, if anything, and write the answers into `folder`."""
+    if spec.data is None:
+        return
+    recipe = run.recipe.model_copy(update={"evaluate": spec})
+    train_rows = [row for name in _stage_data(recipe) for row in rows[name].rows]
+    with clock.phase("evaluation"):
+        asked, advance = rows[spec.data].rows, _progress(run.tell)
+        evaluate(recipe, built, asked, train_rows, folder, advance, precision=precision.name)
+
+
 def _conclude(run: _Run, built: Built, rows: dict[str, Rows], precision: Precision, clock: Clock) -> None:
     """Evaluate and export the trained model."""
-    recipe, path = run.recipe, run.directory.path
-    if recipe.evaluate.data:
-        advance = _progress(run.tell)
-        train_rows = [row for name in _stage_data(recipe) for row in rows[name].rows]
-        with clock.phase("evaluation"):
-            asked = rows[recipe.evaluate.data].rows
-            evaluate(recipe, built, asked, train_rows, path, advance, precision=precision.name)
+    path = run.directory.path
+    _evaluate(run, run.recipe.evaluate, path, built, rows, precision, clock)
     with clock.phase("export"):
         how = built.model.save(path / "model")
         run.directory.record(export={"folder": "model", "how_to_load": how})
@@ -185,7 +207,9 @@ def _progress(tell: Tell) -> Callable[[int, int], None]:
 
 def _read(run: _Run) -> dict[str, Rows]:
     recipe = run.recipe
-    held_out = [stage.validation for stage in recipe.stages] + [recipe.evaluate.validation, recipe.evaluate.data]
+    asked = (recipe.evaluate, *recipe.evaluate_after.values())
+    held_out = [stage.validation for stage in recipe.stages]
+    held_out += [name for each in asked for name in (each.validation, each.data)]
     wanted = dict.fromkeys(_stage_data(recipe) + [name for name in held_out if name])
     rows = {name: read_rows(recipe.data[name], name) for name in wanted}
     if run.ranks.main:
