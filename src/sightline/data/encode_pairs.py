@@ -30,6 +30,7 @@ class PairEncoder:
         tokenizer: a transformers tokenizer with a pad token; it adds its own special tokens around the caption.
         image_processor: what the vision tower expects of an image.
         longest: tokens that the text tower can read.
+        fill: every text is filled up to `longest` with pad tokens that count as its own (SigLIP pools the last one).
 
     Raises:
         UserError: the tokenizer has no pad token, or none that ends a text.
@@ -39,8 +40,10 @@ class PairEncoder:
     image_token_id = -1  # no token stands for an image...
     tokens_per_image = 0  # ...and an image takes no tokens of the text
 
-    def __init__(self, tokenizer: Any, image_processor: ImageProcessorFacts, longest: int) -> None:
-        self.tokenizer, self.image_processor, self.longest = tokenizer, image_processor, longest
+    def __init__(
+        self, tokenizer: Any, image_processor: ImageProcessorFacts, longest: int, *, fill: bool = False
+    ) -> None:
+        self.tokenizer, self.image_processor, self.longest, self.fill = tokenizer, image_processor, longest, fill
         self.pad_id = pad_token_id(tokenizer)
         end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
         if end is None:
@@ -67,7 +70,8 @@ class PairEncoder:
                 row.where,
                 fix="shorten it, or leave the row out: a text is never cut without a word",
             )
-        return Example(row.where, ids, (IGNORE, *ids[1:]), row.images)
+        full = self._filled(ids)
+        return Example(row.where, full, (IGNORE, *ids[1:], *[IGNORE] * (len(full) - len(ids))), row.images)
 
     def _ids(self, text: str) -> tuple[int, ...]:
         """The tokenizer's own special tokens around `text`; a start and an end where it adds none."""
@@ -77,6 +81,9 @@ class PairEncoder:
         if ids[-1:] != [self.eos_id]:
             ids.append(self.eos_id)
         return tuple(ids)
+
+    def _filled(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        return (*ids, *[self.pad_id] * (self.longest - len(ids))) if self.fill else ids
 
     def encode_prompt(self, row: Row) -> Example:
         """The image and the token that begins a text, for a model that writes captions."""
@@ -89,7 +96,7 @@ class PairEncoder:
         if len(ids) > self.longest:
             what = f"a text of {len(ids)} tokens is more than the text tower's {self.longest}"
             raise UserError(what, where=text[:60], fix="shorten it")
-        return ids
+        return self._filled(ids)
 
     def collate(
         self,
@@ -111,7 +118,7 @@ class PairEncoder:
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files and `pairs.json` into `folder`."""
         self.tokenizer.save_pretrained(folder)
-        facts = {"longest": self.longest, "image_processor": asdict(self.image_processor)}
+        facts = {"longest": self.longest, "fill": self.fill, "image_processor": asdict(self.image_processor)}
         (Path(folder) / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -122,4 +129,9 @@ class PairEncoder:
         facts = json.loads((Path(folder) / FACTS).read_text(encoding="utf-8"))
         image = facts["image_processor"]
         image |= {"mean": tuple(image["mean"]), "std": tuple(image["std"])}
-        return cls(AutoTokenizer.from_pretrained(folder), ImageProcessorFacts(**image), facts["longest"])
+        return cls(
+            AutoTokenizer.from_pretrained(folder),
+            ImageProcessorFacts(**image),
+            facts["longest"],
+            fill=facts.get("fill", False),
+        )

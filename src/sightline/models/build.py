@@ -30,6 +30,7 @@ from sightline.models.former_source import is_former, start_from_former
 from sightline.models.gated import GatedVLM
 from sightline.models.origin import make_config, read_config, read_or_explain
 from sightline.models.pair import PairVLM
+from sightline.models.pair_source import start_from_pair
 from sightline.models.seq2seq import Seq2SeqVLM
 from sightline.models.tokenizer import fit_embeddings, load_query_tokenizer, load_text_tokenizer, load_tokenizer
 from sightline.models.towers import (
@@ -212,7 +213,8 @@ def _pair(spec: Pair, attention: str, texts: Iterable[str], dtype: torch.dtype) 
     model = side_by_side(spec, vision, language, attention=attention, dtype=dtype)
     facts = image_facts(spec.vision, model.vision)
     longest = min(spec.language.max_length, getattr(language, "max_position_embeddings", spec.language.max_length))
-    return finish_pair(model, PairEncoder(tokenizer, facts, longest))
+    start_from_pair(model)
+    return finish_pair(model, PairEncoder(tokenizer, facts, longest, fill=spec.language.pool == "last"))
 
 
 def side_by_side(

@@ -38,7 +38,7 @@ class PairVLM(VLM):
     def __init__(self, vision: VisionTower, language: PreTrainedModel, *, spec: Pair) -> None:
         super().__init__()
         self.vision, self.language, self.spec = vision, language, spec
-        self.connector = PairHead(vision.width, int(language.config.hidden_size), spec)
+        self.connector = PairHead(vision, int(language.config.hidden_size), spec)
         self.encoder: Any = None
 
     def tower_modules(self, tower: Tower) -> list[tuple[str, nn.Module]]:

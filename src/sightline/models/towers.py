@@ -11,6 +11,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     PretrainedConfig,
     PreTrainedModel,
+    SiglipTextModel,
 )
 
 from sightline.errors import UserError
@@ -23,6 +24,7 @@ from sightline.recipe.schema import LanguageSpec, TextSpec, VisionSpec
 VISION, LANGUAGE, TEXT = "model.compose.vision", "model.compose.language", "model.pair.language"
 # What a cut vision tower, or a vision tower taken out of a dual encoder, leaves in the checkpoint or does not use.
 UNUSED_IN_VISION = ("head.", "pooler.", "post_layernorm", "layernorm.")
+TEXT_MODELS = {"siglip_text_model": SiglipTextModel}  # transformers' own map lacks it
 
 
 def vision_config(spec: VisionSpec) -> PretrainedConfig:
@@ -95,14 +97,14 @@ def text_config(spec: TextSpec) -> PretrainedConfig:
     else:
         config = make_config(spec.config or {}, f"{TEXT}.config")
     config = getattr(config, "text_config", config)
-    if type(config) not in MODEL_MAPPING:
+    if config.model_type not in TEXT_MODELS and type(config) not in MODEL_MAPPING:
         raise UserError(f"no text encoder is known for a '{config.model_type}'", where=TEXT)
     return config
 
 
 def load_text(spec: TextSpec, config: PretrainedConfig, *, attention: str, dtype: torch.dtype) -> PreTrainedModel:
     """The text encoder, without a pooling layer. Raises UserError where the source lacks some of its weights."""
-    kind: Any = MODEL_MAPPING[type(config)]
+    kind: Any = TEXT_MODELS.get(config.model_type) or MODEL_MAPPING[type(config)]
     attention = attention_for(config, attention)
     if spec.source is None:
         model = _fresh(lambda: kind._from_config(config, attn_implementation=attention), TEXT).to(dtype)
@@ -119,6 +121,8 @@ def load_text(spec: TextSpec, config: PretrainedConfig, *, attention: str, dtype
             )
     if getattr(model, "pooler", None) is not None:  # its parameters would be counted, and never have a gradient
         model.pooler = None
+    if isinstance(getattr(model, "head", None), torch.nn.Linear):  # SigLIP's projection, which is the connector's here
+        model.head = torch.nn.Identity()
     return model
 
 

@@ -28,7 +28,7 @@ class ConvTower(VisionTower):
                 f"a {model.config.model_type} has no hidden state {layer}", where=f"{WHERE}.layer", fix="set it to -1"
             )
         self.config, self.origin = model.config, model.config.to_dict()
-        self.kind = family(model.config)
+        self.kind, self.normed = family(model.config), False
         self.width = int(model.config.hidden_sizes[-1])
         # Channels last is the layout that CPU and tensor-core convolutions work in; anything else is converted to it.
         self.model = model.to(memory_format=torch.channels_last)

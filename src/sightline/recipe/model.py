@@ -79,7 +79,7 @@ class Compose(Part):
 class TextSpec(Source):
     """The text tower of a pair model: any text encoder (clip_text_model, siglip_text_model, bert)."""
 
-    pool: Literal["end", "first", "last", "mean"] = "end"  # the token that stands for the text
+    pool: Literal["end", "first", "last", "mean"] = "end"  # the token that stands for the text (SigLIP: last)
     max_length: Positive = 77
 
 
@@ -99,6 +99,7 @@ class Pair(Part):
     tokenizer: TokenizerSpec = TokenizerSpec()
     embed: Positive = 512  # width of the common space
     pool: Literal["class", "mean", "attention"] = "class"  # how an image's tokens become one embedding
+    project: Literal["both", "text"] = "both"  # into the common space; "text": images are in it (SigLIP)
     temperature: Annotated[float, Field(gt=0)] = 0.07  # at the start; the scale 1 / temperature is learned
     max_scale: float | None = 100.0  # the learned scale is held at or below this
     bias: float | None = None  # at the start, where there is one (SigLIP: -10)
