@@ -55,6 +55,7 @@ def run_stage(stage: ReadyStage, position: Position, around: Surroundings, guard
             set_rates(learner.optimizer, factor(spec.schedule, position.step, stage.plan.total))
             ratio = UpdateRatio(towers) if logged else None
             learner.optimizer.zero_grad(set_to_none=True)
+            stage.objective.before_step(position.step, stage.plan.total)
             result = train_step(
                 stage.module,
                 batches,

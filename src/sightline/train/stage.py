@@ -59,7 +59,8 @@ def make_ready(
         UserError: what is wrong with the stage's plan or its data.
     """
     spec, model = recipe.stages[index], built.model
-    towers, objective = freeze(model, spec), objective_of(spec)
+    seed = recipe.seed + SEED_STRIDE * index
+    towers, objective = freeze(model, spec), objective_of(spec, seed)
     objective.check(model)
     model.set_gradient_checkpointing(spec.gradient_checkpointing)
     optimizer = build_optimizer(model, spec)
@@ -71,7 +72,6 @@ def make_ready(
         images = len({image.key for row in all_rows for image in row.images})
         model.eval()
         features = encode_all(model, built.encoder_for(spec), all_rows, precision, tell("encoding images", images))
-    seed = recipe.seed + SEED_STRIDE * index
     return ReadyStage(
         index=index,
         spec=spec,

@@ -75,6 +75,7 @@ def train_step(
     grad_norm = nn.utils.clip_grad_norm_(parameters, clip if clip is not None else float("inf"))
     precision.scaler.step(optimizer)
     precision.scaler.update()
+    objective.after_step(model)
     tokens = int(next(iter(totals.values())))
     if len(losses) == 1:
         (name,) = losses

@@ -16,7 +16,7 @@ from sightline.data.row import Row
 from sightline.models.build import Built, build
 from sightline.recipe.read import validate
 from sightline.train.objectives import PairLosses
-from sightline.train.objectives.pairs import image_ids
+from sightline.train.objectives.embedded import image_ids
 from sightline.train.parallel.ranks import Ranks, joined_ranks
 from sightline.train.precision import pick_precision
 from tests.train.tiny import RECIPE

@@ -10,6 +10,6 @@ from sightline.train.objectives.pairs import PairLosses
 __all__ = ["NextToken", "Objective", "PairLosses", "Term", "objective_of"]
 
 
-def objective_of(stage: Stage) -> Objective:
-    """The objective that `stage` names."""
-    return NextToken() if stage.objective == "next-token" else PairLosses(stage)
+def objective_of(stage: Stage, seed: int = 0) -> Objective:
+    """The objective that `stage` names. `seed`: of what it draws by itself."""
+    return NextToken() if stage.objective == "next-token" else PairLosses(stage, seed)

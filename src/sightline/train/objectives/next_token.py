@@ -34,6 +34,12 @@ class NextToken:
                 fix="set the stage's objective to losses over pairs, e.g. {itc: 1}",
             )
 
+    def before_step(self, step: int, total: int) -> None:
+        """See `Objective`. Every step is like every other."""
+
+    def after_step(self, module: nn.Module) -> None:
+        """See `Objective`. The weights are all that moves."""
+
     def forward(self, module: nn.Module, batch: Batch) -> object:
         return module(batch)
 

@@ -36,6 +36,12 @@ class Objective(Protocol):
     def check(self, model: VLM) -> None:
         """Raise UserError where `model` cannot be trained by this objective."""
 
+    def before_step(self, step: int, total: int) -> None:
+        """Told by the loop which 0-based step of how many comes next."""
+
+    def after_step(self, module: nn.Module) -> None:
+        """Called once the optimizer has moved the weights of `module`."""
+
     def forward(self, module: nn.Module, batch: Batch) -> object:
         """One forward pass as this objective makes it."""
 

@@ -6,13 +6,12 @@ every embedding, and each micro-batch is run again, with its graph and the same 
 part in the comparison alone, once a step, so its gradient is that of one big batch.
 
 Matching, captioning and masked words see one micro-batch at a time: their memory is the text encoder's activations.
+A model that carries a slow copy of itself is compared with that copy's embeddings (`slow.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -23,13 +22,19 @@ from sightline.errors import UserError
 from sightline.losses.alike import alike
 from sightline.losses.captioning import captioning
 from sightline.losses.contrastive import info_nce
+from sightline.losses.distil import ramp
+from sightline.losses.masked import masked_words
 from sightline.losses.matching import NONE, matching, sample_negatives
 from sightline.losses.sigmoid import pairwise_sigmoid
+from sightline.models.fused import FusedPairVLM
 from sightline.models.pairs import PairModel, Pairs
 from sightline.models.vlm import VLM
 from sightline.recipe.schema import Stage
+from sightline.train.objectives.embedded import Embedded, alike_in, embedded, joined
+from sightline.train.objectives.masking import Masked, Masking
 from sightline.train.objectives.objective import Term
 from sightline.train.objectives.replay import RandomState
+from sightline.train.objectives.slow import among_past, check_slow, slow_copy_of, slow_pairs
 from sightline.train.parallel.gather import gather
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.parallel.ring import ring
@@ -37,16 +42,7 @@ from sightline.train.precision import Precision
 
 COMPARED = ("itc", "sigmoid")
 ALONE = Ranks(0, 1, torch.device("cpu"))
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """Embeddings of one or several micro-batches, the images they are of, and the words they say."""
-
-    image: Tensor
-    text: Tensor
-    ids: Tensor
-    words: Tensor
+HELD_OUT = -1  # the step by which held-out texts are masked: always the same words
 
 
 class PairLosses:
@@ -55,21 +51,25 @@ class PairLosses:
     unit = "pairs"
     overlaps = False
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, seed: int = 0) -> None:
         assert isinstance(stage.objective, dict)
         order = sorted(stage.objective, key=lambda name: name not in COMPARED)  # what counts pairs comes first
         self.weights: Mapping[Term, float] = {name: stage.objective[name] for name in order}
         self._settings, self._stage = stage.pairs, stage.name
         self._compared = next((name for name in order if name in COMPARED), None)
+        self._seed, self._step, self._alpha = seed, 0, stage.pairs.distil
+        self._masking: Masking | None = None
+        self._fresh: tuple[Tensor, ...] | None = None  # what the queue is to hold after this step
 
     def check(self, model: VLM) -> None:
         """Raises UserError where `model` lacks what a loss needs."""
-        where = f"stages.{self._stage}.pairs"
-        if self._settings.distil:
-            raise UserError("no momentum towers distil yet", where=f"{where}.distil", fix="leave it out")
         if self._settings.weighting != "fixed":
-            fix = "set it to fixed, and the weights in the stage's objective"
-            raise UserError("the losses' weights cannot be learned yet", where=f"{where}.weighting", fix=fix)
+            where, fix = (
+                f"stages.{self._stage}.pairs.weighting",
+                "set it to fixed, and weights in the stage's objective",
+            )
+            raise UserError("the losses' weights cannot be learned yet", where=where, fix=fix)
+        check_slow(model, self.weights, self._settings, self._stage)
         heads = getattr(model, "heads", frozenset()) | set(COMPARED)
         if lacking := [name for name in self.weights if name not in heads]:
             raise UserError(
@@ -80,6 +80,22 @@ class PairLosses:
         if self._compared == "sigmoid" and cast(PairModel, model).scale_and_bias()[1] is None:
             fix = "set it, e.g. to -10 for batches of thousands and -2.7 for hundreds"
             raise UserError("the sigmoid loss needs a bias", where="model.pair.bias", fix=fix)
+        if "mlm" in self.weights:
+            self._masking = Masking(cast(FusedPairVLM, model).encoder.tokenizer, self._settings.mask, self._stage)
+
+    def before_step(self, step: int, total: int) -> None:
+        """See `Objective`. The slow copy's share of the targets rises over the first steps."""
+        self._step = step
+        self._alpha = ramp(step, round(self._settings.distil_ramp * total), self._settings.distil)
+
+    def after_step(self, module: nn.Module) -> None:
+        """See `Objective`. The slow copy follows, and what it embedded in this step joins the queue."""
+        if not isinstance(module, FusedPairVLM):
+            return
+        module.follow()
+        if module.queue is not None and self._fresh is not None:
+            module.queue.push(*self._fresh)
+        self._fresh = None
 
     def forward(self, module: nn.Module, batch: Batch) -> object:
         return module(batch, "pairs")
@@ -87,11 +103,13 @@ class PairLosses:
     def counts(self, batches: Sequence[Batch]) -> dict[Term, float]:
         counts = dict.fromkeys(self.weights, 0.0)
         for batch in batches:
-            pairs, several = len(batch.input_ids), "itm" in counts and bool(_alike(batch).any())
+            pairs, several = len(batch.input_ids), "itm" in counts and bool(alike_in(batch).any())
             if "itm" in counts:  # where all pairs are alike, there is no wrong one to be told from the right ones
                 counts["itm"] += 3 * pairs if several else 0
             if "itg" in counts:
                 counts["itg"] += batch.tokens
+            if "mlm" in counts:
+                counts["mlm"] += len(self._masked(batch, self._step).targets)
             if self._compared:
                 counts[self._compared] += pairs
         return counts
@@ -107,12 +125,13 @@ class PairLosses:
         if len(batches) == 1 or not self._compared:
             return self._at_once(module, batches, factors, precision, ranks)
         model = cast(PairModel, module)
-        states, embedded = [], []
+        states, parts = [], []
         for batch in batches:
             states.append(RandomState.now(ranks.device))
+            moved = batch.to(ranks.device)
             with torch.no_grad(), precision.autocast():
-                embedded.append(_embedded(model.represent(batch.to(ranks.device)), batch))
-        whole = _joined(embedded)
+                parts.append(embedded(model.represent(moved), batch, slow_pairs(model, moved)))
+        whole = joined(parts)
         compared = self._compare(model, whole, ranks)
         precision.scaler.scale(compared * factors[self._compared]).backward()
         sums: dict[Term, Tensor] = {self._compared: compared.detach()}
@@ -123,7 +142,7 @@ class PairLosses:
             moved = batch.to(ranks.device)
             with precision.autocast():
                 pairs: Pairs = module(moved, "pairs")
-                rest = self._rest(model, pairs, moved)
+                rest = self._rest(model, pairs, moved, self._opinion(model, moved))
             surrogate = _dot(pairs.image, whole.image.grad, part) + _dot(pairs.text, whole.text.grad, part)
             total = sum((loss * factors[name] for name, loss in rest.items()), torch.zeros((), device=ranks.device))
             (surrogate + precision.scaler.scale(total)).backward()
@@ -132,11 +151,13 @@ class PairLosses:
         return {name: sums[name] for name in self.weights}
 
     def value(self, model: VLM, batch: Batch) -> dict[Term, tuple[Tensor, float]]:
-        pairs = model(batch, "pairs")
+        pairs, kept = model(batch, "pairs"), (self._step, self._alpha)
+        self._step, self._alpha = HELD_OUT, 0.0  # the slow copy has no say: it is no measure of the model
         counts = self.counts([batch])
-        sums = self._rest(cast(PairModel, model), pairs, batch)
+        sums = self._rest(cast(PairModel, model), pairs, batch, None)
         if self._compared:
-            sums[self._compared] = self._compare(cast(PairModel, model), _embedded(pairs, batch), ALONE)
+            sums[self._compared] = self._compare(cast(PairModel, model), embedded(pairs, batch), ALONE)
+        self._step, self._alpha = kept
         return {name: (sums[name], counts[name]) for name in self.weights}
 
     def _at_once(
@@ -154,9 +175,10 @@ class PairLosses:
             moved = batch.to(ranks.device)
             with precision.autocast():
                 pairs: Pairs = module(moved, "pairs")
-                losses = self._rest(model, pairs, moved)
+                slow = slow_pairs(model, moved)
+                losses = self._rest(model, pairs, moved, slow)
             if self._compared:
-                losses[self._compared] = self._compare(model, _embedded(pairs, batch), ranks)
+                losses[self._compared] = self._compare(model, embedded(pairs, batch, slow), ranks)
             total = torch.stack([loss * factors[name] for name, loss in losses.items()]).sum()
             precision.scaler.scale(total).backward()
             for name, loss in losses.items():
@@ -165,17 +187,21 @@ class PairLosses:
 
     def _compare(self, model: PairModel, own: Embedded, ranks: Ranks) -> Tensor:
         """The summed loss of this rank's pairs among those of all ranks."""
+        smoothing = self._settings.smoothing
+        if own.slow_image is not None:
+            past = among_past(own, cast(FusedPairVLM, model), ranks, smoothing=smoothing, alpha=self._alpha)
+            loss, self._fresh = past
+            return loss
         scale, bias = model.scale_and_bias()
         if self._compared == "sigmoid":
             return _by_sigmoid(own, scale, bias, ranks)
         found = gather(ranks, own.image, own.text, own.ids, own.words)
         image, text, ids, words = found.tensors
-        smoothing = self._settings.smoothing
         return info_nce(
             own.image, own.text, image, text, scale, own=found.start, image_ids=alike(ids, words), smoothing=smoothing
         )[0]
 
-    def _rest(self, model: PairModel, pairs: Pairs, batch: Batch) -> dict[Term, Tensor]:
+    def _rest(self, model: PairModel, pairs: Pairs, batch: Batch, slow: Pairs | None) -> dict[Term, Tensor]:
         """The losses that see one micro-batch at a time."""
         losses: dict[Term, Tensor] = {}
         if "itm" in self.weights:
@@ -184,7 +210,29 @@ class PairLosses:
             assert pairs.seen is not None
             logits, targets = model.caption(pairs.seen, batch)
             losses["itg"] = captioning(logits, targets, self._settings.caption_smoothing)[0]
+        if "mlm" in self.weights:
+            losses["mlm"] = self._words(model, pairs, batch, slow)
         return losses
+
+    def _opinion(self, model: PairModel, batch: Batch) -> Pairs | None:
+        """What the slow copy sees, where it has a say in masked words."""
+        return slow_pairs(model, batch) if "mlm" in self.weights and self._alpha else None
+
+    def _masked(self, batch: Batch, step: int) -> Masked:
+        assert self._masking is not None, "`check` comes first"
+        return self._masking(batch, self._seed, step)
+
+    def _words(self, model: PairModel, pairs: Pairs, batch: Batch, slow: Pairs | None) -> Tensor:
+        """The summed loss of the masked words."""
+        assert pairs.seen is not None
+        masked, alpha = self._masked(batch, self._step), self._alpha if slow else 0.0
+        logits, opinion = model.unmask(pairs.seen, masked.input_ids, batch, masked.where), None
+        if slow is not None and alpha:
+            teacher = slow_copy_of(model)
+            assert teacher is not None and slow.seen is not None
+            with torch.no_grad():
+                opinion = teacher.unmask(slow.seen, masked.input_ids, batch, masked.where)
+        return masked_words(logits, masked.targets, opinion, alpha)[0]
 
 
 def _by_sigmoid(own: Embedded, scale: Tensor, bias: Tensor | None, ranks: Ranks) -> Tensor:
@@ -200,40 +248,6 @@ def _by_sigmoid(own: Embedded, scale: Tensor, bias: Tensor | None, ranks: Ranks)
     return torch.stack(losses).sum()
 
 
-def image_ids(batch: Batch) -> Tensor:
-    """(B,) int64: equal where pairs show the same image, on all ranks and in every process."""
-    ids = torch.tensor([_digest(key) for key in batch.image_keys], dtype=torch.int64)
-    return ids[batch.image_index.cpu()]
-
-
-def text_ids(batch: Batch) -> Tensor:
-    """(B,) int64: equal where pairs say the same, on all ranks and in every process."""
-    rows = zip(batch.input_ids.tolist(), batch.attention_mask.tolist(), strict=True)
-    said = [" ".join(str(token) for token, real in zip(*row, strict=True) if real) for row in rows]
-    return torch.tensor([_digest(text) for text in said], dtype=torch.int64)
-
-
-def _digest(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
-
-
-def _alike(batch: Batch) -> Tensor:
-    """(B,): equal for this batch's pairs that are no negatives of each other; all 0 where there are no negatives."""
-    return alike(image_ids(batch), text_ids(batch))
-
-
-def _embedded(pairs: Pairs, batch: Batch) -> Embedded:
-    device = pairs.text.device
-    return Embedded(pairs.image, pairs.text, image_ids(batch).to(device), text_ids(batch).to(device))
-
-
-def _joined(parts: list[Embedded]) -> Embedded:
-    """Micro-batches as one, its embeddings leaves that collect their gradients."""
-    names = Embedded.__slots__
-    image, text, ids, words = (torch.cat([getattr(part, name) for part in parts]) for name in names)
-    return Embedded(image.requires_grad_(), text.requires_grad_(), ids, words)
-
-
 def _dot(embeddings: Tensor, gradient: Tensor | None, part: slice) -> Tensor:
     """Its gradient with respect to `embeddings` is `gradient`."""
     assert gradient is not None
@@ -247,7 +261,7 @@ def _matching(model: PairModel, pairs: Pairs, batch: Batch) -> Tensor:
         scale, _ = model.scale_and_bias()
         similarity = pairs.image.float() @ pairs.text.float().T  # (B, B), or (B, Q, B)
         similarity = scale.float() * (similarity.amax(1) if similarity.ndim == 3 else similarity)
-        ids = _alike(batch).to(similarity.device)
+        ids = alike_in(batch).to(similarity.device)
         text_for_image, image_for_text = sample_negatives(similarity, ids), sample_negatives(similarity.T, ids)
     if bool((text_for_image == NONE).any()):  # one image alone: the count of this term is 0, too
         return pairs.text.float().sum() * 0.0
