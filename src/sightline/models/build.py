@@ -27,6 +27,7 @@ from sightline.models.connectors import build_connector, token_count
 from sightline.models.connectors.gated_cross_attention import GatedCrossAttention
 from sightline.models.connectors.q_former import QFormer
 from sightline.models.former_source import is_former, start_from_former
+from sightline.models.fused import FusedPairVLM
 from sightline.models.gated import GatedVLM
 from sightline.models.origin import make_config, read_config, read_or_explain
 from sightline.models.pair import PairVLM
@@ -221,8 +222,6 @@ def side_by_side(
     spec: Pair, vision: PretrainedConfig, language: PretrainedConfig, *, attention: str, dtype: torch.dtype
 ) -> PairVLM:
     """The towers of `spec` and what joins them. Raises UserError where they cannot be built."""
-    if spec.fusion is not None:
-        raise UserError("texts cannot look at images yet", where="model.pair.fusion", fix="leave it out")
     tokens: Literal["patch", "all"] = "all" if spec.pool == "class" else spec.vision.tokens
     tower = load_vision(spec.vision.model_copy(update={"tokens": tokens}), vision, attention=attention, dtype=dtype)
     if spec.pool == "class" and not tower.kind.class_token:
@@ -232,7 +231,8 @@ def side_by_side(
             fix="set it to mean or attention",
         )
     text = load_text(spec.language, language, attention=attention, dtype=dtype)
-    return PairVLM(tower, text, spec=spec).to(dtype)
+    make = PairVLM if spec.fusion is None else FusedPairVLM
+    return make(tower, text, spec=spec).to(dtype)
 
 
 def finish_pair(model: PairVLM, encoder: PairEncoder) -> Built:

@@ -38,8 +38,13 @@ class PairVLM(VLM):
     def __init__(self, vision: VisionTower, language: PreTrainedModel, *, spec: Pair) -> None:
         super().__init__()
         self.vision, self.language, self.spec = vision, language, spec
-        self.connector = PairHead(vision, int(language.config.hidden_size), spec)
+        self._text_origin = language.config.to_dict()  # before a head takes blocks from it
+        self.connector = self.make_head(language)
         self.encoder: Any = None
+
+    def make_head(self, language: PreTrainedModel) -> PairHead:
+        """The connector that joins the towers."""
+        return PairHead(self.vision, int(language.config.hidden_size), self.spec)
 
     def tower_modules(self, tower: Tower) -> list[tuple[str, nn.Module]]:
         return [(tower, getattr(self, tower))]
@@ -65,15 +70,16 @@ class PairVLM(VLM):
 
     def represent(self, batch: Batch) -> Pairs:
         """See `PairModel`. Each distinct image is encoded once."""
-        if batch.pixel_values is None and batch.features is None:
-            raise UserError("the batch has no images to compare its texts with")
-        features = batch.features
-        if features is None:
-            assert batch.pixel_values is not None
-            features = self.encode_images(batch.pixel_values)
-        index = batch.image_index
-        image = self.embed_image_features(features).index_select(0, index)
+        image = self.embed_image_features(self.features_of(batch)).index_select(0, batch.image_index)
         return Pairs(image, self.embed_texts(batch.input_ids, batch.attention_mask))
+
+    def features_of(self, batch: Batch) -> Float[Tensor, "N P D"]:
+        """Vision features of the batch's distinct images. Raises UserError where it has none."""
+        if batch.features is not None:
+            return batch.features
+        if batch.pixel_values is None:
+            raise UserError("the batch has no images to compare its texts with")
+        return self.encode_images(batch.pixel_values)
 
     def encode_images(self, pixel_values: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N P D"]:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns("vision")):
@@ -87,21 +93,23 @@ class PairVLM(VLM):
 
     def embed_texts(self, input_ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B E"]:
         """Unit vectors of texts."""
-        learns = torch.is_grad_enabled() and self.learns("language")
-        with torch.set_grad_enabled(learns):
-            hidden = self.language(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state
-        return _unit(self.connector.text(hidden, attention_mask))
+        return _unit(self.connector.text(self.read(input_ids, attention_mask), attention_mask))
+
+    def read(self, input_ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """What the text tower makes of texts."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns("language")):
+            return self.language(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state
 
     def scale_and_bias(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | None]:
         return self.connector.temperature(), self.connector.bias
 
-    def match(self, seen: Tensor, input_ids: Tensor, attention_mask: Tensor) -> NoReturn:
+    def match(self, seen: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         raise NotImplementedError("no fusion, no matching head: see `heads`")
 
     def caption(self, seen: Tensor, batch: Batch) -> NoReturn:
         raise NotImplementedError("no text decoder: see `heads`")
 
-    def unmask(self, seen: Tensor, input_ids: Tensor, batch: Batch, where: Tensor) -> NoReturn:
+    def unmask(self, seen: Tensor, input_ids: Tensor, batch: Batch, where: Tensor) -> Tensor:
         raise NotImplementedError("no fusion, no masked words: see `heads`")
 
     def generate(self, batch: Batch, max_new_tokens: int) -> list[list[int]]:
@@ -117,11 +125,15 @@ class PairVLM(VLM):
         return f"sightline.models.saved.load_model({str(folder)!r})"
 
     def describe(self, folder: Path) -> None:
+        self.write_description(folder, self.spec)
+
+    def write_description(self, folder: Path, spec: Pair) -> None:
+        """Describe the model as `spec` has it."""
         folder.mkdir(parents=True, exist_ok=True)
         description = {
-            "pair": self.spec.model_dump(mode="json"),
+            "pair": spec.model_dump(mode="json"),
             "vision": self.vision.origin,
-            "language": self.language.config.to_dict(),
+            "language": self._text_origin,
             "attention": self.language.config._attn_implementation,
             "lora": self.lora.model_dump(mode="json") if self.lora else None,
         }

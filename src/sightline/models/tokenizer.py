@@ -20,6 +20,7 @@ from sightline.models.origin import read_or_explain
 from sightline.recipe.schema import Compose, Pair
 
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
+MASK = "[MASK]"  # stands for a word that is to be filled in
 WRITE = "[DEC]"  # begins a text that a Q-Former writes
 
 
@@ -55,6 +56,8 @@ def load_text_tokenizer(spec: Pair, texts: Iterable[str]) -> Any:
     source = spec.tokenizer.source or spec.language.source
     if spec.tokenizer.build == "words":
         tokenizer: Any = word_tokenizer(texts, None, where)
+        if spec.fusion is not None:
+            tokenizer.add_special_tokens({"mask_token": MASK})
     elif source is None:
         raise UserError(
             "a text tower from a config brings no tokenizer",

@@ -88,7 +88,13 @@ class Fusion(Part):
 
     blocks: Positive = 6  # of the text tower's blocks, the last so many look at the image
     momentum: Fraction | None = None  # decay of the momentum towers that distil; None: there are none
-    queue: Positive | None = None  # past embeddings that serve as negatives
+    queue: Positive | None = None  # pairs that the momentum towers embedded last; more negatives for itc
+
+    @model_validator(mode="after")
+    def _queue_of_momentum(self) -> Fusion:
+        if self.queue is not None and self.momentum is None:
+            raise ValueError("'queue' holds what the momentum towers embedded: give 'momentum' too, e.g. 0.995")
+        return self
 
 
 class Pair(Part):
