@@ -1,0 +1,69 @@
+"""Scripts of strangers with loops of their own, each with and without one fault: what does `sightline run` find?
+
+The scripts were written before the guard was looked at, as users write them. A fault is planted by replacing lines of
+the script, so that neither version shows a sign of it; a file's name begins with the check that must find it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parent / "scripts"
+SECONDS = 240
+PLANTS: dict[str, tuple[tuple[str, str], ...]] = {  # script -> what is replaced by what
+    "l4_packed_by_hand": ((" & (document_ids[:, :, None] == document_ids[:, None, :])", "[None]"),),
+    "l2_seq2seq": (("model(src, tgt[:, :-1])", "model(src, tgt)"), ("tgt[:, 1:].reshape", "tgt.reshape")),
+    "t4_sigmoid_inside": (
+        ("nn.Linear(32, tags)", "nn.Sequential(nn.Linear(32, tags), nn.Sigmoid())"),
+        ("scores > 0)", "scores > 0.5)"),
+    ),
+    "t1_new_head": (
+        ("x_new, y_new = stripes(384, 4)\n", "optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)\n"),
+        ("optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)\nfit", "x_new, y_new = stripes(384, 4)\nfit"),
+    ),
+    "t1_list_of_experts": (("nn.ModuleList([Expert", "list([Expert"),),
+    "t1_clip_in_parts": (("    text = model.text", "    with torch.no_grad():\n        text = model.text"),),
+    "t1_two_part_loss": (
+        ("return sum(parts)", "return torch.tensor([part.item() for part in parts], requires_grad=True).sum()"),
+    ),
+    "t1_blip2_projection": (('{"params": model.language_projection.parameters(), "lr": 1e-3},', ""),),
+    "t2_lstm": (("opt.zero_grad()\n", "pass\n"),),
+    "t5_accumulation": (
+        ('ignore_index=-100, reduction="sum")\n            / total', "ignore_index=-100)\n            / ACCUM"),
+    ),
+    "x5_own_vlm": (("embeds[slots] = feats.reshape(-1, feats.size(-1))", "embeds[slots].copy_(feats.flatten(0, 1))"),),
+    "i5_regression": (("outputs.squeeze(-1)", "outputs"),),
+}
+QUICK = {"t4_sigmoid_inside", "t1_list_of_experts", "t1_two_part_loss", "i5_regression"}
+PAIRS = [
+    pytest.param(name, faulty, id=f"{name} {'faulty' if faulty else 'clean'}", marks=marks)
+    for name in PLANTS
+    for faulty in (True, False)
+    for marks in ([] if name in QUICK else [pytest.mark.slow],)
+]
+
+
+def test_every_script_has_its_fault() -> None:
+    assert {script.stem for script in SCRIPTS.glob("*.py")} == set(PLANTS)
+
+
+@pytest.mark.parametrize(("name", "faulty"), PAIRS)
+def test_scripts_of_strangers(name: str, faulty: bool, tmp_path: Path) -> None:
+    source = (SCRIPTS / f"{name}.py").read_text()
+    for old, new in PLANTS[name] if faulty else ():
+        assert source.count(old) == 1
+        source = source.replace(old, new)
+    (tmp_path / "train.py").write_text(source)
+    command = [sys.executable, "-m", "sightline", "run", "--findings", "told.json", "train.py"]
+    quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    run = subprocess.run(command, cwd=tmp_path, env={**os.environ, **quiet}, capture_output=True, timeout=SECONDS)
+    assert run.returncode == 0, run.stderr.decode()[-2000:]
+    found = [f for f in json.loads((tmp_path / "told.json").read_text())["findings"] if f["severity"] != "note"]
+    codes, messages = {f["code"] for f in found}, [f["message"] for f in found]
+    assert name.partition("_")[0].upper() in codes if faulty else not codes, messages
