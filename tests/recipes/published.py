@@ -133,6 +133,24 @@ def clip_l_336(blocks: int, post_norm: bool) -> int:
     return stem + blocks * vit_block(1024, 4096) + post_norm * 2 * 1024
 
 
+def clip_b_32() -> dict[str, int]:
+    """CLIP ViT-B/32: 50 positions with the class token; a text tower of width 512; the norm of the class token, two
+    projections and the temperature between them.
+    """
+    vision = 768 + 3 * 32 * 32 * 768 + 50 * 768 + 2 * 768 + 12 * vit_block(768, 3072)
+    language = 49408 * 512 + 77 * 512 + 12 * vit_block(512, 2048) + 2 * 512
+    connector = 2 * 768 + linear(768, 512, bias=False) + linear(512, 512, bias=False) + 1
+    return {"vision": vision, "connector": connector, "language": language}
+
+
+def siglip_b_16() -> dict[str, int]:
+    """SigLIP B/16: the pooling head is a query, attention and an MLP behind a norm; scale and bias are numbers."""
+    vision = linear(3 * 16 * 16, 768) + 196 * 768 + 12 * vit_block(768, 3072) + 2 * 768
+    language = 32000 * 768 + 64 * 768 + 12 * vit_block(768, 3072) + 2 * 768
+    pool = 768 + 4 * linear(768, 768) + 2 * 768 + linear(768, 3072) + linear(3072, 768)
+    return {"vision": vision, "connector": pool + linear(768, 768) + 2, "language": language}
+
+
 def siglip2_b_512() -> int:
     """SigLIP 2 B/16 at 512 px without its pooling head: patches with bias, 1,024 positions, a norm after."""
     return linear(3 * 16 * 16, 768) + 1024 * 768 + 12 * vit_block(768, 3072) + 2 * 768

@@ -58,6 +58,28 @@ QWEN = {
     "schedule.warmup": 0.03,
     "optimizer.weight_decay": 0.1,
 }
+CLIP = {
+    "learn": ALL_LEARN,
+    "objective": {"itc": 1.0},
+    "lr": 5e-4,
+    "batch": 32_768,
+    "epochs": 32,
+    "schedule.kind": "cosine",
+    "schedule.warmup": 2000,
+    "optimizer.betas": (0.9, 0.98),
+    "optimizer.eps": 1e-6,
+    "optimizer.weight_decay": 0.2,
+    "optimizer.clip": None,
+}
+SIGLIP = {
+    "learn": ALL_LEARN,
+    "objective": {"sigmoid": 1.0},
+    "lr": 1e-3,
+    "batch": 32_768,
+    "schedule.warmup": 0.03,
+    "optimizer.betas": (0.9, 0.95),
+    "optimizer.clip": 1.0,
+}
 STAGES = [
     ("llava-1.5-7b", "align", LLAVA_ALIGN),
     ("llava-1.5-7b", "instruct", LLAVA_INSTRUCT),
@@ -65,6 +87,8 @@ STAGES = [
     ("llava-1.5-7b-lora", "instruct", LLAVA_LORA),
     ("nano-vlm", "train", NANO_VLM),
     ("finetune-qwen3-vl", "finetune", QWEN),
+    ("clip-b32", "contrast", CLIP),
+    ("siglip-b16", "judge", SIGLIP),
 ]
 SOURCES = {
     "llava-1.5-7b": ("openai/clip-vit-large-patch14-336", "mlp", "lmsys/vicuna-7b-v1.5"),
@@ -90,6 +114,12 @@ def test_model_joins_the_published_towers(name: str, sources: tuple[str, str, st
     compose = load(name).model.compose
     assert compose is not None
     assert (compose.vision.source, compose.connector.kind, compose.language.source) == sources
+
+
+def test_contrastive_recipes_start_at_the_published_temperature_and_bias() -> None:
+    clip, siglip = load("clip-b32").model.pair, load("siglip-b16").model.pair
+    assert (clip.temperature, clip.max_scale, clip.bias, clip.embed) == (0.07, 100, None, 512)
+    assert (siglip.temperature, siglip.max_scale, siglip.bias, siglip.embed) == (0.1, None, -10, 768)
 
 
 def test_llava_takes_the_last_but_one_hidden_state_of_padded_images() -> None:

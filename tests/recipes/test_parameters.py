@@ -37,6 +37,8 @@ COUNTS = {
     "llava-1.5-7b-lora": {**LLAVA, "language": VICUNA_7B + VICUNA_LORA},
     "nano-vlm": NANO_VLM,
     "finetune-qwen3-vl": QWEN,
+    "clip-b32": published.clip_b_32(),
+    "siglip-b16": published.siglip_b_16(),
 }
 TRAINABLE = {
     ("llava-1.5-7b", "align"): {"connector": LLAVA_PROJECTOR},
@@ -45,6 +47,8 @@ TRAINABLE = {
     ("llava-1.5-7b-lora", "instruct"): {"connector": LLAVA_PROJECTOR, "language": VICUNA_LORA},
     ("nano-vlm", "train"): NANO_VLM,
     ("finetune-qwen3-vl", "finetune"): QWEN,
+    ("clip-b32", "contrast"): published.clip_b_32(),
+    ("siglip-b16", "judge"): published.siglip_b_16(),
 }
 
 
@@ -54,6 +58,8 @@ def test_hand_derived_counts_are_the_published_ones() -> None:
     assert VICUNA_7B == 6_738_415_616  # Llama-2-7B, of which Vicuna is a fine-tuning
     assert published.llama(960, 2560, 32, 320, 49152, tied=True) == 361_821_120
     assert VICUNA_LORA == 319_815_680
+    assert sum(published.clip_b_32().values()) == 151_277_313
+    assert sum(published.siglip_b_16().values()) == 203_155_970
 
 
 def _model(name: str) -> ModelSpec:
@@ -61,6 +67,8 @@ def _model(name: str) -> ModelSpec:
     spec = load(name).model
     if spec.adopt:
         return spec.model_copy(update={"adopt": _published(spec.adopt)})
+    if spec.pair:
+        return spec  # from configurations
     assert spec.compose is not None
     towers = {"vision": _published(spec.compose.vision), "language": _published(spec.compose.language)}
     return spec.model_copy(update={"compose": spec.compose.model_copy(update=towers)})
