@@ -30,6 +30,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "patch_size": 14,
         "projection_dim": 768,
     },
+    "facebook/deit-base-patch16-224": {"model_type": "vit"},
+    "google-bert/bert-base-uncased": {"model_type": "bert"},
     "facebook/opt-1.3b": {
         "model_type": "opt",
         "hidden_size": 2048,
