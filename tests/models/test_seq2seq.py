@@ -60,7 +60,7 @@ def by_transformers(built: Built, row: Row) -> tuple[Tensor, Tensor]:
     model, encoder = built.model, built.encoder
     assert isinstance(model, Seq2SeqVLM)
     prompt = encoder.encode_prompt(row)
-    labels = torch.tensor([encoder.tokenizer(row.answer, add_special_tokens=False).input_ids + [encoder.eos_id]])
+    labels = torch.tensor([[*encoder.tokenizer(row.answer, add_special_tokens=False).input_ids, encoder.eos_id]])
     words = model.language.get_input_embeddings()(torch.tensor([prompt.input_ids]))
     image = model.connector(model.encode_images(batch_of(built, [row]).pixel_values))
     place = prompt.input_ids.index(model.image_token_id)
@@ -138,6 +138,23 @@ def test_saved_and_loaded_it_says_the_same(built: Built, rows: list[Row], tmp_pa
     assert isinstance(again.model, Seq2SeqVLM)
     assert again.encoder.encode(rows[1]) == built.encoder.encode(rows[1])
     assert torch.equal(again.model(batch_of(again, rows))[0], built.model(batch_of(built, rows))[0])
+
+
+def test_an_output_embedding_of_its_own_survives_being_saved(built: Built, rows: list[Row], tmp_path: Path) -> None:
+    """FlanT5 has one, and transformers' configuration says afterwards that it has none."""
+    language = built.model.language  # type: ignore[union-attr]
+    tied = language.lm_head.weight is language.shared.weight
+    assert tied == language.config.scale_decoder_outputs  # T5's original scales, and ties; version 1.1 does neither
+    if tied:
+        return
+    with torch.no_grad():
+        language.lm_head.weight.add_(0.1 * torch.randn_like(language.lm_head.weight))
+    told = built.model(batch_of(built, rows))[0]
+    built.model.save(tmp_path)
+    again = load_model(tmp_path).model
+    assert torch.equal(again.language.lm_head.weight, language.lm_head.weight)
+    assert torch.equal(again.language.shared.weight, language.shared.weight)
+    assert torch.equal(again(batch_of(built, rows))[0], told)
 
 
 def test_blocks_are_those_of_both_halves(built: Built) -> None:

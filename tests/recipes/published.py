@@ -101,7 +101,46 @@ QWEN3_VL_2B = {
 }
 QWEN3_VL_2B_TOTAL = 2_127_532_032  # the hub's safetensors metadata
 
+# https://huggingface.co/openai/clip-vit-large-patch14 (vision_config)
+CLIP_L_224 = CLIP_L_336 | {"image_size": 224}
+
+# https://huggingface.co/facebook/opt-125m and opt-2.7b
+OPT_125M = {
+    "model_type": "opt",
+    "hidden_size": 768,
+    "word_embed_proj_dim": 768,
+    "ffn_dim": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 2048,
+    "vocab_size": 50272,
+}
+OPT_2_7B = OPT_125M | {
+    "hidden_size": 2560,
+    "word_embed_proj_dim": 2560,
+    "ffn_dim": 10240,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+}
+
+# https://huggingface.co/google/flan-t5-xl
+FLAN_T5_XL = {
+    "model_type": "t5",
+    "d_model": 2048,
+    "d_kv": 64,
+    "d_ff": 5120,
+    "num_layers": 24,
+    "num_heads": 32,
+    "feed_forward_proj": "gated-gelu",
+    "tie_word_embeddings": False,
+    "vocab_size": 32128,
+}
+
 CONFIGS = {
+    "openai/clip-vit-large-patch14": CLIP_L_224,
+    "facebook/opt-125m": OPT_125M,
+    "facebook/opt-2.7b": OPT_2_7B,
+    "google/flan-t5-xl": FLAN_T5_XL,
     "openai/clip-vit-large-patch14-336": CLIP_L_336,
     "lmsys/vicuna-7b-v1.5": VICUNA_7B,
     "google/siglip2-base-patch16-512": SIGLIP2_B_512,
@@ -127,10 +166,42 @@ def llama(width: int, inner: int, layers: int, kv_width: int, vocabulary: int, t
     return layers * block + width + (1 if tied else 2) * vocabulary * width
 
 
-def clip_l_336(blocks: int, post_norm: bool) -> int:
+def clip_l_336(blocks: int, post_norm: bool, positions: int = 577) -> int:
     """CLIP ViT-L/14 at 336 px, cut after `blocks`: class token, patches without bias, 577 positions, a norm before."""
-    stem = 1024 + 3 * 14 * 14 * 1024 + 577 * 1024 + 2 * 1024
+    stem = 1024 + 3 * 14 * 14 * 1024 + positions * 1024 + 2 * 1024
     return stem + blocks * vit_block(1024, 4096) + post_norm * 2 * 1024
+
+
+def opt(width: int, inner: int, layers: int) -> int:
+    """An OPT: ViT-like blocks, 2,048 positions and 2 before them, a norm at the end, tied output embedding."""
+    return layers * vit_block(width, inner) + (50272 + 2048 + 2) * width + 2 * width
+
+
+def flan_t5(width: int, inner: int, layers: int, heads: int, size: int, vocabulary: int) -> int:
+    """A T5 1.1: no biases, RMSNorms, gated maps, 32 relative positions a head in each half, untied output embedding."""
+    attention, maps = 4 * width * heads * size, 3 * width * inner
+    encoder = layers * (attention + maps + 2 * width)
+    decoder = layers * (2 * attention + maps + 3 * width)
+    return encoder + decoder + 2 * (32 * heads + width) + 2 * vocabulary * width
+
+
+def q_former_queries(seen: int) -> int:
+    """What of a Q-Former looks at an image of `seen` wide features: BERT-base's 12 blocks with 6 cross-attentions.
+
+    The norm on the features, 32 queries, and the norm before the first block belong to it.
+    """
+    blocks = 12 * vit_block(768, 3072)
+    cross = 6 * (2 * linear(768, 768) + 2 * linear(seen, 768) + 2 * 768)
+    return 2 * seen + 32 * 768 + 2 * 768 + blocks + cross
+
+
+def q_former_texts() -> int:
+    """What of it reads, compares, judges and writes texts: words and [DEC], 512 positions, 12 pairs of maps, heads."""
+    maps = 12 * (linear(768, 3072) + linear(3072, 768) + 2 * 768)
+    words = (30522 + 1 + 512) * 768
+    compared, judged, temperature = 2 * linear(768, 256), linear(768, 2), 1
+    writer = linear(768, 768) + 2 * 768 + 30522 + 1
+    return maps + words + compared + judged + temperature + writer
 
 
 def clip_b_32() -> dict[str, int]:

@@ -80,7 +80,31 @@ SIGLIP = {
     "optimizer.betas": (0.9, 0.95),
     "optimizer.clip": 1.0,
 }
+BLIP2 = {
+    "learn": {"connector": "all"},
+    "lr": 1e-4,
+    "flip": True,
+    "schedule.kind": "cosine",
+    "schedule.warmup": 2000,
+    "optimizer.betas": (0.9, 0.98),
+    "optimizer.weight_decay": 0.05,
+    "optimizer.clip": None,
+}
+BLIP2_REPRESENT = {
+    **BLIP2,
+    "objective": {"itc": 1, "itm": 1, "itg": 1},
+    "steps": 250_000,
+    "batch": 2320,
+    "max_length": 32,
+    "schedule.floor": 0.0,
+    "pairs.smoothing": 0.1,
+    "pairs.caption_smoothing": 0.1,
+}
+BLIP2_SPEAK = {**BLIP2, "objective": "next-token", "steps": 80_000, "schedule.floor": 0.5, "max_length": 64}
 STAGES = [
+    ("blip2-stage1", "represent", BLIP2_REPRESENT),
+    ("blip2-stage2-opt", "speak", {**BLIP2_SPEAK, "batch": 1920}),
+    ("blip2-stage2-flan-t5", "speak", {**BLIP2_SPEAK, "batch": 1520}),
     ("llava-1.5-7b", "align", LLAVA_ALIGN),
     ("llava-1.5-7b", "instruct", LLAVA_INSTRUCT),
     ("llava-1.5-7b-lora", "align", LLAVA_ALIGN),
@@ -91,6 +115,9 @@ STAGES = [
     ("siglip-b16", "judge", SIGLIP),
 ]
 SOURCES = {
+    "blip2-stage1": ("openai/clip-vit-large-patch14", "q-former", "facebook/opt-125m"),
+    "blip2-stage2-opt": ("openai/clip-vit-large-patch14", "q-former", "facebook/opt-2.7b"),
+    "blip2-stage2-flan-t5": ("openai/clip-vit-large-patch14", "q-former", "google/flan-t5-xl"),
     "llava-1.5-7b": ("openai/clip-vit-large-patch14-336", "mlp", "lmsys/vicuna-7b-v1.5"),
     "llava-1.5-7b-lora": ("openai/clip-vit-large-patch14-336", "mlp", "lmsys/vicuna-7b-v1.5"),
     "nano-vlm": ("google/siglip2-base-patch16-512", "pixel-shuffle", "HuggingFaceTB/SmolLM2-360M-Instruct"),
@@ -126,6 +153,14 @@ def test_llava_takes_the_last_but_one_hidden_state_of_padded_images() -> None:
     for name in ("llava-1.5-7b", "llava-1.5-7b-lora"):
         vision = load(name).model.compose.vision
         assert (vision.layer, vision.tokens, vision.resize) == (-2, "patch", "pad")
+
+
+def test_blip2_has_32_queries_compared_in_256_numbers_and_reranks_128() -> None:
+    for name in ("blip2-stage1", "blip2-stage2-opt", "blip2-stage2-flan-t5"):
+        compose = load(name).model.compose
+        assert compose is not None
+        assert (compose.connector.queries, compose.connector.embed, compose.vision.layer) == (32, 256, -2)
+    assert load("blip2-stage1").evaluate.rerank == 128
 
 
 def test_llava_lora_is_of_rank_128_and_alpha_256() -> None:

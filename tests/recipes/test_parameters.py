@@ -32,7 +32,21 @@ QWEN = {
     "connector": published.qwen3_vl_connector(),
     "language": 1_720_574_976,  # Qwen3-1.7B, https://huggingface.co/Qwen/Qwen3-1.7B
 }
+# BLIP-2 removes CLIP's last block as well.
+CLIP_L_224 = published.clip_l_336(blocks=23, post_norm=False, positions=257)
+LOOKS, READS = published.q_former_queries(1024), published.q_former_texts()
+OPT_125M, OPT_2_7B = published.opt(768, 3072, 12), published.opt(2560, 10240, 32)
+FLAN_T5_XL = published.flan_t5(2048, 5120, 24, 32, 64, 32128)
+
+
+def _blip2(width: int, language: int) -> dict[str, int]:
+    return {"vision": CLIP_L_224, "connector": LOOKS + READS + linear(768, width), "language": language}
+
+
 COUNTS = {
+    "blip2-stage1": _blip2(768, OPT_125M),
+    "blip2-stage2-opt": _blip2(2560, OPT_2_7B),
+    "blip2-stage2-flan-t5": _blip2(2048, FLAN_T5_XL),
     "llava-1.5-7b": LLAVA,
     "llava-1.5-7b-lora": {**LLAVA, "language": VICUNA_7B + VICUNA_LORA},
     "nano-vlm": NANO_VLM,
@@ -41,6 +55,9 @@ COUNTS = {
     "siglip-b16": published.siglip_b_16(),
 }
 TRAINABLE = {
+    ("blip2-stage1", "represent"): {"connector": LOOKS + READS},
+    ("blip2-stage2-opt", "speak"): {"connector": LOOKS + linear(768, 2560)},
+    ("blip2-stage2-flan-t5", "speak"): {"connector": LOOKS + linear(768, 2048)},
     ("llava-1.5-7b", "align"): {"connector": LLAVA_PROJECTOR},
     ("llava-1.5-7b", "instruct"): {"connector": LLAVA_PROJECTOR, "language": VICUNA_7B},
     ("llava-1.5-7b-lora", "align"): {"connector": LLAVA_PROJECTOR},
@@ -60,6 +77,16 @@ def test_hand_derived_counts_are_the_published_ones() -> None:
     assert VICUNA_LORA == 319_815_680
     assert sum(published.clip_b_32().values()) == 151_277_313
     assert sum(published.siglip_b_16().values()) == 203_155_970
+
+
+def test_hand_derived_counts_are_those_of_blip2s_paper() -> None:
+    """arXiv 2301.12597: 188M with ViT-g (section 3.1); in stage 2 (tables 1 and 2) 104M, 103M; with ViT-g 107M."""
+    assert round((published.q_former_queries(1408) + READS + linear(768, 2560)) / 1e6, 1) == 188.7
+    assert round((LOOKS + linear(768, 2560)) / 1e6) == 104
+    assert round((LOOKS + linear(768, 2048)) / 1e6) == 103
+    assert round((published.q_former_queries(1408) + linear(768, 2560)) / 1e6) == 107
+    assert (OPT_125M, OPT_2_7B) == (125_239_296, 2_651_596_800)
+    assert FLAN_T5_XL == 2_849_757_184  # the hub's safetensors metadata
 
 
 def _model(name: str) -> ModelSpec:

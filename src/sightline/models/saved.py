@@ -20,7 +20,9 @@ from sightline.errors import UserError
 from sightline.models.adapters import add_adapters
 from sightline.models.adopted import AdoptedVLM
 from sightline.models.build import Built, encoder_kind, finish, finish_pair, join, side_by_side, with_pairs
+from sightline.models.composed import ComposedVLM
 from sightline.models.export import DESCRIPTION, PAIRS, WEIGHTS
+from sightline.models.towers import untie
 from sightline.recipe.schema import Adopt, Compose, Lora, Pair
 
 
@@ -60,6 +62,8 @@ def load_model(folder: Path | str, weights: Path | None = None) -> Built:
     if told["lora"]:
         add_adapters(built.model, Lora.model_validate(told["lora"]))
     state = load_file(weights or folder / WEIGHTS)
+    if isinstance(built.model, ComposedVLM) and {f"language.{name}" for name in _ends(built.model)} <= state.keys():
+        untie(built.model.language)  # weights are written once where they are shared
     missing, unexpected = built.model.load_state_dict(state, strict=False)
     lost = [name for name in missing if not _tied(built, name, state)]
     if lost or unexpected:
@@ -71,6 +75,12 @@ def load_model(folder: Path | str, weights: Path | None = None) -> Built:
         )
     built.model.eval()
     return built
+
+
+def _ends(model: ComposedVLM) -> list[str]:
+    """Names of the language tower's input and output embedding matrices."""
+    ends = (model.language.get_input_embeddings(), model.language.get_output_embeddings())
+    return [next(f"{name}.weight" for name, part in model.language.named_modules() if part is end) for end in ends]
 
 
 def _tied(built: Built, name: str, state: dict[str, Any]) -> bool:

@@ -80,7 +80,10 @@ def load_language(
     kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     if spec.source is None:
         make = kind.from_config
-        return _fresh(lambda: make(config, attn_implementation=attention), LANGUAGE).to(dtype)
+        model = _fresh(lambda: make(config, attn_implementation=attention), LANGUAGE).to(dtype)
+        if (spec.config or {}).get("tie_word_embeddings") is False:
+            untie(model)  # transformers' T5 ties them whatever its configuration says
+        return model
     options: dict[str, Any] = {"attn_implementation": attention, "dtype": dtype}
     source = spec.source
     if not spec.gguf_file:
@@ -88,6 +91,13 @@ def load_language(
     options["gguf_file"] = spec.gguf_file
     with readable(source, spec.gguf_file, LANGUAGE) as (folder, _):
         return read_or_explain(lambda: kind.from_pretrained(folder, **options), source, LANGUAGE)
+
+
+def untie(model: PreTrainedModel) -> None:
+    """Give the output embedding a matrix of its own where it shares the input embedding's."""
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and head.weight is table.weight:
+        head.weight = torch.nn.Parameter(table.weight.detach().clone())
 
 
 def text_config(spec: TextSpec) -> PretrainedConfig:
