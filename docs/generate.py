@@ -195,6 +195,10 @@ def _model(recipe: Recipe) -> str:
     model = recipe.model
     if model.adopt:
         text = f"Adopts `{model.adopt.source}`."
+    elif model.pair:
+        vision, language = (_origin(part) for part in (model.pair.vision, model.pair.language))
+        text = f"Sets {vision} and {language} side by side"
+        text += f"; the last {model.pair.fusion.blocks} blocks look at the image." if model.pair.fusion else "."
     else:
         assert model.compose is not None
         vision, language = (_origin(part) for part in (model.compose.vision, model.compose.language))
