@@ -67,6 +67,14 @@ def test_labels_are_what_is_neither(labels: Tensor) -> None:
     assert roles(Bare(), IDS, labels) == {"input_ids": 0, "labels": 1}
 
 
+def test_ids_that_may_be_labels() -> None:
+    other = torch.zeros(2, 4, dtype=torch.long)
+    bare = Call(Bare(), (IDS, other))
+    assert bare.surely_read(IDS) and not bare.surely_read(other)
+    assert Call(Bare(), (), {"labels": IDS, "decoder_input_ids": other}).surely_read(other)
+    assert not Call(Bare(), (), {"input_ids": IDS, "labels": other}).surely_read(other)
+
+
 def test_ids_of_a_decoder() -> None:
     call = Call(Bare(), (IDS, LABELS[:, :4]))
     assert call.ids_of(torch.Size((2, 4))) is call.args[1]

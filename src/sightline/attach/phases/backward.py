@@ -12,6 +12,8 @@ from sightline.attach.open_step import Loss, OpenStep, learns
 from sightline.attach.phases.state import State
 from sightline.guard.probes.call import Call, differentiable, outcome
 
+LABELS = 0.9  # of the targets are these very ids: so they are labels, and what the model reads is not known
+
 
 class Backward:
     """Hooks the outputs of a training forward, so that the backward pass tells of itself.
@@ -34,8 +36,9 @@ class Backward:
             if tensor is not result.loss:
                 tensor.register_hook(lambda _: self.began(step, begun, None))
         if step.measured and result.logits is not None and result.logits.dim() > 1 and learns(result.logits):
-            box = [result.logits.detach(), call.ids_of(result.logits.shape[:-1])]
-            result.logits.register_hook(lambda grad: self.gradient_came(step, grad, box))
+            ids = call.ids_of(result.logits.shape[:-1])
+            box, read = [result.logits.detach(), ids], ids is not None and call.surely_read(ids)
+            result.logits.register_hook(lambda grad: self.gradient_came(step, grad, box, read))
 
     def loss_made(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Forward hook of a loss module: the loss that the model itself does not return."""
@@ -63,8 +66,11 @@ class Backward:
         """A backward pass began from this loss of `step`."""
         step.hear(loss)
 
-    def gradient_came(self, step: OpenStep, grad: Tensor, box: list[Tensor | None]) -> None:
-        """Tensor hook: the gradient of the loss with respect to logits. `box`: the logits, and the ids they are of."""
+    def gradient_came(self, step: OpenStep, grad: Tensor, box: list[Tensor | None], read: bool = True) -> None:
+        """Tensor hook: the gradient of the loss with respect to logits. `box`: the logits, and the ids they are of.
+
+        `read`: the model surely reads these ids where they stand.
+        """
         s = self._state
         if s.muted or not box:
             return
@@ -78,7 +84,10 @@ class Backward:
             kind = logits.shape[-1], str(logits.dtype).removeprefix("torch.")
 
             def arrived(values: list[Tensor]) -> None:
-                step.micro.append(replace(loss_seen(number, micro, values, *kind), micro=len(step.micro)))
+                seen = loss_seen(number, micro, values, *kind)
+                if not read and (seen.agreement(0) or 0.0) > LABELS:
+                    seen = replace(seen, input_ids=None, targets=None)
+                step.micro.append(replace(seen, micro=len(step.micro)))
                 s.offer(step.micro[-1])
 
             s.mailbox.post(tensors, arrived)

@@ -141,7 +141,7 @@ class LossSeen:
 
     def agreement(self, shift: int) -> float | None:
         """Fraction of supervised positions t whose target is input token t + `shift` (1 for next-token training)."""
-        if self.targets is None or self.input_ids is None or self.targets.shape[1] <= shift:
+        if self.targets is None or self.input_ids is None or self.targets.dim() != 2 or self.targets.shape[1] <= shift:
             return None
         near, far = self.targets[:, : self.targets.shape[1] - shift], self.input_ids[:, shift:]
         taught = near != IGNORE

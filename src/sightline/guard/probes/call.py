@@ -68,6 +68,14 @@ class Call:
         fits = (t for t in every if t is not None and t.shape == shape and t.dtype in (torch.int64, torch.int32))
         return next(fits, named[1])
 
+    def surely_read(self, ids: Tensor) -> bool:
+        """Whether the model reads these ids at their own places: those of its first input, or of a name that says so.
+
+        Others may be labels, which a decoder moves on by one place before it reads them.
+        """
+        first = next((v for v in (*self.args, *self.kwargs.values()) if isinstance(v, Tensor)), None)
+        return any(ids is one for one in (first, self.tensor("decoder_input_ids"), self.tensor("input_ids")))
+
     def changed(self, **tensors: Tensor) -> Call:
         """The same call with these tensors in place of those that the host passed. Nothing is changed in place."""
         names = {id(self.value(name)): tensor for name, tensor in tensors.items()}

@@ -49,7 +49,7 @@ def _as_taught(batch: BatchSeen, loss: LossSeen | None) -> BatchSeen:
     """A batch without labels gets those that the gradient shows. A mask that starts at token 1 is taken to at 0."""
     if batch.labels is not None or loss is None or loss.targets is None or loss.input_ids is None:
         return batch
-    if loss.targets.shape[1] < 2:  # one token a row: nothing to shift
+    if loss.targets.dim() != 2 or loss.targets.shape[1] < 2:  # one token a row: nothing to shift
         return batch
     labels = loss.targets.roll(1, dims=1)
     labels[:, 0] = loss.input_ids[:, 0].where(labels[:, 1] != IGNORE, IGNORE)
