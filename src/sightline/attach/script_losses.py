@@ -64,7 +64,7 @@ class Losses:
 
         @functools.wraps(backward)
         def noticed(*args: Any, **kwargs: Any) -> Any:
-            if self._inside or not any(one.listens for one in self._models.watched):
+            if self._inside or not self._models.listening():
                 return backward(*args, **kwargs)
             found: list[Any] = []
             before(args[0] if args else kwargs.get("tensors"), found)

@@ -38,6 +38,7 @@ class Watched:
     blind: bool
     references: int
     adopted: bool = False
+    after: Callable[..., None] = lambda *_: None
     rank: int | None = field(default_factory=lambda: _rank())
     records: list[dict[str, object]] = field(default_factory=list)
     steps: int = 0
@@ -76,6 +77,7 @@ class Models:
         recorder = attachment._recorder
         recorder.optimizers += [o for o in optimizers[1:] if o not in recorder.optimizers]
         one = Watched(type(inner).__name__, attachment, recorder, list(optimizers), blind, 0)
+        one.after = Hook(recorder.after_step, lambda error: self._give_up(one, error))
         attachment._handles = hooked(
             recorder, called, None, lambda error: self._give_up(one, error), not blind, steps=False
         )
@@ -128,9 +130,18 @@ class Models:
         """Those that the script may still train."""
         return [one for one in self.watched if one.attachment is not None]
 
+    def listening(self) -> bool:
+        """Whether any of them hears the step in the making. A plain loop, for each backward pass asks."""
+        for one in self.watched:  # noqa: SIM110
+            if one.listens:
+                return True
+        return False
+
     # --- steps ---------------------------------------------------------------------------------------------------
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._asleep(optimizer) is not None:
+            return
         if self.before is not None:
             self.before(optimizer)
         for one in self._closing(optimizer):
@@ -142,7 +153,20 @@ class Models:
             act(optimizer, those)
         return those
 
+    def _asleep(self, optimizer: Optimizer) -> list[Watched] | None:
+        """Whose parameters it holds, if they are known and all asleep: then nobody else need be told of its step."""
+        groups, those = self._routes.get(id(optimizer), (0, []))
+        if not those or groups != len(optimizer.param_groups):
+            return None
+        return those if all(one.attachment is not None and one.recorder.asleep for one in those) else None
+
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if (those := self._asleep(optimizer)) is not None:
+            for one in those:
+                one.after(optimizer, args, kwargs)
+                if one.blind and one.recorder.due:
+                    self._do(one, one.recorder.begin)
+            return
         for one in self._closing(optimizer):  # a closure's backward passes came within the step
             self._do(one, one.recorder.after_step, optimizer, args, kwargs)
             if one.blind:
@@ -239,7 +263,7 @@ class Models:
         one.records, one.steps = attachment.records(), one.recorder.step
         one.optimizers.clear()
         self._routes.clear()
-        one.recorder = None  # type: ignore[assignment]
+        one.recorder, one.after = None, lambda *_: None  # type: ignore[assignment]
 
     def close_all(self, *, whole: bool) -> None:
         """The script is over."""
