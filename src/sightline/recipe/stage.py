@@ -116,6 +116,8 @@ class Stage(Part):
             raise ValueError("'cache_features' keeps one view of each image: 'flip' must be off")
         if isinstance(self.objective, dict):
             self._pairs_consistent(self.objective)
+        elif self.pairs != PairSettings():
+            raise ValueError("'pairs' tells how losses over pairs are computed, and 'objective' is next-token")
         if not self.data or any(weight <= 0 for weight in self.data.values()):
             raise ValueError("'data' needs at least one data set, each with a weight above 0")
         if self.early_stop and not self.validate_every:
@@ -129,6 +131,18 @@ class Stage(Part):
             raise ValueError("'objective' compares pairs by either 'itc' or 'sigmoid', not by both")
         if "itm" in losses and not {"itc", "sigmoid"} & losses.keys():
             raise ValueError("'itm' draws its hard negatives from 'itc' (or 'sigmoid'): add it to 'objective'")
+        unread = {"smoothing": "itc", "caption_smoothing": "itg", "mask": "mlm"}
+        for key, loss in unread.items():
+            if loss not in losses and getattr(self.pairs, key) != getattr(PairSettings(), key):
+                raise ValueError(f"'pairs.{key}' is read by '{loss}' alone, which is not in 'objective'")
+        if self.pairs.distil and not {"itc", "mlm"} & losses.keys():
+            raise ValueError(
+                "'pairs.distil' is a share of the targets of 'itc' and 'mlm', and neither is in 'objective'"
+            )
+        if self.pairs.distil_ramp and not self.pairs.distil:
+            raise ValueError("'pairs.distil_ramp' leads to 'distil', which is 0")
+        if self.pairs.weighting != "fixed":
+            raise ValueError("'pairs.weighting' can only be fixed yet: weigh the losses in 'objective'")
         if self.pack != "none":
             raise ValueError("pairs are compared with each other: set 'pack' to none")
 

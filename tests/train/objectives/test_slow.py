@@ -216,13 +216,29 @@ def test_what_nothing_would_act_on_is_refused(rows: list[Row]) -> None:
     bare = {"blocks": 1}
     for objective, fusion, pairs, message in (
         ({"itc": 1.0}, bare, {"distil": 0.4}, "no momentum towers"),
-        ({"itc": 1.0}, None, {"distil_ramp": 0.4}, "no distil"),
         ({"sigmoid": 1.0, "mlm": 1.0}, None, {}, "not in sigmoid"),
-        ({"itc": 1.0}, bare, {"weighting": "gradnorm"}, "cannot be learned yet"),
     ):
         stage, built = fused_stage_and_model(rows, objective, fusion, **pairs)
         with pytest.raises(UserError, match=message):
             PairLosses(stage).check(built.model)
+
+
+@pytest.mark.parametrize(
+    ("objective", "pairs", "message"),
+    [
+        ({"itc": 1.0}, {"mask": 0.3}, "'pairs.mask' is read by 'mlm' alone"),
+        ({"itc": 1.0}, {"caption_smoothing": 0.1}, "'pairs.caption_smoothing' is read by 'itg' alone"),
+        ({"sigmoid": 1.0}, {"smoothing": 0.1}, "'pairs.smoothing' is read by 'itc' alone"),
+        ({"sigmoid": 1.0}, {"distil": 0.1}, "neither is in 'objective'"),
+        ({"itc": 1.0}, {"distil_ramp": 0.4}, "leads to 'distil', which is 0"),
+        ({"itc": 1.0}, {"weighting": "gradnorm"}, "can only be fixed yet"),
+        ("next-token", {"distil": 0.4}, "'objective' is next-token"),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused(objective: Any, pairs: dict[str, Any], message: str) -> None:
+    stages = [RECIPE["stages"][0] | {"objective": objective, "batch": PAIRS, "pairs": pairs}]
+    with pytest.raises(UserError, match=message):
+        validate(RECIPE | {"stages": stages}, where="tiny")
 
 
 def work(rank: int, port: int, rows: list[Row], out: str) -> None:

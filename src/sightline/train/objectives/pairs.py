@@ -63,12 +63,6 @@ class PairLosses:
 
     def check(self, model: VLM) -> None:
         """Raises UserError where `model` lacks what a loss needs."""
-        if self._settings.weighting != "fixed":
-            where, fix = (
-                f"stages.{self._stage}.pairs.weighting",
-                "set it to fixed, and weights in the stage's objective",
-            )
-            raise UserError("the losses' weights cannot be learned yet", where=where, fix=fix)
         check_slow(model, self.weights, self._settings, self._stage)
         heads = getattr(model, "heads", frozenset()) | set(COMPARED)
         if lacking := [name for name in self.weights if name not in heads]:

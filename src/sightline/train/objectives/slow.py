@@ -33,11 +33,6 @@ def check_slow(model: VLM, weights: Mapping[str, float], settings: PairSettings,
     if settings.distil and not slow:
         fix = "set model.pair.fusion.momentum, e.g. to 0.995, or leave distil out"
         raise UserError("there are no momentum towers to distil from", where=f"{where}.pairs.distil", fix=fix)
-    if settings.distil and not {"itc", "mlm"} & weights.keys():
-        fix = "add itc or mlm to the objective, or leave distil out"
-        raise UserError("the momentum towers have a say in itc and mlm alone", where=f"{where}.pairs.distil", fix=fix)
-    if settings.distil_ramp and not settings.distil:
-        raise UserError("there is no distil to be reached", where=f"{where}.pairs.distil_ramp", fix="set distil, too")
     if slow and "sigmoid" in weights:
         fix = "use itc, or leave model.pair.fusion.momentum out"
         raise UserError("momentum towers take part in itc, not in sigmoid", where=f"{where}.objective", fix=fix)
