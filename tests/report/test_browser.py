@@ -11,7 +11,12 @@ from tests.report.fake_run import VARIANTS
 
 pytestmark = pytest.mark.browser
 
-PLOTS = {"failed": 7, "bare": 0}  # fp16 has a loss scale; where nothing was logged there is nothing to draw
+# fp16 has a loss scale, three losses a curve each; where nothing was logged there is nothing to draw
+PLOTS = {"failed": 7, "bare": 0, "retrieval": 9}
+    "failed": 7,
+    "bare": 0,
+    "retrieval": 9,
+}  # fp16 has a loss scale; where nothing was logged there is nothing to draw
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 EMPTY_PLOTS = """[...document.querySelectorAll('.plot')].filter(box => {
     const lines = [...box.querySelectorAll('.scatterlayer .js-line, .scatterlayer .point')];

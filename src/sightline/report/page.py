@@ -10,6 +10,7 @@ from sightline.errors import UserError
 from sightline.report import format, tables
 from sightline.report.plots import colour, figures, plain, stage_starts
 from sightline.report.read import read_run
+from sightline.report.terms import term_figures
 from sightline.report.values import RunSeen
 from sightline.report.words import verdict
 
@@ -45,6 +46,7 @@ def render(run: RunSeen) -> str:
     """The page as HTML."""
     environment = _environment()
     drawn = figures(run.history)
+    drawn[1:1] = term_figures(run.history.train)  # behind the total
     return environment.get_template("page.html.j2").render(
         run=run,
         verdict=verdict(run),

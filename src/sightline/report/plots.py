@@ -78,18 +78,20 @@ def _loss(history: History) -> Figure | None:
     values = raw.values() + validation.values()
     axis = log_axis(values, tick) if spans_decades(values) else linear_axis(values, tick)
     mean = smooth(raw, _weights(history.train), geometric=axis["type"] == "log") if smoothed else None
-    data = _drawn(raw, "training", "@ink", "solid", mean)
+    data = drawn(raw, "training", "@ink", "solid", mean)
     data.append(_trace(validation, "validation", "@accent", width=1.6, marks=True))
-    note = "Nats per supervised token" + (", log scale." if axis["type"] == "log" else ".")
+    several = any(len(point.terms) > 1 for point in history.train)
+    unit = "Nats; where several losses add up, their weighted sum" if several else "Nats per supervised token or pair"
+    note = unit + (", log scale." if axis["type"] == "log" else ".")
     note += " Bold: a mean around each step, weighted by tokens. Pale: the logged steps themselves." if smoothed else ""
     note += f" {plural(lost, 'logged step')} had no finite loss and cannot be drawn." if lost else ""
     key = [Key("training", "@ink", "solid")] + [Key("validation", "@accent", "dot")] * bool(validation)
-    alt = "Loss over steps. " + _told("Training", raw) + _told("Validation", validation)
-    layout = _layout(history.train, axis, height=320)
+    alt = "Loss over steps. " + told("Training", raw) + told("Validation", validation)
+    layout = frame(history.train, axis, height=320)
     return Figure(
         "loss",
         "Loss",
-        note + _thinned(raw),
+        note + thinned(raw),
         alt,
         tuple(key),
         [trace for trace in data if trace["x"]],
@@ -120,19 +122,19 @@ def _per_tower(
     noisy: bool = True,
 ) -> Figure | None:
     every = {tower: line(points, _of_tower(read, tower)) for tower in towers_in(map(read, points))}
-    lines = {tower: drawn for tower, drawn in every.items() if drawn}
+    lines = {tower: curve for tower, curve in every.items() if curve}
     if not lines:
         return None
-    axis = scale([value for drawn in lines.values() for value in drawn.values()])
+    axis = scale([value for curve in lines.values() for value in curve.values()])
     note += " Log scale." if axis["type"] == "log" else ""
-    note += _thinned(max(lines.values(), key=lambda drawn: drawn.logged))
+    note += thinned(max(lines.values(), key=lambda curve: curve.logged))
     data = []
-    for tower, drawn in lines.items():
-        mean = smooth(drawn, geometric=axis["type"] == "log") if noisy and drawn.logged >= SMOOTH_FROM else None
-        data += _drawn(drawn, tower, colour(tower), dash(tower), mean)
+    for tower, curve in lines.items():
+        mean = smooth(curve, geometric=axis["type"] == "log") if noisy and curve.logged >= SMOOTH_FROM else None
+        data += drawn(curve, tower, colour(tower), dash(tower), mean)
     key = tuple(Key(tower, colour(tower), dash(tower)) for tower in lines)
-    alt = f"{title} over steps. " + "".join(_told(tower, drawn) for tower, drawn in lines.items())
-    return Figure(name, title, note.strip(), alt, key, data, _layout(points, axis))
+    alt = f"{title} over steps. " + "".join(told(tower, curve) for tower, curve in lines.items())
+    return Figure(name, title, note.strip(), alt, key, data, frame(points, axis))
 
 
 def _of_tower(read: Callable[[TrainPoint], Mapping[str, float]], tower: str) -> Callable[[TrainPoint], float | None]:
@@ -159,8 +161,8 @@ def _loss_scale(points: Sequence[TrainPoint]) -> Figure | None:
     axis = doubling_axis(scale.values(), whole)
     note = "fp16: the loss is multiplied by this before the backward pass. It halves when a gradient overflows."
     data = [_trace(scale, "loss scale", "@ink", shape="hv")]
-    alt = "Loss scale over steps. " + _told("The scale", scale)
-    return Figure("loss-scale", "Loss scale", note + _thinned(scale), alt, (), data, _layout(points, axis))
+    alt = "Loss scale over steps. " + told("The scale", scale)
+    return Figure("loss-scale", "Loss scale", note + thinned(scale), alt, (), data, frame(points, axis))
 
 
 def _rate(
@@ -171,10 +173,10 @@ def _rate(
     if not rate:
         return None
     axis = linear_axis(rate.values(), tick)
-    layout = _layout(points, axis, along="minutes since the start" if timed else "step", stages=not timed)
-    alt = f"{title} over {'time' if timed else 'steps'}. " + _told("It", rate)
+    layout = frame(points, axis, along="minutes since the start" if timed else "step", stages=not timed)
+    alt = f"{title} over {'time' if timed else 'steps'}. " + told("It", rate)
     data = [_trace(rate, title.lower(), "@ink")]
-    return Figure(name, title, _thinned(rate).strip(), alt, (), data, layout, linked=False)
+    return Figure(name, title, thinned(rate).strip(), alt, (), data, layout, linked=False)
 
 
 # --- scales ------------------------------------------------------------------------------------------------------
@@ -214,7 +216,7 @@ def dash(tower: str) -> str:
     return DASHES.get(tower, "solid")
 
 
-def _drawn(full: Line, name: str, hue: str, pattern: str, mean: Line | None) -> list[dict[str, Any]]:
+def drawn(full: Line, name: str, hue: str, pattern: str, mean: Line | None) -> list[dict[str, Any]]:
     """A line as it is; or, where there is a mean, the mean bold over the line itself, pale."""
     if mean is None:
         return [_trace(full, name, hue, dash=pattern)] if full else []
@@ -232,12 +234,12 @@ def _trace(
     marks: bool = False,
     shape: str = "linear",
 ) -> dict[str, Any]:
-    drawn = thin(full)
+    few = thin(full)
     return {
         "type": "scatter",
         "mode": "lines+markers" if marks or full.logged <= FEW else "lines",
-        "x": drawn.x,
-        "y": drawn.y,
+        "x": few.x,
+        "y": few.y,
         "name": plain(name),
         "opacity": opacity,
         "line": {"color": hue, "width": width, "dash": dash, "shape": shape},
@@ -248,9 +250,10 @@ def _trace(
     }
 
 
-def _layout(
+def frame(
     points: Sequence[TrainPoint], axis: dict[str, Any], *, height: int = 240, along: str = "step", stages: bool = True
 ) -> dict[str, Any]:
+    """A figure's layout."""
     x = {"title": {"text": along, "standoff": 6}, "zeroline": False, "showgrid": False, "ticks": "outside", "nticks": 7}
     colours = {
         "ticklen": 4,
@@ -306,15 +309,17 @@ def plain(name: str) -> str:
     return name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _told(name: str, drawn: Line) -> str:
-    values = drawn.values()
+def told(name: str, curve: Line) -> str:
+    """First, last, lowest and highest value in words."""
+    values = curve.values()
     if not values:
         return ""
     text = f"{name}: {number(values[0])} at first, {number(values[-1])} at last"
     return text + f", from {number(min(values))} to {number(max(values))}. "
 
 
-def _thinned(full: Line) -> str:
+def thinned(full: Line) -> str:
+    """What was left out of a drawn line, if anything."""
     if len(full.x) <= LIMIT:
         return ""
     return f" Drawn from {full.logged:,} points: the lowest and highest of every {math.ceil(2 * len(full.x) / LIMIT)}."

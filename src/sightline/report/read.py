@@ -24,6 +24,7 @@ from sightline.report.files import (
     text,
     texts,
 )
+from sightline.report.retrieval import interval, retrievals
 
 SIGNS_OF_A_RUN = ("run.json", "recipe.yaml", "metrics.jsonl", "findings.jsonl")
 SEVERITIES = ("error", "warning", "note")
@@ -56,6 +57,7 @@ def read_run(folder: Path) -> v.RunSeen:
         mistakes=_mistakes(folder, notes),
         pictures=_pictures(folder, notes),
         recipe=read_text(folder / "recipe.yaml", notes) or "",
+        retrievals=retrievals(folder, notes),
         notes=tuple(notes),
     )
 
@@ -191,6 +193,7 @@ def _train_point(line: Mapping[str, Any], step: int) -> v.TrainPoint:
         images_per_s=real(line.get("images_per_s")),
         tokens_per_s=real(line.get("tokens_per_s")),
         loss_scale=real(line.get("loss_scale")),
+        terms=reals(line.get("terms")),
     )
 
 
@@ -252,17 +255,15 @@ def _evaluation(folder: Path, notes: list[str]) -> v.Evaluation | None:
     seen = read_json(folder / "evaluation.json", dict, notes)
     accuracy = fraction(seen.get("accuracy"))
     if accuracy is None:
-        if seen and seen.get("metric") != "none":
+        if seen and seen.get("metric") not in ("none", "retrieval"):
             notes.append("evaluation.json holds no accuracy between 0 and 1 and is left out.")
         return None
-    ends = seen.get("interval")
-    low, high = (fraction(ends[0]), fraction(ends[1])) if isinstance(ends, list) and len(ends) == 2 else (None, None)
     return v.Evaluation(
         data=text(seen.get("data")),
         metric=text(seen.get("metric")),
         questions=integer(seen.get("questions")),
         accuracy=accuracy,
-        interval=(low, high) if low is not None and high is not None else None,
+        interval=interval(seen.get("interval")),
         groups=_groups(mapping(seen.get("by_group"))),
         baselines=_baselines(mapping(seen.get("baselines"))),
         partial=seen.get("partial") is True,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sightline.report.retrieval import Retrieval
+
 TOWERS = ("vision", "connector", "language")
 
 
@@ -79,6 +81,7 @@ class TrainPoint:
     images_per_s: float | None
     tokens_per_s: float | None
     loss_scale: float | None
+    terms: Mapping[str, float] = field(default_factory=dict)  # the losses that add up to `loss`, by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,3 +218,9 @@ class RunSeen:
     pictures: tuple[Picture, ...]
     recipe: str
     notes: tuple[str, ...]
+    retrievals: tuple[Retrieval, ...] = ()
+
+    @property
+    def retrieval(self) -> Retrieval | None:
+        """Where the run's own evaluation is retrieval."""
+        return next((one for one in self.retrievals if not one.after), None)

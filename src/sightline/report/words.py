@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sightline.report.format import SPACE, percent, plural
+from sightline.report.retrieval import Retrieval
 from sightline.report.values import Baseline, Evaluation, Guard, RunSeen
 
 Tone = Literal["bad", "warn", "unknown", "good"]
@@ -33,7 +34,9 @@ class Verdict:
 
 def verdict(run: RunSeen) -> Verdict:
     """The verdict on a run. What was not measured is said to be unknown, never good."""
-    looks, sound = looks_at_the_picture(run.evaluation), found_sound(run.guard, run.facts.status)
+    retrieval = run.retrieval
+    looks = tells_pairs_apart(retrieval) if retrieval else looks_at_the_picture(run.evaluation)
+    sound = found_sound(run.guard, run.facts.status)
     tone = min(looks.tone, sound.tone, key=WORST_FIRST.index)
     joint = "but" if "good" in (looks.tone, sound.tone) and tone in ("bad", "warn") else "and"
     return Verdict(f"{looks.short}, {joint} {sound.short}.", tone, looks, sound)
@@ -56,6 +59,13 @@ def looks_at_the_picture(evaluation: Evaluation | None) -> Clause:
         short = "The model is no better than the words of the question alone"
         return Clause("bad", short, f"{more} does not get past the question's words: {numbers}")
     return Clause("good", "The model looks at the picture", f"The right picture makes the difference: {numbers}")
+
+
+def tells_pairs_apart(retrieval: Retrieval) -> Clause:
+    """Judged by the lower ends of both 95 % intervals against chance."""
+    if retrieval.beats_chance:
+        return Clause("good", "The model tells which text belongs to which image", retrieval.numbers)
+    return Clause("bad", "The model finds texts and images no better than chance", retrieval.numbers)
 
 
 def _numbers(evaluation: Evaluation, shuffled: Baseline | None, words: Baseline | None) -> str:
