@@ -13,10 +13,6 @@ pytestmark = pytest.mark.browser
 
 # fp16 has a loss scale, three losses a curve each; where nothing was logged there is nothing to draw
 PLOTS = {"failed": 7, "bare": 0, "retrieval": 9}
-    "failed": 7,
-    "bare": 0,
-    "retrieval": 9,
-}  # fp16 has a loss scale; where nothing was logged there is nothing to draw
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 EMPTY_PLOTS = """[...document.querySelectorAll('.plot')].filter(box => {
     const lines = [...box.querySelectorAll('.scatterlayer .js-line, .scatterlayer .point')];
