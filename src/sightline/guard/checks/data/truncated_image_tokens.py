@@ -7,7 +7,8 @@ all features. Or the placeholder's own id is left in the labels, and the model l
 Fix: never truncate inside an image span: set `max_length=None` or above prompt + image tokens, leave rows that do not
 fit out (and count them), or lower the image resolution; set labels at the placeholder's id to -100.
 Stays silent when: every image has its placeholders (one, or as many as it has features) in every row, at preflight and
-live, and none of them is supervised.
+live, and none of them is supervised. A model that names no placeholder has one inferred, the token whose embedding is
+written over, and only where spans of it end at one column and are of unlike lengths.
 Sources:
 - https://github.com/huggingface/trl/pull/5904 (2026-06-01): truncation drops placeholders, the processor keeps
   features
@@ -61,7 +62,13 @@ def _cut(batch: BatchSeen, placeholders: tuple[int, ...], total: int, features: 
         message=f"{total} image placeholders in the ids for {features} features of {spans} images"
         + (f"; first in {broken[0]}" if broken else ""),
         fix=f"raise max_length (rows are {width} tokens wide) or set it to None; never truncate inside an image",
-        seen={"placeholders": total, "features": features, "images": spans, "rows": broken[:5]},
+        seen={
+            "placeholders": total,
+            "placeholder id": batch.image_token_id,
+            "features": features,
+            "images": spans,
+            "rows": broken[:5],
+        },
     )
 
 

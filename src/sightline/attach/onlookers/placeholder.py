@@ -1,0 +1,90 @@
+"""Which token stands for image features, in a model that does not say so? The one whose embedding is written over.
+
+A token whose embedding is replaced gets no gradient in the embedding table, however often it is there. Padding gets
+none either, but it is not attended to, or stands at the end of rows only, and not in all of them.
+
+It is told only where its spans look cut: else how many tokens such a model wants for an image is its own business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sightline.attach.onlookers.onlooker import Onlooker, Recording
+from sightline.attach.setup import Facts, embedding_of, image_token_of
+from sightline.guard.probes.call import Call
+
+LOOKS = 8  # measured steps with images that are looked at: a limit that cuts no row of eight batches cuts few
+SHORT = 3  # rows with fewer placeholders than others that end at one column: two may do so by chance
+
+
+class Placeholder(Onlooker):
+    """Looks at measured steps with ids and images, and tells the recorder's facts."""
+
+    shows: ClassVar = ("BatchSeen",)
+
+    def __init__(self, recorder: Recording) -> None:
+        super().__init__(recorder)
+        self._batch: tuple[Tensor, Tensor | None] | None = None
+        self._looks = 0
+
+    def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
+        """Keep the ids of a batch with images: one forward's, for gradients add up."""
+        if self._looks >= LOOKS or not training or not measured:
+            return
+        ids, images, mask = (call.tensor(name) for name in ("input_ids", "pixel_values", "attention_mask"))
+        if ids is None or images is None or ids.dim() != 2:
+            return
+        if image_token_of(self.recorder.model, getattr(self.recorder, "facts", Facts())) is not None:
+            self._looks = LOOKS
+            return
+        self._looks += 1
+        self._batch = ids, mask if mask is not None and mask.shape == ids.shape else None
+
+    def before_step(self, optimizer: Any, *, measured: bool) -> None:
+        """The gradient of the embedding table, row by row, at the ids of the batch."""
+        batch, self._batch = self._batch, None
+        table = embedding_of(self.recorder.model) if batch is not None else None
+        if batch is None or table is None or table.weight.grad is None:
+            return
+        grad, (ids, mask) = table.weight.grad, batch
+        if grad.is_sparse or hasattr(grad, "to_local"):
+            return
+        dead = (grad == 0).all(dim=1)[ids.clamp(0, len(grad) - 1).to(grad.device)]
+        attended = torch.ones_like(ids) if mask is None else mask
+
+        def arrived(values: list[Tensor]) -> None:
+            found, facts = (
+                cut_placeholder(values[0], values[1], values[2].bool()),
+                getattr(self.recorder, "facts", None),
+            )
+            if found is not None and facts is not None and facts.image_token_id is None:
+                self._looks = LOOKS
+                self.recorder.facts = replace(facts, image_token_id=found)  # type: ignore[attr-defined]
+
+        self.recorder.mailbox.post([ids, dead, attended], arrived)
+
+
+def cut_placeholder(ids: Tensor, dead: Tensor, attended: Tensor) -> int | None:
+    """The one token without a gradient that every row holds in a run, before other tokens that are attended to, where
+    rows with fewer of it than others all end at one column. (B, T) each."""
+    if dead[attended].all():
+        return None
+    columns, found = torch.arange(ids.shape[1]), []
+    end = torch.where(attended, columns, -1).amax(dim=1)
+    for token in ids[dead & attended].unique().tolist():
+        at = (ids == token) & attended
+        runs, last, counts = (
+            (at[:, 1:] & at[:, :-1]).any(dim=1),
+            torch.where(at, columns, -1).amax(dim=1),
+            at.sum(dim=1),
+        )
+        short = counts < counts.max()
+        cut = int(short.sum()) >= SHORT and len(last[short].unique()) == 1
+        if cut and bool(runs.all()) and bool((last < end).all()):
+            found.append(int(token))
+    return found[0] if len(found) == 1 else None
