@@ -146,3 +146,21 @@ class Recipe(Part):
             if self.model.lora is None and "lora" in stage.learn.values():
                 raise ValueError(f"stage '{stage.name}' trains LoRA but the recipe has no 'model.lora'")
         return self
+
+    @model_validator(mode="after")
+    def _slow_copy_acts(self) -> Recipe:
+        fusion = self.model.pair.fusion if self.model.pair else None
+        slow = fusion is not None and fusion.momentum is not None
+        losses = {loss for stage in self.stages if isinstance(stage.objective, dict) for loss in stage.objective}
+        for stage in self.stages:
+            if stage.pairs.distil and not slow:
+                raise ValueError(f"stage '{stage.name}' distils, and 'model.pair.fusion.momentum' is not given")
+        if slow and "sigmoid" in losses:
+            raise ValueError("'model.pair.fusion.momentum' takes part in 'itc', not in 'sigmoid'")
+        if slow and self.model.lora:
+            raise ValueError(
+                "'model.pair.fusion.momentum' follows weights and no adapters: leave it or 'model.lora' out"
+            )
+        if fusion and fusion.queue and "itc" not in losses:
+            raise ValueError("'model.pair.fusion.queue' holds negatives for 'itc', which no stage learns by")
+        return self

@@ -190,3 +190,17 @@ def test_one_text_for_all_is_no_task(rows: list[Row]) -> None:
     matched = stage.model_copy(update={"objective": {"itc": 1.0, "itm": 1.0}})
     assert PairLosses(matched).counts([batch]) == {"itc": PAIRS, "itm": 0.0}
     assert bool(PairLosses(stage).value(built.model, batch)["itc"][0].isfinite())
+
+
+def test_equal_texts_are_right_for_each_other_by_sigmoid(rows: list[Row]) -> None:
+    stage, built = stage_and_model(rows, {"sigmoid": 1.0}, -2.0)
+    built.model.eval()
+    batch = micro_batches(built, rows[::2], PAIRS)[0]
+    batch.input_ids[1], batch.attention_mask[1] = batch.input_ids[0], batch.attention_mask[0]
+    pairs = built.model.represent(batch)  # type: ignore[operator]
+    scale, bias = built.model.scale_and_bias()  # type: ignore[operator]
+    joined = torch.tensor([0, 0, 2, 3, 4, 5, 0, 0])
+    signs = 2 * (joined[:, None] == joined).double() - 1
+    expected = -torch.nn.functional.logsigmoid(signs * (scale * pairs.image @ pairs.text.T + bias)).sum()
+    found = PairLosses(stage).value(built.model, batch)["sigmoid"][0]
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)

@@ -41,6 +41,13 @@ def fused_stage_and_model(
     rows: list[Row], objective: dict[str, float], fusion: dict[str, Any] | None = None, **pairs: Any
 ) -> tuple[Any, Built]:
     """A stage over pairs, and a model whose texts look at images, in fp64 and training mode."""
+    recipe = validate(fused_recipe(objective, fusion, **pairs), where="tiny")
+    built = build(recipe.model, seed=0, texts=[row.answer for row in rows], dtype=torch.float64)
+    built.model.train()
+    return recipe.stages[0], built
+
+
+def fused_recipe(objective: dict[str, float], fusion: dict[str, Any] | None = None, **pairs: Any) -> dict[str, Any]:
     pair = {
         "vision": RECIPE["model"]["compose"]["vision"],
         "language": {"config": BERT, "pool": "first"},
@@ -50,10 +57,7 @@ def fused_stage_and_model(
         "fusion": fusion or {"blocks": 1, "momentum": 0.9, "queue": 5},
     }
     stages = [RECIPE["stages"][0] | {"objective": objective, "batch": PAIRS, "pairs": pairs}]
-    recipe = validate(RECIPE | {"model": {"pair": pair}, "stages": stages}, where="tiny")
-    built = build(recipe.model, seed=0, texts=[row.answer for row in rows], dtype=torch.float64)
-    built.model.train()
-    return recipe.stages[0], built
+    return RECIPE | {"model": {"pair": pair}, "stages": stages}
 
 
 def with_a_past(built: Built, rows: list[Row]) -> FusedPairVLM:
@@ -215,12 +219,15 @@ def test_the_copys_share_rises_over_the_first_steps(rows: list[Row]) -> None:
 def test_what_nothing_would_act_on_is_refused(rows: list[Row]) -> None:
     bare = {"blocks": 1}
     for objective, fusion, pairs, message in (
-        ({"itc": 1.0}, bare, {"distil": 0.4}, "no momentum towers"),
-        ({"sigmoid": 1.0, "mlm": 1.0}, None, {}, "not in sigmoid"),
+        ({"itc": 1.0}, bare, {"distil": 0.4}, "distils, and 'model.pair.fusion.momentum' is not given"),
+        ({"sigmoid": 1.0, "mlm": 1.0}, None, {}, "not in 'sigmoid'"),
+        ({"mlm": 1.0}, None, {}, "negatives for 'itc', which no stage"),
+        ({"itc": 1.0}, bare | {"queue": 4}, {}, "give 'momentum' too"),
     ):
-        stage, built = fused_stage_and_model(rows, objective, fusion, **pairs)
         with pytest.raises(UserError, match=message):
-            PairLosses(stage).check(built.model)
+            fused_stage_and_model(rows, objective, fusion, **pairs)
+    with pytest.raises(UserError, match="follows weights and no adapters"):
+        validate(fused_recipe({"itc": 1.0}) | {"model": fused_recipe({"itc": 1.0})["model"] | {"lora": {}}}, "tiny")
 
 
 @pytest.mark.parametrize(

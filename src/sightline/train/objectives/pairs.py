@@ -34,7 +34,7 @@ from sightline.train.objectives.embedded import Embedded, alike_in, embedded, jo
 from sightline.train.objectives.masking import Masked, Masking
 from sightline.train.objectives.objective import Term
 from sightline.train.objectives.replay import RandomState
-from sightline.train.objectives.slow import among_past, check_slow, slow_copy_of, slow_pairs
+from sightline.train.objectives.slow import among_past, slow_copy_of, slow_pairs
 from sightline.train.parallel.gather import gather
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.parallel.ring import ring
@@ -63,7 +63,6 @@ class PairLosses:
 
     def check(self, model: VLM) -> None:
         """Raises UserError where `model` lacks what a loss needs."""
-        check_slow(model, self.weights, self._settings, self._stage)
         heads = getattr(model, "heads", frozenset()) | set(COMPARED)
         if lacking := [name for name in self.weights if name not in heads]:
             raise UserError(
@@ -234,9 +233,11 @@ def _by_sigmoid(own: Embedded, scale: Tensor, bias: Tensor | None, ranks: Ranks)
     assert bias is not None, "see `check`"
     if own.image.ndim == 3:
         raise UserError("the sigmoid loss compares one embedding an image", where="stages.objective", fix="use itc")
-    blocks = zip(ring(own.text, ranks), ring(own.ids, ranks), strict=True)
+    found = gather(ranks, own.ids, own.words)
+    own_ids = alike(*found.tensors)[found.start :][: len(own.ids)]
+    blocks = zip(ring(own.text, ranks), ring(own_ids, ranks), strict=True)
     losses = [
-        pairwise_sigmoid(own.image, text, scale, bias, own=None, image_ids=own.ids, text_ids=ids)[0]
+        pairwise_sigmoid(own.image, text, scale, bias, own=None, image_ids=own_ids, text_ids=ids)[0]
         for (_, text), (_, ids) in blocks
     ]
     return torch.stack(losses).sum()

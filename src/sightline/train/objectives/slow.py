@@ -6,39 +6,18 @@ student's gradients reach its own embeddings alone. The copy's opinion of the sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from sightline.data.batch import Batch
-from sightline.errors import UserError
 from sightline.losses.alike import alike
 from sightline.losses.contrastive import info_nce
 from sightline.losses.distil import soft_targets
 from sightline.models.fused import FusedPairVLM
 from sightline.models.pairs import Pairs
-from sightline.models.vlm import VLM
-from sightline.recipe.schema import PairSettings
 from sightline.train.objectives.embedded import Embedded
 from sightline.train.parallel.gather import gather
 from sightline.train.parallel.ranks import Ranks
-
-
-def check_slow(model: VLM, weights: Mapping[str, float], settings: PairSettings, stage: str) -> None:
-    """Raises UserError where a recipe asks of the slow copy, or of its queue, what nothing would act on."""
-    fusion = model.spec.fusion if isinstance(model, FusedPairVLM) else None
-    slow = fusion is not None and fusion.momentum is not None
-    where = f"stages.{stage}"
-    if settings.distil and not slow:
-        fix = "set model.pair.fusion.momentum, e.g. to 0.995, or leave distil out"
-        raise UserError("there are no momentum towers to distil from", where=f"{where}.pairs.distil", fix=fix)
-    if slow and "sigmoid" in weights:
-        fix = "use itc, or leave model.pair.fusion.momentum out"
-        raise UserError("momentum towers take part in itc, not in sigmoid", where=f"{where}.objective", fix=fix)
-    if slow and model.lora is not None:
-        fix = "leave model.lora or model.pair.fusion.momentum out"
-        raise UserError("the momentum towers cannot follow adapters", where="model.lora", fix=fix)
 
 
 def slow_copy_of(model: object) -> FusedPairVLM | None:
