@@ -43,5 +43,5 @@ def test_scripts_of_strangers(script: Path, faulty: bool, tmp_path: Path) -> Non
     run = subprocess.run(command, cwd=tmp_path, env={**os.environ, **quiet}, capture_output=True, timeout=SECONDS)
     assert run.returncode == 0, run.stderr.decode()[-2000:]
     found = [f for f in json.loads(told.read_text())["findings"] if f["severity"] != "note"]
-    expected = {script.stem.partition("_")[0].upper()} if faulty else set()
-    assert {f["code"] for f in found} == expected, [f["message"] for f in found]
+    codes = {f["code"] for f in found}  # a fault may show its consequences too
+    assert script.stem.partition("_")[0].upper() in codes if faulty else not codes, [f["message"] for f in found]
