@@ -87,7 +87,7 @@ class Session:
         if self._temporary:  # ranks meet in a file of their launcher's
             names = (os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"))
             self._file = Path(tempfile.gettempdir(), f"sightline-{'-'.join(names)}.json")
-        self._children, self._is_child = Children(budget), False
+        self._children, self._is_child = Children(Session.of_child, budget), False
         self._problems: list[str] = []
         self._models: Models | None = None
         self._closing: list[Callable[[], None]] = []

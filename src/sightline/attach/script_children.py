@@ -21,10 +21,10 @@ KINDS = ("findings", "not_run", "passed", "allowed")
 
 
 class Children:
-    """The children of this process. `become`: makes the session of a child, in the child."""
+    """The children of this process. `become`: makes the session of a child, in the child, of (folder, budget)."""
 
-    def __init__(self, budget: float) -> None:
-        self._budget, self._folder = budget, ""
+    def __init__(self, become: Callable[[str, float], Any], budget: float) -> None:
+        self._become, self._budget, self._folder = become, budget, ""
 
     def install(self) -> None:
         """Watch each process that is started from now on."""
@@ -38,7 +38,7 @@ class Children:
                 return
             if not self._folder:
                 self._folder = tempfile.mkdtemp(prefix="sightline-")
-            process.run = Child(process, self._folder, self._budget)  # type: ignore[method-assign]
+            process.run = Child(process, self._become, self._folder, self._budget)  # type: ignore[method-assign]
             try:
                 start(process)
             finally:
@@ -67,14 +67,12 @@ class Children:
 class Child:
     """Stands for the `run` of a process while it starts, and travels with it. Light: it is read before torch is."""
 
-    def __init__(self, process: BaseProcess, folder: str, budget: float) -> None:
-        self.process, self.folder, self.budget = process, folder, budget
+    def __init__(self, process: BaseProcess, become: Callable[[str, float], Any], folder: str, budget: float) -> None:
+        self.process, self.become, self.folder, self.budget = process, become, folder, budget
 
     def __call__(self) -> None:
-        from sightline.attach.script import Session
-
         run: Callable[[BaseProcess], None] = type(self.process).run
-        session = Session.of_child(self.folder, self.budget)
+        session = self.become(self.folder, self.budget)
         try:
             run(self.process)
         except BaseException as error:
