@@ -12,10 +12,15 @@ from sightline.attach.onlookers.outputs import given_out
 from sightline.guard.evidence import PullSeen
 from sightline.guard.probes.call import Call
 
-LOOKS = 6  # batches looked at: the first ones, so a loss of another kind costs nothing afterwards
+LOOKS = 48  # batches looked at, of measured steps: a first gradient that is no line ends it
+KEPT = 8  # of them shown together
 ROWS = 8  # samples: a line through fewer outputs may be chance
 MANY = 4096  # samples: one output each, for a batch; more are pixels or steps of time
-LINE = 1e-3  # of the largest gradient: float32 leaves 1e-6 beside the line, single targets leave all of it
+FROM = 8  # steps up to which every one is looked at
+LINE = 1e-4  # of the largest gradient: float32 leaves 1e-5 beside the line, single targets leave all of it
+WIDE = (
+    0.1  # spread of outputs over the way to where the line crosses 0: nearer, a sigmoid bends by 5e-3 of its gradient
+)
 
 
 class Pull(Onlooker):
@@ -31,7 +36,7 @@ class Pull(Onlooker):
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """Listen to the gradient of outputs (B,) or (B, 1)."""
-        if not training or self._looks >= LOOKS:
+        if not training or not (measured or self.recorder.step < FROM) or self._looks >= LOOKS:
             return
         given = given_out(output)
         if given is None or not given.requires_grad or given.dtype != torch.float32:
@@ -52,8 +57,10 @@ class Pull(Onlooker):
             if not (slope > 0 and beside <= LINE):
                 self._looks = LOOKS
                 return
+            if spread < WIDE * abs(centre - mean):
+                return
             self._rows = min(self._rows, len(values))
-            self._seen.append([centre, mean, spread])
+            self._seen = [*self._seen[1 - KEPT :], [centre, mean, spread]]
             centres, means, spreads = zip(*self._seen, strict=True)
             self.recorder.offer(PullSeen(self.recorder.step, self._rows, centres, means, spreads))
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class PullSeen:
     """Batches whose loss pulls every sample's one output towards the same number, the harder the farther it is away.
 
-    Each such gradient is an exact straight line over the outputs: nothing in it depends on the single sample.
+    Each such gradient is an exact straight line over outputs that lie about as far apart as the number is away: nothing
+    in it depends on the single sample.
 
     Attributes:
         rows: samples of the smallest of these batches.

@@ -61,7 +61,7 @@ def regression(loss: Callable[[Tensor, Tensor], Tensor], targets: Callable[[Tens
     model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 1))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     with sightline.attach(model, optimizer, on_finding=None) as guard:
-        for _ in range(8):
+        for _ in range(24):
             x = torch.randn(32, 5)
             optimizer.zero_grad()
             loss(model(x), targets(x)).backward()
@@ -76,6 +76,7 @@ def squared(outputs: Tensor, targets: Tensor) -> Tensor:
 def test_outputs_in_a_column_and_targets_in_a_row() -> None:
     (said,) = regression(squared, lambda x: x[:, 0] - 2 * x[:, 1])
     assert "all 32 outputs of a batch to one number" in said
+    (said,) = regression(squared, lambda x: 2 + x[:, 0] - 2 * x[:, 1])
     (said,) = regression(lambda o, y: squared(o.squeeze(1), y), lambda x: x[:, :1] - 2 * x[:, 1:2])
     assert "another one in each batch" in said
 
@@ -83,6 +84,11 @@ def test_outputs_in_a_column_and_targets_in_a_row() -> None:
 ONE_NUMBER_ON_PURPOSE = {
     "targets of the same shape": (squared, lambda x: x[:, :1] - 2 * x[:, 1:2]),
     "a discriminator's target": (squared, lambda x: torch.ones(32)),
+    "a discriminator's logits": (nn.functional.binary_cross_entropy_with_logits, lambda x: torch.ones(32, 1)),
+    "real or fake by turns": (
+        lambda o, y: nn.functional.softplus(o * (1 if float(y[0]) > 0 else -1)).mean(),
+        lambda x: x[:, :1],
+    ),
     "targets that the outputs know": (squared, lambda x: 3 * x[:, :1]),
     "outputs held together": (lambda o, _: (o - o.mean().detach()).square().mean(), lambda x: x),
     "outputs pushed up": (lambda o, _: -o.mean(), lambda x: x),
