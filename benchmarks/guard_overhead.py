@@ -1,16 +1,22 @@
-"""What watching costs: paired runs of three small trainings, bare and watched.
+"""What watching costs: three small trainings (`overhead/`), bare and watched in several ways, run in turns.
 
-    python benchmarks/guard_overhead.py [--pairs 7] [--traincheck /path/to/a/venv/with/traincheck]
+    python benchmarks/guard_overhead.py [--pairs 4] [--traincheck VENV] [--only mlp] [--ways attach run]
 
-Every measurement is a process of its own that trains, throws its first steps away and says the median seconds a step.
-A pair is a bare run and a watched one right after the other; what is reported is the median over pairs of watched over
-bare, so a machine that slows down during the benchmark slows both. Three ways of watching:
+Every measurement is a process of its own that trains for some 1,600 steps and tells how long each took. A round runs
+each way once, right after one another, in an order that turns from round to round; a watched run is compared with the
+bare run of its round, so that a machine that slows down slows both. Ways of watching:
 
-- ours: `sightline.attach` with the default budget of 2 % (under the HF Trainer too: any host pays this or less)
-- histograms: one `torch.histc` of each gradient every step, as `wandb.watch(log="gradients")` takes them
-- traincheck: `traincheck-collect` with its defaults ("full"), where a virtual environment with it is given
+- attach: `sightline.attach(model, optimizer)` with its default budget of 2 %
+- run: `sightline run script.py`, the script unchanged
+- histograms: 64 bins of every gradient at every step, as wandb.watch makes them, without its logging
+- wandb: `wandb.watch(model)` by its defaults (gradients, every 1,000 steps) and a `log` every 50 steps, offline, if installed
+- traincheck full, traincheck selective: `traincheck-collect` of VENV by its defaults, and with invariants that it
+  inferred before from a run of the same script (`--invariants`), which restricts what it records; fewer steps, for it
+  takes a hundred times as long. Only scripts whose libraries VENV has.
 
-Wall time of a whole process, imports left out, is reported for TrainCheck alone, which instruments the script's source.
+The guard promises at most 2 % of the time of steps, after at most five seconds and five steps. So a run is told in
+three parts: what comes once (making and closing the watcher, and the first five steps, in seconds more than bare), the
+rest of the guard's opening (to step 1,024, of which the guard spends at most a second), and steady steps after it.
 """
 
 from __future__ import annotations
@@ -18,218 +24,178 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-WAYS = ("bare", "ours", "histograms")
-WARM = 0.3  # of the steps: the first ones pay for memory, and ours for the preflight, which is reported by itself
-
-
-def mlp(steps: int) -> tuple[Any, Any, Callable[[], None]]:
-    """(a) 2 layers of 256, batch 128."""
-    import torch
-
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    x, y = torch.randn(128, 64), torch.randint(0, 10, (128,))
-
-    def step() -> None:
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-
-    return model, optimizer, step
+HERE = Path(__file__).parent / "overhead"
+SCRIPTS = {"mlp": 4000, "llava": 1600, "llama_trainer": 1600}  # steps of a run
+WAYS = ("bare", "attach", "run", "histograms", "wandb")
+CHECKED = ("traincheck full", "traincheck selective")
+FIRST, OPENING = 5, 1024  # steps, as in src/sightline/attach/pace.py
+FEW = 40  # steps under TrainCheck
 
 
-def llava(steps: int) -> tuple[Any, Any, Callable[[], None]]:
-    """(b) a LLaVA of a few million parameters, 8 images of 64 x 64 a step."""
-    import torch
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One process: seconds of what comes once, and of a step in the opening and in the steady part."""
 
-    torch.manual_seed(0)
-    vision = CLIPVisionConfig(
-        hidden_size=96, intermediate_size=192, num_hidden_layers=3, num_attention_heads=4, image_size=64, patch_size=16
+    once: float
+    opening: float
+    steady: float
+    median: float
+
+
+def told(output: str) -> Run:
+    """The run's last word. A short run has one part for both, after the first five steps."""
+    lines = [line for line in output.splitlines() if "TIMES " in line]
+    said = json.loads(lines[-1].partition("TIMES ")[2].split("\x1b")[0])
+    each = said["each"]
+    steady = each[OPENING:] or each[FIRST:]
+    opening = each[FIRST:OPENING]
+    return Run(
+        said["outside"] + sum(each[:FIRST]),
+        statistics.fmean(opening),
+        statistics.fmean(steady),
+        statistics.median(steady),
     )
-    text = LlamaConfig(
-        vocab_size=1000, hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=4,
-    )  # fmt: skip
-    model = LlavaForConditionalGeneration(
-        LlavaConfig(vision_config=vision, text_config=text, image_token_id=3, vision_feature_layer=-1)
-    )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    ids = torch.cat([torch.full((8, 16), 3), torch.randint(10, 1000, (8, 32))], dim=1)
-    labels = ids.masked_fill(torch.arange(48) < 32, -100)
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-    pixels = torch.randn(8, 3, 64, 64)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        model(pixel_values=pixels, **batch).loss.backward()
-        optimizer.step()
-
-    return model, optimizer, step
 
 
-def llama(steps: int) -> tuple[Any, Any, Callable[[], None]]:
-    """(c) a Llama under transformers' Trainer; a step is one call of `training_step` and what follows it."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=1000, hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=4,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config)
-    rows = [{"input_ids": ids, "labels": ids} for ids in torch.randint(0, 1000, (64, 64))]
-    times: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            times.append(time.perf_counter())
-
-    arguments = TrainingArguments(
-        output_dir=tempfile.mkdtemp(), max_steps=steps, per_device_train_batch_size=8, save_strategy="no",
-        report_to=[], disable_tqdm=True, use_cpu=True, logging_strategy="no",
-    )  # fmt: skip
-    trainer = Trainer(model, arguments, train_dataset=rows, callbacks=[Clock()])
-
-    def everything() -> None:
-        trainer.train()
-
-    everything.times = times  # type: ignore[attr-defined]
-    return model, None, everything
+def measure(name: str, way: str, steps: int) -> Run:
+    """Train once."""
+    script = str(HERE / f"{name}.py")
+    start = [sys.executable, "-m", "sightline", "run", script] if way == "run" else [sys.executable, script]
+    return told(_said(start, HERE, way, steps))
 
 
-MODELS = {"mlp": (mlp, 600), "llava": (llava, 60), "llama-trainer": (llama, 60)}
-
-
-def histograms(model: Any) -> None:
-    """Hooks as those of `wandb.watch`: 64 bins of every gradient, every step, read at once."""
-    import torch
-
-    def bins(parameter: Any) -> None:
-        grad = parameter.grad.detach().flatten().float()
-        low, high = grad.min().item(), grad.max().item()
-        torch.histc(grad, bins=64, min=low, max=high if high > low else low + 1).tolist()
-
-    for parameter in model.parameters():
-        parameter.register_post_accumulate_grad_hook(bins)
-
-
-def measure(name: str, way: str) -> dict[str, float]:
-    """Train here; median seconds a step after the warm-up, and the seconds that attaching and closing took."""
-    import torch
-
-    torch.set_num_threads(1)
-    make, steps = MODELS[name]
-    model, optimizer, step = make(steps)
-    guard, began = None, time.perf_counter()
-    if way == "ours":
-        import sightline
-
-        guard = sightline.attach(model, optimizer, on_finding=None)
-    elif way == "histograms":
-        histograms(model)
-    ready = time.perf_counter() - began
-    times = getattr(step, "times", None)
-    if times is not None:
-        step()
-    else:
-        times = [time.perf_counter()]
-        for _ in range(steps):
-            step()
-            times.append(time.perf_counter())
-    each = [b - a for a, b in pairwise(times)]
-    end = time.perf_counter()
-    if guard is not None:
-        guard.close()
-    late = each[int(WARM * len(each)) :]
-    return {
-        "median": statistics.median(late),
-        "mean": statistics.fmean(late),
-        "early": sum(each[: int(WARM * len(each))]),
-        "outside": ready + time.perf_counter() - end,
+def _said(command: Sequence[str], folder: Path, way: str, steps: int) -> str:
+    variables = {
+        "WAY": way,
+        "STEPS": str(steps),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(HERE),
     }
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env={**os.environ, **variables})
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return done.stdout + done.stderr
 
 
-def child(name: str, way: str) -> dict[str, float]:
-    """`measure` in a process of its own."""
-    command = [sys.executable, __file__, "--model", name, "--way", way]
-    said = subprocess.run(
-        command, check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    return dict(json.loads(said.stdout.splitlines()[-1]))
-
-
-TRAINCHECK_SCRIPT = """
-import sys, time
-sys.path.insert(0, {folder!r})
-import torch
-torch.manual_seed(0)
-model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10))
-optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-x, y = torch.randn(128, 64), torch.randint(0, 10, (128,))
-times = [time.perf_counter()]
-for step in range({steps}):
-    optimizer.zero_grad()
-    loss = torch.nn.functional.cross_entropy(model(x), y)
-    loss.backward()
-    optimizer.step()
-    times.append(time.perf_counter())
-each = sorted(b - a for a, b in zip(times[:-1], times[1:]))
-print("MEDIAN", each[len(each) // 2])
-"""
-
-
-def traincheck(venv: Path, steps: int = 40) -> tuple[float, float]:
-    """Median seconds a step of the MLP: bare, and under `traincheck-collect`."""
+def traincheck(venv: Path, name: str, way: str) -> Run:
+    """One run under TrainCheck."""
+    collect = [
+        str(venv / "bin/traincheck-collect"),
+        "--pyscript",
+        str(HERE / f"{name}.py"),
+        "--models-to-track",
+        "model",
+    ]
     with tempfile.TemporaryDirectory() as place:
-        script = Path(place) / "train.py"
-        script.write_text(TRAINCHECK_SCRIPT.format(folder=place, steps=steps), encoding="utf-8")
-        collect = [str(venv / "bin/traincheck-collect"), "--pyscript", str(script), "--models-to-track", "model"]
-        medians = []
-        for command in ([str(venv / "bin/python"), str(script)], [*collect, "--output-dir", str(Path(place) / "out")]):
-            said = subprocess.run(command, check=True, capture_output=True, text=True, cwd=place)
-            lines = [line for line in (said.stdout + said.stderr).splitlines() if "MEDIAN" in line]
-            medians.append(float(lines[-1].split("MEDIAN ")[1].split("\x1b")[0]))
-    return medians[0], medians[1]
+        if way == "traincheck full":
+            return told(_said([*collect, "--output-dir", f"{place}/out"], Path(place), "bare", FEW))
+        _said([*collect, "--output-dir", f"{place}/reference"], Path(place), "bare", FEW)
+        infer = [str(venv / "bin/traincheck-infer"), "-f", f"{place}/reference", "-o", f"{place}/invariants.json"]
+        _said(infer, Path(place), "bare", FEW)
+        chosen = ["--invariants", f"{place}/invariants.json", "--output-dir", f"{place}/out"]
+        return told(_said([*collect, *chosen], Path(place), "bare", FEW))
+
+
+def rounds(name: str, ways: Sequence[str], pairs: int) -> dict[str, list[Run]]:
+    """Each way once a round."""
+    found: dict[str, list[Run]] = {way: [] for way in ways}
+    for number in range(pairs):
+        turn = number % len(ways)
+        for way in (*ways[turn:], *ways[:turn]):
+            found[way].append(measure(name, way, SCRIPTS[name]))
+    return found
+
+
+def row(name: str, way: str, watched: Sequence[Run], bare: Sequence[Run], note: str = "") -> str:
+    """A line of the table: medians over rounds, and the range of their middle half."""
+    pairs = list(zip(watched, bare, strict=True))
+
+    def more(part: str) -> str:
+        shares = sorted(100 * (getattr(w, part) / getattr(b, part) - 1) for w, b in pairs)
+        middle = statistics.median(shares)
+        if len(shares) < 2:
+            return f"{middle:+,.1f}"
+        low, _, high = statistics.quantiles(shares, n=4, method="inclusive")
+        return f"{middle:+,.1f} ({low:+,.1f} to {high:+,.1f})"
+
+    once = statistics.median(w.once - b.once for w, b in pairs)
+    step = 1e3 * statistics.median(b.median for b in bare)
+    return (
+        f"| {name} | {step:.2f} | {way}{note} | {once:+.2f} | {more('opening')} | {more('steady')} | {more('median')} |"
+    )
+
+
+def has(venv: Path, module: str) -> bool:
+    """Whether a virtual environment has a module."""
+    return subprocess.run([str(venv / "bin/python"), "-c", f"import {module}"], capture_output=True).returncode == 0
+
+
+def lines(given: argparse.Namespace) -> list[str]:
+    """The table's lines, printed as they come."""
+    ways = [way for way in WAYS if (way in given.ways or way == "bare") and (way != "wandb" or find_spec("wandb"))]
+    made = []
+
+    def tell(line: str) -> None:
+        made.append(line)
+        print(line, flush=True)
+
+    for name in given.only:
+        found = rounds(name, ways, given.pairs)
+        for way in ways[1:]:
+            tell(row(name, way, found[way], found["bare"]))
+        if given.traincheck is None:
+            continue
+        if name != "mlp" and not has(given.traincheck, "transformers"):
+            tell(f"| {name} | | traincheck | not measured: its environment has no transformers | | | |")
+            continue
+        plain = [measure(name, "bare", FEW)]
+        for way in CHECKED:
+            note = f", {FEW} steps, one pair"
+            tell(row(name, way, [traincheck(given.traincheck, name, way)], plain, note))
+    return made
 
 
 def main() -> None:
-    """Measure pairs and print the table."""
+    """Measure, print, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--only", choices=sorted(MODELS))
-    parser.add_argument("--traincheck", type=Path, help="a virtual environment with traincheck")
-    parser.add_argument("--model", choices=sorted(MODELS))
-    parser.add_argument("--way", choices=WAYS)
+    parser.add_argument("--pairs", type=int, default=4, help="rounds, each with one run of every way")
+    parser.add_argument("--only", nargs="*", choices=list(SCRIPTS), default=list(SCRIPTS))
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=WAYS)
+    parser.add_argument("--traincheck", type=lambda text: Path(text).absolute(), help="a virtual environment with it")
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("guard_overhead.md"))
     given = parser.parse_args()
-    if given.way:
-        print(json.dumps(measure(given.model, given.way)))
-        return
-    print(f"| model | way | bare ms a step | watched / bare: median of {given.pairs} pairs | least | most | once, s |")
-    print("|---|---|---|---|---|---|---|")
-    for name in [given.only] if given.only else list(MODELS):
-        for way in WAYS[1:]:
-            pairs = [(child(name, "bare"), child(name, way)) for _ in range(given.pairs)]
-            ratio = sorted(watched["mean"] / bare["mean"] for bare, watched in pairs)
-            bare_ms = 1e3 * statistics.median(bare["median"] for bare, _ in pairs)
-            once = statistics.median(w["outside"] + w["early"] - b["early"] for b, w in pairs)
-            middle = statistics.median(ratio)
-            print(f"| {name} | {way} | {bare_ms:.3f} | {middle:.3f} | {ratio[0]:.3f} | {ratio[-1]:.3f} | {once:.2f} |")
-    if given.traincheck:
-        bare, watched = traincheck(given.traincheck)
-        print(f"| mlp | traincheck full | {1e3 * bare:.3f} | {watched / bare:.1f} | one pair | | |")
+    began = time.perf_counter()
+    head = [
+        "| model | bare, ms a step | way | once, s more | opening, % more | steady, % more | median step, % more |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    print("\n".join(head), flush=True)
+    table = lines(given)
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    told_by = f"{time.strftime('%Y-%m-%d')}, `python benchmarks/guard_overhead.py --pairs {given.pairs}`, {machine},"
+    text = [
+        "# What watching costs",
+        "",
+        f"{told_by} one thread, {(time.perf_counter() - began) / 60:.0f} minutes.",
+        "Medians over pairs with a bare run, and the range of the middle half; the tool says what the columns mean.",
+        "",
+        *head,
+        *table,
+        "",
+    ]
+    given.output.write_text("\n".join(text), encoding="utf-8")
 
 
 if __name__ == "__main__":

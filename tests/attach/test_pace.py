@@ -286,3 +286,20 @@ def test_rollouts_at_every_step_are_a_habit_and_no_evaluation() -> None:
         optimizer.zero_grad()
     guard.close()
     assert len(of(EvaluationSeen, seen)) <= 9 and guard.findings == ()
+
+
+@pytest.mark.parametrize("steady", [True, False])
+def test_the_rates_of_steps_slept_through(steady: bool) -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    schedule = None if steady else torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    guard, seen = watched(model, optimizer, awake={12, 13}, measured={0, 1, 2})
+    for _ in range(30):
+        model(*batch())["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if schedule:
+            schedule.step()
+    guard.close()
+    expected = [0.5 if steady else 0.5 * 0.9**n for n in range(30)]
+    assert of(ScheduleSeen, seen)[-1].rates == pytest.approx(expected)

@@ -228,6 +228,7 @@ class Attachment(Asked):
         for handle in self._handles:
             handle.remove()
         recorder = self._recorder
+        recorder.forward.rouse()
         recorder.flush()
         recorder.end_evaluation()
         recorder.mailbox.open(wait=True)

@@ -57,7 +57,6 @@ class Onlookers:
     def __init__(self, recording: Recording, wants: Callable[[str], bool]) -> None:
         self.all = [kind(recording) for kind in KINDS if any(wants(shown) for shown in kind.shows)]
         # who does nothing in a phase is not called in it: there are many, and a step may take a millisecond
-        self._sleepless = [one for one in self.all if type(one).slept is not Onlooker.slept]
         self._forward = [one for one in self.all if type(one).forward is not Onlooker.forward]
         self._hearing = [one for one in self._forward if not one.measured_only]
         self._before = [one for one in self.all if type(one).before_step is not Onlooker.before_step]
@@ -78,10 +77,14 @@ class Onlookers:
         for onlooker in self._after:
             onlooker.after_step(optimizer, measured=measured)
 
-    def slept(self, optimizer: Optimizer) -> None:
-        """An optimizer of the model stepped while the guard slept."""
-        for onlooker in self._sleepless:
-            onlooker.slept(optimizer)
+    def sleeps(self) -> list[Onlooker]:
+        """The guard falls asleep: those who must be told of each step all the same."""
+        return [onlooker for onlooker in self.all if onlooker.sleeps()]
+
+    def woke(self, steps: int) -> None:
+        """The guard slept through so many steps."""
+        for onlooker in self.all:
+            onlooker.woke(steps)
 
     def planned(self, steps: int) -> None:
         """The host says how many optimizer steps it will take."""

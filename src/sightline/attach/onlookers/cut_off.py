@@ -102,12 +102,13 @@ class CutOff(Onlooker):
             seen = CutOffSeen(self.recorder.step, tuple(names), tuple(held), numel, self._held, steps)
             self.recorder.mailbox.post([], lambda _: self.recorder.offer(seen))
 
-    def slept(self, optimizer: Optimizer) -> None:
+    def sleeps(self) -> bool:
         """Listen again after the next measured step: every module's calls are too much to hear for longer."""
         if self._listening is not None:
             self._listening.remove()
             self._listening = None
             self._asked, self._ran = {}, {}
+        return False
 
     def close(self, *, broken: bool) -> None:
         """Listen no more."""

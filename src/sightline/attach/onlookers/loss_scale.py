@@ -85,8 +85,8 @@ class LossScale(Onlooker):
 
         self._read(sizes, arrived)
 
-    def slept(self, optimizer: Optimizer) -> None:
-        """Steps are taken."""
+    def woke(self, steps: int) -> None:
+        """Steps were taken."""
         self._stepped = self.recorder.forwards
 
     def close(self, *, broken: bool) -> None:

@@ -41,7 +41,7 @@ class Recording(Protocol):
 class Onlooker:
     """Does nothing; each onlooker overrides what it needs. `measured`: whether the step may be measured at a cost.
 
-    While the guard sleeps (see `attach/pace.py`) only `slept` is called. Between two steps that are heard there may be
+    While the guard sleeps (see `attach/pace.py`) only `slept` may be called. Between two steps that are heard there may be
     many that were not: counts of passes are the recorder's, and what compares steps looks at their numbers.
     """
 
@@ -60,8 +60,15 @@ class Onlooker:
     def after_step(self, optimizer: Optimizer, *, measured: bool) -> None:
         """It stepped (the recorder's `step` counts it)."""
 
+    def sleeps(self) -> bool:
+        """The guard falls asleep. Whether `slept` must be called after each step: a microsecond is all there is."""
+        return False
+
     def slept(self, optimizer: Optimizer) -> None:
-        """It stepped while the guard slept (the recorder's `step` counts it). A microsecond is all there is."""
+        """It stepped while the guard slept (the recorder's `step` counts it)."""
+
+    def woke(self, steps: int) -> None:
+        """The guard wakes, after so many steps."""
 
     def planned(self, steps: int) -> None:
         """The host said how many steps there will be."""

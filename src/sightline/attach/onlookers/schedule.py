@@ -68,13 +68,10 @@ class Track:
         self.rates.append(rate)
         self._step_tick, self._forward_tick, self._ticked_inside = tick, None, False
 
-    def slept(self) -> None:
-        """The optimizer stepped, and nothing is known of the forwards before. Most often its rate is as it was."""
-        groups = self.optimizer.param_groups
-        if len(groups) == 1 and groups[0].get("lr") == self.rates[-1]:
-            self.rates.append(self.rates[-1])
-        else:
-            self.stepping(heard=False)
+    @property
+    def steady(self) -> bool:
+        """Whether nothing is known that would change the rate."""
+        return self._known is None and bool(self.rates) and self.rates[0] == self.rates[-1]
 
     def _look(self) -> None:
         self._looks -= 1
@@ -122,6 +119,7 @@ class Schedules(Onlooker):
         super().__init__(recorder)
         self._tracks: dict[int, Track] = {}
         self._next = 2  # steps at which the rates are shown
+        self._filled = False  # of the steps slept through, when the guard wakes
         self._planned: int | None = None
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
@@ -145,10 +143,21 @@ class Schedules(Onlooker):
             self._next = min(2 * taken, taken + max(EVERY, taken // SHARE))
             self._show(track, closed=False)
 
+    def sleeps(self) -> bool:
+        """A rate that never changed so far need not be read at each step."""
+        self._filled = len(self._tracks) == 1 and all(track.steady for track in self._tracks.values())
+        return bool(self._tracks) and not self._filled
+
     def slept(self, optimizer: Optimizer) -> None:
         """The rate that it used is still there."""
         if track := self._tracks.get(id(optimizer)):
-            track.slept()
+            track.stepping(heard=False)
+
+    def woke(self, steps: int) -> None:
+        """Of one optimizer without a schedule, the rate was what it had been."""
+        if self._filled:
+            for track in self._tracks.values():
+                track.rates += [track.rates[-1]] * steps
 
     def planned(self, steps: int) -> None:
         """Kept for the evidence."""

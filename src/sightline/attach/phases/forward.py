@@ -107,11 +107,20 @@ class Forward:
         s.pace.settle(s.step, Kind.ASLEEP, steps=max(1, s.step - steps), forwards=s.forwards - forwards)
         s.asleep = s.due = False
         s.beside.woke()
+        s.onlookers.woke(s.step - steps)
         return True
+
+    def rouse(self) -> None:
+        """The run is over, perhaps while the guard sleeps."""
+        s = self._state
+        if s.asleep:
+            s.asleep = False
+            s.onlookers.woke(s.step - self._slept[0])
 
     def _fall_asleep(self, steps: int) -> None:
         s = self._state
         s.asleep, s.due, s.wakes = True, False, s.step + steps
+        self._stepping.sleepless = s.onlookers.sleeps()
         s.stalled = s.forwards + s.patience
         s.signals.rest(counting=True)
         if s.ears is not None:

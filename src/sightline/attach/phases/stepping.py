@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sightline.attach.meter import Before, rates_of
+from sightline.attach.onlookers.onlooker import Onlooker
 from sightline.attach.open_step import Loss, OpenStep, read
 from sightline.attach.pace import Kind
 from sightline.attach.phases.state import Build, State
@@ -31,6 +32,7 @@ class Stepping:
         self._strangers: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
         self._waiting: list[tuple[OpenStep, Build]] = []  # whose losses are still on a device
         self._counted = 0  # forwards at the last step that was counted asleep
+        self.sleepless: list[Onlooker] = []
 
     def before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Hook before any optimizer's step."""
@@ -89,7 +91,8 @@ class Stepping:
         s.step += 1
         self._counted = s.forwards
         s.stalled = s.forwards + s.patience
-        s.onlookers.slept(optimizer)
+        for onlooker in self.sleepless:
+            onlooker.slept(optimizer)
         if s.step >= s.wakes:
             s.wake()
 
