@@ -42,7 +42,7 @@ class Launches:
         launch.__call__ = launched
 
     def _simple(self) -> None:
-        module = sys.modules["accelerate.commands.launch"]
+        module: Any = sys.modules["accelerate.commands.launch"]
         prepare = module.prepare_simple_launcher_cmd_env
 
         @functools.wraps(prepare)

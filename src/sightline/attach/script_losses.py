@@ -49,7 +49,7 @@ class Losses:
 
     def install(self) -> None:
         """Notice where backward passes begin, and what scaled their losses."""
-        torch.autograd.backward = self._noticed(torch.autograd.backward)  # type: ignore[assignment]
+        torch.autograd.backward = self._noticed(torch.autograd.backward)
         GradScaler.scale = self._remembered(GradScaler.scale)  # type: ignore[method-assign]
         self._models.closing.append(self._hook(self._stepping))
 

@@ -1,4 +1,4 @@
-"""T1 through the door: parts of a model that run under no_grad though the optimizer holds them, and what looks alike."""
+"""T1 through the door: parts under no_grad that the optimizer holds, and what only looks like them."""
 
 from __future__ import annotations
 
