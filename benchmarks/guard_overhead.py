@@ -9,7 +9,8 @@ bare run of its round, so that a machine that slows down slows both. Ways of wat
 - attach: `sightline.attach(model, optimizer)` with its default budget of 2 %
 - run: `sightline run script.py`, the script unchanged
 - histograms: 64 bins of every gradient at every step, as wandb.watch makes them, without its logging
-- wandb: `wandb.watch(model)` by its defaults (gradients, every 1,000 steps) and a `log` every 50 steps, offline, if installed
+- wandb: `wandb.watch(model)` by its defaults (gradients, every 1,000 steps) and a `log` every 50 steps, offline, where
+  it is installed
 - traincheck full, traincheck selective: `traincheck-collect` of VENV by its defaults, and with invariants that it
   inferred before from a run of the same script (`--invariants`), which restricts what it records; fewer steps, for it
   takes a hundred times as long. Only scripts whose libraries VENV has.
@@ -25,6 +26,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -91,14 +93,9 @@ def _said(command: Sequence[str], folder: Path, way: str, steps: int) -> str:
 
 def traincheck(venv: Path, name: str, way: str) -> Run:
     """One run under TrainCheck."""
-    collect = [
-        str(venv / "bin/traincheck-collect"),
-        "--pyscript",
-        str(HERE / f"{name}.py"),
-        "--models-to-track",
-        "model",
-    ]
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place:  # it writes what it makes of a script beside it
+        script = shutil.copy(HERE / f"{name}.py", place)
+        collect = [str(venv / "bin/traincheck-collect"), "--pyscript", script, "--models-to-track", "model"]
         if way == "traincheck full":
             return told(_said([*collect, "--output-dir", f"{place}/out"], Path(place), "bare", FEW))
         _said([*collect, "--output-dir", f"{place}/reference"], Path(place), "bare", FEW)

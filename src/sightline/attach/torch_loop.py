@@ -16,41 +16,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from itertools import islice
-from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sightline.attach.absent import ABSENT
-from sightline.attach.asked import Asked
 from sightline.attach.hook import hooked, unwrapped
 from sightline.attach.loading import WHY as LOADING_WHY
 from sightline.attach.loading import Loading
 from sightline.attach.metrics import post_metrics
+from sightline.attach.preflight import Preflight
 from sightline.attach.probing import Probing
-from sightline.attach.read import image_features, image_spans
 from sightline.attach.recorder import Recorder
 from sightline.attach.replicas import WHY as RANKS_WHY
 from sightline.attach.replicas import Replicas
 from sightline.attach.setup import Facts, image_token_of
 from sightline.attach.towers import resolve
-from sightline.errors import UserError
 from sightline.guard.catalogue import Check
 from sightline.guard.check import Finding, Severity
 from sightline.guard.evidence import Evidence, Phase, Plan
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.reference import Reference
-from sightline.guard.probes.restore import untouched
-from sightline.guard.probes.round_trip import round_trip
 from sightline.guard.report import print_finding, print_summary
 from sightline.guard.watch import GuardError, Watch
-
-PREFLIGHT_BATCHES = 4  # read from a dataloader when the host gives no batches
 
 
 def attach(
@@ -110,7 +100,7 @@ def attach(
     return attachment
 
 
-class Attachment(Asked):
+class Attachment(Preflight):
     """A watched loop. Made by `attach`; a context manager. `made`: told of each (see `attach/script_watch.py`)."""
 
     made: ClassVar[Callable[[Attachment], None] | None] = None
@@ -170,34 +160,6 @@ class Attachment(Asked):
         """The policy is compared with `model`, a frozen copy. `synced`: it is updated on purpose (TR-DPO)."""
         self._recorder.probing.reference = Reference(self.model, model, synced=synced)
 
-    def preflight(
-        self, batches: Iterable[Any] | None = None, *, runnable: int | None = None, overfit: bool = False
-    ) -> tuple[Finding, ...]:
-        """Judge the set-up and every batch of `batches` (None: the first of the dataloader) before step 1.
-
-        One batch is run forward (and restored) to learn how many features an image has and whether packing leaks.
-        `runnable`: only so many of the first batches are complete; the others are looked at and never run.
-        `overfit`: a copy of the model tries to learn the first batch by heart (seconds; see `Asked.overfit`).
-        Returns all findings so far; raises GuardError as `raise_on` says.
-        """
-        recorder = self._recorder
-        recorder.show_setup()
-        learnt = False
-        for number, batch in enumerate(self._few() if batches is None else batches):
-            call = self._call(batch)
-            complete = runnable is None or number < runnable
-            if complete and not learnt and call.repeatable and image_spans(call):
-                learnt = self._learn(call)
-            recorder.show_batch(call, "preflight")
-            if complete:
-                with recorder.silence():
-                    recorder.probing.on_training(call, 0, self._offer)
-            recorder.mailbox.open(wait=True)
-            if overfit:
-                self.overfit(batch)
-                overfit = False
-        return self.findings
-
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """What runs inside is evaluation, whatever the modes and gradients say."""
@@ -207,16 +169,6 @@ class Attachment(Asked):
             yield
         finally:
             recorder.declared = False
-
-    def checkpoint(self, path: str | Path, load: Callable[[Path], Mapping[str, Tensor]] | None = None) -> None:
-        """A checkpoint of the model was just saved at `path`: read it back and compare.
-
-        `load` gives its state by the model's own names; None reads a ``.safetensors`` file or a ``torch.save`` file
-        (a dictionary of tensors, or one that holds it under ``model`` or ``state_dict``).
-        """
-        place = Path(path)
-        saved = load(place) if load is not None else _read_state(place)
-        self._offer(round_trip(self.model, saved, place, self._recorder.step))
 
     # --- the end, and the verdicts -------------------------------------------------------------------------------
 
@@ -288,44 +240,7 @@ class Attachment(Asked):
         args = tuple(batch) if isinstance(batch, tuple | list) and self._forward is None else (batch,)
         return Call(self.model, args, {}, self._forward)
 
-    def _learn(self, call: Call) -> bool:
-        """Run one batch forward to count an image's features. True once that is settled."""
-        recorder = self._recorder
-        with recorder.silence(), untouched(self.model), torch.no_grad():
-            call.run()
-        spans, features = image_spans(call), image_features(call, recorder.signals.features)
-        fixed = call.tensor("image_grid_thw") is None
-        if spans and features and fixed and features % spans == 0 and recorder.facts.tokens_per_image is None:
-            recorder.facts = replace(recorder.facts, tokens_per_image=features // spans)
-            recorder.show_setup()
-        return True
-
-    def _few(self) -> Iterator[Any]:
-        """A few batches of a map-style loader, its random state put back."""
-        loader = self.dataloader
-        if not hasattr(getattr(loader, "dataset", None), "__getitem__"):
-            return
-        generator = getattr(loader, "generator", None)
-        state = generator.get_state() if generator is not None else None
-        with untouched(self.model):
-            batches = list(islice(loader or (), PREFLIGHT_BATCHES))
-        if generator is not None:
-            generator.set_state(state)
-        yield from batches
-
 
 def _need_parameters(model: nn.Module) -> None:
     if not any(True for _ in model.parameters()):
         raise UserError("the model has no parameters", where="attach", fix="attach the module that is trained")
-
-
-def _read_state(path: Path) -> Mapping[str, Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    for key in ("model", "state_dict", "model_state_dict"):
-        if isinstance(state.get(key), Mapping):
-            return dict(state[key])
-    return dict(state)

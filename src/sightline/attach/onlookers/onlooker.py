@@ -41,8 +41,8 @@ class Recording(Protocol):
 class Onlooker:
     """Does nothing; each onlooker overrides what it needs. `measured`: whether the step may be measured at a cost.
 
-    While the guard sleeps (see `attach/pace.py`) only `slept` may be called. Between two steps that are heard there may be
-    many that were not: counts of passes are the recorder's, and what compares steps looks at their numbers.
+    While the guard sleeps (see `attach/pace.py`) only `slept` may be called. Between two steps that are heard there may
+    be many that were not: counts of passes are the recorder's, and what compares steps looks at their numbers.
     """
 
     shows: ClassVar[tuple[str, ...]] = ()
