@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import sightline
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.data.inputs_and_labels_misaligned import find
-from sightline.guard.evidence import Fed, FeedSeen
+from sightline.guard.evidence import Fed, FeedSeen, PullSeen
 
 
 def epochs(count: int, rows: int, wrong: float, classes: int = 4, *, fresh: bool = False) -> FeedSeen:
@@ -101,3 +101,13 @@ ONE_NUMBER_ON_PURPOSE = {
 @pytest.mark.parametrize("name", ONE_NUMBER_ON_PURPOSE)
 def test_losses_that_know_each_sample_or_mean_one_number(name: str) -> None:
     assert regression(*ONE_NUMBER_ON_PURPOSE[name]) == []
+
+
+@pytest.mark.parametrize(
+    ("centres", "found"),
+    [((0.11, -0.24, 0.31, 0.02, -0.09), True), ((-2.0033, 2.0032, 2.0025, -2.0024, 2.0005), False)],
+    ids=["means of targets", "real and fake by turns"],
+)
+def test_numbers_that_outputs_are_pulled_to(centres: tuple[float, ...], found: bool) -> None:
+    seen = PullSeen(4, 32, centres, means=(-0.08,) * 5, spread=(0.02,) * 5)
+    assert isinstance(find(pull=seen), Finding) is found

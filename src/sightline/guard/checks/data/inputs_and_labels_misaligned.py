@@ -31,6 +31,7 @@ FEW = 8  # conflicts: at 10 % noise, 8 of 16 have a chance of 6e-5
 HALF = 0.5  # of the conflicts that independent labels would have; label noise (3-10 %) stays far below
 BATCHES = 5  # that pull all outputs to one number, each to another one: targets of one value have one, or two by turns
 APART = 1e-3  # of the outputs' spread: float32 finds where a line crosses 0 to about 1e-5 of it
+CLOSE = 0.01  # of these numbers' range: a GAN's real and fake by turns are two, and drift a little as sigmoids bend
 
 
 def find(feed: FeedSeen | None = None, pull: PullSeen | None = None) -> Verdict:
@@ -74,7 +75,7 @@ def _one_for_all(pull: PullSeen) -> bool:
         return False
     least = APART * max(pull.spread)
     ordered = sorted(pull.centres)
-    new = all(b - a > least for a, b in pairwise(ordered))
+    new = all(b - a > max(least, CLOSE * (ordered[-1] - ordered[0])) for a, b in pairwise(ordered))
     return new and all(abs(c - m) > least for c, m in zip(pull.centres, pull.means, strict=True))
 
 
