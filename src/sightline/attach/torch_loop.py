@@ -34,6 +34,7 @@ from sightline.attach.replicas import WHY as RANKS_WHY
 from sightline.attach.replicas import Replicas
 from sightline.attach.setup import Facts, image_token_of
 from sightline.attach.towers import resolve
+from sightline.errors import UserError
 from sightline.guard.catalogue import Check
 from sightline.guard.check import Finding, Severity
 from sightline.guard.evidence import Evidence, Phase, Plan
