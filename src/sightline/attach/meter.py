@@ -135,7 +135,7 @@ class Meter:
 def rates_of(optimizer: Optimizer, names: dict[int, str]) -> dict[str, float]:
     """Learning rate of each of the model's parameters that `optimizer` holds. `names`: id of a parameter -> name."""
     return {
-        names[id(p)]: float(group.get("lr", float("nan")))
+        names[id(p)]: float("nan") if group.get("lr") is None else float(group["lr"])
         for group in optimizer.param_groups
         for p in group["params"]
         if id(p) in names

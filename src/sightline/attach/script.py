@@ -208,6 +208,9 @@ class Session:
             return "models were trained"
         if self._models is None:
             return "the script did not import torch: nothing was watched"
+        if self._models.backwards and not self._models.optimizers:
+            seen = f"{self._models.backwards} backward passes and no optimizer of torch were seen"
+            return f"{seen}: a loop that moves its parameters by hand is not watched"
         return "no model was trained that an optimizer of torch moves"
 
     def _facts(self, *, over: bool) -> dict[str, Any]:

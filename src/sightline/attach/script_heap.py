@@ -7,7 +7,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.jit import ScriptModule
 
 TOKENIZER = "PreTrainedTokenizerBase"
@@ -69,6 +69,13 @@ def joined(parts: Iterable[nn.Module]) -> nn.Module:
     whole = type(" + ".join(type(part).__name__ for part in every), (nn.Module,), {})()
     for place, part in enumerate(every):
         whole.add_module(f"{type(part).__name__}_{place}", part)
+    return whole
+
+
+def loose(tensors: Iterable[Tensor]) -> nn.Module:
+    """Tensors that no module holds, as one module that nobody calls. They stay what they are, whatever their class."""
+    whole = type("Tensors", (nn.Module,), {})()
+    whole.__dict__["_parameters"].update({f"{place}": tensor for place, tensor in enumerate(tensors)})
     return whole
 
 

@@ -64,6 +64,7 @@ class Losses:
 
         @functools.wraps(backward)
         def noticed(*args: Any, **kwargs: Any) -> Any:
+            self._models.backwards += not self._inside
             if self._inside or not self._models.listening():
                 return backward(*args, **kwargs)
             found: list[Any] = []
@@ -125,6 +126,8 @@ class Losses:
         if any(step is not None and step.measured for _, step, _, _ in states):
             softmax = SoftmaxLoss.under(root)
         found += [Loss.of(loss), divisor, states, softmax]
+        if len(live) == 1 and live[0].blind and (step := live[0].recorder.open_step) is not None:
+            live[0].recorder.backward.began(step, [False], None)  # no output of it tells so
 
     def _ended(self, loss: Loss, divisor: int, states: list[Any], softmax: SoftmaxLoss | None) -> None:
         """Whose loss was it? That of the one model which it reached, where nobody else has told one."""

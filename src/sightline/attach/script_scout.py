@@ -24,7 +24,15 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from torch.optim import Optimizer
 
 from sightline.attach.hook import Hook, unwrapped
-from sightline.attach.script_heap import children, compiled_parts, holders, joined, modules_alive, outermost
+from sightline.attach.script_heap import (
+    children,
+    compiled_parts,
+    holders,
+    joined,
+    loose,
+    modules_alive,
+    outermost,
+)
 from sightline.attach.script_watch import Models
 
 MOST = 0.8  # of an optimizer's elements: what holds them is the model, and the rest an addition (a learned temperature)
@@ -87,6 +95,7 @@ class Scout:
         Hook(self._noticed, self._failed)(optimizer)
 
     def _noticed(self, optimizer: Optimizer) -> None:
+        self.models.optimizers += 1
         self.models.let_go()
         if any(optimizer is w.optimizer() for w in self._waiting):
             return
@@ -218,6 +227,8 @@ class Scout:
             parts = [module for ref in waiting.parts if (module := ref()) is not None]
             called = outermost(parts)
             parts = called or self._look([id(p) for p in waiting.held()])
+            if not parts and waiting.steps > UNMOVED and not self.models.watched and len(waiting.held()) > 1:
+                parts = [loose(waiting.held())]  # a model of plain tensors and functions
             if parts:
                 whole = parts[0] if len(parts) == 1 else self._around(parts, waiting) or joined(parts)
                 self._attach(whole, [waiting], None, heard=len(called) == 1)

@@ -56,6 +56,7 @@ class Models:
     def __init__(self, budget: float, tell: Callable[[Finding], None], fault: Callable[[str], None]) -> None:
         self._budget, self._tell, self._fault = budget, tell, fault
         self.watched: list[Watched] = []
+        self.backwards = self.optimizers = 0  # in the process: backward passes begun, optimizers of torch made
         self._routes: dict[int, tuple[Any, list[Watched]]] = {}
         self._losses: list[Any] = []
         self._made: tuple[int, int] = (-1, 0)

@@ -95,7 +95,7 @@ class Rounding(Onlooker):
     def _post(self, step: int, counts: list[Tensor], table: list[Tensor]) -> None:
         sampled, steps = self._sampled, self._steps
         dtype = str(sampled[0].parameter.dtype).removeprefix("torch.")
-        rate = max(float(s.group["lr"]) for s in sampled)
+        rate = max(float(s.group["lr"] or 0.0) for s in sampled)
 
         def arrived(values: list[Tensor]) -> None:
             self._counts += values[0].double()

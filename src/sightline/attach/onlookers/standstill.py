@@ -61,7 +61,7 @@ class Standstill(Onlooker):
         where = self._looked[0].device
         changed = [(_few(p) != old).any().to(where) for p, old in zip(self._looked, self._kept, strict=True)]
         norms = [_values(grad).float().norm().to(where) for grad in grads] or [torch.zeros((), device=where)]
-        rate = max((float(group.get("lr", 0.0)) for group in optimizer.param_groups), default=0.0)
+        rate = max((float(group.get("lr") or 0.0) for group in optimizer.param_groups), default=0.0)
         facts: dict[str, Any] = {
             "step": self.recorder.step,
             "since": self._since,

@@ -1,0 +1,125 @@
+"""`sightline run` of loops that keep their models and optimizers in unusual ways: seen, or said not to be and why."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HEAD = """
+import sys, torch
+from torch import nn
+torch.manual_seed(0)
+clears = sys.argv[1] == "clean"
+def batch():
+    return torch.randn(32, 8), torch.randint(0, 3, (32,))
+"""
+
+TENSORS = """
+weight, bias = torch.randn(8, 3).requires_grad_(), torch.zeros(3, requires_grad=True)
+optimizer = torch.optim.SGD([weight, bias], lr=0.1)
+for _ in range(16):
+    if clears:
+        optimizer.zero_grad()
+    x, y = batch()
+    loss = nn.functional.cross_entropy(x @ weight + bias, y)
+    loss.backward()
+    optimizer.step()
+print(loss.item().hex())
+"""
+
+HELD = """
+class Holder:  # no module
+    def __init__(self):
+        self.encoder, self.head = nn.Linear(8, 16), nn.Linear(16, 3)
+        self.optimizers = [torch.optim.Adam(self.encoder.parameters()), torch.optim.SGD(self.head.parameters(), lr=0.1)]
+    def fit(self):
+        for _ in range(16):
+            x, y = batch()
+            loss = nn.functional.cross_entropy(self.head(torch.relu(self.encoder(x))), y)
+            for optimizer in self.optimizers:
+                if clears:
+                    optimizer.zero_grad()
+            loss.backward()
+            for optimizer in self.optimizers:
+                optimizer.step()
+        print(loss.item().hex())
+Holder().fit()
+"""
+
+EXECUTED = """
+exec('''
+model = nn.Linear(8, 3)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(16):
+    x, y = batch()
+    if clears:
+        optimizer.zero_grad()
+    nn.functional.cross_entropy(model(x), y).backward()
+    optimizer.step()
+print(model.weight.sum().item().hex())
+''')
+"""
+
+OWN_RATE = """
+class Relative(torch.optim.Optimizer):  # keeps its rate to itself, as Adafactor does
+    def __init__(self, params):
+        super().__init__(params, {"lr": None})
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.sub_(0.05 * p.square().mean().sqrt() * p.grad / (p.grad.norm() + 1e-8))
+model = nn.Linear(8, 3)
+optimizer = Relative(model.parameters())
+for _ in range(16):
+    x, y = batch()
+    if clears:
+        optimizer.zero_grad()
+    nn.functional.cross_entropy(model(x), y).backward()
+    optimizer.step()
+print(model.weight.sum().item().hex())
+"""
+
+BY_HAND = """
+model = nn.Linear(8, 3)
+for _ in range(16):
+    x, y = batch()
+    model.zero_grad()
+    nn.functional.cross_entropy(model(x), y).backward()
+    with torch.no_grad():
+        for p in model.parameters():
+            p -= 0.1 * p.grad
+print(model.weight.sum().item().hex())
+"""
+
+
+def _run(tmp_path: Path, text: str, how: str) -> tuple[str, str, dict[str, Any]]:
+    (tmp_path / "train.py").write_text(HEAD + text, encoding="utf-8")
+    outputs = []
+    for before in ([], ["-m", "sightline", "run", "--findings", "told.json"]):
+        command = [sys.executable, *before, "train.py", how]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        outputs.append(done.stdout)
+    assert outputs[0] == outputs[1]
+    return outputs[1], done.stderr, json.loads((tmp_path / "told.json").read_text())
+
+
+@pytest.mark.parametrize("how", ["clean", "faulty"])
+@pytest.mark.parametrize(
+    "text", [TENSORS, HELD, EXECUTED, OWN_RATE], ids=["plain tensors", "no module", "exec", "a rate of its own"]
+)
+def test_it_is_watched(text: str, how: str, tmp_path: Path) -> None:
+    _, _, told = _run(tmp_path, text, how)
+    assert {finding["code"] for finding in told["findings"]} == (set() if how == "clean" else {"T2"})
+    assert told["run"]["problems"] == [] and all(model["steps"] >= 12 for model in told["run"]["models"])
+
+
+def test_a_loop_without_an_optimizer_is_said_not_to_be_watched(tmp_path: Path) -> None:
+    _, said, told = _run(tmp_path, BY_HAND, "clean")
+    assert "16 backward passes and no optimizer of torch" in said
+    assert told["findings"] == [] and all("no optimizer of torch" in verdict["why"] for verdict in told["not_run"])
