@@ -94,8 +94,9 @@ def _said(command: Sequence[str], folder: Path, way: str, steps: int) -> str:
 def traincheck(venv: Path, name: str, way: str) -> Run:
     """One run under TrainCheck."""
     with tempfile.TemporaryDirectory() as place:  # it writes what it makes of a script beside it
-        script = shutil.copy(HERE / f"{name}.py", place)
-        collect = [str(venv / "bin/traincheck-collect"), "--pyscript", script, "--models-to-track", "model"]
+        script, _ = (shutil.copy(HERE / file, place) for file in (f"{name}.py", "ways.py"))
+        collect = [str(venv / "bin/traincheck-collect"), "--copy-all-files", "--models-to-track", "model"]
+        collect += ["--pyscript", script]
         if way == "traincheck full":
             return told(_said([*collect, "--output-dir", f"{place}/out"], Path(place), "bare", FEW))
         _said([*collect, "--output-dir", f"{place}/reference"], Path(place), "bare", FEW)
