@@ -1,8 +1,8 @@
 """What watching costs: three small trainings (`overhead/`), bare and watched in several ways, run in turns.
 
-    python benchmarks/guard_overhead.py [--pairs 4] [--traincheck VENV] [--only mlp] [--ways attach run]
+    python benchmarks/guard_overhead.py [--pairs 3] [--traincheck VENV] [--only mlp] [--ways attach run]
 
-Every measurement is a process of its own that trains for some 1,600 steps and tells how long each took. A round runs
+Every measurement is a process of its own that trains for 1,400 steps or more and tells how long each took. A round runs
 each way once, right after one another, in an order that turns from round to round; a watched run is compared with the
 bare run of its round, so that a machine that slows down slows both. Ways of watching:
 
@@ -38,7 +38,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent / "overhead"
-SCRIPTS = {"mlp": 4000, "llava": 1600, "llama_trainer": 1600}  # steps of a run
+SCRIPTS = {"mlp": 4000, "llava": 1400, "llama_trainer": 1400}  # steps of a run
 WAYS = ("bare", "attach", "run", "histograms", "wandb")
 CHECKED = ("traincheck full", "traincheck selective")
 FIRST, OPENING = 5, 1024  # steps, as in src/sightline/attach/pace.py
@@ -168,7 +168,7 @@ def lines(given: argparse.Namespace) -> list[str]:
 def main() -> None:
     """Measure, print, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--pairs", type=int, default=4, help="rounds, each with one run of every way")
+    parser.add_argument("--pairs", type=int, default=3, help="rounds, each with one run of every way")
     parser.add_argument("--only", nargs="*", choices=list(SCRIPTS), default=list(SCRIPTS))
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=WAYS)
     parser.add_argument("--traincheck", type=lambda text: Path(text).absolute(), help="a virtual environment with it")
