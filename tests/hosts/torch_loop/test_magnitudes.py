@@ -125,7 +125,7 @@ def transformer(scale: float | None) -> nn.Module:
 
 @pytest.mark.parametrize("scale", [None, 1e-6, 0.0], ids=["plain", "layer scale", "starts at zero"])
 @pytest.mark.parametrize(
-    "make", [adam(1e-3), adam(1e-5), lambda p: torch.optim.SGD(p, 0.1)], ids=["1e-3", "1e-5", "SGD"]
+    "make", [adam(1e-3), adam(1e-5), lambda p: torch.optim.SGD(p, 0.01)], ids=["1e-3", "1e-5", "SGD"]
 )
 def test_deep_transformers_are_ordinary(scale: float | None, make: Callable[..., torch.optim.Optimizer]) -> None:
     torch.manual_seed(0)

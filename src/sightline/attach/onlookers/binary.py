@@ -97,7 +97,9 @@ def read_binary(outputs: Tensor, grad: Tensor) -> Tensor:
         unsure = (likely > UNSURE) & (likely < 1 - UNSURE)
         fits = _even(torch.where(probable, chance, logit), ones, seen, unsure)
         once, again = _even(logit, ones, seen, unsure), _even(logit, ones, seen, seen)
-        twice = _even(_through_sigmoid(z, g, ones), ones, seen, seen).masked_fill(once > HALF, 0.0)
+        squashed = torch.sigmoid(z)  # flat where it is near 0 or 1: there every gradient fits, being none
+        middling = (squashed > UNSURE) & (squashed < 1 - UNSURE)
+        twice = _even(_through_sigmoid(z, g, ones), ones, seen, middling).masked_fill(once > HALF, 0.0)
         bounded = torch.where(ones, z, 1 - z).clamp(min=0).log().clamp(min=LOWEST)
         nats = -torch.where(probable, bounded, F.logsigmoid(torch.where(ones, z, -z)))
         count = seen.sum()
