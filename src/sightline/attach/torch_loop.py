@@ -79,7 +79,7 @@ def attach(
         plan: tower -> "all", "part" or "none": what should learn. Towers not named should not.
         image_token_id, tokens_per_image: the placeholder, and how many stand for an image; None: read from the model.
         accumulation: micro-batches an optimizer step. allow: check -> reason: findings that are known and accepted.
-        budget: share of step time that measuring may take; 1.0 measures every step. checks: those to run; None: all.
+        budget: share of step time that watching may cost; 1.0 measures every step. checks: those to run; None: all.
         on_finding: called with each new finding; None is quiet.
         raise_on: raise GuardError on a new finding of this severity or a higher one.
         forward: ``forward(model, batch)`` for the batches of `preflight`; None: ``model(**batch)``, ``model(*batch)``
