@@ -121,6 +121,7 @@ def test_spawned_ranks(how: str, tmp_path: Path) -> None:
     assert {"ranks-diverge", "ranks-see-the-same-data"} <= passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["clean", "faulty"])
 def test_children_that_train_help_crash_and_are_ended(how: str, tmp_path: Path) -> None:
     plain, watched, told = _run(tmp_path, ALONE, how)
@@ -148,6 +149,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 @pytest.mark.parametrize("how", ["clean", "faulty"])
 def test_a_launcher_as_the_script(how: str, tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ def test_ranks_that_call_the_same_in_their_own_ways(tmp_path: Path) -> None:
     assert [f for f in told["findings"] if f["severity"] != "note"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_ranks_that_call_different_things(tmp_path: Path) -> None:
     _, told, said = launched(WRONG, tmp_path)

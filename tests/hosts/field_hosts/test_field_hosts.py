@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.py"))
-QUICK = {"p3_loss_scale", "t1_frozen_features", "l9_preferences_by_hand"}
+QUICK = {"p3_loss_scale"}
 RANKS = {"d1_own_all_reduce"}
 SECONDS = 240
 PAIRS = [
