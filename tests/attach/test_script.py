@@ -292,3 +292,63 @@ def test_ranks_tell_once_and_only_the_first_answers(clean: bool, tmp_path: Path)
     assert (done.returncode == 0) is clean and told["run"]["problems"] == []
     assert done.stderr.count("sightline: watched Linear (12 steps)") == 1
     assert json.loads((tmp_path / "told.rank1.json").read_text())["run"]["rank"] == 1
+
+
+COMPILED = """
+import sys, torch
+from torch import nn
+torch.manual_seed(0)
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 3)
+    def forward(self, x):
+        return self.last(torch.relu(self.first(x)))
+wrapped = torch.compile(Net(), backend="eager", fullgraph=True)
+in_place = Net()
+in_place.compile(backend="eager", fullgraph=True)
+@torch.compile(backend="eager")
+def loss_of(model, x, y):
+    return nn.functional.cross_entropy(model(x), y)
+def train(model, compiled_loss):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(12):
+        if sys.argv[1] == "clean":
+            optimizer.zero_grad()
+        x, y = torch.randn(16, 8), torch.randint(0, 3, (16,))
+        loss = loss_of(model, x, y) if compiled_loss else nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+    print(loss.item().hex())
+train(wrapped, False)
+train(in_place, False)
+train(Net(), True)
+"""
+
+LOOKS = """
+import torch
+from torch import nn
+model = nn.Sequential(nn.Linear(4, 3))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+model.eval()
+with torch.no_grad():
+    print(model(torch.ones(2, 4)).shape)
+"""
+
+
+@pytest.mark.parametrize("how", ["clean", "faulty"])
+def test_compiled_models(how: str, both: Both) -> None:
+    pair = both(COMPILED, how)
+    pair.alike()
+    assert pair.plain.returncode == 0, pair.plain.stderr
+    assert set(pair.codes) == (set() if how == "clean" else {"T2"})
+    assert pair.told["run"]["problems"] == []
+    assert [model["steps"] for model in pair.told["run"]["models"]] == [12, 12, 12]
+
+
+def test_a_script_that_never_trains(both: Both) -> None:
+    pair = both(LOOKS)
+    pair.alike()
+    assert pair.told["findings"] == [] and pair.told["run"]["problems"] == []
+    assert "no model was trained" in pair.said
+    assert all("no model was trained" in verdict["why"] for verdict in pair.told["not_run"])

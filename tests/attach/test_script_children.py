@@ -168,3 +168,30 @@ def test_a_launcher_as_the_script(how: str, tmp_path: Path) -> None:
     if how == "clean":
         told = json.loads((tmp_path / "told.json").read_text())
         assert told["findings"] == [] and told["run"]["world"] == 2
+
+
+ACCELERATED = """
+import sys, torch
+from accelerate import Accelerator
+torch.manual_seed(0)
+accelerator, model = Accelerator(cpu=True), torch.nn.Linear(8, 3)
+model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+for _ in range(12):
+    if sys.argv[1] == "clean":
+        optimizer.zero_grad()
+    accelerator.backward(torch.nn.functional.cross_entropy(model(torch.randn(16, 8)), torch.randint(0, 3, (16,))))
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize("how", ["clean", "faulty"])
+def test_the_launcher_of_accelerate_as_the_script(how: str, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(ACCELERATED)
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "train.py", how]
+    ours = ["-m", "sightline", "run", "--findings", "told.json"]
+    command = [sys.executable, *ours, *launch]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert done.returncode == 0, done.stderr
+    assert [finding["code"] for finding in told["findings"]] == ([] if how == "clean" else ["T2"])
+    assert done.stderr.count("sightline: watched Linear (12 steps)") == 1

@@ -194,3 +194,22 @@ def test_an_image_that_several_questions_show_counts_each_time() -> None:
     guard.close()
     assert [(b.image_spans, b.image_features) for b in of(BatchSeen, seen)] == [(2, None), (2, 8)]
     assert of(Setup, seen)[-1].tokens_per_image == 4 and guard.findings == ()
+
+
+def test_a_compiled_model_is_called_compiled_and_read_plain() -> None:
+    class Plain(nn.Module):  # without a length, so that torch's wrapper of it has no truth value
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = Words()
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            given: torch.Tensor = self.body(ids)
+            return given
+
+    model = Plain()
+    compiled = torch.compile(model, backend="eager")
+    guard, seen = watched(compiled)
+    loop(compiled, torch.optim.SGD(model.parameters(), lr=0.1))
+    guard.close()
+    assert guard.model is model and [step.step for step in of(StepSeen, seen)] == [1, 2, 3]
+    assert of(BatchSeen, seen)

@@ -18,7 +18,7 @@ from sightline.attach.setup import embedding_of
 
 Act = Callable[..., Any]
 _compiling, _tracing = torch.compiler.is_compiling, torch.jit.is_tracing  # found once: they are asked at each call
-_training = torch.is_grad_enabled
+_training, _dynamo = torch.is_grad_enabled, torch.compiler.is_dynamo_compiling
 
 
 class Hook:
@@ -56,8 +56,25 @@ class Dozing(Hook):
 
     def __call__(self, *args: Any) -> None:
         s = self._state
-        if not _compiling() and _training() and not s.declared and not s.evaluated and s.forwards < s.stalled:
+        if not _dynamo() and _training() and not s.declared and not s.evaluated and s.forwards < s.stalled:
             s.forwards += 1
+            return
+        super().__call__(*args)
+
+
+class Stepped(Hook):
+    """A hook after optimizers' steps: asleep, a step of the one optimizer that it knows is counted here."""
+
+    def __init__(self, state: State, act: Act, fault: Callable[[Exception], None] | None = None) -> None:
+        super().__init__(act, fault)
+        self._state = state
+
+    def __call__(self, *args: Any) -> None:
+        s = self._state
+        if not _dynamo() and s.lone is args[0] and s.step + 1 < s.wakes and s.forwards != s.at_step:
+            s.step += 1
+            s.at_step = s.forwards
+            s.stalled = s.forwards + s.patience
             return
         super().__call__(*args)
 
@@ -96,9 +113,9 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, nn.Module]:
         if isinstance(inner, DataParallel | DistributedDataParallel):
             inner = inner.module
         elif isinstance(original := inner.__dict__.get("_modules", {}).get("_orig_mod"), nn.Module):
-            inner, compiled = original, compiled or inner
+            inner, compiled = original, inner if compiled is None else compiled  # a module may have no truth
         else:
-            return compiled or inner, inner
+            return inner if compiled is None else compiled, inner
 
 
 def listening(module: nn.Module, before: Hook, after: Hook) -> list[Any]:
@@ -150,5 +167,5 @@ def hooked(
         *([embedding.register_forward_hook(Hook(r.signals.embedding_gave, fault))] if embedding is not None else []),
         *(m.register_forward_hook(Hook(generated, fault), with_kwargs=True) for m in inner),
         *([loss_fn.register_forward_hook(Hook(r.backward.loss_made, fault))] if isinstance(loss_fn, nn.Module) else []),
-        *([register_optimizer_step_post_hook(Hook(r.after_step, fault))] if steps else []),
+        *([register_optimizer_step_post_hook(Stepped(r, r.after_step, fault))] if steps else []),
     ]

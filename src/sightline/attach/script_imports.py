@@ -68,6 +68,10 @@ class _Then(Loader):
     def __init__(self, loader: Any, act: Callable[[], None]) -> None:
         self._loader, self._act = loader, act
 
+    def __getattr__(self, name: str) -> Any:
+        """All else that a loader knows, such as a module's code and its resources."""
+        return getattr(self._loader, name)
+
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         spec.loader = self._loader
         made: ModuleType | None = self._loader.create_module(spec)

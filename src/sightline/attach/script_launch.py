@@ -29,7 +29,7 @@ class Launches:
 
     def on_import(self) -> Mapping[str, Callable[[], None]]:
         """Module -> what to do once it is there."""
-        return {"torch.distributed.launcher.api": self._elastic, "accelerate.commands.launch": self._simple}
+        return {"torch.distributed.launcher.api": self._elastic, "accelerate.utils.launch": self._simple}
 
     def _elastic(self) -> None:
         launch = sys.modules["torch.distributed.launcher.api"].elastic_launch
@@ -42,7 +42,7 @@ class Launches:
         launch.__call__ = launched
 
     def _simple(self) -> None:
-        module: Any = sys.modules["accelerate.commands.launch"]
+        module: Any = sys.modules["accelerate.utils.launch"]
         prepare = module.prepare_simple_launcher_cmd_env
 
         @functools.wraps(prepare)
