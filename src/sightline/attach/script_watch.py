@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from sightline.attach.hook import Hook, hooked, unwrapped
+from sightline.attach.hook import Hook, Stepped, hooked, unwrapped
 from sightline.attach.open_step import Loss, OpenStep
 from sightline.attach.recorder import Recorder
 from sightline.attach.script_heap import tokenizer_for
@@ -22,6 +22,8 @@ from sightline.attach.setup import Facts, embedding_of
 from sightline.attach.torch_loop import Attachment
 from sightline.guard.check import Finding
 from sightline.guard.watch import Watch
+
+WRAPPERS = 2  # hooks' worth of time that a script's wrapped backward passes and loaders take from each step
 
 
 @dataclass(eq=False)
@@ -78,10 +80,11 @@ class Models:
         recorder = attachment._recorder
         recorder.optimizers += [o for o in optimizers[1:] if o not in recorder.optimizers]
         one = Watched(type(inner).__name__, attachment, recorder, list(optimizers), blind, 0)
-        one.after = Hook(recorder.after_step, lambda error: self._give_up(one, error))
+        one.after = Stepped(recorder, recorder.after_step, lambda error: self._give_up(one, error))
         attachment._handles = hooked(
             recorder, called, None, lambda error: self._give_up(one, error), not blind, steps=False
         )
+        recorder.pace.inner += WRAPPERS
         one.references = sys.getrefcount(inner) - before
         self.watched.append(one)
         self._name_apart()

@@ -105,7 +105,7 @@ class Forward:
             return False
         steps, forwards = self._slept
         s.pace.settle(s.step, Kind.ASLEEP, steps=max(1, s.step - steps), forwards=s.forwards - forwards)
-        s.asleep = s.due = False
+        s.asleep, s.due, s.lone = False, False, None
         s.beside.woke()
         s.onlookers.woke(s.step - steps)
         return True
@@ -114,13 +114,14 @@ class Forward:
         """The run is over, perhaps while the guard sleeps."""
         s = self._state
         if s.asleep:
-            s.asleep = False
+            s.asleep, s.lone = False, None
             s.onlookers.woke(s.step - self._slept[0])
 
     def _fall_asleep(self, steps: int) -> None:
         s = self._state
         s.asleep, s.due, s.wakes = True, False, s.step + steps
         self._stepping.sleepless = s.onlookers.sleeps()
+        s.lone = s.optimizers[0] if len(s.optimizers) == 1 and not self._stepping.sleepless else None
         s.stalled = s.forwards + s.patience
         s.signals.rest(counting=True)
         if s.ears is not None:

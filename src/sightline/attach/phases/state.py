@@ -49,7 +49,8 @@ class State:
         declared: the host says that it evaluates.
         asleep: of this step only the forwards and the end are counted (see `attach/pace.py`). due: the next training
             forward wakes. wakes: the step from which it does; stalled: the forwards after which it does so too, should
-            there be no more steps, `patience` after the last one.
+            there be no more steps, `patience` after the last one. at_step: the forwards at the last step. lone: asleep,
+            the one optimizer, where none of its steps need more than to be counted.
         open_step: the step in the making, from its first training forward on; None between steps, and asleep.
         stepped: steps that are over and not yet evidence, with what makes them so.
         evaluated: the evaluation under way was shown already.
@@ -71,7 +72,8 @@ class State:
         self.mailbox, self.meter, self.pace = Mailbox(), Meter(model, dict(towers.of)), Pace(budget)
         self.step, self.forwards, self.backwards = 0, 0, 0
         self.declared, self.asleep, self.due, self.evaluated, self._silent = False, False, False, False, 0
-        self.wakes, self.stalled, self.patience = 0, 0, 0
+        self.wakes, self.stalled, self.patience, self.at_step = 0, 0, 0, 0
+        self.lone: Optimizer | None = None
         self.setup: Setup | None = None
         self._mark: object = None
         self.last_call: Call | None = None

@@ -31,7 +31,6 @@ class Stepping:
         self._grad_norms: dict[int, tuple[int, float]] = {}
         self._strangers: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
         self._waiting: list[tuple[OpenStep, Build]] = []  # whose losses are still on a device
-        self._counted = 0  # forwards at the last step that was counted asleep
         self.sleepless: list[Onlooker] = []
 
     def before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -86,10 +85,10 @@ class Stepping:
     def _slept(self, optimizer: Optimizer) -> None:
         """A step that nothing was heard of, but how many forwards it had."""
         s = self._state
-        if s.forwards and s.forwards == self._counted:
+        if s.forwards and s.forwards == s.at_step:
             return  # another optimizer, after the same backward pass
         s.step += 1
-        self._counted = s.forwards
+        s.at_step = s.forwards
         s.stalled = s.forwards + s.patience
         for onlooker in self.sleepless:
             onlooker.slept(optimizer)
