@@ -6,6 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 SET ?=            # further recipe settings, e.g. make quickstart SET="seed=1"
+WORKERS ?= logical  # processes that share the tests; a module's tests stay in one of them
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -18,7 +19,7 @@ test: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadfile
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python docs/generate.py
