@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
+from sightline.data.row import Row
 from sightline.errors import UserError
-from sightline.models.build import Built
+from sightline.models.build import Built, build
+from sightline.recipe.schema import Schedule
 from sightline.train.freeze import freeze
 from sightline.train.groups import build_optimizer, rates, set_rates
 from sightline.train.schedule import factor
-from tests.train.tiny import stage
+from tests.models.test_query_pairs import SIZES
+from tests.train.tiny import RECIPE, recipe, stage
 
 
 def group_of(built: Built, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
@@ -116,3 +120,59 @@ def test_lion_is_algorithm_2(built: Built) -> None:
         x = x - 1e-3 * ((0.9 * m + 0.1 * grad.double()).sign() + 0.1 * x)
         m = 0.99 * m + 0.01 * grad.double()
     torch.testing.assert_close(parameter.detach().double(), x, atol=1e-6, rtol=1e-5)
+
+
+FORMER = {"kind": "q-former", "queries": 2, "embed": 8, "config": SIZES | {"num_hidden_layers": 2}}
+
+
+@pytest.fixture
+def with_former(rows: list[Row]) -> Built:
+    """The tiny model with a Q-Former of two layers, whose word embeddings are registered behind them."""
+    compose = RECIPE["model"]["compose"] | {"connector": FORMER}
+    texts = [turn.text for row in rows for turn in row.turns]
+    return build(recipe(model={"compose": compose}).model, seed=0, texts=texts)
+
+
+def layered(built: Built, **changes: Any) -> torch.optim.Optimizer:
+    spec = stage(lr=1.0, objective={"itc": 1, "itm": 1, "itg": 1}, learn=LEARN, **changes).stages[0]
+    freeze(built.model, spec)
+    return build_optimizer(built.model, spec)
+
+
+LEARN = {"vision": "all", "connector": "all"}
+HEIGHTS = {  # below the first layer, in it, in the second, above
+    "connector.words.word_embeddings.weight": 0,
+    "connector.queries": 0,
+    "connector.body.layernorm.weight": 0,
+    "connector.body.encoder.layer.0.attention.attention.query.weight": 1,
+    "connector.body.encoder.layer.1.output_query.dense.weight": 2,
+    "connector.matcher.weight": 3,
+}
+
+
+@pytest.mark.parametrize("first", ["top", "bottom"])
+def test_layers_warm_up_one_by_one_over_the_steps(with_former: Built, first: str) -> None:
+    """Read from the optimizer's groups after each step's rates were set."""
+    schedule = Schedule(kind="constant", warmup=2, layers={"steps": 3, "first": first})  # type: ignore[arg-type]
+    optimizer = layered(with_former, schedule=schedule.model_dump())
+    group = group_of(with_former, optimizer)
+    for step in range(14):
+        set_rates(optimizer, partial(factor, schedule, step, 20))
+        for name, height in HEIGHTS.items():
+            later = 3 - height if first == "top" else height
+            assert group[name]["lr"] == pytest.approx(min(1.0, (step + 1) / (2 + 3 * later))), (step, name)
+    assert {each["lr"] for each in optimizer.param_groups} == {1.0}
+
+
+def test_a_q_former_has_layers_to_decay(with_former: Built) -> None:
+    optimizer = layered(with_former, optimizer={"layer_decay": 0.5})
+    found = group_of(with_former, optimizer)
+    for name, height in HEIGHTS.items():
+        assert found[name]["lr"] == 0.5 ** (3 - height), name
+
+
+def test_nothing_to_warm_up_one_by_one(built: Built) -> None:
+    spec = stage(learn={"connector": "all"}, schedule={"layers": {"steps": 3}}).stages[0]
+    freeze(built.model, spec)
+    with pytest.raises(UserError, match="no tower that learns has layers"):
+        build_optimizer(built.model, spec)

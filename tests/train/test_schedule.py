@@ -7,7 +7,8 @@ import torch
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from sightline.recipe.schema import Schedule
-from sightline.train.schedule import factor, warmup_steps
+from sightline.train.schedule import dropout_share, factor, warmup_steps
+from tests.train.tiny import stage
 
 
 @pytest.mark.parametrize(
@@ -42,3 +43,25 @@ def test_a_whole_number_is_a_count_and_a_fraction_a_share() -> None:
     assert warmup_steps(Schedule(warmup=3), 100) == 3
     assert warmup_steps(Schedule(warmup=0.03), 101) == 4
     assert warmup_steps(Schedule(warmup=500), 100) == 100
+
+
+def test_layers_warm_up_one_after_the_other() -> None:
+    """The k-th after the first takes k x 10 steps longer; before and after that, every layer's rate is the same."""
+    one_by_one = Schedule(kind="cosine", warmup=5, layers={"steps": 10})  # type: ignore[arg-type]
+    together = Schedule(kind="cosine", warmup=5)
+    for step in range(100):
+        assert factor(one_by_one, step, 100, 0) == factor(together, step, 100)
+        for place in (1, 3):
+            peak = 1.0 if step < 5 else factor(together, step, 100)
+            expected = peak * min(1.0, (step + 1) / (5 + 10 * place))
+            assert factor(one_by_one, step, 100, place) == pytest.approx(expected), (step, place)
+            assert factor(together, step, 100, place) == factor(together, step, 100)
+    assert factor(Schedule(warmup=0.0, kind="constant", layers={"steps": 4}), 1, 9, 1) == 0.5  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("told", "steps"), [(8, 8), (0.25, 10), (100, 40)])
+def test_dropout_rises_from_nothing(told: float, steps: int) -> None:
+    spec = stage(dropout_warmup=told).stages[0]
+    shares = [dropout_share(spec, step, 40) for step in range(40)]
+    assert shares == [pytest.approx(min(1.0, step / steps)) for step in range(40)]
+    assert dropout_share(stage().stages[0], 0, 40) == 1.0

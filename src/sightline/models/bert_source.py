@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForMaskedLM
 
 from sightline.errors import UserError
-from sightline.models.connectors.q_former import WHERE, QFormer
+from sightline.models.connectors.q_former import WHERE, QFormer, own_layers
 from sightline.models.origin import read_or_explain
 
 LAYERS = (
@@ -32,9 +32,12 @@ def start_from_bert(former: QFormer, source: str) -> None:
     """Load what a BERT at `source` (hub id or folder) has.
 
     Raises:
-        UserError: `source` cannot be read, is no BERT, or is of another size.
+        UserError: `source` cannot be read, is no BERT, or is of another size; the Q-Former's layers are no BERT's.
     """
     where = f"{WHERE}.source"
+    if own_layers(former.layers.model_copy(update={"path_dropout": 0.0})):
+        what = "a BERT's layers have LayerNorms behind their sums and no others: its weights mean nothing in these"
+        raise UserError(what, where=f"{WHERE}.layers", fix="leave out layers, or source")
     model = read_or_explain(lambda: AutoModelForMaskedLM.from_pretrained(source), source, where)
     if model.config.model_type != "bert":
         raise UserError(f"'{source}' is a {model.config.model_type}", where=where, fix="give a BERT")
@@ -53,7 +56,7 @@ def start_from_bert(former: QFormer, source: str) -> None:
     if missed:
         fix = f"set {WHERE}.config to the sizes in its config.json"
         raise UserError(f"'{source}' does not fit the Q-Former: {missed[0]}, ...", where=where, fix=fix)
-    former._copy_text_layers()
+    former.copy_layers()
 
 
 def _renamed(name: str) -> str | None:

@@ -59,7 +59,10 @@ class ComposedVLM(QueryPairs, VLM):
             depth = self.language.config.num_hidden_layers
             lists = [m for m in self.language.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
             return list(lists[0]) if lists else []
-        return []
+        return list(getattr(self.connector, "blocks", []))
+
+    def inputs(self, tower: Tower) -> list[nn.Module]:
+        return list(getattr(self.connector, "inputs", [])) if tower == "connector" else []
 
     def encode_images(self, pixel_values: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N P D"]:
         """Features of each image. A frozen vision tower runs without a graph."""

@@ -61,6 +61,10 @@ class VLM(nn.Module, ABC):
     def describe(self, folder: Path) -> None:
         """Write configurations, tokenizer and image facts: all that `saved.load_model` needs beside the weights."""
 
+    def inputs(self, tower: Tower) -> list[nn.Module]:
+        """Modules of `tower` that its first block reads, where they are registered behind the blocks."""
+        return []
+
     def idle(self, tower: Tower, objective: str | Mapping[Any, float]) -> set[str]:
         """Full names of the parameters of `tower` that an objective does not reach: they cannot learn."""
         return set()

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from sightline.recipe.part import Fraction, Part, Positive, Tower
+from sightline.recipe.part import Above0, Fraction, Part, Positive, Rate, Tower
 
 
 class Source(Part):
@@ -38,6 +38,25 @@ class VisionSpec(Source):
     std: tuple[float, float, float] | None = None
 
 
+class Layers(Part):
+    """How the layers of a q-former, a perceiver or gated-cross-attention are made."""
+
+    place: Literal["pre", "post"] | None = None  # norms stand before each branch or behind its sum; None: its paper's
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    qk_norm: bool = False  # each head's queries and keys to root mean square 1, times a learned gain
+    attention_dropout: Rate | None = None  # None: 0, and a q-former's config says (BERT's 0.1)
+    path_dropout: Rate = 0.0  # share of rows that skip a branch of the last layer; lower layers in proportion
+
+
+class Start(Part):
+    """How the weights of such layers start; what is not given starts as the released code has it."""
+
+    weights: Literal["xavier"] | None = None  # linear maps, uniform (Glorot & Bengio 2010)
+    residual: Literal["zero"] | None = None  # the last map of each branch is 0: at first, branches add nothing
+    queries: Above0 | None = None  # standard deviation of the learned queries
+    cross: Literal["self"] | None = None  # q-former: cross-attention is a copy of its layer's self-attention
+
+
 class ConnectorSpec(Part):
     """The connector: `kind` is a file's name in `models/connectors/`."""
 
@@ -50,6 +69,8 @@ class ConnectorSpec(Part):
     config: dict[str, Any] | None = None  # q-former: fields of transformers' BertConfig; perceiver: depth, heads
     source: str | None = None  # q-former: its start: a BERT (hub id or folder), or the folder `model` of an earlier run
     embed: Positive = 256  # q-former: width of the space in which images and texts are compared
+    layers: Layers = Layers()
+    start: Start = Start()
 
 
 class LanguageSpec(Source):

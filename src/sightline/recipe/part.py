@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 Tower = Literal["vision", "connector", "language"]
 TOWERS: tuple[Tower, ...] = ("vision", "connector", "language")
 Positive = Annotated[int, Field(gt=0)]
+Above0 = Annotated[float, Field(gt=0.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(ge=0.0, lt=1.0)]  # of dropout: at 1 nothing would be left
 
 
 class Part(BaseModel):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from sightline.recipe.part import Fraction, Part, Positive, Tower
+from sightline.recipe.part import TOWERS, Above0, Fraction, Part, Positive, Tower
 
 
 class LearnPart(Part):
@@ -26,12 +26,30 @@ class LearnPart(Part):
 Learn = Literal["all", "none", "lora"] | LearnPart
 
 
+class LayerWarmup(Part):
+    """Layers warm up one after the other: each one's warm-up lasts `steps` longer than that of the layer before it."""
+
+    steps: Positive
+    first: Literal["top", "bottom"] = "top"  # which end of a tower is ready first
+
+
 class Schedule(Part):
     """Learning rate over a stage: linear warm-up (a fraction of the steps, or a count), then `kind`."""
 
     kind: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: Fraction | Positive = 0.03
     floor: Fraction = 0.0  # the last learning rate as a fraction of the peak
+    layers: LayerWarmup | None = None  # None: all layers of a tower warm up together
+
+
+class AdaptiveClip(Part):
+    """Adaptive clipping (Brock et al. 2021, arXiv 2102.06171): each unit's gradient against its own weights."""
+
+    adaptive: Above0  # lambda: a unit's gradient norm is at most so many times the norm of its weights
+    floor: Above0 = 1e-3  # epsilon: of weights with a smaller norm than this
+
+
+Clip = float | dict[Tower, float | None] | AdaptiveClip
 
 
 class Optimizer(Part):
@@ -46,7 +64,29 @@ class Optimizer(Part):
     weight_decay: float | dict[Tower, float] = 0.0
     no_decay: str | None = None  # regular expression, searched in the parameter's name within its tower
     layer_decay: Fraction = 1.0  # each block learns at this fraction of the rate of the block above it
-    clip: float | None = 1.0  # global gradient norm
+    clip: Clip | None = 1.0  # gradient norm: of all, of each tower by itself (null: not), or {adaptive: lambda}
+
+    @field_validator("clip", mode="before")
+    @classmethod
+    def _one_clip(cls, told: Any) -> Any:
+        if _is_clip(told):
+            return told
+        raise ValueError(
+            "give a number above 0 (norm of all gradients), {tower: number} (null: not clipped), {adaptive: number} "
+            f"(unit by unit), or null; got {told!r}"
+        )
+
+
+def _is_clip(told: Any) -> bool:
+    if not isinstance(told, dict):
+        return told is None or isinstance(told, AdaptiveClip) or _above_0(told)
+    if "adaptive" in told:
+        return told.keys() <= set(AdaptiveClip.model_fields) and all(map(_above_0, told.values()))
+    return bool(told) and told.keys() <= set(TOWERS) and all(v is None or _above_0(v) for v in told.values())
+
+
+def _above_0(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 PairLoss = Literal["itc", "sigmoid", "itm", "itg", "mlm"]
@@ -93,6 +133,7 @@ class Stage(Part):
     group_by_length: bool = False  # a step's sequences are of about one length: less padding
     schedule: Schedule = Schedule()
     optimizer: Optimizer = Optimizer()
+    dropout_warmup: Fraction | Positive = 0.0  # the connector's dropout rises from 0 over so many steps
     ema: Fraction | None = None  # decay of an exponential moving average of the weights
     gradient_checkpointing: bool = False
     cache_features: bool = False  # frozen vision towers only: each image is encoded once for the whole stage
@@ -110,6 +151,11 @@ class Stage(Part):
         learning = [tower for tower, rule in self.learn.items() if rule != "none"]
         if isinstance(self.lr, dict) and (missing := [t for t in learning if t not in self.lr]):
             raise ValueError(f"'lr' names no rate for {', '.join(missing)}, which learns in this stage")
+        if isinstance(clip := self.optimizer.clip, dict) and set(clip) != set(learning):
+            told, learns = ", ".join(clip), ", ".join(learning)
+            raise ValueError(f"'optimizer.clip' must name the towers that learn ({learns}), and names {told}")
+        if self.dropout_warmup and "connector" not in learning:
+            raise ValueError("'dropout_warmup' is of the connector's dropout, and the connector does not learn")
         if self.cache_features and self.learn.get("vision", "none") != "none":
             raise ValueError("'cache_features' needs a frozen vision tower: set learn.vision to 'none'")
         if self.cache_features and self.flip:

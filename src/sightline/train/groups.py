@@ -1,9 +1,9 @@
-"""Parameter groups: every tower at its own rate, lower blocks at lower ones, and no norm or bias decayed."""
+"""Parameter groups: every tower at its own rate, its layers at theirs, and no norm or bias decayed."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,14 @@ from sightline.recipe.schema import TOWERS, Optimizer, Stage, Tower
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What parameters of one group have in common. `scale`: their rate as a fraction of their tower's."""
+    """What parameters of one group have in common.
+
+    `scale`: their rate as a fraction of their tower's. `place`: how many layers of it warm up before theirs.
+    """
 
     tower: Tower
     scale: float
+    place: int
     decayed: bool
 
 
@@ -30,17 +34,23 @@ def build_optimizer(model: VLM, stage: Stage) -> torch.optim.Optimizer:
     1-D parameters (norm gains, biases) are not decayed, as in GPT-2's and CLIP's training.
 
     Raises:
-        UserError: `no_decay` matches nothing, or the optimizer's library is not installed.
+        UserError: `no_decay` matches nothing, layers are to warm up one by one and there are none, or the optimizer's
+            library is not installed.
     """
-    spec = stage.optimizer
+    spec, by_layer = stage.optimizer, stage.schedule.layers
     kinds: dict[Kind, list[Tensor]] = {}
     spared = 0
     for tower in TOWERS:
-        for name, parameter, scale in _scaled(model, tower, spec.layer_decay):
+        for name, parameter, below in _levels(model, tower, by_layer is not None or spec.layer_decay != 1.0):
             matched = bool(spec.no_decay and re.search(spec.no_decay, name))
             spared += matched
             decayed = parameter.ndim > 1 and not matched
-            kinds.setdefault(Kind(tower, scale, decayed), []).append(parameter)
+            place = 0 if by_layer is None else below.top - below.level if by_layer.first == "top" else below.level
+            kind = Kind(tower, spec.layer_decay ** (below.top - below.level), place, decayed)
+            kinds.setdefault(kind, []).append(parameter)
+    if by_layer is not None and not any(kind.place for kind in kinds):
+        where = f"stages.{stage.name}.schedule.layers"
+        raise UserError("no tower that learns has layers to warm up one by one", where=where, fix="leave it out")
     if spec.no_decay and not spared:
         where = f"stages.{stage.name}.optimizer.no_decay"
         raise UserError(f"'{spec.no_decay}' matches no parameter that learns", where=where)
@@ -58,24 +68,31 @@ def _group(stage: Stage, kind: Kind, parameters: list[Tensor]) -> dict[str, Any]
         "peak": rate,
         "weight_decay": decay if kind.decayed else 0.0,
         "tower": kind.tower,
+        "place": kind.place,
     }
 
 
-def _scaled(model: VLM, tower: Tower, decay: float) -> Iterator[tuple[str, nn.Parameter, float]]:
-    """Each parameter of `tower` that learns, and its rate as a fraction of the tower's.
+@dataclass(frozen=True, slots=True)
+class Level:
+    """How high a parameter stands in its tower: 0 below the first block, `top` above the last."""
 
-    As in timm: what stands above the blocks learns at the full rate, the last block at `decay` of it, each block below
-    at `decay` of the one above, and what stands below the first block at one `decay` less again.
-    """
-    blocks = model.blocks(tower) if decay != 1.0 else []
+    level: int
+    top: int
+
+
+def _levels(model: VLM, tower: Tower, wanted: bool) -> Iterator[tuple[str, nn.Parameter, Level]]:
+    """Each parameter of `tower` that learns, and where it stands, as in timm. Not `wanted`: all in one place."""
+    blocks = model.blocks(tower) if wanted else []
     height = {id(p): number for number, block in enumerate(blocks, 1) for p in block.parameters()}
+    height |= {id(p): 0 for module in model.inputs(tower) for p in module.parameters()}
+    top = len(blocks) + 1 if blocks else 0
     reached = 0
     for name, parameter in model.tower_parameters(tower):
         own = height.get(id(parameter))
         reached = max(reached, own or 0)
-        level = own if own is not None else len(blocks) + 1 if reached or not blocks else 0
+        level = own if own is not None else top if reached or not blocks else 0
         if parameter.requires_grad:
-            yield name, parameter, decay ** (len(blocks) + 1 - level)
+            yield name, parameter, Level(level, top)
 
 
 def _adamw(groups: list[dict[str, Any]], spec: Optimizer) -> torch.optim.Optimizer:
@@ -114,10 +131,11 @@ def _library() -> Any:
 _MAKERS = {"adamw": _adamw, "lamb": _lamb, "lion": _lion}
 
 
-def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's rate to `factor` times its peak."""
+def set_rates(optimizer: torch.optim.Optimizer, factor: float | Callable[[int], float]) -> None:
+    """Set every group's rate to `factor` times its peak; a function is given how many layers warm up before it."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
+        share = factor(group.get("place", 0)) if callable(factor) else factor
+        group["lr"] = group["peak"] * share
 
 
 def rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:

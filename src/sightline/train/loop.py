@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sightline.train.groups import parameters_by_tower, rates, set_rates
 from sightline.train.guarded import StageGuard
 from sightline.train.interrupt import Interrupts
 from sightline.train.measure import Pace, UpdateRatio, gradient_norms
-from sightline.train.schedule import factor
+from sightline.train.schedule import dropout_share, factor
 from sightline.train.stage import ReadyStage
 from sightline.train.step import StepResult, train_step
 from sightline.train.validate import validation_loss
@@ -52,7 +53,8 @@ def run_stage(stage: ReadyStage, position: Position, around: Surroundings, guard
     for batches in clock.waiting(steps(stage.batches, position.step, around.workers), "data"):
         logged = (position.step + 1) % around.log_every == 0 or position.step + 1 == stage.plan.total
         with clock.phase("step"):
-            set_rates(learner.optimizer, factor(spec.schedule, position.step, stage.plan.total))
+            set_rates(learner.optimizer, partial(factor, spec.schedule, position.step, stage.plan.total))
+            stage.dropouts.share(dropout_share(spec, position.step, stage.plan.total))
             ratio = UpdateRatio(towers) if logged else None
             learner.optimizer.zero_grad(set_to_none=True)
             stage.objective.before_step(position.step, stage.plan.total)
@@ -111,7 +113,7 @@ def _log(
         "tokens": result.tokens,
         **({"terms": dict(zip(result.terms, terms, strict=True))} if terms else {}),
         "lr": rates(learner.optimizer),
-        "grad_norm": gradient_norms(parameters_by_tower(learner.optimizer), grad_norm, stage.spec.optimizer.clip),
+        "grad_norm": _tower_norms(stage, result, grad_norm),
         "grad_norm_total": grad_norm,
         "update_ratio": ratio.after_step(),
         "loss_scale": precision.scaler.get_scale() if precision.name == "fp16" else None,
@@ -124,6 +126,15 @@ def _log(
         where = f"stages.{stage.spec.name} step {position.step}"
         raise UserError(f"the loss is no longer a number ({loss})", where=where, fix=fix)
     return position.advanced(window_loss=0.0, window_tokens=0)
+
+
+def _tower_norms(stage: ReadyStage, result: StepResult, total: float) -> dict[str, float]:
+    """Each tower's gradient norm before clipping: as clipping took it, else worked out from what it left."""
+    if result.tower_norms:
+        return {tower: float(norm) for tower, norm in result.tower_norms.items()}
+    clip = stage.spec.optimizer.clip
+    assert clip is None or isinstance(clip, float)
+    return gradient_norms(parameters_by_tower(stage.learner.optimizer), total, clip)
 
 
 def _validate(stage: ReadyStage, position: Position, around: Surroundings, guard: StageGuard) -> Position:

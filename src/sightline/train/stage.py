@@ -9,7 +9,10 @@ from torch import nn
 
 from sightline.data.dataset import Rows
 from sightline.data.row import Skipped
+from sightline.errors import UserError
 from sightline.models.build import Built
+from sightline.models.layers.dropout import Dropouts
+from sightline.models.vlm import VLM
 from sightline.recipe.schema import Recipe, Stage, Tower
 from sightline.train.cache import encode_all
 from sightline.train.checkpoint import Learner
@@ -32,6 +35,7 @@ class ReadyStage:
 
     Attributes:
         module: the model as the step calls it (wrapped where there are several ranks).
+        dropouts: the connector's, whose rates the loop sets before each step.
         batches: micro-batch by number. validation: held-out sequences, where the recipe names them.
         skipped: rows left out, each with its reason.
     """
@@ -44,6 +48,7 @@ class ReadyStage:
     module: nn.Module
     objective: Objective
     learner: Learner
+    dropouts: Dropouts
     batches: MicroBatches
     validation: Supply | None
     skipped: list[Skipped]
@@ -80,12 +85,21 @@ def make_ready(
         built=built,
         module=ranks.wrap(model) if objective.overlaps else model,
         objective=objective,
+        dropouts=_dropouts(model, spec),
         learner=Learner(model, optimizer, precision, Ema(model, spec.ema) if spec.ema else None),
         batches=MicroBatches(supplies, spec, plan, seed, ranks, features),
         validation=_validation(recipe, spec, built, rows, tell),
         skipped=skipped,
         ranks=ranks,
     )
+
+
+def _dropouts(model: VLM, spec: Stage) -> Dropouts:
+    found = Dropouts(nn.ModuleList(module for _, module in model.tower_modules("connector")))
+    if spec.dropout_warmup and not found:
+        where = f"stages.{spec.name}.dropout_warmup"
+        raise UserError("this connector drops nothing", where=where, fix="leave it out, or set connector.layers")
+    return found
 
 
 def _supplies(spec: Stage, built: Built, rows: dict[str, Rows], tell: Tell) -> tuple[dict[str, Supply], list[Skipped]]:

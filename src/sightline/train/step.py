@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from sightline.data.batch import Batch
 from sightline.errors import UserError
+from sightline.recipe.schema import Clip
+from sightline.train.clip import clip_gradients
 from sightline.train.objectives import NextToken, Objective, Term
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.precision import Precision
@@ -25,6 +27,7 @@ class StepResult:
         grad_norm: total gradient norm before clipping, 0-dim.
         stop: whether some rank was asked to stop.
         terms: this rank's share of each term's mean, where the loss has several.
+        tower_norms: each tower's gradient norm before clipping, where clipping had to take them.
     """
 
     loss_sum: Tensor
@@ -32,6 +35,7 @@ class StepResult:
     grad_norm: Tensor
     stop: bool
     terms: Mapping[Term, Tensor] = field(default_factory=dict)
+    tower_norms: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def train_step(
@@ -40,7 +44,7 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     precision: Precision,
     ranks: Ranks,
-    clip: float | None,
+    clip: Clip | None,
     stop: bool = False,
     objective: Objective | None = None,
 ) -> StepResult:
@@ -72,14 +76,15 @@ def train_step(
     if not objective.overlaps:
         ranks.average_gradients(parameters)
     precision.scaler.unscale_(optimizer)
-    grad_norm = nn.utils.clip_grad_norm_(parameters, clip if clip is not None else float("inf"))
+    norms = clip_gradients(optimizer, clip)
     precision.scaler.step(optimizer)
     precision.scaler.update()
     objective.after_step(model)
     tokens = int(next(iter(totals.values())))
     if len(losses) == 1:
         (name,) = losses
-        return StepResult(losses[name] * objective.weights[name], tokens, grad_norm, stops > 0)
+        loss = losses[name] * objective.weights[name]
+        return StepResult(loss, tokens, norms.total, stops > 0, tower_norms=norms.towers)
     whole = torch.stack([loss * shares[name] for name, loss in losses.items()]).sum()
     means = {name: loss / totals[name] if totals[name] else loss for name, loss in losses.items()}
-    return StepResult(whole * tokens, tokens, grad_norm, stops > 0, means)
+    return StepResult(whole * tokens, tokens, norms.total, stops > 0, means, norms.towers)

@@ -4,6 +4,9 @@ A connector file has two functions:
 
 - `tokens(count, spec) -> int`: language tokens made of `count` vision tokens;
 - `build(width_in, width_out, spec) -> nn.Module`: a module from (N, P, width_in) to (N, tokens(P), width_out).
+
+One that reads `connector.layers` and `connector.start` says so with `LAYERED = True`; its module may tell its layers
+(`blocks`) and what the first of them reads though it is registered behind them (`inputs`).
 """
 
 from __future__ import annotations
@@ -33,6 +36,10 @@ def _module(spec: ConnectorSpec) -> ModuleType:
             where=f"{WHERE}.kind",
             fix=f"set {WHERE}.kind to one of {', '.join(known())}",
         )
+    return _by_name(kind)
+
+
+def _by_name(kind: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{kind.replace('-', '_')}")
 
 
@@ -45,4 +52,10 @@ def build_connector(width_in: int, width_out: int, spec: ConnectorSpec) -> nn.Mo
     """The connector that `spec` names, from vision width to language width. Raises UserError for an unknown kind."""
     if width_in < 1 or width_out < 1:
         raise UserError(f"a connector cannot join widths {width_in} and {width_out}", where=WHERE)
-    return _module(spec).build(width_in, width_out, spec)
+    module = _module(spec)
+    for key, told in (("layers", spec.layers), ("start", spec.start)):
+        if told != type(told)() and not getattr(module, "LAYERED", False):
+            kinds = ", ".join(kind for kind in known() if getattr(_by_name(kind), "LAYERED", False))
+            what = f"a {spec.kind} has no cross-attention for '{key}' to change"
+            raise UserError(what, where=f"{WHERE}.{key}", fix=f"leave it out, or choose one of {kinds}")
+    return module.build(width_in, width_out, spec)

@@ -15,10 +15,24 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from sightline.models.connectors.perceiver import LATENTS, Attention, Resampler, feed_forward, shape
-from sightline.recipe.schema import ConnectorSpec
+from sightline.errors import UserError
+from sightline.models.connectors.perceiver import (
+    LATENTS,
+    PLAIN,
+    WHERE,
+    Attention,
+    Resampler,
+    feed_forward,
+    no_copy,
+    shape,
+)
+from sightline.models.layers.dropout import DropPath, at_depth
+from sightline.models.layers.norm import make_norm
+from sightline.models.layers.start import start_maps
+from sightline.recipe.schema import ConnectorSpec, Layers
 
 EVERY = 4  # blocks; OpenFlamingo's 9B model
+LAYERED = True  # `connector.layers` and `connector.start` are read
 
 
 def tokens(count: int, spec: ConnectorSpec) -> int:
@@ -27,18 +41,31 @@ def tokens(count: int, spec: ConnectorSpec) -> int:
 
 
 def build(width_in: int, width_out: int, spec: ConnectorSpec) -> nn.Module:
-    """The resampler; `reach` adds the layers once the language tower's depth is known."""
+    """The resampler; `reach` adds the layers once the language tower's depth is known.
+
+    Raises:
+        UserError: switches under which the layers would not begin by adding nothing, or would never add anything.
+    """
+    no_copy(spec)
+    if spec.layers.place == "post":
+        what = "norms behind the sums would change what the language tower says before anything is learned"
+        raise UserError(what, where=f"{WHERE}.layers.place", fix="leave it out: gated layers have them before")
+    if spec.start.residual is not None:
+        what = "gates at 0 in front of maps at 0 would pass no gradient to each other, ever"
+        raise UserError(what, where=f"{WHERE}.start.residual", fix="leave it out: gates at 0 do the same")
     return GatedCrossAttention(width_in, width_out, spec)
 
 
 class GatedLayer(nn.Module):
     """Adds what the text sees of its image to the hidden states."""
 
-    def __init__(self, width: int, width_seen: int, heads: int, head_width: int) -> None:
+    def __init__(
+        self, width: int, width_seen: int, heads: int, head_width: int, *, layers: Layers = PLAIN, path: float = 0.0
+    ) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.attention = Attention(width, width_seen, heads, head_width)
-        self.mlp = feed_forward(width)
+        self.norm: nn.LayerNorm | nn.RMSNorm = make_norm(layers.norm, width)
+        self.attention = Attention(width, width_seen, heads, head_width, layers=layers)
+        self.mlp, self.path = feed_forward(width, layers), DropPath(path)
         self.attention_gate, self.mlp_gate = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
 
     def forward(
@@ -46,10 +73,10 @@ class GatedLayer(nn.Module):
     ) -> Float[Tensor, "B T H"]:
         dtype = hidden.dtype
         looked = self.attention(self.norm(hidden.to(self.norm.weight.dtype)), seen, sight)
-        hidden = hidden + (self.attention_gate.tanh() * looked).to(dtype)
+        hidden = hidden + self.path((self.attention_gate.tanh() * looked).to(dtype))
         # Where there is no image yet nothing may change, the MLP's share included.
         thought = self.mlp(hidden.to(self.norm.weight.dtype)) * sight.any(-1).transpose(1, 2)
-        return hidden + (self.mlp_gate.tanh() * thought).to(dtype)
+        return hidden + self.path((self.mlp_gate.tanh() * thought).to(dtype))
 
 
 class GatedCrossAttention(nn.Module):
@@ -60,14 +87,24 @@ class GatedCrossAttention(nn.Module):
         told = shape(spec, every=EVERY)
         self.every, self._width = told.pop("every"), width_out
         self._heads = {name: told[name] for name in ("heads", "head_width")}
-        self.resampler = Resampler(width_in, spec.queries or LATENTS, **told)
+        self._layers, self._start = spec.layers, spec.start
+        self.resampler = Resampler(width_in, spec.queries or LATENTS, **told, layers=spec.layers, start=spec.start)
         self.layers = nn.ModuleList()
 
     def reach(self, depth: int) -> None:
         """Make a layer before each `every`-th of `depth` blocks: before the first, and so on."""
         width_seen = self.resampler.latents.shape[1]
         count = -(-depth // self.every)
-        self.layers = nn.ModuleList(GatedLayer(self._width, width_seen, **self._heads) for _ in range(count))
+        paths = [at_depth(self._layers.path_dropout, number, count) for number in range(count)]
+        self.layers = nn.ModuleList(
+            GatedLayer(self._width, width_seen, **self._heads, layers=self._layers, path=path) for path in paths
+        )
+        start_maps(self.layers, (), self._start)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The gated layers, first to last."""
+        return list(self.layers)
 
     def forward(self, features: Float[Tensor, "N P D"]) -> Float[Tensor, "N Q D"]:
         return self.resampler(features)

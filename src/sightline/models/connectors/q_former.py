@@ -1,8 +1,9 @@
 """Q-Former: learned queries look at an image's features and become its tokens (BLIP-2, arXiv 2301.12597, section 3).
 
 The body is transformers' `Blip2QFormerModel`: a BERT whose queries cross-attend to the image in every second layer and
-share its self-attention with a text. Before it feeds a language tower it learns to compare, match and write (section
-3.2), and for that it has word embeddings and three heads; what a stage's objective does not reach stays frozen.
+share its self-attention with a text. (Where the recipe's `connector.layers` asks for what that has not, it is the
+house's `FormerBody`.) Before it feeds a language tower it learns to compare, match and write (section 3.2), and for
+that it has word embeddings and three heads; what a stage's objective does not reach stays frozen.
 
 Which tokens see which, by objective (figure 2): compared, queries and text do not see each other; matched, all see all;
 written, queries see queries, and a word sees all queries and the words before it.
@@ -25,8 +26,10 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerModel, Blip2T
 
 from sightline.data.batch import Batch
 from sightline.errors import UserError
+from sightline.models.layers.former import FormerBody
+from sightline.models.layers.start import start_maps
 from sightline.models.temperature import Temperature
-from sightline.recipe.schema import ConnectorSpec
+from sightline.recipe.schema import ConnectorSpec, Layers
 
 QUERIES = 32
 VOCABULARY = 30_522 + 1  # BERT's words and [DEC], the token that a written text begins with; it is always the last
@@ -34,6 +37,8 @@ QUERY_STD = 0.02  # LAVIS' released code
 WHERE = "model.compose.connector"
 TEXT_ONLY = (".intermediate.", ".output.dense", ".output.LayerNorm")  # inside a layer, but not inside its attention
 QUERY_ONLY = (".crossattention.", ".intermediate_query.", ".output_query.")
+BODY = ("body.encoder.", "body.layernorm", "body.final_norm")
+LAYERED = True  # `connector.layers` and `connector.start` are read
 
 
 def tokens(count: int, spec: ConnectorSpec) -> int:
@@ -57,8 +62,10 @@ class QFormer(nn.Module):
         width = config.hidden_size
         self.count = spec.queries or QUERIES
         self.norm = nn.LayerNorm(width_in)  # BLIP-2 puts one on the frozen tower's features
-        self.queries = nn.Parameter(torch.empty(1, self.count, width).normal_(std=QUERY_STD))
-        self.body, self.words = Blip2QFormerModel(config), Blip2TextEmbeddings(config)
+        self.layers, self.start = spec.layers, spec.start
+        self.queries = nn.Parameter(torch.empty(1, self.count, width).normal_(std=spec.start.queries or QUERY_STD))
+        self.body: Any = FormerBody(config, spec.layers) if own_layers(spec.layers) else Blip2QFormerModel(config)
+        self.words = Blip2TextEmbeddings(config)
         nn.init.normal_(self.words.word_embeddings.weight, std=config.initializer_range)
         nn.init.normal_(self.words.position_embeddings.weight, std=config.initializer_range)
         self.image_projection, self.text_projection = nn.Linear(width, spec.embed), nn.Linear(width, spec.embed)
@@ -66,25 +73,54 @@ class QFormer(nn.Module):
         self.writer = Writer(width, config.vocab_size, config.layer_norm_eps)
         self.temperature = Temperature(1 / 0.07)
         self.to_language = nn.Linear(width, width_out)
-        self._copy_text_layers()
+        ends = (part for name, part in self.body.named_modules() if ".output" in name and name.endswith(".dense"))
+        start_maps(self.body, ends, spec.start)
+        self.copy_layers()
 
     @property
     def write_id(self) -> int:
         """The token [DEC], which stands at the start of a text that is to be written."""
         return self.words.word_embeddings.num_embeddings - 1
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Its layers, first to last."""
+        return list(self.body.encoder.layer)
+
+    @property
+    def inputs(self) -> list[nn.Module]:
+        """What the first layer reads and that is registered behind the layers."""
+        return [self.words]
+
     @torch.no_grad()
-    def _copy_text_layers(self) -> None:
-        """The queries' feed-forward layers start as the text's (LAVIS' `init_from_text`)."""
+    def copy_layers(self) -> None:
+        """The queries' feed-forward layers start as the text's (LAVIS' `init_from_text`), as the recipe asks others.
+
+        Raises:
+            UserError: a copy of self-attention that cannot look at features of another width.
+        """
         for layer in self.body.encoder.layer:
             layer.intermediate_query.load_state_dict(layer.intermediate.state_dict())
             layer.output_query.load_state_dict(layer.output.state_dict())
+            if self.start.cross == "self" and layer.has_cross_attention:
+                self._copy_attention(layer)
+
+    def _copy_attention(self, layer: Any) -> None:
+        own, other = layer.crossattention, layer.attention
+        if own.attention.key.weight.shape != other.attention.key.weight.shape:
+            wide, seen = other.attention.key.in_features, own.attention.key.in_features
+            what = f"self-attention over a width of {wide} cannot be copied to look at features of width {seen}"
+            raise UserError(what, where=f"{WHERE}.start.cross", fix="leave it out, or make the widths equal")
+        own.attention.load_state_dict(other.attention.state_dict())
+        own.output.LayerNorm.load_state_dict(other.output.LayerNorm.state_dict())
+        if self.start.residual != "zero":
+            own.output.dense.load_state_dict(other.output.dense.state_dict())
 
     def idle(self, objective: str | Mapping[Any, float]) -> set[str]:
         """Names of the parameters that an objective does not reach."""
         names = {name for name, _ in self.named_parameters()}
         if objective == "next-token":
-            inside = {name for name in names if name.startswith(("body.encoder.", "body.layernorm"))}
+            inside = {name for name in names if name.startswith(BODY)}
             text = {name for name in inside if ".attention." not in name and "crossattention" not in name}
             text = {name for name in text if any(part in f".{name}" for part in TEXT_ONLY)}
             return names - inside - {"queries", "norm.weight", "norm.bias"} - _under(names, "to_language") | text
@@ -168,9 +204,16 @@ class Writer(nn.Module):
         return F.linear(self.norm(F.gelu(self.dense(hidden))), words, self.bias)
 
 
+def own_layers(layers: Layers) -> bool:
+    """Whether they are others than transformers has: its norms are LayerNorms behind each sum."""
+    return layers.place == "pre" or layers.norm != "layernorm" or layers.qk_norm or layers.path_dropout > 0
+
+
 def qformer_config(width_in: int, spec: ConnectorSpec) -> Blip2QFormerConfig:
     """The body's configuration: BERT-base, but for what the recipe says."""
     fields: dict[str, Any] = {"vocab_size": VOCABULARY} | (spec.config or {})
+    if spec.layers.attention_dropout is not None:
+        fields["attention_probs_dropout_prob"] = spec.layers.attention_dropout
     try:
         config = Blip2QFormerConfig(**fields, encoder_hidden_size=width_in, use_qformer_text_input=True)
     except (TypeError, ValueError) as error:
