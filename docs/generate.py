@@ -64,8 +64,9 @@ def checks_page() -> str:
 def hosts_page() -> str:
     """Which fault is found in which library's training loop.
 
-    A script in tests/hosts/<host>/ that is marked ``@plants("T4")`` has T4's fault where a flag says so. In a
-    door's module, ``BLIND`` tells which evidence (or check, by its code) its host does not show, and why.
+    A script in tests/hosts/<host>/ that is marked ``@plants("T4")`` has T4's fault where a flag says so; one in
+    tests/hosts/shared/ names the hosts that it is handed to. In a door's module, ``BLIND`` tells which evidence (or
+    check, by its code) its host does not show, and why.
     """
     lines = [
         *_head("The hosts", "the faults planted in `tests/hosts` and from the doors in `src/sightline/attach`"),
@@ -118,13 +119,18 @@ def planted(host: str) -> set[str]:
     """Codes of the faults that scripts of this host plant. In a PyTorch loop every check has its own specimen."""
     if host == "torch_loop":
         return {page.code for page in catalogue.pages()}
-    marks = set()
-    for file in sorted((ROOT / "tests" / "hosts" / host).glob("test_*.py")):
+    own = {code for code, _ in _marks(host, "test_*.py")}
+    return own | {code for code, hosts in _marks("shared", "*.py") if host in hosts}
+
+
+def _marks(folder: str, files: str) -> Iterator[tuple[str, list[str]]]:
+    """Code and hosts of each ``@plants(code, *hosts)`` in a folder of tests/hosts."""
+    for file in sorted((ROOT / "tests" / "hosts" / folder).glob(files)):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             for mark in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
                 if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "plants":
-                    marks.add(ast.literal_eval(mark.args[0]))
-    return marks
+                    code, *hosts = (ast.literal_eval(argument) for argument in mark.args)
+                    yield code, hosts
 
 
 def blind(host: str) -> dict[str, str]:

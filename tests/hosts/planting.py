@@ -11,11 +11,14 @@ import torch
 Script = Callable[..., torch.nn.Module]
 
 
-def plants(code: str) -> Callable[[Script], Script]:
-    """Marks a script with the check that must find its fault; docs/generate.py reads the marks for its table."""
+def plants(code: str, *hosts: str, unsure: bool = False) -> Callable[[Script], Script]:
+    """Marks a script with the check that must find its fault; docs/generate.py reads the marks for its table.
+
+    `hosts`: where a fault of tests/hosts/shared is planted. `unsure`: in the clean twin the check has nothing to judge.
+    """
 
     def mark(script: Script) -> Script:
-        script.plants = code  # type: ignore[attr-defined]
+        script.plants, script.hosts, script.unsure = code, hosts, unsure  # type: ignore[attr-defined]
         return script
 
     return mark

@@ -12,6 +12,8 @@ IMAGE, WORDS = 2, 24
 class Sees(nn.Module):
     """Four picture tokens, then text. Faults: a tower under no_grad, pictures that reach nobody, a stray factor."""
 
+    image_token_id: int
+
     def __init__(self, *, no_grad: bool = False, deaf: bool = False, factor: float = 1.0) -> None:
         super().__init__()
         torch.manual_seed(3)
@@ -81,6 +83,14 @@ def planted(code: str, faulty: bool) -> tuple[Sees, torch.optim.Optimizer]:
         for part in (model.eyes, model.bridge) if faulty else ():
             part.requires_grad_(False)
         return model, optimizer_of(model, 1e-2)
+    if code == "X2":
+        model = Sees()
+        nn.init.normal_(model.bridge.weight, std=1e5 if faulty else 0.1)
+        return model, optimizer_of(model, 1e-3)
+    if code == "X4":
+        model = Sees()
+        model.image_token_id = IMAGE
+        return model, optimizer_of(model, 1e-3)
     assert code == "P5"
     model = Sees(factor=1e-5 if faulty else 1.0)
     return model, optimizer_of(model, 1e-3)

@@ -21,9 +21,9 @@ from sightline.attach.torch_loop import Attachment
 from sightline.attach.torch_loop import attach as attach_loop
 from sightline.errors import UserError
 
+REDUCED = {"fp16": "float16", "bf16": "bfloat16"}
 BLIND = {  # evidence, or a check's code -> why a loop with accelerate does not show it
     "MetricsHistory": "it is told by `guard.log(...)`",
-    "L9": "it is told by `guard.log(...)` and `guard.reference(model)`",
     "L8": "it does not say what its rows are for",
     "I3": "a prepared loader sets the epoch of its sampler itself",
 }
@@ -55,4 +55,7 @@ def attach(
     inner = accelerator.unwrap_model(model, keep_fp32_wrapper=True, keep_torch_compile=True)
     stepped = getattr(optimizer, "optimizer", optimizer)  # the wrapper steps the one inside
     facts = {"accumulation": accelerator.gradient_accumulation_steps, **options}
-    return attach_loop(inner, stepped, dataloader, **facts)
+    guard = attach_loop(inner, stepped, dataloader, **facts)
+    if (dtype := REDUCED.get(accelerator.mixed_precision)) is not None:  # `prepare` puts autocast inside of forward
+        guard.autocast(accelerator.device.type, dtype)
+    return guard

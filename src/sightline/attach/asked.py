@@ -37,6 +37,10 @@ class Asked:
         """Say how many optimizer steps the run will take, so that its schedule can be compared with that."""
         self._recorder.onlookers.planned(steps)
 
+    def autocast(self, device: str, dtype: str) -> None:
+        """Say that the host runs the model under autocast, where hooks of the model are called outside of it."""
+        self._recorder.onlookers.autocast(device, dtype)
+
     def overfit(self, batch: Any, loss_of: Callable[[nn.Module, Any], Tensor] | None = None) -> None:
         """Train a copy of the model on one batch alone: at most 5 seconds; the model itself stays as it is.
 

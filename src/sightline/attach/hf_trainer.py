@@ -29,7 +29,6 @@ from sightline.guard.report import as_lines
 EVALUATION = "eval_"  # how the Trainer marks what it logs in an evaluation
 BLIND = {  # evidence, or a check's code -> why the Trainer does not show it
     "T2": "the trainer clears the gradients itself after each step",
-    "L9": "it has no reference model: that is TRL's",
     "I3": "the trainer sets the epoch of its samplers itself",
     "P3": "the trainer unscales the gradients itself before it clips them",
 }
@@ -79,6 +78,8 @@ class GuardCallback(TrainerCallback):
         inner = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper steps the one inside
         self.guard = attach(given["model"], inner, **{**known, **self._options})
         self.guard.planned(state.max_steps)
+        if args.bf16 or args.fp16:  # accelerate puts autocast inside of the model's forward
+            self.guard.autocast(args.device.type, "bfloat16" if args.bf16 else "float16")
         self._show_data(args, given)
         if args.push_to_hub:
             self.guard.show(access_seen(push=args.hub_model_id or "", token=args.hub_token is not None))

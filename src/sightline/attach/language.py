@@ -77,8 +77,10 @@ class Language:
             offer(seen)
 
     def _reach(self, call: Call, step: int, offer: Offer) -> None:
-        if (seen := context(call.model, step)) is not None:
-            offer(seen)
+        for part in (call.model, *call.model.children()):  # a host's own module may hold the model
+            if (seen := context(part, step)) is not None:
+                offer(seen)
+                return
 
 
 def generators(model: nn.Module) -> Sequence[nn.Module]:

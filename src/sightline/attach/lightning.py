@@ -34,8 +34,8 @@ from sightline.guard.check import Finding
 from sightline.guard.probes.call import Call, differentiable
 
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")  # one library under two names, with a Callback class each
+REDUCED = {"16-mixed": "float16", "bf16-mixed": "bfloat16"}
 BLIND = {  # evidence, or a check's code -> why Lightning does not show it
-    "ReferenceSeen": "it is told by `callback.guard.reference(model)`",
     "L8": "it does not say what its rows are for",
 }
 LARGEST = 2**30  # bytes of a checkpoint that is read back: seconds from a disk
@@ -135,6 +135,8 @@ class GuardCallback(*_bases()):  # type: ignore[misc]
         self.guard = attach(pl_module, optimizer, heard=False, **facts)
         if 0 < (planned := trainer.estimated_stepping_batches) < math.inf:
             self.guard.planned(int(planned))
+        if (dtype := REDUCED.get(str(trainer.precision))) is not None:  # off again when the loss is differentiated
+            self.guard.autocast(trainer.strategy.root_device.type, dtype)
         self._calls = Calls(self.guard._recorder)
         hooks = Hook(self._calls.entered), Hook(self._calls.left)
         self._handles = [h for module in (pl_module, *_networks(pl_module)) for h in listening(module, *hooks)]
@@ -165,8 +167,8 @@ class GuardCallback(*_bases()):  # type: ignore[misc]
             step.hear(Loss.of(loss), told=True, times=times)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """All gradients are there, and the update comes next."""
-        if self.guard is not None:
+        """All gradients are there, and the update comes next. A loss scale may skip it, and steps without a closure."""
+        if self.guard is not None and getattr(trainer.precision_plugin, "scaler", None) is None:
             self.guard._recorder.gradients_ready(optimizer)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

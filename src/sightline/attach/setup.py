@@ -71,9 +71,9 @@ def image_token_of(model: nn.Module, facts: Facts) -> int | None:
     """The image placeholder's token id: told at the door, else said by the model or its config."""
     if facts.image_token_id is not None:
         return facts.image_token_id
-    found = (
-        getattr(said, name, None) for said in (model, getattr(model, "config", None)) for name in IMAGE_TOKEN_FIELDS
-    )
+    parts = (model, *model.children())  # a host's own module may hold the model
+    told = (said for part in parts for said in (part, getattr(part, "config", None)))
+    found = (getattr(said, name, None) for said in told for name in IMAGE_TOKEN_FIELDS)
     return next((int(i) for i in found if isinstance(i, int)), None)
 
 

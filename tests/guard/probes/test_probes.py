@@ -15,6 +15,8 @@ from sightline.guard.probes.call import Call
 from sightline.guard.probes.image_pairs import image_pairs
 from sightline.guard.probes.leak import documents_of, leak
 from sightline.guard.probes.non_finite import first_non_finite
+from sightline.guard.probes.overfit import overfit
+from sightline.guard.probes.reference import Reference
 from sightline.guard.probes.round_trip import round_trip
 from sightline.guard.probes.twice import difference
 
@@ -130,6 +132,26 @@ def test_round_trip_names_what_differs() -> None:
     seen = round_trip(model, saved, Path("x"), 1)
     assert seen.unexpected == ("more",) and set(seen.changed) >= {"0.bias"} and set(seen.dtypes) == {"1.bias"}
     assert seen.dtypes["1.bias"] == ("float32", "float16")
+
+
+def test_a_reference_that_is_called_otherwise_is_not_called() -> None:
+    policy = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9))
+    batch = Call(policy, (), {"input_ids": torch.tensor([[1, 2, 3]]), "rejected": torch.tensor([[1, 2, 4]])})
+    seen = Reference(policy, policy[0], synced=False).look(batch, 0)
+    assert seen is not None
+    assert (seen.shared, seen.difference) == (72, None)
+
+
+def test_one_batch_is_learnt_though_forward_is_the_models_own_no_more() -> None:
+    """As accelerate's autocast and TRL's fused head do: a copied model would run the first one's weights."""
+    model = nn.Linear(4, 4)
+    plain, before = model.forward, model.weight.detach().clone()
+    model.forward = lambda x: plain(x)
+    inputs, labels = torch.eye(4), torch.tensor([2, 0, 3, 1])
+    seen = overfit(Call(model, (inputs,)), 0, lambda one: cross_entropy(one(inputs), labels))
+    assert seen is not None
+    assert min(loss for _, loss in seen.rates) < 0.5 * seen.first
+    assert torch.equal(model.weight, before)
 
 
 def test_a_call_is_changed_without_touching_the_hosts_batch() -> None:

@@ -91,6 +91,11 @@ class Onlookers:
         for onlooker in self.all:
             onlooker.planned(steps)
 
+    def autocast(self, device: str, dtype: str) -> None:
+        """The host says that it runs the model under autocast for `device` to `dtype`."""
+        for onlooker in self.all:
+            onlooker.autocast(device, dtype)
+
     def close(self, *, broken: bool) -> None:
         """The run is over, `broken` by an error or not."""
         for onlooker in self.all:

@@ -29,13 +29,18 @@ class Casts(Onlooker):
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)
         self._looks = LOOKS
+        self._told: tuple[str, str] | None = None
+
+    def autocast(self, device: str, dtype: str) -> None:
+        """The host says that it turns autocast on around the model's forward, where no hook is inside of it."""
+        self._told = (device, dtype)
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """The hook runs where the host called the model, so inside its autocast."""
         if not training or not measured or not self._looks:
             return
         outputs = differentiable(output)
-        asked = _asked(outputs[0].device.type) if outputs else None
+        asked = (_asked(outputs[0].device.type) or self._told) if outputs else None
         if asked is None:
             return
         self._looks -= 1

@@ -73,6 +73,9 @@ class Onlooker:
     def planned(self, steps: int) -> None:
         """The host said how many steps there will be."""
 
+    def autocast(self, device: str, dtype: str) -> None:
+        """The host said that it runs the model under autocast."""
+
     def close(self, *, broken: bool) -> None:
         """The run is over."""
 

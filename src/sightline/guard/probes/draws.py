@@ -53,9 +53,10 @@ def draws(loader: DataLoader[Any], step: int) -> DrawsSeen | None:
 
 def seconds_a_batch(loader: DataLoader[Any]) -> float | None:
     """How long one worker needs to make a batch, by a forked worker of a copy; None where that cannot be tried."""
-    if not _can_be_copied(loader, least=0) or not loader.batch_size:
+    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)  # accelerate's has only the second
+    if not _can_be_copied(loader, least=0) or not size:
         return None
-    size, count = loader.batch_size, len(loader.dataset)  # type: ignore[arg-type]
+    count = len(loader.dataset)  # type: ignore[arg-type]
     order = [[(b * size + i) % count for i in range(size)] for b in range(3)]
     copy = Copy(
         loader.dataset,

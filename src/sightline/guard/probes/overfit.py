@@ -1,14 +1,13 @@
-"""Can the model learn one batch by heart? A copy of it tries."""
+"""Can the model learn one batch by heart? Copies of its weights try."""
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from sightline.guard.evidence import IGNORE, OverfitSeen
@@ -23,23 +22,41 @@ ENOUGH = 0.1  # of the first loss: nothing more to prove
 LossOf = Callable[[nn.Module], Tensor]
 
 
-def overfit(call: Call, step: int, loss_of: LossOf | None = None) -> OverfitSeen | None:
-    """Train a copy of `call`'s model on `call` alone, without dropout, and tell how far its loss came down.
+class _Try(nn.Module):
+    """The loss of a call. Run with other weights, so that it learns without the model: a copied module may run the
+    weights of the one it was copied from, where a host has put a function of its own in place of `forward`."""
 
-    `loss_of` gives the loss of a model, where the model does not return it. The copy's own parameters with
-    requires_grad learn, by Adam. None where there is no loss to lower.
+    def __init__(self, call: Call, loss_of: LossOf | None) -> None:
+        super().__init__()
+        self.model, self._call, self._loss_of = call.model, call, loss_of
+
+    def forward(self) -> Tensor | None:
+        return _loss(self._call, self._loss_of)
+
+    def weights(self) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Copies of all parameters and buffers by name, and those of them that learn."""
+        held = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in self.named_parameters()}
+        buffers = {n: b.detach().clone() for n, b in self.named_buffers()}
+        return {**held, **buffers}, [p for p in held.values() if p.requires_grad]
+
+
+def overfit(call: Call, step: int, loss_of: LossOf | None = None) -> OverfitSeen | None:
+    """Train a copy of the weights of `call`'s model on `call` alone, without dropout: how far does its loss come down?
+
+    `loss_of` gives the loss of a model, where the model does not return it. The parameters with requires_grad learn, by
+    Adam. None where there is no loss to lower.
     """
     first, reached, taken, until = None, [], 0, time.monotonic() + SECONDS
     with untouched(call.model), torch.enable_grad():
+        attempt = _Try(call, loss_of)
         for rate in RATES:
-            model = copy.deepcopy(call.model)
-            learning = [p for p in model.parameters() if p.requires_grad]
+            _settle(call.model)
+            weights, learning = attempt.weights()
             if not learning:
                 return None
-            _settle(model)
             optimizer, least = torch.optim.Adam(learning, lr=rate), float("inf")
             for number in range(STEPS + 1):
-                loss = _loss(replace(call, model=model), loss_of)
+                loss = functional_call(attempt, weights, ())
                 if loss is None or not loss.requires_grad:
                     return None
                 value = float(loss.detach())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,8 @@ class Reference:
             given = Call(self._model, tuple(_own(argument) for argument in call.args), kwargs)
             if given.tensor("input_ids") is None or not given.repeatable:
                 return None
+            if not _takes(given):
+                return self._seen(step, None)
             self._given = given
             self._since = step
             if (first := self._said()) is not None and (again := self._said()) is not None:
@@ -55,6 +58,15 @@ class Reference:
             return None
         spoken = logits[:, :-1].float().log_softmax(dim=-1)
         return spoken.gather(-1, ids[:, 1:, None]).squeeze(-1)
+
+
+def _takes(call: Call) -> bool:
+    """Whether the reference may be called so: the policy may stand inside the module that is watched."""
+    try:
+        inspect.signature(call.model.forward).bind(*call.args, **call.kwargs)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _own(value: Any) -> Any:

@@ -45,10 +45,11 @@ def find(data: DataSeen) -> Verdict:
         return finding
     if not data.rows:
         return CannotTell("rows of the data set")
-    pairs = [row for row in data.rows if "chosen" in row and "rejected" in row]
-    answered = [row for row in data.rows if any(name in row for name in ANSWERS)]
-    talks = [row for row in data.rows if turns(row)]
-    told = [*data.texts, *(row["text"] for row in data.rows if isinstance(row.get("text"), str))]
+    rows = [{name: value for name, value in row.items() if _readable(value)} for row in data.rows]
+    pairs = [row for row in rows if "chosen" in row and "rejected" in row]
+    answered = [row for row in rows if any(name in row for name in ANSWERS)]
+    talks = [row for row in rows if turns(row)]
+    told = [*data.texts, *(row["text"] for row in rows if isinstance(row.get("text"), str))]
     if not (pairs or answered or talks or told):
         return CannotTell("answers, conversations or text in the rows")
     return (
@@ -57,6 +58,11 @@ def find(data: DataSeen) -> Verdict:
         or _most(answered, _prompt_again, "the answer begins with the prompt", "the prompt in its own column only")
         or _template(data, talks, told)
     )
+
+
+def _readable(value: Any) -> bool:
+    """No tensor or array: those are token ids, whatever their column is called."""
+    return isinstance(value, str) or not hasattr(value, "shape")
 
 
 def _columns(data: DataSeen) -> Finding | None:

@@ -1,0 +1,93 @@
+"""Faults of language models and their rows of token ids, whoever trains them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from transformers import DataCollatorForLanguageModeling
+
+from tests.hosts import small
+from tests.hosts.planting import plants
+from tests.hosts.task import Rows, Task
+
+
+def tokenized(count: int = 48) -> Rows:
+    """Rows of ids that end in EOS, and their masks."""
+    tok = small.tokenizer()
+    return [dict(tok(f"{text} <eos>", return_token_type_ids=False)) for text in small.sentences(count)]
+
+
+def usual_collator() -> Any:
+    return DataCollatorForLanguageModeling(small.tokenizer(), mlm=False)
+
+
+@plants("L2", "lightning")
+def labels_are_a_copy_of_the_ids(faulty: bool) -> Task:
+    tok = small.tokenizer()
+
+    def collate(rows: Rows) -> Any:
+        batch = tok.pad(rows, return_tensors="pt")
+        labels = batch["input_ids"].clone()
+        return {**batch, "labels": labels if faulty else labels.masked_fill(batch["attention_mask"] == 0, -100)}
+
+    return Task(small.language_model(), tokenized(), collate, steps=8, tokenizer=tok)
+
+
+@plants("L3", "trl", "lightning", "accelerate")
+def eos_is_the_pad_token(faulty: bool) -> Task:
+    tok = small.tokenizer()
+    if faulty:
+        tok.pad_token = tok.eos_token
+    return Task(
+        small.language_model(), tokenized(), DataCollatorForLanguageModeling(tok, mlm=False), steps=8, tokenizer=tok
+    )
+
+
+@plants("L4", "trl", "lightning", "accelerate")
+def packed_rows_with_a_mask_of_ones(faulty: bool) -> Task:
+    flatten = transformers.DataCollatorWithFlattening(return_tensors="pt")
+
+    def collate(rows: Rows) -> Any:
+        batch = flatten([{"input_ids": row["input_ids"]} for row in rows])
+        if faulty:
+            batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+        return dict(batch)
+
+    model = small.language_model(attn_implementation="sdpa", use_cache=False)
+    return Task(model, tokenized(), collate, steps=8, tokenizer=small.tokenizer())
+
+
+@plants("L5", "trl", "lightning", "accelerate")
+def rows_beyond_the_positions_of_the_model(faulty: bool) -> Task:
+    length = 24 if faulty else 16
+
+    def collate(rows: Rows) -> Any:
+        ids = torch.tensor([token for row in rows for token in row["input_ids"]][:length])[None]
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
+
+    model = small.language_model(max_position_embeddings=16)
+    return Task(model, tokenized(), collate, steps=8, tokenizer=small.tokenizer())
+
+
+@plants("L6", "hf_trainer", "lightning", "accelerate")
+def a_rate_a_thousand_times_too_high(faulty: bool) -> Task:
+    model = small.language_model()
+    return Task(model, tokenized(), usual_collator(), rate=3.0 if faulty else 1e-3, steps=24)
+
+
+@plants("L1", "lightning", "accelerate")
+def samples_from_prompts_padded_at_the_right(faulty: bool) -> Task:
+    model, tok = small.language_model(initializer_range=0.5), small.tokenizer(side="right" if faulty else "left")
+
+    def sample(step: int) -> None:
+        if step == 4:
+            prompts = tok(["the cat", "a dog sat on the mat under", "no"], padding=True, return_tensors="pt")
+            prompts.pop("token_type_ids", None)
+            model.eval()
+            with torch.no_grad():
+                model.generate(**prompts, max_new_tokens=4, do_sample=False)
+            model.train()
+
+    return Task(model, tokenized(), usual_collator(), steps=8, tokenizer=tok, beside=sample)
