@@ -83,3 +83,14 @@ def test_each_loss_of_a_sum_has_its_curve_and_one_alone_has_none(variants, build
     for line in lines:
         line["terms"] = {"itc": line.get("loss")}
     assert term_figures(read_run(build_run(metrics=lines)).history.train) == []
+
+
+def test_weights_that_move_are_drawn_beside_their_losses(build_run):
+    lines = metrics()
+    for number, line in enumerate(lines):
+        line["terms"] = {"itc": 2.0, "itm": 0.5}
+        line["weights"] = {"itc": 1 / (number + 1), "itm": 1.0 + number}
+    *_, weights = term_figures(read_run(build_run(metrics=lines)).history.train)
+    assert weights.title == "Weights of the losses"
+    assert [entry.name for entry in weights.key] == ["itc", "itm"] and len({entry.dash for entry in weights.key}) == 2
+    assert [trace["name"] for trace in weights.data] == ["itc", "itm"]

@@ -50,7 +50,7 @@ class Schedule(nn.Module):
 
     def weights(self, step: int) -> dict[str, float]:
         """Weights at 0-based `step`."""
-        return {name: _between(line, step) for name, line in self.points.items()}
+        return {name: between(line, step) for name, line in self.points.items()}
 
     def forward(self, values: Mapping[str, Tensor], step: int) -> Tensor:
         """The weighted sum, 0-dim."""
@@ -58,20 +58,32 @@ class Schedule(nn.Module):
 
 
 class Uncertainty(nn.Module):
-    """Weights learned as each objective's noise: sum of exp(-s) value + s / 2, s = log variance, from 0.
+    """Weights learned as each objective's noise: sum of exp(-s) value + s / 2, s = log variance.
 
     Kendall, Gal & Cipolla 2018 (arXiv 1705.07115), equation 10's form for a classification likelihood, which
-    cross-entropies are; a squared error (`regressions`) is halved, equation 7.
+    cross-entropies are; a squared error (`regressions`) is halved, equation 7. Of values that stay as they are the best
+    s is log(2 value), of a halved one log(value).
+
+    Args:
+        names: the objectives.
+        regressions: those that are squared errors.
+        start: their first weights; None: s = 0.
     """
 
-    def __init__(self, names: Sequence[str], regressions: Sequence[str] = ()) -> None:
+    def __init__(
+        self, names: Sequence[str], regressions: Sequence[str] = (), start: Mapping[str, float] | None = None
+    ) -> None:
         super().__init__()
         for name in regressions:
             if name not in names:
                 raise UserError(f"no objective '{name}'", where="weighting", fix=nearest(name, names))
         self.names = tuple(names)
+        halves = torch.tensor([0.5 if n in regressions else 1.0 for n in names])
+        self.register_buffer("halves", halves, False)
         self.log_variance = nn.Parameter(torch.zeros(len(names)))
-        self.register_buffer("halves", torch.tensor([0.5 if n in regressions else 1.0 for n in names]), False)
+        if start is not None:
+            with torch.no_grad():
+                self.log_variance.copy_((halves / _started(start, names)).log())
 
     halves: Tensor
 
@@ -85,11 +97,11 @@ class Uncertainty(nn.Module):
         if self.training:
             with torch.no_grad():  # an objective that stays at 0 would drive its weight to infinity, and 0 * inf is NaN
                 self.log_variance.clamp_(-LOG_VARIANCE, LOG_VARIANCE)
-        together = torch.stack([values[name].float() for name in self.names])
-        return (self._weights() * together).sum() + self.log_variance.float().sum() / 2
+        together = torch.stack([_wide(values[name]) for name in self.names])
+        return (self._weights() * together).sum() + _wide(self.log_variance).sum() / 2
 
     def _weights(self) -> Tensor:
-        return self.halves * (-self.log_variance.float()).exp()
+        return self.halves * (-_wide(self.log_variance)).exp()
 
 
 class GradNorm(nn.Module):
@@ -103,15 +115,23 @@ class GradNorm(nn.Module):
         names: the objectives.
         alpha: how strongly slower objectives are favoured; 0 asks for equal norms (the paper tries 0.12 to 1.5).
         lr: step size of the weights (0.025 in the paper).
+        start: their first weights among each other; None: all 1.
     """
 
     weight: Tensor
     first: Tensor
 
-    def __init__(self, names: Sequence[str], alpha: float = 1.5, lr: float = 0.025) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        alpha: float = 1.5,
+        lr: float = 0.025,
+        start: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__()
         self.names, self.alpha, self.lr = tuple(names), alpha, lr
-        self.register_buffer("weight", torch.ones(len(names)))
+        begun = torch.ones(len(names)) if start is None else _started(start, names)
+        self.register_buffer("weight", begun * (len(names) / begun.sum()))
         self.register_buffer("first", torch.full((len(names),), math.nan))  # values at the first update
 
     def weights(self, step: int) -> dict[str, float]:
@@ -121,7 +141,7 @@ class GradNorm(nn.Module):
     def forward(self, values: Mapping[str, Tensor], step: int) -> Tensor:
         """The weighted sum, 0-dim; the weights are constants to it."""
         _same_names(values, self.names)
-        return (self.weight.clone() * torch.stack([values[name].float() for name in self.names])).sum()
+        return (self.weight.clone() * torch.stack([_wide(values[name]) for name in self.names])).sum()
 
     @torch.no_grad()
     def update(self, values: Mapping[str, float], norms: Mapping[str, float]) -> None:
@@ -136,8 +156,8 @@ class GradNorm(nn.Module):
         """
         _same_names(values, self.names)
         _same_names(norms, self.names)
-        now = torch.tensor([float(values[n]) for n in self.names], device=self.weight.device)
-        norm = torch.tensor([float(norms[n]) for n in self.names], device=self.weight.device)
+        now = self.weight.new_tensor([float(values[n]) for n in self.names])
+        norm = self.weight.new_tensor([float(norms[n]) for n in self.names])
         self.first.copy_(torch.where(self.first.isnan(), now, self.first))
         if not bool((now.isfinite() & norm.isfinite() & (self.first > 0)).all()):
             raise UserError(
@@ -157,9 +177,21 @@ def gradient_norms(values: Mapping[str, Tensor], shared: Sequence[Tensor]) -> di
     norms = {}
     for name, value in values.items():
         grads = torch.autograd.grad(value, list(shared), retain_graph=True, allow_unused=True)
-        squares = [grad.float().square().sum() for grad in grads if grad is not None]
+        squares = [_wide(grad).square().sum() for grad in grads if grad is not None]
         norms[name] = torch.stack(squares).sum().sqrt() if squares else torch.zeros((), device=value.device)
     return norms
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """In at least fp32."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _started(weights: Mapping[str, float], names: Sequence[str]) -> Tensor:
+    _same_names(weights, names)
+    if not all(math.isfinite(weights[name]) and weights[name] > 0 for name in names):
+        raise UserError(f"learned weights cannot start at {dict(weights)}", where="weighting", fix="above 0")
+    return torch.tensor([float(weights[name]) for name in names])
 
 
 def _weighted(values: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
@@ -180,7 +212,8 @@ def _checked(weights: Mapping[str, float]) -> dict[str, float]:
     return dict(weights)
 
 
-def _between(line: Sequence[tuple[int, float]], step: int) -> float:
+def between(line: Sequence[tuple[float, float]], step: float) -> float:
+    """The weight at `step` of a line through rising (step, weight) points; level before and after them."""
     if step <= line[0][0]:
         return line[0][1]
     for (start, low), (stop, high) in pairwise(line):

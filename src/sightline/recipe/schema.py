@@ -39,6 +39,7 @@ from sightline.recipe.stage import (
     PairSettings,
     Schedule,
     Stage,
+    Weighting,
 )
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "TokenizerSpec",
     "Tower",
     "VisionSpec",
+    "Weighting",
 ]
 
 

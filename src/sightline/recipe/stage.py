@@ -104,7 +104,48 @@ class PairSettings(Part):
     mask: Fraction = 0.15  # share of the text's tokens that mlm masks
     distil: Fraction = 0.0  # weight of the momentum towers' opinion in itc and mlm (ALBEF's alpha), reached after...
     distil_ramp: Fraction = 0.0  # ...this fraction of the stage
-    weighting: Literal["fixed", "uncertainty", "gradnorm"] = "fixed"  # of the losses among each other
+
+
+class Weighting(Part):
+    """How the losses of a stage are weighed against each other, from the weights in `objective` on.
+
+    `schedule`: in straight lines between points. `uncertainty`: by each loss's noise (Kendall et al. 2018).
+    `gradnorm`: so that all losses pull about as hard (Chen et al. 2018). A kind may be given by its name alone.
+    """
+
+    kind: Literal["fixed", "schedule", "uncertainty", "gradnorm"] = "fixed"
+    points: dict[PairLoss, list[tuple[Fraction, Annotated[float, Field(ge=0)]]]] = {}  # (share of the stage, weight)
+    lr: Annotated[float, Field(gt=0)] | None = None  # of learned weights; None: 0.01 (uncertainty), 0.025 (gradnorm)
+    alpha: Annotated[float, Field(ge=0)] = 1.5  # gradnorm: how much more a loss that lags behind may pull; 0: none
+    shared: str | None = None  # gradnorm: regular expression of the weights whose gradients are compared;
+    # None: those of the last layer that all losses reach
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _read(self) -> Weighting:
+        for key, kinds in (
+            ("points", ("schedule",)),
+            ("lr", ("uncertainty", "gradnorm")),
+            ("alpha", ("gradnorm",)),
+            ("shared", ("gradnorm",)),
+        ):
+            if key in self.model_fields_set and self.kind not in kinds and getattr(self, key) != _default(key):
+                raise ValueError(f"'{key}' is read by kind {' and '.join(kinds)}, not by {self.kind}")
+        if self.kind == "schedule" and not self.points:
+            raise ValueError("a schedule needs 'points', e.g. {itm: [[0, 0], [0.1, 1]]}")
+        for loss, line in self.points.items():
+            places = [place for place, _ in line]
+            if not line or places != sorted(set(places)):
+                raise ValueError(f"'points.{loss}': the shares of the stage {places} are not a rising list")
+        return self
+
+
+def _default(key: str) -> Any:
+    return Weighting.model_fields[key].default
 
 
 class EarlyStop(Part):
@@ -123,6 +164,7 @@ class Stage(Part):
     lr: float | dict[Tower, float]
     objective: Literal["next-token"] | dict[PairLoss, float] = "next-token"  # or losses over pairs and their weights
     pairs: PairSettings = PairSettings()
+    weighting: Weighting = Weighting()  # of several losses among each other
     steps: Positive | None = None
     epochs: Annotated[float, Field(gt=0)] | None = None
     batch: Positive  # sequences in one optimizer step, over all ranks and micro-batches
@@ -164,6 +206,7 @@ class Stage(Part):
             self._pairs_consistent(self.objective)
         elif self.pairs != PairSettings():
             raise ValueError("'pairs' tells how losses over pairs are computed, and 'objective' is next-token")
+        self._weighable()
         if not self.data or any(weight <= 0 for weight in self.data.values()):
             raise ValueError("'data' needs at least one data set, each with a weight above 0")
         if self.early_stop and not self.validate_every:
@@ -187,10 +230,15 @@ class Stage(Part):
             )
         if self.pairs.distil_ramp and not self.pairs.distil:
             raise ValueError("'pairs.distil_ramp' leads to 'distil', which is 0")
-        if self.pairs.weighting != "fixed":
-            raise ValueError("'pairs.weighting' can only be fixed yet: weigh the losses in 'objective'")
         if self.pack != "none":
             raise ValueError("pairs are compared with each other: set 'pack' to none")
+
+    def _weighable(self) -> None:
+        losses = list(self.objective) if isinstance(self.objective, dict) else [self.objective]
+        if self.weighting.kind != "fixed" and len(losses) < 2:
+            raise ValueError(f"'weighting' weighs losses against each other, and {losses[0]} is the only one")
+        if unknown := sorted(set(self.weighting.points) - set(losses)):
+            raise ValueError(f"'weighting.points' names {', '.join(unknown)}, which is not in 'objective'")
 
     def rule_for(self, tower: Tower) -> Learn:
         """What of `tower` learns in this stage."""

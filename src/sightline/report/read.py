@@ -194,6 +194,7 @@ def _train_point(line: Mapping[str, Any], step: int) -> v.TrainPoint:
         tokens_per_s=real(line.get("tokens_per_s")),
         loss_scale=real(line.get("loss_scale")),
         terms=reals(line.get("terms")),
+        weights=reals(line.get("weights")),
     )
 
 

@@ -82,6 +82,7 @@ class TrainPoint:
     tokens_per_s: float | None
     loss_scale: float | None
     terms: Mapping[str, float] = field(default_factory=dict)  # the losses that add up to `loss`, by name
+    weights: Mapping[str, float] = field(default_factory=dict)  # of those losses in the gradient, where they move
 
 
 @dataclass(frozen=True, slots=True)

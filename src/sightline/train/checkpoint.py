@@ -5,6 +5,7 @@ A checkpoint is a folder `checkpoints/<stage>-<step>`:
     model.safetensors       the VLM's weights and buffers
     optimizer.safetensors   optimizer state, one tensor a parameter and kind ("12.exp_avg")
     ema.safetensors         averages, where the stage keeps them
+    weighting.safetensors   learned weights of the losses, where the stage has them, and their optimizer's state
     rng.safetensors         random states of torch and its devices
     state.json              position, optimizer groups, loss scale, random states of Python and NumPy
 
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from sightline.atomic import sync_folder
 from sightline.errors import UserError
 from sightline.train.ema import Ema
+from sightline.train.objectives.balance import Balance
 from sightline.train.precision import Precision
 
 
@@ -58,6 +60,7 @@ class Learner:
     optimizer: torch.optim.Optimizer
     precision: Precision
     ema: Ema | None
+    balance: Balance | None = None
 
 
 def save(folder: Path, learner: Learner, position: Position) -> Path:
@@ -140,6 +143,8 @@ def load(folder: Path, learner: Learner) -> Position:
     learner.precision.scaler.load_state_dict(state["scaler"])
     if learner.ema is not None:
         load_averages(folder, learner.ema)
+    if learner.balance is not None and learner.balance.module is not None:
+        learner.balance.load(load_file(folder / "weighting.safetensors"))
     _restore_random(load_file(folder / "rng.safetensors"), state)
     return Position(**state["position"])
 
@@ -156,6 +161,8 @@ def _write(folder: Path, learner: Learner, position: Position) -> None:
     save_file(_plain(tensors), folder / "optimizer.safetensors")
     if learner.ema is not None:
         save_file(_plain(learner.ema.values), folder / "ema.safetensors")
+    if learner.balance is not None and (weighting := learner.balance.state()):
+        save_file(_plain(weighting), folder / "weighting.safetensors")
     save_file(_random_tensors(), folder / "rng.safetensors")
     kind, keys, index, has_gauss, cached = np.random.get_state()
     state = {

@@ -112,6 +112,7 @@ def _log(
         "loss": loss,
         "tokens": result.tokens,
         **({"terms": dict(zip(result.terms, terms, strict=True))} if terms else {}),
+        **({"weights": dict(result.weights)} if result.weights else {}),
         "lr": rates(learner.optimizer),
         "grad_norm": _tower_norms(stage, result, grad_norm),
         "grad_norm_total": grad_norm,

@@ -86,7 +86,7 @@ def make_ready(
         module=ranks.wrap(model) if objective.overlaps else model,
         objective=objective,
         dropouts=_dropouts(model, spec),
-        learner=Learner(model, optimizer, precision, Ema(model, spec.ema) if spec.ema else None),
+        learner=Learner(model, optimizer, precision, Ema(model, spec.ema) if spec.ema else None, objective.balance),
         batches=MicroBatches(supplies, spec, plan, seed, ranks, features),
         validation=_validation(recipe, spec, built, rows, tell),
         skipped=skipped,

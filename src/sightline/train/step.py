@@ -28,6 +28,7 @@ class StepResult:
         stop: whether some rank was asked to stop.
         terms: this rank's share of each term's mean, where the loss has several.
         tower_norms: each tower's gradient norm before clipping, where clipping had to take them.
+        weights: of the terms in this step's gradient, where they move; the loss is told by the recipe's.
     """
 
     loss_sum: Tensor
@@ -36,6 +37,7 @@ class StepResult:
     stop: bool
     terms: Mapping[Term, Tensor] = field(default_factory=dict)
     tower_norms: Mapping[str, Tensor] = field(default_factory=dict)
+    weights: Mapping[Term, float] = field(default_factory=dict)
 
 
 def train_step(
@@ -68,15 +70,18 @@ def train_step(
             f"no supervised token in a whole step (rows {', '.join(map(str, batches[0].examples[:3]))}, ...)",
             fix="see what is supervised with `sightline check`",
         )
+    balance = objective.balance
+    weights = balance.weights() if balance else objective.weights
     # Gradients are averaged over ranks, which divides by `world` once more than the mean does.
-    shares = {name: objective.weights[name] / total if total else 0.0 for name, total in totals.items()}
-    factors = {name: share * ranks.world for name, share in shares.items()}
+    factors = {name: weights[name] * ranks.world / total if total else 0.0 for name, total in totals.items()}
     losses = objective.backward(model, batches, factors, precision, ranks)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if not objective.overlaps:
         ranks.average_gradients(parameters)
     precision.scaler.unscale_(optimizer)
     norms = clip_gradients(optimizer, clip)
+    if balance:
+        balance.learn(losses, factors, ranks, precision)
     precision.scaler.step(optimizer)
     precision.scaler.update()
     objective.after_step(model)
@@ -85,6 +90,7 @@ def train_step(
         (name,) = losses
         loss = losses[name] * objective.weights[name]
         return StepResult(loss, tokens, norms.total, stops > 0, tower_norms=norms.towers)
-    whole = torch.stack([loss * shares[name] for name, loss in losses.items()]).sum()
-    means = {name: loss / totals[name] if totals[name] else loss for name, loss in losses.items()}
-    return StepResult(whole * tokens, tokens, norms.total, stops > 0, means, norms.towers)
+    means = {name: loss / totals[name] if totals[name] else loss * 0 for name, loss in losses.items()}
+    whole = torch.stack([mean * objective.weights[name] for name, mean in means.items()]).sum()
+    moved = weights if balance else {}
+    return StepResult(whole * tokens, tokens, norms.total, stops > 0, means, norms.towers, moved)

@@ -238,7 +238,6 @@ def test_what_nothing_would_act_on_is_refused(rows: list[Row]) -> None:
         ({"sigmoid": 1.0}, {"smoothing": 0.1}, "'pairs.smoothing' is read by 'itc' alone"),
         ({"sigmoid": 1.0}, {"distil": 0.1}, "neither is in 'objective'"),
         ({"itc": 1.0}, {"distil_ramp": 0.4}, "leads to 'distil', which is 0"),
-        ({"itc": 1.0}, {"weighting": "gradnorm"}, "can only be fixed yet"),
         ("next-token", {"distil": 0.4}, "'objective' is next-token"),
     ],
 )

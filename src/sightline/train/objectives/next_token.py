@@ -12,6 +12,7 @@ from sightline.errors import UserError
 from sightline.losses.next_token import next_token
 from sightline.models.pair import PairVLM
 from sightline.models.vlm import VLM
+from sightline.train.objectives.balance import Balance
 from sightline.train.objectives.objective import Term
 from sightline.train.parallel.ranks import Ranks, accumulating
 from sightline.train.precision import Precision
@@ -23,6 +24,7 @@ class NextToken:
     """See `Objective`."""
 
     weights: Mapping[Term, float] = {NAME: 1.0}
+    balance: Balance | None = None
     unit = "tokens"
     overlaps = True
 

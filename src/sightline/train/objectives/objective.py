@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sightline.data.batch import Batch
 from sightline.models.vlm import VLM
+from sightline.train.objectives.balance import Balance
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.precision import Precision
 
@@ -23,13 +24,16 @@ class Objective(Protocol):
     """Turns the micro-batches of one step into gradients.
 
     Attributes:
-        weights: of each term in the total loss. The first term's count is the one that rates are told in.
+        weights: of each term in the total loss, as the recipe gives them and the loss is told. The first term's count
+            is the one that rates are told in.
+        balance: what moves the weights by which the model learns; None where nothing does.
         unit: what that count counts, in a word.
         overlaps: gradients may be exchanged while the backward pass still runs (one forward pass through the wrapped
             module for each backward pass); else the step exchanges them afterwards.
     """
 
     weights: Mapping[Term, float]
+    balance: Balance | None
     unit: str
     overlaps: bool
 

@@ -30,6 +30,7 @@ from sightline.models.fused import FusedPairVLM
 from sightline.models.pairs import PairModel, Pairs
 from sightline.models.vlm import VLM
 from sightline.recipe.schema import Stage
+from sightline.train.objectives.balance import Balance
 from sightline.train.objectives.embedded import Embedded, alike_in, embedded, joined
 from sightline.train.objectives.masking import Masked, Masking
 from sightline.train.objectives.objective import Term
@@ -55,6 +56,8 @@ class PairLosses:
         assert isinstance(stage.objective, dict)
         order = sorted(stage.objective, key=lambda name: name not in COMPARED)  # what counts pairs comes first
         self.weights: Mapping[Term, float] = {name: stage.objective[name] for name in order}
+        moving = Balance(stage)
+        self.balance: Balance | None = moving if moving.moves else None
         self._settings, self._stage = stage.pairs, stage.name
         self._compared = next((name for name in order if name in COMPARED), None)
         self._seed, self._step, self._alpha = seed, 0, stage.pairs.distil
@@ -73,6 +76,8 @@ class PairLosses:
         if self._compared == "sigmoid" and cast(PairModel, model).scale_and_bias()[1] is None:
             fix = "set it, e.g. to -10 for batches of thousands and -2.7 for hundreds"
             raise UserError("the sigmoid loss needs a bias", where="model.pair.bias", fix=fix)
+        if self.balance is not None:
+            self.balance.check(model)
         if "mlm" in self.weights:
             self._masking = Masking(cast(FusedPairVLM, model).encoder.tokenizer, self._settings.mask, self._stage)
 
@@ -80,6 +85,8 @@ class PairLosses:
         """See `Objective`. The slow copy's share of the targets rises over the first steps."""
         self._step = step
         self._alpha = ramp(step, round(self._settings.distil_ramp * total), self._settings.distil)
+        if self.balance is not None:
+            self.balance.before_step(step, total)
 
     def after_step(self, module: nn.Module) -> None:
         """See `Objective`. The slow copy follows, and what it embedded in this step joins the queue."""
@@ -137,8 +144,7 @@ class PairLosses:
                 pairs: Pairs = module(moved, "pairs")
                 rest = self._rest(model, pairs, moved, self._opinion(model, moved))
             surrogate = _dot(pairs.image, whole.image.grad, part) + _dot(pairs.text, whole.text.grad, part)
-            total = sum((loss * factors[name] for name, loss in rest.items()), torch.zeros((), device=ranks.device))
-            (surrogate + precision.scaler.scale(total)).backward()
+            self._pull({self._compared: surrogate} | _scaled(rest, factors, precision))
             for name, loss in rest.items():
                 sums[name] = sums.get(name, torch.zeros_like(loss)) + loss.detach()
         return {name: sums[name] for name in self.weights}
@@ -172,11 +178,16 @@ class PairLosses:
                 losses = self._rest(model, pairs, moved, slow)
             if self._compared:
                 losses[self._compared] = self._compare(model, embedded(pairs, batch, slow), ranks)
-            total = torch.stack([loss * factors[name] for name, loss in losses.items()]).sum()
-            precision.scaler.scale(total).backward()
+            self._pull(_scaled(losses, factors, precision))
             for name, loss in losses.items():
                 sums[name] = sums.get(name, torch.zeros_like(loss)) + loss.detach()
         return {name: sums[name] for name in self.weights}
+
+    def _pull(self, pulls: Mapping[Term, Tensor]) -> None:
+        """Run backward, after the weights' balance has seen what each loss does by itself."""
+        if self.balance is not None:
+            self.balance.see(pulls)
+        torch.stack(list(pulls.values())).sum().backward()
 
     def _compare(self, model: PairModel, own: Embedded, ranks: Ranks) -> Tensor:
         """The summed loss of this rank's pairs among those of all ranks."""
@@ -226,6 +237,10 @@ class PairLosses:
             with torch.no_grad():
                 opinion = teacher.unmask(slow.seen, masked.input_ids, batch, masked.where)
         return masked_words(logits, masked.targets, opinion, alpha)[0]
+
+
+def _scaled(losses: Mapping[Term, Tensor], factors: Mapping[Term, float], precision: Precision) -> dict[Term, Tensor]:
+    return {name: precision.scaler.scale(loss * factors[name]) for name, loss in losses.items()}
 
 
 def _by_sigmoid(own: Embedded, scale: Tensor, bias: Tensor | None, ranks: Ranks) -> Tensor:

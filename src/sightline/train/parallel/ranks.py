@@ -56,12 +56,17 @@ class Ranks:
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        flat = torch._utils._flatten_dense_tensors(grads)
+        self.average([parameter.grad for parameter in parameters if parameter.grad is not None])
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Average each of `tensors` over ranks, in place."""
+        if self.world == 1 or not tensors:
+            return
+        flat = torch._utils._flatten_dense_tensors(tensors)
         dist.all_reduce(flat)
         flat /= self.world
-        for grad, averaged in zip(grads, torch._utils._unflatten_dense_tensors(flat, grads), strict=True):
-            grad.copy_(averaged)
+        for tensor, averaged in zip(tensors, torch._utils._unflatten_dense_tensors(flat, tensors), strict=True):
+            tensor.copy_(averaged)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """`model` with its gradients averaged over ranks in the backward pass.
