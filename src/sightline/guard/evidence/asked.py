@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class OverfitSeen:
-    """A copy of the model was trained on one batch alone. `rates`: learning rate -> least loss it came to."""
+    """A copy of the model was trained on one batch alone. `rates`: learning rate -> least loss it came to.
+
+    `complete`: its time was enough for all the steps, at each rate.
+    """
 
     step: int
     first: float
     rates: tuple[tuple[float, float], ...]
     steps: int
+    complete: bool = True
 
     @property
     def least(self) -> float:

@@ -46,7 +46,7 @@ def overfit(call: Call, step: int, loss_of: LossOf | None = None) -> OverfitSeen
     `loss_of` gives the loss of a model, where the model does not return it. The parameters with requires_grad learn, by
     Adam. None where there is no loss to lower.
     """
-    first, reached, taken, until = None, [], 0, time.monotonic() + SECONDS
+    first, reached, taken, complete, until = None, [], 0, True, time.monotonic() + SECONDS
     with untouched(call.model), torch.enable_grad():
         attempt = _Try(call, loss_of)
         for rate in RATES:
@@ -61,7 +61,10 @@ def overfit(call: Call, step: int, loss_of: LossOf | None = None) -> OverfitSeen
                     return None
                 value = float(loss.detach())
                 first, least, taken = value if first is None else first, min(least, value), max(taken, number)
-                if value <= ENOUGH * first or number == STEPS or time.monotonic() > until:
+                if value <= ENOUGH * first or number == STEPS:
+                    break
+                if time.monotonic() > until:
+                    complete = False
                     break
                 optimizer.zero_grad()
                 loss.backward()
@@ -69,7 +72,7 @@ def overfit(call: Call, step: int, loss_of: LossOf | None = None) -> OverfitSeen
             reached.append((rate, least))
             if least <= ENOUGH * (first or 0.0):
                 break
-    return None if first is None else OverfitSeen(step, first, tuple(reached), taken)
+    return None if first is None else OverfitSeen(step, first, tuple(reached), taken, complete)
 
 
 def _settle(model: nn.Module) -> None:

@@ -17,6 +17,11 @@ def test_how_far_it_came_down(least: float, severity: str | None) -> None:
     assert (verdict.severity if isinstance(verdict, Finding) else verdict) == severity
 
 
+def test_time_that_ran_out() -> None:
+    assert isinstance(find(OverfitSeen(0, 2.0, ((1e-3, 2.0),), 0, complete=False)), CannotTell)
+    assert find(OverfitSeen(0, 2.0, ((1e-3, 0.5),), 40, complete=False)) is None
+
+
 def test_a_loss_that_is_not_positive() -> None:
     assert isinstance(find(OverfitSeen(0, -1.0, ((1e-3, -2.0),), 80)), CannotTell)
     assert isinstance(find(OverfitSeen(0, float("nan"), ((1e-3, 1.0),), 80)), CannotTell)

@@ -7,7 +7,7 @@ loss, an activation after which the loss cannot be reached, too little capacity.
 Fix: look at what the finding saw: no fall at all means a cut (follow `requires_grad` from the loss back to the inputs);
 a fall that stops means a crossing (print ten inputs beside their targets) or an output that cannot take the values.
 Stays silent when: a copy of the model, trained on the batch alone without dropout, brings its loss down to half; the
-host did not ask; the loss is not positive, so that half of it means nothing.
+host did not ask; the loss is not positive, so that half of it means nothing; steps are so slow that time ran out.
 Sources:
 - https://karpathy.github.io/2019/04/25/recipe/ (2019-04-25): overfit a single batch of as little as two examples
 - https://discuss.pytorch.org/t/loss-of-single-batch-optimization/128480 (2021-08-06): else training is ill-defined
@@ -31,6 +31,8 @@ def find(overfit: OverfitSeen) -> Verdict:
         return CannotTell("loss above 0 on the batch")
     if overfit.least <= HALF * overfit.first:
         return None
+    if not overfit.complete:
+        return CannotTell(f"more than {overfit.steps} steps in the time that they may take")
     still = overfit.least > STILL * overfit.first
     what = "does not fall" if still else "stays above half of the first"
     fix = "follow requires_grad back from the loss" if still else "print ten inputs beside their targets"
