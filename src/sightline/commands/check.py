@@ -35,7 +35,7 @@ def _data(seen: Preflight) -> None:
     rows = [
         (
             each.name,
-            f"{len(each.rows):,}",
+            f"{each.total:,}" + (f" ({len(each.rows):,} looked at)" if each.streamed else ""),
             f"{each.images:,}",
             f"{each.opened:,}" + (" (time was up)" if each.opened < each.images else ""),
             f"{len(each.broken):,}",

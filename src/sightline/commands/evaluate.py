@@ -23,7 +23,8 @@ def evaluate(folder: Path, recipe: Recipe, limit: int | None) -> None:
     run = open_run(folder, recipe)
     asked = read_rows(recipe.data[name], name).rows
     train_names = dict.fromkeys(each for stage in recipe.stages for each in stage.data)
-    train_rows = [row for each in train_names for row in read_rows(recipe.data[each], each).rows]
+    at_hand = [each for each in train_names if not recipe.data[each].stream]  # of a stream nothing is kept
+    train_rows = [row for each in at_hand for row in read_rows(recipe.data[each], each).rows]
     with progress("answering questions") as tell:
         seen = judge(recipe, run.built, asked, train_rows, folder, tell, precision=run.precision, limit=limit)
     say(*describe(seen), f"report: {write_report(folder).resolve().as_uri()}")

@@ -9,7 +9,7 @@ import contextlib
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from sightline.commands.blueprint import draw, encoder_of, read_tokens
@@ -19,6 +19,7 @@ from sightline.data.dataset import Rows, read_rows
 from sightline.data.encode import Encoder
 from sightline.data.pack import pack
 from sightline.data.row import Skipped
+from sightline.data.shards import find_shards
 from sightline.errors import UserError
 from sightline.models.vlm import VLM
 from sightline.plan.memory import StateBytes, state_bytes
@@ -27,19 +28,26 @@ from sightline.train.feed import Plan, plan_steps
 from sightline.train.freeze import TowerPlan, freeze
 from sightline.train.parallel.ranks import pick_device
 from sightline.train.precision import pick_precision
+from sightline.train.streamed import Shards
 
+LOOKED_AT = 512  # samples of a stream: its first ones, since what is far away must be read in order
 SECONDS = 40.0  # for opening images and encoding rows, all together: a check takes a minute at most
 
 
 @dataclass(frozen=True, slots=True)
 class DataSeen:
-    """A data set: its rows, the broken ones, and how many of its distinct images were opened."""
+    """A data set: its rows, the broken ones, and how many of its distinct images were opened.
+
+    Of one that is `streamed`, `rows` are those that were looked at, and `total` how many there are.
+    """
 
     name: str
     rows: Rows
     images: int
     opened: int
     broken: tuple[Skipped, ...]
+    total: int
+    streamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +113,10 @@ def look(recipe: Recipe, seconds: float = SECONDS) -> Preflight:
         with seen.gathering():
             seen.data.append(_data(recipe, name, seconds / 2 / len(names), seen))
     rows = {each.name: each.rows for each in seen.data}
+    streamed = {each.name: each.total for each in seen.data if each.streamed}
     _model(seen, rows)
     for stage in recipe.stages:
-        seen.stages.append(_stage(seen, stage, rows, seconds / 2 / len(recipe.stages)))
+        seen.stages.append(_stage(seen, stage, rows, streamed, seconds / 2 / len(recipe.stages)))
     return seen
 
 
@@ -127,17 +136,20 @@ def _model(seen: Preflight, rows: dict[str, Rows]) -> None:
 
 def _data(recipe: Recipe, name: str, seconds: float, seen: Preflight) -> DataSeen:
     spec = recipe.data[name]
-    rows = read_rows(spec, name)
+    streamed = spec.stream is not None
+    shards = Shards(spec, find_shards(spec, name)) if streamed else None
+    rows = shards.first(LOOKED_AT, seconds) if shards else read_rows(spec, name)
     audited = audit(rows, "skip", seconds=seconds)
     broken = audited.rows.skipped[len(rows.skipped) :]
     if broken and spec.broken == "error":
         fix = f"mend or remove it, or set data.{name}.broken=skip"
         for one in broken[:3]:
             seen.faults.append(UserError(one.reason, where=str(one.where), fix=fix))
-    return DataSeen(name, audited.rows, audited.images, audited.opened, rows.skipped + broken)
+    total = len(shards) if shards else len(audited.rows)
+    return DataSeen(name, audited.rows, audited.images, audited.opened, rows.skipped + broken, total, streamed)
 
 
-def _stage(seen: Preflight, stage: Stage, rows: dict[str, Rows], seconds: float) -> StageSeen:
+def _stage(seen: Preflight, stage: Stage, rows: dict[str, Rows], streamed: dict[str, int], seconds: float) -> StageSeen:
     found = StageSeen(stage)
     if seen.model is not None:
         with seen.gathering():
@@ -147,6 +159,10 @@ def _stage(seen: Preflight, stage: Stage, rows: dict[str, Rows], seconds: float)
         with seen.gathering():
             found.tokens = _tokens(stage, {name: rows[name] for name in stage.data}, seen.encoder, seconds)
             _judge_lengths(stage, found.tokens, seen)
+            if unseen := sum(streamed[name] - len(rows[name]) for name in stage.data if name in streamed):
+                found.tokens = replace(found.tokens, rows=found.tokens.rows + unseen, sequences=None)
+                with seen.gathering():
+                    found.plan = plan_steps(stage, {"all": found.tokens.rows}, 1)
         if found.tokens and found.tokens.sequences:
             with seen.gathering():
                 found.plan = plan_steps(stage, {"all": found.tokens.sequences}, 1)

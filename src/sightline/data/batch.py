@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sightline.data.row import ImageRef, Where
+from sightline.data.row import ImageRef, Skipped, Where
 
 IGNORE = -100  # the label of a token that is not supervised (torch's cross-entropy default)
 PREFIX = 0  # the segment that all other segments of its group may look at
@@ -72,6 +72,7 @@ class Batch:
         image_keys: the N images' keys. examples: the place of each example, in order.
         image_places: (K,) int64: where image placeholders stand in the flattened (B T) tokens.
         rows, targets: (S,) int64: see `supervised`; filled in by `to`, on the host, when a batch goes to a device.
+        skipped: samples of a stream that were drawn for this batch and are broken.
         packed: True when some sequence holds more than one group or segment, so a block mask is needed.
     """
 
@@ -91,6 +92,7 @@ class Batch:
     rows: Tensor | None = None
     targets: Tensor | None = None
     packed: bool = False
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def tokens(self) -> int:

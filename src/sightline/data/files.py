@@ -29,7 +29,7 @@ def data_files(spec: DataSpec, name: str) -> list[Path]:
     """The files that `spec.path` means, sorted: one file, a glob, or braces as in ``shard-{000..003}.tar``."""
     given = data_path(spec, name)
     found: list[Path] = []
-    for pattern in _unbraced(given):
+    for pattern in unbraced(given):
         matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
         if not matches:
             raise UserError(f"no file {pattern}{_similar(Path(pattern))}", where=f"data.{name}.path")
@@ -129,7 +129,7 @@ def _similar(path: Path) -> str:
     return f"; {hint}" if hint.startswith("did you mean") else ""
 
 
-def _unbraced(pattern: str) -> list[str]:
+def unbraced(pattern: str) -> list[str]:
     """``a-{00..02}.tar`` and ``{a,b}.tar`` as the names they mean, as a shell would write them."""
     pieces = re.split(r"\{([^{}]+)\}", pattern)
     choices = [[piece] if i % 2 == 0 else _alternatives(piece) for i, piece in enumerate(pieces)]

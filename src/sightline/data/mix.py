@@ -58,15 +58,28 @@ class Mixture:
             position -= taken
         return counts
 
-    def _at(self, position: int) -> tuple[str, int]:
+    def turn(self, position: int) -> tuple[str, int]:
+        """Whose turn it is at `position`, and how often that data set was drawn before."""
         for name, share in zip(self.names, self._shares, strict=True):
             half = 1 << (BITS - 1)
             before, after = (position * share + half) >> BITS, ((position + 1) * share + half) >> BITS
             if after > before:
-                epoch, place = divmod(before, self.sizes[name])
-                return name, self._order(name, epoch)[place]
+                return name, before
             position -= before
         raise AssertionError("the last share is 1")
+
+    def row(self, name: str, number: int) -> int:
+        """The row that draw `number` of data set `name` gives."""
+        epoch, place = divmod(number, self.sizes[name])
+        return self._order(name, epoch)[place]
+
+    def counts(self, position: int) -> dict[str, int]:
+        """Draws from each data set among the first `position`."""
+        return dict(zip(self.names, self._counts(position), strict=True))
+
+    def _at(self, position: int) -> tuple[str, int]:
+        name, before = self.turn(position)
+        return name, self.row(name, before)
 
     def _order(self, name: str, epoch: int) -> list[int]:
         known = self._orders.get(name)

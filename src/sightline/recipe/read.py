@@ -104,10 +104,15 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     def absolute(text: str | None) -> str | None:
         return str(Path(text).resolve()) if text and Path(text).exists() else text
 
-    data = {
-        name: spec.model_copy(update={"path": absolute(spec.path), "images": absolute(spec.images)})
-        for name, spec in recipe.data.items()
-    }
+    data = {}
+    for name, spec in recipe.data.items():
+        update: dict[str, Any] = {"path": absolute(spec.path), "images": absolute(spec.images)}
+        path = spec.path or ""
+        if spec.reader == "webdataset" and ":" not in path and Path(path).parent.is_dir():  # a pattern of files there
+            update["path"] = str(Path(path).parent.resolve() / Path(path).name)
+        if spec.stream:
+            update["stream"] = spec.stream.model_copy(update={"sizes": absolute(spec.stream.sizes)})
+        data[name] = spec.model_copy(update=update)
     model = recipe.model
     if model.adopt:
         adopt = model.adopt.model_copy(update={"source": absolute(model.adopt.source)})

@@ -1,7 +1,7 @@
 """What a recipe says: one run as a frozen, validated value.
 
-A recipe holds facts only. Its model's part is `model.py`, its stages' `stage.py`; reading and writing it is `read.py`;
-changing it from the command line is `override.py`.
+A recipe holds facts only. Its data's part is `data.py`, its model's `model.py`, its stages' `stage.py`; reading and
+writing it is `read.py`; changing it from the command line is `override.py`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from sightline.recipe.data import DataSpec, Streamed
 from sightline.recipe.model import (
     Adopt,
     Compose,
@@ -74,25 +75,13 @@ __all__ = [
     "Source",
     "Stage",
     "Start",
+    "Streamed",
     "TextSpec",
     "TokenizerSpec",
     "Tower",
     "VisionSpec",
     "Weighting",
 ]
-
-
-class DataSpec(Part):
-    """One data set. `reader` is a file's name in `data/readers/` (dashes for underscores)."""
-
-    reader: str
-    path: str | None = None  # file, folder, glob or hub id
-    images: str | None = None  # folder that relative image paths start from; None: the data file's own folder
-    split: str = "train"
-    columns: dict[str, str] = {}  # our name -> the file's column name, where they differ
-    where: dict[str, list[str]] = {}  # keep the rows whose field has one of these values, e.g. {type: [color]}
-    limit: Positive | None = None
-    broken: Literal["error", "skip"] = "error"  # a broken row stops the run, or is skipped and counted
 
 
 class Evaluate(Part):
@@ -166,6 +155,7 @@ class Recipe(Part):
         for stage in self.stages:
             if self.model.lora is None and "lora" in stage.learn.values():
                 raise ValueError(f"stage '{stage.name}' trains LoRA but the recipe has no 'model.lora'")
+            stage.check_streams([name for name in stage.data if self.data[name].stream])
         return self
 
     @model_validator(mode="after")

@@ -171,6 +171,7 @@ class Stage(Part):
     micro_batch: Positive | None = None  # sequences in one forward pass of one rank; None: batch / ranks
     max_length: Positive = 2048
     over_length: Literal["error", "skip"] = "error"  # never truncated: truncation loses image tokens or answers
+    lanes: Positive | None = None  # streams: read at so many places at once; None: what divides the batch, at most 16
     pack: Literal["none", "image", "length"] = "none"
     group_by_length: bool = False  # a step's sequences are of about one length: less padding
     schedule: Schedule = Schedule()
@@ -239,6 +240,19 @@ class Stage(Part):
             raise ValueError(f"'weighting' weighs losses against each other, and {losses[0]} is the only one")
         if unknown := sorted(set(self.weighting.points) - set(losses)):
             raise ValueError(f"'weighting.points' names {', '.join(unknown)}, which is not in 'objective'")
+
+    def check_streams(self, streams: list[str]) -> None:
+        """Raise ValueError where this stage asks of data sets `streams` what needs them whole."""
+        if not streams:
+            if self.lanes:
+                raise ValueError(f"'lanes' of stage '{self.name}' are those of streams, and it reads none")
+            return
+        asked = [key for key in ("group_by_length", "cache_features") if getattr(self, key)]
+        if asked or self.pack != "none":
+            key = (asked or ["pack"])[0]
+            raise ValueError(f"stage '{self.name}' streams {', '.join(streams)}, and '{key}' needs all rows at hand")
+        if self.lanes and self.batch % self.lanes:
+            raise ValueError(f"stage '{self.name}': {self.lanes} lanes do not divide batch {self.batch}")
 
     def rule_for(self, tower: Tower) -> Learn:
         """What of `tower` learns in this stage."""

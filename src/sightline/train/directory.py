@@ -6,16 +6,19 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sightline.atomic import write_json, write_text
+from sightline.data.row import Skipped, Where
 from sightline.errors import UserError
 from sightline.recipe.read import to_yaml, validate
 from sightline.recipe.schema import Recipe
 from sightline.recipe.yaml_file import read
+
+SKIPPED = "skipped"  # skipped-<rank>.jsonl: rows left out in training, as they are met
 
 
 class RunDirectory:
@@ -46,15 +49,30 @@ class RunDirectory:
 
     def rewind(self, global_step: int) -> None:
         """Drop the events after `global_step`, which a resumed run will live through again."""
-        path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):  # a line cut short by a crash belongs to the lost part
-                if json.loads(line).get("global_step", 0) <= global_step:
-                    kept.append(line + "\n")
-        write_text(path, "".join(kept))
+        for path in (self.path / "metrics.jsonl", *self.path.glob(f"{SKIPPED}-*.jsonl")):
+            if path.exists():
+                kept = [text for text, line in _lines(path) if line.get("global_step", 0) <= global_step]
+                write_text(path, "".join(f"{text}\n" for text in kept))
+
+    def skip(self, left_out: Iterable[Skipped], *, rank: int = 0, **place: Any) -> None:
+        """Write down rows that training leaves out; each rank has a file of its own."""
+        for each in left_out:
+            told = {"file": each.where.file, "row": each.where.row, "reason": each.reason}
+            self.append(f"{SKIPPED}-{rank}.jsonl", place | told)
+
+    def skipped(self) -> list[Skipped]:
+        """The rows that training left out so far, on any rank."""
+        files = sorted(self.path.glob(f"{SKIPPED}-*.jsonl"))
+        found = [line for path in files for _, line in _lines(path)]
+        found.sort(key=lambda line: line["global_step"])
+        return [Skipped(Where(line["file"], line["row"]), line["reason"]) for line in found]
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A file's lines and what they say."""
+    for text in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):  # a line cut short by a crash belongs to the lost part
+            yield text, json.loads(text)
 
 
 def default_path(recipe: Recipe) -> Path:

@@ -21,6 +21,7 @@ from sightline.recipe.schema import TOWERS, Recipe
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.precision import Precision
 from sightline.train.stage import ReadyStage
+from sightline.train.streamed import StreamedBatches
 
 PACKAGES = ("sightline", "torch", "transformers", "tokenizers", "peft", "safetensors", "pillow", "numpy")
 SHOWN_SKIPPED = 1000  # skipped rows told one by one; all are counted
@@ -81,7 +82,7 @@ def stage_facts(stage: ReadyStage, seconds: float, ended: str, best: float | Non
     return {
         "name": spec.name,
         "steps": stage.plan.total,
-        "sequences": sum(len(supply) for supply in stage.batches.supplies.values()),
+        "sequences": stage.batches.sequences,
         "learn": {tower: plan.rule for tower, plan in stage.towers.items()},
         "lr": {tower: spec.rate_for(tower) for tower, plan in stage.towers.items() if plan.trainable},
         "trainable": {tower: plan.trainable for tower, plan in stage.towers.items()},
@@ -92,6 +93,11 @@ def stage_facts(stage: ReadyStage, seconds: float, ended: str, best: float | Non
         "best_validation": best,
         "ended": ended,
     }
+
+
+def stream_facts(stage: ReadyStage, steps: int) -> dict[str, Any]:
+    """What the first `steps` steps of a stage drew from its streams, where it has any."""
+    return {"streams": stage.batches.drawn(steps)} if isinstance(stage.batches, StreamedBatches) else {}
 
 
 def skipped_facts(skipped: list[Skipped]) -> dict[str, Any]:

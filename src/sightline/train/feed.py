@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -124,8 +125,17 @@ class MicroBatches(Dataset[Batch]):
         self.encoder = next(iter(supplies.values())).encoder
         self._window: tuple[int, list[list[Draw]]] = (-1, [])  # the window in use; a memory, not a state
 
+    @property
+    def sequences(self) -> int:
+        """Sequences an epoch."""
+        return sum(len(each) for each in self.supplies.values())
+
     def __len__(self) -> int:
         return self.plan.total * self.plan.accumulate
+
+    def orders(self, first_step: int) -> Iterable[int]:
+        """What `__getitem__` is to be asked for, from step `first_step` on."""
+        return range(first_step * self.plan.accumulate, len(self))
 
     def __getitem__(self, i: int) -> Batch:
         step, part = divmod(i, self.plan.accumulate)
@@ -154,13 +164,26 @@ class MicroBatches(Dataset[Batch]):
         return [draws[k * batch : (k + 1) * batch] for k in order]
 
 
-def steps(batches: MicroBatches, first_step: int, workers: int) -> Iterator[list[Batch]]:
+class Feed(Protocol):
+    """Micro-batches of a stage, made one by one of the orders for them; an order is small enough to be sent around."""
+
+    plan: Plan
+    seed: int
+
+    def orders(self, first_step: int) -> Iterable[Any]:
+        """An order for each micro-batch from step `first_step` on."""
+
+    def __getitem__(self, order: Any) -> Batch:
+        """The micro-batch of an order, or of its number."""
+
+
+def steps(batches: Feed, first_step: int, workers: int) -> Iterator[list[Batch]]:
     """The micro-batches of each step from `first_step` on, loaded by `workers` processes (0: in this one)."""
     per_step = batches.plan.accumulate
-    loader = DataLoader(
-        batches,
+    loader: DataLoader[Batch] = DataLoader(
+        cast("Dataset[Batch]", batches),
         batch_size=None,
-        sampler=range(first_step * per_step, len(batches)),
+        sampler=batches.orders(first_step),
         num_workers=workers,
         # Its own generator: the default draws a seed from torch's global one and would change the run's numbers.
         generator=torch.Generator().manual_seed(batches.seed),

@@ -71,6 +71,8 @@ def run_stage(stage: ReadyStage, position: Position, around: Surroundings, guard
             if learner.ema:
                 learner.ema.update(position.step)
             position = _counted(position, result)
+            left_out = [each for batch in batches for each in batch.skipped]
+            around.run.skip(left_out, rank=stage.ranks.rank, stage=spec.name, global_step=position.global_step)
             pace.count(batches)
             guard.step(result)
         if ratio is not None:

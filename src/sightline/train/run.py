@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,13 +23,14 @@ from sightline.train import checkpoint, directory
 from sightline.train.checkpoint import Position
 from sightline.train.clock import Clock
 from sightline.train.directory import RunDirectory
-from sightline.train.facts import skipped_facts, stage_facts, starting_facts
+from sightline.train.facts import skipped_facts, stage_facts, starting_facts, stream_facts
 from sightline.train.guarded import guarded
 from sightline.train.interrupt import Interrupted, Interrupts, watched_signals
 from sightline.train.loop import Surroundings, run_stage
 from sightline.train.parallel.ranks import Ranks, joined_ranks
 from sightline.train.precision import Precision, pick_precision
 from sightline.train.stage import SEED_STRIDE, ReadyStage, Tell, make_ready
+from sightline.train.streamed import Shards, open_streams
 from sightline.train.trackers import flat, open_trackers
 
 Listener = Callable[[dict[str, Any]], None]
@@ -110,9 +111,12 @@ def _run(run: _Run, clock: Clock, interrupts: Interrupts) -> None:
     recipe, ranks = run.recipe, run.ranks
     precision = pick_precision(recipe.precision, ranks.device)
     with clock.phase("setup"):
-        rows = _read(run)
+        streamed = {name: recipe.data[name] for name in _stage_data(recipe)}
+        shards = open_streams(streamed, run.directory.path / "streams.json", ranks)
+        rows = _read(run, shards)
         seed_everything(recipe.seed)
-        texts = (turn.text for name in _stage_data(recipe) for row in rows[name].rows for turn in row.turns)
+        learned = (shards[name].rows() if name in shards else rows[name].rows for name in _stage_data(recipe))
+        texts = (turn.text for some in learned for row in some for turn in row.turns)
         built = build(recipe.model, seed=recipe.seed, texts=texts)
         built.model.to(ranks.device)
     start = checkpoint.latest(run.directory.checkpoints)
@@ -128,8 +132,9 @@ def _run(run: _Run, clock: Clock, interrupts: Interrupts) -> None:
             _evaluate_after(run, position.stage - 1, built, rows, precision, clock)
         for index in range(position.stage, len(recipe.stages)):
             with clock.phase("setup"):
-                stage = make_ready(recipe, index, built, rows, precision, ranks, run.tell)
+                stage = make_ready(recipe, index, built, rows, precision, ranks, run.tell, shards)
             position = _one_stage(run, stage, position, start, around)
+            _record_skipped(run, rows)
             _evaluate_after(run, index, built, rows, precision, clock)
     if ranks.main:
         _conclude(run, built, rows, precision, clock)
@@ -143,14 +148,25 @@ def _one_stage(run: _Run, stage: ReadyStage, position: Position, start: Path | N
         if not run.ranks.main:  # the one saved state is the main rank's; its window counts all ranks
             position = position.advanced(window_loss=0.0)
             seed_everything(run.recipe.seed + position.global_step + run.ranks.rank)
+    if run.ranks.main and position.step == 0:  # told as of the stage's first step, so that going back there drops them
+        run.directory.skip(stage.skipped, stage=stage.spec.name, global_step=position.global_step + 1)
     clock = Clock()
     with guarded(run.recipe, stage, run.directory) as guard, around.interrupts.held():
         after, ended = run_stage(stage, position, around, guard)
     if run.ranks.main:
-        _record_stage(run.directory, stage_facts(stage, clock.elapsed, ended, after.best), stage)
+        done = position.step + after.global_step - position.global_step
+        facts = stage_facts(stage, clock.elapsed, ended, after.best) | stream_facts(stage, done)
+        _record_stage(run.directory, facts, stage)
     if ended == "interrupted":
         raise Interrupted(around.interrupts.number or 15)
     return after
+
+
+def _record_skipped(run: _Run, rows: dict[str, Rows]) -> None:
+    """All that was left out so far: broken rows, rows over a stage's length limit, broken samples of streams."""
+    if run.ranks.main:
+        unread = [each for found in rows.values() for each in found.skipped]
+        run.directory.record(**skipped_facts(unread + run.directory.skipped()))
 
 
 def _record_stage(run: RunDirectory, facts: dict[str, Any], stage: ReadyStage) -> None:
@@ -178,7 +194,8 @@ def _evaluate(
     if spec.data is None:
         return
     recipe = run.recipe.model_copy(update={"evaluate": spec})
-    train_rows = [row for name in _stage_data(recipe) for row in rows[name].rows]
+    # Of a stream nothing is kept: the majority answer is counted in the other training rows.
+    train_rows = [row for name in _stage_data(recipe) if name in rows for row in rows[name].rows]
     with clock.phase("evaluation"):
         asked, advance = rows[spec.data].rows, _progress(run.tell)
         evaluate(recipe, built, asked, train_rows, folder, advance, precision=precision.name)
@@ -205,15 +222,15 @@ def _progress(tell: Tell) -> Callable[[int, int], None]:
     return progress
 
 
-def _read(run: _Run) -> dict[str, Rows]:
+def _read(run: _Run, shards: Mapping[str, Shards]) -> dict[str, Rows]:
+    """The data sets at hand: those of stages, but for the streamed ones, and those that are asked or validated on."""
     recipe = run.recipe
     asked = (recipe.evaluate, *recipe.evaluate_after.values())
     held_out = [stage.validation for stage in recipe.stages]
     held_out += [name for each in asked for name in (each.validation, each.data)]
-    wanted = dict.fromkeys(_stage_data(recipe) + [name for name in held_out if name])
+    wanted = dict.fromkeys([name for name in _stage_data(recipe) if name not in shards] + [n for n in held_out if n])
     rows = {name: read_rows(recipe.data[name], name) for name in wanted}
-    if run.ranks.main:
-        run.directory.record(**skipped_facts([each for found in rows.values() for each in found.skipped]))
+    _record_skipped(run, rows)
     return rows
 
 

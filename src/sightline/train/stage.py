@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -23,6 +23,7 @@ from sightline.train.groups import build_optimizer
 from sightline.train.objectives import Objective, objective_of
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.precision import Precision
+from sightline.train.streamed import Shards, StreamedBatches
 
 SEED_STRIDE = 1_000_003  # a prime far above any seed a person picks, so that stages never share a shuffle
 
@@ -49,16 +50,26 @@ class ReadyStage:
     objective: Objective
     learner: Learner
     dropouts: Dropouts
-    batches: MicroBatches
+    batches: MicroBatches | StreamedBatches
     validation: Supply | None
     skipped: list[Skipped]
     ranks: Ranks
 
 
 def make_ready(
-    recipe: Recipe, index: int, built: Built, rows: dict[str, Rows], precision: Precision, ranks: Ranks, tell: Tell
+    recipe: Recipe,
+    index: int,
+    built: Built,
+    rows: dict[str, Rows],
+    precision: Precision,
+    ranks: Ranks,
+    tell: Tell,
+    shards: Mapping[str, Shards] | None = None,
 ) -> ReadyStage:
     """Freeze, build the optimizer, encode and pack the data, fill the feature cache.
+
+    Args:
+        shards: the data sets that stages stream; they are not looked for in `rows`.
 
     Raises:
         UserError: what is wrong with the stage's plan or its data.
@@ -69,14 +80,21 @@ def make_ready(
     objective.check(model)
     model.set_gradient_checkpointing(spec.gradient_checkpointing)
     optimizer = build_optimizer(model, spec)
-    supplies, skipped = _supplies(spec, built, rows, tell)
-    plan = plan_steps(spec, {name: len(each) for name, each in supplies.items()}, ranks.world)
+    streams = {name: shards[name] for name in spec.data if name in shards} if shards else {}
+    supplies, skipped = _supplies(spec, built, {name: rows[name] for name in spec.data if name not in streams}, tell)
+    sizes = {name: len(supplies[name] if name in supplies else streams[name]) for name in spec.data}
+    plan = plan_steps(spec, sizes, ranks.world)
     features = None
     if spec.cache_features:
         all_rows = [row for each in supplies.values() for row in each.rows]
         images = len({image.key for row in all_rows for image in row.images})
         model.eval()
         features = encode_all(model, built.encoder_for(spec), all_rows, precision, tell("encoding images", images))
+    batches: MicroBatches | StreamedBatches = (
+        StreamedBatches(streams, supplies, spec, plan, seed, ranks, built.encoder_for(spec))
+        if streams
+        else MicroBatches(supplies, spec, plan, seed, ranks, features)
+    )
     return ReadyStage(
         index=index,
         spec=spec,
@@ -87,7 +105,7 @@ def make_ready(
         objective=objective,
         dropouts=_dropouts(model, spec),
         learner=Learner(model, optimizer, precision, Ema(model, spec.ema) if spec.ema else None, objective.balance),
-        batches=MicroBatches(supplies, spec, plan, seed, ranks, features),
+        batches=batches,
         validation=_validation(recipe, spec, built, rows, tell),
         skipped=skipped,
         ranks=ranks,
@@ -104,8 +122,7 @@ def _dropouts(model: VLM, spec: Stage) -> Dropouts:
 
 def _supplies(spec: Stage, built: Built, rows: dict[str, Rows], tell: Tell) -> tuple[dict[str, Supply], list[Skipped]]:
     supplies, skipped = {}, []
-    for name in spec.data:
-        found = rows[name]
+    for name, found in rows.items():
         supplies[name], left_out = supply(
             found, spec, built.encoder_for(spec), tell(f"reading {name}", len(found.rows))
         )

@@ -1,22 +1,24 @@
 """WebDataset: tar shards whose members of one base name are one sample (``0001.jpg``, ``0001.json`` or ``0001.txt``).
 
-The shards are indexed once, by each member's offset; images are then read from their place in the tar at random.
+The shards are indexed once, by each member's offset; images are then read from their place in the tar at random. As a
+stream (see `data/stream.py`) the samples come in order instead, and nothing is indexed.
 """
 
 from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sightline.data.encode import RowError
+from sightline.data.encode import RowError, validate
 from sightline.data.files import Record, data_files
 from sightline.data.readers import image_folder, table
 from sightline.data.record import answered
 from sightline.data.row import ImageRef, Row, Where
+from sightline.data.shards import Sample, is_remote
 from sightline.errors import UserError
 from sightline.recipe.schema import DataSpec
 
@@ -38,16 +40,55 @@ def row(record: Any, place: Where, spec: DataSpec) -> Row:
     """Images in the order of their endings; the text from the .json, else from the .txt."""
     path, key, members = record
     images = tuple(
-        ImageRef(f"{path.absolute()}:{key}{ending}", read=partial(_span, path, *members[ending]))
-        for ending in sorted(members)
-        if Path("x" + ending).suffix.lower() in image_folder.ENDINGS
+        ImageRef(_image_key(path, key, ending), read=partial(_span, path, *members[ending]))
+        for ending in _pictures(members)
     )
-    if ".json" in members:
-        return _from_json(_span(path, *members[".json"]), images, place, spec)
-    text = next((ending for ending in TEXTS if ending in members), None)
+    return _row(key, members, images, lambda ending: _span(path, *members[ending]), place, spec)
+
+
+def row_of(sample: Sample, spec: DataSpec) -> Row:
+    """The same of a sample that came in a stream. Raises RowError, which names the sample."""
+    path = sample.where.file if is_remote(sample.where.file) else Path(sample.where.file)
+    images = tuple(
+        ImageRef(_image_key(path, sample.key, ending), data=sample.members[ending])
+        for ending in _pictures(sample.members)
+    )
+    try:
+        if sample.broken:
+            raise RowError(sample.broken, sample.where)
+        made = _row(sample.key, sample.members, images, sample.members.__getitem__, sample.where, spec)
+        validate(made)
+    except RowError as error:
+        raise RowError(f"sample '{sample.key}': {error.what}", sample.where, fix=error.fix) from error
+    return made
+
+
+def _row(
+    key: str,
+    endings: Collection[str],
+    images: tuple[ImageRef, ...],
+    content: Callable[[str], bytes],
+    place: Where,
+    spec: DataSpec,
+) -> Row:
+    if ".json" in endings:
+        return _from_json(content(".json"), images, place, spec)
+    text = next((ending for ending in TEXTS if ending in endings), None)
     if text is None:
-        raise RowError(f"sample '{key}' has no .json and no .txt, only {', '.join(sorted(members))}", place)
-    return answered(None, _span(path, *members[text]).decode("utf-8", "strict").strip(), images, place, {"key": key})
+        raise RowError(f"'{key}' has no .json and no .txt, only {', '.join(sorted(endings))}", place)
+    try:
+        caption = content(text).decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise RowError(f"its {text} is not UTF-8 text (byte {error.start})", place) from error
+    return answered(None, caption, images, place, {"key": key})
+
+
+def _pictures(endings: Iterable[str]) -> list[str]:
+    return [ending for ending in sorted(endings) if Path("x" + ending).suffix.lower() in image_folder.ENDINGS]
+
+
+def _image_key(path: Path | str, key: str, ending: str) -> str:
+    return f"{path.absolute() if isinstance(path, Path) else path}:{key}{ending}"
 
 
 def _from_json(data: bytes, images: tuple[ImageRef, ...], place: Where, spec: DataSpec) -> Row:
