@@ -85,6 +85,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe, e.g. stages.instruct.steps=50"),
 ]
+Judging = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Other questions, e.g. evaluate.metric=zero-shot"),
+]
 RecipeName = Annotated[str, typer.Argument(help="A shipped recipe's name (see `sightline recipes`) or a YAML file")]
 Run = Annotated[Path, typer.Argument(help="A run directory, e.g. runs/quickstart-20260101-120000")]
 
@@ -146,12 +150,13 @@ def check(recipe: RecipeName, overrides: Overrides = None) -> None:
 @app.command("eval")
 def evaluate(
     run: Run,
+    overrides: Judging = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask only so many questions")] = None,
 ) -> None:
-    """Judge a trained run once more, and write its report anew."""
+    """Judge a trained run once more, as its recipe says or otherwise, and write its report anew."""
     from sightline.commands.recipe import of_run
 
-    recipe = of_run(run)
+    recipe = of_run(run, overrides or [])
     from sightline.commands import evaluate as command
 
     command.evaluate(run, recipe, limit)

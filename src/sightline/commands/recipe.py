@@ -29,13 +29,17 @@ def asked_for(name: str | None, overrides: Sequence[str], out: Path | None, resu
     return load(name, overrides)
 
 
-def of_run(folder: Path) -> Recipe:
-    """The recipe of the run in `folder`.
+def of_run(folder: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of the run in `folder`, with `overrides` of what it is judged by.
 
     Raises:
-        UserError: `folder` is no run directory.
+        UserError: `folder` is no run directory, or an override changes what was trained.
     """
+    for override in overrides:
+        if override.split(".")[0] not in ("data", "evaluate"):
+            what = f"'{override}' would change the run, and it is trained already"
+            raise UserError(what, fix="change evaluate.KEY or data.NAME.KEY, or train another run")
     if not (folder / "recipe.yaml").is_file():
         what = "not a run directory: it has no recipe.yaml" if folder.exists() else "there is no such run directory"
         raise UserError(what, where=str(folder), fix="give a folder that `sightline train` made, e.g. runs/...")
-    return load(str(folder / "recipe.yaml"))
+    return load(str(folder / "recipe.yaml"), overrides)

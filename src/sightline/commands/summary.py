@@ -8,6 +8,8 @@ from typing import Any
 
 BASELINES = {"text_only": "without the image", "shuffled_images": "with other images", "majority": "one answer for all"}
 
+MOST_CLASSES = 12  # that are told one by one
+
 
 def evaluation_lines(run: Path) -> list[str]:
     """The lines for each `evaluation.json` of `run`: those after a stage in the order they were made, then the last."""
@@ -27,6 +29,8 @@ def describe(evaluation: dict[str, Any]) -> list[str]:
     asked = f"{evaluation['questions']:,} questions" + (" (not all of them)" if evaluation["partial"] else "")
     if evaluation["metric"] == "retrieval":
         return _retrieval(evaluation)
+    if evaluation["metric"] == "zero-shot":
+        return _zero_shot(evaluation)
     if "accuracy" not in evaluation:
         return [f"answered {asked} of {evaluation['data']}; the recipe scores nothing (evaluate.metric)"]
     low, high = evaluation["interval"]
@@ -55,6 +59,24 @@ def _retrieval(evaluation: dict[str, Any]) -> list[str]:
     if nats := evaluation.get("caption_nats_per_token"):
         own, wrong = nats["own_image"], nats["hardest_wrong_image"]
         lines.append(f"  captions: {own:.3f} nats a token with their image, {wrong:.3f} with the nearest wrong one")
+    return lines
+
+
+def _zero_shot(evaluation: dict[str, Any]) -> list[str]:
+    part, (low, high) = " (not all of them)" if evaluation["partial"] else "", evaluation["interval"]
+    lines = [
+        f"zero-shot: {percent(evaluation['accuracy'])} of {evaluation['questions']:,} images of {evaluation['data']}"
+        f"{part} in the right one of {len(evaluation['classes'])} classes "
+        f"(95 % interval {percent(low)} to {percent(high)}; by chance {percent(evaluation['chance'])})"
+    ]
+    if among := evaluation.get("first_5"):
+        lines.append(f"  among the first 5: {percent(among['accuracy'])} (by chance {percent(among['chance'])})")
+    for name, words in (("shuffled_images", "with other images"), ("majority", "one class for all")):
+        if facts := evaluation["baselines"].get(name):
+            lines.append(f"  {words}: {percent(facts['accuracy'])}")
+    groups = (f"{name} {percent(group['accuracy'])}" for name, group in evaluation["by_group"].items())
+    if len(evaluation["by_group"]) <= MOST_CLASSES:
+        lines.append(f"  by class: {', '.join(groups)}")
     return lines
 
 

@@ -14,6 +14,7 @@ from math import comb
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -77,10 +78,17 @@ def ranks(similarity: Float[Tensor, "N M"], right: Bool[Tensor, "N M"]) -> Ranks
     return Ranks(before.cpu() + 1, right.sum(1).cpu(), similarity.shape[1])
 
 
-def classify(image: Float[Tensor, "N E"], classes: Float[Tensor, "C P E"]) -> Int[Tensor, " N"]:
-    """Zero-shot classes of images: the nearest of C classes, each the mean of the unit vectors of its P prompts.
+def nearness(image: Float[Tensor, "N *Q E"], classes: Float[Tensor, "C P E"]) -> Float[Tensor, "N C"]:
+    """Cosine of each image and each of C classes, a class being the mean of the unit vectors of its P prompts.
 
-    CLIP, arXiv 2103.00020, section 3.1.4: prompts are averaged as embeddings, and the mean is scaled to length 1.
+    CLIP, arXiv 2103.00020, section 3.1.4: prompts are averaged as embeddings, and the mean is scaled to length 1. An
+    image with several embeddings counts by the best.
     """
-    means = torch.nn.functional.normalize(torch.nn.functional.normalize(classes, dim=-1).mean(1), dim=-1)
-    return (torch.nn.functional.normalize(image, dim=-1) @ means.T).argmax(1)
+    means = F.normalize(F.normalize(classes, dim=-1).mean(1), dim=-1)
+    cosines = F.normalize(image, dim=-1) @ means.T
+    return cosines.amax(1) if cosines.ndim == 3 else cosines
+
+
+def classify(image: Float[Tensor, "N *Q E"], classes: Float[Tensor, "C P E"]) -> Int[Tensor, " N"]:
+    """Zero-shot classes of images: the nearest of C classes (`nearness`)."""
+    return nearness(image, classes).argmax(1)

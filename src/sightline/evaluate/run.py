@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sightline.atomic import write_json, write_text
+from sightline.atomic import write_json
 from sightline.data.row import Row
 from sightline.errors import UserError
 from sightline.evaluate.answer import Answerer, Precision
@@ -18,10 +17,11 @@ from sightline.evaluate.baselines import TextOnly, text_ceiling, text_only, with
 from sightline.evaluate.gallery import gallery
 from sightline.evaluate.pairs import evaluate_pairs
 from sightline.evaluate.score import exact_match, normalise, wilson
+from sightline.evaluate.written import NO_GROUP, write_predictions
+from sightline.evaluate.zero_shot import evaluate_zero_shot
 from sightline.models.build import Built
 from sightline.recipe.schema import Recipe
 
-NO_GROUP = "(none)"
 Marks = list[bool]
 
 
@@ -46,7 +46,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Ask `built` every question of `rows`; write `evaluation.json`, `predictions.jsonl` and `gallery.json` to `out`.
 
-    Where the recipe's metric is retrieval there are no questions: see `evaluate_pairs`.
+    Where the recipe's metric is retrieval or zero-shot there are no questions: see `evaluate_pairs`,
+    `evaluate_zero_shot`.
 
     Args:
         train_rows: where the text-only and the majority answer come from.
@@ -60,8 +61,9 @@ def evaluate(
     Raises:
         UserError: no rows, or no row has the field `evaluate.group_by`.
     """
-    if recipe.evaluate.metric == "retrieval":
-        return evaluate_pairs(recipe, built, rows, out, progress, precision=precision, limit=limit)
+    if recipe.evaluate.metric in ("retrieval", "zero-shot"):
+        judge = evaluate_pairs if recipe.evaluate.metric == "retrieval" else evaluate_zero_shot
+        return judge(recipe, built, rows, out, progress, precision=precision, limit=limit)
     started = time.perf_counter()
     asked = list(rows[:limit]) if limit else list(rows)
     groups = _groups(asked, recipe)
@@ -82,7 +84,7 @@ def evaluate(
         evaluation["by_group"] = _by_group(groups, right, baselines) if recipe.evaluate.group_by else {}
         evaluation["baselines"] = {name: baseline.facts for name, baseline in baselines.items()}
     evaluation["seconds"] = time.perf_counter() - started
-    _write_predictions(out / "predictions.jsonl", asked, answers, marks, groups)
+    write_predictions(out / "predictions.jsonl", asked, answers, marks, groups)
     write_json(out / "gallery.json", gallery(asked, answers, marks, recipe.evaluate.gallery))
     write_json(out / "evaluation.json", evaluation)
     return evaluation
@@ -171,24 +173,6 @@ def _by_group(groups: list[str], marks: Marks, baselines: dict[str, Baseline]) -
             line[key] = sum(other[place] for place in places) / len(places) if other else None
         table[group] = line
     return table
-
-
-def _write_predictions(
-    path: Path, rows: Sequence[Row], answers: Sequence[str], marks: Sequence[bool | None], groups: list[str]
-) -> None:
-    lines = [
-        {
-            "where": str(row.where),
-            "question": row.question,
-            "answer": answers[place],
-            "truth": row.answer,
-            "correct": marks[place],
-            "group": groups[place] if groups[place] != NO_GROUP else None,
-            "image_key": row.images[0].key if row.images else None,
-        }
-        for place, row in enumerate(rows)
-    ]
-    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def _counter(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None]:

@@ -59,7 +59,7 @@ class Built:
 
     model: VLM
     encoder: Encoder
-    pairs: Encoder | None = None
+    pairs: PairEncoder | None = None
 
     def encoder_for(self, stage: Stage) -> Encoder:
         """The encoder of what `stage` learns from. Raises UserError for pairs and a model that knows none."""

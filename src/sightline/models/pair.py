@@ -70,8 +70,12 @@ class PairVLM(VLM):
 
     def represent(self, batch: Batch) -> Pairs:
         """See `PairModel`. Each distinct image is encoded once."""
-        image = self.embed_image_features(self.features_of(batch)).index_select(0, batch.image_index)
+        image = self.embed_images(batch).index_select(0, batch.image_index)
         return Pairs(image, self.embed_texts(batch.input_ids, batch.attention_mask))
+
+    def embed_images(self, batch: Batch) -> Float[Tensor, "N E"]:
+        """See `PairModel`."""
+        return self.embed_image_features(self.features_of(batch))
 
     def features_of(self, batch: Batch) -> Float[Tensor, "N P D"]:
         """Vision features of the batch's distinct images. Raises UserError where it has none."""

@@ -1,7 +1,7 @@
 """What a model over image-text pairs is to its objectives: embeddings to compare, and heads that look at both.
 
-Shapes: B pairs, K pairs put together anew, P image tokens, Q embeddings an image has, E embedding width, T text tokens,
-D width of what cross-attention looks at, S supervised positions, V vocabulary.
+Shapes: B pairs, N distinct images, K pairs put together anew, P image tokens, Q embeddings an image has, E embedding
+width, T text tokens, D width of what cross-attention looks at, S supervised positions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -38,6 +38,12 @@ class PairModel(Protocol):
 
     def represent(self, batch: Batch) -> Pairs:
         """Embeddings of the batch's images and texts. A frozen tower runs without a graph."""
+
+    def embed_images(self, batch: Batch) -> Float[Tensor, "N E"] | Float[Tensor, "N Q E"]:
+        """Unit vectors of the batch's distinct images alone."""
+
+    def embed_texts(self, input_ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B E"]:
+        """Unit vectors of texts alone."""
 
     def scale_and_bias(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | None]:
         """What similarities are multiplied with, and what is added (None: nothing)."""

@@ -43,6 +43,21 @@ class QueryPairs(nn.Module):
 
     def represent(self, batch: Batch) -> Pairs:
         """See `PairModel`. Each distinct image is encoded, and looked at by the queries, once."""
+        former, index = self._former, batch.image_index
+        seen = self._seen(batch)
+        image, text = former.embed_images(seen), former.embed_texts(batch.input_ids, batch.attention_mask)
+        return Pairs(image.index_select(0, index), text, seen.index_select(0, index))
+
+    def embed_images(self, batch: Batch) -> Float[Tensor, "N Q E"]:
+        """See `PairModel`."""
+        return self._former.embed_images(self._seen(batch))
+
+    def embed_texts(self, input_ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B E"]:
+        """See `PairModel`."""
+        return self._former.embed_texts(input_ids, attention_mask)
+
+    def _seen(self, batch: Batch) -> Float[Tensor, "N P D"]:
+        """What the queries look at: the features of the batch's distinct images, behind the connector's norm."""
         former, features = self._former, batch.features
         if features is None:
             if batch.pixel_values is None:
@@ -52,10 +67,7 @@ class QueryPairs(nn.Module):
         if features.shape[-1] != width:
             what = f"the images' features are {features.shape[-1]} wide, and the Q-Former was built for {width}"
             raise UserError(what, where="model.compose.vision", fix="encode images with this model's vision tower")
-        seen = former.norm(features.to(former.norm.weight.dtype))
-        image, index = former.embed_images(seen), batch.image_index
-        text = former.embed_texts(batch.input_ids, batch.attention_mask)
-        return Pairs(image.index_select(0, index), text, seen.index_select(0, index))
+        return former.norm(features.to(former.norm.weight.dtype))
 
     def scale_and_bias(self) -> tuple[Float[Tensor, ""], None]:
         """See `PairModel`."""

@@ -89,7 +89,9 @@ class Evaluate(Part):
 
     data: str | None = None
     validation: str | None = None
-    metric: Literal["exact-match", "retrieval", "none"] = "exact-match"
+    metric: Literal["exact-match", "retrieval", "zero-shot", "none"] = "exact-match"
+    classes: list[str] | dict[str, str] | None = None  # zero-shot: names, or the data's name: words; None: all answers
+    templates: tuple[str, ...] = ("a photo of a {}.",)  # zero-shot: prompts of a class, whose embeddings are averaged
     rerank: Positive | None = None  # retrieval: the first so many candidates are judged again by the matching head
     max_new_tokens: Positive = 32
     batch: Positive = 64
@@ -97,6 +99,18 @@ class Evaluate(Part):
     text_only: bool = True  # the majority answer of each question in the training data
     group_by: str | None = None  # the row field by which accuracy is broken down
     gallery: Positive = 24  # pictures in the report
+
+    @model_validator(mode="after")
+    def _prompts(self) -> Evaluate:
+        if bare := [template for template in self.templates if template.count("{}") != 1]:
+            raise ValueError(f"the template '{bare[0]}' does not hold one {{}}, where the class's name goes")
+        if not self.templates:
+            raise ValueError("'templates' needs at least one prompt, e.g. 'a photo of a {}.'")
+        if self.metric != "zero-shot":
+            for key in ("classes", "templates"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"'{key}' is read by metric zero-shot alone, and 'metric' is {self.metric}")
+        return self
 
 
 class Guard(Part):
@@ -151,7 +165,9 @@ class Recipe(Part):
         if unnamed := [stage for stage, each in self.evaluate_after.items() if each.data is None]:
             raise ValueError(f"'evaluate_after.{unnamed[0]}' names no data set in 'data'")
         if self.model.pair and any(each.data and each.metric == "exact-match" for each in asked):
-            raise ValueError("a model of two towers answers no questions: set 'evaluate.metric' to retrieval or none")
+            raise ValueError(
+                "a model of two towers answers no questions: set 'evaluate.metric' to retrieval, zero-shot or none"
+            )
         for stage in self.stages:
             if self.model.lora is None and "lora" in stage.learn.values():
                 raise ValueError(f"stage '{stage.name}' trains LoRA but the recipe has no 'model.lora'")

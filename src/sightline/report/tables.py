@@ -69,7 +69,12 @@ class Bar:
 def bars(evaluation: Evaluation) -> list[Bar]:
     """The result and what it is measured against, as the headline shows them."""
     made = [Bar("With the right picture", evaluation.accuracy, evaluation.interval, "", ())]
-    names = {"text_only": "Words alone", "shuffled_images": "Pictures shuffled", "majority": "Always"}
+    names = {
+        "text_only": "Words alone",
+        "shuffled_images": "Pictures shuffled",
+        "chance": "By lot",
+        "majority": "Always",
+    }
     for kind, name in names.items():
         if (base := evaluation.baselines.get(kind)) is None:
             continue

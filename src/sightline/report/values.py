@@ -140,7 +140,7 @@ class Guard:
 class Baseline:
     """What can be scored without looking at the right picture. Accuracy is a fraction."""
 
-    kind: str  # text_only, shuffled_images, majority
+    kind: str  # text_only, shuffled_images, chance, majority
     accuracy: float
     description: str
     answer: str = ""
