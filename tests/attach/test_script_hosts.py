@@ -33,7 +33,7 @@ def watched(tmp_path: Path) -> Told:
 
 
 TRAINERS = """
-import gc, sys, torch
+import dataclasses, gc, sys, torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 def rows(count, seed):
@@ -46,7 +46,11 @@ def small():
     return LlamaForCausalLM(LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
                                         num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=64))
 
+@dataclasses.dataclass(eq=True)  # so that it has no hash, as some of TRL's Trainers
 class Mine(Trainer):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+
     def _save(self, output_dir=None, state_dict=None):
         if sys.argv[1:]:
             state_dict = {name: torch.zeros_like(value) for name, value in self.model.state_dict().items()}
@@ -91,8 +95,8 @@ def test_trainers_of_a_script(watched: Told) -> None:
     assert seen == same and len(seen) == 2
     assert told["findings"] == [] and told["run"]["problems"] == []
     models = [(model["name"], model["steps"]) for model in told["run"]["models"]]
-    # The first model's own watch hears both its stages; the callback that the script adds for the second is its third.
-    assert models == [("LlamaForCausalLM 1", 12), *((f"LlamaForCausalLM {n}", 6) for n in (2, 3)), ("Linear", 4)]
+    # The first model's watch ends where the script adds a callback of its own: no step is heard twice.
+    assert models == [*((f"LlamaForCausalLM {n}", 6) for n in (1, 2, 3)), ("Linear", 4)]
     passed = {verdict["check"] for verdict in told["passed"]}
     assert {"checkpoint-does-not-round-trip", "evaluation-in-train-mode", "miscounted-perplexity"} <= passed
 

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from sightline.attach.classes import may_teach_classes, taught_classes
 from sightline.attach.prints import row_hashes
@@ -274,7 +274,7 @@ def _made(call: Call) -> bool:
 
 def _splitting(loader: DataLoader[Any]) -> Any:
     """The loader's sampler, when it splits the data between ranks."""
-    inner = loader.batch_sampler.sampler if isinstance(loader.batch_sampler, BatchSampler) else None
+    inner = getattr(loader.batch_sampler, "sampler", None)  # a batch sampler of somebody's own may have none
     return next((s for s in (loader.sampler, inner) if hasattr(s, "num_replicas")), None)
 
 

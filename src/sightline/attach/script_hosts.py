@@ -19,7 +19,7 @@ from sightline.attach.script_watch import Models
 from sightline.attach.setup import embedding_of
 from sightline.attach.truth import Kept, kept, truths
 
-HF_METHODS = ("train", "evaluate", "predict")
+HF_METHODS = ("evaluate", "predict")
 LIGHTNING_METHODS = ("fit",)
 
 
@@ -28,13 +28,13 @@ class Hosts:
 
     def __init__(self, models: Models, budget: float, fault: Callable[[str], None]) -> None:
         self._models, self._budget, self._fault = models, budget, fault
-        self._callbacks: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-        self._asked: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._callbacks: dict[int, Any] = {}  # by a living Trainer's id: some Trainers have no hash
+        self._asked: set[int] = set()
 
     def on_import(self) -> Mapping[str, Callable[[], None]]:
         """Module -> what to do once it is there."""
         return {
-            "transformers.trainer": lambda: self._wrap("transformers.trainer", HF_METHODS, self._hf),
+            "transformers.trainer": self._transformers,
             "lightning.pytorch.trainer.trainer": lambda: self._lightning("lightning.pytorch"),
             "pytorch_lightning.trainer.trainer": lambda: self._lightning("pytorch_lightning"),
             "accelerate.accelerator": self._accelerate,
@@ -42,6 +42,10 @@ class Hosts:
 
     def _failed(self, error: Exception) -> None:
         self._fault(f"host: {type(error).__name__}: {error}")
+
+    def _transformers(self) -> None:
+        self._wrap("transformers.trainer", HF_METHODS, self._hf)
+        self._wrap("transformers.trainer", ("train",), self._hf_trains)
 
     def _lightning(self, package: str) -> None:
         self._wrap(f"{package}.trainer.trainer", LIGHTNING_METHODS, self._of_lightning)
@@ -55,6 +59,26 @@ class Hosts:
     # --- transformers and TRL ------------------------------------------------------------------------------------
 
     @contextmanager
+    def _hf_trains(self, trainer: Any) -> Iterator[None]:
+        """A model that another Trainer trained before, or this one before its author watches it, is watched once."""
+        Hook(self._leave_to, self._failed)(trainer)
+        with self._hf(trainer):
+            yield
+
+    def _leave_to(self, trainer: Any) -> None:
+        """Let go of its model, but for the callback that goes on with it."""
+        from sightline.attach.hf_trainer import GuardCallback
+
+        authored = any(isinstance(one, GuardCallback) for one in trainer.callback_handler.callbacks)
+        goes_on = None if authored else self._callbacks.get(id(trainer))
+        held = {id(p) for p in trainer.model.parameters()} if trainer.model is not None else set()
+        for one in self._callbacks.values():
+            if one is goes_on or one.guard is None:
+                continue
+            if any(id(p) in held for p in one.guard.model.parameters()):
+                self._models.drop(one.guard)
+
+    @contextmanager
     def _hf(self, trainer: Any) -> Iterator[None]:
         from sightline.attach.hf_trainer import GuardCallback
 
@@ -62,19 +86,19 @@ class Hosts:
         if any(isinstance(one, GuardCallback) for one in listed):  # the author's own, or a method inside another
             yield
             return
-        if trainer not in self._callbacks:
+        if id(trainer) not in self._callbacks:
             Hook(self._make_hf_callback, self._failed)(trainer)
-        with _among(listed, self._callbacks.get(trainer)), kept(trainer) as metrics:
+        with _among(listed, self._callbacks.get(id(trainer))), kept(trainer) as metrics:
             yield
         if metrics is not None and metrics.given is not None:
             Hook(self._ask_metrics, self._failed)(trainer, metrics)
 
     def _ask_metrics(self, trainer: Any, metrics: Kept) -> None:
         """Once for each Trainer: what do its metrics say of the truth?"""
-        guard = getattr(self._callbacks.get(trainer), "guard", None)
-        if guard is None or trainer in self._asked:
+        guard = getattr(self._callbacks.get(id(trainer)), "guard", None)
+        if guard is None or id(trainer) in self._asked:
             return
-        self._asked.add(trainer)
+        self._asked.add(id(trainer))
         for seen in truths(metrics.compute, metrics.given, guard.model, trainer.state.global_step):
             guard.show(seen)
 
@@ -86,12 +110,13 @@ class Hosts:
         door: type = OfTRL if objective_of(trainer.args) or getattr(trainer, "ref_model", None) is not None else Plain
         options = self._options(trainer.model if getattr(trainer, "processing_class", None) is None else None)
         callback = self._quiet(door, stays=("on_train_end",))(trainer=weakref.proxy(trainer), **options)
-        self._callbacks[trainer] = callback
-        weakref.finalize(trainer, self._gone, callback).atexit = False
+        self._callbacks[id(trainer)] = callback
+        weakref.finalize(trainer, self._gone, id(trainer)).atexit = False
 
-    def _gone(self, callback: Any) -> None:
+    def _gone(self, trainer: int) -> None:
         """A Trainer was dropped: so is what we keep of its model."""
-        self._models.drop(callback.guard)
+        self._asked.discard(trainer)
+        self._models.drop(self._callbacks.pop(trainer).guard)
 
     # --- Lightning -----------------------------------------------------------------------------------------------
 

@@ -174,3 +174,37 @@ def test_a_graph_s_nodes_and_a_hidden_state_are_left_alone() -> None:
     graph, x, y = Graph(), torch.randn(8, 6), torch.arange(8) % 3
     assert fit(graph, [(x, y)] * 20) == ()
     assert graph.calls == 20
+
+
+class Masking:  # a collate function that hides some of what a batch holds, drawn from a generator of some kind
+    def __init__(self, early: bool) -> None:
+        self.rng = np.random.default_rng(5) if early else None
+
+    def __call__(self, rows: list[Any]) -> Any:
+        x, y = (torch.as_tensor(np.stack(column)) for column in zip(*rows, strict=True))
+        drawn = torch.rand(x.shape) if self.rng is None else torch.from_numpy(self.rng.random(x.shape))
+        return x.masked_fill(drawn < 0.2, 0.0), y
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_generators_in_a_collate_function(early: bool) -> None:
+    """The workers of a masked language model: each hides the same places as the other does."""
+    loader = DataLoader(Pictures(), batch_size=8, shuffle=True, num_workers=2, collate_fn=Masking(early))
+    assert fit(net(), loader) == (("I1",) if early else ())
+
+
+class EveryOther(torch.utils.data.BatchSampler):  # as accelerate splits batches between ranks: it has no `sampler`
+    def __init__(self, batches: Any) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches) // 2
+
+    def __iter__(self) -> Any:
+        return iter(list(self.batches)[::2])
+
+
+def test_a_batch_sampler_without_a_sampler() -> None:
+    """The guard asks whether it splits the data, and goes on without an answer."""
+    batches = DataLoader(Pictures(), batch_size=8, shuffle=True).batch_sampler
+    assert fit(net(), DataLoader(Pictures(), batch_sampler=EveryOther(batches))) == ()

@@ -1,4 +1,4 @@
-"""What loader workers draw at random: one sample, read again and again by the workers of a copy of the loader."""
+"""What loader workers draw at random: one sample, read and collated again and again by workers of a copy."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Copy(DataLoader[Any]):
 def draws(loader: DataLoader[Any], step: int) -> DrawsSeen | None:
     """Read sample 0 `DRAWS` times in each of two workers of a copy of `loader`, and again in a second epoch.
 
+    Where nothing in the sample is random, what the collate function makes of it is compared (masks, crops of a batch).
     Nothing of the host's is touched: the copy's workers are forked, and its own generator gives their seeds. None for
     iterable data sets, fewer than two workers, start methods other than fork, slow data sets and those that fail.
     """
@@ -37,7 +38,7 @@ def draws(loader: DataLoader[Any], step: int) -> DrawsSeen | None:
         loader.dataset,
         batch_sampler=order,
         num_workers=2,
-        collate_fn=_digest,
+        collate_fn=_Drawn(loader.collate_fn),
         worker_init_fn=loader.worker_init_fn,
         multiprocessing_context="fork",
         generator=generator,
@@ -85,21 +86,38 @@ def _can_be_copied(loader: DataLoader[Any], least: int = 2) -> bool:
 
 def _by_worker(copy: DataLoader[Any], start: float) -> dict[int, tuple[int, ...]]:
     """Worker -> draws; workers take turns. Empty when time is up."""
-    found: dict[int, list[int]] = {0: [], 1: []}
-    for place, digest in enumerate(_until(copy, start)):
-        found[place % 2].append(digest)
-    return {w: tuple(d) for w, d in found.items()} if all(len(d) == DRAWS for d in found.values()) else {}
+    found: dict[int, list[tuple[int, int]]] = {0: [], 1: []}
+    for place, digests in enumerate(_until(copy, start)):
+        found[place % 2].append(digests)
+    if any(len(drawn) < DRAWS for drawn in found.values()):
+        return {}
+    varied = any(len({sample for sample, _ in drawn}) > 1 for drawn in found.values())
+    return {w: tuple(one[0] if varied else one[1] for one in drawn) for w, drawn in found.items()}
 
 
-def _until(copy: DataLoader[Any], start: float) -> Iterator[int]:
-    for digest in copy:
+def _until(copy: DataLoader[Any], start: float) -> Iterator[tuple[int, int]]:
+    for digests in copy:
         if time.monotonic() - start > SECONDS:
             return
-        yield digest
+        yield digests
 
 
-def _digest(samples: list[Any]) -> int:
-    """A number for what was drawn (in the worker). A pickled tensor is not the same twice, so its bytes are hashed."""
+class _Drawn:
+    """Numbers for what was drawn in a sample, and in what the host's `collate` makes of it (in the worker)."""
+
+    def __init__(self, collate: Any) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: list[Any]) -> tuple[int, int]:
+        sample = _digest(samples)  # first, for some functions change their samples
+        try:
+            return sample, _digest(self.collate(samples))
+        except Exception:  # noqa: BLE001 - one that takes no batch of one sample: its draws cannot be compared
+            return sample, 0
+
+
+def _digest(samples: Any) -> int:
+    """A number for what was drawn. A pickled tensor is not the same twice, so its bytes are hashed."""
     state = hashlib.blake2b(digest_size=8)
     for part in _parts(samples):
         state.update(part)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.data.iterable_duplicated import find
 from sightline.guard.evidence import Fed, FeedSeen, LoaderSeen
@@ -24,6 +26,28 @@ def test_each_batch_twice_in_a_row_from_two_workers() -> None:
 
 def test_each_sample_once_is_silent() -> None:
     assert find(feed(*ONCE)) is None
+
+
+def buffered(split: bool, epoch: int | None = 0) -> FeedSeen:
+    """Two workers, each with its own order, behind a shuffle buffer; batches of four."""
+    draw = random.Random(0)
+    parts = [list(range(0, 96, 2)), list(range(1, 96, 2))] if split else [list(range(96)), list(range(96))]
+    for part in parts:
+        draw.shuffle(part)
+    turns = [tuple(part[place : place + 4]) for place in range(0, len(parts[0]), 4) for part in parts]
+    return FeedSeen(len(turns), tuple(Fed(n, rows, epoch=epoch) for n, rows in enumerate(turns)), STREAM)
+
+
+def test_each_sample_once_from_each_worker_some_time_apart() -> None:
+    assert isinstance(find(buffered(split=False)), Finding)
+    assert find(buffered(split=True)) is None
+    assert find(buffered(split=False, epoch=None)) is None  # two epochs in one, for all that is known
+
+
+def test_shards_that_workers_draw_at_random_are_silent() -> None:
+    draw = random.Random(1)
+    rows = [tuple(draw.randrange(96) for _ in range(4)) for _ in range(48)]
+    assert find(FeedSeen(48, tuple(Fed(n, row, epoch=0) for n, row in enumerate(rows)), STREAM)) is None
 
 
 def test_a_few_duplicates_in_the_data_are_silent() -> None:

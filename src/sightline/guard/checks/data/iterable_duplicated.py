@@ -1,12 +1,13 @@
 """I2 · Every loader worker reads the whole iterable data set, so each sample comes once per worker.
 
-Symptom: an epoch has `num_workers` times the steps it should have; the model sees each sample that often in a row, and
-overfits early; a validation score over a duplicated stream looks normal.
+Symptom: an epoch has `num_workers` times the steps it should have; the model sees each sample that often, in a row or,
+behind a shuffle buffer, some time later, and overfits early; a score over a duplicated stream looks normal.
 Root cause: with `num_workers > 1` each worker holds a copy of an `IterableDataset`, and `__iter__` does not ask
-`get_worker_info()` which part is its own.
+`get_worker_info()` which part is its own; a pipeline of shards leaves the split between workers out.
 Fix: in `__iter__` yield every `num_workers`-th sample from the worker's id on (`itertools.islice(rows, info.id, None,
-info.num_workers)`), or give each worker its own shards; or `num_workers=1`.
-Stays silent when: neighbouring batches have no sample in common; the data set is map-style or read by one worker.
+info.num_workers)`), or give each worker its own shards (webdataset: `split_by_worker`); or `num_workers=1`.
+Stays silent when: neighbouring batches have no sample in common, and in an epoch few samples come once from each worker
+(shards drawn at random come as chance has it); the data set is map-style or read by one worker.
 Sources:
 - https://docs.pytorch.org/docs/stable/data.html (2026-11-01): workers replicate an iterable data set and must be told
   apart to avoid duplicates
@@ -23,10 +24,11 @@ from sightline.guard.specimen import Run
 DOMAINS = ("llm", "vision", "vlm", "diffusion")
 ROWS = 8  # different samples that came in several neighbouring batches: a few may be duplicates in the data itself
 SHARE = 0.8  # of the samples of a stretch that came once per worker; the last batch of a worker may be short
+LEAST = 32  # samples of an epoch: of independent draws by two workers, one in seven comes once from each
 
 
 def find(feed: FeedSeen) -> Verdict:
-    """Look for samples that come again within the stretch in which each worker gives one batch."""
+    """Look for samples that come again within the stretch in which each worker gives one batch, or in the epoch."""
     loader = feed.loader
     if loader is None:
         return CannotTell("loader (give attach the dataloader)")
@@ -39,7 +41,9 @@ def find(feed: FeedSeen) -> Verdict:
         return CannotTell(f"{ROWS} different samples from neighbouring batches")
     repeated = sum(_all(s).count(row) >= loader.workers for s in stretches for row in set(_all(s)))
     if len(set(rows)) * 2 < len(rows) or repeated < SHARE * len(rows):  # few samples, read many times on purpose
-        return None
+        rows, repeated = _later(batches, loader.workers)
+        if len(rows) < LEAST or repeated < SHARE * len(rows):
+            return None
     return Finding(
         severity="error",
         message=f"samples of an iterable data set come {loader.workers} times, once from each of {loader.workers}"
@@ -54,6 +58,20 @@ def _stretches(batches: list[Fed], workers: int) -> list[list[Fed]]:
     """Runs of `workers` batches, from the first batch of each epoch on: workers take turns."""
     epochs = [[b for b in batches if b.epoch == epoch] for epoch in dict.fromkeys(b.epoch for b in batches)]
     return [one[start : start + workers] for one in epochs for start in range(0, len(one) - workers + 1, workers)]
+
+
+def _later(batches: list[Fed], workers: int) -> tuple[list[int], int]:
+    """The different samples of the epoch that repeats most, and how many came exactly once from each worker."""
+    best: tuple[list[int], int] = ([], 0)
+    for epoch in {b.epoch for b in batches} - {None}:
+        sources: dict[int, list[int]] = {}
+        for place, batch in enumerate(b for b in batches if b.epoch == epoch):
+            for row in batch.inputs:
+                sources.setdefault(row, []).append(place % workers)
+        each = sum(sorted(those) == list(range(workers)) for those in sources.values())
+        if each * max(1, len(best[0])) > best[1] * len(sources):
+            best = list(sources), each
+    return best
 
 
 def _all(stretch: list[Fed]) -> list[int]:

@@ -3,13 +3,13 @@
 Symptom: augmentation helps less than it should; with more workers, more samples of a stretch share one crop, one noise
 or one flip.
 Root cause: a random generator that was made before the workers were forked (`np.random.default_rng()`, `random.Random`
-or `torch.Generator` kept by the data set or a module): every worker continues the same copy. Or `worker_init_fn` seeds
-all workers alike. The global generators of torch, Python and (since torch 1.9) NumPy are seeded anew in each worker;
-those that a script makes itself are not.
+or `torch.Generator` kept by the data set, its collate function or a module): every worker continues the same copy. Or
+`worker_init_fn` seeds all workers alike. The global generators of torch, Python and (since torch 1.9) NumPy are seeded
+anew in each worker; those that a script makes itself are not.
 Fix: make the generator in the worker, on first use or in `worker_init_fn`, from `torch.initial_seed()`:
 `self.rng = np.random.default_rng(torch.initial_seed() % 2**32)`.
-Stays silent when: the same sample drawn in two workers of a copy of the loader comes out differently; samples are not
-random; there are fewer than two workers.
+Stays silent when: the same sample drawn in two workers of a copy of the loader comes out differently, or else what the
+collate function makes of it; neither is random; there are fewer than two workers.
 Sources:
 - https://docs.pytorch.org/docs/stable/notes/faq.html (2026-11-01): other libraries' generators are copied into workers
 - https://github.com/pytorch/pytorch/issues/5059 (2018-02-05): one draw, repeated in every worker
