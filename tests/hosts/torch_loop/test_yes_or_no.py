@@ -56,3 +56,29 @@ def test_inputs_of_0_to_255_or_normalised(how: str) -> None:
 )
 def test_losses_of_another_kind(loss: Loss) -> None:
     assert found(255.0, loss) == []
+
+
+def taken_twice(loss: Loss, *, learns: float = 0.3) -> list[str]:
+    """Several labels a sample, from a last layer that starts small, as those of transformers do; T4's messages."""
+    torch.manual_seed(0)
+    net: Any = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 5))
+    nn.init.normal_(net[2].weight, std=0.02)
+    nn.init.zeros_(net[2].bias)
+    opt = torch.optim.SGD(net.parameters(), lr=learns, momentum=0.9)
+    with sightline.attach(net, opt, on_finding=None) as guard:
+        for _ in range(24):
+            x = torch.randn(64, 20)
+            opt.zero_grad()
+            loss(net(x), (x[:, :5] > 0.4).float()).backward()
+            opt.step()
+    return [f.message for f in guard.findings if f.code == "T4"]
+
+
+def test_a_sigmoid_too_many_while_all_outputs_are_near_zero() -> None:
+    """There one sigmoid and two have the same gradient, but for a weight of the ones; later they have not."""
+    messages = taken_twice(lambda z, y: F.binary_cross_entropy_with_logits(torch.sigmoid(z), y))
+    assert len(messages) == 1 and "a sigmoid is called on the logits" in messages[0]
+    assert taken_twice(F.binary_cross_entropy_with_logits) == []
+    weighted = torch.tensor([0.6] * 5)  # which is about what a second sigmoid does to the ones at first
+    assert taken_twice(lambda z, y: F.binary_cross_entropy_with_logits(z, y, pos_weight=weighted)) == []
+    assert taken_twice(F.binary_cross_entropy_with_logits, learns=0.0) == []

@@ -1,4 +1,7 @@
-"""The first binary cross-entropy of a run, recognised by its gradient: what it is, and what a guess would have."""
+"""The first binary cross-entropy of a run, recognised by its gradient: what it is, and what a guess would have.
+
+Near 0 a sigmoid is a line, so that outputs that are all small fit one sigmoid as well as two: then later ones are read.
+"""
 
 from __future__ import annotations
 
@@ -31,27 +34,30 @@ SHAPING = (
     "Select",
 )
 HALF = 0.5  # of the weights: around their median some agree in any form
+LOOKS = 12  # measured steps until the outputs have spread, or never will
+DOUBLED = 0.9  # of the outputs fit two sigmoids
 DEEP = 6  # such operations between a sigmoid and what the model gives: squeezed, cast, turned; more is no output layer
 
 
 class Binary(Onlooker):
-    """Looks at the outputs of the first training forward and at their gradient."""
+    """Looks at the outputs of the first training forward and at their gradient; at later ones, if those fit too much."""
 
     shows: ClassVar = ("BinaryLossSeen",)
     measured_only: ClassVar = True
 
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)
-        self._done = False
+        self._looks, self._due = LOOKS, True
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """Listen to the gradient of the run's first outputs."""
-        if self._done or not training:
+        if not self._due or not training:
             return
-        self._done = True
-        given = given_out(output)
-        if self.recorder.step or given is None or not given.requires_grad:
+        self._due = False
+        given, step = given_out(output), self.recorder.step
+        if (step and self._looks == LOOKS) or given is None or not given.requires_grad:
             return
+        self._looks -= 1
         classes, values, seen = 1 if given.dim() == 1 else given.shape[-1], given.detach(), [False]
         squashed = from_sigmoid(given)
 
@@ -61,10 +67,11 @@ class Binary(Onlooker):
                 self.recorder.mailbox.post([read_binary(values, grad)], lambda found: arrived(found[0].tolist()))
 
         def arrived(found: list[float]) -> None:
-            graded, fits, loss, ones, probable, again, twice = found[1:]
-            doubled = max(again if squashed else 0.0, twice)
+            graded, fits, loss, ones, probable, again, once, twice = found[1:]
+            self._due = once > HALF and twice > DOUBLED and self._looks > 0
+            doubled = max(again if squashed else 0.0, twice if once <= HALF else 0.0)
             seen = (graded, fits, loss, ones, probable, doubled, squashed)
-            self.recorder.offer(BinaryLossSeen(0, classes, int(found[0]), *seen))
+            self.recorder.offer(BinaryLossSeen(step, classes, int(found[0]), *seen))
 
         given.register_hook(came)
 
@@ -80,8 +87,8 @@ def from_sigmoid(output: Tensor) -> bool:
 
 
 def read_binary(outputs: Tensor, grad: Tensor) -> Tensor:
-    """(8,) float32: outputs; shares of those with a gradient and of those that fit; mean loss; ones; probabilities;
-    shares that fit when probabilities are taken for logits, and when logits pass a sigmoid more than they should.
+    """(9,) float32: outputs; shares of those with a gradient and of those that fit; mean loss; ones; probabilities;
+    shares that fit when probabilities are taken for logits, when logits are, and when these pass one sigmoid more.
 
     With logits, w (sigmoid(z) - y) is the gradient, with probabilities w (p - y) / (p (1 - p)): its sign tells y, and
     what is left is one w for all answers of a kind (a positive weight makes it two). What has none is right, and sure.
@@ -99,14 +106,14 @@ def read_binary(outputs: Tensor, grad: Tensor) -> Tensor:
         once, again = _even(logit, ones, seen, unsure), _even(logit, ones, seen, seen)
         squashed = torch.sigmoid(z)  # flat where it is near 0 or 1: there every gradient fits, being none
         middling = (squashed > UNSURE) & (squashed < 1 - UNSURE)
-        twice = _even(_through_sigmoid(z, g, ones), ones, seen, middling).masked_fill(once > HALF, 0.0)
+        twice = _even(_through_sigmoid(z, g, ones), ones, seen, middling)
         bounded = torch.where(ones, z, 1 - z).clamp(min=0).log().clamp(min=LOWEST)
         nats = -torch.where(probable, bounded, F.logsigmoid(torch.where(ones, z, -z)))
         count = seen.sum()
         shares = [count / len(z), fits, nats.masked_fill(~seen, 0.0).mean()]
         answers = (ones & seen).sum() / count.clamp(min=1)
         again = again.masked_fill(~probable, 0.0)
-        return torch.stack([torch.full_like(z[0], len(z)), *shares, answers, probable.float(), again, twice])
+        return torch.stack([torch.full_like(z[0], len(z)), *shares, answers, probable.float(), again, once, twice])
 
 
 def _through_sigmoid(z: Tensor, grad: Tensor, ones: Tensor) -> Tensor:

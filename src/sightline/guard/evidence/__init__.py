@@ -26,7 +26,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     RanksSeen     on rank 0, when all ranks have shown the same step; RanksStuckSeen when all wait for ever
     ScheduleSeen  after 2, 4, 8, ... optimizer steps, and at the end
     HeadSeen      once, after the first training forward that gives logits
-    BinaryLossSeen   once, in the first backward pass
+    BinaryLossSeen   in the first backward pass; in later ones too, where that tells too little
     OutputsSeen   after sampled training forwards
     CutOffSeen    once, when modules that are optimized run under no_grad
     HiddenSeen    once, when parameters in plain containers have had gradients in three measured steps

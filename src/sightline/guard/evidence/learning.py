@@ -53,7 +53,7 @@ class ScheduleSeen:
 
 @dataclass(frozen=True, slots=True)
 class BinaryLossSeen:
-    """The run's first loss, if its gradient is that of binary cross-entropy.
+    """The run's first loss, or one of its first, if its gradient is that of binary cross-entropy.
 
     Attributes:
         classes: outputs a sample; `outputs`: of all samples.

@@ -41,8 +41,9 @@ LARGE = 2.0  # times the largest of the usual inits: such weights are told as th
 
 def find(head: HeadSeen, loss: LossSeen | None = None, binary: BinaryLossSeen | None = None) -> Verdict:
     """Compare the first micro-batch's loss per position with ln C, where the head is as an init leaves it."""
-    if binary and binary.fits >= SOFTMAX and binary.outputs >= FEW and binary.classes == head.classes:
-        return _yes_or_no(binary, head) if _drawn(head, FEW) else None
+    first = binary if binary and not binary.step and binary.classes == head.classes else None
+    if first and first.fits >= SOFTMAX and first.outputs >= FEW:
+        return _yes_or_no(first, head) if _drawn(head, FEW) else None
     if loss is None or loss.step or loss.micro or loss.loss is None or not loss.classes or loss.classes < 2:
         return CannotTell("cross-entropy in the run's first backward pass")
     if loss.softmax_rows < SOFTMAX or loss.classes != head.classes:
