@@ -5,29 +5,34 @@ the neighbouring members that share what stands before the first dot of their na
 
 webdataset's own pipeline is not used beyond opening: it has no place to resume from (its issue 234), its epoch-seeded
 shuffle does not count epochs in loading processes that end (issue 172, pull request 299), and members without an
-ending, or all that follows a damaged one, are left out without a count (`tariterators.py`, 1.0.2).
+ending, and all that follows a damaged header, are left out without a count (`tariterators.py`, 1.0.2).
 """
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import gzip
 import json
+import lzma
 import re
-import tarfile
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from sightline.data.files import data_files, unbraced
 from sightline.data.row import Where
+from sightline.data.tar import Tar, TarError
 from sightline.errors import UserError
 from sightline.recipe.schema import DataSpec
 
 SIZES = "sizes.json"  # shard name -> samples, beside the shards; img2dataset's and open_clip's name for it
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:")  # two letters at least: C: is a disk
-PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst")  # must be read from the front
-READ = (OSError, tarfile.TarError, EOFError)
+UNPACK: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+CUT = (TarError, EOFError, lzma.LZMAError, zlib.error)
+BUFFER = 1 << 18  # bytes read at once of a local shard; when members are passed over, what a disk reads anyway
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +85,10 @@ def read_shard(shard: Shard, start: int = 0) -> Iterator[Sample]:
         UserError: the shard cannot be opened, the way to it breaks off, or it holds more samples than were counted.
     """
     number = start
-    with _opened(shard.url) as (tar, file):
+    with _opened(shard.url) as file:
         broken = "its shard has fewer samples than were counted"
         try:
-            for at, key, members in _samples(tar, start):
+            for at, key, members in _samples(_tar(file, shard.url), start):
                 if at == shard.samples:
                     what = f"holds more than the {shard.samples:,} samples that were counted"
                     raise UserError(what, where=shard.url, fix=f"correct its count in {SIZES}, or remove that file")
@@ -91,9 +96,9 @@ def read_shard(shard: Shard, start: int = 0) -> Iterator[Sample]:
                 number = at + 1
             if number < shard.samples:
                 _ended(file, shard.url)
-        except (tarfile.TarError, EOFError) as error:
-            broken = f"its shard is cut off ({error})"
+        except CUT as error:
             _ended(file, shard.url)
+            broken = f"its shard is cut off ({error})"
         except OSError as error:
             raise UserError(f"cannot be read to its end: {error}", where=shard.url) from error
     for at in range(number, shard.samples):
@@ -147,37 +152,36 @@ def _sizes(spec: DataSpec, name: str, urls: list[str]) -> dict[str, Any] | None:
 def _counted(url: str, broken: bool) -> int:
     """The samples of a local shard by its members' headers; where it may be `broken`, up to where it is cut off."""
     count, key = 0, None
-    with _opened(url) as (tar, _):
+    with _opened(url, 0) as file:
         try:
-            for member_key, _, _ in _members(tar):
+            for member_key, _ in _members(_tar(file, url)):
                 count += member_key != key
                 key = member_key
-        except (tarfile.TarError, EOFError) as error:
-            if not broken:
+        except CUT as error:
+            what = f"is cut off in sample {count} ({error})" if count else f"is not a tar file: {error}"
+            if not broken or not count:
                 fix = "make it again, or set broken: skip to leave out its last sample; what was behind it is lost"
-                raise UserError(f"is cut off in sample {count} ({error})", where=url, fix=fix) from error
+                raise UserError(what, where=url, fix=fix) from error
     return count
 
 
 @contextlib.contextmanager
-def _opened(url: str) -> Iterator[tuple[tarfile.TarFile, IO[bytes]]]:
-    """The tar at `url`: local ones can be sought in, the others are read from the front."""
-    file = None
+def _opened(url: str, buffer: int = BUFFER) -> Iterator[IO[bytes]]:
     try:
-        file = _stream(url)
-        mode = "r|*" if is_remote(url) or url.endswith(PACKED) else "r:"
-        tar = _tar(file, mode)
-    except (*READ, ValueError) as error:
-        if file is not None and not isinstance(error, OSError):
-            _ended(file, url)
-        what = f"shard cannot be read: {error}" if isinstance(error, OSError) else f"is not a tar file: {error}"
-        raise UserError(what, where=url, fix="make it again, or take it out of the path") from error
+        file = _stream(url, buffer)
+    except (OSError, ValueError) as error:
+        fix = "make it again, or take it out of the path"
+        raise UserError(f"shard cannot be read: {error}", where=url, fix=fix) from error
     try:
-        yield tar, file
+        yield file
     finally:
-        tar.close()
         with contextlib.suppress(OSError):  # a command that we stopped listening to says so by its exit status
             file.close()
+
+
+def _tar(file: IO[bytes], url: str) -> Tar:
+    unpack = next((by for ending, by in UNPACK.items() if base_name(url).endswith(ending)), None)
+    return Tar(unpack(file) if unpack else file, seekable=not (unpack or is_remote(url)))
 
 
 def _ended(file: IO[bytes], url: str) -> None:
@@ -188,45 +192,37 @@ def _ended(file: IO[bytes], url: str) -> None:
         raise UserError(f"cannot be read to its end: {error}", where=url) from error
 
 
-def _tar(file: IO[bytes], mode: str) -> tarfile.TarFile:
-    opened: tarfile.TarFile = tarfile.open(fileobj=file, mode=mode)  # type: ignore[call-overload]  # noqa: SIM115
-    return opened
-
-
-def _stream(url: str) -> IO[bytes]:
+def _stream(url: str, buffer: int) -> IO[bytes]:
     if not is_remote(url):
-        return open(url, "rb")
+        return open(url, "rb", buffering=buffer)
     from webdataset.gopen import gopen
 
     opened: IO[bytes] = gopen(url, "rb")
     return opened
 
 
-def _samples(tar: tarfile.TarFile, start: int) -> Iterator[tuple[int, str, dict[str, bytes | None]]]:
+def _samples(tar: Tar, start: int) -> Iterator[tuple[int, str, dict[str, bytes | None]]]:
     """(number, key, members) of the samples from `start` on; a member that stands twice is None."""
     number, current = -1, None
     members: dict[str, bytes | None] = {}
-    for key, ending, member in _members(tar):
+    for key, ending in _members(tar):
         if key != current:
             if current is not None and number >= start:
                 yield number, current, members
             number, current, members = number + 1, key, {}
         if number >= start:
-            file = tar.extractfile(member)
-            assert file is not None
-            members[ending] = None if ending in members else file.read()
+            members[ending] = None if ending in members else tar.content()
     if current is not None and number >= start:
         yield number, current, members
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
-    """(key, ending, member) for each file; hidden ones are not part of a sample."""
-    for member in tar:
-        folder, _, name = member.name.rpartition("/")
-        if member.isfile() and not name.startswith("."):
+def _members(tar: Tar) -> Iterator[tuple[str, str]]:
+    """(key, ending) of each file; hidden ones are not part of a sample."""
+    for path in tar:
+        folder, _, name = path.rpartition("/")
+        if not name.startswith("."):
             base, dot, ending = name.partition(".")
-            yield (f"{folder}/{base}" if folder else base), (dot + ending).lower(), member
-        tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member it has passed
+            yield (f"{folder}/{base}" if folder else base), (dot + ending).lower()
 
 
 def _sample(shard: Shard, number: int, key: str, members: dict[str, bytes | None]) -> Sample:
