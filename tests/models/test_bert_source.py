@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForM
 from sightline.errors import UserError
 from sightline.models.bert_source import start_from_bert
 from sightline.models.connectors.q_former import QFormer
-from tests.models.connectors.former import CONFIG, LONGEST, WIDTH_IN, WIDTH_OUT, WORDS, pairs, spec
+from sightline.recipe.schema import Layers, Start
+from tests.models.connectors.former import CONFIG, LONGEST, WIDTH, WIDTH_IN, WIDTH_OUT, WORDS, pairs, spec
 
 SIZES = {name: CONFIG[name] for name in CONFIG if name != "vocab_size"}
 
@@ -81,3 +83,28 @@ def test_another_kind_of_model_is_told(tmp_path: Path) -> None:
     RobertaForMaskedLM(RobertaConfig(vocab_size=WORDS, **sizes)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="is a roberta"):
         started(tmp_path)
+
+
+@pytest.mark.parametrize("layers", [{"place": "pre"}, {"norm": "rmsnorm"}, {"qk_norm": True}])
+def test_layers_that_a_bert_has_not_are_refused(bert: BertForMaskedLM, tmp_path: Path, layers: dict[str, Any]) -> None:
+    made = QFormer(WIDTH_IN, WIDTH_OUT, spec().model_copy(update={"layers": Layers(**layers)}))
+    with pytest.raises(UserError, match=r"connector.layers: a BERT's layers have LayerNorms behind their sums"):
+        start_from_bert(made, str(tmp_path))
+
+
+def test_branches_that_start_at_zero_are_those_that_a_bert_lacks(bert: BertForMaskedLM, tmp_path: Path) -> None:
+    """Path dropout changes no weight, so a BERT can be read beside it."""
+    told = {"layers": Layers(path_dropout=0.1), "start": Start(residual="zero")}
+    made = QFormer(WIDTH_IN, WIDTH_OUT, spec().model_copy(update=told))
+    start_from_bert(made, str(tmp_path))
+    for layer in made.blocks:
+        assert bool(layer.attention.output.dense.weight.any()) and bool(layer.output_query.dense.weight.any())
+        assert not layer.has_cross_attention or not bool(layer.crossattention.output.dense.weight.any())
+
+
+def test_cross_attention_may_start_as_the_berts_attention(bert: BertForMaskedLM, tmp_path: Path) -> None:
+    made = QFormer(WIDTH, WIDTH_OUT, spec().model_copy(update={"start": Start(cross="self")}))
+    start_from_bert(made, str(tmp_path))
+    first = bert.bert.encoder.layer[0].attention
+    assert torch.equal(made.blocks[0].crossattention.attention.key.weight, first.self.key.weight)
+    assert torch.equal(made.blocks[0].crossattention.output.dense.weight, first.output.dense.weight)

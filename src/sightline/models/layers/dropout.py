@@ -32,7 +32,7 @@ class DropPath(nn.Module):
 
 def at_depth(rate: float, layer: int, depth: int) -> float:
     """Layer `layer` (from 0) of `depth`: the last has the whole `rate`, lower ones in proportion (Huang et al.)."""
-    return rate * (layer + 1) / depth
+    return rate * ((layer + 1) / depth)
 
 
 class Dropouts:
