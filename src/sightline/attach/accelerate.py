@@ -24,6 +24,7 @@ from sightline.errors import UserError
 REDUCED = {"fp16": "float16", "bf16": "bfloat16"}
 BLIND = {  # evidence, or a check's code -> why a loop with accelerate does not show it
     "MetricsHistory": "it is told by `guard.log(...)`",
+    "L10": "models are fetched before the loop begins; `sightline run` tells what the hub refused",
     "L8": "it does not say what its rows are for",
     "I3": "a prepared loader sets the epoch of its sampler itself",
 }

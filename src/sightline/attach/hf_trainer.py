@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from sightline.atomic import write_text
 from sightline.attach.access import access_seen
 from sightline.attach.data_set import data_seen, objective_of, whole_by_default
+from sightline.attach.hf_checkpoint import ADAPTER, FULL, LARGEST, resumed_from, saved_state, weights_in
 from sightline.attach.options import checked
 from sightline.attach.torch_loop import Attachment, attach
 from sightline.guard.check import Finding
@@ -30,10 +30,9 @@ EVALUATION = "eval_"  # how the Trainer marks what it logs in an evaluation
 BLIND = {  # evidence, or a check's code -> why the Trainer does not show it
     "T2": "the trainer clears the gradients itself after each step",
     "I3": "the trainer sets the epoch of its samplers itself",
+    "L10": "the hub is asked when the trainer is made, before it calls anyone; `sightline run` tells what it refused",
     "P3": "the trainer unscales the gradients itself before it clips them",
 }
-LARGEST = 2**30  # bytes of a checkpoint that is read back: seconds from a disk
-FULL, ADAPTER = "model.safetensors", "adapter_model.safetensors"
 
 
 class GuardCallback(TrainerCallback):
@@ -81,6 +80,7 @@ class GuardCallback(TrainerCallback):
         if args.bf16 or args.fp16:  # accelerate puts autocast inside of the model's forward
             self.guard.autocast(args.device.type, "bfloat16" if args.bf16 else "float16")
         self._show_data(args, given)
+        self._show_resume(Path(args.output_dir) / f"checkpoint-{state.global_step}", state.global_step)
         if args.push_to_hub:
             self.guard.show(access_seen(push=args.hub_model_id or "", token=args.hub_token is not None))
 
@@ -100,13 +100,13 @@ class GuardCallback(TrainerCallback):
         if self.guard is None or self._read_back or not state.is_world_process_zero:
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        found = next((folder / name for name in (FULL, ADAPTER) if (folder / name).is_file()), None)
+        found = weights_in(folder)
         if found is None or found.stat().st_size > LARGEST:
             why = "its file is too large to read back" if found else f"it holds neither {FULL} nor {ADAPTER}"
             self.guard.watch.absent("RoundTripSeen", f"a checkpoint was saved, and {why}")
             return
         self._read_back = True
-        saved = _saved(found, self.guard.model)
+        saved = saved_state(found, self.guard.model)
         if not saved.keys() <= self.guard.model.state_dict().keys():  # transformers may save under a hub's older names
             self.guard.watch.absent("RoundTripSeen", "the checkpoint names its tensors otherwise than the model does")
             return
@@ -124,6 +124,14 @@ class GuardCallback(TrainerCallback):
             self.guard.close()
 
     # --- inside --------------------------------------------------------------------------------------------------
+
+    def _show_resume(self, folder: Path, step: int) -> None:
+        """Training goes on from a checkpoint of this output directory: is everything as it was saved there?"""
+        if self.guard is None or not step or not folder.is_dir():
+            return
+        model = self.guard.model
+        if (content := resumed_from(folder, model)) is not None:
+            self.guard.resumed(folder, load=lambda _: content)
 
     def _show_data(self, args: Any, given: Mapping[str, Any]) -> None:
         """The trainer's own data set has all columns; that of its loader only those that the model takes."""
@@ -147,16 +155,3 @@ def _number(value: Any) -> Any:
         return float(value)
     except ValueError:
         return value
-
-
-def _saved(path: Path, model: nn.Module) -> Mapping[str, Tensor]:
-    """A checkpoint by the live model's names: an adapter's file leaves out the adapter's own name."""
-    from safetensors.torch import load_file
-
-    state = load_file(path)
-    if path.name != ADAPTER:
-        return state
-    adapters = tuple(getattr(model, "peft_config", {}))
-    plain = {name: name.replace(f".{a}.", ".") for name in model.state_dict() for a in adapters if f".{a}." in name}
-    known = {short: name for name, short in plain.items()}
-    return {known.get(name, name): tensor for name, tensor in state.items()}

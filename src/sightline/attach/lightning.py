@@ -36,6 +36,8 @@ from sightline.guard.probes.call import Call, differentiable
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")  # one library under two names, with a Callback class each
 REDUCED = {"16-mixed": "float16", "bf16-mixed": "bfloat16"}
 BLIND = {  # evidence, or a check's code -> why Lightning does not show it
+    "I3": "the trainer sets the epoch of its samplers itself",
+    "L10": "models are fetched before the trainer is made; `sightline run` tells what the hub refused",
     "L8": "it does not say what its rows are for",
 }
 LARGEST = 2**30  # bytes of a checkpoint that is read back: seconds from a disk
@@ -138,8 +140,7 @@ class GuardCallback(*_bases()):  # type: ignore[misc]
         if (dtype := REDUCED.get(str(trainer.precision))) is not None:  # off again when the loss is differentiated
             self.guard.autocast(trainer.strategy.root_device.type, dtype)
         self._calls = Calls(self.guard._recorder)
-        hooks = Hook(self._calls.entered), Hook(self._calls.left)
-        self._handles = [h for module in (pl_module, *_networks(pl_module)) for h in listening(module, *hooks)]
+        self.listen(pl_module)
         tokenizer = facts.get("tokenizer")
         if (seen := data_seen(getattr(loader, "dataset", None), tokenizer=tokenizer)) is not None:
             self.guard.show(seen)
@@ -211,11 +212,20 @@ class GuardCallback(*_bases()):  # type: ignore[misc]
         """A checkpoint is about to be written."""
         self._saved = True
 
-    def close(self) -> None:
-        """Stop watching. A second call does nothing."""
+    def listen(self, module: nn.Module) -> None:
+        """Hear its networks' calls, until `rest`."""
+        hooks = Hook(self._calls.entered), Hook(self._calls.left)
+        self._handles = [h for part in (module, *_networks(module)) for h in listening(part, *hooks)]
+
+    def rest(self) -> None:
+        """Hear nothing, and stay attached."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+    def close(self) -> None:
+        """Stop watching. A second call does nothing."""
+        self.rest()
         if self.guard is not None:
             self.guard.close()
 

@@ -24,6 +24,9 @@ BLIND = {  # evidence, or a check's code -> why TRL's trainers do not show it
     "L1": "the trainer pads prompts at the left itself",
     "L6": "the model gives log probabilities without logits",
     "L7": "the model gives log probabilities without logits",
+    "I2": "its data sets are those of `datasets`, which split a stream between workers themselves",
+    "I5": "the labels are made of the inputs' own tokens, or there are none",
+    "L10": "the hub is asked when the trainer is made, before it calls anyone; `sightline run` tells what it refused",
     "I3": "the trainer sets the epoch of its samplers itself",
     "P3": "the trainer unscales the gradients itself before it clips them",
 }

@@ -18,6 +18,7 @@ from sightline.guard.probes.non_finite import first_non_finite
 from sightline.guard.probes.overfit import overfit
 from sightline.guard.probes.reference import Reference
 from sightline.guard.probes.round_trip import round_trip
+from sightline.guard.probes.rows import rows_apart
 from sightline.guard.probes.twice import difference
 
 
@@ -132,6 +133,16 @@ def test_round_trip_names_what_differs() -> None:
     seen = round_trip(model, saved, Path("x"), 1)
     assert seen.unexpected == ("more",) and set(seen.changed) >= {"0.bias"} and set(seen.dtypes) == {"1.bias"}
     assert seen.dtypes["1.bias"] == ("float32", "float16")
+
+
+def test_the_ends_of_packed_documents_are_no_samples() -> None:
+    model = nn.Embedding(9, 4)
+    model.forward = lambda input_ids, ends: nn.functional.embedding(input_ids, model.weight)
+    packed = {"input_ids": torch.arange(8)[None], "ends": torch.tensor([0, 3, 8])}
+    assert rows_apart(Call(model, (), packed), 3, varied=True) is None
+    apart = rows_apart(Call(model, (), {"input_ids": torch.eye(3, 5).long(), "ends": torch.ones(3)}), 3, varied=True)
+    assert apart is not None
+    assert apart.rows == 3
 
 
 def test_a_reference_that_is_called_otherwise_is_not_called() -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import DataCollatorForLanguageModeling
+from torch import Tensor, nn
+from transformers import DataCollatorForLanguageModeling, LlamaModel
 
 from tests.hosts import small
 from tests.hosts.planting import plants
@@ -91,3 +92,87 @@ def samples_from_prompts_padded_at_the_right(faulty: bool) -> Task:
             model.train()
 
     return Task(model, tokenized(), usual_collator(), steps=8, tokenizer=tok, beside=sample)
+
+
+@plants("P2", "hf_trainer", "trl", "lightning", "accelerate")
+def weights_that_overflow_in_every_step(faulty: bool) -> Task:
+    model = small.language_model()
+    if faulty:
+        model.model.norm.weight.data.fill_(1e38)
+    return Task(model, tokenized(), usual_collator(), half=True, steps=24)
+
+
+class Own(LlamaModel):
+    """Settles its own precision: its author wanted the norms in float32."""
+
+    reduced = True
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.reduced):
+            return super().forward(*args, **kwargs)
+
+
+@plants("P7", "hf_trainer", "trl", "lightning", "accelerate")
+def a_body_that_turns_autocast_off(faulty: bool) -> Task:
+    model = small.language_model(num_hidden_layers=4)
+    model.model = Own(model.config)
+    model.model.reduced = not faulty
+    return Task(model, tokenized(), usual_collator(), bf16=True, steps=6)
+
+
+class Normed(LlamaModel):
+    """Ends in a norm of its author's: over the features, or over the batch."""
+
+    over = -1
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        given = super().forward(*args, **kwargs)
+        hidden: Tensor = given.last_hidden_state
+        given.last_hidden_state = hidden - hidden.mean(dim=self.over, keepdim=True)
+        return given
+
+
+@plants("I4", "trl")
+def a_norm_over_the_batch(faulty: bool) -> Task:
+    model = small.language_model()
+    model.model = Normed(model.config)
+    model.model.over = 0 if faulty else -1
+    return Task(model, tokenized(), usual_collator(), steps=6)
+
+
+@plants("T3", "trl")
+def a_test_between_steps_in_train_mode(faulty: bool) -> Task:
+    model, held_out = small.language_model(attention_dropout=0.2), dict(usual_collator()(tokenized(56)[48:]))
+
+    def test(step: int) -> None:
+        if step % 4 == 0:
+            model.train(faulty)
+            with torch.no_grad():
+                model(**held_out)
+            model.train()
+
+    return Task(model, tokenized(), usual_collator(), steps=8, beside=test)
+
+
+class Deep(LlamaModel):
+    """With twelve layers of sigmoids on top, and a way around each."""
+
+    around = 1.0
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.top = nn.ModuleList(nn.Linear(16, 16) for _ in range(12))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        given = super().forward(*args, **kwargs)
+        for layer in self.top:
+            given.last_hidden_state = self.around * given.last_hidden_state + layer(given.last_hidden_state).sigmoid()
+        return given
+
+
+@plants("P6", "trl")
+def sigmoids_without_a_way_around(faulty: bool) -> Task:
+    model = small.language_model()
+    model.model = Deep(model.config)
+    model.model.around = 0.0 if faulty else 1.0
+    return Task(model, tokenized(), usual_collator(), optimizer=torch.optim.SGD(model.parameters(), lr=0.05), steps=8)

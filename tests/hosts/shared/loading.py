@@ -7,33 +7,45 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from datasets import Dataset as Table
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
+from tests.hosts import small
 from tests.hosts.planting import plants
+from tests.hosts.shared.language import tokenized, usual_collator
 from tests.hosts.shared.networks import network
 from tests.hosts.task import Classifier, Task, points
 
 
-class Noisy(Dataset[dict[str, Tensor]]):
-    """Noise on every row, from a generator that the data set makes too early, or in the worker."""
+class Forgets:
+    """Hides one word in four, by a generator of its own, or torch's, which each worker seeds anew."""
 
-    def __init__(self, early: bool) -> None:
-        self._rows = points()
-        self._draw = torch.Generator().manual_seed(0) if early else None
+    def __init__(self, own: bool) -> None:
+        self._draw = torch.Generator().manual_seed(0) if own else None
 
-    def __len__(self) -> int:
-        return len(self._rows)
+    def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
+        return {**rows, "input_ids": [self._hide(ids) for ids in rows["input_ids"]]}
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        self._draw = self._draw or torch.Generator().manual_seed(torch.initial_seed())
-        row = self._rows[index]
-        return {**row, "x": row["x"] + 0.1 * torch.randn(16, generator=self._draw)}
+    def _hide(self, ids: list[int]) -> list[int]:
+        hidden = torch.rand(len(ids), generator=self._draw) < 0.25
+        return torch.tensor(ids).masked_fill(hidden, 0).tolist()
 
 
-@plants("I1", "hf_trainer", "lightning", "accelerate")
+@plants("I1", "hf_trainer", "trl", "lightning", "accelerate")
 def a_generator_made_before_the_workers(faulty: bool) -> Task:
-    return Task(Classifier(network()), Noisy(faulty), workers=2, steps=8)
+    rows = Table.from_list(tokenized()).with_transform(Forgets(faulty))
+    return Task(small.language_model(), rows, usual_collator(), workers=2, steps=6)
+
+
+@plants("I6", "hf_trainer", "trl", "lightning", "accelerate")
+def rows_that_take_longer_than_a_step(faulty: bool) -> Task:
+    def read(rows: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(0.12 if faulty else 0.0)
+        return rows
+
+    rows = Table.from_list(tokenized()).with_transform(read)
+    return Task(small.language_model(), rows, usual_collator(), batch=4, steps=9)
 
 
 class Stream(IterableDataset[dict[str, Tensor]]):
@@ -51,22 +63,3 @@ class Stream(IterableDataset[dict[str, Tensor]]):
 @plants("I2", "hf_trainer", "lightning", "accelerate")
 def a_stream_that_every_worker_reads_whole(faulty: bool) -> Task:
     return Task(Classifier(network()), Stream(not faulty), workers=2, steps=8, batch=4)
-
-
-class Slow(Dataset[dict[str, Any]]):
-    """Rows that take their time."""
-
-    def __init__(self, rows: Any, seconds: float) -> None:
-        self._rows, self._seconds = rows, seconds
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        time.sleep(self._seconds)
-        return self._rows[index]
-
-
-@plants("I6", "hf_trainer", "lightning", "accelerate")
-def rows_that_take_longer_than_a_step(faulty: bool) -> Task:
-    return Task(Classifier(network()), Slow(points(), 0.02 if faulty else 0.0), batch=4, steps=12)

@@ -50,37 +50,3 @@ def units_that_are_dead_from_the_start(faulty: bool) -> Task:
     if faulty:
         nn.init.constant_(net[0].bias, -100.0)
     return Task(Classifier(net), points(), steps=20)
-
-
-class Own(nn.Sequential):
-    """A network that settles its own precision."""
-
-    reduced = True
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.reduced):
-            return super().forward(x)
-
-
-@plants("P7", "hf_trainer", "lightning", "accelerate")
-def a_network_that_turns_autocast_off(faulty: bool) -> Task:
-    net = Own(*network())
-    net.reduced = not faulty
-    return Task(Classifier(net), points(), bf16=True, steps=6)
-
-
-class Endless(Classifier):
-    """With a term in its loss that is never finite, or none."""
-
-    factor = 1.0
-
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-        given = super().forward(x, labels)
-        return {**given, "loss": given["loss"] * self.factor} if "loss" in given else given
-
-
-@plants("P2", "hf_trainer", "lightning", "accelerate")
-def a_loss_that_overflows_in_every_step(faulty: bool) -> Task:
-    model = Endless(network())
-    model.factor = float("inf") if faulty else 1.0
-    return Task(model, points(), half=True, steps=24)

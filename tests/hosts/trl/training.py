@@ -14,8 +14,8 @@ from tests.hosts.hf_trainer.training import Between, usual
 from tests.hosts.task import Task
 
 
-def train(task: Task, folder: Path) -> list[dict[str, object]]:
-    """The guard's records."""
+def train(task: Task, folder: Path, seen: list[dict[str, object]] | None = None) -> list[dict[str, object]]:
+    """The guard's records, which are put into `seen` too, for a run that breaks off."""
     rows = task.rows if isinstance(task.rows, Dataset) else Dataset.from_list(list(task.rows))
     trainer = SFTTrainer(
         task.model,
@@ -34,4 +34,6 @@ def train(task: Task, folder: Path) -> list[dict[str, object]]:
         trainer.train()
     finally:
         guard.close()
+        if seen is not None:
+            seen += guard.records()
     return guard.records()

@@ -83,6 +83,13 @@ class Call:
         kwargs = {key: _replaced(value, tensors, names) for key, value in self.kwargs.items()}
         return Call(self.model, args, kwargs, self.forward)
 
+    def swapped(self, old: Tensor, new: Tensor) -> Call:
+        """The same call with `new` in place of the one tensor `old`."""
+        same = {id(old): new}
+        args = tuple(_replaced(argument, {}, same) for argument in self.args)
+        kwargs = {key: _replaced(value, {}, same) for key, value in self.kwargs.items()}
+        return Call(self.model, args, kwargs, self.forward)
+
     @property
     def repeatable(self) -> bool:
         """Whether running it again changes nothing of the host's: plain values and tensors only, no cache objects."""
@@ -97,6 +104,10 @@ class Call:
     def without_loss(self) -> Call:
         """The same call with nothing that only a loss needs, so that a model which fuses the two gives its logits."""
         return replace(self, kwargs={name: value for name, value in self.kwargs.items() if name not in LOSS_ONLY})
+
+    def unfused(self) -> Call:
+        """The same call, but where it asks a model of TRL's for log probabilities: that then gives logits."""
+        return self.without_loss() if self.kwargs.get("fused_lm_head") else self
 
     def _bare(self) -> dict[str, Tensor]:
         tensors = [argument for argument in self.args if isinstance(argument, Tensor)]

@@ -49,7 +49,7 @@ def _rolled(images: Tensor, grid: Tensor | None) -> Tensor | None:
 
 def _losses(call: Call) -> Tensor | None:
     """(n,) float32: mean negative log-likelihood of each row that has supervised tokens."""
-    result = call.run()
+    result = call.unfused().run()
     ids, labels, where = call.tensor("input_ids"), call.tensor("labels"), places(call, result)
     if result.logits is None or ids is None or where is None:
         return None

@@ -22,9 +22,10 @@ def rows_apart(call: Call, step: int, *, varied: bool) -> RowsSeen | None:
     None where it is not clear what a row is: inputs that do not all share their leading dimension, one row, outputs
     that are no tensor, or an n x n output (all samples compared with all).
     """
+    call = call.unfused()
     inputs = [value for value in _tensors((*call.args, *call.kwargs.values())) if value.dim() > 0]
     sizes = {len(value) for value in inputs if len(value) != 1 or value.dim() < 2}
-    if len(sizes) != 1 or (rows := sizes.pop()) < 2 or _own_statistics(call.model):
+    if len(sizes) != 1 or (rows := sizes.pop()) < 2 or _own_statistics(call.model) or _packed(inputs):
         return None
     with untouched(call.model), _attributes(call.model), torch.no_grad():
         call.model.eval()
@@ -42,6 +43,12 @@ def rows_apart(call: Call, step: int, *, varied: bool) -> RowsSeen | None:
     noise = max(_gap(first, again), torch.finfo(first.dtype).eps * float(first.abs().max()))
     others = sorted(change[1:].tolist(), reverse=True)[:ROWS]
     return RowsSeen(step, rows, tuple(first.shape), float(change[0]), tuple(others), noise, varied)
+
+
+def _packed(inputs: list[Tensor]) -> bool:
+    """One row of everything, and lists beside it: where the documents of the row end."""
+    wide = [value for value in inputs if value.dim() > 1]
+    return bool(wide) and all(len(value) == 1 for value in wide)
 
 
 def _swapped(call: Call, rows: int) -> Call:

@@ -1,0 +1,95 @@
+"""`transformers.Trainer`: what only its own data sets, metrics and checkpoints can get wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import nn
+from torch.nn import functional as F
+from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallback
+
+from sightline.attach.hf_trainer import GuardCallback
+from tests.hosts import small
+from tests.hosts.hf_trainer.test_planted import Classifier, arguments, points, tokenized
+from tests.hosts.planting import Script, loud, planted, plants, told
+
+
+class Stop(TrainerCallback):
+    """The machine goes down after four steps."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        control.should_training_stop = state.global_step == 4
+
+
+@plants("K2")
+def resumed_from_the_weights_alone(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
+    args = arguments(folder, save_strategy="steps", save_steps=4, save_only_model=faulty)
+    Trainer(Classifier(), args, train_dataset=points(), callbacks=[Stop()]).train()
+    trainer = Trainer(Classifier(), args, train_dataset=points(), callbacks=callbacks)
+    trainer.train(resume_from_checkpoint=True)
+    return trainer.model
+
+
+@plants("L7")
+def a_perplexity_averaged_over_batches(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
+    model = small.language_model(initializer_range=0.3)
+    seen: list[tuple[float, int]] = []
+
+    def perplexity(given: Any, compute_result: bool) -> dict[str, float]:
+        targets = given.label_ids[:, 1:].flatten()
+        nll = F.cross_entropy(given.predictions[:, :-1].flatten(0, 1), targets, reduction="sum")
+        seen.append((float(nll), int((targets != -100).sum())))
+        if not compute_result:
+            return {}
+        each = torch.tensor([nll / count for nll, count in seen])
+        fair = torch.tensor(sum(nll for nll, _ in seen) / sum(count for _, count in seen))
+        seen.clear()
+        return {"perplexity": float(each.exp().mean() if faulty else fair.exp())}
+
+    args = arguments(folder, eval_strategy="steps", eval_steps=4, per_device_eval_batch_size=1, batch_eval_metrics=True)
+    trainer = Trainer(
+        model,
+        args,
+        data_collator=DataCollatorForLanguageModeling(small.tokenizer(), mlm=False),
+        train_dataset=tokenized(),
+        eval_dataset=tokenized(72).select(range(48, 60)),
+        compute_metrics=perplexity,
+        callbacks=callbacks,
+    )
+    trainer.train()
+    return model
+
+
+@plants("L8")
+def conversations_printed_as_lists(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
+    model, tok, texts = small.language_model(), small.tokenizer(chat=True), small.sentences(64)
+    talks = [
+        [{"role": "user", "content": one}, {"role": "assistant", "content": other}]
+        for one, other in zip(texts[:32], texts[32:], strict=True)
+    ]
+    written = [str(talk) if faulty else tok.apply_chat_template(talk, tokenize=False) for talk in talks]
+    rows = Dataset.from_dict({"text": written})
+
+    def collate(rows: list[dict[str, Any]]) -> Any:
+        batch = tok([row["text"] for row in rows], padding=True, return_tensors="pt", return_token_type_ids=False)
+        return {**batch, "labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)}
+
+    args = arguments(folder, remove_unused_columns=False)
+    Trainer(model, args, data_collator=collate, train_dataset=rows, callbacks=callbacks).train()
+    return model
+
+
+@pytest.mark.parametrize("script", planted(globals()))
+def test_found_in_the_script_and_not_in_its_twin(script: Script, tmp_path: Path) -> None:
+    guard = GuardCallback(on_finding=None, budget=1.0)
+    script(tmp_path / "faulty", [guard], True)
+    assert script.plants in told(guard.records()), (told(guard.records()), guard.records())
+    guard = GuardCallback(on_finding=None, budget=1.0)
+    script(tmp_path / "clean", [guard], False)
+    assert loud(guard.records()) == []
+    looked = {str(r["code"]): r["kind"] for r in guard.records()}[script.plants]
+    assert looked in ("passed", "finding")  # the Trainer's own loss is a mean over batches, which is worth a note
