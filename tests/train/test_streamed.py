@@ -158,7 +158,7 @@ def test_broken_samples_leave_their_slots_empty_and_are_told(built: Built, tmp_p
     assert sum(len(batch.examples) for batch in made) + len(skipped) == 24
     told = {str(each.where).rpartition("/")[2]: each.reason for each in skipped}
     assert told.keys() == {"pairs-00.tar row 2", "pairs-00.tar row 6", "pairs-02.tar row 4"}
-    assert "sample '005'" in told["pairs-00.tar row 6"] and "012.png" in told["pairs-02.tar row 4"]
+    assert "sample '005'" in told["pairs-00.tar row 6"] and "sample '012': image" in told["pairs-02.tar row 4"]
     lonely = feed(built, spec(path, broken="skip"), steps=None, epochs=1, batch=4, micro_batch=1)
     with pytest.raises(UserError, match="all 1 samples of a micro-batch are broken"):
         places(lonely)
@@ -277,7 +277,7 @@ def test_what_a_stream_left_out_is_in_the_run(content: dict[str, Any], tmp_path:
     facts = json.loads((run / "run.json").read_text())
     assert facts["skipped_count"] == len(facts["skipped_rows"]) == 2  # once in each of two epochs
     assert facts["skipped_rows"][0]["where"].endswith("pairs-00.tar row 4")
-    assert "003.png" in facts["skipped_rows"][0]["reason"]
+    assert "sample '003'" in facts["skipped_rows"][0]["reason"]
     assert "pairs-00.tar" not in (run / "metrics.jsonl").read_text()
 
 

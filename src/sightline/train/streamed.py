@@ -30,9 +30,11 @@ from sightline.data.shards import Sample, Shard, find_shards, read_shard, shard_
 from sightline.data.stream import Stream
 from sightline.errors import UserError
 from sightline.recipe.schema import DataSpec, Stage
+from sightline.train.ahead import ahead
 from sightline.train.feed import Plan, Supply
 from sightline.train.parallel.ranks import Ranks
 
+STEPS_AHEAD = 2  # what a rank has read before it is asked for: a shard that is far away comes while the model learns
 MOST_LANES = 16  # each has a shard open; enough for 1, 2, 4, 8 or 16 ranks, and for a step of many shards
 
 
@@ -166,7 +168,10 @@ class StreamedBatches(Dataset[Batch]):
         return self.plan.total * self.plan.accumulate
 
     def orders(self, first_step: int) -> Iterator[Order]:
-        """This rank's micro-batches from step `first_step` on, their samples read as they are asked for."""
+        """This rank's micro-batches from step `first_step` on, their samples read a little ahead."""
+        return ahead(self._orders(first_step), STEPS_AHEAD * self.plan.accumulate)
+
+    def _orders(self, first_step: int) -> Iterator[Order]:
         share = self.lanes // self.world
         lanes = [
             self._lane(lane, first_step, self.plan.total) for lane in range(self.rank * share, (self.rank + 1) * share)
@@ -181,18 +186,22 @@ class StreamedBatches(Dataset[Batch]):
     def __getitem__(self, order: Order | int) -> Batch:
         if isinstance(order, int):
             step, part = divmod(order, self.plan.accumulate)
-            order = next(islice(self.orders(step), part, None))
+            order = next(islice(self._orders(step), part, None))
         skipped: list[Skipped] = []
-        kept = [(name, made) for name, what in order.draws if (made := self._sequence(name, what, skipped))]
+        kept = [(name, what, made) for name, what in order.draws if (made := self._sequence(name, what, skipped))]
         while kept:
             flip = torch.Generator().manual_seed(hash((self.seed, order.number, self.rank)))
             try:
-                batch = self.encoder.collate([made for _, made in kept], flip=flip if self.stage.flip else None)
+                batch = self.encoder.collate([made for *_, made in kept], flip=flip if self.stage.flip else None)
             except RowError as error:  # an image that cannot be decoded: its sample goes, and the others are kept
-                at = next((i for i, (_, made) in enumerate(kept) if error.place in made.examples), None)
-                if at is None or not self._skips(kept[at][0]):
+                at = next((i for i, (_, _, made) in enumerate(kept) if error.place in made.examples), None)
+                name, sample, _ = kept[at] if at is not None else ("", 0, None)
+                if at is None or isinstance(sample, int):
                     raise
-                skipped.append(Skipped(error.place, error.what))
+                reason = f"sample '{sample.key}': {error.what}"
+                if not self._skips(name):
+                    raise RowError(reason, error.place, fix=error.fix) from error
+                skipped.append(Skipped(error.place, reason))
                 del kept[at]
             else:
                 batch.skipped = tuple(skipped)

@@ -16,9 +16,9 @@ from typing import Any
 from sightline.data.encode import RowError, validate
 from sightline.data.files import Record, data_files
 from sightline.data.readers import image_folder, table
-from sightline.data.record import answered
+from sightline.data.record import answered, bytes_ref
 from sightline.data.row import ImageRef, Row, Where
-from sightline.data.shards import Sample, is_remote
+from sightline.data.shards import Sample
 from sightline.errors import UserError
 from sightline.recipe.schema import DataSpec
 
@@ -40,19 +40,15 @@ def row(record: Any, place: Where, spec: DataSpec) -> Row:
     """Images in the order of their endings; the text from the .json, else from the .txt."""
     path, key, members = record
     images = tuple(
-        ImageRef(_image_key(path, key, ending), read=partial(_span, path, *members[ending]))
+        ImageRef(f"{path.absolute()}:{key}{ending}", read=partial(_span, path, *members[ending]))
         for ending in _pictures(members)
     )
     return _row(key, members, images, lambda ending: _span(path, *members[ending]), place, spec)
 
 
 def row_of(sample: Sample, spec: DataSpec) -> Row:
-    """The same of a sample that came in a stream. Raises RowError, which names the sample."""
-    path = sample.where.file if is_remote(sample.where.file) else Path(sample.where.file)
-    images = tuple(
-        ImageRef(_image_key(path, sample.key, ending), data=sample.members[ending])
-        for ending in _pictures(sample.members)
-    )
+    """The same of a sample of a stream; equal bytes are one image. Raises RowError, which names the sample."""
+    images = tuple(bytes_ref(sample.members[ending]) for ending in _pictures(sample.members))
     try:
         if sample.broken:
             raise RowError(sample.broken, sample.where)
@@ -85,10 +81,6 @@ def _row(
 
 def _pictures(endings: Iterable[str]) -> list[str]:
     return [ending for ending in sorted(endings) if Path("x" + ending).suffix.lower() in image_folder.ENDINGS]
-
-
-def _image_key(path: Path | str, key: str, ending: str) -> str:
-    return f"{path.absolute() if isinstance(path, Path) else path}:{key}{ending}"
 
 
 def _from_json(data: bytes, images: tuple[ImageRef, ...], place: Where, spec: DataSpec) -> Row:
