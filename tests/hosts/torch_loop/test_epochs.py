@@ -69,3 +69,31 @@ def test_the_rate_never_comes_to_its_end() -> None:
 )
 def test_plans_that_fit(how: dict, cosine: bool) -> None:
     assert codes(**how, cosine=cosine) == []
+
+
+def planned_in(unit: str, *, kept: bool) -> list[str]:
+    """A loop in a function, whose schedule is gone when it returns, unless it is `kept`."""
+    net, gone = nn.Linear(5, 3), []
+
+    def fit() -> None:
+        opt = torch.optim.SGD(net.parameters(), lr=0.1)
+        total = {"steps": 20, "micro-batches": 80}[unit]
+        sched = LambdaLR(opt, lambda n: 0.5 * (1 + math.cos(math.pi * min(1.0, n / total))))
+        gone.append(sched if kept else None)
+        for place in range(80):
+            (net(torch.randn(4, 5)).square().mean() / EACH).backward()
+            if (place + 1) % EACH == 0:
+                opt.step()
+                sched.step()
+                opt.zero_grad()
+
+    with sightline.attach(net, on_finding=None, budget=1.0) as guard:
+        fit()
+    return [f.code for f in guard.findings]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_schedule_that_is_gone_when_the_run_is_over(kept: bool) -> None:
+    torch.manual_seed(0)
+    assert planned_in("micro-batches", kept=kept) == ["T6"]
+    assert planned_in("steps", kept=kept) == []

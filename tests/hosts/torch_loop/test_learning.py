@@ -81,10 +81,13 @@ def test_pixels_of_0_to_255(norm: bool, scale: float, found: list[str]) -> None:
     assert see(convnet(norm), scale) == found
 
 
-def test_what_was_trained_before_may_start_anywhere() -> None:
+@pytest.mark.parametrize("head", [1.0, 1e-3])
+def test_what_was_trained_before_may_start_anywhere(head: float) -> None:
+    """`head`: its part of the rate. At a small one its weights are still distributed as an init draws them."""
     torch.manual_seed(0)
     model, rows = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 6)), torch.randn(64, 8)
-    opt = torch.optim.Adam(model.parameters(), lr=1e-2)
+    rates = [{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 1e-2 * head}]
+    opt = torch.optim.Adam(rates, lr=1e-2)
     for _ in range(200):
         opt.zero_grad()
         F.cross_entropy(model(rows), rows[:, :6].argmax(1)).backward()

@@ -53,15 +53,27 @@ def test_dpo_by_hand(fault: str) -> None:
     assert found == [] if fault == "none" else "L9 error" in found
 
 
-@pytest.mark.parametrize("order", ["reference first", "policy first"])
+def imitate(policy: Any, steps: int) -> None:
+    """An optimizer of its own, as for the stage before."""
+    opt = torch.optim.AdamW(policy.parameters(), lr=1e-4)
+    for _ in range(steps):
+        ids = torch.randint(2, 30, (4, 10))
+        opt.zero_grad()
+        policy(ids, labels=ids).loss.backward()
+        opt.step()
+
+
+@pytest.mark.parametrize("order", ["reference first", "policy first", "after examples"])
 @pytest.mark.parametrize("fault", ["none", "itself"])
 def test_a_reference_that_nobody_named(order: str, fault: str) -> None:
     """The loss stays at ln 2, and the policy runs again, without gradients, on what it is trained on."""
     policy = little().eval()
+    guard = sightline.attach(policy, on_finding=None, budget=1.0 if order == "after examples" else 0.02)
+    if order == "after examples":
+        imitate(policy, 70)
     frozen = policy if fault == "itself" else copy.deepcopy(policy)
     opt = torch.optim.AdamW(policy.parameters(), lr=1e-3)
     pairs = [(torch.randint(0, 15, (4, 10)), torch.randint(15, 30, (4, 10))) for _ in range(8)]
-    guard = sightline.attach(policy, opt, on_finding=None)
     for good, bad in pairs * 3:
         opt.zero_grad()
         ours = logp(policy, good) - logp(policy, bad) if order == "policy first" else None

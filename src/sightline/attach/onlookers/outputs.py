@@ -16,6 +16,7 @@ ROWS = 64  # samples compared: enough to see that they are one
 WIDE = 4096  # elements of a sample compared
 RECENT = 3  # readings shown together
 FROM = 8  # steps: outputs that start out equal (a head of zeros) differ by then
+WRITES = 16  # to a matrix, one for each step: an init and a checkpoint's loading make a few, so this one was trained
 FIRST, EVERY = 6, 4  # looks that a run gets whatever the budget, and the steps between them: a millisecond in all
 
 
@@ -40,6 +41,8 @@ class Head(Onlooker):
         if (found := self._matrix(1 if logits.dim() == 1 else logits.shape[-1])) is None:
             return
         name, weight, inputs, classes = found
+        if not weight.is_inference() and weight._version > WRITES:  # by an optimizer that came before this one
+            return
         bias = dict(self.recorder.model.named_parameters()).get(name.removesuffix("weight") + "bias")
         values = weight.detach().float()
         second = values.square().mean()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
+from weakref import WeakSet
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -20,7 +21,7 @@ from sightline.guard.probes.call import Call
 
 STEPS = 8  # in a row: a copy equals its policy before the first step alone, and the loss of anything else varies
 EXACT = 1e-6  # float32 rounding of ln 2
-FIRST = 64  # steps within which it must show: from then on nothing is kept
+FIRST = 64  # steps of an optimizer that were heard, within which it must show: from then on nothing is kept
 
 
 class OwnReference(Onlooker):
@@ -32,16 +33,21 @@ class OwnReference(Onlooker):
         super().__init__(recorder)
         self._trained: set[Any] = set()  # where the tensors lie that the passes of this step were given
         self._bare: set[Any] = set()
-        self._steps = 0
+        self._steps, self._left = 0, FIRST
+        self._optimizers = WeakSet[Optimizer]()
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """Note what the pass was given. Which of the two comes first is the host's choice."""
-        if self.recorder.step < FIRST:
+        if self._left:
             places = {(t.data_ptr(), t.shape) for t in _tensors((*call.args, *call.kwargs.values()))}
             (self._trained if training else self._bare).update(places)
 
     def after_step(self, optimizer: Optimizer, *, measured: bool) -> None:
-        """Was it ln 2 again?"""
+        """Was it ln 2 again? With a new optimizer another stage begins, such as preferences after examples."""
+        if optimizer not in self._optimizers:
+            self._optimizers.add(optimizer)
+            self._left = FIRST + 1
+        self._left = max(0, self._left - 1)
         again = not self._trained.isdisjoint(self._bare)
         loss = self.recorder.stepped[-1][0].loss if again and self.recorder.stepped else None
         self._steps = self._steps + 1 if loss is not None and abs(loss - math.log(2)) <= EXACT else 0

@@ -33,6 +33,7 @@ class Track:
         self._ticked_inside = False
         self._forward_tick: int | None = None  # at the last training forward of the step in the making
         self._step_tick: int | None = None
+        self._about: tuple[str | None, int | None, bool] = (None, None, False)  # what is known of it
 
     @property
     def schedule(self) -> Any:
@@ -84,19 +85,21 @@ class Track:
             self._forward_tick = None
         if known is None or self.replaced:
             self._known = weakref.ref(others[0])
+            self._about = type(others[0]).__name__, horizon(others[0]), periodic(others[0])
 
     def seen(self, step: int, forwards: int, planned: int | None, closed: bool) -> ScheduleSeen:
-        """The evidence now."""
-        schedule = self.schedule
+        """The evidence now. Of a schedule that a function dropped when it returned, as it was at the last step."""
+        ticks = self.tick if self.schedule is not None else self._step_tick
+        name, end, again = self._about if ticks is not None else (None, None, False)
         return ScheduleSeen(
             step=step,
             rates=tuple(self.rates),
             forwards=forwards,
-            scheduler=type(schedule).__name__ if schedule is not None else None,
-            ticks=self.tick,
+            scheduler=name,
+            ticks=ticks,
             first_tick=self.first_tick,
-            horizon=horizon(schedule),
-            periodic=periodic(schedule),
+            horizon=end,
+            periodic=again,
             first_forwards=self.first_forwards,
             inside=self.inside,
             early=self.early,

@@ -11,8 +11,9 @@ from sightline.attach.gradient import loss_seen, read_gradient
 from sightline.attach.open_step import Loss, OpenStep, learns
 from sightline.attach.phases.state import State
 from sightline.guard.probes.call import Call, differentiable, outcome
+from sightline.guard.probes.reads import reads
 
-LABELS = 0.9  # of the targets are these very ids: so they are labels, and what the model reads is not known
+OWN = 0.9  # of the targets are these very ids: so they may be labels, that the model does not read where they stand
 
 
 class Backward:
@@ -23,6 +24,7 @@ class Backward:
 
     def __init__(self, state: State) -> None:
         self._state, self.came = state, 0
+        self._reads: bool | None = None  # the model reads each token at its place and none ahead, once it was asked
 
     def listen(self, step: OpenStep, call: Call, output: Any) -> None:
         """A training forward gave `output`: tell when its backward pass begins, and what the loss supervised."""
@@ -36,9 +38,8 @@ class Backward:
             if tensor is not result.loss:
                 tensor.register_hook(lambda _: self.began(step, begun, None))
         if step.measured and result.logits is not None and result.logits.dim() > 1 and learns(result.logits):
-            ids = call.ids_of(result.logits.shape[:-1])
-            box, read = [result.logits.detach(), ids], ids is not None and call.surely_read(ids)
-            result.logits.register_hook(lambda grad: self.gradient_came(step, grad, box, read))
+            box = [result.logits.detach(), call.ids_of(result.logits.shape[:-1])]
+            result.logits.register_hook(lambda grad: self.gradient_came(step, grad, box, call))
 
     def loss_made(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Forward hook of a loss module: the loss that the model itself does not return."""
@@ -66,11 +67,8 @@ class Backward:
         """A backward pass began from this loss of `step`."""
         step.hear(loss)
 
-    def gradient_came(self, step: OpenStep, grad: Tensor, box: list[Tensor | None], read: bool = True) -> None:
-        """Tensor hook: the gradient of the loss with respect to logits. `box`: the logits, and the ids they are of.
-
-        `read`: the model surely reads these ids where they stand.
-        """
+    def gradient_came(self, step: OpenStep, grad: Tensor, box: list[Tensor | None], call: Call | None = None) -> None:
+        """Tensor hook: the gradient of the loss with respect to logits. `box`: the logits, and the ids they are of."""
         s = self._state
         if s.muted or not box:
             return
@@ -85,9 +83,20 @@ class Backward:
 
             def arrived(values: list[Tensor]) -> None:
                 seen = loss_seen(number, micro, values, *kind)
-                if not read and (seen.agreement(0) or 0.0) > LABELS:
+                if call and ids is not None and (seen.agreement(0) or 0.0) > OWN and not self._read(call, ids):
                     seen = replace(seen, input_ids=None, targets=None)
                 step.micro.append(replace(seen, micro=len(step.micro)))
                 s.offer(step.micro[-1])
 
             s.mailbox.post(tensors, arrived)
+
+    def _read(self, call: Call, ids: Tensor) -> bool:
+        """Whether the model reads these ids where they stand, and none ahead: what it is trained on is then its input.
+
+        A decoder may move its labels on by one place before it reads them, and who corrects a text looks ahead.
+        """
+        if self._reads is None:
+            with self._state.silence():
+                found = reads(call, ids)
+            self._reads = call.surely_read(ids) if found is None else found.own and not found.ahead
+        return self._reads

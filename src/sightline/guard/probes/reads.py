@@ -1,0 +1,53 @@
+"""Which tokens does a position's output depend on? Change one token; see whose outputs move."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sightline.guard.probes.call import Call
+from sightline.guard.probes.restore import untouched
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """Whether the output at a token's place moves with that token (`own`), and an output before it (`ahead`)."""
+
+    own: bool
+    ahead: bool
+
+
+def reads(call: Call, ids: Tensor) -> Reads | None:
+    """Change a token in the middle of each row of `ids` (B, T), a tensor that `call` was given.
+
+    A language model's outputs move with their own token and never with a later one. One that moves its tokens on by a
+    place before it reads them does not move with its own; one that corrects or tags a text looks ahead. None where the
+    outputs are not one a token, or are not the same twice.
+    """
+    if ids.dim() != 2 or ids.shape[1] < 3 or not call.repeatable:
+        return None
+    column = ids.shape[1] // 2
+    other = ids.clone()
+    other[:, column] = _others(ids, column)
+    changed = (other[:, column] != ids[:, column]).nonzero().flatten()
+    once, twice, after = (_logits(one) for one in (call, call, call.swapped(ids, other)))
+    if once is None or twice is None or after is None or not changed.numel():
+        return None
+    if once.shape[:-1] != ids.shape or after.shape != once.shape or not torch.equal(once, twice):
+        return None
+    moved = (after != once).flatten(2).any(dim=-1)[changed]
+    return Reads(own=bool(moved[:, column].any()), ahead=bool(moved[:, :column].any()))
+
+
+def _others(ids: Tensor, column: int) -> Tensor:
+    """(B,) for each row another token of the same row: of the kinds that stand in such a place. Its own if none."""
+    differ = ids != ids[:, column, None]
+    return ids.gather(1, differ.int().argmax(dim=1, keepdim=True)).squeeze(1)
+
+
+def _logits(call: Call) -> Tensor | None:
+    """In the host's own mode; each time with the same random numbers."""
+    with untouched(call.model), torch.no_grad():
+        return call.run().logits
