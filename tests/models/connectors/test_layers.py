@@ -17,6 +17,7 @@ from sightline.models.connectors.q_former import QFormer
 from sightline.models.layers.dropout import Dropouts, DropPath, at_depth
 from sightline.models.layers.former import FormerBody, Layer
 from sightline.models.layers.norm import HeadNorm, make_norm
+from sightline.models.recompute import recompute
 from sightline.recipe.schema import ConnectorSpec, Layers, Start
 from tests.models.connectors.former import WIDTH, WIDTH_IN, WIDTH_OUT, former, pairs, spec
 from tests.models.connectors.texts import batch_of
@@ -359,3 +360,17 @@ def test_layers_are_told_to_the_trainer() -> None:
     assert isinstance(perceiver, Perceiver) and len(perceiver.blocks) == 2
     former = made("q-former")
     assert former.inputs == [former.words]
+
+
+@pytest.mark.parametrize("layers", [{}, {"path_dropout": 0.3}], ids=["transformers' body", "the house's"])
+def test_layers_computed_again_in_the_backward_pass_drop_what_they_dropped(layers: dict[str, Any]) -> None:
+    grads = []
+    for on in (False, True):
+        module = made("q-former", layers={"attention_dropout": 0.3, **layers}).train()
+        recompute(module.blocks, on)
+        torch.manual_seed(7)
+        module(seen()).square().sum().backward()
+        grads.append({name: p.grad for name, p in module.named_parameters() if p.grad is not None})
+    assert grads[0].keys() == grads[1].keys() and len(grads[0]) > 20
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][name], grad, **EXACT, msg=name)

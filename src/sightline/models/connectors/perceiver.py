@@ -138,14 +138,13 @@ class Resampler(nn.Module):
         start: Start = RELEASED,
     ) -> None:
         super().__init__()
-        self.latents = nn.Parameter(torch.randn(count, width))  # as in Perceiver's and OpenFlamingo's code
+        # As wide as in Perceiver's and OpenFlamingo's code, unless the recipe says.
+        self.latents = nn.Parameter(torch.randn(count, width) * (start.queries or 1.0))
         paths = [at_depth(layers.path_dropout, number, depth) for number in range(depth)]
         made = [ResamplerLayer(width, heads, head_width, layers=layers, path=path) for path in paths]
         self.layers = nn.ModuleList(made)
         self.norm = make_norm(layers.norm, width)
         start_maps(self.layers, [part for layer in made for part in layer.last], start)
-        if start.queries is not None:
-            nn.init.normal_(self.latents, std=start.queries)
 
     def forward(self, features: Float[Tensor, "N P D"]) -> Float[Tensor, "N Q D"]:
         latents = self.latents.expand(len(features), -1, -1)
