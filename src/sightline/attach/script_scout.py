@@ -226,12 +226,12 @@ class Scout:
             waiting.unmoved = 0
             parts = [module for ref in waiting.parts if (module := ref()) is not None]
             called = outermost(parts)
-            parts = called or self._look([id(p) for p in waiting.held()])
+            parts = self._with_silent(called, waiting) if called else self._look([id(p) for p in waiting.held()])
             if not parts and waiting.steps > UNMOVED and not self.models.watched and len(waiting.held()) > 1:
                 parts = [loose(waiting.held())]  # a model of plain tensors and functions
             if parts:
                 whole = parts[0] if len(parts) == 1 else self._around(parts, waiting) or joined(parts)
-                self._attach(whole, [waiting], None, heard=len(called) == 1)
+                self._attach(whole, [waiting], None, heard=len(called) == len(parts) == 1)
                 return
         else:
             waiting.unmoved += 1
@@ -241,6 +241,12 @@ class Scout:
             self._waiting.remove(waiting)
             if not self._waiting:
                 self._unpost()
+
+    def _with_silent(self, called: list[nn.Module], waiting: Waiting) -> list[nn.Module]:
+        """`called`, and what holds the rest of the optimizer's parameters: a part that ran without gradients, if any."""
+        inside = {id(p) for part in called for p in part.parameters()}
+        rest = [id(p) for p in waiting.held() if p.requires_grad and id(p) not in inside]
+        return outermost([*called, *self._look(rest)]) if rest else called
 
     def _look_for_others(self) -> None:
         """An optimizer's parameters get no gradients at all: listen to whatever else could learn."""
