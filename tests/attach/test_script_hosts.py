@@ -107,7 +107,7 @@ def test_what_only_the_trainer_knows(watched: Told) -> None:
 
 
 LIGHTNING = """
-import lightning, torch
+import sys, lightning, torch
 from torch.utils.data import DataLoader, TensorDataset
 
 class Net(lightning.LightningModule):
@@ -121,6 +121,8 @@ class Net(lightning.LightningModule):
         return loss
     def validation_step(self, batch, place):
         self.log("right", (self.net(batch[0]).argmax(1) == batch[1]).float().mean())
+    def test_step(self, batch, place):
+        self.log("at last", (self.net(batch[0]).argmax(1) == batch[1]).float().mean())
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
@@ -131,7 +133,10 @@ def main():
     trainer = lightning.Trainer(max_epochs=2, logger=False, enable_progress_bar=False, accelerator="cpu",
                                 enable_model_summary=False)
     names = [type(one).__name__ for one in trainer.callbacks]
-    trainer.fit(Net(), DataLoader(data, 8, shuffle=True), DataLoader(other, 8))
+    net, every = Net(), torch.utils.data.ConcatDataset([data, other])
+    part = torch.utils.data.Subset(every, [row * 37 % 96 for row in range(40)])
+    trainer.fit(net, DataLoader(data, 8, shuffle=True), DataLoader(other, 8))
+    trainer.test(net, DataLoader(part if sys.argv[1:] else other, 8), verbose=False)
     print(names == [type(one).__name__ for one in trainer.callbacks])
 
 main()
@@ -145,6 +150,12 @@ def test_lightning_in_a_script(watched: Told) -> None:
     assert [(model["name"], model["steps"]) for model in told["run"]["models"]] == [("Net", 16)]
     passed = {verdict["check"] for verdict in told["passed"]}
     assert {"checkpoint-does-not-round-trip", "evaluation-in-train-mode", "initial-loss-off"} <= passed
+
+
+@pytest.mark.slow  # one more process of a watched script
+def test_a_lightning_test_on_rows_that_were_trained_on(watched: Told) -> None:
+    told = watched(LIGHTNING, "faulty", plainly=False)[2]
+    assert [finding["code"] for finding in told["findings"] if finding["severity"] != "note"] == ["M1"]
 
 
 ACCELERATE = """

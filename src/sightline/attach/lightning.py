@@ -15,7 +15,7 @@ import math
 import pickle
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,7 @@ class GuardCallback(*_bases()):  # type: ignore[misc]
         tokenizer = facts.get("tokenizer")
         if (seen := data_seen(getattr(loader, "dataset", None), tokenizer=tokenizer)) is not None:
             self.guard.show(seen)
+        self._show_resume(trainer)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """A step begins with its first batch. What was saved since the last one can be read back: nothing moved."""
@@ -242,6 +243,14 @@ class GuardCallback(*_bases()):  # type: ignore[misc]
         new = {name: value for name, value in metrics.items() if self._known.get(name) is not value}
         self._known = metrics
         self.guard.log(new, phase=phase)
+
+    def _show_resume(self, trainer: Any) -> None:
+        """Training goes on from a checkpoint: is everything as it was saved there?"""
+        path = Path(str(trainer.ckpt_path or ""))
+        if self.guard is None or not trainer.global_step or not path.is_file() or path.stat().st_size > LARGEST:
+            return
+        with suppress(pickle.UnpicklingError):  # it holds objects that are not safe to load
+            self.guard.resumed(path)
 
     def _read_saved(self, trainer: Any) -> None:
         """Read the first checkpoint back, if that takes seconds."""

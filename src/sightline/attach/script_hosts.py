@@ -20,7 +20,7 @@ from sightline.attach.setup import embedding_of
 from sightline.attach.truth import Kept, kept, truths
 
 HF_METHODS = ("evaluate", "predict")
-LIGHTNING_METHODS = ("fit",)
+LIGHTNING_JUDGES = ("validate", "test")
 
 
 class Hosts:
@@ -30,6 +30,7 @@ class Hosts:
         self._models, self._budget, self._fault = models, budget, fault
         self._callbacks: dict[int, Any] = {}  # by a living Trainer's id: some Trainers have no hash
         self._asked: set[int] = set()
+        self._fits: dict[int, Any] = {}  # by a living Trainer's id: the callback of its last fit
 
     def on_import(self) -> Mapping[str, Callable[[], None]]:
         """Module -> what to do once it is there."""
@@ -48,7 +49,8 @@ class Hosts:
         self._wrap("transformers.trainer", ("train",), self._hf_trains)
 
     def _lightning(self, package: str) -> None:
-        self._wrap(f"{package}.trainer.trainer", LIGHTNING_METHODS, self._of_lightning)
+        self._wrap(f"{package}.trainer.trainer", ("fit",), self._fit)
+        self._wrap(f"{package}.trainer.trainer", LIGHTNING_JUDGES, self._judge)
 
     def _wrap(self, module: str, methods: tuple[str, ...], inside: Callable[[Any], Any]) -> None:
         """Run each of `methods` of the module's Trainer inside `inside(trainer)`."""
@@ -121,7 +123,7 @@ class Hosts:
     # --- Lightning -----------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _of_lightning(self, trainer: Any) -> Iterator[None]:
+    def _fit(self, trainer: Any) -> Iterator[None]:
         from sightline.attach.lightning import GuardCallback
 
         listed = trainer.callbacks
@@ -129,9 +131,50 @@ class Hosts:
             yield
             return
         made: list[Any] = []
-        Hook(lambda: made.append(self._quiet(GuardCallback)(**self._options(None))), self._failed)()
+        Hook(lambda: made.append(self._make_lightning_callback(trainer)), self._failed)()
         with _among(listed, made[0] if made else None):
             yield
+
+    def _make_lightning_callback(self, trainer: Any) -> Any:
+        """One whose watch goes on behind the fit's end, deaf but for what the Trainer judges then."""
+        from sightline.attach.lightning import GuardCallback
+
+        kind: Any = self._quiet(GuardCallback)
+        begin = kind.on_train_start
+
+        def starts(callback: Any, trainer: Any, module: Any) -> None:
+            Hook(lambda: self._drop_fits({id(p) for p in module.parameters()}), self._failed)()
+            begin(callback, trainer, module)
+
+        kind.on_train_start, kind.close = starts, GuardCallback.rest
+        callback = kind(**self._options(None))
+        if id(trainer) not in self._fits:
+            weakref.finalize(trainer, self._fit_gone, id(trainer)).atexit = False
+        self._fits[id(trainer)] = callback
+        return callback
+
+    def _drop_fits(self, held: set[int]) -> None:
+        """A model is fitted again, by whatever Trainer: by a watch of its own."""
+        for one in self._fits.values():
+            if one.guard is not None and any(id(p) in held for p in one.guard.model.parameters()):
+                self._models.drop(one.guard)
+
+    def _fit_gone(self, trainer: int) -> None:
+        self._models.drop(self._fits.pop(trainer).guard)
+
+    @contextmanager
+    def _judge(self, trainer: Any) -> Iterator[None]:
+        """What a Trainer judges after the fit, the test rows for one; within it, its callback hears by itself."""
+        callback = self._fits.get(id(trainer))
+        if callback is None or callback.guard is None or callback.guard._closed or callback._handles:
+            yield
+            return
+        Hook(callback.listen, self._failed)(callback.guard.model)
+        try:
+            with callback.guard.evaluating():
+                yield
+        finally:
+            Hook(callback.rest, self._failed)()
 
     # --- accelerate ----------------------------------------------------------------------------------------------
 

@@ -166,6 +166,7 @@ class Attachment(Preflight):
         """What runs inside is evaluation, whatever the modes and gradients say."""
         recorder = self._recorder
         recorder.declared, recorder.evaluated = True, False
+        recorder.declarations += 1
         try:
             yield
         finally:

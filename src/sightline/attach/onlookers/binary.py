@@ -40,7 +40,7 @@ DEEP = 6  # such operations between a sigmoid and what the model gives: squeezed
 
 
 class Binary(Onlooker):
-    """Looks at the outputs of the first training forward and at their gradient; at later ones, if those fit too much."""
+    """Looks at the outputs of the first training forward and at their gradient; at later ones if those fit both."""
 
     shows: ClassVar = ("BinaryLossSeen",)
     measured_only: ClassVar = True

@@ -32,6 +32,7 @@ class Recording(Protocol):
     forwards: int
     backwards: int
     declared: bool
+    declarations: int
     stepped: list[tuple[OpenStep, Any]]
 
     @property

@@ -34,7 +34,7 @@ class SharedRows(Onlooker):
         self._batches = self._hashed = self._mixed = self._pairs = self._twins = 0
         self._rows = self._again = 0
         self._near = NearRows()
-        self._at: int | None = None  # the step of the evaluation under way
+        self._at: tuple[int, int] | None = None  # the step of the evaluation under way, and which its host calls it
         self._phase: set[bytes] = set()
         self._last: int | None = None
         self._under_way: tuple[int, set[bytes]] = (-1, set())  # the rows of the step in the making, and its number
@@ -49,12 +49,13 @@ class SharedRows(Onlooker):
             return
         if step == 0 or len(self._evaluated) >= MOST:
             return
-        if self._at != step:
+        here = (step, self.recorder.declarations)  # two of one step may share rows: validation, then test
+        if self._at != here:
             every = self._last is not None and step - self._last <= 1 and not self.recorder.declared
-            self._last, self._at = step, None if every else step
+            self._last, self._at = step, None if every else here
             self._phase = set()
-        if self._at == step and measured and (rows := _rows(call)):
-            self._post(rows, self._near.prints(call, training=False), partial(self._evaluate, step))
+        if self._at == here and measured and (rows := _rows(call)):
+            self._post(rows, self._near.prints(call, training=False), partial(self._evaluate, step, self._phase))
 
     def close(self, *, broken: bool) -> None:
         """The last comparison."""
@@ -83,15 +84,15 @@ class SharedRows(Onlooker):
         if any(known):
             self._offer()
 
-    def _evaluate(self, step: int, values: list[Tensor], likes: Tensor | None) -> None:
+    def _evaluate(self, step: int, phase: set[bytes], values: list[Tensor], likes: Tensor | None) -> None:
         rows = _hashes(values)
         if self._under_way[0] == step and self._under_way[1].issuperset(rows):
             return  # a part of training: a reference's log-probabilities, a teacher, an accuracy of this very batch
         self._near.evaluated(rows, likes)
-        fresh = [row for row in rows if row not in self._phase]
-        self._pairs += len(rows) * (len(rows) - 1) // 2 + len(rows) * len(self._phase)
+        fresh = [row for row in rows if row not in phase]
+        self._pairs += len(rows) * (len(rows) - 1) // 2 + len(rows) * len(phase)
         self._twins += len(rows) - len(set(fresh))
-        self._phase.update(rows)
+        phase.update(rows)
         known = [row in self._trained for row in rows]
         self._mixed += any(known) and not all(known) and self._hashed == self._batches
         self._shared.update(row for row, seen in zip(rows, known, strict=True) if seen)

@@ -46,7 +46,7 @@ class State:
 
     Attributes:
         step, forwards, backwards: optimizer steps taken, training forwards, and backward passes of heard steps.
-        declared: the host says that it evaluates.
+        declared: the host says that it evaluates. declarations: how often it began to.
         asleep: of this step only the forwards and the end are counted (see `attach/pace.py`). due: the next training
             forward wakes. wakes: the step from which it does; stalled: the forwards after which it does so too, should
             there be no more steps, `patience` after the last one. at_step: the forwards at the last step. lone: asleep,
@@ -72,7 +72,7 @@ class State:
         self.mailbox, self.meter, self.pace = Mailbox(), Meter(model, dict(towers.of)), Pace(budget)
         self.step, self.forwards, self.backwards = 0, 0, 0
         self.declared, self.asleep, self.due, self.evaluated, self._silent = False, False, False, False, 0
-        self.wakes, self.stalled, self.patience, self.at_step = 0, 0, 0, 0
+        self.wakes, self.stalled, self.patience, self.at_step, self.declarations = 0, 0, 0, 0, 0
         self.lone: Optimizer | None = None
         self.setup: Setup | None = None
         self._mark: object = None
