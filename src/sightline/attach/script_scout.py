@@ -243,7 +243,7 @@ class Scout:
                 self._unpost()
 
     def _with_silent(self, called: list[nn.Module], waiting: Waiting) -> list[nn.Module]:
-        """`called`, and what holds the rest of the optimizer's parameters: a part that ran without gradients, if any."""
+        """`called`, and what holds the rest of the optimizer's parameters: a part that ran without gradients."""
         inside = {id(p) for part in called for p in part.parameters()}
         rest = [id(p) for p in waiting.held() if p.requires_grad and id(p) not in inside]
         return outermost([*called, *self._look(rest)]) if rest else called
