@@ -33,6 +33,19 @@ def test_train_then_ask(call, recipe_file: Path) -> None:
     assert asked.exit_code == 0, asked.output
 
 
+def test_rows_that_are_left_out_are_told(call, recipe_file: Path) -> None:
+    run = recipe_file.parent / "out"
+    changes = ("stages.see.steps=1", "stages.see.max_length=12", "stages.see.over_length=skip", "evaluate.data=null")
+    done = call("train", recipe_file, *changes, "--out", run)
+    assert done.exit_code == 0, done.output
+    facts = json.loads((run / "run.json").read_text())
+    assert 0 < facts["skipped_count"] == len(facts["skipped_rows"]) < 12
+    told = f"left out: {facts['skipped_count']} rows, listed in run.json; the first: {facts['skipped_rows'][0]['where']}"
+    assert told in done.stdout and "more than max_length 12" in done.stdout
+    assert call("train", "--resume", run).stdout.count("left out: ") == 1
+    assert json.loads((run / "run.json").read_text())["skipped_count"] == facts["skipped_count"]
+
+
 def test_a_finished_run_is_not_trained_again(call, recipe_file: Path) -> None:
     run = recipe_file.parent / "out"
     assert call("train", recipe_file, "stages.see.steps=2", "log_every=1", "--out", run).exit_code == 0

@@ -20,6 +20,17 @@ def evaluation_lines(run: Path) -> list[str]:
     return told + (_read(last) if last.is_file() else [])
 
 
+def left_out_lines(run: Path) -> list[str]:
+    """How many rows `run` left out, and the first of them; nothing where there are none."""
+    facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    if not facts.get("skipped_count"):
+        return []
+    first = facts["skipped_rows"][0]
+    return [
+        f"left out: {facts['skipped_count']:,} rows, listed in run.json; the first: {first['where']}: {first['reason']}"
+    ]
+
+
 def _read(path: Path) -> list[str]:
     return describe(json.loads(path.read_text(encoding="utf-8")))
 

@@ -30,7 +30,7 @@ from sightline.train.loop import Surroundings, run_stage
 from sightline.train.parallel.ranks import Ranks, joined_ranks
 from sightline.train.precision import Precision, pick_precision
 from sightline.train.stage import SEED_STRIDE, ReadyStage, Tell, make_ready
-from sightline.train.streamed import Shards, open_streams
+from sightline.train.streamed import Shards, lanes_of, open_streams
 from sightline.train.trackers import flat, open_trackers
 
 Listener = Callable[[dict[str, Any]], None]
@@ -113,6 +113,9 @@ def _run(run: _Run, clock: Clock, interrupts: Interrupts) -> None:
     with clock.phase("setup"):
         streamed = {name: recipe.data[name] for name in _stage_data(recipe)}
         shards = open_streams(streamed, run.directory.path / "streams.json", ranks)
+        for spec in recipe.stages:
+            if shards.keys() & spec.data.keys():
+                lanes_of(spec, ranks.world)  # now rather than when an earlier stage has been trained
         rows = _read(run, shards)
         seed_everything(recipe.seed)
         learned = (shards[name].rows() if name in shards else rows[name].rows for name in _stage_data(recipe))
