@@ -40,7 +40,8 @@ def test_rows_that_are_left_out_are_told(call, recipe_file: Path) -> None:
     assert done.exit_code == 0, done.output
     facts = json.loads((run / "run.json").read_text())
     assert 0 < facts["skipped_count"] == len(facts["skipped_rows"]) < 12
-    told = f"left out: {facts['skipped_count']} rows, listed in run.json; the first: {facts['skipped_rows'][0]['where']}"
+    first = facts["skipped_rows"][0]["where"]
+    told = f"left out: {facts['skipped_count']} rows, listed in run.json; the first: {first}"
     assert told in done.stdout and "more than max_length 12" in done.stdout
     assert call("train", "--resume", run).stdout.count("left out: ") == 1
     assert json.loads((run / "run.json").read_text())["skipped_count"] == facts["skipped_count"]
