@@ -150,3 +150,33 @@ def test_saved_and_loaded_it_says_the_same(rows: list[Row], tmp_path: Path) -> N
         told = judge.value(built.model, batch)
         torch.manual_seed(5)
         assert told == judge.value(again.model, other)
+
+
+@pytest.mark.parametrize("layers", [{}, {"place": "pre", "norm": "rmsnorm"}], ids=["transformers", "own"])
+def test_one_pass_of_the_queries_serves_comparison_and_caption(rows: list[Row], layers: dict[str, Any]) -> None:
+    """BLIP-2 keeps the queries' keys and values for the text; here both go through together: the same numbers."""
+    stage, built = stage_and_model(rows, {"itc": 1, "itg": 1}, layers=layers)
+    model: Any = built.model.double().eval()
+    batch = batch_of(built, stage, rows[:6])  # two rows an image
+    assert batch.pixel_values is not None
+    batch.pixel_values = batch.pixel_values.double()
+    looks: list[int] = []
+    model.connector.body.register_forward_hook(lambda _, given, out: looks.append(out.last_hidden_state.shape[1]))
+    found = []
+    for heads in ((), ("itg",)):
+        model.zero_grad()
+        looks.clear()
+        pairs = model.represent(batch, heads)
+        logits, targets = model.caption(pairs.seen, batch, pairs.kept)
+        loss = (pairs.image @ pairs.text.T).square().sum() + torch.nn.functional.cross_entropy(logits, targets)
+        loss.backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        found.append((pairs.image.detach(), logits.detach(), gradients, sorted(looks)))
+    (image, logits, gradients, apart), (also_image, also_logits, also, together) = found
+    torch.testing.assert_close(also_image, image, rtol=0, atol=1e-9)
+    torch.testing.assert_close(also_logits, logits, rtol=0, atol=1e-6)
+    assert gradients.keys() == also.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(also[name], gradient, rtol=1e-6, atol=1e-9, msg=name)
+    words, queries = batch.input_ids.shape[1], FORMER["queries"]
+    assert apart == sorted([queries, words, queries + words]) and together == [words, queries + words]

@@ -22,6 +22,7 @@ from sightline.models import known_configs
 from sightline.models.adapters import add_adapters
 from sightline.models.adopted import AdoptedVLM
 from sightline.models.bert_source import start_from_bert
+from sightline.models.captioner import CaptionPairVLM
 from sightline.models.composed import ComposedVLM
 from sightline.models.connectors import build_connector, token_count
 from sightline.models.connectors.gated_cross_attention import GatedCrossAttention
@@ -231,7 +232,7 @@ def side_by_side(
             fix="set it to mean or attention",
         )
     text = load_text(spec.language, language, attention=attention, dtype=dtype)
-    make = PairVLM if spec.fusion is None else FusedPairVLM
+    make = FusedPairVLM if spec.fusion else CaptionPairVLM if spec.caption else PairVLM
     return make(tower, text, spec=spec).to(dtype)
 
 

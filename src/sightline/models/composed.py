@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +69,10 @@ class ComposedVLM(QueryPairs, VLM):
         with torch.set_grad_enabled(torch.is_grad_enabled() and (self.learns("vision") or pixel_values.requires_grad)):
             return self.vision(pixel_values)
 
-    def forward(self, batch: Batch, task: str = "next-token") -> Any:
+    def forward(self, batch: Batch, task: str = "next-token", heads: Collection[str] = ()) -> Any:
         """See `VLM.forward`; for the task "pairs", see `PairModel.represent`."""
         if task == "pairs":
-            return self.represent(batch)
+            return self.represent(batch, heads)
         rows, targets = batch.supervised()
         embeds = self._embed(batch)
         sight = self._packed_sight(batch, embeds) if batch.packed else {}

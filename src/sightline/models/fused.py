@@ -15,7 +15,7 @@ V vocabulary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -109,7 +109,7 @@ class FusedPairVLM(PairVLM):
         super().set_gradient_checkpointing(on)
         recompute(list(self.connector.fusion), on)  # type: ignore[arg-type]
 
-    def represent(self, batch: Batch) -> Pairs:
+    def represent(self, batch: Batch, heads: Collection[str] = ()) -> Pairs:
         """See `PairModel`. Each distinct image is encoded once."""
         features, index = self.features_of(batch), batch.image_index
         if not torch.is_autocast_enabled(features.device.type):

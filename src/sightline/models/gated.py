@@ -8,6 +8,7 @@ Shapes: B rows, T tokens, N images, I images of the row that has most, Q latents
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,9 +55,9 @@ class GatedVLM(ComposedVLM):
         for layer, block in zip(self.connector.layers, blocks[:: self.connector.every], strict=True):
             block.register_forward_pre_hook(_Look(self, layer), with_kwargs=True)
 
-    def forward(self, batch: Batch, task: str = "next-token") -> Any:
+    def forward(self, batch: Batch, task: str = "next-token", heads: Collection[str] = ()) -> Any:
         try:
-            return super().forward(batch, task)
+            return super().forward(batch, task, heads)
         finally:
             self._view = None  # it holds the graph of the images
 

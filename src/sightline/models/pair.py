@@ -8,9 +8,9 @@ Shapes: B pairs, N images, P vision tokens, T text tokens, D a tower's width, E 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,13 +62,13 @@ class PairVLM(VLM):
         unused = tower == "connector" and "sigmoid" not in objective and self.connector.bias is not None
         return {"connector.bias"} if unused else set()
 
-    def forward(self, batch: Batch, task: str = "pairs") -> Pairs:  # type: ignore[override]
+    def forward(self, batch: Batch, task: str = "pairs", heads: Collection[str] = ()) -> Pairs:  # type: ignore[override]
         """Embeddings of the batch's pairs; the name of the task is what a composed VLM is told, too."""
         if task != "pairs":
             raise UserError(NO_ANSWERS, where="stages.objective", fix="set objective to losses over pairs, e.g. itc: 1")
-        return self.represent(batch)
+        return self.represent(batch, heads)
 
-    def represent(self, batch: Batch) -> Pairs:
+    def represent(self, batch: Batch, heads: Collection[str] = ()) -> Pairs:
         """See `PairModel`. Each distinct image is encoded once."""
         image = self.embed_images(batch).index_select(0, batch.image_index)
         return Pairs(image, self.embed_texts(batch.input_ids, batch.attention_mask))
@@ -93,11 +93,11 @@ class PairVLM(VLM):
         """Unit vectors of images, from the vision tower's features."""
         if not torch.is_autocast_enabled(features.device.type):
             features = features.to(self.connector.dtype)
-        return _unit(self.connector.image(features))
+        return unit(self.connector.image(features))
 
     def embed_texts(self, input_ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B E"]:
         """Unit vectors of texts."""
-        return _unit(self.connector.text(self.read(input_ids, attention_mask), attention_mask))
+        return unit(self.connector.text(self.read(input_ids, attention_mask), attention_mask))
 
     def read(self, input_ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """What the text tower makes of texts."""
@@ -110,7 +110,7 @@ class PairVLM(VLM):
     def match(self, seen: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         raise NotImplementedError("no fusion, no matching head: see `heads`")
 
-    def caption(self, seen: Tensor, batch: Batch) -> NoReturn:
+    def caption(self, seen: Tensor, batch: Batch, kept: Tensor | None = None) -> Any:
         raise NotImplementedError("no text decoder: see `heads`")
 
     def unmask(self, seen: Tensor, input_ids: Tensor, batch: Batch, where: Tensor) -> Tensor:
@@ -146,6 +146,6 @@ class PairVLM(VLM):
             self.encoder.save(folder)
 
 
-def _unit(embeddings: Tensor) -> Tensor:
+def unit(embeddings: Tensor) -> Tensor:
     """Scaled to length 1, in at least fp32."""
     return F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)

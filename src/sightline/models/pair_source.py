@@ -49,11 +49,13 @@ NAMES: Mapping[str, Mapping[str, str]] = {
 def start_from_pair(model: PairVLM) -> None:
     """Take over the connector of the dual encoder that both towers of `model` come from; otherwise leave it fresh.
 
+    A model that writes captions has another connector than a dual encoder.
+
     Raises:
         UserError: the recipe describes another connector than the checkpoint has.
     """
     source = model.spec.vision.source
-    if source is None or source != model.spec.language.source:
+    if source is None or source != model.spec.language.source or model.spec.caption is not None:
         return
     config = read_config(source, f"{WHERE}.vision.source")
     if config.model_type not in NAMES:

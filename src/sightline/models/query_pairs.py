@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from jaxtyping import Bool, Float, Int
@@ -41,12 +41,19 @@ class QueryPairs(nn.Module):
             )
         return self.connector
 
-    def represent(self, batch: Batch) -> Pairs:
-        """See `PairModel`. Each distinct image is encoded, and looked at by the queries, once."""
+    def represent(self, batch: Batch, heads: Collection[str] = ()) -> Pairs:
+        """See `PairModel`. Each distinct image is encoded, and looked at by the queries, once.
+
+        Queries see no words, so where a text is to be written, what they look at serves the comparison as well.
+        """
         former, index = self._former, batch.image_index
         seen = self._seen(batch)
-        image, text = former.embed_images(seen), former.embed_texts(batch.input_ids, batch.attention_mask)
-        return Pairs(image.index_select(0, index), text, seen.index_select(0, index))
+        text = former.embed_texts(batch.input_ids, batch.attention_mask)
+        if "itg" in heads:
+            seen = seen.index_select(0, index)
+            image, written = former.look_and_write(seen, batch.input_ids)
+            return Pairs(image, text, seen, written)
+        return Pairs(former.embed_images(seen).index_select(0, index), text, seen.index_select(0, index))
 
     def embed_images(self, batch: Batch) -> Float[Tensor, "N Q E"]:
         """See `PairModel`."""
@@ -79,9 +86,11 @@ class QueryPairs(nn.Module):
         """See `PairModel`."""
         return self._former.match(seen, input_ids, attention_mask)
 
-    def caption(self, seen: Float[Tensor, "B P D"], batch: Batch) -> tuple[Float[Tensor, "S V"], Int[Tensor, " S"]]:
+    def caption(
+        self, seen: Float[Tensor, "B P D"], batch: Batch, kept: Tensor | None = None
+    ) -> tuple[Float[Tensor, "S V"], Int[Tensor, " S"]]:
         """See `PairModel`."""
-        return self._former.caption(seen, batch)
+        return self._former.caption(seen, batch, kept)
 
     def unmask(self, *given: Any) -> Any:
         """A Q-Former fills in no masked words: see `heads`."""

@@ -8,7 +8,7 @@ Shapes: B sequences, T tokens, S supervised positions, V vocabulary, A tokens of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -25,10 +25,10 @@ from sightline.recipe.schema import Tower
 class Seq2SeqVLM(ComposedVLM):
     """See `ComposedVLM`. In a batch, labels mark the answer; what stands before is the prompt (`Seq2SeqEncoder`)."""
 
-    def forward(self, batch: Batch, task: str = "next-token") -> Any:
+    def forward(self, batch: Batch, task: str = "next-token", heads: Collection[str] = ()) -> Any:
         """See `VLM.forward`; for the task "pairs", see `PairModel.represent`."""
         if task == "pairs":
-            return self.represent(batch)
+            return self.represent(batch, heads)
         if batch.packed:
             what = "an encoder-decoder reads one prompt a sequence, so examples cannot be packed"
             raise UserError(what, where="stages", fix="set pack: none in every stage")

@@ -118,8 +118,18 @@ class Fusion(Part):
         return self
 
 
+class Caption(Part):
+    """A decoder on the text tower that looks at the image and writes the text (CoCa, arXiv 2205.01917, section 3.2)."""
+
+    blocks: Positive = 12
+    queries: Positive = 256  # tokens that an image becomes for it, by attention with learned queries
+
+
 class Pair(Part):
-    """Two towers that meet in one space of embeddings (CLIP, SigLIP); with `fusion`, texts look at images (ALBEF)."""
+    """Two towers that meet in one space of embeddings (CLIP, SigLIP).
+
+    With `fusion`, texts look at images (ALBEF); with `caption`, they are written, too (CoCa).
+    """
 
     vision: VisionSpec
     language: TextSpec
@@ -131,6 +141,15 @@ class Pair(Part):
     max_scale: float | None = 100.0  # the learned scale is held at or below this
     bias: float | None = None  # at the start, where there is one (SigLIP: -10)
     fusion: Fusion | None = None
+    caption: Caption | None = None
+
+    @model_validator(mode="after")
+    def _one_top(self) -> Pair:
+        if self.fusion and self.caption:
+            raise ValueError("'fusion' and 'caption' both stand on the text tower: give one of them")
+        if self.caption and (self.pool, self.project, self.language.pool) != ("attention", "both", "end"):
+            raise ValueError("'caption' needs pool: attention, project: both, and language.pool: end")
+        return self
 
 
 class Adopt(Part):

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from sightline.recipe.data import DataSpec, Streamed
 from sightline.recipe.model import (
     Adopt,
+    Caption,
     Compose,
     ConnectorSpec,
     Fusion,
@@ -47,6 +48,7 @@ __all__ = [
     "TOWERS",
     "AdaptiveClip",
     "Adopt",
+    "Caption",
     "Checkpoints",
     "Clip",
     "Compose",

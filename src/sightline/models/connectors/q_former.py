@@ -158,16 +158,25 @@ class QFormer(nn.Module):
         sight = F.pad(attention_mask, (self.count, 0), value=True)[:, None, None, :]
         return self.matcher(self._both(seen, input_ids, sight)[:, : self.count])
 
-    def caption(self, seen: Float[Tensor, "B P D"], batch: Batch) -> tuple[Float[Tensor, "S V"], Int[Tensor, " S"]]:
-        """Logits where `batch` has labels, each from the image and the words before."""
-        ids = batch.input_ids.clone()
+    def look_and_write(
+        self, seen: Float[Tensor, "B P D"], input_ids: Int[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B Q E"], Float[Tensor, "B T H"]]:
+        """`embed_images`, and the words beside them, each of which sees the queries and the words before it."""
+        ids = input_ids.clone()
         ids[:, 0] = self.write_id
         length, device = ids.shape[1], ids.device
         sight = torch.ones(self.count + length, self.count + length, dtype=torch.bool, device=device).tril()
         sight[: self.count, : self.count] = True  # queries see all queries, and no words
-        hidden = self._both(seen, ids, sight[None, None])[:, self.count :]
+        hidden = self._both(seen, ids, sight[None, None])
+        return _unit(self.image_projection(hidden[:, : self.count])), hidden[:, self.count :]
+
+    def caption(
+        self, seen: Float[Tensor, "B P D"], batch: Batch, kept: Float[Tensor, "B T H"] | None = None
+    ) -> tuple[Float[Tensor, "S V"], Int[Tensor, " S"]]:
+        """Logits where `batch` has labels, each from the image and the words before. `kept`: of `look_and_write`."""
+        written = self.look_and_write(seen, batch.input_ids)[1] if kept is None else kept
         rows, targets = batch.supervised()
-        return self.writer(hidden.flatten(0, 1)[rows], self.words.word_embeddings.weight), targets
+        return self.writer(written.flatten(0, 1)[rows], self.words.word_embeddings.weight), targets
 
     # --- inside --------------------------------------------------------------------------------------------------
 

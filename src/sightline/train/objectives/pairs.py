@@ -60,6 +60,7 @@ class PairLosses:
         self.balance: Balance | None = moving if moving.moves else None
         self._settings, self._stage = stage.pairs, stage.name
         self._compared = next((name for name in order if name in COMPARED), None)
+        self._asked = frozenset(self.weights) - set(COMPARED)  # heads
         self._seed, self._step, self._alpha = seed, 0, stage.pairs.distil
         self._masking: Masking | None = None
         self._fresh: tuple[Tensor, ...] | None = None  # what the queue is to hold after this step
@@ -130,7 +131,7 @@ class PairLosses:
             states.append(RandomState.now(ranks.device))
             moved = batch.to(ranks.device)
             with torch.no_grad(), precision.autocast():
-                parts.append(embedded(model.represent(moved), batch, slow_pairs(model, moved)))
+                parts.append(embedded(model.represent(moved, self._asked), batch, slow_pairs(model, moved)))
         whole = joined(parts)
         compared = self._compare(model, whole, ranks)
         precision.scaler.scale(compared * factors[self._compared]).backward()
@@ -141,7 +142,7 @@ class PairLosses:
             part = slice(start, start := start + len(batch.input_ids))
             moved = batch.to(ranks.device)
             with precision.autocast():
-                pairs: Pairs = module(moved, "pairs")
+                pairs: Pairs = module(moved, "pairs", self._asked)
                 rest = self._rest(model, pairs, moved, self._opinion(model, moved))
             surrogate = _dot(pairs.image, whole.image.grad, part) + _dot(pairs.text, whole.text.grad, part)
             self._pull({self._compared: surrogate} | _scaled(rest, factors, precision))
@@ -150,7 +151,7 @@ class PairLosses:
         return {name: sums[name] for name in self.weights}
 
     def value(self, model: VLM, batch: Batch) -> dict[Term, tuple[Tensor, float]]:
-        pairs, kept = model(batch, "pairs"), (self._step, self._alpha)
+        pairs, kept = model(batch, "pairs", self._asked), (self._step, self._alpha)
         self._step, self._alpha = HELD_OUT, 0.0  # the slow copy has no say: it is no measure of the model
         counts = self.counts([batch])
         sums = self._rest(cast(PairModel, model), pairs, batch, None)
@@ -173,7 +174,7 @@ class PairLosses:
         for batch in batches:
             moved = batch.to(ranks.device)
             with precision.autocast():
-                pairs: Pairs = module(moved, "pairs")
+                pairs: Pairs = module(moved, "pairs", self._asked)
                 slow = slow_pairs(model, moved)
                 losses = self._rest(model, pairs, moved, slow)
             if self._compared:
@@ -212,7 +213,7 @@ class PairLosses:
             losses["itm"] = _matching(model, pairs, batch)
         if "itg" in self.weights:
             assert pairs.seen is not None
-            logits, targets = model.caption(pairs.seen, batch)
+            logits, targets = model.caption(pairs.seen, batch, pairs.kept)
             losses["itg"] = captioning(logits, targets, self._settings.caption_smoothing)[0]
         if "mlm" in self.weights:
             losses["mlm"] = self._words(model, pairs, batch, slow)
