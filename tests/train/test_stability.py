@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from sightline.train.run import resume, train
 from tests.train.test_blip2 import FORMER, chain, stopping, weights
 from tests.train.tiny import RECIPE, recipe, stage
 
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "stability.py"
 LAYERS = {"place": "pre", "norm": "rmsnorm", "qk_norm": True, "attention_dropout": 0.2, "path_dropout": 0.2}
 BOTH = {"schedule": {"kind": "constant", "warmup": 1, "layers": {"steps": 1}}, "dropout_warmup": 3}
 
@@ -92,3 +95,18 @@ def test_dropout_that_is_not_there_cannot_rise(tmp_path: Path) -> None:
     told["stages"] = [told["stages"][1] | {"schedule": {}, "optimizer": {}, "dropout_warmup": 2}]
     with pytest.raises(UserError, match="this connector drops nothing"):
         train(validate(told, where="mlp"), tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_the_guard_names_a_layer_of_a_q_former_that_fails_and_is_silent_on_its_twin(tmp_path: Path) -> None:
+    """The benchmark's failing set-up, and the same with norms before the branches."""
+    found = importlib.util.spec_from_file_location("stability", BENCHMARK)
+    assert found is not None and found.loader is not None
+    stability = importlib.util.module_from_spec(found)
+    sys.modules["stability"] = stability  # dataclasses look for their module there
+    found.loader.exec_module(stability)
+    failing, twin = (stability.run(arm, 3, tmp_path) for arm in (stability.BASELINE, "pre-LN"))
+    guess = stability.guessing()
+    assert twin.final < 0.7 * guess < stability.DIVERGED * guess <= failing.final
+    assert [line["code"] for line in failing.findings] == ["P6"] and not twin.findings
+    assert "vanish, most of all connector.body." in failing.findings[0]["message"]

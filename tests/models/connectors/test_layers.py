@@ -374,3 +374,34 @@ def test_layers_computed_again_in_the_backward_pass_drop_what_they_dropped(layer
     assert grads[0].keys() == grads[1].keys() and len(grads[0]) > 20
     for name, grad in grads[0].items():
         torch.testing.assert_close(grads[1][name], grad, **EXACT, msg=name)
+
+
+@pytest.mark.parametrize("kind", ["q-former", "perceiver"])
+def test_in_half_precision_they_are_about_the_same(kind: str) -> None:
+    told = {"norm": "rmsnorm", "qk_norm": True, "place": "pre"}
+    module = made(kind, layers=told).float().eval()
+    features = seen().float()
+    whole = module(features)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = module(features)
+    half = module.bfloat16()(features.bfloat16())
+    assert half.dtype == torch.bfloat16
+    for other in (mixed, half):
+        assert float((other.float() - whole).detach().norm() / whole.detach().norm()) < 0.05
+
+
+def test_gated_layers_begin_by_adding_nothing_whatever_the_switches() -> None:
+    told = {"norm": "rmsnorm", "qk_norm": True, "attention_dropout": 0.2, "path_dropout": 0.5}
+    layer = made("gated-cross-attention", layers=told, start={"weights": "xavier"}).layers[0]
+    hidden, features = torch.randn(8, 4, WIDTH_OUT, dtype=torch.float64), seen(8)
+    sight = torch.ones(8, 1, 4, 5, dtype=torch.bool)
+    assert torch.equal(layer.train()(hidden, features, sight), hidden)
+    with torch.no_grad():
+        layer.attention_gate.fill_(0.5)
+        layer.mlp_gate.fill_(0.5)
+    assert torch.equal(layer.eval()(hidden, features, sight), layer(hidden, features, sight))
+    torch.manual_seed(0)
+    added = layer.train()(hidden, features, sight) - hidden
+    unmoved = (added == 0).flatten(1).all(1)
+    assert 0 < int(unmoved.sum()) < 8, "rows that skip both branches, and rows that do not"
+    assert isinstance(layer.attention.head_norm, HeadNorm) and layer.attention.attention_dropout == 0.2
