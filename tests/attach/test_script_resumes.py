@@ -126,6 +126,29 @@ for name, keep in (("Lost", body), ("Whole", lambda key: True), ("NewHead", body
     if name == "TwoFiles":
         fresh[2].load_state_dict(model[2].state_dict())
     judged(fresh)
+
+
+import copy
+kept = fit(kind("Kept"))
+best = {"model": kept.state_dict(), "score": 1.0}
+fit(kept)
+kept.load_state_dict(best["model"])
+
+copied = fit(kind("Copied"))
+best = copy.deepcopy(copied.state_dict())
+fit(copied)
+copied.load_state_dict(best)
+copied.load_state_dict(copied.state_dict())  # nothing happened in between
+
+averaged, online = kind("Averaged"), kind("Online")
+for _ in range(2):
+    fit(online, 8)
+    averaged.load_state_dict(online.state_dict())
+mixed = fit(kind("Mixed"))
+parts = mixed.state_dict()
+fit(mixed)
+parts.update({key: value.clone() for key, value in online.state_dict().items() if not body(key)})
+mixed.load_state_dict(parts)  # its own body, with another head
 """
 
 
@@ -134,5 +157,5 @@ def test_what_is_read_back_without_its_head_and_judged(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sightline", "run", "--findings", "told.json", "train.py"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=240)
     told = json.loads((tmp_path / "told.json").read_text())
-    assert {(one["model"].split()[0], one["code"]) for one in told["findings"]} == {("Lost", "K1")}
+    assert {(one["model"].split()[0], one["code"]) for one in told["findings"]} == {("Lost", "K1"), ("Kept", "K1")}
     assert not told["run"]["problems"]

@@ -11,6 +11,7 @@ import torch
 from sightline.attach.script_collectives import Collectives
 from sightline.attach.script_hosts import Hosts
 from sightline.attach.script_imports import Notice
+from sightline.attach.script_kept import Kept
 from sightline.attach.script_loaders import Loaders
 from sightline.attach.script_losses import Losses
 from sightline.attach.script_resumes import Resumes
@@ -38,6 +39,7 @@ def watched(
     saves = Saves(models, fault)
     saves.install()
     Resumes(models, saves, fault).install()
+    Kept(models, fault).install()
     Words(models, fault).install()
     losses = Losses(models, fault)
     losses.install()

@@ -74,7 +74,8 @@ class UnsettledSeen:
 class RoundTripSeen:
     """A checkpoint was read back. `changed`: name -> largest absolute difference of values; `dtypes`: name -> (live,
     saved) where they differ; `missing` is live but not saved, `unexpected` the reverse. `frozen`: those of `missing`
-    that do not learn (parameters without requires_grad and, beside such, buffers of their modules)."""
+    that do not learn (parameters without requires_grad and, beside such, buffers of their modules). `kept`: tensors of
+    a state in memory that are the model's own, and were written to between its making and its loading."""
 
     step: int
     path: str
@@ -84,6 +85,7 @@ class RoundTripSeen:
     changed: Mapping[str, float] = field(default_factory=dict)
     dtypes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
+    kept: int = 0
 
 
 @dataclass(frozen=True, slots=True)

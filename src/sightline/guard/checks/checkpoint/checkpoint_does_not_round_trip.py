@@ -5,9 +5,9 @@ or at chance (half of it is freshly initialised, with only a warning in the log)
 Root cause: only parameters were saved, without the buffers that learn too (batch norm's running statistics); names
 carry a wrapper's prefix (`module.` of data parallelism, `_orig_mod.` of torch.compile) and are skipped by a loader
 with `strict=False`; a tensor was left out as "tied" that is not; the file was written before the last step, or in a
-coarser dtype than the weights have.
+coarser dtype than the weights have; or the best state was kept in memory without a copy, and went on training.
 Fix: save `model.state_dict()` of the unwrapped model, in the dtype it trains in; load with `strict=True`; drop a tied
-name only where both really share memory.
+name only where both really share memory; keep `copy.deepcopy(model.state_dict())`.
 Stays silent when: every value comes back, whatever the file's dtype; one of two names of shared memory was dropped;
 the file holds all that learns and leaves frozen weights to their own source (an adapter's checkpoint); a script saves
 whole modules and leaves out others, or saves under other names, in another dtype, in shards.
@@ -32,9 +32,21 @@ SHOWN = 5  # names in a finding: enough to recognise the part of the model
 
 def find(checkpoint: RoundTripSeen) -> Verdict:
     """Names first, for what is absent cannot be compared; then values and, where they differ, dtypes."""
+    if checkpoint.kept:
+        return _by_reference(checkpoint)
     if not checkpoint.compared:
         return _prefixed(checkpoint) or CannotTell("names of the model in the checkpoint (give load=... to read it)")
     return _lost(checkpoint) or _changed(checkpoint) or _left_over(checkpoint)
+
+
+def _by_reference(checkpoint: RoundTripSeen) -> Finding:
+    return Finding(
+        severity="error",
+        message=f"the state that is loaded is the model's own memory: {checkpoint.kept} of its tensors"
+        " were written to since it was kept, and nothing comes back",
+        fix="keep a copy: copy.deepcopy(model.state_dict()), or a file",
+        seen={"written to": checkpoint.kept, "of": checkpoint.compared},
+    )
 
 
 def _prefixed(checkpoint: RoundTripSeen) -> Finding | None:
