@@ -128,6 +128,17 @@ for name, keep in (("Lost", body), ("Whole", lambda key: True), ("NewHead", body
     judged(fresh)
 
 
+for name in ("Wrapped", "Inner", "Stripped"):
+    model = fit(kind(name))
+    wrapped = {"net." + key: value for key, value in model.state_dict().items()}
+    fresh = nn.ModuleDict({"net": kind(name), "more": nn.Linear(1, 1)}) if name == "Inner" else kind(name)
+    fresh.load_state_dict(model.state_dict() if name == "Inner" else wrapped, strict=False)
+    if name == "Stripped":
+        fresh.load_state_dict({key[4:]: value for key, value in wrapped.items()})
+    if name == "Inner":
+        fresh.forward = fresh["net"].forward
+    judged(fresh)
+
 import copy
 kept = fit(kind("Kept"))
 best = {"model": kept.state_dict(), "score": 1.0}
@@ -157,5 +168,6 @@ def test_what_is_read_back_without_its_head_and_judged(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sightline", "run", "--findings", "told.json", "train.py"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=240)
     told = json.loads((tmp_path / "told.json").read_text())
-    assert {(one["model"].split()[0], one["code"]) for one in told["findings"]} == {("Lost", "K1"), ("Kept", "K1")}
+    found = {(one["model"].split()[0], one["code"]) for one in told["findings"]}
+    assert found == {(name, "K1") for name in ("Lost", "Kept", "Wrapped", "Inner")}
     assert not told["run"]["problems"]

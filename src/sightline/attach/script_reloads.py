@@ -1,16 +1,20 @@
-"""A model that is read back with parts of it missing, and then used as if it were whole."""
+"""A model that is read back with parts of it missing, or without any, and then used as if it were whole."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sightline.attach.hook import Hook
-from sightline.attach.script_watch import Watched
+from sightline.attach.script_watch import Models, Watched
 from sightline.guard.evidence import RoundTripSeen
+from sightline.guard.evidence.answers import prefix_between
+
+ENOUGH = 8  # tensors that tell whether a module was given others after all
+PATIENCE = 16  # calls of a module until one of its script's models is watched
 
 
 def watch_reload(
@@ -44,6 +48,45 @@ def watch_reload(
             one.attachment.show(RoundTripSeen(one.recorder.step, path, compared, lost))
 
     handles.append(module.register_forward_pre_hook(hook(used)))
+
+
+def watch_nothing_came(
+    module: nn.Module, state: Mapping[str, Any], result: Any, path: str, models: Models, hook: Callable[..., Hook]
+) -> None:
+    """Judge at `module`'s next forward pass a state of which not one name was known, though a prefix makes them fit.
+
+    Nothing is concluded where the module was given its weights in another way before it is used.
+    """
+    missing, given = tuple(result.missing_keys), tuple(result.unexpected_keys)
+    if not given or len(given) < len(state) or (prefix := prefix_between(missing, given)) is None:
+        return
+    live = module.state_dict()
+    fits = {name: state[other] for name in missing if (other := prefix.other(name)) in state}
+    meant = {name: value for name, value in fits.items() if isinstance(value, Tensor)}
+    if not meant or any(live[name].shape != value.shape for name, value in meant.items()):
+        return
+    at_load = {name: live[name].detach().clone() for name in list(meant)[:ENOUGH]}
+    if all(torch.equal(value, meant[name].to(value.device, value.dtype)) for name, value in at_load.items()):
+        return  # the very weights were there already
+    handles: list[Any] = []
+    calls: list[bool] = []  # whether it had what it was made with
+
+    def used(*_: Any) -> None:
+        now = module.state_dict()
+        calls.append(calls[0] if calls else all(torch.equal(now[name], value) for name, value in at_load.items()))
+        if models.live or not calls[0] or len(calls) >= PATIENCE:
+            handles.pop().remove()
+        if calls[0] and (one := _near(models, module)) is not None and one.attachment is not None:
+            one.attachment.show(RoundTripSeen(one.recorder.step, path, 0, tuple(meant), given, loaded=True))
+
+    handles.append(module.register_forward_pre_hook(hook(used)))
+
+
+def _near(models: Models, module: nn.Module) -> Watched | None:
+    """The watched model that `module` is a part of, else the last one that was begun."""
+    mine = {id(p) for p in module.parameters()}
+    inside = [one for one in models.live if any(id(p) in mine for p in one.recorder.model.parameters())]
+    return next(iter((*inside, *reversed(models.live))), None)
 
 
 def _of(module: nn.Module, names: Sequence[str] | set[str]) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from sightline.attach.hook import Hook, unwrapped
 from sightline.attach.onlookers.schedule import schedules_of
-from sightline.attach.script_reloads import watch_reload
+from sightline.attach.script_reloads import watch_nothing_came, watch_reload
 from sightline.attach.script_saves import Saves
 from sightline.attach.script_watch import Models, Watched
 from sightline.guard.evidence import ResumeSeen
@@ -87,13 +87,14 @@ class Resumes:
             self._read = (path, content) if _bytes(content) <= LARGEST else None
 
     def _given(self, module: nn.Module, state: Mapping[str, Any], result: Any) -> None:
+        inner = unwrapped(module)[1]
+        watch_nothing_came(inner, state, result, self._read[0] if self._read else "", self._models, self._hook)
         if self._read is None:
             return
         path, content = self._read
         if not _among(state, content):
             return
         self._read = None
-        inner = unwrapped(module)[1]
         if _tells_how_far(content):
             self._loaded = weakref.ref(inner), path, content
         if missing := tuple(getattr(result, "missing_keys", ())):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -75,7 +75,8 @@ class RoundTripSeen:
     """A checkpoint was read back. `changed`: name -> largest absolute difference of values; `dtypes`: name -> (live,
     saved) where they differ; `missing` is live but not saved, `unexpected` the reverse. `frozen`: those of `missing`
     that do not learn (parameters without requires_grad and, beside such, buffers of their modules). `kept`: tensors of
-    a state in memory that are the model's own, and were written to between its making and its loading."""
+    a state in memory that are the model's own, and were written to between its making and its loading. `loaded`: the
+    script loaded it so, into a module that took nothing of it and was then used."""
 
     step: int
     path: str
@@ -85,6 +86,7 @@ class RoundTripSeen:
     changed: Mapping[str, float] = field(default_factory=dict)
     dtypes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
+    loaded: bool = False
     kept: int = 0
 
 
@@ -102,3 +104,34 @@ class OwnModeSeen:
     kind: str
     freezes: tuple[str, ...] = ()
     quiets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """What stands before every one of other names (`longer`), or before every one of our own."""
+
+    text: str
+    longer: bool
+
+    def other(self, name: str) -> str:
+        """What one of our own names is called there."""
+        return self.text + name if self.longer else name.removeprefix(self.text)
+
+
+def prefix_between(names: Sequence[str], others: Sequence[str]) -> Prefix | None:
+    """The one prefix by which each of `others` is one of `names`, or each of `names` one of `others`; None if none is.
+
+    Where others have the prefix, they may be a part of more; where our own names have it, those may be.
+    """
+    known, there = set(names), set(others)
+    for first in names[:1]:
+        for other in others:
+            text = other.removesuffix(first)
+            if text != other and all(text + name in there for name in names):
+                return Prefix(text, longer=True)
+    for first in others[:1]:
+        for name in names:
+            text = name.removesuffix(first)
+            if text != name and all(text + other in known for other in others):
+                return Prefix(text, longer=False)
+    return None

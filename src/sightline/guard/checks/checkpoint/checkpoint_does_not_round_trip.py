@@ -3,9 +3,10 @@
 Symptom: a reloaded model scores worse than it did in training, by a little (rounded weights, stale batch statistics)
 or at chance (half of it is freshly initialised, with only a warning in the log); the loss jumps at a resume.
 Root cause: only parameters were saved, without the buffers that learn too (batch norm's running statistics); names
-carry a wrapper's prefix (`module.` of data parallelism, `_orig_mod.` of torch.compile) and are skipped by a loader
-with `strict=False`; a tensor was left out as "tied" that is not; the file was written before the last step, or in a
-coarser dtype than the weights have; or the best state was kept in memory without a copy, and went on training.
+carry a wrapper's prefix (`module.` of data parallelism, `_orig_mod.` of torch.compile, `net.` of a module around it)
+and are skipped by a loader with `strict=False`; a tensor was left out as "tied" that is not; the file was written
+before the last step, or in a coarser dtype than the weights have; or the best state was kept in memory without a copy,
+and went on training.
 Fix: save `model.state_dict()` of the unwrapped model, in the dtype it trains in; load with `strict=True`; drop a tied
 name only where both really share memory; keep `copy.deepcopy(model.state_dict())`.
 Stays silent when: every value comes back, whatever the file's dtype; one of two names of shared memory was dropped;
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
 from sightline.guard.evidence import RoundTripSeen
+from sightline.guard.evidence.answers import prefix_between
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -50,18 +52,18 @@ def _by_reference(checkpoint: RoundTripSeen) -> Finding:
 
 
 def _prefixed(checkpoint: RoundTripSeen) -> Finding | None:
-    """Every name is there behind the same prefix."""
-    for name in checkpoint.missing[:1]:
-        for other in checkpoint.unexpected:
-            prefix = other.removesuffix(name)
-            if prefix != other and all(prefix + n in checkpoint.unexpected for n in checkpoint.missing):
-                return Finding(
-                    severity="error",
-                    message=f"every name in the checkpoint begins with '{prefix}': the model's own names are absent",
-                    fix="save the state_dict of the module inside the wrapper (model.module, model._orig_mod)",
-                    seen={"saved": other, "model": name},
-                )
-    return None
+    """Every name is there behind the same prefix; or without it, where the script loads it so."""
+    prefix = prefix_between(checkpoint.missing, checkpoint.unexpected)
+    if prefix is None or not (prefix.longer or checkpoint.loaded):
+        return None
+    message = f"every name in the checkpoint begins with '{prefix.text}': the model's own names are absent"
+    fix = "save the state_dict of the module inside the wrapper (model.module, model._orig_mod)"
+    if checkpoint.loaded:
+        whose = "of the state that was loaded" if prefix.longer else "that the model takes"
+        message = f"every name {whose} begins with '{prefix.text}', and no other does: nothing was loaded"
+        fix = "take the prefix off before loading, or load into the module that was saved; strict=True tells"
+    name = next(n for n in checkpoint.missing if prefix.other(n) in checkpoint.unexpected)
+    return Finding("error", message, fix, {"saved": prefix.other(name), "model": name})
 
 
 def _lost(checkpoint: RoundTripSeen) -> Finding | None:
