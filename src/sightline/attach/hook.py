@@ -134,10 +134,12 @@ def hooked(
     heard: bool,
     *,
     steps: bool = True,
+    also: Callable[[], Any] | None = None,
 ) -> list[Any]:
     """Connect a recorder with the hooks of torch; returns the handles that take them away.
 
-    `heard`: hear its forward passes; `steps`: hear every optimizer's steps.
+    `heard`: hear its forward passes; `steps`: hear every optimizer's steps; `also`: listens in one more way, for the
+    time awake, and returns the handle that ends it.
     """
     r, model = recorder, recorder.model
     if fault is not None:  # tensors' hooks call these by name
@@ -150,7 +152,7 @@ def hooked(
     generated = generation_hook(r.probing.language, lambda: r.muted, lambda: r.step, r.silence, r.offer)
     r.pace.inner = len(connectors) + len(inner) + (embedding is not None) + isinstance(loss_fn, nn.Module)
     before, ready = Hook(r.before_forward, fault), Hook(r.before_step, fault)
-    awake: list[Callable[[], Any]] = []
+    awake: list[Callable[[], Any]] = [also] if also is not None else []
     asleep: list[Callable[[], Any]] = []
     if heard:
         after = Hook(r.after_forward, fault)

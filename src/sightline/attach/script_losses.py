@@ -42,6 +42,8 @@ class Losses:
         self._models = models
         self._hook = lambda act: Hook(act, lambda error: fault(f"loss: {type(error).__name__}: {error}"))
         self._inside = False
+        self._plain: Callable[..., Any] | None = None  # torch's own, while ours is in its place
+        self._wrapped: Callable[..., Any] | None = None
         self._given: Tensor | None = None  # to a library that scales it before it goes backward
         self._scaled: tuple[weakref.ref[Tensor], Tensor] | None = None
         self._heard: weakref.WeakKeyDictionary[Any, Heard] = weakref.WeakKeyDictionary()  # by recorder
@@ -49,13 +51,25 @@ class Losses:
 
     def install(self) -> None:
         """Notice where backward passes begin, and what scaled their losses."""
-        torch.autograd.backward = self._noticed(torch.autograd.backward)
+        self.listen()
+        self._models.attention.ears.append(self)
         GradScaler.scale = self._remembered(GradScaler.scale)  # type: ignore[method-assign]
         self._models.closing.append(self._hook(self._stepping))
 
     def on_import(self) -> Mapping[str, Callable[[], None]]:
         """Module -> what to do once it is there."""
         return {"accelerate.accelerator": self._accelerate}
+
+    def listen(self) -> None:
+        """Notice backward passes, also where a script has put its own function around torch's meanwhile."""
+        if self._plain is None:
+            self._plain = torch.autograd.backward
+            self._wrapped = torch.autograd.backward = self._noticed(self._plain)
+
+    def rest(self) -> None:
+        """Leave them alone, unless a script has put its own function around ours."""
+        if self._plain is not None and torch.autograd.backward is self._wrapped:
+            torch.autograd.backward, self._plain = self._plain, None
 
     # --- what is wrapped -----------------------------------------------------------------------------------------
 

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from sightline.attach.hook import Hook, unwrapped
 from sightline.attach.onlookers.schedule import schedules_of
@@ -52,6 +51,7 @@ class Resumes:
         self._read: tuple[str, Any] | None = None  # the last checkpoint of our own that was read
         self._loaded: tuple[weakref.ref[nn.Module], str, Any] | None = None
         saves.told.append(self._wrote)
+        models.attention.needs.append(lambda: self._read is not None or self._loaded is not None)
 
     def install(self) -> None:
         """Notice from now on what is read, and into which module it goes."""
@@ -72,7 +72,7 @@ class Resumes:
 
         torch.load = torch.serialization.load = reading
         nn.Module.load_state_dict = loading  # type: ignore[method-assign, assignment]
-        register_optimizer_step_pre_hook(self._hook(self._stepping))
+        self._models.before.append(self._hook(self._stepping))
 
     def _wrote(self, one: Watched, path: str) -> None:
         """A model in training was saved."""
@@ -85,6 +85,7 @@ class Resumes:
         path = os.path.abspath(name) if isinstance(name, str | os.PathLike) else ""
         if path in self._saved and isinstance(content, Mapping):
             self._read = (path, content) if _bytes(content) <= LARGEST else None
+            self._models.attention.listen()
 
     def _given(self, module: nn.Module, state: Mapping[str, Any], result: Any) -> None:
         inner = unwrapped(module)[1]
@@ -100,7 +101,7 @@ class Resumes:
         if missing := tuple(getattr(result, "missing_keys", ())):
             watch_reload(inner, missing, self._saved[path].one, path, self._hook)
 
-    def _stepping(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _stepping(self, optimizer: Optimizer) -> None:
         """The first step after weights were loaded: does it go on with all the rest?"""
         self._read = None
         if self._loaded is None:

@@ -69,7 +69,9 @@ class Scout:
         self._spent, self._began = 0.0, time.perf_counter()
         self._free: list[weakref.ref[nn.Module]] = []
         self._hook = Hook(self._called, self._failed)
-        models.before, models.settled = self._before_step, self._settled
+        models.settled = self._settled
+        models.before.append(self._before_step)
+        models.attention.needs.append(lambda: bool(self._waiting))
 
     def install(self) -> None:
         """Notice each optimizer that is made, and models that are compiled in place."""
@@ -105,6 +107,7 @@ class Scout:
         ):
             return
         self._waiting.append(Waiting(weakref.ref(optimizer)))
+        self.models.attention.listen()
         self._look([id(p) for w in self._waiting for p in w.held()])
 
     # --- looking for modules -------------------------------------------------------------------------------------

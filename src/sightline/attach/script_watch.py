@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,18 +13,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sightline.attach.hook import Hook, Stepped, hooked, unwrapped
 from sightline.attach.open_step import Loss, OpenStep
 from sightline.attach.recorder import Recorder
 from sightline.attach.script_heap import tokenizer_for
+from sightline.attach.script_rest import Attention
 from sightline.attach.setup import Facts, embedding_of
 from sightline.attach.torch_loop import Attachment
 from sightline.guard.check import Finding
 from sightline.guard.watch import Watch
 
-WRAPPERS = 2  # hooks' worth of time that a script's wrapped backward passes and loaders take from each step
+WRAPPERS = 1  # hooks' worth of time that this module takes from each step beside the one of its recorder
 
 
 @dataclass(eq=False)
@@ -62,13 +64,11 @@ class Models:
         self._routes: dict[int, tuple[Any, list[Watched]]] = {}
         self._losses: list[Any] = []
         self._made: tuple[int, int] = (-1, 0)
-        self.before: Callable[[Optimizer], None] | None = None
         self.settled: Callable[[nn.Module], None] | None = None
+        self.before: list[Callable[[Optimizer], None]] = []  # told before any optimizer's step
         self.closing: list[Callable[[Optimizer, list[Watched]], None]] = []  # told before and after it steps
-        self._handles = [
-            register_optimizer_step_pre_hook(self._before_step),
-            register_optimizer_step_post_hook(self._after_step),
-        ]
+        self.attention = Attention(self._before_step, lambda: all(map(_sleeps, self.live)))
+        self._handles = [register_optimizer_step_post_hook(self._after_step)]
 
     def attach(self, model: nn.Module, optimizers: Sequence[Optimizer], *, blind: bool) -> Watched:
         """Watch `model` from now on. `blind`: its forward passes cannot be heard."""
@@ -80,10 +80,9 @@ class Models:
         recorder = attachment._recorder
         recorder.optimizers += [o for o in optimizers[1:] if o not in recorder.optimizers]
         one = Watched(type(inner).__name__, attachment, recorder, list(optimizers), blind, 0)
-        one.after = Stepped(recorder, recorder.after_step, lambda error: self._give_up(one, error))
-        attachment._handles = hooked(
-            recorder, called, None, lambda error: self._give_up(one, error), not blind, steps=False
-        )
+        fault = functools.partial(self._give_up, one)
+        one.after = Stepped(recorder, recorder.after_step, fault)
+        attachment._handles = hooked(recorder, called, None, fault, not blind, steps=False, also=self.attention.awake)
         recorder.pace.inner += WRAPPERS
         one.references = sys.getrefcount(inner) - before
         self.watched.append(one)
@@ -144,10 +143,10 @@ class Models:
     # --- steps ---------------------------------------------------------------------------------------------------
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        for act in self.before:
+            act(optimizer)
         if self._asleep(optimizer) is not None:
             return
-        if self.before is not None:
-            self.before(optimizer)
         for one in self._closing(optimizer):
             self._do(one, one.recorder.before_step, optimizer, args, kwargs)
 
@@ -162,7 +161,7 @@ class Models:
         groups, those = self._routes.get(id(optimizer), (0, []))
         if not those or groups != len(optimizer.param_groups):
             return None
-        return those if all(one.attachment is not None and one.recorder.asleep for one in those) else None
+        return those if self.attention.resting or all(map(_sleeps, those)) else None
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if (those := self._asleep(optimizer)) is not None:
@@ -273,6 +272,7 @@ class Models:
         """The script is over."""
         for one in self.live:
             self.close(one, whole=whole)
+        self.attention.close()
         for handle in (*self._handles, *self._losses):
             handle.remove()
 
@@ -305,6 +305,11 @@ class Models:
         if (attachment := one.attachment) is not None:
             one.attachment, one.records, one.steps = None, attachment.records(), one.recorder.step
             attachment.mute()
+
+
+def _sleeps(one: Watched) -> bool:
+    """Whether it hears nothing but the ends of steps. What others attached hears by itself when it likes."""
+    return one.attachment is not None and not one.adopted and one.recorder.asleep
 
 
 def _rank() -> int | None:
