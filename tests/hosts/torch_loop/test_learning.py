@@ -155,6 +155,33 @@ def test_a_training_score_is_none(kind: str) -> None:
     assert epochs(kind, train, train, test) == []
 
 
+def oversampled(kind: str, *, before: bool) -> list[str]:
+    """The rarer of two kinds of rows is copied eight times, before a random split or after it."""
+    torch.manual_seed(0)
+    often, seldom = (torch.randint(0, 500, (n, 12)) if kind == "ids" else torch.randn(n, 12) for n in (240, 30))
+    if before:
+        every = torch.cat([often, seldom.repeat(8, 1)])
+        every = every[torch.randperm(len(every))]
+        train, test = every[:384], every[384:]
+    else:
+        train, test = torch.cat([often[:190], seldom[:24].repeat(8, 1)]), torch.cat([often[190:], seldom[24:]])
+    return epochs(kind, *(TensorDataset(x, torch.zeros(len(x), dtype=torch.long)) for x in (train, test)))
+
+
+@pytest.mark.parametrize("kind", ["ids", "features"])
+def test_rows_that_are_copied_before_the_split(kind: str) -> None:
+    assert oversampled(kind, before=True) == ["M1 warning"]
+    assert oversampled(kind, before=False) == []
+
+
+def test_a_pool_that_all_rows_are_drawn_from() -> None:
+    """Each of 150 rows comes five times on the average: every row of a test was trained on, and nobody copied it."""
+    torch.manual_seed(0)
+    pool = torch.randn(150, 12)
+    train, test = (TensorDataset(pool[torch.randint(150, (n,))], torch.zeros(n, dtype=torch.long)) for n in (400, 100))
+    assert epochs("features", train, test) == []
+
+
 def test_few_different_rows_meet_by_chance() -> None:
     torch.manual_seed(0)
     assert epochs("few", rows_of(120, "few"), rows_of(40, "few")) == []

@@ -18,6 +18,7 @@ ALWAYS = 64  # training batches that are hashed whatever the step costs; later o
 MOST = 20_000  # rows kept of either kind: 2 MB of hashes
 WIDE = 512  # elements of a row whose bytes are hashed, evenly spaced; of token ids all up to LONG
 LONG = 2048
+PARTS, KEPT = 4, 512  # of a row, and rows whose parts are kept: enough to see that none comes twice
 OTHER = ("label", "target", "mask", "position", "cache", "past", "group_ids", "segment_ids")  # not what a row is
 
 
@@ -33,6 +34,7 @@ class SharedRows(Onlooker):
         self._shared: set[bytes] = set()
         self._batches = self._hashed = self._mixed = self._pairs = self._twins = 0
         self._rows = self._again = 0
+        self._parts: list[tuple[int, ...]] = []  # hashes of the parts of distinct training rows
         self._near = NearRows()
         self._at: tuple[int, int] | None = None  # the step of the evaluation under way, and which its host calls it
         self._phase: set[bytes] = set()
@@ -80,6 +82,7 @@ class SharedRows(Onlooker):
         self._count(len(rows), len(set(rows)))
         known = [row in self._evaluated for row in rows]
         self._mixed += any(known) and not all(known)
+        self._keep_parts(rows, max(values, key=lambda value: value[0].numel()))
         self._trained.update(rows)
         if any(known):
             self._offer()
@@ -98,6 +101,12 @@ class SharedRows(Onlooker):
         self._shared.update(row for row, seen in zip(rows, known, strict=True) if seen)
         self._evaluated.update(rows)
 
+    def _keep_parts(self, rows: list[bytes], value: Tensor) -> None:
+        """Of rows that were not seen before."""
+        fresh = {row: place for place, row in enumerate(rows) if row not in self._trained}
+        for place in list(fresh.values())[: KEPT - len(self._parts)]:
+            self._parts.append(tuple(hash(_bytes(part)) for part in value[place].chunk(PARTS)))
+
     def _count(self, rows: int, distinct: int) -> None:
         self._pairs += rows * (rows - 1) // 2
         self._twins += rows - distinct
@@ -114,6 +123,8 @@ class SharedRows(Onlooker):
                 pairs=self._pairs,
                 twins=self._twins,
                 again=self._again / max(1, self._rows),
+                parts=len(self._parts),
+                keys=sum(len(set(part)) == len(part) for part in zip(*self._parts, strict=False)),
                 near=self._near.seen(self._trained) if last else None,
             )
         )

@@ -162,6 +162,8 @@ class SharedRowsSeen:
             often two rows of this data are alike by chance.
         again: share of the training rows hashed that had been hashed before: a later epoch gives them again to the last
             byte, unless they are augmented.
+        parts: distinct training rows that were cut into four, and `keys`: of the four parts those that are another in
+            each of these rows. Where there are some, two rows do not come to be equal by chance, but by copying.
         near: what nearly equals, though its bytes differ; None before the end, and for rows that are neither an image
             nor a text, or both.
     """
@@ -175,6 +177,8 @@ class SharedRowsSeen:
     pairs: int
     twins: int
     again: float = 0.0
+    parts: int = 0
+    keys: int = 0
     near: NearRowsSeen | None = None
 
 

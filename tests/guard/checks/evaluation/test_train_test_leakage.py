@@ -75,3 +75,20 @@ def test_near_rows() -> None:
 )
 def test_near_rows_that_prove_nothing(seen: SharedRowsSeen) -> None:
     assert find(seen) is None
+
+
+COPIED = replace(LEAK, shared=40, twins=700, parts=300, keys=4)  # 280 would be shared by chance, but 60 are not
+
+
+def test_copies_of_some_rows() -> None:
+    assert isinstance(find(COPIED), Finding)
+    assert isinstance(find(replace(COPIED, keys=2)), Finding)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"keys": 1}, {"parts": 63}, {"mixed": 0}, {"shared": 81}, {"twins": 300}],
+    ids=["rows share parts", "too few", "on their own", "as chance has it", "chance leaves many"],
+)
+def test_copies_that_may_be_chance(change: dict[str, Any]) -> None:
+    assert isinstance(find(replace(COPIED, **change)), CannotTell)

@@ -19,6 +19,8 @@ Sources:
 
 from __future__ import annotations
 
+from math import exp
+
 from sightline.guard.check import CannotTell, Finding, Verdict
 from sightline.guard.evidence import NearRowsSeen, SharedRowsSeen
 from sightline.guard.specimen import Run
@@ -33,6 +35,8 @@ AGAIN = (
     0.2  # of the training rows come again to the last byte: of two epochs half of them, of augmented ones few or none
 )
 NEAR = 8  # nearly equal rows: more than of equal ones, for one picture may be drawn like another
+DISTINCT, KEYS = 64, 2  # rows, and of four parts of a row those that tell all of these apart
+NEW, MORE = 0.2, 2.0  # share of new rows, and times what chance leaves: copies of some rows and none of the others
 APART = 0.5  # of the near rows: in batches with rows of neither kind, so that they are no training score on its own
 
 
@@ -63,7 +67,7 @@ def _equal(rows: SharedRowsSeen) -> Verdict:
     if rows.shared < max(ROWS, SHARE * rows.evaluated):
         return None
     chance = rows.evaluated * rows.trained * (rows.twins + BOUND) / rows.pairs if rows.pairs else 0.0
-    if rows.shared <= CHANCE * min(chance, float(rows.evaluated)):
+    if rows.shared <= CHANCE * min(chance, float(rows.evaluated)) and not _copied(rows):
         return CannotTell("rows different enough to tell a shared one from a chance")
     whole = rows.shared == rows.evaluated
     part = whole and rows.complete and rows.evaluated <= PART * rows.trained
@@ -75,6 +79,18 @@ def _equal(rows: SharedRowsSeen) -> Verdict:
         fix="remove them from training: deduplicate and split before rows are copied, sliced or oversampled",
         seen={"shared rows": rows.shared, "evaluated": rows.evaluated, "trained": rows.trained, "by chance": chance},
     )
+
+
+def _copied(rows: SharedRowsSeen) -> bool:
+    """Whether rows are equal because they were copied, though the data's own repetitions would explain as many.
+
+    Half a row tells which one it is, so there is no small set that rows are drawn from; and more evaluated rows are new
+    than there would be, were all rows of the data repeated as often as the mean.
+    """
+    if rows.parts < DISTINCT or rows.keys < KEYS or not rows.mixed:
+        return False
+    new = exp(-rows.trained * rows.twins / max(1, rows.pairs))
+    return 1 - rows.shared / rows.evaluated >= max(NEW, MORE * new)
 
 
 def specimen(run: Run, *, faulty: bool) -> None:
