@@ -24,6 +24,7 @@ from statistics import median
 
 from sightline.guard.check import CannotTell, Finding, Verdict
 from sightline.guard.evidence import History, ParameterSeen, StepSeen
+from sightline.guard.evidence.depth import lost_in
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -85,11 +86,11 @@ def _vanishing(seen: list[Layers], first: list[Layers]) -> Finding | None:
     weak = [name for name in seen[-1] if all(name in names for names in faint)]
     if not (bad := [name for name in weak if not _growing(_shares(seen, name), _shares(first, name))]):
         return None
-    worst = min(bad, key=lambda n: seen[-1][n])
-    best = max(seen[-1], key=lambda n: seen[-1][n])
+    worst, best = min(bad, key=lambda n: seen[-1][n]), max(seen[-1], key=lambda n: seen[-1][n])
+    lost = lost_in({name: gradient for name, (gradient, _) in seen[-1].items()})
     return Finding(
         severity="warning",
-        message=f"the gradients of {len(bad)} of {len(seen[-1])} layers vanish, most of all {worst}",
+        message=f"the gradients of {len(bad)} of {len(seen[-1])} layers vanish, most of all {worst}{lost}",
         fix="init by fan-in and activation, ReLU or GELU in place of sigmoid, a residual path with normalisation",
         seen={f"gradient (rms) of {worst}": seen[-1][worst][0], f"of {best}": seen[-1][best][0], "layers": bad[:5]},
     )
