@@ -123,3 +123,24 @@ def test_functions_that_remember_their_calls_are_left_alone() -> None:
 
     assert _keeps_records(remembers) and _keeps_records(remembers.__call__)
     assert not _keeps_records(looks_up) and not _keeps_records(everywhere) and not _keeps_records(macro_f1)
+
+
+def nearly(labels: Any, places: int, right: float) -> Any:
+    """Predictions of a trained model: of the labels so many places on, this share."""
+    known = np.where(labels < 0, 7, labels)
+    return np.where(
+        RNG.random(labels.shape) < right, np.roll(known, -places, axis=1), RNG.integers(0, 2000, labels.shape)
+    )
+
+
+def test_the_place_of_what_a_causal_model_says() -> None:
+    """It is the next label; only predictions that show so much make a metric in the wrong place one."""
+    said, tagged = nearly(TOKENS, 1, 0.8), nearly(TOKENS, 0, 0.8)
+    assert found(ids_in_place, TOKENS, said) == ["accuracy"]
+    assert not found(ids_in_place, TOKENS, tagged) and not found(ids_in_place, TOKENS, nearly(TOKENS, 1, 0.05))
+
+    def one_place_on(p: Any) -> dict[str, float]:
+        guess, labels = p.predictions[:, :-1], p.label_ids[:, 1:]
+        return {"accuracy": float((guess == labels)[labels != -100].mean()), "size": float(labels.size)}
+
+    assert not found(one_place_on, TOKENS, said) and found(one_place_on, TOKENS, tagged) == ["accuracy"]

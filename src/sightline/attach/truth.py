@@ -12,6 +12,7 @@ import dis
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -24,6 +25,8 @@ ROWS = 256  # samples given to the metrics
 SURE = 10.0  # logit of the truth: a probability of 1 within float32's rounding of most losses
 SHIFTS = (1, 2, 3)  # rows by which predictions are moved on, to spoil them
 FEW = 1000  # classes: more are a vocabulary, of which an evaluation never shows all
+CLOSE = 1e-3  # to 1: rounding, as in the check
+APART, SIGMAS = 0.2, 5.0  # of the labels that predictions meet in one place and not in the other; and not by chance
 RECORDS = (list, dict, set)  # what a function may keep its calls in
 
 
@@ -57,23 +60,47 @@ def kept(trainer: Any) -> Iterator[Kept | None]:
 
 
 def truths(compute: Callable[[Any], Any], given: Any, model: nn.Module, step: int) -> Iterator[OracleSeen]:
-    """The score of the truth under each metric, beside those of predictions that belong to other samples."""
+    """The score of the truth under each metric, beside those of predictions that belong to other samples.
+
+    Of texts whose place the predictions themselves show, a metric that looks in the other place is told as such.
+    """
     import numpy as np
 
     first = given.predictions[0] if isinstance(given.predictions, tuple) else given.predictions
     if not isinstance(first, np.ndarray) or not isinstance(given.label_ids, np.ndarray) or len(first) < 2:
         return
     labels = given.label_ids[:ROWS]
-    best: dict[str, OracleSeen] = {}
+    scored: list[dict[str, OracleSeen]] = []
     for truth in _as_predictions(first[:ROWS], labels):
         sets = [truth, *(np.roll(truth, shift, axis=0) for shift in SHIFTS)]
         with untouched(model), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             told = [_numbers(compute(_like(given, one, labels))) for one in sets]
-        for name, score in told[0].items():
-            spoilt = tuple(other[name] for other in told[1:] if name in other)
-            if spoilt and (name not in best or score > best[name].truth):
-                best[name] = OracleSeen(step, name, score, spoilt)
-    yield from best.values()
+        spoilt = {name: tuple(other[name] for other in told[1:] if name in other) for name in told[0]}
+        scored.append({n: OracleSeen(step, n, score, spoilt[n]) for n, score in told[0].items() if spoilt[n]})
+    place = _place(first[:ROWS], labels) if len(scored) > 1 else None
+    for name in dict.fromkeys(name for one in scored for name in one):
+        found = [one[name] for one in scored if name in one]
+        if place is not None and len(found) > 1 and _whole(found[1 - place]) and not _whole(found[place]):
+            yield replace(found[place], perfect=1.0)
+        else:
+            yield max(found, key=lambda one: one.truth)
+
+
+def _whole(seen: OracleSeen) -> bool:
+    return seen.truth >= 1 - CLOSE
+
+
+def _place(predictions: Any, labels: Any) -> int | None:
+    """0: predictions stand where their labels do; 1: a place earlier; None where they agree with neither well enough.
+
+    A causal model says at each token what the next one is; what it says then fits the labels one place on.
+    """
+    guess = predictions.argmax(-1) if predictions.ndim > labels.ndim else predictions
+    pairs = ((guess, labels), (guess[:, :-1], labels[:, 1:]))
+    rates = [float((mine == theirs)[theirs >= 0].mean()) if (theirs >= 0).any() else 0.0 for mine, theirs in pairs]
+    count = int((labels[:, 1:] >= 0).sum())
+    apart = max(APART, SIGMAS * (0.5 / max(1, count)) ** 0.5)  # of two shares, each with a variance of 1/4n at most
+    return int(rates[1] > rates[0]) if abs(rates[1] - rates[0]) > apart else None
 
 
 def _as_predictions(logits: Any, labels: Any) -> Iterator[Any]:
