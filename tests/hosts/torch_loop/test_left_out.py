@@ -107,3 +107,35 @@ def test_a_loss_that_is_cut_off(cut: Callable[[Tensor], Tensor]) -> None:
     model = Towers()
     (said,) = found(model, model.parameters(), cut)
     assert said.startswith("error: in 17 steps no parameter ever had a gradient")
+
+
+class Pair(nn.Module):
+    """A generator, and a critic of what it makes, in one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+        self.critic = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 1))
+
+    def forward(self, x: Tensor, *, make: bool) -> Tensor:
+        return self.critic(self.generator(x) if make else x)
+
+
+@pytest.mark.parametrize(("part", "codes"), [("critic", ["T1"]), ("generator", [])])
+def test_two_optimizers_for_the_same_half(part: str, codes: list[str]) -> None:
+    torch.manual_seed(0)
+    model, bce = Pair(), nn.BCEWithLogitsLoss()
+    makes = torch.optim.Adam(getattr(model, part).parameters(), lr=1e-3)
+    judges = torch.optim.Adam(model.critic.parameters(), lr=1e-3)
+    with sightline.attach(model, judges, on_finding=None, checks=T1, budget=1.0) as guard:
+        for _ in range(STEPS):
+            real, noise = torch.randn(16, 2) + 2, torch.randn(16, 4)
+            judged = bce(model(real, make=False), torch.ones(16, 1))
+            fake = model.generator(noise).detach()
+            judges.zero_grad()
+            (judged + bce(model(fake, make=False), torch.zeros(16, 1))).backward()
+            judges.step()
+            makes.zero_grad()
+            bce(model(noise, make=True), torch.ones(16, 1)).backward()
+            makes.step()
+    assert [f.code for f in guard.findings] == codes

@@ -98,6 +98,7 @@ class Stepping:
     def _close_step(self, step: OpenStep, optimizer: Optimizer) -> None:
         s, before, number = self._state, self._before, self._state.step
         rates = rates_of(optimizer, {id(p): name for name, p in s.meter.named}) if before else {}
+        place = next((n for n, one in enumerate(s.optimizers) if one is optimizer), 0)
         table: list[Tensor] = []
         if before:
             s.mailbox.post([s.meter.after(before)], table.extend)
@@ -118,6 +119,7 @@ class Stepping:
                 previous_grad_norm=norm if known == number - 1 else None,
                 parameters=parameters,
                 first_non_finite=step.non_finite,
+                optimizer=place,
             )
             if parameters:
                 norms = (p.grad_norm for p in parameters if p.optimized and p.grad_norm is not None)

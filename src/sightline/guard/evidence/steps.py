@@ -43,6 +43,7 @@ class StepSeen:
             zero_grad, `previous_grad_norm` when the last step's gradients were left. None when not sampled.
         parameters: one entry per parameter; empty on steps that were not sampled.
         first_non_finite: the first module whose output was not finite, told once a loss or gradient was not.
+        optimizer: which of the run's optimizers stepped, in the order in which they were first seen.
     """
 
     step: int
@@ -53,6 +54,7 @@ class StepSeen:
     previous_grad_norm: float | None = None
     parameters: tuple[ParameterSeen, ...] = ()
     first_non_finite: str | None = None
+    optimizer: int = 0
 
     @cached_property
     def _by_tower(self) -> dict[str, tuple[ParameterSeen, ...]]:

@@ -13,6 +13,7 @@ from sightline.guard.evidence.setup import Setup
 from sightline.guard.evidence.steps import ParameterSeen, StepSeen
 
 LONG = 16  # steps: optimizers that take turns have had theirs
+TURNS = 3  # measured steps of each of two optimizers that take turns
 ADD = "add them to a parameter group, or set requires_grad to False"
 
 
@@ -34,6 +35,8 @@ def stray(
     cut: CutOffSeen | None,
 ) -> Stray | None:
     """The first of these that the run shows."""
+    if (twice := held_twice(measured)) is not None:
+        return twice
     left, foreign = left_behind(measured, setup), setup.orphans if setup is not None else 0
     alone = head is not None and all(p.name.startswith(head.name.removesuffix("weight")) for p in left)
     if head is not None and alone and not (left and foreign) and (why := idle_head(head, measured, setup)):
@@ -54,6 +57,27 @@ def stray(
         seen = {"elements": cut.numel, "of": cut.of, "parameters": cut.parameters[:5]}
         return Stray(what, "remove no_grad around them, or set their requires_grad to False", False, seen)
     return None
+
+
+def held_twice(measured: Sequence[StepSeen]) -> Stray | None:
+    """Two optimizers that take turns hold the very same parameters, and others with gradients are in none."""
+    names = {n: frozenset(p.name for p in s.parameters if p.optimized) for s in measured for n in [s.optimizer]}
+    turns = [step.optimizer for step in measured]
+    pairs = [(a, b) for a in names for b in names if a < b and names[a] and names[a] == names[b]]
+    if measured[-1].step < LONG or not any({a, b} <= set(turns[-2 * TURNS :]) for a, b in pairs):
+        return None
+    if any(turns.count(one) < TURNS for pair in pairs for one in pair):
+        return None
+    held = frozenset().union(*names.values())
+    rest = [same for same in _each(measured) if same[0].name not in held and not any(p.moved for p in same)]
+    out = [same[0] for same in rest if 2 * sum(bool(p.trainable and p.grad_norm) for p in same) >= len(same)]
+    if not out:
+        return None
+    numel = sum(p.numel for p in out)
+    twice = sorted(names[pairs[0][0]])
+    what = f"two optimizers hold the same {len(twice)} parameters, and none holds {len(out)} others with gradients"
+    seen = {"in none": [p.name for p in out[:5]], "elements in none": numel, "in two": twice[:5]}
+    return Stray(what, "give each optimizer the parameters of the part that it trains", True, seen)
 
 
 def left_behind(measured: Sequence[StepSeen], setup: Setup | None) -> list[ParameterSeen]:
