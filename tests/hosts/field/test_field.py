@@ -39,6 +39,21 @@ PLANTS: dict[str, tuple[tuple[str, str], ...]] = {  # script -> what is replaced
     ),
     "x5_own_vlm": (("embeds[slots] = feats.reshape(-1, feats.size(-1))", "embeds[slots].copy_(feats.flatten(0, 1))"),),
     "i5_regression": (("outputs.squeeze(-1)", "outputs"),),
+    "k1_best_by_reference": (("copy.deepcopy(self.student.state_dict())", "self.student.state_dict()"),),
+    "k2_moments_left_behind": (('    opt.load_state_dict(state["opt"])\n', ""),),
+    "l9_own_reference": (("copy.deepcopy(model)", "model"),),
+    "t1_actor_critic": (
+        (
+            "        dist = Categorical(logits=actor(obs))\n        action",
+            "        with torch.no_grad():\n            dist = Categorical(logits=actor(obs))\n        action",
+        ),
+    ),
+    "t1_adapter_under_no_grad": (
+        (r'r"llm\..*\.(q_proj|v_proj|up_proj|down_proj)"', '["q_proj", "v_proj", "up_proj", "down_proj"]'),
+    ),
+    "t1_two_optimizers": (("        encoder_optimizer.step()\n", ""),),
+    "t6_micro_batches": (('len(loader) // t["accumulate"] * t["epochs"]', 'len(loader) * t["epochs"]'),),
+    "x5_placeholder_is_padding": (('    "<img>",\n', ""), ('tok["<img>"]', "PAD")),
 }
 QUICK = {"t4_sigmoid_inside", "t1_list_of_experts"}
 PAIRS = [
