@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import importlib.util
 import json
 import os
@@ -72,9 +73,9 @@ def loss_of(loss: str, way: str, ranks: Any) -> Callable[..., Any]:
     """(image, text, scale, bias) -> this rank's mean over its own pairs."""
     import torch
 
-    from sightline.losses.contrastive import info_nce
+    from sightline.losses.contrastive import info_nce, info_nce_apart
     from sightline.losses.sigmoid import pairwise_sigmoid
-    from sightline.train.parallel.gather import gather
+    from sightline.train.parallel.gather import gather, log_sum_exp
     from sightline.train.parallel.ring import ring
 
     if way == "open_clip":
@@ -97,8 +98,12 @@ def loss_of(loss: str, way: str, ranks: Any) -> Callable[..., Any]:
         return -torch.nn.functional.logsigmoid(sign * logits).sum() / len(image)
 
     def contrastive(image: Any, text: Any, scale: Any, bias: Any) -> Any:
-        found = gather(ranks, image, text)
-        total, count = info_nce(image, text, *found.tensors, scale, own=found.start)
+        if ranks.world == 1:
+            total, count = info_nce(image, text, image, text, scale)
+        else:
+            found = gather(ranks, text)
+            join = functools.partial(log_sum_exp, ranks)
+            total, count = info_nce_apart(image, found.tensors[0], scale, join, own=found.start)
         return total / count
 
     def sigmoid(image: Any, text: Any, scale: Any, bias: Any) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 from sightline.errors import UserError
 from sightline.losses import contrastive as module
 from sightline.losses import similarity as chunking
-from sightline.losses.contrastive import info_nce
+from sightline.losses.contrastive import info_nce, info_nce_apart
 from sightline.losses.distil import soft_targets
 from tests.losses import brute
 from tests.losses.references import open_clip_losses, torchmultimodal
@@ -263,3 +263,52 @@ def test_bad_input_is_told(change: dict[str, Any], message: str) -> None:
     info_nce(**good)
     with pytest.raises(UserError, match=message):
         info_nce(**(good | change))
+
+
+@pytest.mark.parametrize("chunk", [1 << 22, 20], ids=["one chunk", "two rows"])
+@pytest.mark.parametrize("queries", [None, 3])
+@pytest.mark.parametrize(("ids", "smoothing"), [(None, 0.0), (torch.tensor([0, 1, 1, 2, 0, 3, 4, 4]), 0.1)])
+@pytest.mark.parametrize("split", [(8,), (3, 5), (3, 0, 4, 1)])
+def test_shares_of_processes_add_up_to_the_whole(
+    split: tuple[int, ...],
+    ids: Tensor | None,
+    smoothing: float,
+    queries: int | None,
+    chunk: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each has its own images and all texts, and is told the others' sums: value and gradients are brute force's."""
+    monkeypatch.setattr(chunking, "CHUNK", chunk)
+    image, text = brute.embeddings(8, queries=queries)
+    scale = torch.tensor(9.0, dtype=torch.float64)
+    leaves = [x.requires_grad_() for x in (image, text, scale)]
+    expected = brute.info_nce(image, text, image, text, scale, image_ids=ids, smoothing=smoothing)
+    wanted = torch.autograd.grad(expected, leaves)
+    starts = [sum(split[:rank]) for rank in range(len(split))]
+    sums: list[Tensor] = []
+
+    def listen(own: Tensor) -> Tensor:
+        sums.append(own)
+        return own
+
+    def tell(own: Tensor) -> Tensor:
+        return torch.stack(sums).logsumexp(0)
+
+    for join in (listen, tell):
+        shares = [
+            info_nce_apart(image[s : s + b], text, scale, join, own=s, image_ids=ids, smoothing=smoothing)
+            for s, b in zip(starts, split, strict=True)
+        ]
+    total = torch.stack([share for share, _ in shares]).sum()
+    assert sum(count for _, count in shares) == 8
+    torch.testing.assert_close(total, expected, rtol=0, atol=1e-10)
+    for found, gradient in zip(torch.autograd.grad(total, leaves), wanted, strict=True):
+        torch.testing.assert_close(found, gradient, rtol=0, atol=1e-10)
+
+
+def test_shares_are_refused_as_the_whole_is() -> None:
+    image, text = brute.embeddings(4)
+    with pytest.raises(UserError, match="are not among the 4"):
+        info_nce_apart(image[:3], text, torch.tensor(9.0), lambda own: own, own=2)
+    with pytest.raises(UserError, match="scale is inf"):
+        info_nce_apart(image, text, torch.tensor(math.inf), lambda own: own)

@@ -74,10 +74,16 @@ def test_a_stage_goes_by_name_or_position(file: Path) -> None:
         ("stages.instruct.learn.language=lora", "no 'model.lora'"),
         ("stages.see.cache_features=true", "needs a frozen vision tower"),
         ("stages.see.early_stop={patience: 2}", "needs 'validate_every'"),
-        ("stages.see.optimizer.clip={visoin: 1}", "stages.see.optimizer.clip: give a number above 0 (norm of all gradi"),
+        (
+            "stages.see.optimizer.clip={visoin: 1}",
+            "stages.see.optimizer.clip: give a number above 0 (norm of all gradi",
+        ),
         ("stages.see.optimizer.clip=0", "got 0"),
         ("stages.see.optimizer.clip={adaptive: 0.01, vision: 1}", "{adaptive: number} (unit by unit)"),
-        ("stages.see.optimizer.clip={vision: 1}", "must name the towers that learn (vision, language), and names vision"),
+        (
+            "stages.see.optimizer.clip={vision: 1}",
+            "must name the towers that learn (vision, language), and names vision",
+        ),
         ("stages.see.dropout_warmup=10", "the connector does not learn"),
         ("model.compose.connector.layers={path_dropout: 1.0}", "less than 1"),
         ("model.compose.connector.layers={place: both}", "Input should be 'pre' or 'post'"),

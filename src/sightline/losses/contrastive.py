@@ -4,23 +4,24 @@ A row's loss is the cross-entropy of softmax(scale * similarities) with its targ
 (CLIP, arXiv 2103.00020, figure 3). Targets are equal over all captions of one image (ALBEF, arXiv 2107.07651, section
 3.2), smoothed, and mixed with a teacher's (ibid., equation 6). Similarities are made a chunk at a time; a chunk's
 gradient is made where it is at hand, so the backward pass only scales (the idea of Liger Kernel, arXiv 2410.10989, for
-cross-entropy). Where one process holds all pairs, the same similarities serve both directions.
+cross-entropy). The same similarities serve both directions: where one process holds all pairs (`info_nce` of those
+pairs), and where each holds its own images and all texts, and they tell each other what a text's similarities add up
+to (`info_nce_apart`).
 
 Shapes: B own pairs, M pairs in all, Q embeddings of one image, E embedding width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sightline.errors import UserError
+from sightline.losses.goal import Goal, check_targets, positives
 from sightline.losses.similarity import add_gradients, check_pairs, chunks, room, similarity
 
 SMALL = 1 << 14  # similarities; up to here plain tensor operations are faster
@@ -58,13 +59,10 @@ def info_nce(
         UserError: shapes that do not fit, `own` out of range, a scale that is not finite, or shares outside [0, 1].
     """
     check_pairs(image, text, all_image, all_text, own, scale, "info_nce")
-    _check_targets(len(image), len(all_image), image_ids, smoothing, targets, alpha)
+    check_targets(len(image), len(all_image), image_ids, smoothing, targets, alpha)
     whole = all_image is image and all_text is text
     dtype = torch.promote_types(image.dtype, torch.float32)
-    sizes = None if image_ids is None else image_ids.unique(return_inverse=True, return_counts=True)
-    ids, shares = (None, None) if sizes is None else (sizes[1], sizes[2].to(dtype).reciprocal()[sizes[1]])
-    if shares is not None and bool((shares == 1).all()):
-        ids = shares = None  # all images differ: a pair is its own only positive
+    ids, shares = positives(image_ids, dtype)
     to_text, to_image = (
         Goal(own, len(all_text), ids, shares, smoothing, None if targets is None else targets[i].to(dtype), alpha)
         for i in (0, 1)
@@ -76,58 +74,43 @@ def info_nce(
             back = forth.T if whole else similarity(text * scale, all_image.to(dtype))[0]
             return (to_text.cross_entropy(forth) + to_image.cross_entropy(back)) / 2, len(image)
         if whole:
-            return _BothWays.apply(image, text, scale, to_text, to_image), len(image)
+            return _BothWays.apply(image, text, scale, to_text, to_image, None), len(image)
         forth = _OneWay.apply(image, all_text.to(dtype), scale, to_text)
         back = _OneWay.apply(text, all_image.to(dtype), scale, to_image)
         return (forth + back) / 2, len(image)
 
 
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """The target distribution of each row over all columns, made for a few rows at a time.
+def info_nce_apart(
+    image: Float[Tensor, "B *Q E"],
+    all_text: Float[Tensor, "M E"],
+    scale: Float[Tensor, ""],
+    join: Callable[[Tensor], Tensor],
+    *,
+    own: int = 0,
+    image_ids: Int[Tensor, " M"] | None = None,
+    smoothing: float = 0.0,
+) -> tuple[Float[Tensor, ""], int]:
+    """A share of `info_nce` of all pairs, and B: what processes return adds up to the whole, value and gradients.
 
-    Attributes:
-        own: the column of row 0's own pair.
-        columns: how many there are (M).
-        ids, shares: (M,) the image of each pair and one over its number of pairs; None where all images differ.
-        smoothing, soft, alpha: as in `info_nce`.
+    It takes half the work of comparing own images with all texts and own texts with all images.
+
+    Args:
+        all_text: embeddings of all texts, whose gradients are to be added up over processes (`parallel/gather.py`).
+        join: from the log-sum-exp of each text's similarities with the own images to that with all images; every
+            process calls it once.
+        own, image_ids, smoothing: as for `info_nce`; own text i is that of own image i.
+
+    Raises:
+        UserError: as `info_nce`.
     """
-
-    own: int
-    columns: int
-    ids: Tensor | None
-    shares: Tensor | None
-    smoothing: float
-    soft: Tensor | None
-    alpha: float
-
-    @property
-    def one_hot(self) -> bool:
-        """Whether each row's own pair is all of its target."""
-        return self.ids is None and not self.smoothing and self.soft is None
-
-    def hard(self, part: slice, like: Tensor) -> Float[Tensor, "b M"]:
-        """Targets of some rows without the teacher's share."""
-        first, last = self.own + part.start, self.own + part.stop
-        if self.ids is None or self.shares is None:
-            target = like.new_zeros(last - first, self.columns)
-            target[:, first:last].fill_diagonal_(1)
-        else:
-            same = self.ids[first:last, None] == self.ids
-            target = same * self.shares[first:last, None]
-        return target.mul_(1 - self.smoothing).add_(self.smoothing / self.columns)
-
-    def mixed(self, hard: Float[Tensor, "b M"], soft: Float[Tensor, "b M"] | None) -> Float[Tensor, "b M"]:
-        """`hard` targets with the teacher's `soft` ones."""
-        return hard if soft is None else torch.lerp(hard, soft, self.alpha)
-
-    def cross_entropy(self, logits: Float[Tensor, "B M"]) -> Float[Tensor, ""]:
-        """Summed cross-entropy of all rows, whose logits are at hand, by plain tensor operations."""
-        if self.one_hot:
-            target = torch.arange(self.own, self.own + len(logits), device=logits.device)
-        else:
-            target = self.mixed(self.hard(slice(0, len(logits)), logits), self.soft)
-        return F.cross_entropy(logits, target, reduction="sum")
+    check_pairs(image, all_text[: len(image)], all_text, all_text, own, scale, "info_nce")
+    check_targets(len(image), len(all_text), image_ids, smoothing, None, 0.0)
+    dtype = torch.promote_types(image.dtype, torch.float32)
+    ids, shares = positives(image_ids, dtype)
+    goal = Goal(own, len(all_text), ids, shares, smoothing, None, 0.0)
+    with torch.autocast(image.device.type, enabled=False):
+        inputs = image.to(dtype), all_text.to(dtype), scale.to(dtype).reshape(())
+        return _BothWays.apply(*inputs, goal, goal, join), len(image)
 
 
 class _OneWay(torch.autograd.Function):
@@ -165,14 +148,25 @@ class _OneWay(torch.autograd.Function):
 
 
 class _BothWays(torch.autograd.Function):
-    """Half of the sum, over rows and over columns, of the cross-entropies of one square matrix of similarities."""
+    """Half of the sum, over rows and over columns, of the cross-entropies of a matrix of similarities.
+
+    It is square, or (with `join`) the rows of a square one that belong to this process.
+    """
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, to_text: Goal, to_image: Goal) -> Tensor:
+    def forward(
+        ctx: Any,
+        image: Tensor,
+        text: Tensor,
+        scale: Tensor,
+        to_text: Goal,
+        to_image: Goal,
+        join: Callable[[Tensor], Tensor] | None,
+    ) -> Tensor:
         learn = any(ctx.needs_input_grad)
         space = room(image, text)
         work = text.new_empty(max((part.stop - part.start for part in chunks(image, text)), default=0), len(text))
-        loss, by_row, by_column, last = _normalisers(image, text, scale, to_text, to_image, space, work)
+        loss, by_row, by_column, last = _normalisers(image, text, scale, to_text, to_image, join, space, work)
         grads = (image.new_zeros(image.shape), text.new_zeros(text.shape)) if learn else None
         for part in chunks(image, text) if grads is not None else ():
             logits, winners = (
@@ -181,7 +175,7 @@ class _BothWays(torch.autograd.Function):
             grad = torch.sub(logits, by_row[part, None], out=work[: len(logits)]).exp_()
             grad += logits.sub_(by_column).exp_()
             if (goals := _goals(part, logits, to_text, to_image)) is None:
-                grad[:, part].diagonal().sub_(2)
+                _pairs_of(grad, part, to_text).sub_(2)
             else:
                 grad.sub_(goals[0]).sub_(goals[1])
             assert grads is not None
@@ -192,24 +186,32 @@ class _BothWays(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return (*_scaled(ctx, grad), None, None)
+        return (*_scaled(ctx, grad), None, None, None)
 
 
 def _normalisers(
-    image: Tensor, text: Tensor, scale: Tensor, to_text: Goal, to_image: Goal, space: Tensor, work: Tensor
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    to_text: Goal,
+    to_image: Goal,
+    join: Callable[[Tensor], Tensor] | None,
+    space: Tensor,
+    work: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor | None]]:
     """The loss, the log-sum-exp of each row and of each column (online, arXiv 1805.02867), and the last chunk's logits.
 
     The last chunk is all of them where the batch is small, and then need not be made again for the gradient.
     """
-    pairs = len(text)
-    top_row, sum_row, positive_row = (text.new_empty(pairs) for _ in range(3))
-    top, total, positive = text.new_full((pairs,), -torch.inf), text.new_zeros(pairs), text.new_zeros(pairs)
-    logits, winners = text.new_empty(0, pairs), None
+    rows, columns = len(image), len(text)
+    top_row, sum_row, positive_row = (text.new_empty(rows) for _ in range(3))
+    top, total, positive = text.new_full((columns,), -torch.inf), text.new_zeros(columns), text.new_zeros(columns)
+    logits, winners = text.new_empty(0, columns), None
     for part in chunks(image, text):
         logits, winners = similarity(image[part] * scale, text, space)
         if (goals := _goals(part, logits, to_text, to_image)) is None:
-            positive_row[part] = positive[part] = logits[:, part].diagonal()
+            positive_row[part] = _pairs_of(logits, part, to_text)
+            _own_part(positive, part, to_text).copy_(positive_row[part])
         else:
             positive_row[part] = (goals[0] * logits).sum(1)
             positive += (goals[1] * logits).sum(0)
@@ -220,9 +222,24 @@ def _normalisers(
         fresh = torch.sub(logits, higher, out=work[: len(logits)]).exp_().sum(0)
         total = total * (top - higher).exp_() + fresh
         top = higher
-    rows = sum_row.log() + (top_row - positive_row)  # in this order: exactly 0 where the positive is all
-    columns = total.log() + (top - positive)
-    return (rows + columns).sum() / 2, sum_row.log() + top_row, total.log() + top, (logits, winners)
+    by_row, by_column = sum_row.log() + top_row, total.log() + top
+    loss = (sum_row.log() + (top_row - positive_row)).sum()  # in this order: exactly 0 where the positive is all
+    if join is None:
+        loss = loss + (total.log() + (top - positive)).sum()
+    else:
+        by_column = join(by_column)
+        loss = loss + _own_part(by_column, slice(0, rows), to_text).sum() - positive.sum()
+    return loss / 2, by_row, by_column, (logits, winners)
+
+
+def _pairs_of(block: Float[Tensor, "b M"], part: slice, goal: Goal) -> Float[Tensor, " b"]:
+    """A view of where some rows meet their own columns."""
+    return block[:, goal.own + part.start : goal.own + part.stop].diagonal()
+
+
+def _own_part(of_columns: Float[Tensor, " M"], part: slice, goal: Goal) -> Float[Tensor, " b"]:
+    """A view of some rows' own columns."""
+    return of_columns[goal.own + part.start : goal.own + part.stop]
 
 
 def _goals(part: slice, like: Tensor, to_text: Goal, to_image: Goal) -> tuple[Tensor, Tensor] | None:
@@ -252,27 +269,3 @@ def _scaled(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tenso
         columns * factor if wanted[1] else None,
         by_scale * grad if wanted[2] else None,
     )
-
-
-def _check_targets(
-    own: int,
-    columns: int,
-    image_ids: Tensor | None,
-    smoothing: float,
-    targets: tuple[Tensor, Tensor] | None,
-    alpha: float,
-) -> None:
-    for name, share in (("smoothing", smoothing), ("alpha", alpha)):
-        if not 0 <= share <= 1:
-            raise UserError(f"{name} is {share}, not a share between 0 and 1", where="info_nce")
-    if image_ids is not None and image_ids.shape != (columns,):
-        raise UserError(
-            f"image_ids has shape {tuple(image_ids.shape)} for {columns} pairs in all",
-            where="info_nce",
-            fix="gather the ids like the embeddings, and put the queue's behind them",
-        )
-    if targets is None and alpha:
-        raise UserError(f"alpha is {alpha}, but there are no targets of a teacher", where="info_nce")
-    for target in targets or ():
-        if target.shape != (own, columns):
-            raise UserError(f"targets have shape {tuple(target.shape)}, not ({own}, {columns})", where="info_nce")

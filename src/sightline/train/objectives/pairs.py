@@ -12,6 +12,7 @@ A model that carries a slow copy of itself is compared with that copy's embeddin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -21,7 +22,7 @@ from sightline.data.batch import Batch
 from sightline.errors import UserError
 from sightline.losses.alike import alike
 from sightline.losses.captioning import captioning
-from sightline.losses.contrastive import info_nce
+from sightline.losses.contrastive import info_nce, info_nce_apart
 from sightline.losses.distil import ramp
 from sightline.losses.masked import masked_words
 from sightline.losses.matching import NONE, matching, sample_negatives
@@ -36,7 +37,7 @@ from sightline.train.objectives.masking import Masked, Masking
 from sightline.train.objectives.objective import Term
 from sightline.train.objectives.replay import RandomState
 from sightline.train.objectives.slow import among_past, slow_copy_of, slow_pairs
-from sightline.train.parallel.gather import gather
+from sightline.train.parallel.gather import gather, log_sum_exp
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.parallel.ring import ring
 from sightline.train.precision import Precision
@@ -200,10 +201,19 @@ class PairLosses:
         scale, bias = model.scale_and_bias()
         if self._compared == "sigmoid":
             return _by_sigmoid(own, scale, bias, ranks)
-        found = gather(ranks, own.image, own.text, own.ids, own.words)
-        image, text, ids, words = found.tensors
-        return info_nce(
-            own.image, own.text, image, text, scale, own=found.start, image_ids=alike(ids, words), smoothing=smoothing
+        if ranks.world == 1:
+            ids = alike(own.ids, own.words)
+            return info_nce(own.image, own.text, own.image, own.text, scale, image_ids=ids, smoothing=smoothing)[0]
+        found = gather(ranks, own.text, own.ids, own.words)
+        text, ids, words = found.tensors
+        return info_nce_apart(
+            own.image,
+            text,
+            scale,
+            partial(log_sum_exp, ranks),
+            own=found.start,
+            image_ids=alike(ids, words),
+            smoothing=smoothing,
         )[0]
 
     def _rest(self, model: PairModel, pairs: Pairs, batch: Batch, slow: Pairs | None) -> dict[Term, Tensor]:

@@ -65,6 +65,18 @@ def row_counts(ranks: Ranks, rows: int) -> tuple[int, ...]:
     return tuple(int(n) for n in ranks.sum([float(rows) if rank == ranks.rank else 0.0 for rank in range(ranks.world)]))
 
 
+def log_sum_exp(ranks: Ranks, own: Tensor) -> Tensor:
+    """Of each place's numbers on all ranks, the logarithm of the sum of their exponentials; without gradients.
+
+    It is added up in the order of ranks, so all ranks have the same bits.
+    """
+    if ranks.world == 1:
+        return own
+    found = [torch.empty_like(own) for _ in range(ranks.world)]
+    dist.all_gather(found, own.contiguous())
+    return torch.stack(found).logsumexp(0)
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, ranks: Ranks, sizes: tuple[int, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
