@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 LARGEST = 2**30  # bytes of weights that are read back: seconds from a disk
 FULL, ADAPTER = "model.safetensors", "adapter_model.safetensors"
 PARTS = {"optimizer": "optimizer.pt", "schedule": "scheduler.pt"}
+STATE = "trainer_state.json"
+ENOUGH = 4  # tensors: weights that learn are equal in so many by no chance
+STOPPED = "EarlyStoppingCallback"  # who ends a run before its last step on purpose
 SHARDED = ("optimizer", "global_step", "pytorch_model_fsdp")  # how files of FSDP and DeepSpeed begin
 
 
@@ -50,3 +54,26 @@ def resumed_from(folder: Path, model: nn.Module) -> dict[str, Any] | None:
     except pickle.UnpicklingError:
         return None
     return {"weights": saved_state(weights, model), **parts}
+
+
+def left_off(output: Path, planned: int, batch: int, model: nn.Module) -> Path | None:
+    """The last checkpoint of a run that was cut off, where a run of the same length begins with its very weights.
+
+    It then goes on from there, whatever it says of its own step. None where that run came to its end, or was stopped.
+    """
+    places = {int(f.name.rpartition("-")[2]): f for f in output.glob("checkpoint-*") if f.name[11:].isdigit()}
+    folder = places[max(places)] if places else None
+    weights = weights_in(folder) if folder is not None else None
+    if folder is None or weights is None or not (folder / STATE).is_file() or weights.stat().st_size > LARGEST:
+        return None
+    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    same = (state.get("max_steps"), state.get("train_batch_size")) == (planned, batch)
+    if not same or not 0 < state.get("global_step", 0) < planned or STOPPED in state.get("stateful_callbacks", {}):
+        return None
+    return folder if _begins_with(model, weights) else None
+
+
+def _begins_with(model: nn.Module, weights: Path) -> bool:
+    saved = saved_state(weights, model)
+    learns = [(n, p) for n, p in model.named_parameters() if p.requires_grad and p.dim() > 1 and n in saved][:ENOUGH]
+    return bool(learns) and all(torch.equal(p.detach().cpu(), saved[n].to(p.dtype)) for n, p in learns)

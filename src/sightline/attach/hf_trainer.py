@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 from sightline.atomic import write_text
 from sightline.attach.access import access_seen
 from sightline.attach.data_set import data_seen, objective_of, whole_by_default
-from sightline.attach.hf_checkpoint import ADAPTER, FULL, LARGEST, resumed_from, saved_state, weights_in
+from sightline.attach.hf_checkpoint import ADAPTER, FULL, LARGEST, left_off, resumed_from, saved_state, weights_in
 from sightline.attach.options import checked
 from sightline.attach.torch_loop import Attachment, attach
 from sightline.guard.check import Finding
@@ -80,7 +80,7 @@ class GuardCallback(TrainerCallback):
         if args.bf16 or args.fp16:  # accelerate puts autocast inside of the model's forward
             self.guard.autocast(args.device.type, "bfloat16" if args.bf16 else "float16")
         self._show_data(args, given)
-        self._show_resume(Path(args.output_dir) / f"checkpoint-{state.global_step}", state.global_step)
+        self._show_resume(args, state)
         if args.push_to_hub:
             self.guard.show(access_seen(push=args.hub_model_id or "", token=args.hub_token is not None))
 
@@ -125,12 +125,16 @@ class GuardCallback(TrainerCallback):
 
     # --- inside --------------------------------------------------------------------------------------------------
 
-    def _show_resume(self, folder: Path, step: int) -> None:
+    def _show_resume(self, args: Any, state: Any) -> None:
         """Training goes on from a checkpoint of this output directory: is everything as it was saved there?"""
-        if self.guard is None or not step or not folder.is_dir():
+        if self.guard is None:
             return
-        model = self.guard.model
-        if (content := resumed_from(folder, model)) is not None:
+        model, output = self.guard.model, Path(args.output_dir)
+        if state.global_step:
+            folder: Path | None = output / f"checkpoint-{state.global_step}"
+        else:
+            folder = left_off(output, state.max_steps, state.train_batch_size, model)
+        if folder is not None and folder.is_dir() and (content := resumed_from(folder, model)) is not None:
             self.guard.resumed(folder, load=lambda _: content)
 
     def _show_data(self, args: Any, given: Mapping[str, Any]) -> None:

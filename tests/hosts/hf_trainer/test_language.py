@@ -93,3 +93,22 @@ def test_found_in_the_script_and_not_in_its_twin(script: Script, tmp_path: Path)
     assert loud(guard.records()) == []
     looked = {str(r["code"]): r["kind"] for r in guard.records()}[script.plants]
     assert looked in ("passed", "finding")  # the Trainer's own loss is a mean over batches, which is worth a note
+
+
+@pytest.mark.parametrize(
+    ("stops", "length", "found"),
+    [(Stop(), 8, ["K2"]), (Stop(), 6, []), (TrainerCallback(), 8, [])],
+    ids=["cut off", "a stage of another length", "came to its end"],
+)
+def test_a_run_that_begins_with_the_weights_of_one(
+    stops: TrainerCallback, length: int, found: list[str], tmp_path: Path
+) -> None:
+    """Its checkpoint is given as a model, so that the Trainer begins at step 0, without moments and schedule."""
+    first = Classifier()
+    args = arguments(tmp_path, save_strategy="steps", save_steps=4, max_steps=8)
+    Trainer(first, args, train_dataset=points(), callbacks=[stops]).train()
+    model, guard = Classifier(), GuardCallback(on_finding=None, budget=1.0)
+    model.load_state_dict(first.state_dict())
+    args = arguments(tmp_path, max_steps=length)
+    Trainer(model, args, train_dataset=points(), callbacks=[guard]).train()
+    assert [one[:2] for one in loud(guard.records())] == found
