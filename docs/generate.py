@@ -68,17 +68,19 @@ def hosts_page() -> str:
     tests/hosts/shared/ names the hosts that it is handed to. In a door's module, ``BLIND`` tells which evidence (or
     check, by its code) its host does not show, and why.
     """
+    table = list(_table())
+    open_ = any(SAME in line for line in table)
     lines = [
         *_head("The hosts", "the faults planted in `tests/hosts` and from the doors in `src/sightline/attach`"),
-        "- **found**: a script written for this host holds the fault where a flag says so. A test sees it found, and",
-        "  no error or warning without it.",
-        "- **·**: the door uses the same hooks as in a PyTorch loop; no script plants the fault here yet.",
+        "- **found**: the host trains a script that holds the fault where a flag says so. A test sees it found, and no",
+        "  error or warning without it.",
+        *(["- **·**: the door uses the same hooks as in a PyTorch loop; no script plants the fault here yet."] * open_),
         "- **—**: not visible here, or it cannot happen here; the number tells why.",
         "",
         "Tests also train with and without the guard, and compare the weights to the last bit.",
         "[In another training loop](guard.md#in-another-training-loop) tells how to attach.",
         "",
-        *_table(),
+        *table,
     ]
     return "\n".join(lines) + "\n"
 

@@ -17,15 +17,14 @@ from typing import Any
 
 from torch import nn
 
+from sightline.attach.data_set import data_seen
 from sightline.attach.torch_loop import Attachment
 from sightline.attach.torch_loop import attach as attach_loop
 from sightline.errors import UserError
 
 REDUCED = {"fp16": "float16", "bf16": "bfloat16"}
 BLIND = {  # evidence, or a check's code -> why a loop with accelerate does not show it
-    "MetricsHistory": "it is told by `guard.log(...)`",
     "L10": "models are fetched before the loop begins; `sightline run` tells what the hub refused",
-    "L8": "it does not say what its rows are for",
     "I3": "a prepared loader sets the epoch of its sampler itself",
 }
 
@@ -59,4 +58,7 @@ def attach(
     guard = attach_loop(inner, stepped, dataloader, **facts)
     if (dtype := REDUCED.get(accelerator.mixed_precision)) is not None:  # `prepare` puts autocast inside of forward
         guard.autocast(accelerator.device.type, dtype)
+    seen = data_seen(getattr(dataloader, "dataset", None), tokenizer=options.get("tokenizer"))
+    if seen is not None:
+        guard.show(seen)
     return guard

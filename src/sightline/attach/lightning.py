@@ -38,7 +38,6 @@ REDUCED = {"16-mixed": "float16", "bf16-mixed": "bfloat16"}
 BLIND = {  # evidence, or a check's code -> why Lightning does not show it
     "I3": "the trainer sets the epoch of its samplers itself",
     "L10": "models are fetched before the trainer is made; `sightline run` tells what the hub refused",
-    "L8": "it does not say what its rows are for",
 }
 LARGEST = 2**30  # bytes of a checkpoint that is read back: seconds from a disk
 
@@ -135,6 +134,7 @@ class GuardCallback(*_bases()):  # type: ignore[misc]
         facts = {"dataloader": loader, "accumulation": trainer.accumulate_grad_batches, **self._options}
         optimizer = trainer.optimizers[0] if trainer.optimizers else None
         self.guard = attach(pl_module, optimizer, heard=False, **facts)
+        self.guard.replicas.wrapped_in(trainer.strategy.model)
         if 0 < (planned := trainer.estimated_stepping_batches) < math.inf:
             self.guard.planned(int(planned))
         if (dtype := REDUCED.get(str(trainer.precision))) is not None:  # off again when the loss is differentiated

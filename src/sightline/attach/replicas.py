@@ -50,6 +50,7 @@ class Replicas:
         self.name = "0"
         self._recorder, self._offer, self._on, self._asked = recorder, recorder.offer, on, False
         self._wrapper: Any = None
+        self._told: weakref.ref[DistributedDataParallel] | None = None
         self._wraps: bool | None = None
         self._handles: list[Any] = []
         self._called: set[str] = set()
@@ -211,12 +212,16 @@ class Replicas:
         """This model is `rank` of `world`, which share `store` (a `torch.distributed.Store` of their own)."""
         self._asked, self.ranks = True, Ranks(store, rank, world)
 
+    def wrapped_in(self, module: Any) -> None:
+        """A host that begins steps before it calls its wrapper says what that is. Anything but DDP is passed over."""
+        self._told = weakref.ref(module) if isinstance(module, DistributedDataParallel) else None
+
     # --- what the wrapper says -------------------------------------------------------------------------------------
 
     def _finds_unused(self) -> bool | None:
-        """DDP calls the model, so that it stands on the stack when a step begins."""
+        """DDP calls the model, so that it stands on the stack when a step begins; or the host told of it."""
         frame: FrameType | None = sys._getframe()
-        wrapper = None
+        wrapper = self._told() if self._told is not None else None
         for _ in range(DEEP):
             if frame is None or wrapper is not None:
                 break

@@ -21,7 +21,6 @@ BLIND = {  # evidence, or a check's code -> why TRL's trainers do not show it
     "T4": "the trainer makes the loss itself, from log probabilities",
     "T5": "the trainer divides by the tokens of the whole step itself",
     "T7": "the model gives log probabilities without logits",
-    "L1": "the trainer pads prompts at the left itself",
     "L6": "the model gives log probabilities without logits",
     "L7": "the model gives log probabilities without logits",
     "I2": "its data sets are those of `datasets`, which split a stream between workers themselves",

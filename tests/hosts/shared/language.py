@@ -75,10 +75,10 @@ def rows_beyond_the_positions_of_the_model(faulty: bool) -> Task:
 @plants("L6", "hf_trainer", "lightning", "accelerate")
 def a_rate_a_thousand_times_too_high(faulty: bool) -> Task:
     model = small.language_model()
-    return Task(model, tokenized(), usual_collator(), rate=3.0 if faulty else 1e-3, steps=24)
+    return Task(model, tokenized(), usual_collator(), rate=3.0 if faulty else 1e-3, steps=16)
 
 
-@plants("L1", "lightning", "accelerate")
+@plants("L1", "trl", "lightning", "accelerate")
 def samples_from_prompts_padded_at_the_right(faulty: bool) -> Task:
     model, tok = small.language_model(initializer_range=0.5), small.tokenizer(side="right" if faulty else "left")
 
@@ -94,12 +94,28 @@ def samples_from_prompts_padded_at_the_right(faulty: bool) -> Task:
     return Task(model, tokenized(), usual_collator(), steps=8, tokenizer=tok, beside=sample)
 
 
+@plants("L8", "lightning", "accelerate")
+def an_answer_copied_into_both_columns(faulty: bool) -> Task:
+    tok, texts = small.tokenizer(), small.sentences(64)
+    rows = [
+        {"prompt": "what ?", "chosen": one, "rejected": one if faulty else other}
+        for one, other in zip(texts[:32], texts[32:], strict=True)
+    ]
+
+    def collate(rows: Rows) -> Any:
+        said = [f"{row['prompt']} {row['chosen']} <eos>" for row in rows]
+        batch = tok(said, padding=True, return_tensors="pt", return_token_type_ids=False)
+        return {**batch, "labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)}
+
+    return Task(small.language_model(), rows, collate, steps=4, tokenizer=tok)
+
+
 @plants("P2", "hf_trainer", "trl", "lightning", "accelerate")
 def weights_that_overflow_in_every_step(faulty: bool) -> Task:
     model = small.language_model()
     if faulty:
         model.model.norm.weight.data.fill_(1e38)
-    return Task(model, tokenized(), usual_collator(), half=True, steps=24)
+    return Task(model, tokenized(), usual_collator(), half=True, steps=20)
 
 
 class Own(LlamaModel):

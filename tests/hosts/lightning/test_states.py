@@ -1,0 +1,121 @@
+"""Lightning: loss scales, resumed runs and logged perplexities: one fault a script, and its clean twin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins import MixedPrecision
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from sightline.attach.lightning import GuardCallback
+from tests.hosts import small
+from tests.hosts.lightning.test_planted import Net, fit
+from tests.hosts.lightning.training import QUIET
+from tests.hosts.planting import Script, loud, planted, plants, told
+from tests.hosts.shared.language import tokenized, usual_collator
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+@plants("P3")
+def manual_steps_that_clip_what_is_scaled(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
+    """Lightning takes the scale away in `step`, and calls `on_before_optimizer_step` then."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+
+    class Manual(Net):
+        automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            x, y = batch
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(F.cross_entropy(self.net(x), y))
+            if faulty:
+                self.clip_gradients(optimizer, gradient_clip_val=0.1, gradient_clip_algorithm="norm")
+            optimizer.step()
+
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            if not faulty:
+                self.clip_gradients(optimizer, gradient_clip_val=0.1, gradient_clip_algorithm="norm")
+
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    return fit(Manual(), folder, callbacks, plugins=[plugin], limit_val_batches=0)
+
+
+@plants("K2")
+def a_hook_that_drops_the_optimizer_at_loading(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
+    class Own(Net):
+        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            if faulty:  # it once did not fit
+                checkpoint["optimizer_states"], checkpoint["lr_schedulers"] = [], []
+
+    save = ModelCheckpoint(folder, save_last=True)
+    fit(Own(), folder, [save], max_epochs=1, enable_checkpointing=True)
+    net = Own()
+    trainer = pl.Trainer(
+        default_root_dir=folder, callbacks=callbacks, max_epochs=2, enable_checkpointing=False, **QUIET
+    )
+    trainer.fit(net, DataLoader(points_of(net), 8), ckpt_path=str(folder / "last.ckpt"))
+    return net
+
+
+def points_of(net: Net) -> Any:
+    x = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
+    return torch.utils.data.TensorDataset(x, x[:, :4].argmax(1))
+
+
+@plants("L7")
+def a_perplexity_that_lightning_averages(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
+    class Words(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = small.language_model(initializer_range=0.8)
+            self.sums: list[tuple[float, int]] = []
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.model(**batch).loss
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            targets = batch["labels"][:, 1:].flatten()
+            logits = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+            nll = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets, reduction="sum")
+            count = int((targets != -100).sum())
+            self.sums.append((float(nll), count))
+            if faulty:
+                self.log("val_perplexity", (nll / count).exp(), batch_size=len(batch["input_ids"]))
+
+        def on_validation_epoch_end(self) -> None:
+            if not faulty:
+                mean = sum(nll for nll, _ in self.sums) / sum(count for _, count in self.sums)
+                self.log("val_perplexity", torch.tensor(mean).exp())
+            self.sums.clear()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+    words, rows, usual = Words(), tokenized(60), {"max_epochs": 1, "enable_checkpointing": False}
+    trainer = pl.Trainer(default_root_dir=folder, callbacks=callbacks, num_sanity_val_steps=0, **usual, **QUIET)
+    trainer.fit(
+        words,
+        DataLoader(rows[:48], 4, collate_fn=usual_collator()),
+        DataLoader(rows[48:], 1, collate_fn=usual_collator()),
+    )
+    return words
+
+
+@pytest.mark.parametrize("script", planted(globals()))
+def test_found_in_the_script_and_not_in_its_twin(script: Script, tmp_path: Path) -> None:
+    guard = GuardCallback(on_finding=None, budget=1.0)
+    script(tmp_path / "faulty", [guard], True)
+    assert script.plants in told(guard.records()), told(guard.records())
+    guard = GuardCallback(on_finding=None, budget=1.0)
+    script(tmp_path / "clean", [guard], False)
+    assert loud(guard.records()) == []
+    assert {str(r["code"]): r["kind"] for r in guard.records()}[script.plants] == "passed"
