@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from sightline.attach.script_collectives import _names
 from sightline.attach.script_ranks import Rank, report, share_of
 
 HEAD = """
@@ -101,6 +104,15 @@ def test_what_was_found_is_told_though_rank_0_is_killed(tmp_path: Path) -> None:
     status, told, said = launched(KILLED, tmp_path)
     assert status != 0 and told["run"]["status"] is None
     assert {f["code"] for f in told["findings"]} & {"T1", "T2"}, said
+
+
+def test_what_sharded_training_calls_is_noted() -> None:
+    """FSDP of torch 2.13 gathers and scatters by functions that earlier versions do not have."""
+    pytest.importorskip("torch.distributed.fsdp._fully_shard")
+    from torch.distributed.fsdp._fully_shard import _fsdp_collectives
+
+    called = set(re.findall(r"dist\.((?:all|reduce)_\w+)\(", inspect.getsource(_fsdp_collectives)))
+    assert called and called <= set(_names())
 
 
 # --- the report ---------------------------------------------------------------------------------------------------

@@ -198,8 +198,7 @@ class Loading:
         if not varied and self._forwards < AT_LAST:
             return
         self._rows_asked = True
-        whole = not any(hasattr(p, "to_local") or hasattr(p, "_sharded_size") for p in call.model.parameters())
-        if call.repeatable and whole:
+        if call.repeatable:
             with self._recorder.silence():
                 seen = rows_apart(call, self._recorder.step, varied=varied)
             if seen is not None:

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ class Collectives:
         """Put a note before each collective of torch."""
         if not dist.is_available():
             return
-        for name in (*SIZED, *OTHERS):
+        for name in _names():
             original = getattr(dist, name)
             noted = self._noted(name, original)
             for place in (dist, dist.distributed_c10d):
@@ -196,6 +197,13 @@ class Collectives:
         if self._path is not None and os.getpid() == self._pid:
             self._path.unlink(missing_ok=True)
             self._path = None
+
+
+def _names() -> list[str]:
+    """Torch's collectives: those known by name, and whatever else its version has that takes a group and may wait."""
+    every = {n: f for n, f in vars(dist.distributed_c10d).items() if type(f) is FunctionType and not n.startswith("_")}
+    found = [n for n, f in every.items() if {"group", "async_op"} <= inspect.signature(f).parameters.keys()]
+    return [name for name in dict.fromkeys((*SIZED, *OTHERS, *found)) if hasattr(dist, name)]
 
 
 def _mapped(path: Path) -> mmap.mmap | None:

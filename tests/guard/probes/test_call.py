@@ -82,3 +82,12 @@ def test_ids_of_a_decoder() -> None:
     assert call.ids_of(torch.Size((2, 9))) is IDS
     named = Call(Bare(), (), {"input_ids": IDS, "decoder_input_ids": LABELS})
     assert named.ids_of(torch.Size((2, 6))) is LABELS
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_a_model_in_pieces_is_not_run_again(sharded: bool) -> None:
+    """A pass of ours on one rank alone would wait for the others' parts."""
+    model = nn.Linear(3, 3)
+    if sharded:
+        model.weight.to_local = lambda: model.weight  # type: ignore[assignment]
+    assert Call(model, (torch.ones(2, 3),)).repeatable is not sharded

@@ -23,6 +23,7 @@ PLAIN = (Tensor, bool, int, float, str, bytes, torch.dtype, torch.device, Path)
 BARE = ("input_ids", "labels")  # what bare positional tensors of whole numbers are taken for, in order
 SIGNATURES: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()  # model -> names of its arguments
 ROLES: WeakKeyDictionary[nn.Module, dict[str, int]] = WeakKeyDictionary()  # model -> what its bare tensors stand for
+SHARDED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # model -> whether its parameters are in pieces
 LOSS_ONLY = ("labels", "num_items_in_batch", "fused_lm_head")  # the last asks a model of TRL for log p without logits
 COLOURS = (1, 3, 4)  # channels that make a floating tensor (..., channels, height, width) an image
 
@@ -92,8 +93,11 @@ class Call:
 
     @property
     def repeatable(self) -> bool:
-        """Whether running it again changes nothing of the host's: plain values and tensors only, no cache objects."""
-        return all(_plain(value) for value in (*self.args, *self.kwargs.values()))
+        """Whether running it again changes nothing of the host's: plain values and tensors only, no cache objects.
+
+        Nor does it where the model's parameters are in pieces on several ranks: each pass asks all ranks for them.
+        """
+        return not _sharded(self.model) and all(_plain(value) for value in (*self.args, *self.kwargs.values()))
 
     def run(self) -> Outcome:
         """Run the model once more, as the host did."""
@@ -215,6 +219,13 @@ def _plain(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return all(_plain(part) for part in value)
     return is_dataclass(value) and all(_plain(getattr(value, f.name)) for f in fields(value))
+
+
+def _sharded(model: nn.Module) -> bool:
+    """Whether this rank holds parts of parameters (of FSDP, of tensor parallelism)."""
+    if model not in SHARDED:
+        SHARDED[model] = any(hasattr(p, "to_local") or hasattr(p, "_sharded_size") for p in model.parameters())
+    return SHARDED[model]
 
 
 def _member(thing: Any, name: str) -> Any:
