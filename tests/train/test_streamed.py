@@ -88,6 +88,25 @@ def places(batches: Any, first: int = 0, workers: int = 0) -> list[list[str]]:
     return [[str(where) for batch in step for where in batch.examples] for step in steps(batches, first, workers)]
 
 
+def test_shards_that_a_command_fetches(built: Built, path: Path, tmp_path: Path) -> None:
+    """The same steps as of local files, from any step on; a shard that is gone stops the run with its address."""
+    counts = {f"pairs-{number:02}.tar": count for number, count in enumerate(SIZES)}
+    (tmp_path / "counts.json").write_text(json.dumps(counts))
+    stream = {"shuffle": 8, "sizes": str(tmp_path / "counts.json")}
+    data = DataSpec(reader="webdataset", path=f"pipe:cat '{path.parent}'/{path.name}", stream=stream)
+    fetched = feed(built, data)
+    there = [
+        [place.replace(f"pipe:cat '{path.parent}'", str(path.parent)) for place in step] for step in places(fetched)
+    ]
+    assert there == places(feed(built, spec(path)))
+    assert places(fetched, 3) == places(fetched)[3:]
+    counts["pairs-04.tar"] = 5
+    (tmp_path / "counts.json").write_text(json.dumps(counts))
+    gone = data.model_copy(update={"path": str(data.path).replace("..03", "..04"), "broken": "skip"})
+    with pytest.raises(UserError, match=r"pairs-04\.tar: .*exit"):
+        places(feed(built, gone))
+
+
 def test_an_epoch_holds_every_sample_once(built: Built, path: Path) -> None:
     batches = feed(built, spec(path), steps=None, epochs=8, batch=4)
     drawn = [place for step in places(batches) for place in step]

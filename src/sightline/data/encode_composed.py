@@ -20,6 +20,7 @@ from sightline.data.templates import Segment, named, render
 from sightline.errors import UserError
 
 FACTS = "encoder.json"
+MOST_TEXTS = 1 << 18  # tokenised texts that are kept; the same questions are asked of many images
 
 
 class ComposedEncoder:
@@ -107,6 +108,8 @@ class ComposedEncoder:
         key = (segment.text, segment.kind == "markup")
         found = self._texts.get(key)
         if found is None:
+            if len(self._texts) >= MOST_TEXTS:  # of a stream, texts never end
+                self._texts.clear()
             found = self._texts[key] = self._tokenise(*key)
         if self.image_token_id in found:
             raise RowError("the text holds the image token outside an image's place", row.where)
