@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import lr_scheduler as sched
 
 import sightline
+from sightline.attach.onlookers.schedule import schedules_of
 
 EPOCHS, BATCHES = 4, 10
 Make = Callable[[torch.optim.Optimizer], Any]
@@ -166,3 +167,13 @@ WRONG: dict[str, dict[str, Any]] = {
 @pytest.mark.filterwarnings("ignore:Detected call of")
 def test_wrong(name: str) -> None:
     assert drive(**WRONG[name]) == ["T6"]
+
+
+def test_a_schedule_that_was_made_for_a_wrapper_is_found() -> None:
+    """So it is in every Trainer of transformers: accelerate's wrapper steps the optimizer inside."""
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    inner, other = (torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1) for _ in range(2))
+    plan = sched.LambdaLR(AcceleratedOptimizer(inner), lambda n: 0.9**n)
+    apart = sched.LambdaLR(other, lambda n: 0.9**n)
+    assert schedules_of(inner) == [plan] and schedules_of(other) == [apart]

@@ -184,9 +184,15 @@ def schedules_of(optimizer: Optimizer) -> list[Any]:
     """
     if not any("initial_lr" in group for group in optimizer.param_groups):
         return []
-    found = [one for one in living(lr_scheduler.LRScheduler) if getattr(one, "optimizer", None) is optimizer]
+    found = [one for one in living(lr_scheduler.LRScheduler) if _drives(one, optimizer)]
     inner = {id(part) for one in found for part in getattr(one, "_schedulers", ())}
     return [one for one in found if id(one) not in inner]
+
+
+def _drives(schedule: Any, optimizer: Optimizer) -> bool:
+    """Whether it was made for this optimizer, or for a wrapper around it (accelerate's, in every Trainer)."""
+    given = getattr(schedule, "optimizer", None)
+    return given is optimizer or getattr(given, "optimizer", None) is optimizer
 
 
 def periodic(schedule: Any) -> bool:

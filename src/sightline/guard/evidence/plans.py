@@ -13,6 +13,7 @@ LONGEST = 10_000_000  # ticks: a change that is too slow to be told from roundin
 ALMOST = 0.95  # of two counts that are the same, up to the last partial batch of an epoch
 HALF = 0.5  # of a decay: a schedule that would go on for longer than the run has left out more than it did
 FAR = 4  # times the run: nobody plans a warm-up of so many epochs; as many steps as the run has or fewer, many do
+TRIAL = 32  # steps: a shorter run may only show that the script works
 
 
 def implied_end(seen: ScheduleSeen) -> int | None:
@@ -46,8 +47,8 @@ def restarts(seen: ScheduleSeen) -> tuple[int, ...]:
 def unfinished(seen: ScheduleSeen) -> tuple[str, bool] | None:
     """What is left of the schedule when the run is over, and whether that is surely no trial run of a few steps.
 
-    A warm-up in steps that was stepped once an epoch; or a decay, stepped with every step, in a run that took all the
-    steps that its host planned.
+    A warm-up in steps that was stepped once an epoch; or, in a run that took all the steps that its host planned, a
+    decay that was stepped with every step, or a warm-up that such a run would have to be repeated for.
     """
     steps, ticks = len(seen.rates), seen.ticks
     if not seen.closed or seen.restored or ticks is None:
@@ -60,6 +61,8 @@ def unfinished(seen: ScheduleSeen) -> tuple[str, bool] | None:
     if ticks >= ALMOST * steps and end >= ticks / HALF and seen.rates[-1] >= HALF * max(seen.rates):
         return f"it is planned for {end} steps", True
     rising = all(a <= b for a, b in pairwise(seen.rates)) and seen.rates[0] < seen.rates[-1]
+    if rising and steps >= TRIAL and warm >= FAR * steps:
+        return f"its warm-up takes {warm} steps, and the run has {steps}", True
     return ("it is still warming up", False) if rising and seen.rates[-1] <= HALF * (seen.base or 0.0) else None
 
 

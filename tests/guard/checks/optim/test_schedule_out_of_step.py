@@ -137,6 +137,7 @@ SLOW = [1 - n / 400 for n in range(40)]
     [
         ([1 - n / 10 for n in range(12)], {}, "below 0"),
         ([r for r in RISING[:4] for _ in range(50)], {**WARM, "ticks": 4}, "warm-up takes 99 steps"),
+        ([(n + 1) / 200 for n in range(40)], WARM, "warm-up takes 199 steps, and the run has 40"),
         (SLOW, WARM, "planned for 400 steps"),
         (SLOW, {**WARM, "horizon": 400}, "planned for 400 steps"),
         ([1.0] * 10 + [r for n in range(1, 4) for r in [1 - n / 40] * 10], {**WARM, "ticks": 4}, "in optimizer steps"),
@@ -148,8 +149,9 @@ def test_what_a_closure_shows_of_its_plan(rates: list[float], more: dict[str, An
 
 
 def test_a_run_that_ends_in_its_warm_up_may_be_a_trial() -> None:
-    verdict = find(seen(RISING, **WARM))
-    assert isinstance(verdict, Finding) and verdict.severity == "note"
+    for rates, more in ((RISING, WARM), ([n / 500 for n in range(1, 21)], {**WARM, "ticks": 20, "planned": 20})):
+        verdict = find(seen(rates, **more))
+        assert isinstance(verdict, Finding) and verdict.severity == "note"
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ Symptom: the last part of a run changes nothing, for the rate is 0 or below; or 
 down; or it saws up and down, and the loss with it, every epoch.
 Root cause: the schedule counts in other units than the loop: planned in optimizer steps and stepped once an epoch or
 once a micro-batch, or planned in micro-batches and stepped once an optimizer step; an epoch's steps are rounded down
-for the plan and up by the loop, or the reverse; it is made anew every epoch, so that its warm-up begins again; or
-`scheduler.step()` comes before `optimizer.step()`.
+for the plan and up by the loop, or the reverse; its warm-up is longer than the run, or begins again every epoch, for it
+is made anew; or `scheduler.step()` comes before `optimizer.step()`.
 Fix: give the schedule the number of optimizer steps, epochs x ceil(batches / accumulation); make it once, before the
 first epoch; call `scheduler.step()` once after each `optimizer.step()`.
 Stays silent when: a schedule counts in epochs or in micro-batches throughout; the rate ends above 0 and stays there;
