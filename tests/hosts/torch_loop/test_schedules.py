@@ -171,9 +171,9 @@ def test_wrong(name: str) -> None:
 
 def test_a_schedule_that_was_made_for_a_wrapper_is_found() -> None:
     """So it is in every Trainer of transformers: accelerate's wrapper steps the optimizer inside."""
-    from accelerate.optimizer import AcceleratedOptimizer
+    from accelerate import Accelerator
 
     inner, other = (torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1) for _ in range(2))
-    plan = sched.LambdaLR(AcceleratedOptimizer(inner), lambda n: 0.9**n)
+    plan = sched.LambdaLR(Accelerator(cpu=True).prepare_optimizer(inner), lambda n: 0.9**n)
     apart = sched.LambdaLR(other, lambda n: 0.9**n)
     assert schedules_of(inner) == [plan] and schedules_of(other) == [apart]
