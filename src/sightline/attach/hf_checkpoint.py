@@ -41,7 +41,8 @@ def saved_state(path: Path, model: nn.Module) -> Mapping[str, Tensor]:
 def resumed_from(folder: Path, model: nn.Module) -> dict[str, Any] | None:
     """What a checkpoint holds of a run that goes on, but for the random state, which the Trainer restores later.
 
-    None where it is sharded, too large to be read in seconds, or holds what is not safe to load.
+    None where it is sharded, too large to be read in seconds, or holds what is not safe to load; and where its weights
+    are not the model's. The Trainer has just loaded those, so that it must have read them elsewhere.
     """
     weights = weights_in(folder)
     if weights is None or weights.stat().st_size > LARGEST:
@@ -49,11 +50,18 @@ def resumed_from(folder: Path, model: nn.Module) -> dict[str, Any] | None:
     files = {part: folder / name for part, name in PARTS.items() if (folder / name).is_file()}
     if "optimizer" not in files and any(file.name.startswith(SHARDED) for file in folder.iterdir()):
         return None
+    state, live = saved_state(weights, model), model.state_dict()
+    if not all(name not in live or _equal(tensor, live[name]) for name, tensor in state.items()):
+        return None
     try:
         parts = {part: torch.load(file, map_location="cpu", weights_only=True) for part, file in files.items()}
     except pickle.UnpicklingError:
         return None
-    return {"weights": saved_state(weights, model), **parts}
+    return {"weights": state, **parts}
+
+
+def _equal(saved: Tensor, live: Tensor) -> bool:
+    return saved.shape == live.shape and torch.equal(saved, live.detach().cpu().to(saved.dtype))
 
 
 def left_off(output: Path, planned: int, batch: int, model: nn.Module) -> Path | None:

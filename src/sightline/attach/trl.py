@@ -22,7 +22,6 @@ BLIND = {  # evidence, or a check's code -> why TRL's trainers do not show it
     "T5": "the trainer divides by the tokens of the whole step itself",
     "T7": "the model gives log probabilities without logits",
     "L6": "the model gives log probabilities without logits",
-    "L7": "the model gives log probabilities without logits",
     "I2": "its data sets are those of `datasets`, which split a stream between workers themselves",
     "I5": "the labels are made of the inputs' own tokens, or there are none",
     "L10": "the hub is asked when the trainer is made, before it calls anyone; `sightline run` tells what it refused",

@@ -20,6 +20,7 @@ from tests.hosts.accelerate.test_planted import Watch, classifier, loader
 from tests.hosts.half import halve
 from tests.hosts.planting import Script, loud, planted, plants, told
 from tests.hosts.shared.language import tokenized, usual_collator
+from tests.hosts.shared.perplexity import Perplexity
 
 
 @plants("P3")
@@ -79,17 +80,12 @@ def a_perplexity_averaged_over_batches(folder: Path, watch: Watch, faulty: bool)
             optimizer.step()
             optimizer.zero_grad()
         model.eval()
-        sums = []
+        perplexity = Perplexity(averaged=faulty)
         for batch in held_out:
-            targets = batch.pop("labels")[:, 1:].flatten()
+            labels = batch.pop("labels")
             with torch.no_grad():
-                logits = model(**batch).logits[:, :-1].flatten(0, 1)
-            sums.append((F.cross_entropy(logits, targets, reduction="sum"), int((targets != -100).sum())))
-        if faulty:
-            perplexity = torch.stack([(nll / count).exp() for nll, count in sums]).mean()
-        else:
-            perplexity = (sum(nll for nll, _ in sums) / sum(count for _, count in sums)).exp()
-        guard.log({"perplexity": perplexity}, phase="evaluation")
+                perplexity.add(model(**batch).logits, labels)
+        guard.log({"perplexity": perplexity.value()}, phase="evaluation")
     return model
 
 

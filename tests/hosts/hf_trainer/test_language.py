@@ -6,23 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from datasets import Dataset
 from torch import nn
-from torch.nn import functional as F
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallback
 
 from sightline.attach.hf_trainer import GuardCallback
 from tests.hosts import small
 from tests.hosts.hf_trainer.test_planted import Classifier, arguments, points, tokenized
+from tests.hosts.hf_trainer.training import Stop
 from tests.hosts.planting import Script, loud, planted, plants, told
-
-
-class Stop(TrainerCallback):
-    """The machine goes down after four steps."""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        control.should_training_stop = state.global_step == 4
+from tests.hosts.shared.perplexity import Perplexity
 
 
 @plants("K2")
@@ -34,22 +27,21 @@ def resumed_from_the_weights_alone(folder: Path, callbacks: list[Any], faulty: b
     return trainer.model
 
 
+def test_a_checkpoint_of_another_run_in_the_same_folder_is_not_what_was_resumed(tmp_path: Path) -> None:
+    args = arguments(tmp_path / "one", save_strategy="steps", save_steps=4)
+    Trainer(Classifier(), args, train_dataset=points(), callbacks=[Stop()]).train()
+    other = arguments(tmp_path / "two", save_strategy="steps", save_steps=4, learning_rate=1e-2)
+    Trainer(Classifier(), other, train_dataset=points(), callbacks=[Stop()]).train()
+    guard = GuardCallback(on_finding=None)
+    trainer = Trainer(Classifier(), other, train_dataset=points(), callbacks=[guard])
+    trainer.train(resume_from_checkpoint=str(tmp_path / "one" / "checkpoint-4"))
+    assert loud(guard.records()) == []
+    assert {str(r["code"]): r["kind"] for r in guard.records()}["K2"] == "not-run"
+
+
 @plants("L7")
 def a_perplexity_averaged_over_batches(folder: Path, callbacks: list[Any], faulty: bool) -> nn.Module:
     model = small.language_model(initializer_range=0.3)
-    seen: list[tuple[float, int]] = []
-
-    def perplexity(given: Any, compute_result: bool) -> dict[str, float]:
-        targets = given.label_ids[:, 1:].flatten()
-        nll = F.cross_entropy(given.predictions[:, :-1].flatten(0, 1), targets, reduction="sum")
-        seen.append((float(nll), int((targets != -100).sum())))
-        if not compute_result:
-            return {}
-        each = torch.tensor([nll / count for nll, count in seen])
-        fair = torch.tensor(sum(nll for nll, _ in seen) / sum(count for _, count in seen))
-        seen.clear()
-        return {"perplexity": float(each.exp().mean() if faulty else fair.exp())}
-
     args = arguments(folder, eval_strategy="steps", eval_steps=4, per_device_eval_batch_size=1, batch_eval_metrics=True)
     trainer = Trainer(
         model,
@@ -57,7 +49,7 @@ def a_perplexity_averaged_over_batches(folder: Path, callbacks: list[Any], fault
         data_collator=DataCollatorForLanguageModeling(small.tokenizer(), mlm=False),
         train_dataset=tokenized(),
         eval_dataset=tokenized(72).select(range(48, 60)),
-        compute_metrics=perplexity,
+        compute_metrics=Perplexity(averaged=faulty),
         callbacks=callbacks,
     )
     trainer.train()

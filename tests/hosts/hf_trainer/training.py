@@ -29,6 +29,13 @@ class Between(transformers.TrainerCallback):
         self._task.beside(state.global_step)
 
 
+class Stop(transformers.TrainerCallback):
+    """The machine goes down after four steps."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        control.should_training_stop = state.global_step == 4
+
+
 def usual(task: Task, folder: Path) -> dict[str, Any]:
     """Arguments of the Trainer and of those that are made from it."""
     sizes = {"max_steps": task.steps, "per_device_train_batch_size": task.batch, "logging_steps": 1}

@@ -20,6 +20,7 @@ from tests.hosts.lightning.test_planted import Net, fit
 from tests.hosts.lightning.training import QUIET
 from tests.hosts.planting import Script, loud, planted, plants, told
 from tests.hosts.shared.language import tokenized, usual_collator
+from tests.hosts.shared.perplexity import Perplexity
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -77,25 +78,20 @@ def a_perplexity_that_lightning_averages(folder: Path, callbacks: list[Any], fau
         def __init__(self) -> None:
             super().__init__()
             self.model = small.language_model(initializer_range=0.8)
-            self.sums: list[tuple[float, int]] = []
+            self.perplexity = Perplexity(averaged=faulty)
 
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             return self.model(**batch).loss
 
         def validation_step(self, batch: Any, batch_idx: int) -> None:
-            targets = batch["labels"][:, 1:].flatten()
             logits = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-            nll = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets, reduction="sum")
-            count = int((targets != -100).sum())
-            self.sums.append((float(nll), count))
+            self.perplexity.add(logits, batch["labels"])
             if faulty:
-                self.log("val_perplexity", (nll / count).exp(), batch_size=len(batch["input_ids"]))
+                self.log("val_perplexity", self.perplexity.value(), batch_size=len(logits))
 
         def on_validation_epoch_end(self) -> None:
             if not faulty:
-                mean = sum(nll for nll, _ in self.sums) / sum(count for _, count in self.sums)
-                self.log("val_perplexity", torch.tensor(mean).exp())
-            self.sums.clear()
+                self.log("val_perplexity", self.perplexity.value())
 
         def configure_optimizers(self) -> Any:
             return torch.optim.AdamW(self.parameters(), lr=1e-3)
