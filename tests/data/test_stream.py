@@ -40,7 +40,7 @@ def by_epoch(stream: Stream, epochs: int) -> list[list[str]]:
     return [[found[n] for n in range(epoch * total, (epoch + 1) * total)] for epoch in range(epochs)]
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 3, 4, 8, 29, 40])
+@pytest.mark.parametrize("lanes", [1, 3, 8, 40])
 @pytest.mark.parametrize("shuffle", [0, 10, 1000])
 def test_every_sample_once_an_epoch(shards: tuple[Shard, ...], lanes: int, shuffle: int) -> None:
     epochs = by_epoch(Stream("mine", shards, 7, lanes, shuffle), 3)
