@@ -1,18 +1,22 @@
-"""What a contrastive loss costs: time and peak memory of forward and backward, beside open_clip's.
+"""What a contrastive loss costs: time and peak memory of forward and backward, beside open_clip's; and a cached batch.
 
-    python benchmarks/contrastive.py [--sizes 1024 4096 8192] [--ranks 1 2] [--repeats 3] [--out contrastive.md]
+    python benchmarks/contrastive.py [--sizes 1024 4096 16384] [--ranks 1 2] [--seconds 20] [--out contrastive.md]
 
-Every case is a fresh process (on two ranks, two processes over gloo), one thread each, that makes unit vectors of width
-512 in fp32, reads its peak resident memory (VmHWM of /proc/self/status; the baseline), then runs the loss forward and
-backward. Memory is the peak after one run minus the baseline; it holds gradients and whatever the loss keeps. Time is
-the median of the later repeats; CPU seconds, which other work on the machine disturbs less, are the busiest rank's.
-Cases of one size run right after one another, so that a machine that slows down slows all. Sizes count pairs over all
-ranks.
+**Losses.** A case is a loss, a number of pairs over all ranks and a number of ranks; its features are unit vectors of
+width 512 in fp32, one thread a rank, ranks over gloo.
 
-- ours: `info_nce`, `pairwise_sigmoid` (on ranks: gathered, or around the ring)
-- plain: the formula on whole matrices, without chunks
+- ours: `info_nce` (on ranks: `info_nce_apart`), `pairwise_sigmoid` (on ranks: around the ring)
 - open_clip: `ClipLoss` (on ranks with local_loss and gather_with_grad, its setting with the right gradients for the
   least work) and `SigLipLoss`, from the installed package's file; left out with a message where it is not installed
+- plain: the formula on whole matrices
+
+*Time* is taken in one process a rank that holds all ways and takes them by turns, so that a machine that slows down
+slows all: medians of wall and of processor time (of the busiest rank, which other work disturbs less), and the median
+over rounds of each way's processor time over ours. *Memory* is taken in a process of its own for each way: the peak
+(VmHWM of /proc/self/status) after a run minus that before.
+
+**Cached batches.** A step of a small CLIP by `PairLosses` on growing batches: in one piece, and in micro-batches whose
+embeddings are made twice (Gao et al. 2021), likewise.
 
 A case whose matrices would not fit in the memory that is free, or that takes longer than --limit seconds, is said so.
 """
@@ -35,11 +39,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))
+from cached_batch import MICRO, cached_steps
+
 WIDTH = 512
 LOSSES = ("info_nce", "sigmoid")
-WAYS = ("ours", "plain", "open_clip")
+WAYS = ("ours", "open_clip", "plain")
 # fp32 matrices of all own by all pairs that are alive at the peak of a backward pass, at least
 MATRICES = {"plain": 4, "open_clip": 4, "ours": 0}
+Steps = dict[str, Callable[[], Any]]
 
 
 def peak_mb() -> float:
@@ -51,6 +59,7 @@ def peak_mb() -> float:
 
 
 def free_mb() -> float:
+    """Memory that is free, in MB."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable"):
             return int(line.split()[1]) / 1024
@@ -58,10 +67,9 @@ def free_mb() -> float:
 
 
 def open_clip_module() -> Any:
-    """`open_clip/loss.py` by file, or None: the package itself imports torchvision."""
+    """`open_clip/loss.py` by file: the package itself imports torchvision."""
     package = importlib.util.find_spec("open_clip")
-    if package is None or package.origin is None:
-        return None
+    assert package is not None and package.origin is not None
     spec = importlib.util.spec_from_file_location("open_clip_loss", Path(package.origin).parent / "loss.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -116,53 +124,65 @@ def loss_of(loss: str, way: str, ranks: Any) -> Callable[..., Any]:
     return whole if way == "plain" else contrastive if loss == "info_nce" else sigmoid
 
 
-def measure(loss: str, way: str, pairs: int, repeats: int) -> dict[str, float]:
-    """In a process of its own: median seconds, MB above the baseline, and the loss, to see that all agree."""
+def loss_steps(loss: str, ways: list[str], pairs: int, ranks: Any) -> Steps:
+    """A forward and backward pass of each way, which gives this rank's mean loss."""
+    import torch
+
+    torch.manual_seed(ranks.rank)
+    image, text = (torch.nn.functional.normalize(torch.randn(pairs // ranks.world, WIDTH), dim=1) for _ in range(2))
+    scale, bias = torch.tensor(1 / 0.07), torch.tensor(-10.0)
+    leaves = [x.requires_grad_() for x in (image, text, scale, bias)]
+
+    def step(mean: Callable[..., Any]) -> float:
+        for leaf in leaves:
+            leaf.grad = None
+        value = mean(*leaves)
+        value.backward()
+        return float(value.detach())
+
+    means = {way: loss_of(loss, way, ranks) for way in ways}
+    small = [x.detach()[:8].requires_grad_() for x in (image, text)]
+    for mean in means.values():  # libraries are loaded and connections made before anything is measured
+        mean(*small, scale, bias).backward()
+    return {way: functools.partial(step, mean) for way, mean in means.items()}
+
+
+def measure(case: dict[str, Any]) -> dict[str, Any]:
+    """In a process of its own. With one way: its peak MB. With several: the seconds of each round of each."""
     import torch
 
     from sightline.train.parallel.ranks import joined_ranks
 
     torch.set_num_threads(1)
     with joined_ranks("cpu") as ranks:
-        torch.manual_seed(ranks.rank)
-        image, text = (torch.nn.functional.normalize(torch.randn(pairs // ranks.world, WIDTH), dim=1) for _ in range(2))
-        scale, bias = torch.tensor(1 / 0.07), torch.tensor(-10.0)
-        leaves = [x.requires_grad_() for x in (image, text, scale, bias)]
-        step = loss_of(loss, way, ranks)
-        small = [x.detach()[:8].requires_grad_() for x in (image, text)]
-        step(*small, scale, bias).backward()  # libraries are loaded and connections made before memory is read
-        before, seconds, busy = peak_mb(), [], []
-        for _ in range(repeats):
-            for leaf in leaves:
-                leaf.grad = None
-            ranks.barrier()
-            start, cpu = time.perf_counter(), time.process_time()
-            value = step(*leaves)
-            value.backward()
-            seconds.append(time.perf_counter() - start)
-            busy.append(time.process_time() - cpu)
-        mean = ranks.sum([value.item()])[0] / ranks.world
-        return {
-            "seconds": statistics.median(seconds[1:] or seconds),
-            "cpu": statistics.median(busy[1:] or busy),
-            "mb": peak_mb() - before,
-            "loss": mean,
-        }
+        ways, pairs = case["ways"], case["pairs"]
+        made = cached_steps(ways, pairs) if case["loss"] == "step" else loss_steps(case["loss"], ways, pairs, ranks)
+        before, told = peak_mb(), {way: {"wall": [], "cpu": []} for way in ways}
+        values = {way: step() for way, step in made.items()}
+        if len(ways) == 1:
+            return {"mb": peak_mb() - before, "value": ranks.sum([values[ways[0]]])[0] / ranks.world}
+        until = time.monotonic() + case["seconds"]
+        while ranks.sum([float(time.monotonic() > until)])[0] == 0 or not told[ways[0]]["wall"]:
+            for way, step in made.items():
+                ranks.barrier()
+                wall, cpu = time.perf_counter(), time.process_time()
+                step()
+                told[way]["cpu"].append(time.process_time() - cpu)
+                told[way]["wall"].append(time.perf_counter() - wall)
+            if len(told[ways[0]]["wall"]) == case["rounds"]:
+                break
+        return told
 
 
-def run_case(loss: str, way: str, pairs: int, world: int, repeats: int, limit: float) -> dict[str, float] | str:
-    """One row of the table, or why there is none."""
-    needed = MATRICES[way] * pairs * pairs * 4 / 2**20  # all ranks are on this machine
-    if needed > 0.9 * free_mb():
-        return f"does not fit (at least {needed / 1024:.0f} GB)"
+def in_processes(case: dict[str, Any], world: int, limit: float) -> list[dict[str, Any]] | str:
+    """What each rank told, or why there is nothing to tell."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-    command = [sys.executable, __file__, "--case", loss, way, str(pairs), str(repeats)]
     common = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     started = [
         subprocess.Popen(
-            command,
+            [sys.executable, "-W", "ignore::FutureWarning", __file__, "--case", json.dumps(case)],
             env=common | {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             text=True,
@@ -171,7 +191,7 @@ def run_case(loss: str, way: str, pairs: int, world: int, repeats: int, limit: f
     ]
     deadline = time.monotonic() + limit
     try:
-        told = [json.loads(p.communicate(timeout=max(1, deadline - time.monotonic()))[0]) for p in started]
+        return [json.loads(p.communicate(timeout=max(1, deadline - time.monotonic()))[0]) for p in started]
     except subprocess.TimeoutExpired:
         return f"longer than {limit:.0f} s"
     except json.JSONDecodeError:
@@ -180,57 +200,92 @@ def run_case(loss: str, way: str, pairs: int, world: int, repeats: int, limit: f
         for process in started:
             process.kill()
             process.wait()
-    return {key: max(answer[key] for answer in told) for key in ("seconds", "cpu", "mb", "loss")}
 
 
-def table(sizes: list[int], worlds: list[int], repeats: int, limit: float) -> str:
-    ways = WAYS if importlib.util.find_spec("open_clip") else WAYS[:2]
-    lines = [
-        "| loss | ranks | pairs | way | s | times ours | CPU s | peak MB | mean loss |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for loss in LOSSES:
-        for world in worlds:
-            for pairs in sizes:
-                ours: float | None = None
-                for way in ways:
-                    found = run_case(loss, way, pairs, world, repeats, limit)
-                    head = f"| {loss} | {world} | {pairs} | {way} "
-                    if isinstance(found, str):
-                        lines.append(f"{head}| {found} | | | | |")
-                    else:
-                        ours = found["seconds"] if way == "ours" else ours
-                        times = f"{found['seconds'] / ours:.2f}" if ours else ""
-                        figures = f"{found['cpu']:.3f} | {found['mb']:.0f} | {found['loss']:.6f}"
-                        lines.append(f"{head}| {found['seconds']:.3f} | {times} | {figures} |")
-                    print(lines[-1], flush=True)
-    if len(ways) < len(WAYS):
-        lines.append("\nopen_clip is not installed (pip install --no-deps open_clip_torch): left out.")
-        print(lines[-1])
+def run_case(loss: str, ways: list[str], pairs: int, world: int, args: argparse.Namespace) -> list[list[str]]:
+    """Rows of a table: way, wall ms, CPU ms, CPU over the first way's, peak MB, value."""
+    needed = {way: MATRICES.get(way, 0) * pairs * pairs * 4 / 2**20 for way in ways}
+    fitting = [way for way in ways if needed[way] < 0.7 * free_mb()]
+    case = {"loss": loss, "ways": fitting, "pairs": pairs, "seconds": args.seconds, "rounds": args.rounds}
+    # With one way alone there is nothing to take turns with: it is named twice.
+    timed = in_processes(case if len(fitting) > 1 else case | {"ways": fitting * 2}, world, args.limit)
+    rows = []
+    for way in ways:
+        if way not in fitting:
+            rows.append([way, f"does not fit (at least {needed[way] / 1024:.0f} GB)", "", "", "", ""])
+            continue
+        held = in_processes(case | {"ways": [way]}, world, args.limit)
+        memory = [held, ""] if isinstance(held, str) else [_most(held, "mb"), f"{held[0]['value']:.6f}"]
+        if isinstance(timed, str):
+            rows.append([way, timed, "", "", *memory])
+            continue
+        busy = {name: _busiest(timed, name, "cpu") for name in (way, fitting[0])}
+        ratio = statistics.median(own / first for own, first in zip(busy[way], busy[fitting[0]], strict=True))
+        wall = statistics.median(_busiest(timed, way, "wall"))
+        rows.append([way, f"{wall * 1e3:.0f}", f"{statistics.median(busy[way]) * 1e3:.0f}", f"{ratio:.2f}", *memory])
+    return rows
+
+
+def _most(told: list[dict[str, Any]], key: str) -> str:
+    return f"{max(one[key] for one in told):.0f}"
+
+
+def _busiest(told: list[dict[str, Any]], way: str, clock: str) -> list[float]:
+    """Of each round, the seconds of the rank that took longest."""
+    return [max(each) for each in zip(*(one[way][clock] for one in told), strict=True)]
+
+
+def tables(args: argparse.Namespace) -> str:
+    """All tables, printed as they come."""
+    ways = [way for way in WAYS if way != "open_clip" or importlib.util.find_spec("open_clip")]
+    lines = [] if len(ways) == len(WAYS) else ["open_clip is not installed (pip install --no-deps open_clip_torch)."]
+
+    def tell(line: str) -> None:
+        lines.append(line)
+        print(line, flush=True)
+
+    for loss in args.losses:
+        tell(f"\n## {loss}\n")
+        tell("| ranks | pairs | way | wall ms | CPU ms | CPU, times ours | peak MB | mean loss |")
+        tell("|---|---|---|---|---|---|---|---|")
+        for world in args.ranks:
+            for pairs in args.sizes:
+                for row in run_case(loss, ways, pairs, world, args):
+                    tell(f"| {world} | {pairs} | {' | '.join(row)} |")
+    if args.steps:
+        tell(f"\n## A step of a small CLIP, in one piece and in micro-batches of {MICRO}\n")
+        tell("| pairs | way | wall ms | CPU ms | CPU, times one piece | peak MB | loss |")
+        tell("|---|---|---|---|---|---|---|")
+        for pairs in args.steps:
+            for row in run_case("step", ["one piece", "cached"], pairs, 1, args):
+                tell(f"| {pairs} | {' | '.join(row)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 4096, 8192])
+    parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=LOSSES)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048, 4096, 8192])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--limit", type=float, default=120.0, help="seconds a case may take")
+    parser.add_argument("--steps", type=int, nargs="*", default=[256, 512, 1024, 2048])
+    parser.add_argument("--seconds", type=float, default=20.0, help="of rounds in a case")
+    parser.add_argument("--rounds", type=int, default=15, help="at most, in a case")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds a process may take")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "contrastive.md")
-    parser.add_argument("--case", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.case:
-        print(json.dumps(measure(args.case[0], args.case[1], int(args.case[2]), int(args.case[3]))))
+        print(json.dumps(measure(args.case)))
         return
     import torch
 
-    rows = table(args.sizes, args.ranks, args.repeats, args.limit)
+    load = [os.getloadavg()[1]]
+    found = tables(args)
+    load.append(os.getloadavg()[1])
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     title = f"# Contrastive losses, forward and backward\n\n{datetime.date.today()}, {machine}, one thread a rank."
-    args.out.write_text(
-        f"{title} Load average when done: {load}.\nHow it is measured: `benchmarks/contrastive.py`.\n\n{rows}\n"
-    )
+    between = f"Load average at the start {load[0]:.1f}, at the end {load[1]:.1f}."
+    args.out.write_text(f"{title} {between}\nHow it is measured: `benchmarks/contrastive.py`.\n{found}\n")
 
 
 if __name__ == "__main__":

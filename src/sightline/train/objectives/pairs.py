@@ -260,11 +260,11 @@ def _by_sigmoid(own: Embedded, scale: Tensor, bias: Tensor | None, ranks: Ranks)
     if own.image.ndim == 3:
         raise UserError("the sigmoid loss compares one embedding an image", where="stages.objective", fix="use itc")
     found = gather(ranks, own.ids, own.words)
-    own_ids = alike(*found.tensors)[found.start :][: len(own.ids)]
-    blocks = zip(ring(own.text, ranks), ring(own_ids, ranks), strict=True)
+    ids, sizes = alike(*found.tensors), found.sizes
+    own_ids, ids_of = ids[found.start :][: len(own.ids)], ids.split(list(sizes))
     losses = [
-        pairwise_sigmoid(own.image, text, scale, bias, own=None, image_ids=own_ids, text_ids=ids)[0]
-        for (_, text), (_, ids) in blocks
+        pairwise_sigmoid(own.image, text, scale, bias, own=None, image_ids=own_ids, text_ids=ids_of[rank])[0]
+        for rank, text in ring(own.text, ranks, sizes)
     ]
     return torch.stack(losses).sum()
 
