@@ -81,3 +81,21 @@ def test_padding_whose_positions_are_all_zero_is_no_document(pads: int) -> None:
             adam.step()
             adam.zero_grad()
     assert guard.findings == ()
+
+
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("begins", [True, False], ids=["each begins alike", "one stream"])
+def test_documents_that_only_their_labels_tell_apart(begins: bool, separate: bool) -> None:
+    """A flattening collator without positions: the first token of each document has no label, and all see all."""
+    lm = little_llama("sdpa")
+    lm.config.use_cache = False
+    adam = torch.optim.AdamW(lm.parameters(), lr=1e-3)
+    with sightline.attach(lm, adam, on_finding=None) as guard:
+        for _ in range(3):
+            rows, firsts = padding_free((7, 5, 9)), [0, 7, 12]
+            rows["input_ids"][0, firsts] = 1 if begins else torch.tensor([5, 6, 7])
+            rows["labels"][0, firsts] = -100
+            lm(**(rows if separate else {k: v for k, v in rows.items() if k != "position_ids"})).loss.backward()
+            adam.step()
+            adam.zero_grad(set_to_none=True)
+    assert [finding.code for finding in guard.findings] == (["L4"] if begins and not separate else [])

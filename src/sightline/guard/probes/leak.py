@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sightline.guard.evidence import LeakSeen
+from sightline.guard.evidence import IGNORE, LeakSeen
 from sightline.guard.probes.call import Call, Outcome, places
 from sightline.guard.probes.restore import untouched
+
+SHORTEST = 3  # tokens of a document in a flattened row: a token without a label in a text stands nearer to others
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +57,7 @@ def leak(call: Call, documents: Documents, step: int, image_token_id: int | None
 
 
 def documents_of(call: Call) -> Documents | None:
-    """The documents of a batch, from group and segment ids, else from positions that restart at 0.
+    """The documents of a batch, from group and segment ids, else from positions that restart at 0, else from labels.
 
     Segment 0 of a group that has other segments is their common prefix, which they may look at.
     """
@@ -69,12 +71,24 @@ def documents_of(call: Call) -> Documents | None:
     if groups is not None:
         return Documents(groups, frozenset())
     if positions is None or positions.dim() != 2:
-        return None
+        return _flattened(call)
     ids = (positions == 0).cumsum(dim=-1)
     lone = (positions == 0) & (positions.roll(-1, dims=-1) != 1)  # padding, whose positions are often all 0
     ids = ids.masked_fill(lone, -1)
     fits = mask is not None and mask.shape == ids.shape
     return Documents(ids.masked_fill(mask == 0, -1) if fits and mask is not None else ids, frozenset())
+
+
+def _flattened(call: Call) -> Documents | None:
+    """One row without padding, in which nothing but the same first token of each document has no label."""
+    ids, labels, mask = (call.tensor(name) for name in ("input_ids", "labels", "attention_mask"))
+    if ids is None or labels is None or ids.dim() != 2 or len(ids) != 1 or labels.shape != ids.shape:
+        return None
+    starts = (labels[0] == IGNORE).nonzero().flatten()
+    apart = len(starts) > 1 and int(starts[0]) == 0 and int(starts.diff().min()) >= SHORTEST
+    if not apart or ids[0, starts].unique().numel() > 1 or (mask is not None and not bool(mask.all())):
+        return None
+    return Documents((labels == IGNORE).cumsum(dim=-1), frozenset())
 
 
 def _target(documents: Documents, ids: Tensor, image_token_id: int | None) -> tuple[int, int] | None:
