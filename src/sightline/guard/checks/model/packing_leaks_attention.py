@@ -5,7 +5,7 @@ that change with how rows happen to be packed, and fall when rows come one at a 
 Root cause: rows are concatenated under one causal mask. Positions that restart at 0 do not separate documents by
 themselves: only a block mask does, or an attention kernel that is told where documents end. transformers reads the ends
 from `position_ids` only where it gets no 2-D mask, not even one of ones, and no cache (`use_cache=True` is a default).
-A flattening collator that leaves positions out (`return_position_ids=False`) says where documents end to the loss alone.
+A flattening collator that leaves positions out (`return_position_ids=False`) tells the loss alone where documents end.
 Fix: restart `position_ids` at each document and give attention the ends: a (B, 1, T, T) block mask, `document_ids` for
 flex attention, or the cumulative lengths (`cu_seq_lens_q`, `cu_seq_lens_k`) for flash attention; in transformers
 without these, `attention_mask=None` and `use_cache=False`. Else do not pack.
