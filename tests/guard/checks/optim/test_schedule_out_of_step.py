@@ -24,6 +24,7 @@ SAW = [0.1 * min(1.0, (n % 10) / 5) for n in range(40)]
     ("rates", "more", "word"),
     [
         (DOWN + [0.0] * 20, {}, "is 0"),
+        ([0.1 * 0.3 ** (n // 2) for n in range(40)], {}, "below a millionth"),  # a step schedule, once a batch
         (SAW, {}, "anew every 10"),
         (SAW, {"scheduler": "LambdaLR", "replaced": (10, 20, 30)}, "anew"),
         (FLAT, {"scheduler": "OneCycleLR", "ticks": 4, "horizon": 40, "closed": True}, "optimizer steps"),
@@ -44,6 +45,7 @@ def test_found(rates: list[float], more: dict[str, Any], word: str) -> None:
         (FLAT, {}),
         ([*DOWN, 0.0], {}),
         (DOWN + [0.01] * 20, {}),
+        ([0.1 * 0.1 ** (n // 8) for n in range(56)], {}),  # six times a tenth
         ([0.0] * 40, {}),
         ([0.0] * 5 + FLAT, {}),
         (SAW[:19], {}),

@@ -28,8 +28,8 @@ from sightline.guard.evidence.plans import implied_end, restarts, unfinished
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
-STEPS = 8  # fewer steps show no shape
-TAIL, LEAST = 0.05, 4  # share and number of steps at rate 0: rounding of a plan leaves one or two, a wrong plan more
+STEPS, GONE = 8, 1e-6  # fewer steps show no shape; no decay in use goes as far below the largest rate
+TAIL, LOST, LEAST = 0.05, 0.25, 4  # steps at rate 0, or as good as 0, and their number: rounding leaves one or two
 SAME = 0.05  # relative: two counts are of the same thing, up to the last partial batch of an epoch
 OFTEN = 2  # a schedule that begins anew once may be a second stage of the run; twice at equal distance is a loop
 
@@ -52,12 +52,13 @@ def _over(s: ScheduleSeen) -> Finding | None:
     if s.rates[-1] < 0:
         fix = "plan the schedule for all optimizer steps, and let its factor go no lower than 0: max(0.0, ...)"
         return _finding(s, "the learning rate is below 0, so that steps go uphill: the schedule was over before", fix)
-    zeros = next((n for n, rate in enumerate(reversed(s.rates)) if rate), len(s.rates))
-    if zeros == len(s.rates) or zeros < max(LEAST, TAIL * len(s.rates)):
+    zeros = next((n for n, rate in enumerate(reversed(s.rates)) if rate > GONE * max(s.rates)), len(s.rates))
+    if zeros == len(s.rates) or zeros < max(LEAST, (LOST if s.rates[-1] else TAIL) * len(s.rates)):
         return None
     fast = " (it advances with every micro-batch)" if s.inside > s.heard // 2 else ""
     fix = f"plan the schedule for all optimizer steps: it is over after {len(s.rates) - zeros} of them{fast}"
-    return _finding(s, f"the learning rate is 0 in the last {zeros} steps: the schedule was over too soon", fix)
+    what = "below a millionth of its largest" if s.rates[-1] else "0"
+    return _finding(s, f"the learning rate is {what} in the last {zeros} steps: the schedule was over too soon", fix)
 
 
 def _past(s: ScheduleSeen) -> Finding | None:
