@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
@@ -146,3 +146,14 @@ class LossSeen:
         near, far = self.targets[:, : self.targets.shape[1] - shift], self.input_ids[:, shift:]
         taught = near != IGNORE
         return float((near == far)[taught].float().mean()) if taught.any() else None
+
+
+def as_taught(batch: BatchSeen, loss: LossSeen | None) -> BatchSeen:
+    """A batch without labels gets those that the gradient shows. A mask that starts at token 1 is taken to at 0."""
+    if batch.labels is not None or loss is None or loss.targets is None or loss.input_ids is None:
+        return batch
+    if loss.targets.dim() != 2 or loss.targets.shape[1] < 2:  # one token a row: nothing to shift
+        return batch
+    labels = loss.targets.roll(1, dims=1)
+    labels[:, 0] = loss.input_ids[:, 0].where(labels[:, 1] != IGNORE, IGNORE)
+    return replace(batch, input_ids=loss.input_ids, labels=labels, attention_mask=None)

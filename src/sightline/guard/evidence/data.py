@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sightline.guard.evidence.batches import Phase
+from sightline.guard.evidence.batches import IGNORE, Phase
 
 Objective = Literal["sft", "preference", "unpaired-preference", "reward", "rollout", "language-model"]
 
@@ -44,3 +44,15 @@ class DataSeen:
     templated: bool | None = None
     marks: tuple[str, ...] = ()
     whole: bool = False
+
+    @property
+    def prompts_taught(self) -> int:
+        """How many of `rows` have labels where their ``completion_mask`` (TRL's) says that they are a prompt."""
+        return sum(_prompt_taught(row) for row in self.rows)
+
+
+def _prompt_taught(row: Mapping[str, Any]) -> bool:
+    labels, mask = row.get("labels"), row.get("completion_mask")
+    if not isinstance(labels, Sequence) or not isinstance(mask, Sequence) or len(labels) != len(mask):
+        return False
+    return any(label != IGNORE and not said for label, said in zip(labels[1:], mask[1:], strict=True))

@@ -10,7 +10,7 @@ import torch
 
 from sightline.guard.check import Finding
 from sightline.guard.checks.data.unmasked_labels import find
-from sightline.guard.evidence import IGNORE, BatchSeen, LossSeen
+from sightline.guard.evidence import IGNORE, BatchSeen, DataSeen, LossSeen
 
 IDS = torch.tensor([[5, 6, 7, 8], [5, 9, 7, 6]])
 ANSWERS = torch.tensor([[IGNORE, IGNORE, 7, 8], [IGNORE, IGNORE, 7, 6]])
@@ -91,3 +91,25 @@ def test_a_decoder_that_learns_to_pad() -> None:
 )
 def test_ends_that_are_well(labels: torch.Tensor, supervised: int, pad: int | None) -> None:
     assert not isinstance(answered(labels, supervised, pad), Finding)
+
+
+ROW = {"input_ids": [5, 6, 7, 8], "completion_mask": [0, 0, 1, 1], "labels": [5, 6, 7, 8]}
+
+
+@pytest.mark.parametrize(
+    ("row", "whole", "found"),
+    [
+        (ROW, False, True),
+        (ROW, True, False),  # the trainer's default, which nobody asked for
+        ({**ROW, "labels": [-100, -100, 7, 8]}, False, False),
+        ({**ROW, "labels": [5, -100, 7, 8]}, False, False),  # nothing predicts the first token
+        ({**ROW, "completion_mask": [1, 1, 1, 1]}, False, False),
+        ({"labels": ROW["labels"]}, False, False),
+    ],
+)
+def test_prompts_that_the_data_set_tells_apart(row: dict[str, list[int]], whole: bool, found: bool) -> None:
+    labels = torch.tensor([row["labels"]])
+    data = DataSeen(0, tuple(row), (row,), whole=whole)
+    batch = BatchSeen(step=0, phase="train", input_ids=torch.tensor([ROW["input_ids"]]), labels=labels)
+    verdict = find(batch, None, data)
+    assert isinstance(verdict, Finding) is found and (not found or "supervise their prompt" in verdict.message)

@@ -7,7 +7,8 @@ labels are shifted by the collator and again by the model; or truncation cut off
 Fix: labels = input_ids with -100 where attention_mask is 0 and outside the assistant's turns (a completion-only
 collator, or the chat template's assistant mask); shift once, in the loss or in the collator; raise max_length.
 Stays silent when: only assistant tokens are supervised; or everything is, in text without turns of a user (pretraining,
-captions; a note where TRL does so by its default); the policy writes its rows; labels fit a loss without shift.
+captions; a note where TRL does so by its default, but not where it is told to teach prompts that are columns of their
+own); the policy writes its rows; labels fit a loss without shift.
 Sources:
 - https://github.com/NielsRogge/Transformers-Tutorials/issues/456 (2024-07-27): collators that mask only the padding
 - https://github.com/huggingface/transformers/pull/44642 (2026-03-12): labels shifted before a model that shifts them
@@ -16,12 +17,11 @@ Sources:
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor
 
 from sightline.guard.check import CannotTell, Finding, Verdict
 from sightline.guard.evidence import IGNORE, BatchSeen, DataSeen, LossSeen
+from sightline.guard.evidence.batches import as_taught
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vlm")
@@ -32,7 +32,7 @@ HIDES = 0.5  # of them given as one token: hidden words, which in text that repe
 
 def find(batch: BatchSeen, loss: LossSeen | None = None, data: DataSeen | None = None) -> Verdict:
     """Labels against the attention mask, the speaker, and what the gradient shows each position was trained on."""
-    batch, own = _as_taught(batch, loss), batch.labels
+    batch, own = as_taught(batch, loss), batch.labels
     ids, labels = batch.input_ids, batch.labels
     if loss is not None and (finding := _shifted(loss) or _at_ends(batch, loss)):
         return finding
@@ -42,18 +42,7 @@ def find(batch: BatchSeen, loss: LossSeen | None = None, data: DataSeen | None =
     copied = own is not None and bool((labels == ids)[taught].all())  # not masked at random, nor read off a gradient
     written = data is not None and data.objective == "rollout"  # by the policy, which may write any tag
     said = None if written else _on_prompt(batch, ids, taught, data)
-    return _on_padding(batch, taught) or said or (_nothing(batch, taught) if copied else None)
-
-
-def _as_taught(batch: BatchSeen, loss: LossSeen | None) -> BatchSeen:
-    """A batch without labels gets those that the gradient shows. A mask that starts at token 1 is taken to at 0."""
-    if batch.labels is not None or loss is None or loss.targets is None or loss.input_ids is None:
-        return batch
-    if loss.targets.dim() != 2 or loss.targets.shape[1] < 2:  # one token a row: nothing to shift
-        return batch
-    labels = loss.targets.roll(1, dims=1)
-    labels[:, 0] = loss.input_ids[:, 0].where(labels[:, 1] != IGNORE, IGNORE)
-    return replace(batch, input_ids=loss.input_ids, labels=labels, attention_mask=None)
+    return _on_padding(batch, taught) or said or _on_columns(data) or (_nothing(batch, taught) if copied else None)
 
 
 def _shifted(loss: LossSeen) -> Finding | None:
@@ -101,6 +90,14 @@ def _on_prompt(batch: BatchSeen, ids: Tensor, taught: Tensor, data: DataSeen | N
         fix="set labels to -100 outside the assistant's turns (completion-only collator, or the template's mask)",
         seen={"row": batch.marked(rows[0])},
     )
+
+
+def _on_columns(data: DataSeen | None) -> Finding | None:
+    """Rows of a prompt and a completion, of which the trainer knows which is which and teaches both."""
+    if data is None or data.whole or not (taught := data.prompts_taught):
+        return None
+    message = f"{taught} of the first {len(data.rows)} rows supervise their prompt, and not their completion alone"
+    return Finding("warning", message, "completion_only_loss=True (TRL), or -100 on the prompt", {"rows": taught})
 
 
 def _nothing(batch: BatchSeen, taught: Tensor) -> Finding | None:
