@@ -32,6 +32,7 @@ ABSENT = {
     "SharedRowsSeen": "no evaluation was seen between training steps whose rows could be compared",
     "SharedTextSeen": "no batches were seen in which all samples share one row of token ids",
     "UnsettledSeen": "no model with spectral norm was evaluated before it was trained",
+    "LeftInEvalSeen": "no model went on training in the mode of its evaluation",
     "OverfitSeen": "nobody asked: guard.preflight(batches, overfit=True) trains a copy on one batch",
     "OracleSeen": "no metric was shown: guard.metric(fn, targets) gives it the ground truth",
     "ResumeSeen": "no resumed run was shown: call guard.resumed(path) after loading a checkpoint",

@@ -31,7 +31,7 @@ class Towers:
             f"{prefix}.{name}".strip(".")
             for prefix, module in self.modules[tower].items()
             for name, part in module.named_modules()
-            if part.training and _changes_with_mode(part)
+            if part.training and changes_with_mode(part)
         )
 
 
@@ -109,7 +109,8 @@ def _repeats(module: nn.Module) -> bool:
     return isinstance(module, nn.ModuleList) and len(module) > 1
 
 
-def _changes_with_mode(part: nn.Module) -> bool:
+def changes_with_mode(part: nn.Module) -> bool:
+    """Whether a module gives something else in train mode than in evaluation mode."""
     if isinstance(part, nn.modules.batchnorm._BatchNorm):
         return part.running_mean is not None  # without running statistics it is the same in both modes
     if isinstance(part, nn.MultiheadAttention):

@@ -39,6 +39,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     OverfitSeen, OracleSeen, ResumeSeen    when the host asks
     CollectivesSeen   under `sightline run`, when a rank is about to call what another did not
     AutocastSeen  after the first measured training forwards under autocast
+    LeftInEvalSeen   once, after 16 steps in evaluation mode that follow an evaluation, and at the end after 8
     OwnModeSeen   once, after two steps of a model that overrides train()
     LeakSeen, ImagePairsSeen, EvaluationSeen, RoundTripSeen, DrawsSeen, RowsSeen    answers of probes (`guard/probes/`)
 
@@ -51,6 +52,7 @@ from sightline.guard.evidence.answers import (
     EvaluationSeen,
     ImagePairsSeen,
     LeakSeen,
+    LeftInEvalSeen,
     OwnModeSeen,
     RoundTripSeen,
     UnsettledSeen,
@@ -109,6 +111,7 @@ __all__ = [
     "History",
     "ImagePairsSeen",
     "LeakSeen",
+    "LeftInEvalSeen",
     "LoaderSeen",
     "LossSeen",
     "MetricsHistory",
@@ -169,6 +172,7 @@ Evidence = (
     | ScoreSeen
     | AccessSeen
     | LeakSeen
+    | LeftInEvalSeen
     | ImagePairsSeen
     | EvaluationSeen
     | RoundTripSeen

@@ -91,6 +91,20 @@ class RoundTripSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftInEvalSeen:
+    """Optimizer steps in evaluation mode after the first evaluation, at step `since`, and not one in train mode.
+
+    `before`: steps in train mode before it, `after`: in evaluation mode after it; `modules`: those that differ by mode.
+    """
+
+    step: int
+    since: int
+    before: int
+    after: int
+    modules: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class OwnModeSeen:
     """A model in train mode beside what a call of its own `train()` would make of it.
 
