@@ -22,7 +22,6 @@ from sightline.attach.torch_loop import Attachment
 from sightline.attach.torch_loop import attach as attach_loop
 from sightline.errors import UserError
 
-REDUCED = {"fp16": "float16", "bf16": "bfloat16"}
 BLIND = {  # evidence, or a check's code -> why a loop with accelerate does not show it
     "L10": "models are fetched before the loop begins; `sightline run` tells what the hub refused",
     "I3": "a prepared loader sets the epoch of its sampler itself",
@@ -56,8 +55,6 @@ def attach(
     stepped = getattr(optimizer, "optimizer", optimizer)  # the wrapper steps the one inside
     facts = {"accumulation": accelerator.gradient_accumulation_steps, **options}
     guard = attach_loop(inner, stepped, dataloader, **facts)
-    if (dtype := REDUCED.get(accelerator.mixed_precision)) is not None:  # `prepare` puts autocast inside of forward
-        guard.autocast(accelerator.device.type, dtype)
     seen = data_seen(getattr(dataloader, "dataset", None), tokenizer=options.get("tokenizer"))
     if seen is not None:
         guard.show(seen)

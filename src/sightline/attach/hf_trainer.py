@@ -77,8 +77,6 @@ class GuardCallback(TrainerCallback):
         inner = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper steps the one inside
         self.guard = attach(given["model"], inner, **{**known, **self._options})
         self.guard.planned(state.max_steps)
-        if args.bf16 or args.fp16:  # accelerate puts autocast inside of the model's forward
-            self.guard.autocast(args.device.type, "bfloat16" if args.bf16 else "float16")
         self._show_data(args, given)
         self._show_resume(args, state)
         if args.push_to_hub:

@@ -102,3 +102,22 @@ def test_honest_models(make: Callable[[], nn.Module], context: Callable[[], Any]
 def test_other_formats() -> None:
     assert fit(Wave().bfloat16(), half, torch.bfloat16) == []
     assert fit(Off(Plain()), nullcontext) == []
+
+
+class Decorated(nn.Module):
+    """Autocast as a decorator of forward, where hooks of the model are called outside of it."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    @torch.autocast("cpu", dtype=torch.bfloat16)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+def test_autocast_that_decorates_the_forward() -> None:
+    (said,) = fit(Decorated(Off(Wave())), nullcontext)
+    assert "autocast to bfloat16 is on" in said
+    assert fit(Decorated(Wave()), nullcontext) == []
+    assert fit(Decorated(Plain()), nullcontext) == []

@@ -6,10 +6,12 @@ Every product leaves a node that knows the format and the shape of what it made.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.guard.evidence import AutocastSeen
@@ -17,6 +19,7 @@ from sightline.guard.probes.call import Call, differentiable
 
 PRODUCTS = ("Addmm", "Mm", "Bmm", "Baddbmm", "Linear", "Convolution")  # what every backend's autocast lowers
 NODES = 20_000  # walked at most, from the outputs on: 20 ms
+WRAPS = 8  # decorators looked through
 LOOKS = 4  # training forwards under autocast that are looked at: one may be unlike the others (a frozen half)
 
 
@@ -40,7 +43,7 @@ class Casts(Onlooker):
         if not training or not measured or not self._looks:
             return
         outputs = differentiable(output)
-        asked = (_asked(outputs[0].device.type) or self._told) if outputs else None
+        asked = (_asked(outputs[0].device.type) or self._told or _decorated(call.model)) if outputs else None
         if asked is None:
             return
         self._looks -= 1
@@ -57,6 +60,25 @@ def _asked(here: str) -> tuple[str, str] | None:
             dtype = torch.get_autocast_dtype(device)
             return (device, str(dtype).removeprefix("torch.")) if dtype.itemsize == 2 else None
     return None
+
+
+def _decorated(model: nn.Module) -> tuple[str, str] | None:
+    """(device, format) of a ``torch.autocast`` that decorates the model's forward: its author's, or accelerate's."""
+    function: Any = model.forward
+    for _ in range(WRAPS):
+        for found in _held(function):
+            if isinstance(found, torch.autocast) and getattr(found, "_enabled", False):
+                return found.device, str(found.fast_dtype).removeprefix("torch.")
+        if (function := getattr(function, "__wrapped__", None)) is None:
+            break
+    return None
+
+
+def _held(function: Any) -> Iterator[Any]:
+    """What a function keeps from where it was made."""
+    for cell in getattr(function, "__closure__", None) or ():
+        with suppress(ValueError):  # nothing yet
+            yield cell.cell_contents
 
 
 def products(outputs: list[Tensor]) -> tuple[Counter[str], Counter[str]]:
