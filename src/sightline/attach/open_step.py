@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,7 +35,8 @@ class Loss:
 
 @dataclass(slots=True)
 class OpenStep:
-    """A step in the making. `carried`: (P,) least norms of the gradients that its backward passes met.
+    """A step in the making. `carried`: (P,) least norms of the gradients that its backward passes met, and `met` their
+    norm in each pass.
 
     `summed`: the micro-batches' losses are parts of the step's mean, and not means of their own. `told`: the losses as
     the host itself told them, which count in place of those that the model returned. `unread`: those of either kind
@@ -45,6 +47,7 @@ class OpenStep:
     losses: list[float] = field(default_factory=list)
     micro: list[LossSeen] = field(default_factory=list)
     carried: list[float] | None = None
+    met: list[float] = field(default_factory=list)
     tokens: int | None = None
     non_finite: str | None = None
     summed: bool = False
@@ -68,6 +71,7 @@ class OpenStep:
 
     def meet(self, norms: list[float]) -> None:
         """A backward pass met these gradients. The least counts: a host may clear them in between."""
+        self.met.append(math.hypot(*norms))
         known = self.carried
         self.carried = norms if known is None else [min(a, b) for a, b in zip(known, norms, strict=True)]
 

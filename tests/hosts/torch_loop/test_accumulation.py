@@ -1,4 +1,4 @@
-"""T5 through the door: a character model whose rows have unequal lengths, accumulated in two ways."""
+"""T5 and T2 through the door: a character model with rows of unequal lengths, accumulated in several ways."""
 
 from __future__ import annotations
 
@@ -55,3 +55,34 @@ def test_one_mean_over_all_of_a_step() -> None:
 
 def test_means_of_equal_rows() -> None:
     assert compose(["abca", "bcab", "cabc"], "mean") == ()
+
+
+def cleared(where: str, share: str, steps: int = 4) -> tuple[str, ...]:
+    """`where`: once a step, or for each of its micro-batches. `share`: losses are parts of a mean, or whole ones."""
+    torch.manual_seed(0)
+    poet, pieces = Poet(), tensors(["abca", "bcab", "cabc"] if share != "tokens" else VERSES)
+    opt = torch.optim.Adam(poet.parameters(), lr=1e-3)
+    total = sum(target.numel() for _, target in pieces)
+    with sightline.attach(poet, opt, on_finding=None) as guard:
+        for _ in range(steps):
+            opt.zero_grad()
+            for heard, target in pieces:
+                if where == "micro-batch":
+                    opt.zero_grad()
+                nll = nn.functional.cross_entropy(poet(heard).transpose(1, 2), target, reduction="sum")
+                (
+                    nll / {"rows": target.numel() * len(pieces), "tokens": total, "whole": target.numel()}[share]
+                ).backward()
+            opt.step()
+    return tuple(finding.code for finding in guard.findings)
+
+
+@pytest.mark.parametrize("share", ["rows", "tokens"])
+def test_gradients_that_are_cleared_for_each_micro_batch(share: str) -> None:
+    assert cleared("micro-batch", share) == ("T2",)
+    assert cleared("step", share) == ()
+
+
+def test_two_looks_at_one_batch_before_a_step() -> None:
+    """Sharpness-aware steps clear the gradients of the first look, of which each has a whole loss."""
+    assert cleared("micro-batch", "whole") == ()

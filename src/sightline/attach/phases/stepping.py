@@ -116,6 +116,7 @@ class Stepping:
                 tokens=step.tokens,
                 micro=tuple(step.micro),
                 carried=carried,
+                met=tuple(step.met),
                 previous_grad_norm=norm if known == number - 1 else None,
                 parameters=parameters,
                 first_non_finite=step.non_finite,

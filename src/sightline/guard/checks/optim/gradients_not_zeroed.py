@@ -1,13 +1,15 @@
-"""T2 · Gradients of the last step are added to this one's: they are never set to zero.
+"""T2 · Gradients of the last step are added to this one's, or those of a micro-batch are cleared before the step.
 
 Symptom: the loss falls at first, then jumps or diverges; the gradient norm grows from step to step although the data
 do not change; a smaller learning rate only delays it. No error is raised, because adding up gradients is a feature.
 Root cause: `backward()` adds to `.grad`. Without `optimizer.zero_grad()` between a step and the next backward pass,
 every step uses the sum of all gradients so far (or, where only some parameter groups are cleared, of those left out).
+The reverse: with gradient accumulation it is called for each micro-batch, and the step uses that of the last one alone.
 Fix: call `optimizer.zero_grad()` once an optimizer step, after `optimizer.step()` or before the first `backward()` of
 the next one; with gradient accumulation not between the micro-batches.
 Stays silent when: the gradients are gone (None or all zero) at the moment the first backward pass after a step begins,
-wherever in the loop they were cleared; or another optimizer's parameters, not this one's, still hold theirs.
+wherever in the loop they were cleared; another optimizer's parameters, not this one's, still hold theirs; passes whose
+losses are no parts of one mean are cleared apart (sharpness-aware steps, gradients that are combined by hand).
 Sources:
 - https://github.com/pytorch/ignite/issues/583 (2019-08-22): an official example that cleared at the wrong place
 - https://arxiv.org/abs/2506.14813 (2026-11-21): StackOverflow-60335387 of the TrainCheck paper is this fault
@@ -22,11 +24,15 @@ from sightline.guard.evidence import StepSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
+SHARE = 0.03  # relative: the weight of a token, read from its gradient, is good to about 1 %
+SOFTMAX = 0.9  # of the positions must look like cross-entropy; less, and a weight means something else
 LEFT = 0.5  # of the last step's gradient norm: whole gradients left give 1.0, cleared ones give exactly 0
 
 
 def find(step: StepSeen) -> Verdict:
     """Compare the gradients that the step's first backward pass met with those that the last step used."""
+    if (dropped := _dropped(step)) is not None:
+        return dropped
     if step.carried is None or step.previous_grad_norm is None:
         return CannotTell("gradients at the start of two measured steps in a row")
     if step.previous_grad_norm == 0 or not step.carried >= LEFT * step.previous_grad_norm:  # NaN is P1's business
@@ -36,6 +42,22 @@ def find(step: StepSeen) -> Verdict:
         message="the gradients of the previous step were still there when this step's first backward pass began",
         fix="call optimizer.zero_grad() once after every optimizer.step()",
         seen={"norm left over": step.carried, "norm of the previous step": step.previous_grad_norm},
+    )
+
+
+def _dropped(step: StepSeen) -> Finding | None:
+    """The losses are parts of one mean, and every pass but the first met nothing of the one before."""
+    passes = len(step.micro)
+    if passes < 2 or len(step.met) != passes or any(step.met[1:]) or not step.grad_norm():
+        return None
+    parts = [m.supervised * (m.weight or 0.0) for m in step.micro if m.softmax_rows >= SOFTMAX]
+    if len(parts) < passes or abs(sum(parts) - 1) > SHARE:
+        return None
+    return Finding(
+        severity="error",
+        message=f"{passes} micro-batches make a step's loss, and the gradients of all but the last were cleared",
+        fix="call optimizer.zero_grad() once after every optimizer.step(), not for each micro-batch",
+        seen={"gradient norms at the start of each backward pass": list(step.met), "parts of the loss": parts},
     )
 
 
