@@ -1,6 +1,6 @@
 """What a contrastive loss costs: time and peak memory of forward and backward, beside open_clip's; and a cached batch.
 
-    python benchmarks/contrastive.py [--sizes 1024 4096 16384] [--ranks 1 2] [--seconds 20] [--out contrastive.md]
+    python benchmarks/contrastive.py [--sizes 1024 4096 8192] [--once 32768] [--ranks 1 2] [--out contrastive.md]
 
 **Losses.** A case is a loss, a number of pairs over all ranks and a number of ranks; its features are unit vectors of
 width 512 in fp32, one thread a rank, ranks over gloo.
@@ -13,7 +13,8 @@ width 512 in fp32, one thread a rank, ranks over gloo.
 *Time* is taken in one process a rank that holds all ways and takes them by turns, so that a machine that slows down
 slows all: medians of wall and of processor time (of the busiest rank, which other work disturbs less), and the median
 over rounds of each way's processor time over ours. *Memory* is taken in a process of its own for each way: the peak
-(VmHWM of /proc/self/status) after a run minus that before.
+(VmHWM of /proc/self/status) after a run minus that before. Sizes of --once are run once a way, on one rank, in that
+process alone; their ratio is of single runs.
 
 **Cached batches.** A step of a small CLIP by `PairLosses` on growing batches: in one piece, and in micro-batches whose
 embeddings are made twice (Gao et al. 2021), likewise.
@@ -158,9 +159,12 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         ways, pairs = case["ways"], case["pairs"]
         made = cached_steps(ways, pairs) if case["loss"] == "step" else loss_steps(case["loss"], ways, pairs, ranks)
         before, told = peak_mb(), {way: {"wall": [], "cpu": []} for way in ways}
+        wall, cpu = time.perf_counter(), time.process_time()
         values = {way: step() for way, step in made.items()}
         if len(ways) == 1:
-            return {"mb": peak_mb() - before, "value": ranks.sum([values[ways[0]]])[0] / ranks.world}
+            (way,) = ways
+            told[way] = {"wall": [time.perf_counter() - wall], "cpu": [time.process_time() - cpu]}
+            return told | {"mb": peak_mb() - before, "value": ranks.sum([values[way]])[0] / ranks.world}
         until = time.monotonic() + case["seconds"]
         while ranks.sum([float(time.monotonic() > until)])[0] == 0 or not told[ways[0]]["wall"]:
             for way, step in made.items():
@@ -202,25 +206,28 @@ def in_processes(case: dict[str, Any], world: int, limit: float) -> list[dict[st
             process.wait()
 
 
-def run_case(loss: str, ways: list[str], pairs: int, world: int, args: argparse.Namespace) -> list[list[str]]:
+def run_case(
+    loss: str, ways: list[str], pairs: int, world: int, args: argparse.Namespace, once: bool = False
+) -> list[list[str]]:
     """Rows of a table: way, wall ms, CPU ms, CPU over the first way's, peak MB, value."""
     needed = {way: MATRICES.get(way, 0) * pairs * pairs * 4 / 2**20 for way in ways}
     fitting = [way for way in ways if needed[way] < 0.7 * free_mb()]
     case = {"loss": loss, "ways": fitting, "pairs": pairs, "seconds": args.seconds, "rounds": args.rounds}
-    # With one way alone there is nothing to take turns with: it is named twice.
-    timed = in_processes(case if len(fitting) > 1 else case | {"ways": fitting * 2}, world, args.limit)
-    rows = []
+    alone = {way: in_processes(case | {"ways": [way]}, world, args.limit) for way in fitting}
+    turns = None if once else in_processes(case, world, args.limit)
+    rows: list[list[str]] = []
     for way in ways:
         if way not in fitting:
             rows.append([way, f"does not fit (at least {needed[way] / 1024:.0f} GB)", "", "", "", ""])
             continue
-        held = in_processes(case | {"ways": [way]}, world, args.limit)
+        held = alone[way]
         memory = [held, ""] if isinstance(held, str) else [_most(held, "mb"), f"{held[0]['value']:.6f}"]
-        if isinstance(timed, str):
-            rows.append([way, timed, "", "", *memory])
+        timed, first = turns or held, turns or alone[fitting[0]]
+        if isinstance(timed, str) or isinstance(first, str):
+            rows.append([way, str(timed), "", "", *memory])
             continue
-        busy = {name: _busiest(timed, name, "cpu") for name in (way, fitting[0])}
-        ratio = statistics.median(own / first for own, first in zip(busy[way], busy[fitting[0]], strict=True))
+        busy = {way: _busiest(timed, way, "cpu")} | {fitting[0]: _busiest(first, fitting[0], "cpu")}
+        ratio = statistics.median(own / other for own, other in zip(busy[way], busy[fitting[0]], strict=True))
         wall = statistics.median(_busiest(timed, way, "wall"))
         rows.append([way, f"{wall * 1e3:.0f}", f"{statistics.median(busy[way]) * 1e3:.0f}", f"{ratio:.2f}", *memory])
     return rows
@@ -237,8 +244,8 @@ def _busiest(told: list[dict[str, Any]], way: str, clock: str) -> list[float]:
 
 def tables(args: argparse.Namespace) -> str:
     """All tables, printed as they come."""
-    ways = [way for way in WAYS if way != "open_clip" or importlib.util.find_spec("open_clip")]
-    lines = [] if len(ways) == len(WAYS) else ["open_clip is not installed (pip install --no-deps open_clip_torch)."]
+    ways = [way for way in args.ways if way != "open_clip" or importlib.util.find_spec("open_clip")]
+    lines = [] if ways == args.ways else ["open_clip is not installed (pip install --no-deps open_clip_torch)."]
 
     def tell(line: str) -> None:
         lines.append(line)
@@ -252,6 +259,9 @@ def tables(args: argparse.Namespace) -> str:
             for pairs in args.sizes:
                 for row in run_case(loss, ways, pairs, world, args):
                     tell(f"| {world} | {pairs} | {' | '.join(row)} |")
+        for pairs in args.once:
+            for row in run_case(loss, ways, pairs, 1, args, once=True):
+                tell(f"| 1 | {pairs}, once | {' | '.join(row)} |")
     if args.steps:
         tell(f"\n## A step of a small CLIP, in one piece and in micro-batches of {MICRO}\n")
         tell("| pairs | way | wall ms | CPU ms | CPU, times one piece | peak MB | loss |")
@@ -266,6 +276,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=LOSSES)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048, 4096, 8192])
+    parser.add_argument("--once", type=int, nargs="*", default=[])
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, nargs="*", default=[256, 512, 1024, 2048])
     parser.add_argument("--seconds", type=float, default=20.0, help="of rounds in a case")

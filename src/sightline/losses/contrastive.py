@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sightline.losses.goal import Goal, check_targets, positives
-from sightline.losses.similarity import add_gradients, check_pairs, chunks, room, similarity
+from sightline.losses.similarity import add_gradients, check_pairs, chunks, gradient_room, room, similarity
 
 SMALL = 1 << 14  # similarities; up to here plain tensor operations are faster
 
@@ -119,7 +119,7 @@ class _OneWay(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, columns: Tensor, scale: Tensor, goal: Goal) -> Tensor:
         learn = any(ctx.needs_input_grad)
-        grads = (rows.new_zeros(rows.shape), columns.new_zeros(columns.shape)) if learn else None
+        grads = gradient_room(rows, columns) if learn else None
         losses, space = rows.new_empty(len(rows)), room(rows, columns)
         for part in chunks(rows, columns):
             logits, winners = similarity(rows[part] * scale, columns, space)
@@ -137,7 +137,7 @@ class _OneWay(torch.autograd.Function):
                     own.diagonal().sub_(1)
                 else:
                     logits.sub_(target)
-                add_gradients(logits, winners, rows[part], columns, grads[0][part], grads[1])
+                add_gradients(logits, winners, rows[part], columns, grads[0][part], grads[1], part.start == 0)
         _keep(ctx, rows, scale, grads)
         return losses.sum()
 
@@ -167,7 +167,7 @@ class _BothWays(torch.autograd.Function):
         space = room(image, text)
         work = text.new_empty(max((part.stop - part.start for part in chunks(image, text)), default=0), len(text))
         loss, by_row, by_column, last = _normalisers(image, text, scale, to_text, to_image, join, space, work)
-        grads = (image.new_zeros(image.shape), text.new_zeros(text.shape)) if learn else None
+        grads = gradient_room(image, text) if learn else None
         for part in chunks(image, text) if grads is not None else ():
             logits, winners = (
                 last if len(by_row) == part.stop - part.start else similarity(image[part] * scale, text, space)
@@ -179,7 +179,7 @@ class _BothWays(torch.autograd.Function):
             else:
                 grad.sub_(goals[0]).sub_(goals[1])
             assert grads is not None
-            add_gradients(grad.div_(2), winners, image[part], text, grads[0][part], grads[1])
+            add_gradients(grad.div_(2), winners, image[part], text, grads[0][part], grads[1], part.start == 0)
         _keep(ctx, image, scale, grads)
         return loss
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sightline.errors import UserError
-from sightline.losses.similarity import add_gradients, chunks, room
+from sightline.losses.similarity import add_gradients, chunks, gradient_room, room
 
 
 def pairwise_sigmoid(
@@ -86,12 +86,13 @@ class _Block(torch.autograd.Function):
     ) -> Tensor:
         grads = None
         if any(ctx.needs_input_grad):
-            grads = (image.new_zeros(image.shape), text.new_zeros(text.shape))
+            grads = gradient_room(image, text)
         losses, by_bias = (image.new_empty(len(image)) for _ in range(2))  # of each row: sums of sums lose least
-        space = room(image, text)
+        space, times = room(image, text), float(scale)
         for part in chunks(image, text):
             # The logit, and after the next lines -z times it: large where the pair is judged wrongly.
-            wrong = torch.addmm(bias, image[part] * scale, text.T, out=space[: part.stop - part.start])
+            out = space[: part.stop - part.start]
+            wrong = torch.addmm(bias, image[part], text.T, alpha=times, out=out)
             positive = None
             if image_ids is not None and text_ids is not None:
                 positive = image_ids[part, None] == text_ids
@@ -104,7 +105,7 @@ class _Block(torch.autograd.Function):
             if grads is not None:
                 _negate(wrong.sigmoid_(), positive)
                 by_bias[part] = wrong.sum(1)
-                add_gradients(wrong, None, image[part], text, grads[0][part], grads[1])
+                add_gradients(wrong, None, image[part], text, grads[0][part], grads[1], part.start == 0)
         if grads is not None:
             ctx.save_for_backward(*grads, (grads[0] * image).sum(), by_bias.sum(), scale)
         return losses.sum()

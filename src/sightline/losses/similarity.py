@@ -42,16 +42,30 @@ def add_gradients(
     columns: Float[Tensor, "M *Q E"],
     grad_rows: Float[Tensor, "B *Q E"],
     grad_columns: Float[Tensor, "M *Q E"],
+    first: bool,
 ) -> None:
-    """Add to `grad_rows` and `grad_columns` what the gradient of `similarity(rows, columns)` gives them."""
+    """What the gradient of `similarity(rows, columns)` gives: written to `grad_rows`, added to `grad_columns`.
+
+    `first`: nothing is in `grad_columns` yet.
+    """
     if winners is not None:  # only the embedding that won has a gradient
         side = rows if rows.ndim == 3 else columns
         at = 1 if rows.ndim == 3 else 2
         shape = (*grad.shape[:at], side.shape[1], *grad.shape[at:])
         spread = grad.new_zeros(shape).scatter_(at, winners.unsqueeze(at), grad.unsqueeze(at))
         grad = spread.view(rows.shape[:-1].numel(), columns.shape[:-1].numel())
-    grad_rows.view(-1, rows.shape[-1]).addmm_(grad, columns.flatten(0, -2))
-    grad_columns.view(-1, columns.shape[-1]).addmm_(grad.T, rows.flatten(0, -2))
+    torch.mm(grad, columns.flatten(0, -2), out=grad_rows.view(-1, rows.shape[-1]))
+    flat = grad_columns.view(-1, columns.shape[-1])
+    if first:
+        torch.mm(grad.T, rows.flatten(0, -2), out=flat)
+    else:
+        flat.addmm_(grad.T, rows.flatten(0, -2))
+
+
+def gradient_room(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Space for both gradients, which `add_gradients` fills chunk by chunk."""
+    made = columns.new_empty if len(rows) else columns.new_zeros
+    return rows.new_empty(rows.shape), made(columns.shape)
 
 
 def chunks(rows: Tensor, columns: Tensor) -> Iterator[slice]:
