@@ -79,3 +79,27 @@ def test_texts_from_one_template() -> None:
         part[:, 40] = torch.arange(len(part)) % 25 + start
         part[:, 41] = torch.arange(len(part)) // 25
     assert found(train, [test]) == []
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "rows", "count"),
+    [("mixed", 256, 1), ("new", 256, 0), ("trained on", 256, 0), ("both kinds", 256, 0), ("mixed", 4096, 0)],
+)
+def test_runs_of_more_batches_than_are_hashed(evaluated: str, rows: int, count: int) -> None:
+    """Once an epoch's worth of rows came again, it is known what was trained on; in a first epoch it is not."""
+    torch.manual_seed(3)
+    train, new = torch.randn(rows, 12), torch.randn(64, 12)
+    mixed = torch.cat([train[:20], new[:44]])[torch.randperm(64)]
+    judged = {"mixed": [mixed], "new": [new], "trained on": [train], "both kinds": [train, new]}[evaluated]
+    net = nn.Linear(12, 3)
+    opt = torch.optim.SGD(net.parameters(), lr=0.01)
+    with sightline.attach(net, opt, on_finding=None) as guard:
+        for _ in range(8 if rows == 256 else 1):
+            for places in torch.randperm(rows).split(16):
+                opt.zero_grad()
+                net(train[places]).square().mean().backward()
+                opt.step()
+        with guard.evaluating(), torch.no_grad():
+            for x in (part for one in judged for part in one.split(16)):
+                net(x)
+    assert [f.code for f in guard.findings if f.code == "M1"] == ["M1"] * count

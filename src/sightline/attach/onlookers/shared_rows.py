@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
@@ -18,6 +19,7 @@ ALWAYS = 64  # training batches that are hashed whatever the step costs; later o
 MOST = 20_000  # rows kept of either kind: 2 MB of hashes
 WIDE = 512  # elements of a row whose bytes are hashed, evenly spaced; of token ids all up to LONG
 LONG = 2048
+PART = 0.1  # of a batch: with n rows known and n seen again, fewer than three others are left (95 %)
 PARTS, KEPT = 4, 512  # of a row, and rows whose parts are kept: enough to see that none comes twice
 OTHER = ("label", "target", "mask", "position", "cache", "past", "group_ids", "segment_ids")  # not what a row is
 
@@ -33,7 +35,7 @@ class SharedRows(Onlooker):
         self._evaluated: set[bytes] = set()
         self._shared: set[bytes] = set()
         self._batches = self._hashed = self._mixed = self._pairs = self._twins = 0
-        self._rows = self._again = 0
+        self._rows = self._again = self._old = 0  # `_old`: training rows in a row that had all been seen before
         self._parts: list[tuple[int, ...]] = []  # hashes of the parts of distinct training rows
         self._near = NearRows()
         self._at: tuple[int, int] | None = None  # the step of the evaluation under way, and which its host calls it
@@ -77,7 +79,9 @@ class SharedRows(Onlooker):
         self._under_way = (step, {*rows, *(self._under_way[1] if self._under_way[0] == step else ())})
         self._near.trained(rows, likes)
         self._rows += len(rows)
-        self._again += sum(row in self._trained for row in rows)
+        again = sum(row in self._trained for row in rows)
+        self._again += again
+        self._old = self._old + again if again == len(rows) else 0
         self._hashed += 1
         self._count(len(rows), len(set(rows)))
         known = [row in self._evaluated for row in rows]
@@ -97,9 +101,19 @@ class SharedRows(Onlooker):
         self._twins += len(rows) - len(set(fresh))
         phase.update(rows)
         known = [row in self._trained for row in rows]
-        self._mixed += any(known) and not all(known) and self._hashed == self._batches
+        self._mixed += any(known) and known.count(False) >= self._least(len(rows))
         self._shared.update(row for row, seen in zip(rows, known, strict=True) if seen)
         self._evaluated.update(rows)
+
+    def _least(self, count: int) -> float:
+        """Unknown rows of a batch of known ones that tell rows of two kinds.
+
+        One, where every training batch was hashed. Where an epoch's worth of training rows had all been seen before, a
+        few of the others were not: then more than can be those. Else no number, for most may be training rows.
+        """
+        if self._hashed == self._batches:
+            return 1
+        return max(2, PART * count) if self._old >= len(self._trained) else math.inf
 
     def _keep_parts(self, rows: list[bytes], value: Tensor) -> None:
         """Of rows that were not seen before."""
