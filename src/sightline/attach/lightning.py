@@ -250,7 +250,7 @@ class GuardCallback(*_bases()):  # type: ignore[misc]
         if self.guard is None or not trainer.global_step or not path.is_file() or path.stat().st_size > LARGEST:
             return
         with suppress(pickle.UnpicklingError):  # it holds objects that are not safe to load
-            self.guard.resumed(path)
+            self.guard.resumed(path, load=_content)
 
     def _read_saved(self, trainer: Any) -> None:
         """Read the first checkpoint back, if that takes seconds."""
@@ -268,9 +268,27 @@ class GuardCallback(*_bases()):  # type: ignore[misc]
             return
         self._read_back = True
         try:
-            self.guard.checkpoint(newest)
+            state = _content(newest)["state_dict"]
         except pickle.UnpicklingError:
             self.guard.watch.absent("RoundTripSeen", "the checkpoint holds objects that are not safe to load")
+            return
+        if _averaged(state, self.guard.model.state_dict()):
+            self.guard.watch.absent("RoundTripSeen", "a hook saves other weights than the model's: an average of them")
+            return
+        self.guard.checkpoint(newest, load=lambda _: state)
+
+
+def _content(path: Path) -> Mapping[str, Any]:
+    """A checkpoint; where an average of the weights is saved in their place, Lightning keeps them beside it."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    return {**content, "state_dict": content.get("current_model_state", content["state_dict"])}
+
+
+def _averaged(saved: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> bool:
+    """Whether other values were saved, whole and in the same format: Lightning itself saves what is live."""
+    if saved.keys() != live.keys() or any(saved[name].dtype != live[name].dtype for name in live):
+        return False
+    return any(not torch.equal(saved[name], live[name].detach().cpu()) for name in live)
 
 
 def _networks(module: nn.Module) -> Iterator[nn.Module]:

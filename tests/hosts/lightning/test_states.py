@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch import callbacks as hooks
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from sightline.attach.lightning import GuardCallback
 from tests.hosts import small
-from tests.hosts.lightning.test_planted import Net, fit
+from tests.hosts.lightning.test_planted import Net, fit, points
 from tests.hosts.lightning.training import QUIET
 from tests.hosts.planting import Script, loud, planted, plants, told
 from tests.hosts.shared.language import tokenized, usual_collator
@@ -63,13 +64,8 @@ def a_hook_that_drops_the_optimizer_at_loading(folder: Path, callbacks: list[Any
     trainer = pl.Trainer(
         default_root_dir=folder, callbacks=callbacks, max_epochs=2, enable_checkpointing=False, **QUIET
     )
-    trainer.fit(net, DataLoader(points_of(net), 8), ckpt_path=str(folder / "last.ckpt"))
+    trainer.fit(net, DataLoader(points(32), 8), ckpt_path=str(folder / "last.ckpt"))
     return net
-
-
-def points_of(net: Net) -> Any:
-    x = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
-    return torch.utils.data.TensorDataset(x, x[:, :4].argmax(1))
 
 
 @plants("L7")
@@ -115,3 +111,19 @@ def test_found_in_the_script_and_not_in_its_twin(script: Script, tmp_path: Path)
     script(tmp_path / "clean", [guard], False)
     assert loud(guard.records()) == []
     assert {str(r["code"]): r["kind"] for r in guard.records()}[script.plants] == "passed"
+
+
+@pytest.mark.parametrize(
+    ("average", "options"),
+    [("EMAWeightAveraging", {"decay": 0.9}), ("StochasticWeightAveraging", {"swa_lrs": 1e-2, "swa_epoch_start": 1})],
+)
+def test_averages_of_weights_are_saved_and_resumed_on_purpose(average: str, options: Any, tmp_path: Path) -> None:
+    if not hasattr(hooks, average):
+        pytest.skip(f"this Lightning has no {average}")
+    for epochs in (2, 4):
+        guard, known = GuardCallback(on_finding=None, budget=1.0), tmp_path / "last.ckpt"
+        listed = [getattr(hooks, average)(**options), ModelCheckpoint(tmp_path, save_last=True), guard]
+        trainer = pl.Trainer(default_root_dir=tmp_path, max_epochs=epochs, callbacks=listed, **QUIET)
+        net = Net()
+        trainer.fit(net, DataLoader(points(32), 8), ckpt_path=str(known) if known.exists() else None)
+        assert loud(guard.records()) == []
