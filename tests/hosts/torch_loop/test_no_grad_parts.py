@@ -25,7 +25,7 @@ class Reader(nn.Module):
         self.how, self.encoder, self.head = how, nn.Sequential(nn.Linear(8, 16), nn.Tanh()), nn.Linear(16, 3)
         self.pooler, self.teacher = nn.Linear(16, 16), nn.Sequential(nn.Linear(8, 16), nn.Tanh())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
         if self.how == "no grad":
             with torch.no_grad():
                 features = self.encoder(x)
@@ -33,11 +33,16 @@ class Reader(nn.Module):
             features = checkpoint(self.encoder, x.requires_grad_(), use_reentrant=True)
         else:
             features = self.encoder(x)
+        if self.how == "detached":
+            features = features.detach()
         if self.how == "unused":
             self.pooler(features)
         if self.how == "average":
             with torch.no_grad():
-                features = features + 0 * self.teacher(x)
+                told = self.teacher(x)
+            features = features + 0 * told
+        if self.how == "another output":
+            return {"logits": self.head(features), "pooled": self.pooler(features)}
         return self.head(features)
 
 
@@ -47,7 +52,8 @@ def found(model: Reader, held: Iterable[nn.Parameter]) -> list[str]:
         for _ in range(STEPS):
             x = torch.randn(16, 8)
             optimizer.zero_grad()
-            F.cross_entropy(model(x), (x[:, 0] > 0).long()).backward()
+            out = model(x)
+            F.cross_entropy(out["logits"] if isinstance(out, dict) else out, (x[:, 0] > 0).long()).backward()
             optimizer.step()
             with torch.no_grad():
                 for mean, value in zip(model.teacher.parameters(), model.encoder.parameters(), strict=True):
@@ -55,19 +61,21 @@ def found(model: Reader, held: Iterable[nn.Parameter]) -> list[str]:
     return [f"{finding.code} {finding.seen['parameters'][0]}" for finding in guard.findings]
 
 
-def test_an_encoder_that_is_optimized_and_runs_under_no_grad() -> None:
-    model = Reader("no grad")
+@pytest.mark.parametrize("how", ["no grad", "detached"])
+def test_an_encoder_that_is_optimized_in_vain(how: str) -> None:
+    model = Reader(how)
     assert found(model, model.parameters()) == ["T1 encoder.0.weight"]
 
 
 def test_an_encoder_that_is_left_out_on_purpose() -> None:
-    model = Reader("no grad")
-    assert not found(model, model.head.parameters())
-    model.encoder.requires_grad_(False)
-    assert not found(model, model.parameters())
+    for how in ("no grad", "detached"):
+        model = Reader(how)
+        assert not found(model, model.head.parameters())
+        model.encoder.requires_grad_(False)
+        assert not found(model, model.parameters())
 
 
-@pytest.mark.parametrize("how", ["plain", "unused", "average", "checkpoint"])
+@pytest.mark.parametrize("how", ["plain", "unused", "another output", "average", "checkpoint"])
 def test_what_looks_alike(how: str) -> None:
     """Parts that are not called, called in vain, moved by an average, or run again with gradients."""
     model = Reader(how)

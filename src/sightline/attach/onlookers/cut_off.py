@@ -1,10 +1,11 @@
-"""Which parameters does an optimizer hold in vain, because the forward pass runs their modules under no_grad?
+"""Which parameters does an optimizer hold in vain, because the forward pass runs them under no_grad, or is detached?
 
 A parameter without a gradient alone says little: a module may not be used, or its output not be asked for.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -15,9 +16,21 @@ from torch.optim import Optimizer
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.guard.evidence import CutOffSeen
 from sightline.guard.probes.call import Call
+from sightline.guard.probes.reach import reach, tensors_of
 
 STEPS = 4  # measured steps without a gradient: towers that take turns, and gates that start at zero, have had theirs
 VALUES = 16  # elements of a parameter that are compared: something else than the optimizer may move it (an average)
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """Tensor hook: a gradient came to the output at `place`."""
+
+    places: set[int]
+    place: int
+
+    def __call__(self, grad: Tensor) -> None:
+        self.places.add(self.place)
 
 
 class CutOff(Onlooker):
@@ -34,10 +47,13 @@ class CutOff(Onlooker):
         self._ran: dict[str, bool] = {}  # name -> whether it ran with gradients on in any of its calls
         self._last: dict[str, bool] | None = None  # the same in the step before, of a model that is not called as one
         self._held = 0
+        self._asks: tuple[Call, list[str], set[int]] | None = None  # pass, modules, and outputs that a gradient came to
         self._over = False
 
     def before_step(self, optimizer: Optimizer, *, measured: bool) -> None:
         """Drop what has a gradient from the candidates."""
+        if self._asks is not None:
+            self._ask(*self._asks)
         if self._listening is not None:
             self._between_steps()
         if not measured or self._over or self._listening is not None:
@@ -88,19 +104,41 @@ class CutOff(Onlooker):
         if not training:
             self._ran.clear()
             return
-        self._conclude()
+        ran = [name for name, graded in self._ran.items() if graded]
+        if not self._conclude() and ran:
+            self._asks = call, ran, set()
+            for place, tensor in enumerate(tensors_of(output)):
+                if tensor.requires_grad:
+                    tensor.register_hook(Pulled(self._asks[2], place))
 
-    def _conclude(self) -> None:
+    def _ask(self, call: Call, names: list[str], pulled: set[int]) -> None:
+        """These ran with gradients on, and none came to them: do the outputs that the loss is made of hang on them?"""
+        self._asks = None
+        parameters = {n for n in self._without if any(n.rpartition(".")[0] == name for name in names)}
+        model = self.recorder.model
+        if not pulled or any(p.grad is not None for n, p in model.named_parameters() if n in parameters):
+            return
+        with self.recorder.silence():
+            depends = reach(call, parameters, pulled)
+        if depends:
+            self._tell(names, detached=True)
+
+    def _conclude(self) -> bool:
         self.close(broken=False)
+        return self._tell([name for name, graded in self._ran.items() if not graded])
+
+    def _tell(self, names: list[str], *, detached: bool = False) -> bool:
+        """Unless something else moves them: an average, say."""
         modules = dict(self.recorder.model.named_modules())
-        names = [name for name, graded in self._ran.items() if not graded]
         held = {
             f"{name}.{n}".lstrip("."): p for name in names for n, p in modules[name].named_parameters(recurse=False)
         }
-        if held and all(torch.equal(_few(p), self._without[n]) for n, p in held.items()):
-            numel, steps = sum(p.numel() for p in held.values()), max(self._steps.values())
-            seen = CutOffSeen(self.recorder.step, tuple(names), tuple(held), numel, self._held, steps)
-            self.recorder.mailbox.post([], lambda _: self.recorder.offer(seen))
+        if not held or not all(torch.equal(_few(p), self._without[n]) for n, p in held.items()):
+            return False
+        numel, steps = sum(p.numel() for p in held.values()), max(self._steps.values())
+        seen = CutOffSeen(self.recorder.step, tuple(names), tuple(held), numel, self._held, steps, detached)
+        self.recorder.mailbox.post([], lambda _: self.recorder.offer(seen))
+        return True
 
     def sleeps(self) -> bool:
         """Listen again after the next measured step: every module's calls are too much to hear for longer."""
@@ -114,7 +152,7 @@ class CutOff(Onlooker):
         """Listen no more."""
         if self._listening is not None:
             self._listening.remove()
-        self._listening, self._over = None, True
+        self._listening, self._asks, self._over = None, None, True
 
 
 def _few(parameter: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from torch import nn
@@ -37,6 +38,8 @@ class Recording(Protocol):
 
     @property
     def muted(self) -> bool: ...
+
+    def silence(self) -> AbstractContextManager[None]: ...
 
 
 class Onlooker:

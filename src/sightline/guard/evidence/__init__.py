@@ -28,7 +28,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     HeadSeen      once, after the first training forward that gives logits
     BinaryLossSeen   in the first backward pass; in later ones too, where that tells too little
     OutputsSeen   after sampled training forwards
-    CutOffSeen    once, when modules that are optimized run under no_grad
+    CutOffSeen    once, when modules that are optimized run under no_grad, or are detached
     HiddenSeen    once, when parameters in plain containers have had gradients in three measured steps
     PullSeen      after first backward passes that pull all outputs of a batch to one number
     StillSeen     once, when optimizer steps have written to nothing for a while

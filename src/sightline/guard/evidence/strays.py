@@ -53,9 +53,12 @@ def stray(
         remedy = "use nn.ModuleList, nn.ModuleDict or nn.ParameterList, and make the optimizer after them"
         return Stray(what, remedy, True, {"places": hidden.places[:5], "gradient norm": hidden.grad_norm})
     if cut is not None:
-        what = f"{len(cut.modules)} modules run under no_grad, though the optimizer holds them, e.g. {cut.modules[0]}"
+        how, remedy = "run under no_grad", "remove no_grad around them"
+        if cut.detached:
+            how, remedy = "make outputs and never get a gradient", "remove detach(), .data or numpy behind them"
+        what = f"{len(cut.modules)} modules {how}, though the optimizer holds them, e.g. {cut.modules[0]}"
         seen = {"elements": cut.numel, "of": cut.of, "parameters": cut.parameters[:5]}
-        return Stray(what, "remove no_grad around them, or set their requires_grad to False", False, seen)
+        return Stray(what, f"{remedy}, or set their requires_grad to False", False, seen)
     return None
 
 
