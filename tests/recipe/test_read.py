@@ -100,6 +100,15 @@ def test_a_bad_override_is_told_with_its_key(file: Path, override: str, told: st
     assert told in str(error.value)
 
 
+def test_on_and_yes_are_words(file: Path) -> None:
+    text = file.read_text().replace("data:\n", "guard: {on: false}\ndata:\n", 1)
+    file.write_text(text)
+    recipe = load(str(file), ["data.train.where={answer: [yes, no], shape: [on]}"])
+    assert recipe.guard.on is False
+    assert recipe.data["train"].where == {"answer": ["yes", "no"], "shape": ["on"]}
+    assert load(str(file), ["guard.on=yes"]).guard.on is True
+
+
 def test_a_duplicate_key_is_an_error(file: Path) -> None:
     file.write_text(TEXT + "name: twice\n")
     with pytest.raises(UserError, match="'name' stands twice"):

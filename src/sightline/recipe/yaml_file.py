@@ -1,4 +1,4 @@
-"""YAML as recipes use it: 1e-3 is a number, and a key that stands twice is an error instead of a silent loss."""
+"""YAML as recipes use it: 1e-3 is a number, `on` and `yes` are words, and a key that stands twice is an error."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from sightline.errors import UserError
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-3 as a float (YAML 1.2; PyYAML follows 1.1) and refuses duplicate keys."""
+    """SafeLoader with the numbers and truths of YAML 1.2 (PyYAML follows 1.1), that refuses duplicate keys."""
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:bool"]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF")
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
