@@ -29,6 +29,7 @@ from sightline.report.read import read_run
 from sightline.train.run import train
 from tests.evaluate.test_pairs import recipe_of
 from tests.models.conftest import row
+from tests.models.test_query_pairs import batch_of, stage_and_model
 from tests.train.tiny import COLOURS, RECIPE, drawn
 
 CLASSES = ("red square", "two green circles", "dog")
@@ -161,6 +162,26 @@ def test_what_cannot_be_classified(tmp_path: Path) -> None:
         asked(metric="retrieval")
     with pytest.raises(UserError, match="more than the text tower's 8"):
         evaluate(asked(templates=["it is {} " + "field " * 9]), built, rows, [], tmp_path)
+
+
+def test_a_q_former_counts_by_its_best_query(tmp_path: Path) -> None:
+    rows = coloured(tmp_path)[:6]
+    stage, built = stage_and_model(rows, {"itc": 1})
+    recipe = asked(templates=["{}"])
+    found = evaluate(recipe, built, rows, [], tmp_path)
+    assert built.pairs is not None
+    model: Any = built.model.eval()
+    said = []
+    with torch.no_grad():
+        texts = [torch.tensor([built.pairs.encode_text(name)]) for name in sorted(COLOURS)]
+        words = [model.embed_texts(ids, torch.ones_like(ids, dtype=torch.bool))[0] for ids in texts]
+        for one in rows:
+            image = model.represent(batch_of(built, stage, [one])).image[0]  # one row a query
+            scores = [max(float(query @ word) for query in image) for word in words]
+            said.append(sorted(COLOURS)[scores.index(max(scores))])
+    assert found["accuracy"] == sum(name == one.answer for name, one in zip(said, rows, strict=True)) / 6
+    told = [json.loads(line)["answer"] for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert told == said
 
 
 def test_easy_vqas_shapes_are_classes() -> None:
