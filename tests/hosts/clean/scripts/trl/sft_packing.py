@@ -1,8 +1,9 @@
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, set_seed
 from trl import SFTConfig, SFTTrainer
 
+set_seed(0)
 lines = [line.strip().lower() for line in open("input.txt") if len(line.split()) > 3]
 words = sorted({w for line in lines for w in line.split()})
 vocab = {w: i for i, w in enumerate(["<pad>", "<unk>", "<eos>", *words])}
