@@ -5,7 +5,8 @@ A parameter without a gradient alone says little: a module may not be used, or i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -24,13 +25,40 @@ VALUES = 16  # elements of a parameter that are compared: something else than th
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """Tensor hook: a gradient came to the output at `place`."""
+    """Tensor hook: a gradient came to the tensor at `place`."""
 
     places: set[int]
     place: int
 
     def __call__(self, grad: Tensor) -> None:
         self.places.add(self.place)
+
+
+@dataclass(slots=True)
+class Question:
+    """What is asked of one training pass: its call, the names of `modules`, and where its gradients come to.
+
+    Attributes:
+        outputs: places of the outputs that the loss is made of. parameters: of the modules' parameters that a gradient
+            comes to, though a script may clear it before the optimizer steps. handles: of the hooks that tell.
+    """
+
+    call: Call
+    modules: list[str]
+    outputs: set[int] = field(default_factory=set)
+    parameters: set[int] = field(default_factory=set)
+    handles: list[Any] = field(default_factory=list)
+
+    def listen(self, tensors: Iterable[Tensor], places: set[int]) -> None:
+        """Note in `places` to which of `tensors` a gradient comes."""
+        for place, tensor in enumerate(tensors):
+            if tensor.requires_grad:
+                self.handles.append(tensor.register_hook(Pulled(places, place)))
+
+    def close(self) -> None:
+        """Listen no more."""
+        for handle in self.handles:
+            handle.remove()
 
 
 class CutOff(Onlooker):
@@ -47,13 +75,13 @@ class CutOff(Onlooker):
         self._ran: dict[str, bool] = {}  # name -> whether it ran with gradients on in any of its calls
         self._last: dict[str, bool] | None = None  # the same in the step before, of a model that is not called as one
         self._held = 0
-        self._asks: tuple[Call, list[str], set[int]] | None = None  # pass, modules, and outputs that a gradient came to
+        self._question: Question | None = None
         self._over = False
 
     def before_step(self, optimizer: Optimizer, *, measured: bool) -> None:
         """Drop what has a gradient from the candidates."""
-        if self._asks is not None:
-            self._ask(*self._asks)
+        if self._question is not None:
+            self._answer(self._question)
         if self._listening is not None:
             self._between_steps()
         if not measured or self._over or self._listening is not None:
@@ -106,22 +134,26 @@ class CutOff(Onlooker):
             return
         ran = [name for name, graded in self._ran.items() if graded]
         if not self._conclude() and ran:
-            self._asks = call, ran, set()
-            for place, tensor in enumerate(tensors_of(output)):
-                if tensor.requires_grad:
-                    tensor.register_hook(Pulled(self._asks[2], place))
+            self._question = Question(call, ran)
+            self._question.listen(tensors_of(output), self._question.outputs)
+            self._question.listen(self._parameters(ran).values(), self._question.parameters)
 
-    def _ask(self, call: Call, names: list[str], pulled: set[int]) -> None:
+    def _parameters(self, modules: list[str]) -> dict[str, nn.Parameter]:
+        """Those without a gradient that `modules` hold themselves."""
+        named = self.recorder.model.named_parameters()
+        return {n: p for n, p in named if n in self._without and n.rpartition(".")[0] in modules}
+
+    def _answer(self, question: Question) -> None:
         """These ran with gradients on, and none came to them: do the outputs that the loss is made of hang on them?"""
-        self._asks = None
-        parameters = {n for n in self._without if any(n.rpartition(".")[0] == name for name in names)}
-        model = self.recorder.model
-        if not pulled or any(p.grad is not None for n, p in model.named_parameters() if n in parameters):
+        self._question = None
+        question.close()
+        parameters = self._parameters(question.modules)
+        if not question.outputs or question.parameters or any(p.grad is not None for p in parameters.values()):
             return
         with self.recorder.silence():
-            depends = reach(call, parameters, pulled)
+            depends = reach(question.call, set(parameters), question.outputs)
         if depends:
-            self._tell(names, detached=True)
+            self._tell(question.modules, detached=True)
 
     def _conclude(self) -> bool:
         self.close(broken=False)
@@ -152,7 +184,9 @@ class CutOff(Onlooker):
         """Listen no more."""
         if self._listening is not None:
             self._listening.remove()
-        self._listening, self._asks, self._over = None, None, True
+        if self._question is not None:
+            self._question.close()
+        self._listening, self._question, self._over = None, None, True
 
 
 def _few(parameter: Tensor) -> Tensor:
