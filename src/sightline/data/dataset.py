@@ -47,7 +47,7 @@ def read_rows(spec: DataSpec, name: str) -> Rows:
             break
         try:
             row = reader.row(record, place, spec)
-            validate(row)
+            validate(row, answered=not getattr(reader, "UNANSWERED", False) or row.answered)
         except RowError as error:
             if spec.broken == "error":
                 raise

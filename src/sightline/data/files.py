@@ -1,10 +1,12 @@
-"""Data files on disk: finding them, and JSON that says where it is wrong."""
+"""Data files on disk: finding them, and JSON (plain or gzipped) that says where it is wrong."""
 
 from __future__ import annotations
 
 import glob
+import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -16,6 +18,7 @@ from sightline.errors import UserError, nearest
 from sightline.recipe.schema import DataSpec
 
 Record = tuple[Where, Any]  # a row's place and what the file says there
+GZIP = b"\x1f\x8b"  # the first bytes of a gzipped file, whatever its name (RFC 1952, section 2.3.1)
 
 
 def data_path(spec: DataSpec, name: str) -> str:
@@ -25,19 +28,19 @@ def data_path(spec: DataSpec, name: str) -> str:
     return str(Path(spec.path).expanduser())
 
 
-def data_files(spec: DataSpec, name: str) -> list[Path]:
-    """The files that `spec.path` means, sorted: one file, a glob, or braces as in ``shard-{000..003}.tar``."""
-    given = data_path(spec, name)
+def data_files(spec: DataSpec, name: str, key: str = "path") -> list[Path]:
+    """The files that the recipe's `key` means, sorted: one file, a glob, or braces as in ``shard-{000..003}.tar``."""
+    given = data_path(spec, name) if key == "path" else str(Path(getattr(spec, key)).expanduser())
     found: list[Path] = []
     for pattern in unbraced(given):
         matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
         if not matches:
-            raise UserError(f"no file {pattern}{_similar(Path(pattern))}", where=f"data.{name}.path")
+            raise UserError(f"no file {pattern}{_similar(Path(pattern))}", where=f"data.{name}.{key}")
         found += map(Path, matches)
     if folders := [path for path in found if path.is_dir()]:
         raise UserError(
             f"{folders[0]} is a folder, and reader '{spec.reader}' reads files",
-            where=f"data.{name}.path",
+            where=f"data.{name}.{key}",
             fix="name the file (or a glob such as folder/*.json), or another reader",
         )
     return found
@@ -58,8 +61,8 @@ def json_records(path: Path) -> Iterator[Record]:
     Raises:
         UserError: the file is empty, not JSON (with line and column), or not a list of objects.
     """
-    if path.suffix in (".jsonl", ".ndjson"):
-        yield from _json_lines(path)
+    if Path(path.name.removesuffix(".gz")).suffix in (".jsonl", ".ndjson"):
+        yield from json_lines(path)
         return
     loaded = json_document(path)
     if not isinstance(loaded, list):
@@ -72,11 +75,17 @@ def json_records(path: Path) -> Iterator[Record]:
         yield Where(str(path), number), record
 
 
-def json_document(path: Path) -> Any:
-    """The one JSON value of a file. Raises UserError where the file is empty or not JSON."""
+def json_document(path: Path, *, unique: bool = False) -> Any:
+    """The one JSON value of a file. Raises UserError where the file is empty or not JSON.
+
+    Args:
+        unique: refuse an object that has a key twice (JSON readers keep the last one in silence).
+    """
     text = _text(path)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique) if unique else json.loads(text)
+    except _Twice as error:
+        raise UserError(f"holds the key '{error}' twice", where=str(path), fix="remove or rename one of them") from None
     except json.JSONDecodeError as error:
         hint = " (it looks like JSON lines: name it .jsonl)" if error.msg == "Extra data" and error.lineno > 1 else ""
         raise UserError(
@@ -84,7 +93,8 @@ def json_document(path: Path) -> Any:
         ) from error
 
 
-def _json_lines(path: Path) -> Iterator[Record]:
+def json_lines(path: Path) -> Iterator[Record]:
+    """The values of a file of JSON lines, each with its line. Raises UserError where the file or a line is no JSON."""
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
@@ -96,9 +106,23 @@ def _json_lines(path: Path) -> Iterator[Record]:
             ) from error
 
 
+class _Twice(Exception):
+    """A key that an object has twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise _Twice(next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i])))
+    return made
+
+
 def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if content.startswith(GZIP) else content).decode("utf-8-sig")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"is gzipped, and broken: {error}", where=str(path)) from error
     except UnicodeDecodeError as error:
         raise UserError(f"is not UTF-8 text (byte {error.start})", where=str(path)) from error
     except OSError as error:

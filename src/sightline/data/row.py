@@ -54,17 +54,27 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A conversation and its images. As many `images` as there are `Picture` parts, in reading order."""
+    """A conversation and its images. As many `images` as there are `Picture` parts, in reading order.
+
+    `answers` are all that people gave to the last question (10 in VQAv2, 1 in GQA), where the data set has them; the
+    assistant's turn is the one to learn from. A row without an answer (of a test split) ends with the user's turn.
+    """
 
     where: Where
     turns: tuple[Turn, ...]
     images: tuple[ImageRef, ...] = ()
     fields: Mapping[str, str] = field(default_factory=dict)  # further columns, e.g. {"type": "color"}
+    answers: tuple[str, ...] = ()
 
     @property
     def question(self) -> str:
         """The last user turn's text."""
         return next((t.text for t in reversed(self.turns) if t.role == "user"), "")
+
+    @property
+    def answered(self) -> bool:
+        """Whether the row ends with an answer."""
+        return bool(self.turns) and self.turns[-1].role == "assistant"
 
     @property
     def answer(self) -> str:

@@ -106,7 +106,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
 
     data = {}
     for name, spec in recipe.data.items():
-        update: dict[str, Any] = {"path": absolute(spec.path), "images": absolute(spec.images)}
+        update: dict[str, Any] = {key: absolute(getattr(spec, key)) for key in ("path", "annotations", "images")}
         path = spec.path or ""
         if spec.reader == "webdataset" and ":" not in path and Path(path).parent.is_dir():  # a pattern of files there
             update["path"] = str(Path(path).parent.resolve() / Path(path).name)

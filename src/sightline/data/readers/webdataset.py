@@ -40,10 +40,10 @@ def row(record: Any, place: Where, spec: DataSpec) -> Row:
     """Images in the order of their endings; the text from the .json, else from the .txt."""
     path, key, members = record
     images = tuple(
-        ImageRef(f"{path.absolute()}:{key}{ending}", read=partial(_span, path, *members[ending]))
+        ImageRef(f"{path.absolute()}:{key}{ending}", read=partial(span, path, *members[ending]))
         for ending in _pictures(members)
     )
-    return _row(key, members, images, lambda ending: _span(path, *members[ending]), place, spec)
+    return _row(key, members, images, lambda ending: span(path, *members[ending]), place, spec)
 
 
 def row_of(sample: Sample, spec: DataSpec) -> Row:
@@ -112,7 +112,8 @@ def _samples(path: Path) -> Iterator[tuple[str, Members]]:
     yield from samples.items()
 
 
-def _span(path: Path, offset: int, size: int) -> bytes:
+def span(path: Path, offset: int, size: int) -> bytes:
+    """`size` bytes of a file from `offset` on."""
     with path.open("rb") as file:
         file.seek(offset)
         return file.read(size)
