@@ -53,13 +53,15 @@ def people_said(listed: Any, place: Where) -> tuple[str, ...]:
     """The answers of a list of strings or of objects with `answer`. Raises RowError where there is none."""
     if not isinstance(listed, list) or not listed:
         raise RowError(f"its answers are {listed!r:.60}, not a list of what people said", place)
-    answers = tuple(each.get("answer") if isinstance(each, Mapping) else each for each in listed)
-    for number, answer in enumerate(answers, start=1):
+    answers: list[str] = []
+    for number, each in enumerate(listed, start=1):
+        answer = each.get("answer") if isinstance(each, Mapping) else each
         if not isinstance(answer, str):
             raise RowError(f"its answer {number} is {answer!r:.60}, not text", place)
+        answers.append(answer)
     if not any(answer.strip() for answer in answers):
         raise RowError(f"its {len(answers)} answers are all empty", place)
-    return answers
+    return tuple(answers)
 
 
 def most_common(answers: Iterable[str]) -> str:
