@@ -152,11 +152,19 @@ def evaluate(
     run: Run,
     overrides: Judging = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask only so many questions")] = None,
+    submit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the answers to a test split instead, for its server")
+    ] = None,
 ) -> None:
     """Judge a trained run once more, as its recipe says or otherwise, and write its report anew."""
     from sightline.commands.recipe import of_run
 
     recipe = of_run(run, overrides or [])
+    if submit is not None:
+        from sightline.commands import submit as submitting
+
+        submitting.hand_in(run, recipe, submit, limit)
+        return
     from sightline.commands import evaluate as command
 
     command.evaluate(run, recipe, limit)

@@ -12,7 +12,7 @@ def test_eval_writes_what_it_prints(call, run: Path) -> None:
     seen = json.loads((run / "evaluation.json").read_text())
     assert f"accuracy: {100 * seen['accuracy']:.1f} % on 12 questions of test" in done.stdout
     assert "without the image:" in done.stdout and "with other images:" in done.stdout
-    assert "by group: color" in done.stdout
+    assert "by type: color" in done.stdout
     assert (run / "report.html").is_file() and "report: file://" in done.stdout
     assert "\x1b" not in done.output and done.stderr == ""
 
@@ -37,3 +37,30 @@ def test_report(call, run: Path) -> None:
     done = call("report", run)
     assert done.exit_code == 0, done.output
     assert (run / "report.html").is_file()
+
+
+def test_eval_answers_a_test_split_for_its_server(call, run: Path, tmp_path: Path) -> None:
+    colors = [path.stem for path in sorted(tmp_path.glob("*.png"))]
+    questions = [
+        {"question_id": 10 * n + kind, "image_id": color, "question": text}
+        for n, color in enumerate(colors, start=1)
+        for kind, text in enumerate(("what color is the whole picture ?", "is it red ?"))
+    ]
+    (tmp_path / "test2015.json").write_text(json.dumps({"questions": questions}))
+    spec = {"reader": "vqa", "path": tmp_path / "test2015.json", "file_name": "'{image_id}.png'"}
+    asked = [*(f"data.dev.{key}={value}" for key, value in spec.items()), "evaluate.data=dev"]
+    done = call("eval", run, *asked, "--submit", tmp_path / "answers.json")
+    assert done.exit_code == 0, done.output
+    assert f"{len(questions)} answers to dev, each question once: {tmp_path / 'answers.json'}" in done.stdout
+    handed_in = json.loads((tmp_path / "answers.json").read_text())
+    assert [each["question_id"] for each in handed_in] == [each["question_id"] for each in questions]
+    assert not (run / "evaluation.json").exists(), "there is nothing to be judged by"
+    said = call("ask", run, tmp_path / f"{colors[0]}.png", questions[0]["question"], "--tokens", "3").stdout
+    assert handed_in[0]["answer"] == said.strip()
+
+    done = call("eval", run, *asked, "--submit", tmp_path / "answers.json", "--limit", "3")
+    assert done.exit_code == 2 and "--limit: a submission answers every question" in done.output
+    done = call("eval", run, *asked, "--submit", tmp_path / "absent" / "answers.json")
+    assert done.exit_code == 2 and "is in a folder that does not exist" in done.output
+    done = call("eval", run, "--submit", tmp_path / "answers.json")
+    assert done.exit_code == 2 and "reader 'messages' has no format of submissions" in done.output
