@@ -40,7 +40,7 @@ def test_the_files_agree_with_each_other(tmp_path: Path, rows: list[Row], built:
     assert seen["accuracy"] == sum(line["correct"] for line in said) / len(rows)
     low, high = seen["interval"]
     assert low <= seen["accuracy"] <= high
-    assert told[-1] == (2 * len(rows), 2 * len(rows))  # the rows, and the rows with other images
+    assert told[-1] == (5 * len(rows), 5 * len(rows))  # the rows, and the rows in each of four conditions
     pictures = json.loads((out / "gallery.json").read_text())
     assert len(pictures) == len(rows)
     assert not [path for path in out.iterdir() if path.suffix == ".tmp"]

@@ -6,7 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-BASELINES = {"text_only": "without the image", "shuffled_images": "with other images", "majority": "one answer for all"}
+BASELINES = {"text_only": "most frequent answer to the same words", "majority": "one answer for all"}
+CONDITIONS = {
+    "shuffled": "with other images",
+    "blurred": "with blurred images",
+    "noise": "with noise for images",
+    "blind": "without the image",
+}
+VERDICTS = {"looks": "it looks", "does not look": "it does not look", "cannot tell": "that cannot be told"}
+SCORES = {"exact-match": "accuracy", "vqa": "VQA accuracy"}
 
 MOST_CLASSES = 12  # that are told one by one
 
@@ -45,16 +53,34 @@ def describe(evaluation: dict[str, Any]) -> list[str]:
     if "accuracy" not in evaluation:
         return [f"answered {asked} of {evaluation['data']}; the recipe scores nothing (evaluate.metric)"]
     low, high = evaluation["interval"]
+    rule = f", {evaluation['rule']} rule" if evaluation.get("rule") else ""
     lines = [
-        f"accuracy: {percent(evaluation['accuracy'])} on {asked} of {evaluation['data']} "
-        f"(95 % interval {percent(low)} to {percent(high)})"
+        f"{SCORES.get(evaluation['metric'], 'accuracy')}{rule}: {percent(evaluation['accuracy'])} on {asked} of "
+        f"{evaluation['data']} (95 % interval {percent(low)} to {percent(high)})"
     ]
-    for name, words in BASELINES.items():
-        if (facts := evaluation["baselines"].get(name)) and facts["accuracy"] is not None:
-            lines.append(f"  {words}: {percent(facts['accuracy'])}")
-    groups = (f"{name} {percent(group['accuracy'])}" for name, group in evaluation["by_group"].items())
-    if by_group := ", ".join(groups):
-        lines.append(f"  by group: {by_group}")
+    looking = evaluation.get("looking", {})
+    for table, found in ((CONDITIONS, looking.get("conditions", {})), (BASELINES, evaluation["baselines"])):
+        for name, words in table.items():
+            if (facts := found.get(name)) and facts["accuracy"] is not None:
+                lines.append(f"  {words}: {percent(facts['accuracy'])}")
+    for field, groups in evaluation.get("by_field", {"group": evaluation["by_group"]}).items():
+        told = [f"{name} {percent(group['accuracy'])}" for name, group in groups.items()]
+        more = f", and {len(told) - MOST_CLASSES} more" if len(told) > MOST_CLASSES else ""
+        lines += [f"  by {field.replace('_', ' ')}: {', '.join(told[:MOST_CLASSES])}{more}"] if told else []
+    return lines + _looking(looking)
+
+
+def _looking(looking: dict[str, Any]) -> list[str]:
+    """Whether the model looks, and what that rests on."""
+    if not looking:
+        return []
+    lines = [f"  does it look? {VERDICTS[looking['verdict']['says']]}: {looking['verdict']['why']}"]
+    if (pairs := looking["counterfactual"])["pairs"]:
+        lines.append(
+            f"  the same question about two images that need different answers: both right in "
+            f"{percent(pairs['both_right'])} of {pairs['pairs']:,} pairs (the same answer to both in "
+            f"{percent(pairs['same_answer'])}; {percent(pairs['if_independent'])} were each judged by itself)"
+        )
     return lines
 
 

@@ -4,52 +4,91 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from sightline.data.row import ImageRef, Row
-from sightline.evaluate.score import normalise
+from sightline.evaluate.score import exact_match, normalise
+
+TYPE = "question_type"  # VQAv2's field: the words that a question begins with
+CANDIDATES = 20  # answers of a question text that are tried as its best one; a rarer one is never it
+
+
+def by_exact_match(given: str, row: Row) -> float:
+    """1 where `given` is the row's answer, else 0."""
+    return float(exact_match(given, row.answer))
 
 
 @dataclass(frozen=True, slots=True)
 class TextOnly:
-    """The most frequent training answer of each question text, and of all of them together."""
+    """The most frequent training answer of each question text, of each type of question, and of all together."""
 
     by_question: dict[str, str]
     overall: str
+    by_type: dict[str, str] = field(default_factory=dict)
 
-    def answer(self, question: str) -> str:
+    def answer(self, question: str, type_: str | None = None) -> str:
         """The best answer the training data gives to whoever does not look at the image."""
-        return self.by_question.get(normalise(question), self.overall)
+        found = self.by_question.get(normalise(question))
+        return found if found is not None else self.by_type.get(type_ or "", self.overall)
 
 
-def text_only(train_rows: Iterable[Row]) -> TextOnly | None:
+def text_only(train_rows: Iterable[Row], written: Callable[[str], str] = normalise) -> TextOnly | None:
     """Count the answers of every turn of `train_rows`; None where there is no answer to count. Ties: the first seen.
 
     A row that several data sets select (it stands at one place of one file) counts once.
+
+    Args:
+        written: how an answer is counted and given. The VQA rules clean answers themselves, and not always.
     """
     counts: dict[str, Counter[str]] = defaultdict(Counter)
+    types: dict[str, Counter[str]] = defaultdict(Counter)
     overall: Counter[str] = Counter()
     for row in {row.where: row for row in train_rows}.values():
-        for question, answer in _exchanges(row):
+        for question, answer in _exchanges(row, written):
             counts[normalise(question)][answer] += 1
+            types[row.fields.get(TYPE, "")][answer] += 1
             overall[answer] += 1
     if not overall:
         return None
-    by_question = {question: answers.most_common(1)[0][0] for question, answers in counts.items()}
-    return TextOnly(by_question, overall.most_common(1)[0][0])
+    types.pop("", None)
+    by_question, by_type = (
+        {name: answers.most_common(1)[0][0] for name, answers in table.items()} for table in (counts, types)
+    )
+    return TextOnly(by_question, overall.most_common(1)[0][0], by_type)
 
 
-def text_ceiling(rows: Sequence[Row]) -> float:
+def text_ceiling(rows: Sequence[Row], mark: Callable[[str, Row], float] = by_exact_match) -> float:
     """The accuracy of the best possible answer per question text, chosen with the answers of `rows` in hand.
 
     Nothing that sees the question alone can score higher on these rows. It flatters where questions are rare: a
     question that is asked once counts as right.
     """
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    return sum(_best_marks(same, mark) for same in _by_question(rows).values()) / len(rows)
+
+
+def settled_by_words(rows: Sequence[Row], mark: Callable[[str, Row], float] = by_exact_match) -> float | None:
+    """`text_ceiling` of the questions that are asked about several images; None unless that is half of `rows`."""
+    several = [
+        same for same in _by_question(rows).values() if len({tuple(ref.key for ref in row.images) for row in same}) > 1
+    ]
+    asked = sum(map(len, several))
+    return sum(_best_marks(same, mark) for same in several) / asked if asked and 2 * asked >= len(rows) else None
+
+
+def _by_question(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    same: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        counts[normalise(row.question)][normalise(row.answer)] += 1
-    return sum(max(answers.values()) for answers in counts.values()) / len(rows)
+        same[normalise(row.question)].append(row)
+    return same
+
+
+def _best_marks(rows: Sequence[Row], mark: Callable[[str, Row], float]) -> float:
+    """The marks of `rows` together, all given the one answer that is best for them."""
+    if mark is by_exact_match:
+        return float(max(Counter(normalise(row.answer) for row in rows).values()))
+    said = Counter(answer for row in rows for answer in row.answers or (row.answer,))
+    return max(sum(mark(answer, row) for row in rows) for answer, _ in said.most_common(CANDIDATES))
 
 
 def with_other_images(rows: Sequence[Row], seed: int) -> list[Row] | None:
@@ -87,10 +126,10 @@ def _followers(circle: Sequence[ImageRef], place: dict[str, int], row: Row) -> t
     return tuple(followers)
 
 
-def _exchanges(row: Row) -> Iterator[tuple[str, str]]:
+def _exchanges(row: Row, written: Callable[[str], str]) -> Iterator[tuple[str, str]]:
     question = ""
     for turn in row.turns:
         if turn.role == "user":
             question = turn.text
         elif turn.role == "assistant":
-            yield question, normalise(turn.text)
+            yield question, written(turn.text)

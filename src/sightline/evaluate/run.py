@@ -13,16 +13,20 @@ from sightline.atomic import write_json
 from sightline.data.row import Row
 from sightline.errors import UserError
 from sightline.evaluate.answer import Answerer, Precision
-from sightline.evaluate.baselines import TextOnly, text_ceiling, text_only, with_other_images
+from sightline.evaluate.baselines import TextOnly, settled_by_words, text_ceiling, text_only
 from sightline.evaluate.gallery import gallery
+from sightline.evaluate.looking.ask import Answered, Asked, ask, group_looking, looking, prepare
+from sightline.evaluate.looking.counterfactual import find_pairs
+from sightline.evaluate.looking.paired import against
+from sightline.evaluate.marks import Marks, accuracy, is_scored, markable, marking, mean
 from sightline.evaluate.pairs import evaluate_pairs
-from sightline.evaluate.score import exact_match, normalise, wilson
-from sightline.evaluate.written import NO_GROUP, write_predictions
+from sightline.evaluate.score import normalise
+from sightline.evaluate.written import NO_GROUP, is_right, write_predictions
 from sightline.evaluate.zero_shot import evaluate_zero_shot
 from sightline.models.build import Built
 from sightline.recipe.schema import Recipe
 
-Marks = list[bool]
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ def evaluate(
     rows: Sequence[Row],
     train_rows: Sequence[Row],
     out: Path,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     *,
     precision: Precision = "fp32",
     limit: int | None = None,
@@ -51,7 +55,8 @@ def evaluate(
 
     Args:
         train_rows: where the text-only and the majority answer come from.
-        progress: told (answers so far, answers in all); the shuffled-images baseline answers every row once more.
+        progress: told (answers so far, answers in all); each condition of `evaluate.looking` answers every row once
+            more.
         precision: of the forward passes (autocast); the weights stay as they are.
         limit: answer only the first so many rows; the result says `partial`.
 
@@ -59,33 +64,27 @@ def evaluate(
         What `evaluation.json` says. `partial` is true where not all rows of the data set were asked.
 
     Raises:
-        UserError: no rows, or no row has the field `evaluate.group_by`.
+        UserError: no rows, a row without an answer to be marked by, or no row has a field of `evaluate.group_by`.
     """
     if recipe.evaluate.metric in ("retrieval", "zero-shot"):
         judge = evaluate_pairs if recipe.evaluate.metric == "retrieval" else evaluate_zero_shot
         return judge(recipe, built, rows, out, progress, precision=precision, limit=limit)
     started = time.perf_counter()
     asked = list(rows[:limit]) if limit else list(rows)
-    groups = _groups(asked, recipe)
-    scored = recipe.evaluate.metric == "exact-match"
-    others = with_other_images(asked, recipe.seed) if scored and recipe.evaluate.shuffled_images else None
-    tell = _counter(progress, len(asked) + len(others or ()))
-    settings = {"batch": recipe.evaluate.batch, "max_new_tokens": recipe.evaluate.max_new_tokens}
-    answerer = Answerer(built, **settings, precision=precision)
-    answers = answerer(asked, tell)
-    evaluation = _head(recipe, asked, rows)
-    marks: Sequence[bool | None] = [None] * len(asked)
-    if scored:
-        marks = right = [exact_match(given, row.answer) for given, row in zip(answers, asked, strict=True)]
-        baselines = _baselines(recipe, asked, train_rows)
-        if recipe.evaluate.shuffled_images:
-            baselines["shuffled_images"] = _shuffled(asked, others, answerer, tell)
-        evaluation |= _accuracy(right)
-        evaluation["by_group"] = _by_group(groups, right, baselines) if recipe.evaluate.group_by else {}
-        evaluation["baselines"] = {name: baseline.facts for name, baseline in baselines.items()}
+    fields = _fields(asked, recipe)
+    evaluation, settings = _head(recipe, asked, rows), recipe.evaluate
+    answerer = Answerer(built, batch=settings.batch, max_new_tokens=settings.max_new_tokens, precision=precision)
+    marks: Sequence[float | None] = [None] * len(asked)
+    if is_scored(settings):
+        markable(settings, asked)
+        seen, answered = _answered(recipe, asked, answerer, progress)
+        answers, marks = seen.answers, seen.marks
+        evaluation |= _scored(recipe, seen, answered, train_rows, fields, partial=evaluation["partial"])
+    else:
+        answers = answerer(asked, _counter(progress, len(asked)))
     evaluation["seconds"] = time.perf_counter() - started
-    write_predictions(out / "predictions.jsonl", asked, answers, marks, groups)
-    write_json(out / "gallery.json", gallery(asked, answers, marks, recipe.evaluate.gallery))
+    write_predictions(out / "predictions.jsonl", asked, answers, marks, next(iter(fields.values()), None))
+    write_json(out / "gallery.json", gallery(asked, answers, [is_right(mark) for mark in marks], settings.gallery))
     write_json(out / "evaluation.json", evaluation)
     return evaluation
 
@@ -96,86 +95,116 @@ def _head(recipe: Recipe, asked: Sequence[Row], rows: Sequence[Row]) -> dict[str
     return {
         "data": recipe.evaluate.data,
         "metric": recipe.evaluate.metric,
+        "rule": recipe.evaluate.rule if recipe.evaluate.metric == "vqa" else None,
         "questions": len(asked),
         "partial": len(asked) < len(rows) or cut_short,
     }
 
 
-def _accuracy(marks: Marks) -> dict[str, Any]:
-    return {"accuracy": sum(marks) / len(marks), "interval": list(wilson(sum(marks), len(marks)))}
+def _answered(
+    recipe: Recipe, asked: list[Row], answerer: Answerer, progress: Progress | None
+) -> tuple[Asked, dict[str, Answered]]:
+    """The answers about the right images, then in each condition that the recipe asks for."""
+    settings = recipe.evaluate
+    names = [name for name in settings.looking if name != "shuffled" or settings.shuffled_images]
+    conditions, mark = prepare(names, asked, answerer, recipe.seed), marking(settings)
+    tell = _counter(progress, len(asked) * (1 + sum(condition is not None for condition in conditions.values())))
+    answers = answerer(asked, tell)
+    right = [mark(given, row) for given, row in zip(answers, asked, strict=True)]
+    seen = Asked(asked, answers, right, mark, find_pairs(asked, mark, recipe.seed))
+    return seen, ask(conditions, seen, answerer, tell)
 
 
-def _groups(rows: Sequence[Row], recipe: Recipe) -> list[str]:
-    """The group of each row, all alike where the recipe groups by nothing."""
+def _scored(
+    recipe: Recipe,
+    seen: Asked,
+    answered: dict[str, Answered],
+    train_rows: Sequence[Row],
+    fields: dict[str, list[str]],
+    *,
+    partial: bool,
+) -> dict[str, Any]:
+    """Accuracy beside its baselines, by group, and whether the model looks."""
+    told = looking(seen, answered, settled_by_words(seen.rows, seen.mark), partial=partial)
+    baselines = _baselines(recipe, seen, train_rows)
+    if (other := answered.get("shuffled")) is not None:
+        baselines["shuffled_images"] = Baseline(told["conditions"]["shuffled"], other.marks)
+    tables = {name: _by_group(groups, seen, answered, baselines) for name, groups in fields.items()}
+    return {
+        **accuracy(seen.marks),
+        "by_group": next(iter(tables.values()), {}),
+        "by_field": tables,
+        "baselines": {name: baseline.facts for name, baseline in baselines.items()},
+        "looking": told,
+    }
+
+
+def _fields(rows: Sequence[Row], recipe: Recipe) -> dict[str, list[str]]:
+    """Field of `evaluate.group_by` -> the group of each row."""
     if not rows:
         raise UserError("there is nothing to evaluate: the data set has no rows", where=f"data.{recipe.evaluate.data}")
-    name = recipe.evaluate.group_by
-    if name and not any(name in row.fields for row in rows):
-        known = sorted({key for row in rows for key in row.fields})
-        raise UserError(
-            f"no row has a field '{name}'",
-            where="evaluate.group_by",
-            fix=f"name one of the rows' fields: {', '.join(known)}" if known else "remove it: the rows have no fields",
-        )
-    return [row.fields.get(name, NO_GROUP) if name else NO_GROUP for row in rows]
+    for name in recipe.evaluate.grouped_by:
+        if not any(name in row.fields for row in rows):
+            known = sorted({key for row in rows for key in row.fields})
+            raise UserError(
+                f"no row has a field '{name}'",
+                where="evaluate.group_by",
+                fix=f"name one of the rows' fields: {', '.join(known)}" if known else "remove it: the rows have none",
+            )
+    return {name: [row.fields.get(name, NO_GROUP) for row in rows] for name in recipe.evaluate.grouped_by}
 
 
-def _baselines(recipe: Recipe, rows: Sequence[Row], train_rows: Sequence[Row]) -> dict[str, Baseline]:
-    counted = text_only(train_rows)
+def _baselines(recipe: Recipe, seen: Asked, train_rows: Sequence[Row]) -> dict[str, Baseline]:
+    counted = text_only(train_rows, str.strip) if recipe.evaluate.metric == "vqa" else text_only(train_rows)
     missing = Baseline({"accuracy": None, "description": "not measured: there are no training rows to count in"})
-    found = {"majority": _majority(rows, counted) if counted else missing}
+    found = {"majority": _majority(seen, counted) if counted else missing}
     if recipe.evaluate.text_only:
-        found["text_only"] = _text_only(rows, counted) if counted else missing
+        found["text_only"] = _text_only(seen, counted) if counted else missing
     return found
 
 
-def _majority(rows: Sequence[Row], counted: TextOnly) -> Baseline:
-    marks = [exact_match(counted.overall, row.answer) for row in rows]
+def _majority(seen: Asked, counted: TextOnly) -> Baseline:
     facts = {"answer": counted.overall, "description": "the most frequent training answer, given to every question"}
-    return Baseline(_accuracy(marks) | facts, marks)
+    return _of_words(seen, [counted.overall] * len(seen.rows), facts)
 
 
-def _text_only(rows: Sequence[Row], counted: TextOnly) -> Baseline:
-    marks = [exact_match(counted.answer(row.question), row.answer) for row in rows]
+def _text_only(seen: Asked, counted: TextOnly) -> Baseline:
+    answers = [counted.answer(row.question, row.fields.get("question_type")) for row in seen.rows]
+    other = "to a question of the same type, or to any" if counted.by_type else "to any question"
     facts = {
-        "description": "the most frequent training answer to the same question text (to any question, where the text "
-        "is new)",
-        "unseen_questions": sum(normalise(row.question) not in counted.by_question for row in rows),
-        "ceiling": text_ceiling(rows),
+        "description": f"the most frequent training answer to the same question text ({other}, where the text is new)",
+        "unseen_questions": sum(normalise(row.question) not in counted.by_question for row in seen.rows),
+        "ceiling": text_ceiling(seen.rows, seen.mark),
         "ceiling_description": "the best single answer per question text, chosen with the test answers known: no model "
         "that sees the question alone scores higher on these questions",
     }
-    return Baseline(_accuracy(marks) | facts, marks)
+    return _of_words(seen, answers, facts)
 
 
-def _shuffled(
-    rows: Sequence[Row], others: list[Row] | None, answerer: Answerer, tell: Callable[[int], None]
-) -> Baseline:
-    if others is None:
-        return Baseline({"accuracy": None, "description": "not measured: too few different images to exchange them"})
-    answers = answerer(others, tell)
-    marks = [exact_match(given, row.answer) for given, row in zip(answers, rows, strict=True)]
-    description = "the same model and questions, every image exchanged for another one"
-    if without := sum(not row.images for row in rows):
-        description += f" ({without} of the questions have no image and stay as they are)"
-    return Baseline(_accuracy(marks) | {"description": description}, marks)
+def _of_words(seen: Asked, answers: Sequence[str], facts: dict[str, Any]) -> Baseline:
+    """`answers` that were given without looking, marked and compared as the model's are."""
+    marks = [seen.mark(given, row) for given, row in zip(answers, seen.rows, strict=True)]
+    return Baseline(accuracy(marks) | against(seen.marks, marks, seen.clusters()) | facts, marks)
 
 
-def _by_group(groups: list[str], marks: Marks, baselines: dict[str, Baseline]) -> dict[str, dict[str, Any]]:
+def _by_group(
+    groups: list[str], seen: Asked, answered: dict[str, Answered], baselines: dict[str, Baseline]
+) -> dict[str, dict[str, Any]]:
     members: dict[str, list[int]] = defaultdict(list)
     for place, group in enumerate(groups):
         members[group].append(place)
     table = {}
     for group, places in sorted(members.items()):
-        line = {"questions": len(places)} | _accuracy([marks[place] for place in places])
+        line = {"questions": len(places)} | accuracy([seen.marks[place] for place in places])
         for name, key in (("shuffled_images", "shuffled"), ("text_only", "text_only"), ("majority", "majority")):
             other = baselines[name].marks if name in baselines else None
-            line[key] = sum(other[place] for place in places) / len(places) if other else None
-        table[group] = line
+            line[key] = mean([other[place] for place in places]) if other else None
+        settled = settled_by_words([seen.rows[place] for place in places], seen.mark)
+        table[group] = line | {"looking": group_looking(seen, answered, places, settled)}
     return table
 
 
-def _counter(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None]:
+def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
     done = 0
 
     def tell(more: int) -> None:

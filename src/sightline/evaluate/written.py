@@ -10,22 +10,33 @@ from sightline.atomic import write_text
 from sightline.data.row import Row
 
 NO_GROUP = "(none)"
+HALF = 0.5  # an answer with a lesser mark is shown as wrong
 
 
 def write_predictions(
-    path: Path, rows: Sequence[Row], answers: Sequence[str], marks: Sequence[bool | None], groups: list[str]
+    path: Path,
+    rows: Sequence[Row],
+    answers: Sequence[str],
+    marks: Sequence[float | None],
+    groups: Sequence[str] | None = None,
 ) -> None:
-    """One line a row; `marks` are None where nothing is scored."""
+    """One line a row. `marks` are None where nothing is scored; `groups` are of the first field that is grouped by."""
     lines = [
         {
             "where": str(row.where),
             "question": row.question,
             "answer": answers[place],
             "truth": row.answer,
-            "correct": marks[place],
-            "group": groups[place] if groups[place] != NO_GROUP else None,
+            "correct": is_right(mark),
+            "mark": mark if mark is None else float(mark),
+            "group": groups[place] if groups and groups[place] != NO_GROUP else None,
             "image_key": row.images[0].key if row.images else None,
         }
-        for place, row in enumerate(rows)
+        for place, (row, mark) in enumerate(zip(rows, marks, strict=True))
     ]
     write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def is_right(mark: float | None) -> bool | None:
+    """Whether an answer is shown as right: most of what its mark can be."""
+    return None if mark is None else mark >= HALF

@@ -91,16 +91,34 @@ class Evaluate(Part):
 
     data: str | None = None
     validation: str | None = None
-    metric: Literal["exact-match", "retrieval", "zero-shot", "none"] = "exact-match"
+    metric: Literal["exact-match", "vqa", "retrieval", "zero-shot", "none"] = "exact-match"
+    rule: Literal["official", "lavis", "lmms-eval"] = "official"  # vqa: whose cleaning of answers
     classes: list[str] | dict[str, str] | None = None  # zero-shot: names, or the data's name: words; None: all answers
     templates: tuple[str, ...] = ("a photo of a {}.",)  # zero-shot: prompts of a class, whose embeddings are averaged
     rerank: Positive | None = None  # retrieval: the first so many candidates are judged again by the matching head
     max_new_tokens: Positive = 32
     batch: Positive = 64
-    shuffled_images: bool = True  # the same questions with other images: what the model can do without looking
+    looking: tuple[Literal["blind", "shuffled", "blurred", "noise"], ...] = (
+        "blind",
+        "shuffled",
+        "blurred",
+        "noise",
+    )  # conditions in which the questions are asked again: what the model can do without looking
+    shuffled_images: bool = True  # false: as 'looking' without shuffled
     text_only: bool = True  # the majority answer of each question in the training data
-    group_by: str | None = None  # the row field by which accuracy is broken down
+    group_by: str | tuple[str, ...] | None = None  # the row fields by which accuracy is broken down
     gallery: Positive = 24  # pictures in the report
+
+    @property
+    def grouped_by(self) -> tuple[str, ...]:
+        """The fields of `group_by`."""
+        return (self.group_by,) if isinstance(self.group_by, str) else self.group_by or ()
+
+    @model_validator(mode="after")
+    def _rule_acts(self) -> Evaluate:
+        if self.metric != "vqa" and self.rule != type(self).model_fields["rule"].default:
+            raise ValueError(f"'rule' is read by metric vqa alone, and 'metric' is {self.metric}")
+        return self
 
     @model_validator(mode="after")
     def _prompts(self) -> Evaluate:
@@ -166,7 +184,7 @@ class Recipe(Part):
             raise ValueError(f"'evaluate_after' names no stage: {', '.join(unknown)} (known: {', '.join(names)})")
         if unnamed := [stage for stage, each in self.evaluate_after.items() if each.data is None]:
             raise ValueError(f"'evaluate_after.{unnamed[0]}' names no data set in 'data'")
-        if self.model.pair and any(each.data and each.metric == "exact-match" for each in asked):
+        if self.model.pair and any(each.data and each.metric in ("exact-match", "vqa") for each in asked):
             raise ValueError(
                 "a model of two towers answers no questions: set 'evaluate.metric' to retrieval, zero-shot or none"
             )
