@@ -15,6 +15,7 @@ from sightline.attach.onlookers.binary import Binary
 from sightline.attach.onlookers.casts import Casts
 from sightline.attach.onlookers.cut_off import CutOff
 from sightline.attach.onlookers.hidden import Hidden
+from sightline.attach.onlookers.last_place import LastPlace
 from sightline.attach.onlookers.left_in_eval import LeftInEval
 from sightline.attach.onlookers.loss_scale import LossScale
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
@@ -49,6 +50,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     Hidden,
     OwnMode,
     LeftInEval,
+    LastPlace,
     OwnReference,
 )
 

@@ -17,7 +17,8 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     ReferenceSeen at the first training forward, at 64, 128, ... steps and at the end, where a host has a reference
     DataSeen      at the start, from hosts that hold the data set itself: its columns and a few rows
     ContextSeen   at the first forward pass of a model with rotary positions
-    PaddingSeen   for the first padded batches without gradients, and what a host generates from them
+    PaddingSeen   for the first padded batches without gradients, and what a host generates from them; once for
+                  padded training batches whose rows are read at their last place alone
     ScoreSeen     when an evaluation of text is over (the first few): its likelihoods, recomputed
     AccessSeen    from hosts that know which repositories of a hub a run reads and writes
     LoaderSeen    when the loader begins an epoch, where the loader is known

@@ -30,9 +30,10 @@ class ContextSeen:
 
 @dataclass(frozen=True, slots=True)
 class PaddingSeen:
-    """A padded batch without gradients was repeated, and one of its rows given alone and unpadded.
+    """A padded batch was repeated, and some of its rows given alone and unpadded.
 
-    All figures are total variation distances (0 to 1) between distributions over the next token.
+    All figures are total variation distances (0 to 1) between distributions over the next token; where `pooled`, they
+    are distances between states over the length of the one of the row alone.
 
     Attributes:
         side: where the row is padded.
@@ -43,6 +44,8 @@ class PaddingSeen:
         followed: how much more likely (nats, summed over padded rows) the tokens that the host went on with are at the
             last position than at the rows' last real tokens; inf where they can only come from there, -inf where only
             from the others, 0 where it makes no difference; None if not generating.
+        pooled: of a training batch, whose rows are read at one position each, the last one, padding or not.
+        ends: where `pooled`: by how much the rows' last real tokens differ from the same rows alone.
     """
 
     step: int
@@ -52,6 +55,8 @@ class PaddingSeen:
     gap: float
     noise: float
     followed: float | None = None
+    pooled: bool = False
+    ends: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ def padding(
     Returns None where a row cannot be taken out of the batch (other inputs, other shapes), or the model does not
     answer (B, T, V) logits to such a call.
     """
-    side, bare = side_of(mask), _bare(call)
+    side, bare = side_of(mask), bare_of(call)
     if side is None or bare is None:
         return None
     rows = (~mask.all(dim=1) & mask.any(dim=1)).nonzero().flatten().tolist()[:ROWS]
@@ -96,7 +96,7 @@ def _distance(one: Tensor, other: Tensor) -> Tensor:
     return (one.softmax(-1) - other.softmax(-1)).abs().sum(-1) / 2
 
 
-def _bare(call: Call) -> Call | None:
+def bare_of(call: Call) -> Call | None:
     """The call without its cache; None where a row is more than its tokens."""
     if any(call.value(name) is not None for name in OTHER_INPUTS):
         return None
@@ -107,6 +107,14 @@ def _bare(call: Call) -> Call | None:
 
 def _alone(call: Call, mask: Tensor, row: int, copies: int) -> Tensor | None:
     """(V,) float32 logits of the last position of one row without its padding, given `copies` times over."""
+    logits = row_alone(call, mask, row, copies).run().logits
+    if logits is None or logits.shape[:2] != (copies, int(mask[row].sum())):
+        return None
+    return logits[0, -1].float()
+
+
+def row_alone(call: Call, mask: Tensor, row: int, copies: int = 1) -> Call:
+    """The call with one row only, `copies` times over and without its padding. ValueError where no row can be cut."""
     keep = mask[row].nonzero().flatten()
     positions = torch.arange(len(keep), device=mask.device)
 
@@ -119,10 +127,7 @@ def _alone(call: Call, mask: Tensor, row: int, copies: int) -> Tensor | None:
         return part.to(value.dtype).expand(copies, -1)
 
     args = tuple(_each(argument, cut) for argument in call.args)
-    logits = Call(call.model, args, _each(dict(call.kwargs), cut), call.forward).run().logits
-    if logits is None or logits.shape[:2] != (copies, len(keep)):
-        return None
-    return logits[0, -1].float()
+    return Call(call.model, args, _each(dict(call.kwargs), cut), call.forward)
 
 
 def _each(thing: Any, cut: Callable[..., Any]) -> Any:

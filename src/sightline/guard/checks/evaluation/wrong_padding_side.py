@@ -3,12 +3,14 @@
 Symptom: batched generation is worse than one row at a time, and the shorter rows are the worst: they begin with a pad
 or an odd word, repeat themselves, or stop at once. The longest row of each batch is fine.
 Root cause: a decoder goes on from the last position of each row. Padded at the right, that position is padding, and the
-new tokens stand behind a gap. Padded at the left, a model with absolute positions counts the padding along, unless
+new tokens stand behind a gap; and what is read there (`hidden[:, -1]`: a sentence's embedding, a reward) is not the
+state of the row's last word. Padded at the left, a model with absolute positions counts the padding along, unless
 `position_ids` are given.
 Fix: `padding_side="left"` for generation and for reading the last position, with the attention mask passed on (and
-`position_ids` counted from the mask, where positions are absolute); `padding_side="right"` is fine for training.
+`position_ids` counted from the mask, where positions are absolute); `padding_side="right"` is fine for training,
+and for states that are read at `attention_mask.sum(1) - 1`.
 Stays silent when: each row says next what it says alone; rows are padded at the right but read at their last real
-token; a batch is trained on (collators may pad as they like); encoder-decoder models, whose encoder does not care.
+token; a batch is trained on at all its tokens (collators may pad as they like); encoders, which do not care.
 Sources:
 - https://github.com/huggingface/transformers/issues/26569 (2023-10-03): what a Llama generates from the same prompts
   padded left and right
@@ -27,12 +29,15 @@ from sightline.guard.specimen import Run
 DOMAINS = ("llm", "vlm")
 NOISE = 8  # times one rounding of the largest logit: a few add up through the layers
 LEAST = 1e-3  # of the probability: what float32 kernels of another batch shape move is below 1e-5
+STATE = 0.02  # of a state's length: a hundred times what float32 kernels move, and less than any other token does
 CLEAR = 1.0  # nats in favour of the padding's own prediction: sampled tokens are some evidence, greedy ones strong
 
 
 def find(padding: PaddingSeen) -> Verdict:
     """Does a row of the padded batch say what it says alone, where the host reads it?"""
     seen = padding
+    if seen.pooled:
+        return _pooled(seen)
     if seen.gap <= max(LEAST, NOISE * seen.noise):
         return None
     if seen.side == "right":
@@ -42,6 +47,20 @@ def find(padding: PaddingSeen) -> Verdict:
         message=f"left padding changes what {seen.rows} rows say next, by up to {seen.gap:.1%} of the probability",
         fix="pass attention_mask, and position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)",
         seen={"moved": seen.gap, "rounding": seen.noise, "generating": seen.generating},
+    )
+
+
+def _pooled(seen: PaddingSeen) -> Verdict:
+    least = max(STATE, NOISE * seen.noise)
+    if seen.gap <= least:
+        return None
+    if seen.ends > least:  # the mask is not heeded: no place says what the row alone does
+        return CannotTell("decoder that heeds its attention mask")
+    return Finding(
+        severity="warning",
+        message=f"{seen.rows} rows are padded at the right, and their state is read at the last place: in the padding",
+        fix='padding_side="left" (it is "right"), or hidden[arange(B), attention_mask.sum(1) - 1] for hidden[:, -1]',
+        seen={"state moved by": seen.gap, "at the last real token": seen.ends, "rounding": seen.noise},
     )
 
 
