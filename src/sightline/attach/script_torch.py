@@ -14,6 +14,7 @@ from sightline.attach.script_imports import Notice
 from sightline.attach.script_kept import Kept
 from sightline.attach.script_loaders import Loaders
 from sightline.attach.script_losses import Losses
+from sightline.attach.script_origins import Told
 from sightline.attach.script_resumes import Resumes
 from sightline.attach.script_saves import Saves
 from sightline.attach.script_scout import Scout
@@ -34,6 +35,8 @@ def watched(
     scout = Scout(models, fault)
     scout.install()
     Loaders(fault).install()
+    origins = Told(fault)
+    origins.install()
     collectives = Collectives(models, fault)
     collectives.install()
     saves = Saves(models, fault)
@@ -44,7 +47,7 @@ def watched(
     losses = Losses(models, fault)
     losses.install()
     Attachment.made = models.adopt
-    for library in (Hosts(models, budget, fault), losses):
+    for library in (Hosts(models, budget, fault), losses, origins):
         Notice(library.on_import()).install()
     torch.jit.script = _without_hooks(torch.jit.script, models)
     return models, scout, collectives.close

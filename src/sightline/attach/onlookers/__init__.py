@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from sightline.attach.onlookers.binary import Binary
 from sightline.attach.onlookers.casts import Casts
 from sightline.attach.onlookers.cut_off import CutOff
+from sightline.attach.onlookers.fresh_frozen import FreshFrozen
 from sightline.attach.onlookers.hidden import Hidden
 from sightline.attach.onlookers.last_place import LastPlace
 from sightline.attach.onlookers.left_in_eval import LeftInEval
@@ -47,6 +48,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     Standstill,
     Unsettled,
     CutOff,
+    FreshFrozen,
     Hidden,
     OwnMode,
     LeftInEval,

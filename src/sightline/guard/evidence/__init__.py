@@ -30,6 +30,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     BinaryLossSeen   in the first backward pass; in later ones too, where that tells too little
     OutputsSeen   after sampled training forwards
     CutOffSeen    once, when modules that are optimized run under no_grad, or are detached
+    FreshFrozenSeen   once, under `sightline run`, when frozen parts that nobody gave a value stand in the way
     HiddenSeen    once, when parameters in plain containers have had gradients in three measured steps
     PullSeen      after first backward passes that pull all outputs of a batch to one number
     StillSeen     once, when optimizer steps have written to nothing for a while
@@ -62,6 +63,7 @@ from sightline.guard.evidence.asked import OracleSeen, OverfitSeen, ResumeSeen
 from sightline.guard.evidence.batches import IGNORE, BatchSeen, LossSeen, Phase, SignalsSeen
 from sightline.guard.evidence.cut_off import CutOffSeen
 from sightline.guard.evidence.data import DataSeen, Objective
+from sightline.guard.evidence.fresh_frozen import FreshFrozenSeen
 from sightline.guard.evidence.hang import RanksStuckSeen, StuckRank
 from sightline.guard.evidence.hidden import HiddenSeen
 from sightline.guard.evidence.language import AccessSeen, BatchScore, ContextSeen, PaddingSeen, ScoreSeen
@@ -107,6 +109,7 @@ __all__ = [
     "Evidence",
     "Fed",
     "FeedSeen",
+    "FreshFrozenSeen",
     "HeadSeen",
     "HiddenSeen",
     "History",
@@ -180,6 +183,7 @@ Evidence = (
     | UnsettledSeen
     | LoaderSeen
     | FeedSeen
+    | FreshFrozenSeen
     | DrawsSeen
     | RowsSeen
     | WaitingSeen

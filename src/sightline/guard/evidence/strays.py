@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sightline.guard.evidence.cut_off import CutOffSeen
+from sightline.guard.evidence.fresh_frozen import FreshFrozenSeen
 from sightline.guard.evidence.hidden import HiddenSeen
 from sightline.guard.evidence.learning import HeadSeen
 from sightline.guard.evidence.origin import new, untrained
@@ -14,6 +15,12 @@ from sightline.guard.evidence.steps import ParameterSeen, StepSeen
 
 LONG = 16  # steps: optimizers that take turns have had theirs
 TURNS = 3  # measured steps of each of two optimizers that take turns
+WAYS = {
+    "between": "parts that were loaded or trained come before and after them",
+    "behind": "what learns stands before them and is judged through them",
+    "attribute": "the loss is made through them, and somebody set requires_grad = True on their module",
+    "alone": "parts that were loaded or trained come before them, and no other matrix learns",
+}
 ADD = "add them to a parameter group, or set requires_grad to False"
 
 
@@ -33,6 +40,7 @@ def stray(
     head: HeadSeen | None,
     hidden: HiddenSeen | None,
     cut: CutOffSeen | None,
+    fresh: FreshFrozenSeen | None,
 ) -> Stray | None:
     """The first of these that the run shows."""
     if (twice := held_twice(measured)) is not None:
@@ -59,7 +67,21 @@ def stray(
         what = f"{len(cut.modules)} modules {how}, though the optimizer holds them, e.g. {cut.modules[0]}"
         seen = {"elements": cut.numel, "of": cut.of, "parameters": cut.parameters[:5]}
         return Stray(what, f"{remedy}, or set their requires_grad to False", False, seen)
-    return None
+    return never_given(fresh) if fresh is not None else None
+
+
+def never_given(fresh: FreshFrozenSeen) -> Stray:
+    """Frozen parameters in the way of the loss that nobody ever gave a value."""
+    what = f"{len(fresh.parameters)} frozen parameters ({fresh.numel:,} elements) are as their init left them, though "
+    remedy = "set requires_grad to True on each of them before the optimizer is made (PEFT: name it in modules_to_save)"
+    if fresh.attribute:
+        remedy = f"call {fresh.attribute[0]}.requires_grad_(True): requires_grad = True on a module is a mere attribute"
+    seen: dict[str, object] = {
+        "parameters": fresh.parameters[:5],
+        "place": fresh.place,
+        "loaded or trained": fresh.given,
+    }
+    return Stray(f"{what}{WAYS[fresh.place]}, e.g. {fresh.parameters[0]}", remedy, False, seen)
 
 
 def held_twice(measured: Sequence[StepSeen]) -> Stray | None:

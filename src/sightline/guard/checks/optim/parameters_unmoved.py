@@ -6,13 +6,13 @@ Root cause: `optimizer.step()` is missing, or from some step on writes to nothin
 replayed with what was there once); gradients are cleared between backward pass and step; the optimizer holds other
 tensors than the model does (made before it was rebuilt, resized, wrapped or unfrozen), or not all (parts were left out,
 are kept in a plain list, or one half is in both of two optimizers); the learning rate is zero; the loss, or a part, is
-detached or runs under no_grad; a new output layer was frozen with the rest; or a parameter was frozen and kept its
-gradient.
+detached or runs under no_grad; a new output layer or projector was frozen with the rest (LoRA learns, and nobody told
+it of the new layer); or a parameter was frozen and kept its gradient.
 Fix: make the optimizer after the model is final, from its parameters with requires_grad; call `optimizer.step()` once
 per accumulated batch, and `zero_grad()` after it; set the group's `lr` above 0; set gradients to None when freezing.
 Stays silent when: each tower with a gradient moves in some measured step, whatever its single parameters do (a
 parameter may rest without a gradient); the rate is 0 only while it warms up; the tower's rounding loses updates (P4);
-a frozen output layer was trained before, or other parts than normalisations learn in front of it (LoRA, a connector);
+a frozen part was trained before, or may be random on purpose (it reads raw inputs, is a target, is read by a new part);
 a body in front of what learns is left out, or a part that was trained before (its weights are not as an init draws).
 Sources:
 - https://github.com/pytorch/pytorch/issues/14467 (2018-11-28): an optimizer that trains a discarded model in silence
@@ -23,8 +23,9 @@ Sources:
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import CutOffSeen, HeadSeen, HiddenSeen, History, Progress, Setup, StillSeen
+from sightline.guard.evidence import CutOffSeen, FreshFrozenSeen, HeadSeen, HiddenSeen, History, Progress, Setup
 from sightline.guard.evidence import ParameterSeen as Seen
+from sightline.guard.evidence.learning import StillSeen
 from sightline.guard.evidence.movement import cleared, stopped, ungraded
 from sightline.guard.evidence.strays import ADD, stray
 from sightline.guard.specimen import Run
@@ -49,6 +50,7 @@ def find(
     still: StillSeen | None = None,
     cut: CutOffSeen | None = None,
     hidden: HiddenSeen | None = None,
+    fresh: FreshFrozenSeen | None = None,
 ) -> Verdict:
     """Were steps taken, do they go on, and did each tower that learns move, and only those?"""
     if progress and not progress.steps and progress.backwards >= (ENDED if progress.closed else BACKWARDS):
@@ -68,7 +70,7 @@ def find(
     if ungraded(measured):
         message = f"in {measured[-1].step} steps no parameter ever had a gradient: the loss does not hang on the model"
         return Finding("error", message, WHOLE, {"measured steps": len(measured)})
-    one = stray(measured, setup, head, hidden, cut)
+    one = stray(measured, setup, head, hidden, cut, fresh)
     return Finding("error" if one.sure else "warning", one.what, one.remedy, one.seen) if one else None
 
 

@@ -1,0 +1,88 @@
+"""Where the values of a parameter come from: an initialiser, a state that was loaded, or an optimizer of this process.
+
+Told by the values themselves, so that it holds for whatever object they are in: what an initialiser drew is known
+again by eight of its numbers, and is no longer what it was once anything wrote to it. Nobody's memory is kept.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+SAMPLE = 8  # numbers that are compared: 8 x 23 random bits are never drawn twice
+SMALLEST = 2 * SAMPLE  # elements of a tensor that is told apart at all
+Sample = tuple[float, ...]
+MOST = 1 << 17  # tensors remembered: more are made by programs that make modules in a loop, and then nothing is told
+
+
+class Origins:
+    """What is known of this process. Without anybody who tells, nothing is fresh and nothing is given."""
+
+    def __init__(self) -> None:
+        self._drawn: set[Sample] = set()
+        self._begun: set[Sample] = set()
+        self._loaded: dict[int, weakref.ref[Tensor]] = {}
+        self._held: dict[int, tuple[weakref.ref[Tensor], Sample]] = {}
+
+    def drawn(self, tensor: object) -> None:
+        """An initialiser has just filled `tensor` with random numbers."""
+        if isinstance(tensor, Tensor) and len(self._drawn) < MOST and (sample := _sample(tensor)) is not None:
+            self._drawn.add(sample)
+
+    def loaded(self, tensors: Iterable[Tensor]) -> None:
+        """A state was loaded into `tensors`."""
+        if len(self._loaded) > MOST:
+            self._loaded = {key: ref for key, ref in self._loaded.items() if ref() is not None}
+        self._loaded.update((id(tensor), weakref.ref(tensor)) for tensor in tensors)
+
+    def held(self, tensors: Iterable[Tensor]) -> None:
+        """An optimizer was given these. What nobody was seen to load into them is what training began with."""
+        for tensor in tensors:
+            if len(self._held) > MOST or (sample := _sample(tensor)) is None:
+                return
+            if not _is(self._loaded, tensor):
+                self._begun.add(sample)
+                self._held.setdefault(id(tensor), (weakref.ref(tensor), sample))
+
+    def fresh(self, parameter: Tensor) -> bool:
+        """Whether its values are as an initialiser of this process drew them."""
+        return len(self._drawn) < MOST and _sample(parameter) in self._drawn
+
+    def given(self, parameter: Tensor) -> bool:
+        """Whether it was loaded, or trained in this process, and has other values than those that training began with.
+
+        A copy of what was never trained (a target network, a stand-in for a checkpoint) is not.
+        """
+        sample = _sample(parameter)
+        if sample is None or sample in self._drawn:
+            return False
+        ref, first = self._held.get(id(parameter), (None, None))
+        trained = ref is not None and ref() is parameter and first != sample
+        return trained or (_is(self._loaded, parameter) and sample not in self._begun)
+
+
+def _is(known: dict[int, weakref.ref[Tensor]], tensor: Tensor) -> bool:
+    ref = known.get(id(tensor))
+    return ref is not None and ref() is tensor
+
+
+def matrices(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters of at least two dimensions: what can be random and matter."""
+    return [(name, p) for name, p in model.named_parameters() if p.dim() > 1 and p.is_floating_point()]
+
+
+def _sample(tensor: Tensor) -> Sample | None:
+    """A few of its numbers, not the first ones (a padding token's row is zero). Reads its device: for set-up only."""
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.is_meta or tensor.numel() < SMALLEST:
+        return None
+    if not tensor.is_floating_point() or torch.compiler.is_compiling():
+        return None
+    flat = tensor.detach().reshape(-1)
+    few: list[float] = flat[tensor.numel() // SMALLEST :: tensor.numel() // SAMPLE][:SAMPLE].tolist()
+    return tuple(few)
+
+
+ORIGINS = Origins()

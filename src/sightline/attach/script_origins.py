@@ -1,0 +1,106 @@
+"""Notices who writes to a script's parameters: torch's initialisers, loading, and (by `Scout`) optimizers."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from sightline.attach.hook import Hook
+from sightline.attach.origins import ORIGINS
+
+RANDOM = (
+    "uniform_",
+    "normal_",
+    "trunc_normal_",
+    "xavier_uniform_",
+    "xavier_normal_",
+    "kaiming_uniform_",
+    "kaiming_normal_",
+    "orthogonal_",
+    "sparse_",
+)
+
+
+class Told:
+    """Tells `ORIGINS` what happens, since `install`. `fault`: told of errors of our own."""
+
+    def __init__(self, fault: Callable[[str], None]) -> None:
+        self._hook = lambda act: Hook(act, lambda error: fault(f"origin: {type(error).__name__}: {error}"))
+
+    def install(self) -> None:
+        """Notice from now on what is initialised, loaded or given to an optimizer."""
+        for name in RANDOM:
+            self._replace(getattr(nn.init, name))
+        load, loaded = nn.Module.load_state_dict, self._hook(_loaded)
+
+        @functools.wraps(load)
+        def loading(module: nn.Module, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+            result = load(module, state_dict, *args, **kwargs)
+            loaded(module, state_dict)
+            return result
+
+        nn.Module.load_state_dict = loading  # type: ignore[method-assign, assignment]
+        add, held = Optimizer.add_param_group, self._hook(_held)
+
+        @functools.wraps(add)
+        def adding(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            result = add(optimizer, *args, **kwargs)
+            held(optimizer)
+            return result
+
+        Optimizer.add_param_group = adding  # type: ignore[method-assign, assignment]
+
+    def on_import(self) -> Mapping[str, Callable[[], None]]:
+        """Module -> what to do once it is there."""
+        return {"transformers.modeling_utils": self._transformers}
+
+    def _replace(self, fill: Callable[..., Any]) -> None:
+        """Wherever torch itself keeps it."""
+        filled = self._drawing(fill)
+        for name in [name for name in sys.modules if name.startswith("torch.nn.")]:
+            place = sys.modules[name]
+            if getattr(place, fill.__name__, None) is fill:
+                setattr(place, fill.__name__, filled)
+
+    def _drawing(self, fill: Callable[..., Any]) -> Callable[..., Any]:
+        drawn = self._hook(ORIGINS.drawn)
+
+        @functools.wraps(fill)
+        def filled(*args: Any, **kwargs: Any) -> Any:
+            result = fill(*args, **kwargs)
+            drawn(result)
+            return result
+
+        return filled
+
+    def _transformers(self) -> None:
+        """It reads a checkpoint in its own way."""
+        kind = sys.modules["transformers.modeling_utils"].PreTrainedModel
+        read, came = kind.from_pretrained.__func__, self._hook(_read)
+
+        @functools.wraps(read)
+        def reading(cls: type, *args: Any, **kwargs: Any) -> Any:
+            result = read(cls, *args, **kwargs)
+            came(result)
+            return result
+
+        kind.from_pretrained = classmethod(reading)
+
+
+def _loaded(module: nn.Module, state: Mapping[str, Any]) -> None:
+    ORIGINS.loaded(p for name, p in module.named_parameters(remove_duplicate=False) if name in state)
+
+
+def _held(optimizer: Optimizer) -> None:
+    ORIGINS.held(optimizer.param_groups[-1]["params"])
+
+
+def _read(result: Any) -> None:
+    model = result[0] if isinstance(result, tuple) else result
+    if isinstance(model, nn.Module):
+        ORIGINS.loaded(model.parameters())
