@@ -76,7 +76,8 @@ class Screen:
         if kind == "train":
             self._step(event)
         elif kind == "validation":
-            self._line(f"{_place(event)}  validation loss {event['loss']:.4f}")
+            accuracy = f", accuracy {100 * event['accuracy']:.1f} %" if "accuracy" in event else ""
+            self._line(f"{_place(event)}  validation loss {event['loss']:.4f}{accuracy}")
         elif kind == "resume":
             self._line(f"going on after step {event['global_step']}")
 

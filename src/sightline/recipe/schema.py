@@ -191,6 +191,8 @@ class Recipe(Part):
         for stage in self.stages:
             if self.model.lora is None and "lora" in stage.learn.values():
                 raise ValueError(f"stage '{stage.name}' trains LoRA but the recipe has no 'model.lora'")
+            if stage.early_stop and not (stage.validation or self.evaluate.validation):
+                raise ValueError(f"stage '{stage.name}' stops early, and no data set is named to validate on")
             stage.check_streams([name for name in stage.data if self.data[name].stream])
         return self
 

@@ -149,8 +149,12 @@ def _default(key: str) -> Any:
 
 
 class EarlyStop(Part):
-    """Stop when the validation loss has not improved by `min_delta` for `patience` evaluations."""
+    """Stop when the validation's `metric` has not improved by `min_delta` for `patience` evaluations.
 
+    The best is kept, and the next stage starts from it.
+    """
+
+    metric: Literal["loss", "accuracy"] = "loss"  # accuracy: of answers to the validation data, as `evaluate` marks them
     patience: Positive = 3
     min_delta: float = 0.0
 
@@ -212,6 +216,8 @@ class Stage(Part):
             raise ValueError("'data' needs at least one data set, each with a weight above 0")
         if self.early_stop and not self.validate_every:
             raise ValueError("'early_stop' needs 'validate_every'")
+        if self.early_stop and self.early_stop.metric == "accuracy" and isinstance(self.objective, dict):
+            raise ValueError("'early_stop.metric' is accuracy, and a stage over pairs answers no questions")
         return self
 
     def _pairs_consistent(self, losses: dict[PairLoss, float]) -> None:

@@ -23,7 +23,7 @@ from sightline.train.measure import Pace, UpdateRatio, gradient_norms
 from sightline.train.schedule import dropout_share, factor
 from sightline.train.stage import ReadyStage
 from sightline.train.step import StepResult, train_step
-from sightline.train.validate import validation_loss
+from sightline.train.validate import validation_accuracy, validation_loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,18 +143,24 @@ def _tower_norms(stage: ReadyStage, result: StepResult, total: float) -> dict[st
 def _validate(stage: ReadyStage, position: Position, around: Surroundings, guard: StageGuard) -> Position:
     """Validate (with the averaged weights where there are any), and keep the best weights so far."""
     assert stage.validation is not None
-    learner, model = stage.learner, stage.built.model
+    learner, model, stop = stage.learner, stage.built.model, stage.spec.early_stop
+    by_accuracy = stop is not None and stop.metric == "accuracy"
     averaged = learner.ema.in_place() if learner.ema else contextlib.nullcontext()
     with around.clock.phase("validation"), averaged, guard.evaluating():
         encoder = stage.built.encoder_for(stage.spec)
         loss, tokens = validation_loss(
             model, stage.validation, encoder, stage.plan.micro, learner.precision, stage.ranks, stage.objective
         )
-    _publish(stage, _place(stage, position, "validation") | {"loss": loss, "tokens": tokens}, around)
-    margin = stage.spec.early_stop.min_delta if stage.spec.early_stop else 0.0
-    if position.best is not None and loss >= position.best - margin:
+        seen: dict[str, float] = {"loss": loss, "tokens": tokens}
+        if by_accuracy:
+            seen["accuracy"] = validation_accuracy(
+                stage.built, stage.validation, stage.marking, learner.precision, stage.ranks
+            )
+    _publish(stage, _place(stage, position, "validation") | seen, around)
+    gain = seen["accuracy"] - (position.best or 0.0) if by_accuracy else (position.best or 0.0) - loss
+    if position.best is not None and gain <= (stop.min_delta if stop else 0.0):
         return position.advanced(stale=position.stale + 1)
-    position = position.advanced(best=loss, stale=0)
+    position = position.advanced(best=seen["accuracy"] if by_accuracy else loss, stale=0)
     folder = _save(stage, position, around, guard)
     if stage.ranks.main:
         checkpoint.point("best", folder)

@@ -13,7 +13,7 @@ from sightline.errors import UserError
 from sightline.models.build import Built
 from sightline.models.layers.dropout import Dropouts
 from sightline.models.vlm import VLM
-from sightline.recipe.schema import Recipe, Stage, Tower
+from sightline.recipe.schema import Evaluate, Recipe, Stage, Tower
 from sightline.train.cache import encode_all
 from sightline.train.checkpoint import Learner
 from sightline.train.ema import Ema
@@ -39,6 +39,7 @@ class ReadyStage:
         dropouts: the connector's, whose rates the loop sets before each step.
         batches: micro-batch by number. validation: held-out sequences, where the recipe names them.
         skipped: rows left out, each with its reason.
+        marking: how answers to them are marked, where early stopping goes by accuracy.
     """
 
     index: int
@@ -54,6 +55,7 @@ class ReadyStage:
     validation: Supply | None
     skipped: list[Skipped]
     ranks: Ranks
+    marking: Evaluate
 
 
 def make_ready(
@@ -109,6 +111,7 @@ def make_ready(
         validation=_validation(recipe, spec, built, rows, tell),
         skipped=skipped,
         ranks=ranks,
+        marking=recipe.evaluate,
     )
 
 

@@ -1,11 +1,15 @@
-"""Validation loss: an objective's mean over a held-out data set, always the same rows in the same order."""
+"""Validation on a held-out data set, always the same rows in the same order: an objective's loss, and accuracy."""
 
 from __future__ import annotations
 
 import torch
 
 from sightline.data.encode import Encoder
+from sightline.evaluate.answer import Answerer
+from sightline.evaluate.marks import is_scored, marks
+from sightline.models.build import Built
 from sightline.models.vlm import VLM
+from sightline.recipe.schema import Evaluate
 from sightline.train.feed import Supply
 from sightline.train.objectives import NextToken, Objective
 from sightline.train.parallel.ranks import Ranks
@@ -43,3 +47,24 @@ def validation_loss(
     means = [loss / max(1.0, count) for loss, count in zip(totals, totals[len(sums) :], strict=False)]
     mean_loss = sum(weight * mean for weight, mean in zip(objective.weights.values(), means, strict=True))
     return mean_loss, int(totals[len(sums)])
+
+
+def validation_accuracy(
+    built: Built, supply: Supply, settings: Evaluate, precision: Precision, ranks: Ranks
+) -> float:
+    """The mean mark of the model's answers to the questions of `supply`, from 0 to 1. Ranks share the work.
+
+    Answers are marked as the recipe's evaluation marks them: by exact match, where it does not mark answers at all.
+
+    Raises:
+        UserError: a row holds no answer to be marked by.
+    """
+    if not is_scored(settings):
+        settings = settings.model_copy(update={"metric": "exact-match"})
+    rows = supply.rows[ranks.rank :: ranks.world]
+    answerer = Answerer(
+        built, batch=settings.batch, max_new_tokens=settings.max_new_tokens, precision=precision.name
+    )
+    found = marks(settings, rows, answerer(rows)) if rows else []
+    total, count = ranks.sum([float(sum(found)), float(len(found))])
+    return total / count
