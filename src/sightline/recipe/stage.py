@@ -154,7 +154,7 @@ class EarlyStop(Part):
     The best is kept, and the next stage starts from it.
     """
 
-    metric: Literal["loss", "accuracy"] = "loss"  # accuracy: of answers to the validation data, as `evaluate` marks them
+    metric: Literal["loss", "accuracy"] = "loss"  # accuracy: of answers to the validation data, marked as in `evaluate`
     patience: Positive = 3
     min_delta: float = 0.0
 

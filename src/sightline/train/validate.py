@@ -49,9 +49,7 @@ def validation_loss(
     return mean_loss, int(totals[len(sums)])
 
 
-def validation_accuracy(
-    built: Built, supply: Supply, settings: Evaluate, precision: Precision, ranks: Ranks
-) -> float:
+def validation_accuracy(built: Built, supply: Supply, settings: Evaluate, precision: Precision, ranks: Ranks) -> float:
     """The mean mark of the model's answers to the questions of `supply`, from 0 to 1. Ranks share the work.
 
     Answers are marked as the recipe's evaluation marks them: by exact match, where it does not mark answers at all.
@@ -62,9 +60,7 @@ def validation_accuracy(
     if not is_scored(settings):
         settings = settings.model_copy(update={"metric": "exact-match"})
     rows = supply.rows[ranks.rank :: ranks.world]
-    answerer = Answerer(
-        built, batch=settings.batch, max_new_tokens=settings.max_new_tokens, precision=precision.name
-    )
+    answerer = Answerer(built, batch=settings.batch, max_new_tokens=settings.max_new_tokens, precision=precision.name)
     found = marks(settings, rows, answerer(rows)) if rows else []
     total, count = ranks.sum([float(sum(found)), float(len(found))])
     return total / count
