@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from sightline import GuardError, UserError, __version__
+from sightline.commands.score import app as score_app
 from sightline.errors import NotAScript
 from sightline.guard.report import told
 
@@ -80,6 +81,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(score_app, name="score")
 
 Overrides = Annotated[
     list[str] | None,

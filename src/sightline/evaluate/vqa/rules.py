@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from sightline.data.clean import clean, clean_lmms, tidy, without_signs
@@ -60,12 +60,16 @@ class Rule:
         return self.mean(worth)
 
 
-def in_turn(values: Sequence[float]) -> float:
-    """The mean by plain addition from left to right: `sum` compensates for rounding from Python 3.12 on."""
+def added(values: Iterable[float]) -> float:
+    """The sum from left to right, each addition rounded: `sum` compensates for that from Python 3.12 on."""
     total = 0.0
     for value in values:
         total += value
-    return total / len(values)
+    return total
+
+
+def _mean_in_turn(values: Sequence[float]) -> float:
+    return added(values) / len(values)
 
 
 def _official(prediction: str, answers: Sequence[str]) -> Cleaned:
@@ -87,8 +91,8 @@ def _lmms_eval(prediction: str, answers: Sequence[str]) -> Cleaned:
 RULES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
-        Rule("official", "GT-Vision-Lab/VQA of 2021-03-11 and later", _official, in_turn),
-        Rule("lavis", "LAVIS 1.0.2, and GT-Vision-Lab/VQA before 2021-03-11", _lavis, in_turn),
+        Rule("official", "GT-Vision-Lab/VQA of 2021-03-11 and later", _official, _mean_in_turn),
+        Rule("lavis", "LAVIS 1.0.2, and GT-Vision-Lab/VQA before 2021-03-11", _lavis, _mean_in_turn),
         Rule("lmms-eval", "lmms-eval 0.7.3", _lmms_eval, statistics.mean),
     )
 }

@@ -1,0 +1,97 @@
+"""`sightline score`: predictions in files against the truth in files, without a model and without torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from sightline.evaluate.vqa import VqaScore
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Score a file of predictions against the truth.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON")]
+Partial = Annotated[bool, typer.Option("--partial", help="Score what all files share, and say that it is partial")]
+
+
+class VqaRule(StrEnum):
+    """The names of `sightline.evaluate.vqa.RULES`."""
+
+    official = "official"
+    lavis = "lavis"
+    lmms_eval = "lmms-eval"
+
+
+class WithoutIds(StrEnum):
+    """What to do with answers that no id tells apart."""
+
+    refuse = "refuse"
+    number = "number"
+    merge = "merge"
+
+
+@app.command()
+def vqa(
+    annotations: Annotated[Path, typer.Option(help="What people answered (VQAv2, OK-VQA, TextVQA, VizWiz JSON)")],
+    predictions: Annotated[Path, typer.Option(help='A list of {"question_id": 1, "answer": "yes"}')],
+    questions: Annotated[Path | None, typer.Option(help="The questions that were asked")] = None,
+    rule: Annotated[VqaRule, typer.Option(help="Whose VQA accuracy")] = VqaRule.official,
+    as_json: AsJson = False,
+    partial: Partial = False,
+    without_ids: Annotated[
+        WithoutIds, typer.Option(help="Answers without ids (VizWiz): each counts, or equal ones are one")
+    ] = WithoutIds.refuse,
+) -> None:
+    """VQA accuracy: overall, by answer type and by question type. Files are JSON, plain or gzipped."""
+    from sightline.evaluate.vqa import score_vqa
+
+    score = score_vqa(
+        questions, annotations, predictions, rule=rule.value, partial=partial, without_ids=without_ids.value
+    )
+    if as_json:
+        _print_json(score.facts())
+    else:
+        _print_vqa(score)
+
+
+def _print_vqa(score: VqaScore) -> None:
+    facts = score.facts()
+    low, high = facts["interval"]
+    _print_partial(facts, f"{score.unanswered:,} questions and {score.unknown:,} predictions are left out")
+    typer.echo(f"VQA accuracy {score.overall:.2f} by the rule '{score.rule}' over {len(score.questions):,} questions")
+    typer.echo(f"95 % interval {low:.2f} to {high:.2f} (bootstrap over {facts['interval_over']})")
+    if score.capped:
+        typer.echo(f"{score.capped:,} questions have fewer than 4 answers: no prediction is worth 100 there")
+    for kind in score.types:
+        rows = [(name, len(marks)) for name, marks in score.by_type(kind).items()]
+        figures = score.per_answer_type if kind == "answer_type" else score.per_question_type
+        _print_table(
+            (kind.replace("_", " "), "questions", "accuracy"),
+            [(name, f"{count:,}", f"{figures[name]:.2f}") for name, count in sorted(rows, key=lambda row: -row[1])],
+        )
+
+
+def _print_json(facts: dict[str, Any]) -> None:
+    typer.echo(json.dumps(facts, indent=1, ensure_ascii=False))
+
+
+def _print_partial(facts: dict[str, Any], what: str) -> None:
+    if facts["partial"]:
+        typer.echo(f"PARTIAL: {what}")
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table of names and figures: `rich` would take as long to load as the rest takes to run."""
+    widths = [max(len(line[place]) for line in [columns, *rows]) for place in range(len(columns))]
+    typer.echo("")
+    for line in [columns, *rows]:
+        cells = [
+            line[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
+        ]
+        typer.echo("  ".join(cells))

@@ -1,0 +1,54 @@
+"""`sightline score` as users call it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Call
+from tests.evaluate.vqa.test_score import files
+
+
+@pytest.fixture
+def vqa(tmp_path: Path) -> list[object]:
+    """The arguments that score three questions."""
+    arguments: list[object] = ["score", "vqa"]
+    for name, value in files().items():
+        (tmp_path / name).write_text(json.dumps(value), encoding="utf-8")
+        arguments += [f"--{name}", tmp_path / name]
+    return arguments
+
+
+def test_vqa_as_json(call: Call, vqa: list[object]) -> None:
+    done = call(*vqa, "--json")
+    assert done.exit_code == 0, done.output
+    facts = json.loads(done.output)
+    assert (facts["overall"], facts["rule"], facts["questions"]) == (43.33, "official", 3)
+    assert facts["per_answer_type"] == {"other": 100.0, "number": 30.0, "yes/no": 0.0}
+    assert facts["per_question_type"] == {"what is": 100.0, "how many": 30.0, "is it": 0.0}
+
+
+@pytest.mark.parametrize("rule", ["official", "lavis", "lmms-eval"])
+def test_vqa_names_its_rule(rule: str, call: Call, vqa: list[object]) -> None:
+    assert f"'{rule}'" in call(*vqa, "--rule", rule).output
+    assert json.loads(call(*vqa, "--rule", rule, "--json").output)["rule"] == rule
+
+
+def test_vqa_of_a_part(call: Call, vqa: list[object], tmp_path: Path) -> None:
+    (tmp_path / "predictions").write_text('[{"question_id": 1, "answer": "cat"}]', encoding="utf-8")
+    refused = call(*vqa)
+    assert (refused.exit_code, "--partial" in refused.output) == (2, True)
+    done = call(*vqa, "--partial")
+    assert (done.exit_code, done.output.startswith("PARTIAL")) == (0, True)
+    assert json.loads(call(*vqa, "--partial", "--json").output)["partial"] is True
+
+
+@pytest.mark.parametrize("name", ["questions", "annotations", "predictions"])
+def test_vqa_of_a_bad_file_is_one_message(name: str, call: Call, vqa: list[object], tmp_path: Path) -> None:
+    (tmp_path / name).write_text("question_id,answer", encoding="utf-8")
+    done = call(*vqa)
+    assert done.exit_code == 2
+    assert done.output.startswith(f"error: --{name} {tmp_path / name}: is not JSON")
+    assert "Traceback" not in done.output
