@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sightline
-from sightline.attach import origins
-from sightline.attach.onlookers import fresh_frozen
-from sightline.attach.origins import Origins
+from sightline.attach.origins import ORIGINS, Origins
 from sightline.attach.script_origins import RANDOM, Told
 from sightline.guard.catalogue import load, page
 
@@ -24,14 +23,18 @@ STEPS = 8
 @pytest.fixture(autouse=True)
 def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As under `sightline run`, for one test."""
-    known = Origins()
-    for place in (origins, fresh_frozen, sys.modules["sightline.attach.script_origins"]):
-        monkeypatch.setattr(place, "ORIGINS", known)
+    for name, nothing in vars(Origins()).items():
+        monkeypatch.setattr(ORIGINS, name, nothing)
     torch_nn = [sys.modules[name] for name in list(sys.modules) if name.startswith("torch.nn.")]
     were = [(place, name, getattr(place, name)) for place in torch_nn for name in RANDOM if hasattr(place, name)]
     load_state, add = nn.Module.load_state_dict, torch.optim.Optimizer.add_param_group
     problems: list[str] = []
-    Told(problems.append).install()
+    telling = Told(problems.append)
+    telling.install()
+    kind = transformers.PreTrainedModel
+    monkeypatch.setattr(kind, "from_pretrained", kind.__dict__["from_pretrained"])
+    monkeypatch.setattr(kind, "resize_token_embeddings", kind.resize_token_embeddings)
+    telling._transformers()
     yield
     for place, name, was in were:
         setattr(place, name, was)
@@ -302,3 +305,69 @@ def test_nothing_is_left_behind() -> None:
         F.cross_entropy(twin(x), x[:, :4].argmax(1)).backward()
         opt.step()
     assert all(torch.equal(a, b) for a, b in zip(watched, twin.state_dict().values(), strict=True))
+
+
+# --- new tokens ----------------------------------------------------------------------------------------------------
+
+
+def chat(case: str) -> nn.Module:
+    """A model that was trained in this process gets three more tokens."""
+    config = transformers.LlamaConfig(
+        vocab_size=24,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        pad_token_id=0,
+        tie_word_embeddings="tied" in case,
+    )
+    model = transformers.LlamaForCausalLM(config)
+    if "stand-in" not in case:
+        opt = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        for _ in range(2):
+            ids = torch.randint(1, 24, (4, 8))
+            opt.zero_grad()
+            model(input_ids=ids, labels=ids).loss.backward()
+            opt.step()
+    model.resize_token_embeddings(27)
+    if "by hand" in case:
+        model.get_input_embeddings().weight.data[24:] = model.get_input_embeddings().weight.data[5]
+    model.requires_grad_(False)
+    if "rows learn" not in case:
+        model.model.layers[0].mlp.up_proj = Adapter(model.model.layers[0].mlp.up_proj)
+    if "output learns" in case:
+        model.lm_head.requires_grad_(True)
+    if "rows learn" in case:
+        peft = pytest.importorskip("peft")
+        config = peft.LoraConfig(target_modules=["q_proj"], trainable_token_indices=[24, 25, 26])
+        return peft.get_peft_model(model, config)
+    return model
+
+
+def taught(case: str) -> list[str]:
+    torch.manual_seed(0)
+    model = chat(case)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    opt = torch.optim.AdamW(learning, lr=1e-3)
+    with sightline.attach(model, opt, on_finding=None, budget=1.0, checks=load((page("T1"),))) as guard:
+        for _ in range(STEPS):
+            ids = torch.randint(1, 24, (4, 8))
+            ids[:, 5] = 25
+            labels = ids.clone()
+            if "prompts" in case:
+                labels[ids >= 24] = -100
+            opt.zero_grad()
+            model(input_ids=ids, labels=labels).loss.backward()
+            opt.step()
+    return [f"{one.message} | {one.fix}" for one in guard.findings]
+
+
+@pytest.mark.parametrize("case", ["plain", "tied"])
+def test_new_tokens_that_nobody_can_learn(case: str) -> None:
+    (found,) = taught(case)
+    assert "3 new tokens" in found and "trainable_token_indices" in found
+
+
+@pytest.mark.parametrize("case", ["prompts", "stand-in", "by hand", "output learns", "rows learn"])
+def test_new_tokens_that_need_not_or_do(case: str) -> None:
+    assert taught(case) == []

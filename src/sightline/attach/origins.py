@@ -26,6 +26,7 @@ class Origins:
         self._begun: set[Sample] = set()
         self._loaded: dict[int, weakref.ref[Tensor]] = {}
         self._held: dict[int, tuple[weakref.ref[Tensor], Sample]] = {}
+        self._grown: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
 
     def drawn(self, tensor: object) -> None:
         """An initialiser has just filled `tensor` with random numbers."""
@@ -46,6 +47,18 @@ class Origins:
             if not _is(self._loaded, tensor):
                 self._begun.add(sample)
                 self._held.setdefault(id(tensor), (weakref.ref(tensor), sample))
+
+    def grown(self, table: Tensor, old: int) -> None:
+        """A library has just made `table`, whose rows from `old` on are for new tokens, in place of a smaller one."""
+        self._grown[id(table)] = weakref.ref(table), table.detach()[old:].clone()
+
+    def new_rows(self, table: Tensor) -> int:
+        """How many of its last rows are still as they were when it was enlarged for them."""
+        ref, rows = self._grown.get(id(table), (None, table))
+        if ref is None or ref() is not table or table.shape[1:] != rows.shape[1:]:
+            return 0
+        now = table.detach()[len(table) - len(rows) :]
+        return len(rows) if torch.equal(now, rows.to(now.device, now.dtype)) else 0
 
     def fresh(self, parameter: Tensor) -> bool:
         """Whether its values are as an initialiser of this process drew them."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sightline.attach.hook import Hook
@@ -90,6 +90,36 @@ class Told:
             return result
 
         kind.from_pretrained = classmethod(reading)
+        resize, grown = kind.resize_token_embeddings, self._hook(_grown)
+
+        @functools.wraps(resize)
+        def resizing(model: Any, *args: Any, **kwargs: Any) -> Any:
+            were: list[int] = []
+            before(model, were)
+            result = resize(model, *args, **kwargs)
+            grown(model, were)
+            return result
+
+        before = self._hook(lambda model, were: were.extend(map(_rows, tables(model))))
+        kind.resize_token_embeddings = resizing
+
+
+def tables(model: Any) -> list[Tensor]:
+    """Its token embedding and its output layer, as far as they have weights of (tokens, width)."""
+    modules = [model.get_input_embeddings(), model.get_output_embeddings()]
+    weights = [getattr(module, "weight", None) for module in modules]
+    return [weight for weight in weights if isinstance(weight, Tensor) and weight.dim() == 2]
+
+
+def _rows(table: Tensor) -> int:
+    """Those that new ones are added to: none count where the others are no better."""
+    return len(table) if ORIGINS.given(table) else 0
+
+
+def _grown(model: Any, were: list[int]) -> None:
+    for table, old in zip(tables(model), were, strict=False):
+        if 0 < old < len(table) and not table.is_meta:
+            ORIGINS.grown(table, old)
 
 
 def _loaded(module: nn.Module, state: Mapping[str, Any]) -> None:

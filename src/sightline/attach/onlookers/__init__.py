@@ -19,6 +19,7 @@ from sightline.attach.onlookers.hidden import Hidden
 from sightline.attach.onlookers.last_place import LastPlace
 from sightline.attach.onlookers.left_in_eval import LeftInEval
 from sightline.attach.onlookers.loss_scale import LossScale
+from sightline.attach.onlookers.new_rows import NewRows
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.onlookers.outputs import Head, Outputs
 from sightline.attach.onlookers.own_mode import OwnMode
@@ -49,6 +50,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     Unsettled,
     CutOff,
     FreshFrozen,
+    NewRows,
     Hidden,
     OwnMode,
     LeftInEval,

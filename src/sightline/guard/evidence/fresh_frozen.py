@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Place = Literal["between", "behind", "alone", "attribute"]
+Place = Literal["between", "behind", "alone", "attribute", "rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +16,10 @@ class FreshFrozenSeen:
         parameters: their names; `numel`: their elements.
         place: what they do to the loss, with no matrix that learns in between. "between": their outputs go into frozen
             parts that were loaded or trained; "behind": what learns comes before them, and is judged through them
-            alone; "alone": no matrix learns at all; "attribute": see below.
+            alone; "alone": no matrix learns at all; "attribute": see below; "rows": they
+            are tables of tokens, whose last rows were added to a trained model, and these tokens are taught.
         given: frozen matrices of the model that were loaded or trained.
+        tokens: rows that were added.
         attribute: modules of theirs on which a plain attribute ``requires_grad = True`` was set, which does nothing.
     """
 
@@ -27,3 +29,4 @@ class FreshFrozenSeen:
     place: Place
     given: int
     attribute: tuple[str, ...] = ()
+    tokens: int = 0

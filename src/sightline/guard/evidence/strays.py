@@ -72,6 +72,12 @@ def stray(
 
 def never_given(fresh: FreshFrozenSeen) -> Stray:
     """Frozen parameters in the way of the loss that nobody ever gave a value."""
+    if fresh.place == "rows":
+        what = f"most rows teach some of {fresh.tokens} new tokens, whose weights are frozen as they were made: "
+        remedy = "let the embedding and the output layer learn (PEFT: modules_to_save, or trainable_token_indices)"
+        return Stray(
+            f"{what}{fresh.parameters[0]}", remedy, False, {"new tokens": fresh.tokens, "elements": fresh.numel}
+        )
     what = f"{len(fresh.parameters)} frozen parameters ({fresh.numel:,} elements) are as their init left them, though "
     remedy = "set requires_grad to True on each of them before the optimizer is made (PEFT: name it in modules_to_save)"
     if fresh.attribute:

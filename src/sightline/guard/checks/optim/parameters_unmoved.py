@@ -6,8 +6,8 @@ Root cause: `optimizer.step()` is missing, or from some step on writes to nothin
 replayed with what was there once); gradients are cleared between backward pass and step; the optimizer holds other
 tensors than the model does (made before it was rebuilt, resized, wrapped or unfrozen), or not all (parts were left out,
 are kept in a plain list, or one half is in both of two optimizers); the learning rate is zero; the loss, or a part, is
-detached or runs under no_grad; a new output layer or projector was frozen with the rest (LoRA learns, and nobody told
-it of the new layer); or a parameter was frozen and kept its gradient.
+detached or runs under no_grad; a new layer, or rows for new tokens, are frozen with the rest (LoRA learns, and was not
+told of them); or a parameter was frozen and kept its gradient.
 Fix: make the optimizer after the model is final, from its parameters with requires_grad; call `optimizer.step()` once
 per accumulated batch, and `zero_grad()` after it; set the group's `lr` above 0; set gradients to None when freezing.
 Stays silent when: each tower with a gradient moves in some measured step, whatever its single parameters do (a
