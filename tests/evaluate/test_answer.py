@@ -73,8 +73,8 @@ def test_each_image_is_encoded_once_over_two_passes(rows: list[Row], monkeypatch
 def test_the_same_question_of_the_same_image_is_answered_once(rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
     built = tiny.model(rows)
     asked = []
-    real = built.model.generate
-    monkeypatch.setattr(built.model, "generate", lambda b, n: (asked.append(len(b.input_ids)), real(b, n))[1])
+    real = built.model.say
+    monkeypatch.setattr(built.model, "say", lambda b, n: (asked.append(len(b.input_ids)), real(b, n))[1])
     told: list[int] = []
     answers = Answerer(built, batch=4, max_new_tokens=2)(rows, told.append)
     assert sum(asked) == len(rows) - 1
@@ -99,7 +99,7 @@ def test_the_model_is_left_as_it_was(rows: list[Row]) -> None:
 def test_the_mode_comes_back_after_an_error(rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
     built = tiny.model(rows)
     built.model.train()
-    monkeypatch.setattr(built.model, "generate", lambda *_: 1 / 0)
+    monkeypatch.setattr(built.model, "say", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         Answerer(built, batch=4, max_new_tokens=2)(rows)
     assert built.model.training

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sightline.data.dataset import Rows
 from sightline.data.encode import Encoder
 from sightline.data.encode_adopted import AdoptedEncoder
 from sightline.data.encode_composed import ComposedEncoder
 from sightline.data.processor import load_processor
 from sightline.errors import UserError
+from sightline.models.answer_head import count_answers
 from sightline.models.build import build_meta, image_facts
 from sightline.models.composed import ComposedVLM
 from sightline.models.connectors import token_count
 from sightline.models.origin import read_or_explain
 from sightline.models.tokenizer import load_tokenizer
 from sightline.models.vlm import VLM
-from sightline.recipe.schema import ModelSpec
+from sightline.recipe.schema import ModelSpec, Recipe
 
 
 def read_tokens(spec: ModelSpec, texts: Iterable[str]) -> Any:
@@ -34,6 +36,21 @@ def read_tokens(spec: ModelSpec, texts: Iterable[str]) -> Any:
         return read_or_explain(lambda: load_processor(source), source, where)
     except ImportError as error:
         raise UserError(f"its processor needs a library that is not installed: {error}", where=where) from error
+
+
+def with_answers(recipe: Recipe, rows: Mapping[str, Rows]) -> tuple[ModelSpec, tuple[str, ...]]:
+    """The recipe's model with as many answers as its head will choose from, and these, counted as `build` would.
+
+    Raises:
+        UserError: there are not two of them.
+    """
+    spec, compose = recipe.model, recipe.model.compose
+    if compose is None or compose.head is None:
+        return spec, ()
+    chosen = dict.fromkeys(name for stage in recipe.stages if stage.objective == "answers" for name in stage.data)
+    answers = count_answers(compose.head, (row for name in chosen for row in rows[name]))
+    head = compose.head.model_copy(update={"answers": len(answers)})
+    return spec.model_copy(update={"compose": compose.model_copy(update={"head": head})}), answers
 
 
 def draw(spec: ModelSpec, tokens: Any) -> VLM:

@@ -9,7 +9,7 @@ from sightline.commands.terminal import console, say, table
 from sightline.data.batch import IGNORE, Example
 from sightline.data.encode import Encoder
 from sightline.plan.memory import StateBytes, human
-from sightline.recipe.schema import TOWERS, Recipe
+from sightline.recipe.schema import Recipe
 
 BAD_INPUT = 2
 MOST_FAULTS = 10  # more than a person mends at once
@@ -56,7 +56,7 @@ def _towers(seen: Preflight) -> None:
         if not found.towers:
             continue
         stage = found.stage
-        for tower in TOWERS:
+        for tower in found.towers:
             plan, memory = found.towers[tower], found.memory[tower]
             rate = f"{stage.rate_for(tower):g}" if plan.trainable else "-"
             counts = (f"{plan.trainable:,}", f"{plan.frozen:,}")
@@ -80,7 +80,12 @@ def _tokens(seen: Preflight) -> None:
     columns = ("stage", "rows", "shortest", "median", "longest", "limit", "over", "supervised", "sequences", "steps")
     rows = [_token_row(found) for found in seen.stages]
     table(columns, [row for row in rows if row], numbers=columns[1:])
-    say("  tokens a row, its images' included; supervised: tokens a row that the loss is taken of, on average", "")
+    say("  tokens a row, its images' included; supervised: tokens a row that the loss is taken of, on average")
+    for found in seen.stages:
+        if seen.answers is not None and found.outside is not None and found.tokens is not None:
+            told = f"one of {len(seen.answers.answers):,} answers is chosen, and none written"
+            say(f"  {found.stage.name}: {told}; {found.outside:,} of {found.tokens.rows:,} rows have none of them")
+    say("")
 
 
 def _token_row(found: StageSeen) -> tuple[str, ...] | None:
@@ -108,8 +113,16 @@ def _masks(seen: Preflight) -> None:
     say(f"what is supervised ({OPEN}so{CLOSE}), in rows as the model sees them:")
     for found in seen.stages:
         for example in found.tokens.samples if found.tokens else ():
-            say(f"  {found.stage.name}, {example.where}: {marked(example, seen.encoder)}")
+            say(f"  {found.stage.name}, {example.where}: {marked(example, seen.encoder)}{_worth(example, seen)}")
     say("")
+
+
+def _worth(example: Example, seen: Preflight) -> str:
+    """What the answers of a vocabulary are worth to this row."""
+    if seen.answers is None or not example.marks:
+        return ""
+    best = sorted(example.marks, key=lambda mark: -mark[1])[:5]
+    return " " + " ".join(f"{OPEN}{seen.answers.answers[place]}: {worth:.2g}{CLOSE}" for place, worth in best)
 
 
 def marked(example: Example, encoder: Encoder) -> str:

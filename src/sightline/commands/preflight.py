@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from statistics import median
 
-from sightline.commands.blueprint import draw, encoder_of, read_tokens
+from sightline.commands.blueprint import draw, encoder_of, read_tokens, with_answers
 from sightline.data.audit import audit
 from sightline.data.batch import IGNORE, Example
 from sightline.data.dataset import Rows, read_rows
 from sightline.data.encode import Encoder
+from sightline.data.encode_answers import AnswerEncoder
+from sightline.data.encode_composed import ComposedEncoder
 from sightline.data.pack import pack
 from sightline.data.row import Skipped
 from sightline.data.shards import find_shards
@@ -74,6 +76,7 @@ class StageSeen:
     towers: dict[Tower, TowerPlan] = field(default_factory=dict)
     memory: dict[Tower, StateBytes] = field(default_factory=dict)
     tokens: TokensSeen | None = None
+    outside: int | None = None  # rows that have no answer of the head's vocabulary, where it is what is learned
     plan: Plan | None = None
 
 
@@ -88,6 +91,7 @@ class Preflight:
     stages: list[StageSeen] = field(default_factory=list)
     model: VLM | None = None
     encoder: Encoder | None = None
+    answers: AnswerEncoder | None = None
     faults: list[UserError] = field(default_factory=list)
 
     @contextlib.contextmanager
@@ -122,16 +126,22 @@ def look(recipe: Recipe, seconds: float = SECONDS) -> Preflight:
 
 def _model(seen: Preflight, rows: dict[str, Rows]) -> None:
     spec, tokens = seen.recipe.model, None
+    answers: tuple[str, ...] = ()
     names = dict.fromkeys(name for stage in seen.recipe.stages for name in stage.data)
     if all(name in rows for name in names):  # else a tokenizer made from the data would tell the same fault again
         texts = (turn.text for name in names for row in rows[name] for turn in row.turns)
         with seen.gathering():
             tokens = read_tokens(spec, texts)
+        with seen.gathering():
+            spec, answers = with_answers(seen.recipe, rows)
     with seen.gathering():
         seen.model = draw(spec, tokens)
     if seen.model is not None and tokens is not None:
         with seen.gathering():
             seen.encoder = encoder_of(spec, seen.model, tokens)
+            if answers and spec.compose and spec.compose.head:
+                assert isinstance(seen.encoder, ComposedEncoder)
+                seen.answers = AnswerEncoder(seen.encoder, answers, spec.compose.head.targets)
 
 
 def _data(recipe: Recipe, name: str, seconds: float, seen: Preflight) -> DataSeen:
@@ -155,9 +165,12 @@ def _stage(seen: Preflight, stage: Stage, rows: dict[str, Rows], streamed: dict[
         with seen.gathering():
             found.towers = freeze(seen.model, stage)
             found.memory = state_bytes(seen.model, ema=stage.ema is not None)
-    if seen.encoder is not None and all(name in rows for name in stage.data):
+    encoder: Encoder | None = seen.answers if stage.objective == "answers" else seen.encoder
+    if encoder is not None and all(name in rows for name in stage.data):
         with seen.gathering():
-            found.tokens = _tokens(stage, {name: rows[name] for name in stage.data}, seen.encoder, seconds)
+            found.tokens = _tokens(stage, {name: rows[name] for name in stage.data}, encoder, seconds)
+            if isinstance(encoder, AnswerEncoder):
+                found.outside = encoder.outside(row for name in stage.data for row in rows[name])
             _judge_lengths(stage, found.tokens, seen)
             if unseen := sum(streamed[name] - len(rows[name]) for name in stage.data if name in streamed):
                 found.tokens = replace(found.tokens, rows=found.tokens.rows + unseen, sequences=None)

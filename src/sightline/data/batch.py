@@ -1,6 +1,7 @@
 """Example, Sequence and Batch: a row as tokens, examples that share one sequence, and sequences as tensors.
 
-Shapes: B sequences, T tokens, N distinct images, M image placeholders, P tokens an image, D width.
+Shapes: B sequences, T tokens, N distinct images, M image placeholders, P tokens an image, D width, E examples, A
+answers of a vocabulary.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ IGNORE = -100  # the label of a token that is not supervised (torch's cross-entr
 PREFIX = 0  # the segment that all other segments of its group may look at
 PAD_GROUP = -1
 
+Marks = tuple[tuple[int, float], ...]  # (answer of the vocabulary, its mark in (0, 1]); an answer not named has 0
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
     """One row as tokens. `labels[i]` is `input_ids[i]` where it is supervised, else IGNORE (not yet shifted).
 
     The first `prefix` tokens depend on nothing but the system turn and the image, so examples of one image with
-    equal prefixes can share them in one packed sequence.
+    equal prefixes can share them in one packed sequence. `marks`: of the answers, for a model that chooses one.
     """
 
     where: Where
@@ -32,6 +35,7 @@ class Example:
     labels: tuple[int, ...]
     images: tuple[ImageRef, ...] = ()
     prefix: int = 0
+    marks: Marks = ()
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -42,7 +46,8 @@ class Sequence:
     """One or several examples in one sequence of the batch.
 
     Token i may look at token j when j <= i, both have the same group, and j's segment is i's own or PREFIX.
-    Positions restart with each group, and each segment's continue from its group's prefix.
+    Positions restart with each group, and each segment's continue from its group's prefix. Example k's last token
+    stands at `ends[k]`; its `marks` are the example's own.
     """
 
     input_ids: tuple[int, ...]
@@ -52,6 +57,8 @@ class Sequence:
     segment_ids: tuple[int, ...]
     images: tuple[ImageRef, ...]
     examples: tuple[Where, ...]
+    ends: tuple[int, ...] = ()
+    marks: tuple[Marks, ...] = ()
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -62,7 +69,7 @@ class Batch:
     """What a model is given.
 
     Attributes:
-        input_ids, labels, position_ids, group_ids, segment_ids: (B, T) int64.
+        input_ids, labels, position_ids, group_ids, segment_ids: (B, T) int64. No labels where answers are chosen.
         attention_mask: (B, T) bool, False on padding.
         pixel_values: (N, 3, H, W) float32, each distinct image once; None for a batch of text alone, and where
             `extra` or `features` carries the images.
@@ -73,11 +80,13 @@ class Batch:
         image_places: (K,) int64: where image placeholders stand in the flattened (B T) tokens.
         rows, targets: (S,) int64: see `supervised`; filled in by `to`, on the host, when a batch goes to a device.
         skipped: samples of a stream that were drawn for this batch and are broken.
+        ends: (E,) int64: where each example's last token stands in the flattened (B T) tokens.
+        answers: (E, A) float32: what each answer of a vocabulary is worth as the answer to each example.
         packed: True when some sequence holds more than one group or segment, so a block mask is needed.
     """
 
     input_ids: Tensor
-    labels: Tensor
+    labels: Tensor | None
     position_ids: Tensor
     group_ids: Tensor
     segment_ids: Tensor
@@ -91,27 +100,30 @@ class Batch:
     image_places: Tensor | None = None
     rows: Tensor | None = None
     targets: Tensor | None = None
+    ends: Tensor | None = None
+    answers: Tensor | None = None
     packed: bool = False
     skipped: tuple[Skipped, ...] = ()
 
     @property
     def tokens(self) -> int:
         """Number of supervised tokens: labels that have a token before them to be predicted from."""
-        return int((self.labels[:, 1:] != IGNORE).sum())
+        return 0 if self.labels is None else int((self.labels[:, 1:] != IGNORE).sum())
 
     def supervised(self) -> tuple[Tensor, Tensor]:
         """Rows of the flattened (B T) positions whose next token has a label, and those labels."""
         if self.rows is not None and self.targets is not None:
             return self.rows, self.targets
-        following = torch.full_like(self.labels, IGNORE)
-        following[:, :-1] = self.labels[:, 1:]
+        following = torch.full_like(self.input_ids, IGNORE)
+        if self.labels is not None:
+            following[:, :-1] = self.labels[:, 1:]
         following = following.flatten()
         rows = (following != IGNORE).nonzero().squeeze(1)
         return rows, following[rows]
 
     def to(self, device: torch.device) -> Batch:
         """This batch on `device` (asynchronously from pinned memory)."""
-        if device != self.labels.device and self.rows is None:
+        if device != self.input_ids.device and self.rows is None:
             # Found here: how many there are decides shapes, so a GPU would have to be waited for.
             rows, targets = self.supervised()
             return replace(self, rows=rows, targets=targets).to(device)

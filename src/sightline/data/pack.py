@@ -96,7 +96,8 @@ def block_mask(group_ids: Int[Tensor, "B T"], segment_ids: Int[Tensor, "B T"]) -
 def _can_share(example: Example) -> bool:
     # Where the first token after the prefix is supervised, it is predicted from the prefix's last token. Shared, that
     # one place would have to predict a different token for each example, so such examples keep their own prefix.
-    return example.prefix > 0 and bool(example.images) and example.labels[example.prefix] == IGNORE
+    own = example.labels[example.prefix :]
+    return example.prefix > 0 and bool(example.images) and bool(own) and own[0] == IGNORE
 
 
 def _by_image(examples: Iterable[Example], max_length: int) -> Iterable[Group]:
@@ -153,6 +154,7 @@ def _sequence(groups: list[Group]) -> Sequence:
     segment_ids: list[int] = []
     images: list[ImageRef] = []
     places: list[Where] = []
+    ends: list[int] = []
     for number, group in enumerate(groups):
         images += group[0].images
         for segment, example in enumerate(group):
@@ -166,6 +168,15 @@ def _sequence(groups: list[Group]) -> Sequence:
             group_ids += [number] * (len(example) - start)
             segment_ids += [PREFIX] * max(0, shared - start) + [segment + 1] * (len(example) - max(shared, start))
             places.append(example.where)
+            ends.append(len(ids) - 1)
     return Sequence(
-        tuple(ids), tuple(labels), tuple(positions), tuple(group_ids), tuple(segment_ids), tuple(images), tuple(places)
+        tuple(ids),
+        tuple(labels),
+        tuple(positions),
+        tuple(group_ids),
+        tuple(segment_ids),
+        tuple(images),
+        tuple(places),
+        tuple(ends),
+        tuple(example.marks for group in groups for example in group),
     )

@@ -21,8 +21,9 @@ from sightline.models.adapters import merged_state
 from sightline.models.adopt import Adopted, TowerMap, adopted_type
 from sightline.models.export import DESCRIPTION, write_json
 from sightline.models.reach import touch, unreached
+from sightline.models.steps import Step, likeliest, said
 from sightline.models.supervised import only_rows
-from sightline.models.vlm import VLM
+from sightline.models.vlm import VLM, Said
 from sightline.recipe.schema import Adopt, Tower
 
 BLOCK_LISTS = ("layers", "layer", "blocks", "h")  # what transformers calls its lists of transformer blocks
@@ -103,7 +104,8 @@ class AdoptedVLM(VLM):
         else:
             inputs["attention_mask"] = batch.attention_mask.long()
         images = (batch.input_ids == self.image_token_id).long()
-        answers = ((batch.labels != IGNORE).cumsum(1) > 0).long()
+        labels = torch.full_like(batch.input_ids, IGNORE) if batch.labels is None else batch.labels
+        answers = ((labels != IGNORE).cumsum(1) > 0).long()
         for name, value in ((self.kind.image_type, images), (self.kind.prefix_type, answers)):
             if name and name not in inputs and name in self._accepted:
                 inputs[name] = value
@@ -131,15 +133,18 @@ class AdoptedVLM(VLM):
         return self._out_of_reach[plan]
 
     @torch.no_grad()
-    def generate(self, batch: Batch, max_new_tokens: int) -> list[list[int]]:
-        length = batch.input_ids.shape[1]
-        with self.evaluating():
-            tokens = self._continue(batch, max_new_tokens)[:, length:].tolist()
-        ends = set(self.eos_ids)
-        stops = [next((i for i, token in enumerate(row) if token in ends), len(row)) for row in tokens]
-        return [row[:stop] for row, stop in zip(tokens, stops, strict=True)]
+    def say(self, batch: Batch, max_new_tokens: int) -> list[Said]:
+        heard: list[Step] = []
 
-    def _continue(self, batch: Batch, max_new_tokens: int, streamer: Any = None) -> Tensor:
+        def hear(_: Tensor, logits: Tensor) -> Tensor:  # behind all processors of its own, so these decide
+            heard.append(likeliest(logits))
+            return logits
+
+        with self.evaluating():
+            self._continue(batch, max_new_tokens, logits_processor=[hear])
+        return said(heard, self.eos_ids)
+
+    def _continue(self, batch: Batch, max_new_tokens: int, **options: Any) -> Tensor:
         if not bool(batch.attention_mask[:, -1].all()):
             raise UserError("prompts continued together must be padded on the left", fix="collate(..., pad_left=True)")
         inputs = self._inputs(batch)
@@ -150,24 +155,24 @@ class AdoptedVLM(VLM):
             num_beams=1,
             eos_token_id=list(self.eos_ids) or None,
             pad_token_id=self.encoder.pad_id if self.encoder else 0,
-            streamer=streamer,
+            **options,
         )
 
     def stream(self, batch: Batch, max_new_tokens: int) -> Iterator[int]:
         if len(batch.input_ids) != 1:
             raise UserError(f"stream continues one prompt, but was given {len(batch.input_ids)}")
-        said: queue.Queue[int | None] = queue.Queue()
+        spoken: queue.Queue[int | None] = queue.Queue()
 
         def speak() -> None:
             try:
                 with torch.no_grad():
-                    self._continue(batch, max_new_tokens, _Ear(said))
+                    self._continue(batch, max_new_tokens, streamer=_Ear(spoken))
             finally:
-                said.put(None)
+                spoken.put(None)
 
         with self.evaluating(), ThreadPoolExecutor(max_workers=1) as pool:
             speaking = pool.submit(speak)
-            while (token := said.get()) is not None and token not in self.eos_ids:
+            while (token := spoken.get()) is not None and token not in self.eos_ids:
                 yield token
             speaking.result()  # raises what went wrong while it spoke
 

@@ -12,15 +12,18 @@ from transformers import AutoModelForImageTextToText, PretrainedConfig
 
 from sightline.data.encode import Encoder
 from sightline.data.encode_adopted import AdoptedEncoder
+from sightline.data.encode_answers import AnswerEncoder
 from sightline.data.encode_composed import ComposedEncoder
 from sightline.data.encode_pairs import PairEncoder
 from sightline.data.encode_seq2seq import Seq2SeqEncoder
 from sightline.data.pixels import ImageProcessorFacts
 from sightline.data.processor import load_processor
+from sightline.data.row import Row
 from sightline.errors import UserError
 from sightline.models import known_configs
 from sightline.models.adapters import add_adapters
 from sightline.models.adopted import AdoptedVLM
+from sightline.models.answer_head import answer_head, count_answers
 from sightline.models.bert_source import start_from_bert
 from sightline.models.captioner import CaptionPairVLM
 from sightline.models.composed import ComposedVLM
@@ -56,16 +59,21 @@ class Built:
     """A model and the encoder that speaks its tokens.
 
     `pairs`: the encoder for objectives over image-text pairs, where the model has them; it may speak other tokens.
+    `answers`: the encoder for the model's answer head, where it has one.
     """
 
     model: VLM
     encoder: Encoder
     pairs: PairEncoder | None = None
+    answers: AnswerEncoder | None = None
 
     def encoder_for(self, stage: Stage) -> Encoder:
         """The encoder of what `stage` learns from. Raises UserError for pairs and a model that knows none."""
         if stage.objective == "next-token":
             return self.encoder
+        if stage.objective == "answers":
+            assert self.answers is not None, "a recipe's objective answers needs a head"
+            return self.answers
         if self.pairs is None:
             raise UserError(
                 "this model compares no image with a text",
@@ -79,12 +87,20 @@ class Built:
         self.model.describe(folder)
 
 
-def build(spec: ModelSpec, *, seed: int, texts: Iterable[str] = (), dtype: torch.dtype = torch.float32) -> Built:
+def build(
+    spec: ModelSpec,
+    *,
+    seed: int,
+    texts: Iterable[str] = (),
+    answered: Iterable[Row] = (),
+    dtype: torch.dtype = torch.float32,
+) -> Built:
     """The model that `spec` describes, on the CPU, and its encoder.
 
     Args:
         seed: of every weight that no source gives.
         texts: what a word-level tokenizer is made from; read only where the recipe asks for one.
+        answered: rows in whose answers a head's vocabulary is counted; read only where the recipe asks for one.
 
     Raises:
         UserError: a source cannot be read, a configuration is wrong, or the parts do not fit together.
@@ -92,7 +108,8 @@ def build(spec: ModelSpec, *, seed: int, texts: Iterable[str] = (), dtype: torch
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if spec.compose is not None:
-            built = _compose(spec.compose, spec.attention, texts, dtype)
+            answers = count_answers(spec.compose.head, answered) if spec.compose.head else ()
+            built = _compose(spec.compose, spec.attention, texts, dtype, answers)
         elif spec.pair is not None:
             built = _pair(spec.pair, spec.attention, texts, dtype)
         else:
@@ -106,7 +123,8 @@ def build(spec: ModelSpec, *, seed: int, texts: Iterable[str] = (), dtype: torch
 def build_meta(spec: ModelSpec) -> VLM:
     """The same model without weights or tokenizer, on the meta device: names, shapes and counts, read offline.
 
-    Its vocabulary is that of the configuration: a tokenizer made from data is not known yet.
+    Its vocabulary is that of the configuration: a tokenizer made from data is not known yet, and an answer head has as
+    many answers as the recipe allows (one, where it does not say).
     """
     spec = known_configs.offline(spec)
     model: VLM
@@ -134,7 +152,9 @@ def finish(model: ComposedVLM | AdoptedVLM, encoder: Encoder, eos_ids: tuple[int
     return Built(model, encoder)
 
 
-def _compose(spec: Compose, attention: str, texts: Iterable[str], dtype: torch.dtype) -> Built:
+def _compose(
+    spec: Compose, attention: str, texts: Iterable[str], dtype: torch.dtype, answers: tuple[str, ...]
+) -> Built:
     vision, language = vision_config(spec.vision), language_config(spec.language)
     texts = list(texts) if spec.tokenizer.build else []
     tokenizer = load_tokenizer(spec, texts)
@@ -149,12 +169,13 @@ def _compose(spec: Compose, attention: str, texts: Iterable[str], dtype: torch.d
             setattr(language, name, getattr(tokenizer, name))
         if language.is_encoder_decoder:
             language.decoder_start_token_id = tokenizer.pad_token_id  # as T5's decoder begins
-    model = join(spec, vision, language, attention=attention, dtype=dtype, tokenizer=tokenizer)
+    parts: dict[str, Any] = {"tokenizer": tokenizer, "answers": len(answers)}
+    model = join(spec, vision, language, attention=attention, dtype=dtype, **parts)
     tokens = token_count(model.vision.count, spec.connector)
     facts = image_facts(spec.vision, model.vision)
     kind = encoder_kind(language)
     encoder = kind(tokenizer, facts, tokens, model.image_token_id, spec.template)
-    built = finish(model, encoder, _trained_ends(model.language))
+    built = with_answers(finish(model, encoder, _trained_ends(model.language)), answers)
     if query_tokenizer is None:
         return built
     assert isinstance(model.connector, QFormer)
@@ -172,6 +193,16 @@ def with_pairs(built: Built, encoder: PairEncoder) -> Built:
     return replace(built, pairs=encoder)
 
 
+def with_answers(built: Built, answers: tuple[str, ...]) -> Built:
+    """A composed model that knows what its head's outputs mean, where it has one."""
+    model = built.model
+    assert isinstance(model, ComposedVLM) and isinstance(built.encoder, ComposedEncoder)
+    if model.spec.head is None:
+        return built
+    model.answer_encoder = AnswerEncoder(built.encoder, answers, model.spec.head.targets)
+    return replace(built, answers=model.answer_encoder)
+
+
 def join(
     spec: Compose,
     vision: PretrainedConfig,
@@ -180,8 +211,12 @@ def join(
     attention: str,
     dtype: torch.dtype,
     tokenizer: Any = None,
+    answers: int | None = None,
 ) -> ComposedVLM:
-    """The towers of `spec` and a connector between them. Raises UserError where they do not fit together."""
+    """The towers of `spec`, a connector between them, and the head. Raises UserError where they do not fit together.
+
+    `answers`: of the head's vocabulary; None: as many as the recipe allows.
+    """
     tower = load_vision(spec.vision, vision, attention=attention, dtype=dtype)
     token_count(tower.count, spec.connector)  # a grid that does not fit is told before the language tower is read
     speaker = load_language(spec.language, language, attention=attention, dtype=dtype)
@@ -199,7 +234,10 @@ def join(
             )
             raise UserError(what, where="model.compose.connector.kind", fix="choose another connector")
         make = GatedVLM
-    return make(tower, connector, speaker, spec=spec, image_token_id=image_token_id, eos_ids=())
+    head = None
+    if spec.head is not None:
+        head = answer_head(width, answers if answers is not None else spec.head.answers or 1, spec.head).to(dtype)
+    return make(tower, connector, speaker, spec=spec, image_token_id=image_token_id, eos_ids=(), head=head)
 
 
 def encoder_kind(language: PretrainedConfig) -> type[ComposedEncoder]:

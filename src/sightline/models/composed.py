@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -16,10 +16,11 @@ from sightline.data.pack import block_mask
 from sightline.errors import UserError
 from sightline.models.export import PAIRS, Parts, describe, export, plain_state
 from sightline.models.query_pairs import QueryPairs
+from sightline.models.steps import Step, likeliest, said
 from sightline.models.supervised import last_rows, only_rows
 from sightline.models.vision import VisionTower
-from sightline.models.vlm import VLM
-from sightline.recipe.schema import Compose, Tower
+from sightline.models.vlm import VLM, Said
+from sightline.recipe.schema import TOWERS, Compose, Tower
 
 MASKABLE = ("full_attention", "sliding_attention")  # layers whose sight a mask decides; recurrent ones leak past it
 
@@ -31,6 +32,7 @@ class ComposedVLM(QueryPairs, VLM):
         spec: the recipe's `model.compose`, kept for `save`.
         image_token_id: the placeholder, standing once for each language token that an image takes.
         eos_ids: tokens that end an answer.
+        head: gives the hidden state at a prompt's end the logits of a vocabulary's answers.
     """
 
     def __init__(
@@ -42,15 +44,30 @@ class ComposedVLM(QueryPairs, VLM):
         spec: Compose,
         image_token_id: int,
         eos_ids: tuple[int, ...],
+        head: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.vision, self.connector, self.language = vision, connector, language
         self.spec, self.image_token_id, self.eos_ids = spec, image_token_id, eos_ids
         self.encoder: Any = None  # set by `build.finish`: what is written beside the weights
         self.pair_encoder: Any = None  # likewise, where the connector is a Q-Former
+        self.answer_encoder: Any = None  # likewise, where there is a head
+        if head is not None:
+            self.head, self.towers = head, (*TOWERS, "head")
 
     def tower_modules(self, tower: Tower) -> list[tuple[str, nn.Module]]:
-        return [(tower, getattr(self, tower))]
+        return [(tower, getattr(self, tower))] if tower in self.towers else []
+
+    def idle(self, tower: Tower, objective: str | Mapping[Any, float]) -> set[str]:
+        """See `VLM.idle`. Who chooses an answer writes none, and the other way round."""
+        idle = super().idle(tower, objective)
+        if tower == "head" and objective != "answers":
+            idle |= {name for name, _ in self.tower_parameters(tower)}
+        elif tower == "language" and objective == "answers":
+            ends = (self.language.get_output_embeddings(), self.language.get_input_embeddings())
+            words, read = ({id(p) for p in end.parameters()} if end is not None else set() for end in ends)
+            idle |= {name for name, parameter in self.tower_parameters(tower) if id(parameter) in words - read}
+        return idle
 
     def blocks(self, tower: Tower) -> list[nn.Module]:
         if tower == "vision":
@@ -70,9 +87,11 @@ class ComposedVLM(QueryPairs, VLM):
             return self.vision(pixel_values)
 
     def forward(self, batch: Batch, task: str = "next-token", heads: Collection[str] = ()) -> Any:
-        """See `VLM.forward`; for the task "pairs", see `PairModel.represent`."""
+        """See `VLM.forward`; for the task "pairs", see `PairModel.represent`; for "answers", `choose`."""
         if task == "pairs":
             return self.represent(batch, heads)
+        if task == "answers":
+            return self.choose(batch)
         rows, targets = batch.supervised()
         embeds = self._embed(batch)
         sight = self._packed_sight(batch, embeds) if batch.packed else {}
@@ -80,6 +99,22 @@ class ComposedVLM(QueryPairs, VLM):
             # A right-padded sequence needs no mask: a causal token never sees the padding behind it.
             logits = self.language(inputs_embeds=embeds, use_cache=False, **sight).logits
         return logits[0], targets
+
+    def choose(self, batch: Batch) -> Float[Tensor, "E A"]:
+        """Logits of the vocabulary's answers to each example. No logits of words are computed."""
+        head: nn.Module | None = getattr(self, "head", None)
+        if head is None or batch.ends is None:
+            fix = "give the model one (model.compose.head), and encode rows with its `AnswerEncoder`"
+            raise UserError("the model has no head that chooses answers, or the batch none to choose", fix=fix)
+        state = self._last_states(batch)
+        return head(state if torch.is_autocast_enabled(state.device.type) else state.to(next(head.parameters()).dtype))
+
+    def _last_states(self, batch: Batch) -> Float[Tensor, "E D"]:
+        """What the language tower made of each prompt: its last layer's output at the last token, behind the norm."""
+        embeds = self._embed(batch)
+        sight = self._packed_sight(batch, embeds) if batch.packed else {}
+        hidden = self.language.base_model(inputs_embeds=embeds, use_cache=False, **sight).last_hidden_state
+        return hidden.flatten(0, 1).index_select(0, batch.ends)
 
     def _packed_sight(self, batch: Batch, embeds: Tensor) -> dict[str, Tensor]:
         """The block mask and positions of packed sequences, made once for all layers."""
@@ -150,7 +185,7 @@ class ComposedVLM(QueryPairs, VLM):
         return embeds + 0.0 * self._connect(features).sum().to(embeds.dtype)
 
     @torch.no_grad()
-    def _steps(self, batch: Batch, max_new_tokens: int) -> Iterator[Int[Tensor, " B"]]:
+    def _steps(self, batch: Batch, max_new_tokens: int) -> Iterator[Step]:
         """The next token of every sequence, by arg max, step after step, until all have ended."""
         if not bool(batch.attention_mask[:, -1].all()):
             raise UserError("prompts continued together must be padded on the left", fix="collate(..., pad_left=True)")
@@ -165,8 +200,8 @@ class ComposedVLM(QueryPairs, VLM):
                 out = self.language(
                     **inputs, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
                 )
-            token = out.logits[0].argmax(-1)
-            yield token
+            token, log_p = likeliest(out.logits[0])
+            yield token, log_p
             done = done | torch.isin(token, ends)
             if bool(done.all()):
                 return
@@ -174,32 +209,33 @@ class ComposedVLM(QueryPairs, VLM):
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
             positions = positions[:, -1:] + 1
 
-    def generate(self, batch: Batch, max_new_tokens: int) -> list[list[int]]:
+    def say(self, batch: Batch, max_new_tokens: int) -> list[Said]:
         with self.evaluating():
-            tokens = torch.stack(list(self._steps(batch, max_new_tokens)), 1).tolist()
-        ends = set(self.eos_ids)
-        stops = [next((i for i, token in enumerate(row) if token in ends), len(row)) for row in tokens]
-        return [row[:stop] for row, stop in zip(tokens, stops, strict=True)]
+            return said(self._steps(batch, max_new_tokens), self.eos_ids)
 
     def stream(self, batch: Batch, max_new_tokens: int) -> Iterator[int]:
         if len(batch.input_ids) != 1:
             raise UserError(f"stream continues one prompt, but was given {len(batch.input_ids)}")
         with self.evaluating():
-            for token in self._steps(batch, max_new_tokens):
+            for token, _ in self._steps(batch, max_new_tokens):
                 if int(token) in self.eos_ids:
                     return
                 yield int(token)
 
     def save(self, folder: Path) -> str:
         how = export(self._parts(), plain_state(self), folder)
-        if self.pair_encoder is not None:
-            self.pair_encoder.save(folder / PAIRS)
+        self._describe_heads(folder)
         return how
 
     def describe(self, folder: Path) -> None:
         describe(self._parts(), folder, self.lora)
+        self._describe_heads(folder)
+
+    def _describe_heads(self, folder: Path) -> None:
         if self.pair_encoder is not None:
             self.pair_encoder.save(folder / PAIRS)
+        if self.answer_encoder is not None:
+            self.answer_encoder.save(folder)
 
     def _parts(self) -> Parts:
         return Parts(

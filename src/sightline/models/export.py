@@ -61,6 +61,8 @@ def why_not_llava(parts: Parts) -> str | None:
     """What LLaVA cannot say about this model, or None."""
     vision, language = parts.vision.config.model_type, parts.language.config
     hidden = parts.spec.connector.hidden
+    if parts.spec.head is not None:
+        return "it chooses answers by a head"
     if vision not in VISIONS:
         return f"its vision tower is a {vision}"
     if parts.vision.normed:

@@ -24,7 +24,7 @@ from sightline.models.export import DESCRIPTION, WEIGHTS, plain_state, write_jso
 from sightline.models.pair_head import PairHead
 from sightline.models.pairs import Pairs
 from sightline.models.vision import VisionTower
-from sightline.models.vlm import VLM
+from sightline.models.vlm import VLM, Said
 from sightline.recipe.schema import Pair, Tower
 
 NO_ANSWERS = "a model over pairs compares images and texts; it answers no questions"
@@ -116,7 +116,7 @@ class PairVLM(VLM):
     def unmask(self, seen: Tensor, input_ids: Tensor, batch: Batch, where: Tensor) -> Tensor:
         raise NotImplementedError("no fusion, no masked words: see `heads`")
 
-    def generate(self, batch: Batch, max_new_tokens: int) -> list[list[int]]:
+    def say(self, batch: Batch, max_new_tokens: int) -> list[Said]:
         raise UserError(NO_ANSWERS, where="evaluate.metric", fix="set evaluate.metric to retrieval")
 
     def stream(self, batch: Batch, max_new_tokens: int) -> Iterator[int]:

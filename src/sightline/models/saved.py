@@ -15,11 +15,21 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
 
 from sightline.data.encode_adopted import AdoptedEncoder
+from sightline.data.encode_answers import AnswerEncoder
 from sightline.data.encode_pairs import PairEncoder
 from sightline.errors import UserError
 from sightline.models.adapters import add_adapters
 from sightline.models.adopted import AdoptedVLM
-from sightline.models.build import Built, encoder_kind, finish, finish_pair, join, side_by_side, with_pairs
+from sightline.models.build import (
+    Built,
+    encoder_kind,
+    finish,
+    finish_pair,
+    join,
+    side_by_side,
+    with_answers,
+    with_pairs,
+)
 from sightline.models.composed import ComposedVLM
 from sightline.models.export import DESCRIPTION, PAIRS, WEIGHTS
 from sightline.models.towers import untie
@@ -98,6 +108,7 @@ def _composed(told: dict[str, Any], folder: Path) -> Built:
     spec = Compose.model_validate(told["compose"])
     language = _config(told["language"])
     encoder = encoder_kind(language).load(folder)
+    answers = AnswerEncoder.load(folder, encoder).answers if spec.head else ()
     fresh = {
         tower: getattr(spec, tower).model_copy(update={"source": None, "config": told[tower]})
         for tower in ("vision", "language")
@@ -109,9 +120,10 @@ def _composed(told: dict[str, Any], folder: Path) -> Built:
         attention=told["attention"],
         dtype=torch.float32,
         tokenizer=encoder.tokenizer,
+        answers=len(answers),
     )
     model.spec = spec
-    built = finish(model, encoder, tuple(told["eos_ids"]))
+    built = with_answers(finish(model, encoder, tuple(told["eos_ids"])), answers)
     return with_pairs(built, PairEncoder.load(folder / PAIRS)) if (folder / PAIRS).is_dir() else built
 
 

@@ -12,12 +12,13 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sightline.data.batch import IGNORE, Batch
 from sightline.errors import UserError
 from sightline.models.composed import ComposedVLM
+from sightline.models.steps import Step, likeliest
 from sightline.models.supervised import only_rows
 from sightline.recipe.schema import Tower
 
@@ -26,12 +27,11 @@ class Seq2SeqVLM(ComposedVLM):
     """See `ComposedVLM`. In a batch, labels mark the answer; what stands before is the prompt (`Seq2SeqEncoder`)."""
 
     def forward(self, batch: Batch, task: str = "next-token", heads: Collection[str] = ()) -> Any:
-        """See `VLM.forward`; for the task "pairs", see `PairModel.represent`."""
-        if task == "pairs":
-            return self.represent(batch, heads)
-        if batch.packed:
-            what = "an encoder-decoder reads one prompt a sequence, so examples cannot be packed"
-            raise UserError(what, where="stages", fix="set pack: none in every stage")
+        """See `ComposedVLM.forward`."""
+        if task in ("pairs", "answers"):
+            return super().forward(batch, task, heads)
+        _unpacked(batch)
+        assert batch.labels is not None, "for the task answers there are none"
         answered = batch.labels != IGNORE
         prompt, may_look = _together(self._embed(batch), batch.attention_mask & ~answered)
         answer, said = _together(batch.labels, answered)
@@ -43,6 +43,18 @@ class Seq2SeqVLM(ComposedVLM):
                 inputs_embeds=prompt, attention_mask=may_look.long(), decoder_input_ids=begun, use_cache=False
             )
         return out.logits[0], answer[said]
+
+    def _last_states(self, batch: Batch) -> Float[Tensor, "E D"]:
+        """What the decoder makes of each prompt before it says a word: its output at the token that it begins with."""
+        _unpacked(batch)
+        prompt, may_look = _together(self._embed(batch), batch.attention_mask)
+        mask = may_look.long()
+        read = self.language.get_encoder()(inputs_embeds=prompt, attention_mask=mask).last_hidden_state
+        begun = torch.full_like(mask[:, :1], self._start)
+        said = self.language.get_decoder()(
+            input_ids=begun, encoder_hidden_states=read, encoder_attention_mask=mask, use_cache=False
+        )
+        return said.last_hidden_state[:, 0]
 
     @property
     def _start(self) -> int:
@@ -57,7 +69,7 @@ class Seq2SeqVLM(ComposedVLM):
         return [block for half in halves for block in next(m for m in half.children() if isinstance(m, nn.ModuleList))]
 
     @torch.no_grad()
-    def _steps(self, batch: Batch, max_new_tokens: int) -> Iterator[Int[Tensor, " B"]]:
+    def _steps(self, batch: Batch, max_new_tokens: int) -> Iterator[Step]:
         prompt, may_look = _together(self._embed(batch), batch.attention_mask)
         mask, ends = may_look.long(), torch.tensor(self.eos_ids, device=may_look.device)
         read = self.language.get_encoder()(inputs_embeds=prompt, attention_mask=mask)
@@ -71,11 +83,17 @@ class Seq2SeqVLM(ComposedVLM):
                 past_key_values=cache,
                 use_cache=True,
             )
-            token, cache = out.logits[:, -1].argmax(-1), out.past_key_values
-            yield token
+            (token, log_p), cache = likeliest(out.logits[:, -1]), out.past_key_values
+            yield token, log_p
             done = done | torch.isin(token, ends)
             if bool(done.all()):
                 return
+
+
+def _unpacked(batch: Batch) -> None:
+    if batch.packed:
+        what = "an encoder-decoder reads one prompt a sequence, so examples cannot be packed"
+        raise UserError(what, where="stages", fix="set pack: none in every stage")
 
 
 def _together(values: Tensor, kept: Bool[Tensor, "B T"]) -> tuple[Tensor, Bool[Tensor, "B A"]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,10 +20,22 @@ from sightline.models.recompute import recompute
 from sightline.recipe.schema import TOWERS, Lora, Tower
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A continuation: token ids up to but without EOS, and the log probability (nats) of all of it, EOS included.
+
+    One that was cut off by the limit has no EOS, in neither.
+    """
+
+    tokens: list[int]
+    log_p: float
+
+
 class VLM(nn.Module, ABC):
     """A vision-language model whose parts are known by tower."""
 
     lora: Lora | None = None  # the adapters it carries
+    towers: tuple[Tower, ...] = TOWERS  # that it has: an answer head comes on top
     encodes_images_apart: bool = True  # whether `encode_images` works and its features may stand in for pixels
 
     @abstractmethod
@@ -42,8 +55,12 @@ class VLM(nn.Module, ABC):
         """Vision features that the connector takes (what `Batch.features` caches)."""
 
     @abstractmethod
+    def say(self, batch: Batch, max_new_tokens: int) -> list[Said]:
+        """Greedy continuations of the batch's prompts (one example a sequence)."""
+
     def generate(self, batch: Batch, max_new_tokens: int) -> list[list[int]]:
-        """Greedy continuations of the batch's prompts (one example a sequence), token ids up to but without EOS."""
+        """The tokens alone of what the model says to the batch's prompts."""
+        return [said.tokens for said in self.say(batch, max_new_tokens)]
 
     @abstractmethod
     def stream(self, batch: Batch, max_new_tokens: int) -> Iterator[int]:
@@ -82,7 +99,7 @@ class VLM(nn.Module, ABC):
     def train(self, mode: bool = True) -> Self:
         """Training mode for the towers that learn; a frozen tower stays in evaluation mode (no dropout, no drift)."""
         super().train(mode)
-        for tower in TOWERS:
+        for tower in self.towers:
             if mode and not self.learns(tower):
                 for _, module in self.tower_modules(tower):
                     module.eval()
@@ -101,5 +118,5 @@ class VLM(nn.Module, ABC):
 
     def set_gradient_checkpointing(self, on: bool) -> None:
         """Recompute the blocks' activations in the backward pass (exact; about a third more compute)."""
-        for tower in TOWERS:
+        for tower in self.towers:
             recompute(self.blocks(tower), on)

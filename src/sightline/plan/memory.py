@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from torch import Tensor
 
 from sightline.models.vlm import VLM
-from sightline.recipe.schema import TOWERS, Tower
+from sightline.recipe.schema import Tower
 
 STEP_BYTES = 4  # torch's AdamW counts the steps of each parameter in a 0-dim float32
 
@@ -58,7 +58,7 @@ def state_bytes(model: VLM, *, masters: bool = False, ema: bool = False) -> dict
         ema: whether the stage keeps a moving average of what learns.
     """
     planned = {}
-    for tower in TOWERS:
+    for tower in model.towers:
         buffers = (buffer for _, module in model.tower_modules(tower) for buffer in module.buffers())
         parameters = (parameter for _, parameter in model.tower_parameters(tower))
         planned[tower] = tensor_bytes(parameters, buffers, masters=masters, ema=ema)

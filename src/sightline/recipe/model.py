@@ -73,6 +73,19 @@ class ConnectorSpec(Part):
     start: Start = Start()
 
 
+class HeadSpec(Part):
+    """An answer head: which answer of a vocabulary, by a small network on what the language tower made of the prompt.
+
+    The vocabulary holds the answers that the data of stages with objective answers give often enough.
+    """
+
+    answers: Positive | None = None  # at most so many, the most frequent ones; None: all that are frequent enough
+    min_count: Positive = 9  # how often an answer must be given to be in the vocabulary
+    targets: Literal["leave-one-out", "thirds"] = "leave-one-out"  # 0 .3 .6 .9 1 by people who say so, or min(n/3, 1)
+    hidden: Positive | None = None  # units of the hidden layer; None: twice the language tower's width
+    dropout: Rate = 0.5
+
+
 class LanguageSpec(Source):
     """The language tower: any causal language model."""
 
@@ -92,6 +105,7 @@ class Compose(Part):
     vision: VisionSpec
     connector: ConnectorSpec = ConnectorSpec()
     language: LanguageSpec
+    head: HeadSpec | None = None  # answers by choosing, not by writing
     tokenizer: TokenizerSpec = TokenizerSpec()
     image_token: str = "<image>"
     template: str = "vicuna"  # a name in data/templates.py

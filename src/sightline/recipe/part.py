@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Tower = Literal["vision", "connector", "language"]
-TOWERS: tuple[Tower, ...] = ("vision", "connector", "language")
+Tower = Literal["vision", "connector", "language", "head"]
+TOWERS: tuple[Tower, ...] = ("vision", "connector", "language")  # of every model; few have a head, too
 Positive = Annotated[int, Field(gt=0)]
 Above0 = Annotated[float, Field(gt=0.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]

@@ -17,6 +17,7 @@ from sightline.recipe.model import (
     Compose,
     ConnectorSpec,
     Fusion,
+    HeadSpec,
     LanguageSpec,
     Layers,
     Lora,
@@ -62,6 +63,7 @@ __all__ = [
     "LanguageSpec",
     "LayerWarmup",
     "Layers",
+    "HeadSpec",
     "Learn",
     "LearnPart",
     "Lora",
@@ -196,6 +198,7 @@ class Recipe(Part):
             stage.check_streams([name for name in stage.data if self.data[name].stream])
         return self
 
+            stage.check_head(self.model.compose is not None and self.model.compose.head is not None)
     @model_validator(mode="after")
     def _slow_copy_acts(self) -> Recipe:
         fusion = self.model.pair.fusion if self.model.pair else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -82,7 +82,7 @@ def _is_clip(told: Any) -> bool:
         return told is None or isinstance(told, AdaptiveClip) or _above_0(told)
     if "adaptive" in told:
         return told.keys() <= set(AdaptiveClip.model_fields) and all(map(_above_0, told.values()))
-    return bool(told) and told.keys() <= set(TOWERS) and all(v is None or _above_0(v) for v in told.values())
+    return bool(told) and told.keys() <= set(get_args(Tower)) and all(v is None or _above_0(v) for v in told.values())
 
 
 def _above_0(value: Any) -> bool:
@@ -166,7 +166,7 @@ class Stage(Part):
     data: dict[str, float]  # data set name -> sampling weight
     learn: dict[Tower, Learn]  # a tower that is not named is frozen
     lr: float | dict[Tower, float]
-    objective: Literal["next-token"] | dict[PairLoss, float] = "next-token"  # or losses over pairs and their weights
+    objective: Literal["next-token", "answers"] | dict[PairLoss, float] = "next-token"  # or {loss over pairs: weight}
     pairs: PairSettings = PairSettings()
     weighting: Weighting = Weighting()  # of several losses among each other
     steps: Positive | None = None
@@ -210,7 +210,7 @@ class Stage(Part):
         if isinstance(self.objective, dict):
             self._pairs_consistent(self.objective)
         elif self.pairs != PairSettings():
-            raise ValueError("'pairs' tells how losses over pairs are computed, and 'objective' is next-token")
+            raise ValueError(f"'pairs' tells how losses over pairs are computed, and 'objective' is {self.objective}")
         self._weighable()
         if not self.data or any(weight <= 0 for weight in self.data.values()):
             raise ValueError("'data' needs at least one data set, each with a weight above 0")
@@ -244,6 +244,13 @@ class Stage(Part):
         losses = list(self.objective) if isinstance(self.objective, dict) else [self.objective]
         if self.weighting.kind != "fixed" and len(losses) < 2:
             raise ValueError(f"'weighting' weighs losses against each other, and {losses[0]} is the only one")
+    def check_head(self, there: bool) -> None:
+        """Raise ValueError where this stage does not go with the model's answer head, or its absence."""
+        if self.objective == "answers" and not there:
+            raise ValueError(f"stage '{self.name}' learns answers by a head: give 'model.compose.head', e.g. {{}}")
+        if self.rule_for("head") != "none" and self.objective != "answers":
+            raise ValueError(f"stage '{self.name}': 'learn.head' is for objective answers, which alone reaches it")
+
         if unknown := sorted(set(self.weighting.points) - set(losses)):
             raise ValueError(f"'weighting.points' names {', '.join(unknown)}, which is not in 'objective'")
 

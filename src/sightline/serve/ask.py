@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from sightline.data.batch import Batch
+from sightline.data.batch import Batch, Example
 from sightline.data.encode import Encoder
+from sightline.data.encode_answers import AnswerEncoder
 from sightline.data.pack import pack
 from sightline.data.row import ImageRef, Picture, Row, Turn, Where
 from sightline.errors import UserError
@@ -41,6 +43,8 @@ def ask(
     turn = Turn("user", (Picture(), question.strip()))
     row = Row(Where(str(image), 1), (turn,), (ImageRef(str(image), path=image),))
     example = built.encoder.encode_prompt(row)
+    if built.answers:
+        return iter([_chosen(built.model, built.answers, example, precision)])
     batch = built.encoder.collate(pack([example], "none", len(example)), pad_left=True)
     return pieces(built.encoder, _stream(built.model, batch, max_new_tokens, precision))
 
@@ -63,15 +67,31 @@ def pieces(encoder: Encoder, tokens: Iterable[int]) -> Iterator[str]:
         yield rest[len(told) :]
 
 
+def _chosen(model: VLM, encoder: AnswerEncoder, example: Example, precision: str) -> str:
+    """The likeliest answer of the head's vocabulary."""
+    device = next(model.parameters()).device
+    model.eval()
+    batch = encoder.collate(pack([example], "none", len(example))).to(device)
+    with _forward(device, precision):
+        return encoder.answers[int(model(batch, "answers")[0].argmax())]
+
+
 def _stream(model: VLM, batch: Batch, max_new_tokens: int, precision: str) -> Iterator[int]:
     device = next(model.parameters()).device
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     model.eval()
     tokens = model.stream(batch.to(device), max_new_tokens)
     while True:
         # The modes are entered for each token, not around the loop: between two tokens the caller's code runs.
-        with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32"):
+        with _forward(device, precision):
             token = next(tokens, None)
         if token is None:
             return
         yield token
+
+
+@contextlib.contextmanager
+def _forward(device: torch.device, precision: str) -> Iterator[None]:
+    """No graph, and the forward pass in `precision`."""
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32"):
+        yield

@@ -14,10 +14,11 @@ import psutil
 import torch
 from torch import nn
 
+from sightline.data.encode_answers import AnswerEncoder
 from sightline.data.row import Skipped
 from sightline.models.vlm import VLM
 from sightline.plan.memory import state_bytes
-from sightline.recipe.schema import TOWERS, Recipe
+from sightline.recipe.schema import Recipe
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.precision import Precision
 from sightline.train.stage import ReadyStage
@@ -36,7 +37,7 @@ def starting_facts(recipe: Recipe, model: VLM, precision: Precision, ranks: Rank
         "precision": precision.name,
         "device": str(ranks.device),
         "world_size": ranks.world,
-        "towers": {tower: _tower(model, tower) for tower in TOWERS},
+        "towers": {tower: _tower(model, tower) for tower in model.towers},
     }
 
 
@@ -93,9 +94,20 @@ def stage_facts(stage: ReadyStage, seconds: float, ended: str, best: float | Non
         "best_validation": best,
         "ended": ended,
     }
+        **answer_facts(stage),
 
 
 def stream_facts(stage: ReadyStage, steps: int) -> dict[str, Any]:
+def answer_facts(stage: ReadyStage) -> dict[str, Any]:
+    """Of a stage that learns to choose answers: how many there are, and the rows (none streamed) that have none."""
+    encoder = stage.built.encoder_for(stage.spec)
+    if not isinstance(encoder, AnswerEncoder):
+        return {}
+    rows = [row for each in stage.batches.supplies.values() for row in each.rows]
+    counts = {"vocabulary": len(encoder.answers), "rows": len(rows), "outside_vocabulary": encoder.outside(rows)}
+    return {"answers": counts}
+
+
     """What the first `steps` steps of a stage drew from its streams, where it has any."""
     return {"streams": stage.batches.drawn(steps)} if isinstance(stage.batches, StreamedBatches) else {}
 

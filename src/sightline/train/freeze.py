@@ -9,7 +9,7 @@ from torch import nn
 
 from sightline.errors import UserError
 from sightline.models.vlm import VLM
-from sightline.recipe.schema import TOWERS, LearnPart, Stage, Tower
+from sightline.recipe.schema import LearnPart, Stage, Tower
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ def freeze(model: VLM, stage: Stage) -> dict[Tower, TowerPlan]:
         UserError: a rule that matches no parameter, more `last` blocks than there are, a stage that trains nothing.
     """
     plans: dict[Tower, TowerPlan] = {}
-    for tower in TOWERS:
+    for tower in model.towers:
         rule = stage.rule_for(tower)
         where = f"stages.{stage.name}.learn.{tower}"
         learning = _learning(model, tower, rule, where) - model.idle(tower, stage.objective)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sightline.errors import UserError
 from sightline.models.vlm import VLM
-from sightline.recipe.schema import TOWERS, Optimizer, Stage, Tower
+from sightline.recipe.schema import Optimizer, Stage, Tower
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def build_optimizer(model: VLM, stage: Stage) -> torch.optim.Optimizer:
     spec, by_layer = stage.optimizer, stage.schedule.layers
     kinds: dict[Kind, list[Tensor]] = {}
     spared = 0
-    for tower in TOWERS:
+    for tower in model.towers:
         for name, parameter, below in _levels(model, tower, by_layer is not None or spec.layer_decay != 1.0):
             matched = bool(spec.no_decay and re.search(spec.no_decay, name))
             spared += matched

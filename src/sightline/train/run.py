@@ -120,9 +120,13 @@ def _run(run: _Run, clock: Clock, interrupts: Interrupts) -> None:
         seed_everything(recipe.seed)
         learned = (shards[name].rows() if name in shards else rows[name].rows for name in _stage_data(recipe))
         texts = (turn.text for some in learned for row in some for turn in row.turns)
-        built = build(recipe.model, seed=recipe.seed, texts=texts)
+        chosen = dict.fromkeys(name for stage in recipe.stages if stage.objective == "answers" for name in stage.data)
+        answered = (row for name in chosen for row in (shards[name].rows() if name in shards else rows[name].rows))
+        built = build(recipe.model, seed=recipe.seed, texts=texts, answered=answered)
         built.model.to(ranks.device)
     start = checkpoint.latest(run.directory.checkpoints)
+    if start and built.answers:
+        built.answers.same_as_in(run.directory.path / "encoder")
     position = checkpoint.read_position(start) if start else Position()
     if ranks.main:
         built.save_parts(run.directory.path / "encoder")

@@ -119,7 +119,7 @@ class QFormer(nn.Module):
     def idle(self, objective: str | Mapping[Any, float]) -> set[str]:
         """Names of the parameters that an objective does not reach."""
         names = {name for name, _ in self.named_parameters()}
-        if objective == "next-token":
+        if objective in ("next-token", "answers"):
             inside = {name for name in names if name.startswith(BODY)}
             text = {name for name in inside if ".attention." not in name and "crossattention" not in name}
             text = {name for name in text if any(part in f".{name}" for part in TEXT_ONLY)}

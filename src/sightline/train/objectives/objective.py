@@ -17,7 +17,7 @@ from sightline.train.objectives.balance import Balance
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.precision import Precision
 
-Term = str  # a loss by its name in recipes: next-token, itc, sigmoid, itm, itg, mlm
+Term = str  # a loss by its name in recipes: next-token, answers, itc, sigmoid, itm, itg, mlm
 
 
 class Objective(Protocol):
