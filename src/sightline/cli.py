@@ -174,6 +174,21 @@ def evaluate(
 
 
 @app.command()
+def robust(
+    run: Run,
+    overrides: Judging = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Attack only so many questions")] = None,
+) -> None:
+    """Find out how a trained run breaks: attacks, corruptions, changed words, contradictions."""
+    from sightline.commands.recipe import of_run
+
+    recipe = of_run(run, overrides or [])
+    from sightline.commands import robust as command
+
+    command.robust(run, recipe, limit)
+
+
+@app.command()
 def ask(
     run: Run,
     image: Annotated[Path, typer.Argument(help="An image file")],

@@ -30,6 +30,7 @@ from sightline.recipe.model import (
     VisionSpec,
 )
 from sightline.recipe.part import TOWERS, Fraction, Part, Positive, Tower
+from sightline.recipe.robust import Adversarial, Attack, Robust
 from sightline.recipe.stage import (
     AdaptiveClip,
     Clip,
@@ -49,6 +50,8 @@ __all__ = [
     "TOWERS",
     "AdaptiveClip",
     "Adopt",
+    "Adversarial",
+    "Attack",
     "Caption",
     "Checkpoints",
     "Clip",
@@ -75,6 +78,7 @@ __all__ = [
     "Part",
     "Positive",
     "Recipe",
+    "Robust",
     "Schedule",
     "Source",
     "Stage",
@@ -110,6 +114,7 @@ class Evaluate(Part):
     text_only: bool = True  # the majority answer of each question in the training data
     group_by: str | tuple[str, ...] | None = None  # the row fields by which accuracy is broken down
     gallery: Positive = 24  # pictures in the report
+    robust: Robust = Robust()  # how `sightline robust` breaks a trained run
 
     @property
     def grouped_by(self) -> tuple[str, ...]:

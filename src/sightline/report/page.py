@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sightline.atomic import write_text
 from sightline.errors import UserError
 from sightline.report import format, tables
+from sightline.report.attack_figures import attack_figures
 from sightline.report.plots import colour, figures, plain, stage_starts
 from sightline.report.read import read_run
 from sightline.report.terms import term_figures
@@ -47,18 +48,21 @@ def render(run: RunSeen) -> str:
     environment = _environment()
     drawn = figures(run.history)
     drawn[1:1] = term_figures(run.history.train)  # behind the total
+    attacks = attack_figures(run.robustness) if run.robustness else []
     return environment.get_template("page.html.j2").render(
         run=run,
         verdict=verdict(run),
         figures=drawn,
+        attacks=attacks,
         drawing=[
-            {"id": figure.id, "data": figure.data, "layout": figure.layout, "linked": figure.linked} for figure in drawn
+            {"id": figure.id, "data": figure.data, "layout": figure.layout, "linked": figure.linked}
+            for figure in (*drawn, *attacks)
         ],
         stage_marks=[
             {"label": f"{place} {plain(name)}", "steps": end - start}
             for place, (name, start, end) in enumerate(stage_starts(run.history.train), start=1)
         ],
-        plotly=_plotly() if drawn else "",
+        plotly=_plotly() if drawn or attacks else "",
         bars=tables.bars(run.evaluation) if run.evaluation else [],
         duration=tables.duration(run),
         progress=tables.progress(run),

@@ -25,6 +25,7 @@ from sightline.report.files import (
     texts,
 )
 from sightline.report.retrieval import interval, retrievals
+from sightline.report.robustness import read_robustness
 
 SIGNS_OF_A_RUN = ("run.json", "recipe.yaml", "metrics.jsonl", "findings.jsonl")
 SEVERITIES = ("error", "warning", "note")
@@ -58,6 +59,7 @@ def read_run(folder: Path) -> v.RunSeen:
         pictures=_pictures(folder, notes),
         recipe=read_text(folder / "recipe.yaml", notes) or "",
         retrievals=retrievals(folder, notes),
+        robustness=read_robustness(folder, notes),
         notes=tuple(notes),
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sightline.report.retrieval import Retrieval
+from sightline.report.robustness import Robustness
 
 TOWERS = ("vision", "connector", "language")
 
@@ -220,6 +221,7 @@ class RunSeen:
     recipe: str
     notes: tuple[str, ...]
     retrievals: tuple[Retrieval, ...] = ()
+    robustness: Robustness | None = None
 
     @property
     def retrieval(self) -> Retrieval | None:

@@ -1,0 +1,1 @@
+"""How a trained model breaks: attacks on its pictures, corrupted pictures, changed words, and contradictions."""
