@@ -17,7 +17,7 @@ from sightline.recipe.schema import TOWERS, Stage, Tower
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-PARTS = ("schema", "data", "model", "stage", "augment")
+PARTS = ("schema", "data", "model", "stage", "augment", "robust")
 SCHEMA = [DOCS.parent / "src" / "sightline" / "recipe" / f"{name}.py" for name in PARTS]
 NOTICE = "<!-- written by docs/generate.py (make docs): edit the source it names, not this page -->"
 HOSTS = {  # the folder of its tests and the module of its door -> how it is called
@@ -101,7 +101,7 @@ def recipes_page() -> str:
 def keys_page() -> str:
     """Every key of a recipe: type, default and meaning, as the schema has them."""
     lines = [
-        *_head("The keys of a recipe", "`src/sightline/recipe/schema.py`, `data.py`, `model.py`, `stage.py` and `robust.py` there"),
+        *_head("The keys of a recipe", "`src/sightline/recipe/schema.py` and the files beside it"),
         "A recipe is a `Recipe`; a type that is named here is a part with its own table. A key without a default must",
         "be given. [Recipes](recipe.md) says how they work together.",
     ]
