@@ -198,12 +198,12 @@ class Recipe(Part):
         for stage in self.stages:
             if self.model.lora is None and "lora" in stage.learn.values():
                 raise ValueError(f"stage '{stage.name}' trains LoRA but the recipe has no 'model.lora'")
+            stage.check_head(self.model.compose is not None and self.model.compose.head is not None)
             if stage.early_stop and not (stage.validation or self.evaluate.validation):
                 raise ValueError(f"stage '{stage.name}' stops early, and no data set is named to validate on")
             stage.check_streams([name for name in stage.data if self.data[name].stream])
         return self
 
-            stage.check_head(self.model.compose is not None and self.model.compose.head is not None)
     @model_validator(mode="after")
     def _slow_copy_acts(self) -> Recipe:
         fusion = self.model.pair.fusion if self.model.pair else None
