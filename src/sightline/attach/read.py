@@ -74,19 +74,35 @@ def batch_seen(
         image_token_id=image_token_id,
         image_spans=image_spans(call),
         image_features=features,
-        pad_id=_pad_id(call.model),
+        pad_id=_pad_id(call),
         where=tuple(str(e) for e in examples) if isinstance(examples, tuple | list) else (),
         decode=decode,
     )
 
 
-def _pad_id(model: nn.Module) -> int | None:
-    """A model's own id of padding: its config's, or that of its largest embedding."""
-    config = getattr(model, "config", None)
+def _pad_id(call: Call) -> int | None:
+    """A model's own id of padding: its config's, that of all its embeddings that have one, or of a mask it is given."""
+    config = getattr(call.model, "config", None)
     if config is not None and hasattr(config, "pad_token_id"):
         return config.pad_token_id if isinstance(config.pad_token_id, int) else None
-    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
-    return getattr(max(tables, key=lambda e: e.num_embeddings, default=None), "padding_idx", None)
+    tables = [module for module in call.model.modules() if isinstance(module, nn.Embedding)]
+    named = {table.padding_idx for table in tables if table.padding_idx is not None}
+    if len(named) == 1:
+        return named.pop()
+    return None if named else _hidden_id(call)
+
+
+def _hidden_id(call: Call) -> int | None:
+    """The one id that masks of the call hide wherever it stands: True there, as torch's `key_padding_mask` is."""
+    grids = [v for v in (*call.args, *call.kwargs.values()) if isinstance(v, Tensor) and v.dim() == 2]
+    masks = [grid for grid in grids if grid.dtype is torch.bool]
+    found = set()
+    for ids in (grid for grid in grids if not grid.is_floating_point() and grid.dtype is not torch.bool):
+        for mask in (m for one in masks for m in (one, one.T) if m.shape == ids.shape):
+            hidden = ids[mask].unique()
+            if len(hidden) == 1 and torch.equal(ids == hidden, mask):
+                found.add(int(hidden))
+    return found.pop() if len(found) == 1 else None
 
 
 def decoder(tokenizer: Any) -> Callable[[Sequence[int]], str] | None:

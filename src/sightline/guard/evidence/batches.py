@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORE = -100  # torch.nn.functional.cross_entropy's default ignore_index: "not supervised"
+HALF = 0.5  # of the labels are ids of the text: those of another text agree by chance
 Phase = Literal["preflight", "train", "evaluation"]
 
 
@@ -23,7 +24,8 @@ class BatchSeen:
         assistant_mask: True on tokens that the assistant says, where the host knows.
         image_spans: images shown to the language tower (an image that is shown twice counts twice).
         image_features: feature vectors that the connector made for those spans, all images together.
-        pad_id: what the model itself takes for padding (its config's id, or its embedding's); None where it says none.
+        pad_id: what the model itself takes for padding (its config's id, its embeddings', or the one that a mask it is
+            given hides at the ends of rows); None where it says none.
         where: the places of the rows (file and row), where known.
         decode: token ids -> text, called only when a finding needs words.
     """
@@ -61,10 +63,17 @@ class BatchSeen:
             return 0
         if self.attention_mask is not None and self.attention_mask.shape == self.labels.shape:
             return 0
-        pads = self.labels == self.pad_id
-        ends = pads.flip(1).cumprod(dim=1).sum(dim=1)
-        one_length = len(set(ends.tolist())) < 2 or int(ends.max()) < 2
-        return 0 if one_length or int(pads.sum()) != int(ends.sum()) else int(ends.sum())
+        return _at_ends(self.labels == self.pad_id)
+
+    @property
+    def aligned(self) -> bool:
+        """Whether labels are of the ids beside them, in their places or moved by one, and not of another text."""
+        ids, labels = self.input_ids, self.labels
+        if ids is None or labels is None or labels.shape != ids.shape:
+            return False
+        pairs = [(labels, ids), (labels[:, :-1], ids[:, 1:]), (labels[:, 1:], ids[:, :-1])]
+        taught = [(mine == theirs)[mine != IGNORE] for mine, theirs in pairs if ids.dim() == 2]
+        return not (labels != IGNORE).any() or any(len(same) and same.float().mean() > HALF for same in taught)
 
     def row_name(self, row: int) -> str:
         """The row's place, or its number in the batch."""
@@ -139,6 +148,13 @@ class LossSeen:
         counts = self.input_ids[taught].unique(return_counts=True)[1]
         return float(counts.max() / counts.sum())
 
+    def padding(self, pad_id: int | None) -> int:
+        """Positions that were trained to predict padding, which stands at the ends of rows (or columns) alone."""
+        if self.targets is None or self.targets.dim() != 2 or pad_id is None:
+            return 0
+        pads = self.targets == pad_id
+        return _at_ends(pads) or _at_ends(pads.T)
+
     def agreement(self, shift: int) -> float | None:
         """Fraction of supervised positions t whose target is input token t + `shift` (1 for next-token training)."""
         if self.targets is None or self.input_ids is None or self.targets.dim() != 2 or self.targets.shape[1] <= shift:
@@ -146,6 +162,13 @@ class LossSeen:
         near, far = self.targets[:, : self.targets.shape[1] - shift], self.input_ids[:, shift:]
         taught = near != IGNORE
         return float((near == far)[taught].float().mean()) if taught.any() else None
+
+
+def _at_ends(pads: Tensor) -> int:
+    """How many there are of what (rows, T) marks at the ends of rows: 0 where it is elsewhere too, or in all alike."""
+    ends = pads.flip(1).cumprod(dim=1).sum(dim=1)
+    one_length = len(set(ends.tolist())) < 2 or int(ends.max()) < 2
+    return 0 if one_length or int(pads.sum()) != int(ends.sum()) else int(ends.sum())
 
 
 def as_taught(batch: BatchSeen, loss: LossSeen | None) -> BatchSeen:

@@ -75,7 +75,7 @@ def answered(labels: torch.Tensor, supervised: int, pad: int | None = 0) -> Any:
 def test_a_decoder_that_learns_to_pad() -> None:
     found = answered(ENDS, 24)
     assert isinstance(found, Finding) and found.message == "9 padding tokens are supervised"
-    assert found.fix == "labels[labels == 0] = -100"
+    assert found.fix == "ignore_index=0 in the loss, or labels[labels == 0] = -100"
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def find(batch: BatchSeen, loss: LossSeen | None = None, data: DataSeen | None =
     ids, labels = batch.input_ids, batch.labels
     if loss is not None and (finding := _shifted(loss) or _at_ends(batch, loss)):
         return finding
-    if ids is None or labels is None or labels.shape != ids.shape or batch.phase == "evaluation":
+    if ids is None or labels is None or not batch.aligned or batch.phase == "evaluation":
         return CannotTell("labels of a training batch aligned with its token ids")
     taught = labels != IGNORE
     copied = own is not None and bool((labels == ids)[taught].all())  # not masked at random, nor read off a gradient
@@ -59,11 +59,14 @@ def _shifted(loss: LossSeen) -> Finding | None:
 def _at_ends(batch: BatchSeen, loss: LossSeen) -> Finding | None:
     """Labels with a length of their own, or of text without an attention mask, that end in padding with a gradient."""
     taught = 0 if batch.labels is None else int((batch.labels != IGNORE).sum())
-    pads = batch.padded_labels if loss.step == batch.step and loss.supervised <= taught else 0
-    if not pads or loss.supervised <= taught - pads:
+    pads = loss.padding(batch.pad_id) if loss.step == batch.step else 0
+    if not pads and loss.step == batch.step and loss.supervised <= taught:
+        pads = batch.padded_labels if loss.supervised > taught - batch.padded_labels else 0
+    if not pads:
         return None
-    seen = {"padding": pads, "of labels": taught, "with a gradient": loss.supervised, "pad id": batch.pad_id}
-    return Finding("error", f"{pads} padding tokens are supervised", f"labels[labels == {batch.pad_id}] = -100", seen)
+    fix = f"ignore_index={batch.pad_id} in the loss, or labels[labels == {batch.pad_id}] = -100"
+    seen = {"padding": pads, "with a gradient": loss.supervised, "pad id": batch.pad_id}
+    return Finding("error", f"{pads} padding tokens are supervised", fix, seen)
 
 
 def _on_padding(batch: BatchSeen, taught: Tensor) -> Finding | None:
