@@ -5,7 +5,9 @@ from __future__ import annotations
 from itertools import groupby
 
 from sightline.commands.preflight import Preflight, StageSeen, look
+from sightline.commands.summary import exempt_line
 from sightline.commands.terminal import console, say, table
+from sightline.data.augment import Augmenter
 from sightline.data.batch import IGNORE, Example
 from sightline.data.encode import Encoder
 from sightline.plan.memory import StateBytes, human
@@ -27,6 +29,7 @@ def check(recipe: Recipe) -> int:
         _towers(seen)
     if any(stage.tokens for stage in seen.stages):
         _tokens(seen)
+        _augmented(seen)
         _masks(seen)
     return _faults(seen)
 
@@ -105,6 +108,15 @@ def _token_row(found: StageSeen) -> tuple[str, ...] | None:
         f"{tokens.sequences:,}" if tokens.sequences else "?",
         f"{found.plan.total:,}" if found.plan else f"{stage.steps:,}" if stage.steps else "?",
     )
+
+
+def _augmented(seen: Preflight) -> None:
+    """How many rows of each stage are exempt from its changes to images."""
+    rows = {each.name: each.rows for each in seen.data}
+    for stage in (found.stage for found in seen.stages):
+        if stage.augment and rows.keys() >= stage.data.keys():
+            shown = (row for name in stage.data for row in rows[name])
+            say(f"  {exempt_line(stage.name, Augmenter(stage.augment, 0, shown).facts())}", "")
 
 
 def _masks(seen: Preflight) -> None:

@@ -39,6 +39,19 @@ def left_out_lines(run: Path) -> list[str]:
     ]
 
 
+def augmented_lines(run: Path) -> list[str]:
+    """How many rows each stage of `run` left as they are where it changed images; nothing where none did."""
+    stages = json.loads((run / "run.json").read_text(encoding="utf-8")).get("stages", [])
+    return [exempt_line(stage["name"], stage["augment"]) for stage in stages if stage.get("augment")]
+
+
+def exempt_line(stage: str, facts: dict[str, int]) -> str:
+    """What `Augmenter.facts` says, in words."""
+    words = {"flip": "are never mirrored", "colour": "keep their colours", "crop": "are never cropped"}
+    told = [f"{facts[change]:,} {said}" for change, said in words.items() if change in facts]
+    return f"{stage}: images are changed where answers stay true; of {facts['rows']:,} rows, {', '.join(told)}"
+
+
 def _read(path: Path) -> list[str]:
     return describe(json.loads(path.read_text(encoding="utf-8")))
 

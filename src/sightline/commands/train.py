@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from sightline.commands.summary import evaluation_lines, left_out_lines
+from sightline.commands.summary import augmented_lines, evaluation_lines, left_out_lines
 from sightline.commands.terminal import console, say
 from sightline.recipe.schema import Recipe
 from sightline.train.directory import default_path
@@ -40,7 +40,7 @@ def train(recipe: Recipe | None, out: Path | None, resume: Path | None) -> int:
                 say(f"{interrupted}; saved. Go on with: sightline train --resume {resume or out}", stderr=True)
             return 128 + interrupted.signal
     if main:
-        say(f"run: {run}", *evaluation_lines(run), *left_out_lines(run))
+        say(f"run: {run}", *evaluation_lines(run), *left_out_lines(run), *augmented_lines(run))
         if (page := run / "report.html").is_file():
             say(f"report: {page.resolve().as_uri()}")
     return 0

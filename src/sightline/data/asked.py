@@ -42,6 +42,8 @@ def asked(
     text = spec.prompt.replace("{question}", question)
     turns = [Turn("user", (*(Picture() for _ in images), text))]
     told = {key: str(value) for key, value in fields.items() if value is not None}
+    if text != question:
+        told["question"] = question
     if answers is None:
         return Row(place, tuple(turns), images, told)
     chosen = sampled(answers, spec.seed, told["question_id"]) if spec.target == "sampled" else common

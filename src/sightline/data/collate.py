@@ -34,6 +34,8 @@ class PixelStore:
             self._kept.move_to_end(ref.key)
             return kept
         made = resized(load_image(ref, where), self.facts)
+        if ref.view is not None:  # it will not be asked for again
+            return made
         self._kept[ref.key] = made
         self._bytes += made.numel()
         while self._bytes > STORE_BYTES:

@@ -26,7 +26,8 @@ BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, 
 
 def load_image(ref: ImageRef, where: Where) -> Image.Image:
     """The image of `ref`, RGB. Raises RowError naming the image and the row that shows it."""
-    return _opened(ref, where)
+    image = _opened(ref, where)
+    return ref.view(image) if ref.view else image
 
 
 class RecentImages:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
 
@@ -25,13 +25,15 @@ class Where:
 class ImageRef:
     """An image not yet decoded: a `path`, or encoded bytes (PNG, JPEG, ...) as `data` or fetched by `read`.
 
-    Two references with the same `key` are the same image: it is encoded once for all the rows that share it.
+    `view` makes of the decoded picture what is shown. Two references with the same `key` are the same image: it is
+    encoded once for all the rows that share it.
     """
 
     key: str
     path: Path | None = None
     data: bytes | None = field(default=None, repr=False)
     read: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)  # picklable, e.g. a partial
+    view: Callable[[Any], Any] | None = field(default=None, repr=False, compare=False)  # a picture -> a picture
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from sightline.recipe.part import TOWERS, Above0, Fraction, Part, Positive, Tower
+from sightline.recipe.augment import Augment
+from sightline.recipe.part import Above0, Fraction, Part, Positive, Tower
 
 
 class LearnPart(Part):
@@ -184,7 +185,8 @@ class Stage(Part):
     ema: Fraction | None = None  # decay of an exponential moving average of the weights
     gradient_checkpointing: bool = False
     cache_features: bool = False  # frozen vision towers only: each image is encoded once for the whole stage
-    flip: bool = False  # random horizontal flips of training images; wrong where left and right matter
+    flip: bool = False  # random horizontal flips of all training images; wrong where left and right matter
+    augment: Augment | None = None  # changes to training images, each of those rows alone whose answers stay true
     validate_every: Positive | None = None  # steps between validation losses
     validation: str | None = None  # their data set, where it is not the recipe's evaluate.validation
     early_stop: EarlyStop | None = None
@@ -205,8 +207,10 @@ class Stage(Part):
             raise ValueError("'dropout_warmup' is of the connector's dropout, and the connector does not learn")
         if self.cache_features and self.learn.get("vision", "none") != "none":
             raise ValueError("'cache_features' needs a frozen vision tower: set learn.vision to 'none'")
-        if self.cache_features and self.flip:
-            raise ValueError("'cache_features' keeps one view of each image: 'flip' must be off")
+        if self.cache_features and (self.flip or self.augment):
+            raise ValueError("'cache_features' keeps one view of each image: 'flip' and 'augment' must be off")
+        if self.flip and self.augment:
+            raise ValueError("'flip' flips every image: give 'augment.flip', a probability, in its place")
         if isinstance(self.objective, dict):
             self._pairs_consistent(self.objective)
         elif self.pairs != PairSettings():
@@ -240,10 +244,6 @@ class Stage(Part):
         if self.pack != "none":
             raise ValueError("pairs are compared with each other: set 'pack' to none")
 
-    def _weighable(self) -> None:
-        losses = list(self.objective) if isinstance(self.objective, dict) else [self.objective]
-        if self.weighting.kind != "fixed" and len(losses) < 2:
-            raise ValueError(f"'weighting' weighs losses against each other, and {losses[0]} is the only one")
     def check_head(self, there: bool) -> None:
         """Raise ValueError where this stage does not go with the model's answer head, or its absence."""
         if self.objective == "answers" and not there:
@@ -251,6 +251,10 @@ class Stage(Part):
         if self.rule_for("head") != "none" and self.objective != "answers":
             raise ValueError(f"stage '{self.name}': 'learn.head' is for objective answers, which alone reaches it")
 
+    def _weighable(self) -> None:
+        losses = list(self.objective) if isinstance(self.objective, dict) else [self.objective]
+        if self.weighting.kind != "fixed" and len(losses) < 2:
+            raise ValueError(f"'weighting' weighs losses against each other, and {losses[0]} is the only one")
         if unknown := sorted(set(self.weighting.points) - set(losses)):
             raise ValueError(f"'weighting.points' names {', '.join(unknown)}, which is not in 'objective'")
 

@@ -90,14 +90,14 @@ def stage_facts(stage: ReadyStage, seconds: float, ended: str, best: float | Non
         "frozen": {tower: plan.frozen for tower, plan in stage.towers.items()},
         "estimated_memory_bytes": {kind: size for kind, size in kinds.items() if size},
         "peak_memory_bytes": peak_memory(stage.ranks.device),
+        **({"augment": stage.batches.augment.facts()} if stage.batches.augment else {}),
         "seconds": seconds,
         "best_validation": best,
         "ended": ended,
-    }
         **answer_facts(stage),
+    }
 
 
-def stream_facts(stage: ReadyStage, steps: int) -> dict[str, Any]:
 def answer_facts(stage: ReadyStage) -> dict[str, Any]:
     """Of a stage that learns to choose answers: how many there are, and the rows (none streamed) that have none."""
     encoder = stage.built.encoder_for(stage.spec)
@@ -108,6 +108,7 @@ def answer_facts(stage: ReadyStage) -> dict[str, Any]:
     return {"answers": counts}
 
 
+def stream_facts(stage: ReadyStage, steps: int) -> dict[str, Any]:
     """What the first `steps` steps of a stage drew from its streams, where it has any."""
     return {"streams": stage.batches.drawn(steps)} if isinstance(stage.batches, StreamedBatches) else {}
 

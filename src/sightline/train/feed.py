@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from sightline.data.augment import Augmenter
 from sightline.data.batch import Batch
 from sightline.data.batch import Sequence as TokenSequence
 from sightline.data.dataset import Rows
@@ -116,10 +117,17 @@ class MicroBatches(Dataset[Batch]):
     """
 
     def __init__(
-        self, supplies: dict[str, Supply], stage: Stage, plan: Plan, seed: int, ranks: Ranks, features: Lookup | None
+        self,
+        supplies: dict[str, Supply],
+        stage: Stage,
+        plan: Plan,
+        seed: int,
+        ranks: Ranks,
+        features: Lookup | None,
+        augment: Augmenter | None = None,
     ) -> None:
         self.supplies, self.stage, self.plan, self.seed = supplies, stage, plan, seed
-        self.rank, self.world, self.features = ranks.rank, ranks.world, features
+        self.rank, self.world, self.features, self.augment = ranks.rank, ranks.world, features, augment
         sizes = {name: len(each) for name, each in supplies.items()}
         self.mixture = Mixture(sizes, stage.data, seed)
         self.encoder = next(iter(supplies.values())).encoder
@@ -141,6 +149,7 @@ class MicroBatches(Dataset[Batch]):
         step, part = divmod(i, self.plan.accumulate)
         first = (part * self.world + self.rank) * self.plan.micro
         sequences = [self.supplies[name][index] for name, index in self._draws(step)[first : first + self.plan.micro]]
+        sequences = self.augment(sequences, step) if self.augment else sequences
         flip = torch.Generator().manual_seed(hash((self.seed, i, self.rank))) if self.stage.flip else None
         return self.encoder.collate(sequences, flip=flip, features=self.features)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from sightline.data.augment import Augmenter
 from sightline.data.dataset import Rows
 from sightline.data.row import Skipped
 from sightline.errors import UserError
@@ -92,10 +93,12 @@ def make_ready(
         images = len({image.key for row in all_rows for image in row.images})
         model.eval()
         features = encode_all(model, built.encoder_for(spec), all_rows, precision, tell("encoding images", images))
+    at_hand = (row for each in supplies.values() for row in each.rows)
+    augment = Augmenter(spec.augment, seed, at_hand) if spec.augment else None
     batches: MicroBatches | StreamedBatches = (
-        StreamedBatches(streams, supplies, spec, plan, seed, ranks, built.encoder_for(spec))
+        StreamedBatches(streams, supplies, spec, plan, seed, ranks, built.encoder_for(spec), augment)
         if streams
-        else MicroBatches(supplies, spec, plan, seed, ranks, features)
+        else MicroBatches(supplies, spec, plan, seed, ranks, features, augment)
     )
     return ReadyStage(
         index=index,

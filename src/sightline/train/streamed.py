@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import Dataset
 
 from sightline.atomic import write_json
+from sightline.data.augment import Augmenter
 from sightline.data.batch import Batch
 from sightline.data.batch import Sequence as TokenSequence
 from sightline.data.dataset import Rows
@@ -132,7 +133,9 @@ class StreamedBatches(Dataset[Batch]):
         seed: int,
         ranks: Ranks,
         encoder: Encoder,
+        augment: Augmenter | None = None,
     ) -> None:
+        self.augment = augment
         self.supplies, self.stage, self.plan, self.seed, self.encoder = supplies, stage, plan, seed, encoder
         self.rank, self.world = ranks.rank, ranks.world
         self.lanes = lanes_of(stage, ranks.world)
@@ -188,7 +191,8 @@ class StreamedBatches(Dataset[Batch]):
             step, part = divmod(order, self.plan.accumulate)
             order = next(islice(self._orders(step), part, None))
         skipped: list[Skipped] = []
-        kept = [(name, what, made) for name, what in order.draws if (made := self._sequence(name, what, skipped))]
+        step = order.number // self.plan.accumulate
+        kept = [(name, what, made) for name, what in order.draws if (made := self._sequence(name, what, step, skipped))]
         while kept:
             flip = torch.Generator().manual_seed(hash((self.seed, order.number, self.rank)))
             try:
@@ -224,11 +228,13 @@ class StreamedBatches(Dataset[Batch]):
                 reading[name] = self.streams[name].lane(lane, taken)
             yield name, next(reading[name])
 
-    def _sequence(self, name: str, what: int | Sample, skipped: list[Skipped]) -> TokenSequence | None:
+    def _sequence(self, name: str, what: int | Sample, step: int, skipped: list[Skipped]) -> TokenSequence | None:
         if isinstance(what, int):
-            return self.supplies[name][what]
+            found = self.supplies[name][what]
+            return self.augment([found], step)[0] if self.augment else found
         try:
-            example = self.encoder.encode(row_of(what, self.specs[name]))
+            row = row_of(what, self.specs[name])
+            example = self.encoder.encode(self.augment.row(row, step) if self.augment else row)
         except RowError as error:
             if not self._skips(name):
                 raise
