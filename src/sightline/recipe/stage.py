@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from sightline.recipe.augment import Augment
 from sightline.recipe.part import Above0, Fraction, Part, Positive, Tower
 
 
@@ -184,7 +185,8 @@ class Stage(Part):
     ema: Fraction | None = None  # decay of an exponential moving average of the weights
     gradient_checkpointing: bool = False
     cache_features: bool = False  # frozen vision towers only: each image is encoded once for the whole stage
-    flip: bool = False  # random horizontal flips of training images; wrong where left and right matter
+    flip: bool = False  # random horizontal flips of all training images; wrong where left and right matter
+    augment: Augment | None = None  # changes to training images, each of those rows alone whose answers stay true
     validate_every: Positive | None = None  # steps between validation losses
     validation: str | None = None  # their data set, where it is not the recipe's evaluate.validation
     early_stop: EarlyStop | None = None
@@ -205,8 +207,10 @@ class Stage(Part):
             raise ValueError("'dropout_warmup' is of the connector's dropout, and the connector does not learn")
         if self.cache_features and self.learn.get("vision", "none") != "none":
             raise ValueError("'cache_features' needs a frozen vision tower: set learn.vision to 'none'")
-        if self.cache_features and self.flip:
-            raise ValueError("'cache_features' keeps one view of each image: 'flip' must be off")
+        if self.cache_features and (self.flip or self.augment):
+            raise ValueError("'cache_features' keeps one view of each image: 'flip' and 'augment' must be off")
+        if self.flip and self.augment:
+            raise ValueError("'flip' flips every image: give 'augment.flip', a probability, in its place")
         if isinstance(self.objective, dict):
             self._pairs_consistent(self.objective)
         elif self.pairs != PairSettings():

@@ -90,6 +90,7 @@ def stage_facts(stage: ReadyStage, seconds: float, ended: str, best: float | Non
         "frozen": {tower: plan.frozen for tower, plan in stage.towers.items()},
         "estimated_memory_bytes": {kind: size for kind, size in kinds.items() if size},
         "peak_memory_bytes": peak_memory(stage.ranks.device),
+        **({"augment": stage.batches.augment.facts()} if stage.batches.augment else {}),
         "seconds": seconds,
         "best_validation": best,
         "ended": ended,
