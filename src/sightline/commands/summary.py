@@ -60,11 +60,18 @@ def describe(evaluation: dict[str, Any]) -> list[str]:
     """Headline, baselines and groups of an evaluation."""
     asked = f"{evaluation['questions']:,} questions" + (" (not all of them)" if evaluation["partial"] else "")
     if evaluation["metric"] == "retrieval":
-        return _retrieval(evaluation)
-    if evaluation["metric"] == "zero-shot":
-        return _zero_shot(evaluation)
-    if "accuracy" not in evaluation:
-        return [f"answered {asked} of {evaluation['data']}; the recipe scores nothing (evaluate.metric)"]
+        lines = _retrieval(evaluation)
+    elif evaluation["metric"] == "zero-shot":
+        lines = _zero_shot(evaluation)
+    elif "accuracy" not in evaluation:
+        lines = [f"answered {asked} of {evaluation['data']}; the recipe scores nothing (evaluate.metric)"]
+    else:
+        lines = _answers(evaluation, asked)
+    return lines + _leaks(evaluation.get("leaks", {}))
+
+
+def _answers(evaluation: dict[str, Any], asked: str) -> list[str]:
+    """The score of answers, what it is measured against, and whether the model looks."""
     low, high = evaluation["interval"]
     rule = f", {evaluation['rule']} rule" if evaluation.get("rule") else ""
     lines = [
@@ -95,6 +102,27 @@ def _looking(looking: dict[str, Any]) -> list[str]:
             f"{percent(pairs['same_answer'])}; {percent(pairs['if_independent'])} were each judged by itself)"
         )
     return lines
+
+
+def _leaks(leaks: dict[str, Any]) -> list[str]:
+    """Evaluation images that were trained on, loudly; or that there are none, of how many."""
+    if not leaks:
+        return []
+    unread = f"; {leaks['unreadable']:,} could not be read" if leaks["unreadable"] else ""
+    unread += f"; not compared, as they are streamed: {', '.join(names)}" if (names := leaks["not_compared"]) else ""
+    if not leaks["found"]:
+        compared = f"{leaks['evaluation_images']:,} compared with {leaks['training_images']:,} training images"
+        return [f"  leaks: none found, {compared}{unread}"] if leaks["training_images"] else []
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in leaks["kinds"].items())
+    first = leaks["listed"][0]
+    places = " = ".join(f"{first[side]['row']} ({first[side]['image']})" for side in ("evaluation", "training"))
+    without = leaks.get("accuracy_without")
+    rest = f"; on the other questions {percent(without['accuracy'])}" if without else ""
+    return [
+        f"  LEAK: {leaks['found']:,} of {leaks['evaluation_images']:,} evaluation images were also trained on "
+        f"({kinds}); {leaks['questions']:,} questions are about them{rest}{unread}",
+        f"    {places}: {first['kind']}; all are in leaks.jsonl",
+    ]
 
 
 def _retrieval(evaluation: dict[str, Any]) -> list[str]:

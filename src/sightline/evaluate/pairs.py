@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from sightline.atomic import write_json
 from sightline.data.row import Row
 from sightline.errors import UserError
 from sightline.evaluate.answer import Precision, ready
@@ -21,13 +19,12 @@ def evaluate_pairs(
     recipe: Recipe,
     built: Built,
     rows: Sequence[Row],
-    out: Path,
     progress: Callable[[int, int], None] | None = None,
     *,
     precision: Precision = "fp32",
     limit: int | None = None,
 ) -> dict[str, Any]:
-    """Embed every image and text of `rows`, write `evaluation.json` into `out`, and return what it says.
+    """Embed every image and text of `rows`; return what `evaluation.json` is to say.
 
     With `evaluate.rerank` k, the matching head scores the k nearest candidates of each query again, and its probability
     is added to their similarity, as in BLIP-2's released evaluation (arXiv 2301.12597, section 4.4).
@@ -55,7 +52,6 @@ def evaluate_pairs(
             **_judged(judge, judge.embed(asked, tell), recipe),
         }
     evaluation["seconds"] = time.perf_counter() - started
-    write_json(out / "evaluation.json", evaluation)
     return evaluation
 
 

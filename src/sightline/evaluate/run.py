@@ -15,6 +15,7 @@ from sightline.errors import UserError
 from sightline.evaluate.answer import Answerer, Precision
 from sightline.evaluate.baselines import TextOnly, settled_by_words, text_ceiling, text_only
 from sightline.evaluate.gallery import gallery
+from sightline.evaluate.leaks import Leaks, count_images, find_leaks, write_leaks
 from sightline.evaluate.looking.ask import Answered, Asked, ask, group_looking, looking, prepare
 from sightline.evaluate.looking.counterfactual import find_pairs
 from sightline.evaluate.looking.paired import against
@@ -54,9 +55,9 @@ def evaluate(
     `evaluate_zero_shot`.
 
     Args:
-        train_rows: where the text-only and the majority answer come from.
-        progress: told (answers so far, answers in all); each condition of `evaluate.looking` answers every row once
-            more.
+        train_rows: where the text-only and the majority answer come from, and what images were trained on.
+        progress: told (done, in all): images looked at for leaks, then answers; each condition of `evaluate.looking`
+            answers every row once more.
         precision: of the forward passes (autocast); the weights stay as they are.
         limit: answer only the first so many rows; the result says `partial`.
 
@@ -66,9 +67,32 @@ def evaluate(
     Raises:
         UserError: no rows, a row without an answer to be marked by, or no row has a field of `evaluate.group_by`.
     """
-    if recipe.evaluate.metric in ("retrieval", "zero-shot"):
-        judge = evaluate_pairs if recipe.evaluate.metric == "retrieval" else evaluate_zero_shot
-        return judge(recipe, built, rows, out, progress, precision=precision, limit=limit)
+    leaks, tell = _leaks(recipe, list(rows[:limit]) if limit else rows, train_rows, progress)
+    marks: Sequence[float | None] = ()
+    if recipe.evaluate.metric == "retrieval":
+        evaluation = evaluate_pairs(recipe, built, rows, tell, precision=precision, limit=limit)
+    elif recipe.evaluate.metric == "zero-shot":
+        evaluation = evaluate_zero_shot(recipe, built, rows, out, tell, precision=precision, limit=limit)
+    else:
+        evaluation, marks = _evaluate_answers(recipe, built, rows, train_rows, out, tell, precision, limit)
+    if leaks is not None:
+        evaluation["leaks"] = {**leaks.facts, **_unleaked(leaks, rows, marks), "partial": evaluation["partial"]}
+        write_leaks(out, leaks.found)
+    write_json(out / "evaluation.json", evaluation)
+    return evaluation
+
+
+def _evaluate_answers(
+    recipe: Recipe,
+    built: Built,
+    rows: Sequence[Row],
+    train_rows: Sequence[Row],
+    out: Path,
+    progress: Progress | None,
+    precision: Precision,
+    limit: int | None,
+) -> tuple[dict[str, Any], Sequence[float | None]]:
+    """What `evaluation.json` is to say of the answers to `rows`, and their marks."""
     started = time.perf_counter()
     asked = list(rows[:limit]) if limit else list(rows)
     fields = _fields(asked, recipe)
@@ -85,8 +109,27 @@ def evaluate(
     evaluation["seconds"] = time.perf_counter() - started
     write_predictions(out / "predictions.jsonl", asked, answers, marks, next(iter(fields.values()), None))
     write_json(out / "gallery.json", gallery(asked, answers, [is_right(mark) for mark in marks], settings.gallery))
-    write_json(out / "evaluation.json", evaluation)
-    return evaluation
+    return evaluation, marks
+
+
+def _leaks(
+    recipe: Recipe, asked: Sequence[Row], train_rows: Sequence[Row], progress: Progress | None
+) -> tuple[Leaks | None, Progress | None]:
+    """The leaks between `train_rows` and `asked`, and a progress that goes on from there."""
+    if not recipe.evaluate.leaks:
+        return None, progress
+    images = count_images(train_rows, asked)
+    again = 1 + len(recipe.evaluate.looking) * is_scored(recipe.evaluate)
+    leaks = find_leaks(train_rows, asked, _counter(progress, images + again * len(asked)))
+    streamed = {name for stage in recipe.stages for name in stage.data if recipe.data[name].stream}
+    leaks.facts["not_compared"] = sorted(streamed)
+    return leaks, (lambda done, total: progress(images + done, images + total)) if progress else None
+
+
+def _unleaked(leaks: Leaks, rows: Sequence[Row], marks: Sequence[float | None]) -> dict[str, Any]:
+    """The accuracy on the questions whose images were not trained on, where that differs from all of them."""
+    clean = [mark for row, mark in zip(rows, marks, strict=False) if mark is not None and not leaks.leaked(row)]
+    return {"accuracy_without": accuracy(clean)} if clean and leaks.found else {}
 
 
 def _head(recipe: Recipe, asked: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:

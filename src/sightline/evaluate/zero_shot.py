@@ -47,9 +47,9 @@ def evaluate_zero_shot(
     precision: Precision = "fp32",
     limit: int | None = None,
 ) -> dict[str, Any]:
-    """Classify the images of `rows`; write `evaluation.json`, `predictions.jsonl` and `gallery.json` into `out`.
+    """Classify the images of `rows`; write `predictions.jsonl` and `gallery.json` into `out`.
 
-    An image that several rows give the same class is judged once. Returns what `evaluation.json` says.
+    An image that several rows give the same class is judged once. Returns what `evaluation.json` is to say.
 
     Raises:
         UserError: no rows, a model that embeds no pairs, fewer than two classes, or a row of another class.
@@ -83,7 +83,6 @@ def evaluate_zero_shot(
     marks = [answer == row.answer for answer, row in zip(answers, asked, strict=True)]
     write_predictions(out / "predictions.jsonl", asked, answers, marks, [row.answer for row in asked])
     write_json(out / "gallery.json", gallery(asked, answers, marks, spec.gallery))
-    write_json(out / "evaluation.json", evaluation)
     return evaluation
 
 

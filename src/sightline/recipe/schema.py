@@ -63,10 +63,10 @@ __all__ = [
     "Fraction",
     "Fusion",
     "Guard",
+    "HeadSpec",
     "LanguageSpec",
     "LayerWarmup",
     "Layers",
-    "HeadSpec",
     "Learn",
     "LearnPart",
     "Lora",
@@ -112,6 +112,7 @@ class Evaluate(Part):
     )  # conditions in which the questions are asked again: what the model can do without looking
     shuffled_images: bool = True  # false: as 'looking' without shuffled
     text_only: bool = True  # the majority answer of each question in the training data
+    leaks: bool = True  # look for evaluation images that were also trained on
     group_by: str | tuple[str, ...] | None = None  # the row fields by which accuracy is broken down
     gallery: Positive = 24  # pictures in the report
     robust: Robust = Robust()  # how `sightline robust` breaks a trained run
@@ -122,7 +123,7 @@ class Evaluate(Part):
         return (self.group_by,) if isinstance(self.group_by, str) else self.group_by or ()
 
     @model_validator(mode="after")
-    def _rule_acts(self) -> Evaluate:
+    def _keys_act(self) -> Evaluate:
         if self.metric != "vqa" and self.rule != type(self).model_fields["rule"].default:
             raise ValueError(f"'rule' is read by metric vqa alone, and 'metric' is {self.metric}")
         return self
