@@ -3,43 +3,19 @@
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
-import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import sightline
-from sightline.attach.origins import ORIGINS, Origins
-from sightline.attach.script_origins import RANDOM, Told
 from sightline.guard.catalogue import load, page
 
+pytestmark = pytest.mark.usefixtures("origins")
 STEPS = 8
-
-
-@pytest.fixture(autouse=True)
-def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As under `sightline run`, for one test."""
-    for name, nothing in vars(Origins()).items():
-        monkeypatch.setattr(ORIGINS, name, nothing)
-    torch_nn = [sys.modules[name] for name in list(sys.modules) if name.startswith("torch.nn.")]
-    were = [(place, name, getattr(place, name)) for place in torch_nn for name in RANDOM if hasattr(place, name)]
-    load_state, add = nn.Module.load_state_dict, torch.optim.Optimizer.add_param_group
-    problems: list[str] = []
-    telling = Told(problems.append)
-    telling.install()
-    kind = transformers.PreTrainedModel
-    monkeypatch.setattr(kind, "from_pretrained", kind.__dict__["from_pretrained"])
-    monkeypatch.setattr(kind, "resize_token_embeddings", kind.resize_token_embeddings)
-    telling._transformers()
-    yield
-    for place, name, was in were:
-        setattr(place, name, was)
-    nn.Module.load_state_dict, torch.optim.Optimizer.add_param_group = load_state, add  # type: ignore[method-assign]
-    assert not problems
 
 
 def tower(width: int = 16) -> nn.Sequential:
@@ -312,7 +288,7 @@ def test_nothing_is_left_behind() -> None:
 
 def chat(case: str) -> nn.Module:
     """A model that was trained in this process gets three more tokens."""
-    config = transformers.LlamaConfig(
+    config = LlamaConfig(
         vocab_size=24,
         hidden_size=16,
         intermediate_size=16,
@@ -321,7 +297,7 @@ def chat(case: str) -> nn.Module:
         pad_token_id=0,
         tie_word_embeddings="tied" in case,
     )
-    model = transformers.LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
     if "stand-in" not in case:
         opt = torch.optim.AdamW(model.parameters(), lr=1e-2)
         for _ in range(2):

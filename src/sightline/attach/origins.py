@@ -26,6 +26,7 @@ class Origins:
         self._begun: set[Sample] = set()
         self._loaded: dict[int, weakref.ref[Tensor]] = {}
         self._held: dict[int, tuple[weakref.ref[Tensor], Sample]] = {}
+        self._asked: dict[int, weakref.ref[Tensor]] = {}
         self._grown: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
 
     def drawn(self, tensor: object) -> None:
@@ -42,8 +43,9 @@ class Origins:
     def held(self, tensors: Iterable[Tensor]) -> None:
         """An optimizer was given these. What nobody was seen to load into them is what training began with."""
         for tensor in tensors:
+            self._asked[id(tensor)] = weakref.ref(tensor)
             if len(self._held) > MOST or (sample := _sample(tensor)) is None:
-                return
+                continue
             if not _is(self._loaded, tensor):
                 self._begun.add(sample)
                 self._held.setdefault(id(tensor), (weakref.ref(tensor), sample))
@@ -59,6 +61,10 @@ class Origins:
             return 0
         now = table.detach()[len(table) - len(rows) :]
         return len(rows) if torch.equal(now, rows.to(now.device, now.dtype)) else 0
+
+    def optimized(self, tensor: Tensor) -> bool:
+        """Whether any optimizer was ever given it."""
+        return _is(self._asked, tensor)
 
     def fresh(self, parameter: Tensor) -> bool:
         """Whether its values are as an initialiser of this process drew them."""

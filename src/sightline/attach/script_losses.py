@@ -22,6 +22,7 @@ from sightline.attach.hook import Hook
 from sightline.attach.open_step import Loss, OpenStep
 from sightline.attach.recorder import Recorder
 from sightline.attach.script_logits import SoftmaxLoss
+from sightline.attach.script_terms import Terms
 from sightline.attach.script_watch import Models, Watched
 
 ROUND = 1e-6  # relative: a factor such as 1/3 is the inverse of a whole number
@@ -41,7 +42,7 @@ class Losses:
     def __init__(self, models: Models, fault: Callable[[str], None]) -> None:
         self._models = models
         self._hook = lambda act: Hook(act, lambda error: fault(f"loss: {type(error).__name__}: {error}"))
-        self._inside = False
+        self._inside, self._terms = False, Terms()
         self._plain: Callable[..., Any] | None = None  # torch's own, while ours is in its place
         self._wrapped: Callable[..., Any] | None = None
         self._given: Tensor | None = None  # to a library that scales it before it goes backward
@@ -139,6 +140,8 @@ class Losses:
         softmax = None
         if any(step is not None and step.measured for _, step, _, _ in states):
             softmax = SoftmaxLoss.under(root)
+        if len(live) == 1:
+            self._terms.look(root, live[0].recorder)
         found += [Loss.of(loss), divisor, states, softmax]
         if len(live) == 1 and live[0].blind and (step := live[0].recorder.open_step) is not None:
             live[0].recorder.backward.began(step, [False], None)  # no output of it tells so

@@ -13,6 +13,8 @@ class HiddenSeen:
         places: where they are kept, by the module's dotted name and the attribute, e.g. ``decoder.experts``.
         parameters: how many; `numel`: their elements; `of`: elements that the model knows and that are trainable.
         grad_norm: L2 norm of their gradients.
+        term: they are in no container of the model; but the classes `places` hold them, and a term of the loss is
+            theirs alone.
     """
 
     step: int
@@ -21,3 +23,4 @@ class HiddenSeen:
     numel: int
     of: int
     grad_norm: float
+    term: bool = False

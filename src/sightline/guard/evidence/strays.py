@@ -21,6 +21,7 @@ WAYS = {
     "attribute": "the loss is made through them, and somebody set requires_grad = True on their module",
     "alone": "parts that were loaded or trained come before them, and no other matrix learns",
 }
+ALONE = "give them to an optimizer, as what that term is to teach; or leave the term out"
 ADD = "add them to a parameter group, or set requires_grad to False"
 
 
@@ -56,6 +57,14 @@ def stray(
         what = f"{len(left)} parameters ({numel:,} elements) get gradients and are in no optimizer, e.g. {names[0]}"
         late = f"make the optimizer after the model is final: it holds {foreign} foreign elements"
         return Stray(what, late if foreign else ADD, bool(foreign), {"parameters": names[:5]})
+    if hidden is not None and hidden.term:
+        what = f"a term of the loss hangs on {hidden.parameters} parameters alone that no optimizer was given, of "
+        seen: dict[str, object] = {
+            "elements": hidden.numel,
+            "gradient norm": hidden.grad_norm,
+            "elements that learn": hidden.of,
+        }
+        return Stray(f"{what}{' and '.join(hidden.places)}", ALONE, False, seen)
     if hidden is not None:
         what = f"{hidden.places[0]} keeps {hidden.parameters} parameters in a plain container: no optimizer holds them"
         remedy = "use nn.ModuleList, nn.ModuleDict or nn.ParameterList, and make the optimizer after them"
