@@ -24,6 +24,7 @@ from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.onlookers.outputs import Head, Outputs
 from sightline.attach.onlookers.own_mode import OwnMode
 from sightline.attach.onlookers.own_reference import OwnReference
+from sightline.attach.onlookers.pictures import Pictures
 from sightline.attach.onlookers.placeholder import Placeholder
 from sightline.attach.onlookers.pull import Pull
 from sightline.attach.onlookers.rounding import Rounding
@@ -39,6 +40,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     Head,
     Binary,
     Outputs,
+    Pictures,
     Placeholder,
     Pull,
     LossScale,

@@ -32,6 +32,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     CutOffSeen    once, when modules that are optimized run under no_grad, or are detached
     FreshFrozenSeen   once, under `sightline run`, when frozen parts that nobody gave a value stand in the way
     HiddenSeen    once, when parameters in plain containers have had gradients in three measured steps
+    PicturesSeen  once, when all images of many training batches were one and the same
     PullSeen      after first backward passes that pull all outputs of a batch to one number
     StillSeen     once, when optimizer steps have written to nothing for a while
     UnsettledSeen   after an evaluation of a model with spectral norm that had not been trained yet
@@ -87,6 +88,7 @@ from sightline.guard.evidence.loading import (
 )
 from sightline.guard.evidence.metrics import MetricsHistory, MetricsSeen
 from sightline.guard.evidence.parallel import CollectivesSeen, RankFacts, RanksSeen, Round
+from sightline.guard.evidence.pictures import PicturesSeen
 from sightline.guard.evidence.pull import PullSeen
 from sightline.guard.evidence.reference import ReferenceSeen
 from sightline.guard.evidence.rounding import AutocastSeen, RoundingSeen, ScaledStep, ScalerSeen
@@ -129,6 +131,7 @@ __all__ = [
     "PaddingSeen",
     "ParameterSeen",
     "Phase",
+    "PicturesSeen",
     "Plan",
     "Progress",
     "PullSeen",
@@ -194,6 +197,7 @@ Evidence = (
     | HeadSeen
     | HiddenSeen
     | OutputsSeen
+    | PicturesSeen
     | PullSeen
     | ScheduleSeen
     | SharedRowsSeen

@@ -4,9 +4,11 @@ Symptom: fluent, plausible answers that do not depend on the picture; a fine tra
 bring it down) and a benchmark score near that of a model without eyes.
 Root cause: the image features never reach the language model (they are computed and not put in place of the
 placeholders, multiplied by zero, or masked from attention); or they reach it and stay meaningless, because the
-connector does not learn (X1), was reset (X2), learns too slowly or is drowned (X3); or images and texts are mispaired.
+connector does not learn (X1), was reset (X2), learns too slowly or is drowned (X3); or images and texts are mispaired;
+or all images are one, to the last bit (numbers from 0 to 1 cast to bytes, a wrong folder, an index that never moves).
 Fix: put the connector's output in place of the image placeholders, with attention_mask 1 there; then rule out X1, X2
 and X3, check that row i's image belongs to row i's text, and train the connector longer on captions before stage 2.
+Look at a batch of images, as the model is given them.
 Stays silent when: the true image lowers the loss of its own text below that with another row's image; too few steps
 were taken to learn to look; the text leaves nothing open (its loss is near zero), so that no image could help; the
 batch is too small or too noisy to tell.
@@ -22,10 +24,10 @@ from __future__ import annotations
 from statistics import median
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import History, ImagePairsSeen
+from sightline.guard.evidence import History, ImagePairsSeen, PicturesSeen
 from sightline.guard.specimen import Run
 
-DOMAINS = ("vlm",)
+DOMAINS = ("vision", "vlm")
 CONNECTED = 8  # steps until an image must reach the logits: gates that start at zero open with the first updates
 LEARNT = 1000  # steps until it should matter: about half of LLaVA-1.5's whole alignment stage (2,180 steps)
 ROWS = 4  # pairs: below, a spread cannot be estimated
@@ -35,8 +37,14 @@ OPEN = 0.05  # nats a token: below, the text alone settles the answers
 FLAT = 0.98  # ratio of the loss now to the loss before: above, learning has stopped
 
 
-def find(pairs: ImagePairsSeen, history: History | None = None) -> Verdict:
+def find(
+    pairs: ImagePairsSeen | None = None, history: History | None = None, pictures: PicturesSeen | None = None
+) -> Verdict:
     """Own image against another row's, on the same text: each row is its own control."""
+    if pictures is not None:
+        return _one_image(pictures)
+    if pairs is None:
+        return CannotTell("batch with two or more images and labels that was probed")
     if pairs.step < CONNECTED:
         return CannotTell(f"{CONNECTED} optimizer steps before the images were swapped")
     if not pairs.changed:
@@ -60,6 +68,16 @@ def find(pairs: ImagePairsSeen, history: History | None = None) -> Verdict:
         message=f"after {pairs.step} steps another row's image serves as well as the true one: images are ignored",
         fix="rule out X1 to X3 and mispaired images, then train the connector longer on captions, or at a higher rate",
         seen={"rows": len(gain), "loss": own, "gain by the true image": mean, "standard error": error},
+    )
+
+
+def _one_image(seen: PicturesSeen) -> Finding:
+    what = "one and the same" if seen.value is None else f"{seen.value:.4g} at each pixel"
+    return Finding(
+        severity="error",
+        message=f"all {seen.images} images of {seen.batches} batches are {what}: there is nothing to look at",
+        fix="look at a batch as the model is given it: a cast to bytes before * 255, a wrong folder, a fixed index",
+        seen={"images": seen.images, "batches": seen.batches, "shape": list(seen.shape), "pixel": seen.value},
     )
 
 

@@ -1,0 +1,81 @@
+"""Is there more than one image? Compares those of each training batch with each other, and with the first of all."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sightline.attach.onlookers.onlooker import Onlooker, Recording
+from sightline.guard.evidence import PicturesSeen
+from sightline.guard.probes.call import Call, differentiable
+
+BATCHES, IMAGES = 8, 64  # of flat images: no set of pictures begins with so many; twice as many of one picture
+IDS = (torch.int64, torch.int32)
+
+
+class Pictures(Onlooker):
+    """Gives up at the first batch whose images differ, which is the first of nearly every run."""
+
+    shows: ClassVar = ("PicturesSeen",)
+
+    def __init__(self, recorder: Recording) -> None:
+        super().__init__(recorder)
+        self._first: Tensor | None = None
+        self._batches = self._images = 0
+        self._varied = self._done = False
+
+    def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
+        """A training batch with images."""
+        if not training or self._done:
+            return
+        pixels = call.tensor("pixel_values")
+        if pixels is None or pixels.dim() < 4 or pixels.requires_grad or not pixels.numel():
+            return
+        first = pixels.detach()[:1] if self._first is None else self._first
+        if first.shape[1:] != pixels.shape[1:]:
+            self._done = True
+            return
+        self._first = first.clone() if self._first is None else self._first
+        self._listen(output, len(pixels))
+        count, given = len(pixels), [v for v in (*call.args, *call.kwargs.values()) if isinstance(v, Tensor)]
+        texts = [v for v in given if v.dtype in IDS and v.dim() == 2 and len(v) == count]
+        told = [(text != text[:1]).any() for text in texts]
+        facts = [(pixels.detach() != first).any(), first.min(), first.max(), *told]
+        self.recorder.mailbox.post(
+            [torch.stack([fact.double() for fact in facts])], lambda values: self._came(values[0].tolist(), count)
+        )
+
+    def _listen(self, output: Any, count: int) -> None:
+        """Equal images give equal outputs: gradients that differ tell that what is taught about them does."""
+        given = next((t for t in differentiable(output) if t.dim() and len(t) == count), None)
+        if given is None or self._varied:
+            return
+
+        def pulled(grad: Tensor) -> None:
+            if not self.recorder.muted and not self._varied:
+                self.recorder.mailbox.post([(grad != grad[:1]).any()], lambda values: self._told(bool(values[0])))
+
+        given.register_hook(pulled)
+
+    def _told(self, varied: bool) -> None:
+        self._varied = self._varied or varied
+
+    def _came(self, facts: list[float], count: int) -> None:
+        different, least, most, *texts = facts
+        if different or least != least:
+            self._done, self._first = True, None
+            return
+        self._batches, self._images = self._batches + 1, self._images + count
+        self._told(any(texts))
+        times = 1 if least == most else 2
+        if self._varied and self._batches >= times * BATCHES and self._images >= times * IMAGES:
+            shape = tuple(self._first.shape[1:]) if self._first is not None else ()
+            value = least if least == most else None
+            self._done, self._first = True, None
+            self.recorder.offer(PicturesSeen(self.recorder.step, self._batches, self._images, shape, value))
+
+    def close(self, *, broken: bool) -> None:
+        """What belongs to the host is let go."""
+        self._done, self._first = True, None
