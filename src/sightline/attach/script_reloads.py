@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from sightline.attach.hook import Hook
+from sightline.attach.origins import ORIGINS
 from sightline.attach.script_watch import Models, Watched
 from sightline.guard.evidence import RoundTripSeen
-from sightline.guard.evidence.answers import prefix_between
+from sightline.guard.evidence.answers import Prefix, prefix_between, renamed_between
 
 ENOUGH = 8  # tensors that tell whether a module was given others after all
 PATIENCE = 16  # calls of a module until one of its script's models is watched
@@ -53,17 +54,23 @@ def watch_reload(
 def watch_nothing_came(
     module: nn.Module, state: Mapping[str, Any], result: Any, path: str, models: Models, hook: Callable[..., Hook]
 ) -> None:
-    """Judge at `module`'s next forward pass a state of which not one name was known, though a prefix makes them fit.
+    """Judge at `module`'s next forward pass a state of which not one name was known, though with others they would fit.
+
+    Another prefix for all, or another name for the part that they are of, which is as its initialiser left it.
 
     Nothing is concluded where the module was given its weights in another way before it is used.
     """
     missing, given = tuple(result.missing_keys), tuple(result.unexpected_keys)
-    if not given or len(given) < len(state) or (prefix := prefix_between(missing, given)) is None:
+    if not given or len(given) < len(state):
         return
     live = module.state_dict()
-    fits = {name: state[other] for name in missing if (other := prefix.other(name)) in state}
-    meant = {name: value for name, value in fits.items() if isinstance(value, Tensor)}
-    if not meant or any(live[name].shape != value.shape for name, value in meant.items()):
+    prefix = prefix_between(missing, given)
+    found = [_meant(live, state, missing, one) for one in ([prefix] if prefix else renamed_between(missing, given))]
+    if sum(map(bool, found)) != 1:
+        return
+    meant = next(filter(None, found))
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    if prefix is None and not any(name in parameters and ORIGINS.fresh(parameters[name]) for name in meant):
         return
     at_load = {name: live[name].detach().clone() for name in list(meant)[:ENOUGH]}
     if all(torch.equal(value, meant[name].to(value.device, value.dtype)) for name, value in at_load.items()):
@@ -80,6 +87,15 @@ def watch_nothing_came(
             one.attachment.show(RoundTripSeen(one.recorder.step, path, 0, tuple(meant), given, loaded=True))
 
     handles.append(module.register_forward_pre_hook(hook(used)))
+
+
+def _meant(
+    live: Mapping[str, Any], state: Mapping[str, Any], missing: Sequence[str], prefix: Prefix
+) -> dict[str, Tensor]:
+    """Name of the module's own -> the value that it was to have; {} where these do not fit."""
+    fits = {name: state[other] for name in missing if (other := prefix.other(name)) in state}
+    tensors = {name: value for name, value in fits.items() if isinstance(value, Tensor)}
+    return {} if any(live[name].shape != value.shape for name, value in tensors.items()) else tensors
 
 
 def _near(models: Models, module: nn.Module) -> Watched | None:

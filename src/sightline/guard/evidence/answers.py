@@ -122,13 +122,19 @@ class OwnModeSeen:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """What stands before every one of other names (`longer`), or before every one of our own."""
+    """What stands before every one of other names (`longer`), or before every one of our own.
+
+    `ours`: what our own names begin with in its place, where one part has two names.
+    """
 
     text: str
     longer: bool
+    ours: str = ""
 
     def other(self, name: str) -> str:
         """What one of our own names is called there."""
+        if self.ours:
+            return self.text + name.removeprefix(self.ours) if name.startswith(self.ours) else name
         return self.text + name if self.longer else name.removeprefix(self.text)
 
 
@@ -149,3 +155,15 @@ def prefix_between(names: Sequence[str], others: Sequence[str]) -> Prefix | None
             if text != name and all(text + other in known for other in others):
                 return Prefix(text, longer=False)
     return None
+
+
+def renamed_between(names: Sequence[str], others: Sequence[str]) -> list[Prefix]:
+    """The ways in which `others` are all of one part that has another name in `names`: ``a.0.bias``, ``b.0.bias``."""
+    parts = [name.split(".")[:-1] for name in others]
+    common = [part for part, *rest in zip(*parts, strict=False) if all(part == one for one in rest)]
+    ends = [name.split(".", len(common))[-1] for name in others]
+    text, known = "".join(f"{part}." for part in common), set(names)
+    if not text or not ends:
+        return []
+    starts = dict.fromkeys(name.removesuffix(ends[0]) for name in names if name.endswith(f".{ends[0]}"))
+    return [Prefix(text, False, start) for start in starts if all(start + end in known for end in ends)]

@@ -3,7 +3,7 @@
 Symptom: a reloaded model scores worse than it did in training, by a little (rounded weights, stale batch statistics)
 or at chance (half of it is freshly initialised, with only a warning in the log); the loss jumps at a resume.
 Root cause: only parameters were saved, without the buffers that learn too (batch norm's running statistics); names
-carry a wrapper's prefix (`module.` of data parallelism, `_orig_mod.` of torch.compile, `net.` of a module around it)
+carry a wrapper's prefix (`module.` of data parallelism, `_orig_mod.` of torch.compile), or another name of the part,
 and are skipped by a loader with `strict=False`; a tensor was left out as "tied" that is not; the file was written
 before the last step, or in a coarser dtype than the weights have; or the best state was kept in memory without a copy,
 and went on training.
@@ -42,18 +42,16 @@ def find(checkpoint: RoundTripSeen) -> Verdict:
 
 
 def _by_reference(checkpoint: RoundTripSeen) -> Finding:
-    return Finding(
-        severity="error",
-        message=f"the state that is loaded is the model's own memory: {checkpoint.kept} of its tensors"
-        " were written to since it was kept, and nothing comes back",
-        fix="keep a copy: copy.deepcopy(model.state_dict()), or a file",
-        seen={"written to": checkpoint.kept, "of": checkpoint.compared},
-    )
+    what = f"the state that is loaded is the model's own memory: {checkpoint.kept} of its tensors were written to"
+    fix = "keep a copy: copy.deepcopy(model.state_dict()), or a file"
+    seen: dict[str, object] = {"written to": checkpoint.kept, "of": checkpoint.compared}
+    return Finding("error", f"{what} since it was kept, and nothing comes back", fix, seen)
 
 
 def _prefixed(checkpoint: RoundTripSeen) -> Finding | None:
     """Every name is there behind the same prefix; or without it, where the script loads it so."""
-    prefix = prefix_between(checkpoint.missing, checkpoint.unexpected)
+    if (prefix := prefix_between(checkpoint.missing, checkpoint.unexpected)) is None and checkpoint.loaded:
+        return _renamed(checkpoint)
     if prefix is None or not (prefix.longer or checkpoint.loaded):
         return None
     message = f"every name in the checkpoint begins with '{prefix.text}': the model's own names are absent"
@@ -64,6 +62,13 @@ def _prefixed(checkpoint: RoundTripSeen) -> Finding | None:
         fix = "take the prefix off before loading, or load into the module that was saved; strict=True tells"
     name = next(n for n in checkpoint.missing if prefix.other(n) in checkpoint.unexpected)
     return Finding("error", message, fix, {"saved": prefix.other(name), "model": name})
+
+
+def _renamed(checkpoint: RoundTripSeen) -> Finding:
+    saved, own = checkpoint.unexpected[0], checkpoint.missing[0]
+    message = f"not one of the {len(checkpoint.unexpected)} names that were loaded is known to the model, e.g. {saved}"
+    fix = f"load them under the model's own names (it has {own}), with strict=True: strict=False drops them in silence"
+    return Finding("error", f"{message}: nothing was loaded", fix, {"saved": saved, "model": own})
 
 
 def _lost(checkpoint: RoundTripSeen) -> Finding | None:
@@ -101,12 +106,9 @@ def _changed(checkpoint: RoundTripSeen) -> Finding | None:
 def _left_over(checkpoint: RoundTripSeen) -> Finding | None:
     if not checkpoint.unexpected:
         return None
-    return Finding(
-        severity="warning",
-        message=f"the checkpoint holds {len(checkpoint.unexpected)} tensors that the model does not know",
-        fix="save the model that is trained, under its own names: a strict load refuses this file",
-        seen={"unexpected": list(checkpoint.unexpected[:SHOWN])},
-    )
+    message = f"the checkpoint holds {len(checkpoint.unexpected)} tensors that the model does not know"
+    fix = "save the model that is trained, under its own names: a strict load refuses this file"
+    return Finding("warning", message, fix, {"unexpected": list(checkpoint.unexpected[:SHOWN])})
 
 
 def specimen(run: Run, *, faulty: bool) -> None:

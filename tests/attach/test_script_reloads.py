@@ -1,0 +1,97 @@
+"""A state of which nothing came, for its part has another name in the model; and states for which that is fine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sightline.attach.hook import Hook
+from sightline.attach.script_reloads import watch_nothing_came
+from sightline.attach.script_watch import Models
+from sightline.guard.check import Finding
+
+pytestmark = pytest.mark.usefixtures("origins")
+State = dict[str, Tensor]
+
+
+class Eyes(nn.Module):
+    def __init__(self, names: tuple[str, ...] = ("projector",), width: int = 8) -> None:
+        super().__init__()
+        self.tower, self.head = nn.Linear(4, 8), nn.Linear(width, 2)
+        for name in names:
+            self.add_module(name, nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, width)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.tower(x)
+        for name in ("projector", "second"):
+            x = getattr(self, name, nn.Identity())(x)
+        return self.head(x)
+
+
+def of_a_file(prefix: str) -> State:
+    """A projector that was trained elsewhere."""
+    return {f"{prefix}{name}": torch.randn(shape) for name, shape in SHAPES.items()}
+
+
+SHAPES = {"0.weight": (8, 8), "0.bias": (8,), "2.weight": (8, 8), "2.bias": (8,)}
+
+
+def findings(model: nn.Module, state: Mapping[str, Tensor], then: Callable[[], object] = lambda: None) -> list[Finding]:
+    """Load `state` without strictness, do `then`, train."""
+    problems: list[str] = []
+    found: list[Finding] = []
+    models = Models(1.0, found.append, problems.append)
+    result = model.load_state_dict(dict(state), strict=False)
+    watch_nothing_came(
+        model, state, result, "", models, lambda act: Hook(act, lambda error: problems.append(repr(error)))
+    )
+    then()
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    models.attach(model, [opt], blind=False)
+    for _ in range(2):
+        opt.zero_grad()
+        model(torch.randn(4, 4)).square().mean().backward()
+        opt.step()
+    models.close_all(whole=True)
+    assert not problems
+    return [one for one in found if one.code == "K1"]
+
+
+@pytest.mark.parametrize("prefix", ["mm_projector.", "adapter.", "net.adapter."])
+def test_another_name(prefix: str) -> None:
+    (found,) = findings(Eyes(), of_a_file(prefix))
+    assert found.severity == "error" and found.message.endswith("nothing was loaded")
+    assert found.seen["saved"] == f"{prefix}0.weight" and found.seen["model"] == "projector.0.weight"
+    assert findings(Eyes(), of_a_file("projector.")) == []
+
+
+def test_what_is_renamed_later() -> None:
+    model, state = Eyes(), of_a_file("adapter.")
+    own = {name.replace("adapter", "projector"): value for name, value in state.items()}
+    assert findings(model, state, lambda: model.load_state_dict(own, strict=False)) == []
+
+
+def test_what_was_trained_here() -> None:
+    """The part has its weights already; a look into some other file changes nothing."""
+    model = Eyes()
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(torch.randn(4, 4)).square().mean().backward()
+    opt.step()
+    assert findings(model, of_a_file("adapter.")) == []
+
+
+def test_what_may_be_of_two_parts() -> None:
+    assert findings(Eyes(("projector", "second")), of_a_file("adapter.")) == []
+
+
+def test_what_does_not_fit() -> None:
+    assert findings(Eyes(width=6), of_a_file("adapter.")) == []
+
+
+def test_a_state_of_which_something_came() -> None:
+    """A body with another head on it: the head is left out on purpose."""
+    body = {f"tower.{name}": torch.randn_like(value) for name, value in nn.Linear(4, 8).state_dict().items()}
+    assert findings(Eyes(), {**of_a_file("adapter."), **body}) == []
