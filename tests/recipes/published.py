@@ -35,6 +35,17 @@ VICUNA_7B = {
     "pad_token_id": 0,
 }
 
+# https://huggingface.co/llava-hf/llava-1.5-7b-hf: Vicuna with an image and a pad token, filled up to a multiple of 64
+LLAVA_7B = {
+    "model_type": "llava",
+    "image_token_index": 32000,
+    "vision_feature_layer": -2,
+    "vision_feature_select_strategy": "default",
+    "tie_word_embeddings": False,
+    "vision_config": CLIP_L_336,
+    "text_config": VICUNA_7B | {"vocab_size": 32064},
+}
+
 # https://huggingface.co/google/siglip2-base-patch16-512 (vision_config)
 SIGLIP2_B_512 = {
     "model_type": "siglip_vision_model",
@@ -146,6 +157,7 @@ CONFIGS = {
     "google/siglip2-base-patch16-512": SIGLIP2_B_512,
     "HuggingFaceTB/SmolLM2-360M-Instruct": SMOLLM2_360M,
     "Qwen/Qwen3-VL-2B-Instruct": QWEN3_VL_2B,
+    "llava-hf/llava-1.5-7b-hf": LLAVA_7B,
 }
 
 

@@ -101,7 +101,21 @@ BLIP2_REPRESENT = {
     "pairs.caption_smoothing": 0.1,
 }
 BLIP2_SPEAK = {**BLIP2, "objective": "next-token", "steps": 80_000, "schedule.floor": 0.5, "max_length": 64}
+VQA_CLASSIFIER = {  # ViLT's fine-tuning, nanoVLM's towers
+    "objective": "answers",
+    "learn": {**ALL_LEARN, "head": "all"},
+    "lr": {"vision": 5e-5, "connector": 5.12e-3, "language": 5e-5, "head": 10 * 1e-4},
+    "batch": 256,
+    "epochs": 10,
+    "schedule.kind": "linear",
+    "schedule.warmup": 0.1,
+    "schedule.floor": 0.0,
+    "optimizer.weight_decay": 0.01,
+}
+VQA_GENERATIVE = {**LLAVA_LORA, "early_stop.metric": "accuracy", "validate_every": 500}
 STAGES = [
+    ("vqav2-generative", "answer", VQA_GENERATIVE),
+    ("vqav2-classifier", "answer", VQA_CLASSIFIER),
     ("blip2-stage1", "represent", BLIP2_REPRESENT),
     ("blip2-stage2-opt", "speak", {**BLIP2_SPEAK, "batch": 1920}),
     ("blip2-stage2-flan-t5", "speak", {**BLIP2_SPEAK, "batch": 1520}),
@@ -149,6 +163,23 @@ def test_contrastive_recipes_start_at_the_published_temperature_and_bias() -> No
     assert (siglip.temperature, siglip.max_scale, siglip.bias, siglip.embed) == (0.1, None, -10, 768)
 
 
+def test_vqav2_is_read_as_its_authors_publish_it() -> None:
+    for name in ("vqav2-generative", "vqav2-classifier"):
+        recipe = load(name)
+        for split, year in (("train", "train2014"), ("val", "val2014")):
+            assert (recipe.data[split].reader, recipe.data[split].images) == ("vqa", f"data/coco/{year}")
+            assert year in (recipe.data[split].path or "") and year in (recipe.data[split].annotations or "")
+        for split in ("test-dev", "test-standard"):
+            assert recipe.data[split].annotations is None and recipe.data[split].limit is None
+        assert (recipe.evaluate.metric, recipe.evaluate.rule) == ("vqa", "official")
+        assert recipe.data["few"].path == recipe.data["val"].path and recipe.data["train"].limit is None
+    prompts = {spec.prompt for spec in load("vqav2-generative").data.values()}
+    assert prompts == {"{question}\nAnswer the question using a single word or phrase."}, "LLaVA-1.5, table 7"
+    compose = load("vqav2-classifier").model.compose
+    assert compose is not None and compose.head is not None
+    assert (compose.head.answers, compose.head.min_count, compose.head.targets) == (3129, 9, "leave-one-out")
+
+
 def test_llava_takes_the_last_but_one_hidden_state_of_padded_images() -> None:
     for name in ("llava-1.5-7b", "llava-1.5-7b-lora"):
         vision = load(name).model.compose.vision
@@ -164,9 +195,10 @@ def test_blip2_has_32_queries_compared_in_256_numbers_and_reranks_128() -> None:
 
 
 def test_llava_lora_is_of_rank_128_and_alpha_256() -> None:
-    lora = load("llava-1.5-7b-lora").model.lora
-    assert lora is not None
-    assert (lora.rank, lora.alpha, lora.dropout, lora.towers) == (128, 256, 0.05, ("language",))
+    for name in ("llava-1.5-7b-lora", "vqav2-generative"):
+        lora = load(name).model.lora
+        assert lora is not None
+        assert (lora.rank, lora.alpha, lora.dropout, lora.towers) == (128, 256, 0.05, ("language",))
 
 
 def test_the_recipes_of_the_first_release_are_there() -> None:

@@ -27,6 +27,13 @@ NANO_VLM = {
     "connector": linear(4 * 4 * 768, 960) + linear(960, 960),
     "language": published.llama(960, 2560, 32, 320, 49152, tied=True),
 }
+# The adopted model keeps CLIP whole, its last block and final norm included.
+VQA_GENERATIVE = {
+    "vision": published.clip_l_336(blocks=24, post_norm=True),
+    "connector": LLAVA_PROJECTOR,
+    "language": published.llama(4096, 11008, 32, 4096, 32064, tied=False) + VICUNA_LORA,
+}
+VQA_CLASSIFIER = {**NANO_VLM, "head": linear(960, 2 * 960) + linear(2 * 960, 3129)}
 QWEN = {
     "vision": published.QWEN3_VL_2B_TOTAL - published.qwen3_vl_connector() - 1_720_574_976,
     "connector": published.qwen3_vl_connector(),
@@ -50,6 +57,8 @@ COUNTS = {
     "llava-1.5-7b": LLAVA,
     "llava-1.5-7b-lora": {**LLAVA, "language": VICUNA_7B + VICUNA_LORA},
     "nano-vlm": NANO_VLM,
+    "vqav2-generative": VQA_GENERATIVE,
+    "vqav2-classifier": VQA_CLASSIFIER,
     "finetune-qwen3-vl": QWEN,
     "clip-b32": published.clip_b_32(),
     "siglip-b16": published.siglip_b_16(),
@@ -63,6 +72,8 @@ TRAINABLE = {
     ("llava-1.5-7b-lora", "align"): {"connector": LLAVA_PROJECTOR},
     ("llava-1.5-7b-lora", "instruct"): {"connector": LLAVA_PROJECTOR, "language": VICUNA_LORA},
     ("nano-vlm", "train"): NANO_VLM,
+    ("vqav2-generative", "answer"): {"connector": LLAVA_PROJECTOR, "language": VICUNA_LORA},
+    ("vqav2-classifier", "answer"): VQA_CLASSIFIER,
     ("finetune-qwen3-vl", "finetune"): QWEN,
     ("clip-b32", "contrast"): published.clip_b_32(),
     ("siglip-b16", "judge"): published.siglip_b_16(),
@@ -112,7 +123,8 @@ def _published(part: Any) -> Any:
 
 
 def _counts(model: VLM) -> dict[str, int]:
-    return {tower: sum(p.numel() for _, p in model.tower_parameters(tower)) for tower in TOWERS}
+    towers = (*TOWERS, "head") if getattr(model, "head", None) is not None else TOWERS
+    return {tower: sum(p.numel() for _, p in model.tower_parameters(tower)) for tower in towers}
 
 
 @pytest.mark.parametrize("name", COUNTS)
