@@ -112,7 +112,7 @@ def look(recipe: Recipe, seconds: float = SECONDS) -> Preflight:
         seen.device = str(device)
         seen.precision = pick_precision(recipe.precision, device).name
     names = list(dict.fromkeys(name for stage in recipe.stages for name in stage.data))
-    names += [n for n in (recipe.evaluate.validation, recipe.evaluate.data) if n and n not in names]
+    names = list(dict.fromkeys([*names, *filter(None, (recipe.evaluate.validation, recipe.evaluate.data))]))
     for name in names:
         with seen.gathering():
             seen.data.append(_data(recipe, name, seconds / 2 / len(names), seen))
