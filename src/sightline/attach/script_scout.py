@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +67,7 @@ class Scout:
         self._posts: dict[int, Any] = {}
         self._registration: Any = None
         self._spent, self._began = 0.0, time.perf_counter()
+        self.beheld: list[Callable[[Sequence[nn.Module], Collection[int]], None]] = []  # told of all modules alive
         self._free: list[weakref.ref[nn.Module]] = []
         self._hook = Hook(self._called, self._failed)
         models.settled = self._settled
@@ -117,12 +118,14 @@ class Scout:
         start = time.thread_time()  # not of a wall clock, which other processes would make run faster
         if self._spent > max(FREE, SHARE * (time.perf_counter() - self._began)):
             return []
-        alive = modules_alive()
-        found = holders(alive, frozenset(wanted))
+        alive, wanted = modules_alive(), frozenset(wanted)
+        found = holders(alive, wanted)
         graphs = {id(part) for module in found for part in compiled_parts(module)}
         for module in found:
             if id(module) not in graphs:
                 self._post(module)
+        for act in self.beheld:
+            act(alive, wanted)
         inside = {id(child) for module in alive for child in children(module)}
         self._free = [weakref.ref(m) for m in alive if _may_be_loss(m, nested=id(m) in inside)]
         if found and self._registration is None:

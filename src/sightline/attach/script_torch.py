@@ -18,6 +18,7 @@ from sightline.attach.script_origins import Told
 from sightline.attach.script_resumes import Resumes
 from sightline.attach.script_saves import Saves
 from sightline.attach.script_scout import Scout
+from sightline.attach.script_teachers import Teachers
 from sightline.attach.script_watch import Models
 from sightline.attach.script_words import Words
 from sightline.attach.torch_loop import Attachment
@@ -34,6 +35,7 @@ def watched(
     models = Models(budget, tell, fault)
     scout = Scout(models, fault)
     scout.install()
+    scout.beheld.append(Teachers(models, fault).look)
     Loaders(fault).install()
     origins = Told(fault)
     origins.install()

@@ -43,6 +43,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     CollectivesSeen   under `sightline run`, when a rank is about to call what another did not
     AutocastSeen  after the first measured training forwards under autocast
     LeftInEvalSeen   once, after 16 steps in evaluation mode that follow an evaluation, and at the end after 8
+    TeacherSeen   once, under `sightline run`, when a network that is done with learning answers in train mode
     OwnModeSeen   once, after two steps of a model that overrides train()
     LeakSeen, ImagePairsSeen, EvaluationSeen, RoundTripSeen, DrawsSeen, RowsSeen    answers of probes (`guard/probes/`)
 
@@ -58,6 +59,7 @@ from sightline.guard.evidence.answers import (
     LeftInEvalSeen,
     OwnModeSeen,
     RoundTripSeen,
+    TeacherSeen,
     UnsettledSeen,
 )
 from sightline.guard.evidence.asked import OracleSeen, OverfitSeen, ResumeSeen
@@ -155,6 +157,7 @@ __all__ = [
     "StepSeen",
     "StillSeen",
     "StuckRank",
+    "TeacherSeen",
     "TokenizerSetup",
     "TowerSetup",
     "UnsettledSeen",
@@ -203,6 +206,7 @@ Evidence = (
     | SharedRowsSeen
     | SharedTextSeen
     | StillSeen
+    | TeacherSeen
     | OracleSeen
     | OverfitSeen
     | OwnModeSeen

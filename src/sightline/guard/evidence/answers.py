@@ -105,6 +105,23 @@ class LeftInEvalSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class TeacherSeen:
+    """A network that was trained before, does not change any more, and answers at each step that trains another one.
+
+    Attributes:
+        kind: its class; `calls`: steps in a row at which it answered in train mode.
+        lively: its modules in train mode whose output depends on it.
+        mode_gap: largest absolute difference that evaluation mode makes to an answer.
+    """
+
+    step: int
+    kind: str
+    calls: int
+    lively: tuple[str, ...]
+    mode_gap: float
+
+
+@dataclass(frozen=True, slots=True)
 class OwnModeSeen:
     """A model in train mode beside what a call of its own `train()` would make of it.
 

@@ -4,16 +4,17 @@ Symptom: validation scores are lower than they should be and change when nothing
 other samples of its batch; evaluating often makes training worse, because batch norm learns from validation data.
 Root cause: `model.eval()` was not called (`torch.no_grad()` does not do it), or a validation loop in the middle of an
 epoch left it and a callback turned train mode on again; or dropout is a function call that does not ask for the mode:
-`F.dropout(x)` drops always, because `training=True` is its default. The reverse: `model.train()` stands before the loop
-that evaluates, so that all steps after the first evaluation train without dropout, on fixed batch statistics;
-`spectral_norm` in eval mode before any pass in train mode divides by a random number.
+`F.dropout(x)` drops always, because `training=True` is its default; or a teacher was left in train mode. The reverse:
+`model.train()` stands before the loop that evaluates, so that all steps after the first evaluation train without
+dropout, on fixed batch statistics; `spectral_norm` in eval mode, before any pass in train mode, divides by a random
+number.
 Fix: call `model.eval()` before each evaluation and `model.train()` after it; write
 `F.dropout(x, p, training=self.training)`, and `dropout_p=p if self.training else 0.0` for attention; use
 `torch.nn.utils.parametrizations.spectral_norm`, which estimates at once.
 Stays silent when: nothing in the model depends on the mode; modules in train mode make no difference to the output; a
 model draws random numbers by design (a sampled latent); a forward pass without gradients belongs to training itself
-(a teacher's labels at every step, a dry run before the first step); training is in eval mode from the start, or only
-some modules are (frozen batch norm).
+(an average's labels, a network that is asked twice about a batch, a dry run before the first step); training is in eval
+mode from the start, or only some modules are (frozen batch norm).
 Sources:
 - https://github.com/udacity/deep-learning-v2-pytorch/issues/3 (2018-10-20): a course's notebooks without eval()
 - https://github.com/pytorch/pytorch/issues/26338 (2019-09-17): F.dropout drops in eval mode, as documented
@@ -25,7 +26,7 @@ Sources:
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import EvaluationSeen, LeftInEvalSeen, UnsettledSeen
+from sightline.guard.evidence import EvaluationSeen, LeftInEvalSeen, TeacherSeen, UnsettledSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -38,10 +39,13 @@ def find(
     evaluation: EvaluationSeen | None = None,
     unsettled: UnsettledSeen | None = None,
     left: LeftInEvalSeen | None = None,
+    teacher: TeacherSeen | None = None,
 ) -> Verdict:
     """Did the mode change what the evaluation saw? Proved by the same batch in eval mode, or seen twice."""
     if left is not None:
         return _left(left)
+    if teacher is not None:
+        return _teacher(teacher)
     if unsettled is not None and max(unsettled.norms) > LARGE:
         return _unsettled(unsettled)
     return _judged(evaluation) if evaluation is not None else None
@@ -55,6 +59,13 @@ def _left(seen: LeftInEvalSeen) -> Finding:
         fix="call model.train() after each evaluation, or at the top of the loop over batches",
         seen={"switched off": list(seen.modules[:SHOWN]), "modules": len(seen.modules)},
     )
+
+
+def _teacher(seen: TeacherSeen) -> Finding:
+    what = f"a {seen.kind} that was trained before answers at every step with {len(seen.lively)} modules in train mode"
+    fix = "call its eval() before it is used; model.train() of a module around it undoes that"
+    numbers: dict[str, object] = {"in train mode": list(seen.lively[:SHOWN]), "eval mode changes it by": seen.mode_gap}
+    return Finding("warning", f"{what}, e.g. {seen.lively[0]}", fix, numbers)
 
 
 def _judged(seen: EvaluationSeen) -> Verdict:
