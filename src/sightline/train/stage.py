@@ -9,13 +9,13 @@ from torch import nn
 
 from sightline.data.augment import Augmenter
 from sightline.data.dataset import Rows
-from sightline.data.row import Skipped
+from sightline.data.row import Row, Skipped
 from sightline.errors import UserError
 from sightline.models.build import Built
 from sightline.models.layers.dropout import Dropouts
 from sightline.models.vlm import VLM
 from sightline.recipe.schema import Evaluate, Recipe, Stage, Tower
-from sightline.train.cache import encode_all
+from sightline.train.cache import FeatureCache, encode_all
 from sightline.train.checkpoint import Learner
 from sightline.train.ema import Ema
 from sightline.train.feed import MicroBatches, Plan, Supply, plan_steps, supply
@@ -87,13 +87,8 @@ def make_ready(
     supplies, skipped = _supplies(spec, built, {name: rows[name] for name in spec.data if name not in streams}, tell)
     sizes = {name: len(supplies[name] if name in supplies else streams[name]) for name in spec.data}
     plan = plan_steps(spec, sizes, ranks.world)
-    features = None
-    if spec.cache_features:
-        all_rows = [row for each in supplies.values() for row in each.rows]
-        images = len({image.key for row in all_rows for image in row.images})
-        model.eval()
-        features = encode_all(model, built.encoder_for(spec), all_rows, precision, tell("encoding images", images))
-    at_hand = (row for each in supplies.values() for row in each.rows)
+    at_hand = [row for each in supplies.values() for row in each.rows]
+    features = _features(spec, built, at_hand, precision, tell) if spec.cache_features else None
     augment = Augmenter(spec.augment, seed, at_hand) if spec.augment else None
     batches: MicroBatches | StreamedBatches = (
         StreamedBatches(streams, supplies, spec, plan, seed, ranks, built.encoder_for(spec), augment)
@@ -116,6 +111,13 @@ def make_ready(
         ranks=ranks,
         marking=recipe.evaluate,
     )
+
+
+def _features(spec: Stage, built: Built, rows: list[Row], precision: Precision, tell: Tell) -> FeatureCache:
+    """What the frozen vision tower says of every image of `rows`."""
+    images = len({image.key for row in rows for image in row.images})
+    built.model.eval()
+    return encode_all(built.model, built.encoder_for(spec), rows, precision, tell("encoding images", images))
 
 
 def _dropouts(model: VLM, spec: Stage) -> Dropouts:
