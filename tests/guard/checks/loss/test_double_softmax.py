@@ -12,6 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as with_logits
 
 import sightline
 from sightline.attach.gradient import loss_seen, read_gradient
+from sightline.guard.catalogue import load, page
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.loss.double_softmax import FEWEST, find
 
@@ -120,3 +121,34 @@ SIGMOID_ONCE = {
 @pytest.mark.parametrize("outputs", [1, 6])
 def test_one_sigmoid_is_silent(name: str, outputs: int) -> None:
     assert asked(*SIGMOID_ONCE[name], outputs=outputs) == []
+
+
+# model's last layer, loss of its output and the targets -> whether a logarithm is missing
+OF_PROBABILITIES: dict[str, tuple[nn.Module, Callable[[Tensor, Tensor], Tensor], bool]] = {
+    "nll of probabilities": (nn.Softmax(-1), nll_loss, True),
+    "nll of log-probabilities": (nn.LogSoftmax(-1), nll_loss, False),
+    "nll of their logarithm": (nn.Softmax(-1), lambda p, t: nll_loss(p.log(), t), False),
+    "one minus the probability": (nn.Softmax(-1), lambda p, t: (1 - p.gather(1, t[:, None])).mean(), False),
+    "a reward of 1 or -1": (
+        nn.Softmax(-1),
+        lambda p, t: -(p.gather(1, t[:, None])[:, 0] * (t % 2 * 2 - 1)).mean(),
+        False,
+    ),
+    "minus the logit": (nn.Identity(), lambda z, t: -z.gather(1, t[:, None]).mean(), False),
+}
+
+
+@pytest.mark.parametrize("case", OF_PROBABILITIES)
+def test_a_logarithm_that_is_missing(case: str) -> None:
+    last, loss_of, wrong = OF_PROBABILITIES[case]
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 6), last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with sightline.attach(model, optimizer, on_finding=None, budget=1.0, checks=load((page("T4"),))) as guard:
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss = loss_of(model(torch.randn(24, 8)), torch.arange(24) % 6)
+            loss.backward()
+            optimizer.step()
+            guard.step(loss=loss)
+    assert [one.message.endswith("it is below 0") for one in guard.findings] == [True] * wrong

@@ -1,10 +1,11 @@
-"""T4 · Softmax, or sigmoid, is taken twice: what the cross-entropy takes for logits are probabilities.
+"""T4 · Softmax, or sigmoid, is taken twice, or its logarithm never: the loss takes probabilities for something else.
 
 Symptom: the loss falls slowly and stops at a floor far above zero (for C classes at ln(C - 1 + e) - 1: 1.46 for ten,
 nearly ln V for a vocabulary), while accuracy may look tolerable. Gradients are small where the model is most wrong.
 Root cause: `cross_entropy` takes log_softmax of its input. A model that ends in softmax, or a loop that calls softmax
 before the loss, gives it numbers between 0 and 1, whose softmax is nearly flat whatever the model says. So does a
 sigmoid before `binary_cross_entropy_with_logits`: then no probability is below one half, nor the loss below 0.31.
+`nll_loss` takes no softmax, and not the logarithm either: given probabilities, it is their mean below zero.
 Fix: pass raw logits to `cross_entropy`: remove the softmax before the loss, and take it where probabilities are read;
 or keep it and use `nll_loss` on its logarithm. The same for sigmoid, or keep it and use `binary_cross_entropy`.
 Stays silent when: the input is logits, or log-probabilities (log_softmax of those changes nothing); or probabilities
@@ -22,7 +23,7 @@ Sources:
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Severity, Verdict
-from sightline.guard.evidence import BinaryLossSeen, LossSeen
+from sightline.guard.evidence import BinaryLossSeen, History, LossSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -30,8 +31,10 @@ MOST = 0.9  # of the supervised positions: the form of a gradient is exact, so a
 FEWEST = 8  # supervised positions from which an uneven weight is told from chance
 
 
-def find(loss: LossSeen | None = None, binary: BinaryLossSeen | None = None) -> Verdict:
+def find(loss: LossSeen | None = None, binary: BinaryLossSeen | None = None, history: History | None = None) -> Verdict:
     """Read the form of the loss off its gradient, and the kind of numbers off its input."""
+    if binary is not None and _lone(binary):
+        return _logarithm(loss, history.steps[-1].loss if history else None)
     if binary is not None and binary.doubled > MOST and binary.outputs * binary.graded >= FEWEST:
         return _sigmoid(binary)
     if loss is None or not loss.supervised:
@@ -43,6 +46,22 @@ def find(loss: LossSeen | None = None, binary: BinaryLossSeen | None = None) -> 
     if loss.supervised >= FEWEST and loss.doubled_rows > MOST:
         return _finding("softmax is called on the logits", "the softmax between model and loss", "warning", loss)
     return None
+
+
+def _lone(binary: BinaryLossSeen) -> bool:
+    """Whether of each sample's outputs one alone has a gradient, which raises it: no sigmoid's loss is like that."""
+    return binary.classes > 1 and binary.ones == 1 and abs(binary.graded * binary.classes - 1) <= 1 - MOST
+
+
+def _logarithm(loss: LossSeen | None, value: float | None) -> Verdict:
+    """A loss that is linear in one probability of each row is minus their mean only where a logarithm is missing."""
+    if loss is None or value is None:
+        return CannotTell("loss, with outputs of which it raises one a sample")
+    if value >= 0 or loss.supervised < FEWEST or loss.probability_rows <= MOST or loss.softmax_rows >= MOST:
+        return None
+    message = "probabilities are given to a loss that takes their logarithms, as nll_loss does: it is below 0"
+    fix = "take log_softmax in place of softmax before nll_loss, or give raw logits to cross_entropy"
+    return Finding("error", message, fix, {"loss": value, "positions given as probabilities": loss.probability_rows})
 
 
 def _finding(what: str, remove: str, severity: Severity, loss: LossSeen) -> Finding:
