@@ -4,37 +4,54 @@ import gzip
 import json
 import random
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sightline.errors import UserError
-from sightline.evaluate.json_file import members
+from sightline.evaluate.json_file import BATCH, members
 
 
-def read(path: Path) -> list[tuple[str | None, Any]]:
-    return list(members(path, "--file"))
+def read(path: Path) -> dict[str | None, Any]:
+    return whole(members(path, "--file"))
+
+
+def whole(parts: Iterable[tuple[str | None, Any]]) -> dict[str | None, Any]:
+    """The value whose parts these are, a list by itself under None."""
+    value: dict[str | None, Any] = {}
+    for name, part in parts:
+        if isinstance(part, list):
+            value[name] = value.get(name, []) + part
+        else:
+            value[name] = part
+    return value
 
 
 @pytest.mark.parametrize("layout", [{}, {"indent": 2}, {"separators": (",", ":")}])
-def test_records_come_one_by_one_under_their_names(tmp_path: Path, layout: dict[str, Any]) -> None:
+def test_parts_of_an_object_come_by_their_names(tmp_path: Path, layout: dict[str, Any]) -> None:
     value = {"info": {"year": 2017}, "a": [{"x": [1, "]"]}, {"y": "\u00e9\n"}], "n": None, "empty": [], "b": [1, 2]}
     path = tmp_path / "file"
     path.write_text(json.dumps(value, **layout), encoding="utf-8")
-    assert read(path) == [
-        *[("info", {"year": 2017}), ("a", {"x": [1, "]"]}), ("a", {"y": "\u00e9\n"}), ("n", None)],
-        *[("empty", []), ("b", 1), ("b", 2)],
-    ]
-    assert read(path) == list(members(value, "--file"))
+    assert read(path) == value
     path.write_bytes(gzip.compress(path.read_bytes()))
-    assert read(path) == list(members(value, "--file"))
+    assert read(path) == value
+    assert whole(members(value, "--file")) == value
 
 
 def test_a_list_by_itself(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     path.write_text(' [ {"x" : 1} , {} ] \n', encoding="utf-8")
-    assert read(path) == [(None, {"x": 1}), (None, {})]
+    assert read(path) == {None: [{"x": 1}, {}]}
+
+
+@pytest.mark.parametrize("count", [0, 1, BATCH - 1, BATCH, BATCH + 1, 3 * BATCH])
+def test_long_lists_come_in_batches(count: int, tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps({"a": list(range(count)), "b": [{"x": n} for n in range(count)]}), encoding="utf-8")
+    assert read(path) == {"a": list(range(count)), "b": [{"x": n} for n in range(count)]}
+    assert max(len(batch) for _, batch in members(path, "")) <= BATCH
 
 
 def test_any_text_reads_as_json_does_or_is_refused(tmp_path: Path) -> None:
@@ -52,7 +69,7 @@ def test_any_text_reads_as_json_does_or_is_refused(tmp_path: Path) -> None:
             with pytest.raises(UserError, match="is not JSON"):
                 read(path)
         else:
-            assert read(path) == list(members(value, ""))
+            assert read(path) == (value if isinstance(value, dict) else {None: value})
 
 
 def _bad(kind: str) -> bytes:

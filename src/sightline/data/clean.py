@@ -20,7 +20,7 @@ Sources:
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from collections.abc import Callable
 
 SIGNS = ';/[]"{}()=+\\_-><@`,?!'
 STOPS_REMOVED = 32  # the integer value of re.UNICODE
@@ -55,9 +55,20 @@ _COMMAS_IN_NUMBER = re.compile(r"\d,+\d")
 CACHED = 1 << 18  # answers repeat: 2,000,000 of VQAv2 are 100,000 different ones
 
 
-@lru_cache(CACHED)
-def tidy(answer: str) -> str:
-    """`answer` in one line: line feeds and tabs are spaces, and there are none around it."""
+class _Kept(dict[str, str]):
+    """What a function makes of texts, kept: a look-up costs a third of one by `lru_cache`, and there are millions."""
+
+    def __init__(self, function: Callable[[str], str]) -> None:
+        self.function = function
+
+    def __missing__(self, text: str) -> str:
+        if len(self) >= CACHED:
+            self.clear()
+        self[text] = made = self.function(text)
+        return made
+
+
+def _tidy(answer: str) -> str:
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
@@ -76,19 +87,19 @@ def in_plain_words(text: str) -> str:
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
-@lru_cache(CACHED)
-def without_signs(answer: str) -> str:
-    """The first step alone, on the answer as it stands."""
-    return without_punctuation(answer)
-
-
-@lru_cache(CACHED)
-def clean(answer: str) -> str:
-    """Both steps, on the tidied answer."""
+def _clean(answer: str) -> str:
     return in_plain_words(without_punctuation(tidy(answer)))
 
 
-@lru_cache(CACHED)
-def clean_lmms(answer: str) -> str:
-    """Both steps as lmms-eval does them."""
+def _clean_lmms(answer: str) -> str:
     return in_plain_words(without_punctuation(tidy(answer), _COMMAS_IN_NUMBER))
+
+
+# The answer in one line: line feeds and tabs are spaces, and there are none around it.
+tidy: Callable[[str], str] = _Kept(_tidy).__getitem__
+# The first step alone, on the answer as it stands.
+without_signs: Callable[[str], str] = _Kept(without_punctuation).__getitem__
+# Both steps, on the tidied answer.
+clean: Callable[[str], str] = _Kept(_clean).__getitem__
+# Both steps as lmms-eval does them.
+clean_lmms: Callable[[str], str] = _Kept(_clean_lmms).__getitem__

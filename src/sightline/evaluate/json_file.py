@@ -1,7 +1,7 @@
-"""JSON files of questions, answers and captions, plain or gzipped, read record by record.
+"""JSON files of questions, answers and captions, plain or gzipped, read a few records at a time.
 
-Only one record of a list is held at a time: the annotations of VQAv2 are 200 MB that would become a gigabyte of
-dictionaries. What the file is, its content says: names such as `.gzip`, or no ending at all, are common.
+Read whole, the annotations of VQAv2 (200 MB) would be a gigabyte of dictionaries. What the file is, its content says:
+names such as `.gzip`, or no ending at all, are common.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from typing import Any
 from sightline.errors import UserError
 
 Source = str | Path | Mapping[str, Any] | list[Any]  # a file, or what it would hold
-Member = tuple[str | None, Any]  # the name of the list (None: the file is the list) or of the value, and a record of it
+# The name of a list (None: the file is the list) and some of its records; or the name of another value, and the value.
+Member = tuple[str | None, Any]
+BATCH = 32  # records: few enough to stay in the processor's cache
 
 GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
 _BLANK = re.compile(r"[ \t\n\r]*")
 
 
 def members(source: Source, where: str) -> Iterator[Member]:
-    """The records of every list at the top of `source`, each with the list's name; other values by their own names.
+    """What stands at the top of `source`: the records of lists, in batches by the list's name, and other values.
 
-    A file of JSON lines is a list. An empty list is told by its name and the record `[]`.
+    A file of JSON lines is a list. The only empty batch is that of an empty list.
 
     Args:
         where: what the file is, e.g. ``--annotations``; part of what errors say.
@@ -35,29 +37,29 @@ def members(source: Source, where: str) -> Iterator[Member]:
         UserError: the file cannot be read, is cut short, is not text, or not JSON (with line and column).
     """
     if isinstance(source, (str, Path)):
-        path = Path(source).expanduser()
-        yield from _members_of_text(_text(path, where), f"{where} {path}")
-    elif isinstance(source, Mapping):
-        for name, value in source.items():
-            yield from ((name, record) for record in value or [[]]) if isinstance(value, list) else [(name, value)]
+        place = f"{where} {source}"
+        yield from _members_of_text(_text(content(source, where), place), place)
     else:
-        yield from ((None, record) for record in source or [[]])
+        yield from source.items() if isinstance(source, Mapping) else [(None, source)]
 
 
-def _text(path: Path, where: str) -> str:
-    place = f"{where} {path}"
+def content(source: str | Path, where: str) -> bytes:
+    """The bytes of a file, unzipped where it is gzip. Raises UserError where it cannot be read or is cut short."""
+    place = f"{where} {source}"
     try:
-        content = path.read_bytes()
-        if content.startswith(GZIP):
-            content = gzip.decompress(content)
+        found = Path(source).expanduser().read_bytes()
+        return gzip.decompress(found) if found.startswith(GZIP) else found
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"is gzip that is cut short or damaged ({error})", where=place, fix="fetch it again") from error
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror or error}", where=place) from error
-    if content.startswith(ZIP):
+
+
+def _text(found: bytes, place: str) -> str:
+    if found.startswith(ZIP):
         raise UserError("is a zip archive", where=place, fix="unpack it and name the JSON file in it")
     try:
-        text = content.decode("utf-8-sig")
+        text = found.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"is not JSON: byte {error.start} is not UTF-8 text", where=place) from error
     if not text.strip():
@@ -98,14 +100,15 @@ def _is_lines(text: str, start: int) -> bool:
 
 
 def _lines(text: str) -> Iterator[Member]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield None, json.loads(line)
-        except json.JSONDecodeError as error:
-            before = sum(len(each) + 1 for each in text.split("\n")[: number - 1])
-            raise json.JSONDecodeError(error.msg, text, before + error.pos) from error
+    place, batch = 0, []
+    for line in text.split("\n"):
+        if line.strip():
+            try:
+                batch.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise json.JSONDecodeError(error.msg, text, place + error.pos) from error
+        place += len(line) + 1
+    yield None, batch
 
 
 _value = json.JSONDecoder().raw_decode  # the value that begins at a place, and where the text goes on behind it
@@ -119,21 +122,27 @@ def _after_blank(text: str, start: int) -> int:
 def _list(text: str, start: int, name: str | None) -> Generator[Member, None, int]:
     """The elements of the list that opens at `start`; returns where the text goes on behind it."""
     place = _after_blank(text, start + 1)
+    batch: list[Any] = []
     if text[place : place + 1] == "]":
-        yield name, []
+        yield name, batch
         return _after_blank(text, place + 1)
     while True:
         record, place = _value(text, place)
-        yield name, record
-        sign = text[place : place + 1]
-        if sign != "," and sign != "]":
+        batch.append(record)
+        if text.startswith(", {", place):  # as Python writes it
+            place += 2
+        else:
             place = _after_blank(text, place)
             sign = text[place : place + 1]
-        if sign == "]":
-            return _after_blank(text, place + 1)
-        if sign != ",":
-            raise json.JSONDecodeError("Expecting ',' delimiter", text, place)
-        place = _after_blank(text, place + 1)
+            if sign == "]":
+                yield name, batch
+                return _after_blank(text, place + 1)
+            if sign != ",":
+                raise json.JSONDecodeError("Expecting ',' delimiter", text, place)
+            place = _after_blank(text, place + 1)
+        if len(batch) == BATCH:
+            yield name, batch
+            batch = []
 
 
 def _object(text: str, start: int) -> Generator[Member, None, int]:

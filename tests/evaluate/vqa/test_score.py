@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sightline.errors import UserError
-from sightline.evaluate.vqa import score_vqa
+from sightline.evaluate.vqa import score_vqa, usual
 
 Files = dict[str, Any]
 
@@ -68,6 +68,22 @@ def test_plain_and_gzipped_files_are_told_by_content(tmp_path: Path) -> None:
     (tmp_path / "predictions").write_text("\ufeff" + json.dumps(given["predictions"], indent=2), encoding="utf-8")
     score = score_vqa(tmp_path / "questions.gzip", tmp_path / "annotations.json", str(tmp_path / "predictions"))
     assert score.facts() == score_vqa(**given).facts()
+
+
+def test_files_of_the_usual_shape_are_scored_alike_without_msgspec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = files()
+    given["annotations"]["annotations"].insert(1, annotation(4, ["a", "b"]))  # the odd one
+    given["questions"]["questions"].append({"question_id": 4})
+    given["predictions"].append({"question_id": 4, "answer": "b"})
+    for name, value in given.items():
+        (tmp_path / name).write_text(json.dumps(value), encoding="utf-8")
+    paths = [tmp_path / name for name in given]
+    with_it = score_vqa(*paths)
+    monkeypatch.setattr(usual, "msgspec", None)
+    assert score_vqa(*paths) == with_it == score_vqa(**given)
+    assert with_it.questions == [1, 4, 2, 3]
 
 
 SHAPES: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
@@ -208,7 +224,7 @@ BAD: dict[str, tuple[Callable[[Files], None], str]] = {
     "a list of texts": (_set("predictions", ["yes"]), "prediction 1 is text .yes., not an object"),
     "no id": (_set("predictions/0", {"answer": "yes"}), "prediction 1 has no question id"),
     "a fraction as id": (_set("predictions/0/question_id", 1.5), "a number .1.5. for its question_id"),
-    "type that is no text": (_set("annotations/annotations/0/answer_type", [1]), "for its answer_type"),
+    "type that is no text": (_set("annotations/annotations/0/answer_type", [1]), "for a type"),
     "GQA": (_set("annotations", {"7": {"question": "?", "answer": "yes"}}), "one answer a question, as GQA does"),
 }
 

@@ -16,11 +16,14 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import compress
 
 from sightline.data.clean import clean, clean_lmms, tidy, without_signs
 
 ENOUGH = 3  # people who agree make an answer right
-Cleaned = tuple[str, list[str]]
+Same = Callable[[str, set[str]], list[str]]
+Mean = Callable[[Sequence[float]], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +31,15 @@ class Rule:
     """One of the rules. Called with a prediction and the answers of people, it gives an accuracy in [0, 1].
 
     Attributes:
-        cleaned: the prediction and the answers as the rule compares them.
+        same: those of the different answers that say what the prediction says, once the rule has cleaned them.
         mean: of the accuracies against each choice of the others.
         source: whose code does it so.
     """
 
     name: str
     source: str
-    cleaned: Callable[[str, Sequence[str]], Cleaned]
-    mean: Callable[[Sequence[float]], float]
+    same: Same
+    mean: Mean
 
     def __call__(self, prediction: str, answers: Sequence[str], besides: Sequence[Hashable] | None = None) -> float:
         """The accuracy of `prediction`.
@@ -47,17 +50,29 @@ class Rule:
             besides: what stands beside each answer in its entry. Entries that are equal in this too, and in the
                 answer once it is cleaned, are left out together. None where no two entries are equal.
         """
-        given, wanted = self.cleaned(prediction, answers)
-        agreeing = wanted.count(given)
-        if not agreeing or (besides is None and agreeing > ENOUGH):
-            return float(agreeing > 0)
-        alike = Counter(zip(wanted, besides, strict=True)) if besides is not None else None
-        worth = []
-        for place, answer in enumerate(wanted):
-            left_out = alike[answer, besides[place]] if alike and besides else 1
-            others = agreeing - (left_out if answer == given else 0)
-            worth.append(min(1.0, others / ENOUGH))
-        return self.mean(worth)
+        same = self.same(prediction, set(answers))
+        if not same:
+            return 0.0
+        if besides is None and sum(map(answers.count, same)) > ENOUGH:
+            return 1.0
+        agree = tuple(answer in same for answer in answers)
+        if besides is None:
+            return _accuracy(self.mean, agree)
+        alike = Counter(compress(besides, agree))
+        return self.mean(
+            [_worth(sum(agree) - alike[beside] * here) for here, beside in zip(agree, besides, strict=True)]
+        )
+
+
+def _worth(others: int) -> float:
+    """Of an answer that so many of the others gave."""
+    return min(1.0, others / ENOUGH)
+
+
+@lru_cache(4096)
+def _accuracy(mean: Mean, agree: tuple[bool, ...]) -> float:
+    """Where every entry is a person's, and those who `agree` gave the answer."""
+    return mean([_worth(sum(agree) - here) for here in agree])
 
 
 def added(values: Iterable[float]) -> float:
@@ -72,20 +87,24 @@ def _mean_in_turn(values: Sequence[float]) -> float:
     return added(values) / len(values)
 
 
-def _official(prediction: str, answers: Sequence[str]) -> Cleaned:
-    if len(set(answers)) == 1 or len(set(map(tidy, answers))) == 1:  # all agree: nothing is cleaned
-        return tidy(prediction), list(map(tidy, answers))
-    return clean(prediction), list(map(clean, answers))
+def _official(prediction: str, different: set[str]) -> list[str]:
+    if len(different) == 1 or len(set(map(tidy, different))) == 1:  # all agree: nothing is cleaned
+        given = tidy(prediction)
+        return [answer for answer in different if tidy(answer) == given]
+    given = clean(prediction)
+    return [answer for answer in different if clean(answer) == given]
 
 
-def _lavis(prediction: str, answers: Sequence[str]) -> Cleaned:
-    if len(set(answers)) == 1:
-        return clean(prediction), list(answers)
-    return clean(prediction), list(map(without_signs, answers))
+def _lavis(prediction: str, different: set[str]) -> list[str]:
+    given = clean(prediction)
+    if len(different) == 1:
+        return [answer for answer in different if answer == given]
+    return [answer for answer in different if without_signs(answer) == given]
 
 
-def _lmms_eval(prediction: str, answers: Sequence[str]) -> Cleaned:
-    return clean_lmms(prediction), list(map(clean_lmms, answers))
+def _lmms_eval(prediction: str, different: set[str]) -> list[str]:
+    given = clean_lmms(prediction)
+    return [answer for answer in different if clean_lmms(answer) == given]
 
 
 RULES: dict[str, Rule] = {

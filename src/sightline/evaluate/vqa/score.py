@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import contextlib
+import gc
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 from sightline.errors import UserError, nearest
 from sightline.evaluate.json_file import Source
 from sightline.evaluate.vqa import entries
 from sightline.evaluate.vqa.entries import ANNOTATIONS, PREDICTIONS, QUESTIONS, Id
-from sightline.evaluate.vqa.rules import ENOUGH, RULES, added
+from sightline.evaluate.vqa.rules import ENOUGH, RULES, Rule, added
 
 WithoutIds = Literal["refuse", "number", "merge"]
 DIGITS = 2  # per cent are rounded to
 RESAMPLES = 1000
 TYPES = ("answer_type", "question_type")
 UNTYPED = "not given"
-V = TypeVar("V")
 
 
 @dataclass(slots=True)
@@ -43,21 +44,10 @@ class VqaScore:
     unknown: int = 0
     capped: int = 0
 
-    def add(self, question: Id, mark: float, record: dict[str, Any]) -> None:
-        """Keep the mark of a question and what its annotation says of it."""
-        self.questions.append(question)
-        self.marks.append(mark)
-        for kind, names in self.types.items():
-            names.append(record.get(kind) or UNTYPED)
-        self.images.append(record.get("image_id") or record.get("image"))
-
     def settle(self) -> None:
         """Forget what the annotations do not tell."""
-        for kind, names in self.types.items():
-            if odd := next((name for name in names if not isinstance(name, str)), None):
-                raise UserError(f"a question has {odd!r} for its {kind}, not text", where=ANNOTATIONS)
         self.types = {kind: names for kind, names in self.types.items() if set(names) != {UNTYPED}}
-        if None in self.images or not all(isinstance(image, (int, str)) for image in self.images):
+        if None in self.images:
             self.images = []
 
     @property
@@ -144,59 +134,92 @@ def score_vqa(
     """
     if rule not in RULES:
         raise UserError(f"there is no rule '{rule}'", where="--rule", fix=nearest(rule, RULES))
-    given = _Known(entries.predicted(predictions))
-    asked = None if questions is None else _Known(dict.fromkeys(entries.asked(questions), ""))
-    score, judge = VqaScore(rule), RULES[rule]
-    seen: set[Id] = set()
-    lone, left_out = 0, _LeftOut()
-    for question, answers, besides, record in entries.annotated(annotations):
-        if question in seen:
-            raise UserError(f"question {question} is annotated more than once", where=ANNOTATIONS)
-        seen.add(question)
-        prediction = given.take(question)
-        if asked is not None and asked.take(question) is None:
+    with _no_collection():
+        return _scored(questions, annotations, predictions, RULES[rule], partial, without_ids)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Millions of answers come and go without circles: looking for some would take a fifth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _scored(
+    questions: Source | None,
+    annotations: Source,
+    predictions: Source,
+    judge: Rule,
+    partial: bool,
+    without_ids: WithoutIds,
+) -> VqaScore:
+    given = entries.predicted(predictions)
+    asked = None if questions is None else entries.asked(questions)
+    score, left_out = VqaScore(judge.name), _LeftOut()
+    answer_types, question_types = (score.types[kind] for kind in TYPES)
+    annotated: list[Id] = []
+    lone = 0
+    for question, answers, besides, answer_type, question_type, image in entries.annotated(annotations):
+        annotated.append(question)
+        if asked is not None and question not in asked and other_spelling(question) not in asked:
             left_out.unasked.append(question)
-        elif prediction is None:
+            continue
+        prediction = given.pop(question, None)
+        if prediction is None:
+            prediction = given.pop(other_spelling(question), None)
+        if prediction is None:
             left_out.unpredicted.append(question)
-        else:
-            if besides is not None:
-                besides = _settled(besides, question, without_ids)
-            score.add(question, judge(prediction, answers, besides), record)
-            score.capped += len(answers) <= ENOUGH
+            continue
+        if besides is not None:
+            besides = _settled(besides, question, without_ids)
+        score.questions.append(question)
+        score.marks.append(judge(prediction, answers, besides))
+        answer_types.append(answer_type or UNTYPED)
+        question_types.append(question_type or UNTYPED)
+        score.images.append(image)
+        if len(answers) <= ENOUGH:
+            score.capped += 1
             lone += len(answers) == 1
-    left_out.unannotated = asked.rest() if asked else []
-    left_out.unknown = given.rest()
-    left_out.judge(len(seen), partial, bool(score.marks))
-    if lone == len(score.marks):
-        raise UserError(
-            "each question has one answer, and a rule that leaves one out gives every prediction 0",
-            where=ANNOTATIONS,
-            fix="judge a run with evaluate.metric: exact-match where there is one answer a question (GQA)",
-        )
+    _once_each(annotated)
+    left_out.unannotated = _unannotated(asked or set(), annotated)
+    left_out.unknown = list(given)
+    left_out.judge(len(annotated), partial, bool(score.marks))
+    _more_than_one_answer(lone, len(score.marks))
     score.unanswered = len(left_out.unasked) + len(left_out.unpredicted) + len(left_out.unannotated)
     score.unknown = len(left_out.unknown)
     score.settle()
     return score
 
 
-class _Known(Generic[V]):
-    """What is known of questions by their ids, to be taken once each. 17 and "17" are one id."""
+def other_spelling(question: Id) -> Id:
+    """17 for "17", and "17" for 17: files disagree on whether ids are numbers."""
+    if isinstance(question, int):
+        return str(question)
+    return int(question) if question.isdecimal() and str(int(question)) == question else question
 
-    def __init__(self, values: dict[Id, V]) -> None:
-        self.values = values
-        self.by_text: dict[str, Id] | None = None
 
-    def take(self, question: Id) -> V | None:
-        found = self.values.pop(question, None)
-        if found is not None or not self.values:
-            return found
-        if self.by_text is None:
-            self.by_text = {str(each): each for each in self.values}
-        other = self.by_text.get(str(question))
-        return None if other is None else self.values.pop(other, None)
+def _once_each(annotated: list[Id]) -> None:
+    if len(set(annotated)) < len(annotated):
+        raise UserError(f"question {entries.twice(annotated)} is annotated more than once", where=ANNOTATIONS)
 
-    def rest(self) -> list[Id]:
-        return list(self.values)
+
+def _unannotated(asked: set[Id], annotated: list[Id]) -> list[Id]:
+    missing = asked.difference(annotated)
+    return [] if not missing else list(missing.difference(map(other_spelling, annotated)))
+
+
+def _more_than_one_answer(lone: int, scored: int) -> None:
+    if lone == scored:
+        raise UserError(
+            "each question has one answer, and a rule that leaves one out gives every prediction 0",
+            where=ANNOTATIONS,
+            fix="judge a run with evaluate.metric: exact-match where there is one answer a question (GQA)",
+        )
 
 
 @dataclass(slots=True)
