@@ -167,18 +167,67 @@ def check_lines() -> list[dict[str, Any]]:
     return [*passed, blind]
 
 
+def condition(accuracy: float, right: float = 0.981, half: float = 0.01) -> dict[str, Any]:
+    """One condition or baseline of `evaluation.json`, beside the right pictures."""
+    ends, loss = [max(0.0, accuracy - half), min(1.0, accuracy + half)], right - accuracy
+    return {
+        "accuracy": accuracy,
+        "interval": ends,
+        "difference": loss,
+        "difference_interval": [loss - half, loss + half],
+    }
+
+
+def looking(says: str = "looks", right: float = 0.981) -> dict[str, Any]:
+    """Whether it looks, as `evaluation.json` tells it."""
+    shares = {"blind": 0.363, "shuffled": 0.521, "blurred": 0.74, "noise": 0.464}
+    if says != "looks":
+        shares = dict.fromkeys(shares, right - 0.002)
+    told = {"p": 1e-20, "changed": 0.4, "description": "every picture exchanged for another one"}
+    pairs = {
+        "pairs": 2509, "both_right": 0.957, "interval": [0.948, 0.964], "if_independent": 0.961, "same_answer": 0.033,
+        "both_right_when": {"blind": 0.0, "shuffled": 0.1, "blurred": 0.3}, "description": "both right",
+    }  # fmt: skip
+    if says != "looks":
+        pairs |= {"both_right": 0.004, "interval": [0.002, 0.008], "if_independent": 0.25, "same_answer": 0.99}
+    return {
+        "verdict": {"says": says, "why": "the right image adds +46.0 points (+44.9 to +47.1)"},
+        "rule": "It looks where", "questions": 9673, "images": 1000, "partial": False, "counterfactual": pairs,
+        "conditions": {name: condition(share, right) | told for name, share in shares.items()},
+    }  # fmt: skip
+
+
+def leaks(found: int = 0) -> dict[str, Any]:
+    """The leak check, with `found` near duplicates."""
+    one = {
+        "kind": "near duplicate", "bits": 12, "questions": 9, "evaluation": {"row": "test row 3", "image": "a/3.jpg"},
+        "training": {"row": "train row 41", "image": "b/41.jpg"},
+    }  # fmt: skip
+    return {
+        "training_images": 3800, "evaluation_images": 1000, "found": found, "questions": 9 * found, "unreadable": 0,
+        "kinds": {"near duplicate": found} if found else {}, "listed": [one] * min(found, 100), "flat": 0,
+        "not_compared": [], "rule": "An image counts as trained on where", "partial": False,
+        **({"accuracy_without": {"accuracy": 0.612, "interval": [0.6, 0.624]}} if found else {}),
+    }  # fmt: skip
+
+
 def evaluation() -> dict[str, Any]:
     groups = {
-        kind: {"questions": n, "accuracy": a, "shuffled": s, "text_only": t} for kind, (n, a, s, t) in KINDS.items()
-    }
+        kind: {
+            "questions": n, "accuracy": a, "shuffled": s, "text_only": t, "interval": [a - 0.02, min(1.0, a + 0.02)],
+            "looking": {"verdict": {"says": "looks"}},
+        }
+        for kind, (n, a, s, t) in KINDS.items()
+    }  # fmt: skip
     return {
         "data": "test", "metric": "exact-match", "questions": 9673, "accuracy": 0.981, "interval": [0.9781, 0.9836],
-        "by_group": groups, "seconds": 24.0, "partial": False,
+        "by_group": groups, "by_field": {"type": groups}, "seconds": 24.0, "partial": False, "rule": None,
         "baselines": {
-            "text_only": {"accuracy": 0.678, "description": "the majority training answer of each question"},
-            "shuffled_images": {"accuracy": 0.521, "description": "the same questions with other pictures"},
-            "majority": {"accuracy": 0.284, "answer": "no", "description": "the most frequent training answer"},
+            "text_only": condition(0.678) | {"description": "the majority training answer of each question"},
+            "shuffled_images": condition(0.521) | {"description": "the same questions with other pictures"},
+            "majority": condition(0.284) | {"answer": "no", "description": "the most frequent training answer"},
         },
+        "looking": looking(), "leaks": leaks(),
     }  # fmt: skip
 
 
@@ -254,9 +303,24 @@ def with_findings(folder: Path) -> Path:
     allowed = {"kind": "allowed", "check": "unused-parameters", "code": "T3", "reason": "the last block is not read",
                "message": "12 parameters never get a gradient."}  # fmt: skip
     blind = evaluation() | {"accuracy": 0.5304, "interval": [0.5204, 0.5403]}
+    blind["looking"] = looking("does not look", 0.5304)
     for group in blind["by_group"].values():
         group["accuracy"] = group["shuffled"] + 0.009
     return make_run(folder, findings=[*found, *again, allowed, *check_lines()[3:]], evaluation=blind)
+
+
+def leaky(folder: Path) -> Path:
+    """Scored by a VQA rule, broken down by two fields, and a part of its test pictures was trained on."""
+    score = evaluation() | {"metric": "vqa", "rule": "official", "accuracy": 0.634, "interval": [0.628, 0.64]}
+    kinds = [f"what is the {thing}" for thing in ("color", "man", "name", "time", "woman", "dog", "sport", "brand")] * 3
+    many = {
+        f"{kind} {place}": {"questions": 40 + place, "accuracy": 0.3 + place / 50, "interval": [0.2, 0.95]}
+        | {"shuffled": 0.3, "text_only": 0.35, "looking": {"verdict": {"says": "cannot tell"}}}
+        for place, kind in enumerate(kinds)
+    }
+    score["by_field"] = {"answer_type": score["by_group"], "question_type": many}
+    score |= {"looking": looking("cannot tell", 0.634), "leaks": leaks(130), "partial": True}
+    return make_run(folder, evaluation=score)
 
 
 def failed(folder: Path) -> Path:
@@ -291,6 +355,12 @@ def hostile(folder: Path) -> Path:
     ]
     score = evaluation() | {"data": HOSTILE, "metric": HOSTILE, "by_group": {HOSTILE: {"accuracy": 0.5}}}
     score["baselines"]["majority"]["answer"] = HOSTILE
+    score["by_field"] = {HOSTILE: score["by_group"], HOSTILE * 2: score["by_group"]}
+    score["looking"]["verdict"]["why"] = score["looking"]["rule"] = HOSTILE
+    score["looking"]["conditions"]["blind"]["description"] = HOSTILE
+    places = {"row": HOSTILE, "image": HOSTILE}
+    leak = {"kind": HOSTILE, "evaluation": places, "training": places}
+    score["leaks"] = leaks(1) | {"listed": [leak], "kinds": {HOSTILE: 1}, "rule": HOSTILE, "not_compared": [HOSTILE]}
     return make_run(
         folder, facts=facts, metrics=lines, findings=findings, gallery=gallery, predictions=[asked],
         evaluation=score, recipe=HOSTILE.replace("\ud800", ""),
@@ -347,5 +417,5 @@ def retrieval(folder: Path) -> Path:
 
 VARIANTS: dict[str, Callable[[Path], Path]] = {
     "finished": make_run, "interrupted": interrupted, "findings": with_findings, "failed": failed, "hostile": hostile,
-    "huge": huge, "bare": bare, "retrieval": retrieval,
+    "huge": huge, "bare": bare, "retrieval": retrieval, "leaky": leaky,
 }  # fmt: skip

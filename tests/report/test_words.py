@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from sightline.report.looking import Looking
 from sightline.report.values import Baseline, CheckSeen, Evaluation, Guard
 from sightline.report.words import found_sound, looks_at_the_picture
 
@@ -39,6 +42,22 @@ def test_the_ceiling_is_what_must_be_passed_not_one_guess_below_it():
     base = Baseline("text_only", 0.60, "", ceiling=0.75)
     seen = Evaluation("test", "exact-match", 100, 0.70, (0.69, 0.71), (), {"text_only": base}, False)
     assert looks_at_the_picture(seen).tone == "bad"
+
+
+@pytest.mark.parametrize(
+    ("says", "accuracy", "tone", "short"),
+    [
+        ("looks", 0.72, "good", "The model looks at the picture"),
+        ("looks", 0.60, "bad", "The model looks at the picture, and is no better than the words"),
+        ("does not look", 0.98, "bad", "The model does not look at the picture"),
+        ("cannot tell", 0.98, "unknown", "Whether the model looks at the picture cannot be told"),
+    ],
+)
+def test_the_evaluations_own_verdict_goes_before_the_ceiling(says, accuracy, tone, short):
+    base = Baseline("text_only", 0.60, "", ceiling=0.75)  # the ceiling is known from the answers alone
+    seen = replace(scored(accuracy), baselines={"text_only": base})
+    clause = looks_at_the_picture(replace(seen, looking=Looking(says, "why", "rule", (), None, 100, 50, False)))
+    assert clause.tone == tone and clause.short.startswith(short) and clause.long.startswith("Why. ")
 
 
 @pytest.mark.parametrize(

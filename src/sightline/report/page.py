@@ -9,6 +9,7 @@ from sightline.atomic import write_text
 from sightline.errors import UserError
 from sightline.report import format, tables
 from sightline.report.attack_figures import attack_figures
+from sightline.report.looking import points
 from sightline.report.plots import colour, figures, plain, stage_starts
 from sightline.report.read import read_run
 from sightline.report.terms import term_figures
@@ -91,6 +92,7 @@ def _environment() -> Environment:
         format.whole, format.short, format.percent, format.number, format.scientific, format.seconds, format.size,
         format.date, format.plural,
     )  # fmt: skip
+    environment.filters["points"] = points
     environment.filters.update({writer.__name__: writer for writer in writers})
     environment.filters["colour"] = lambda tower: f"var(--{colour(tower)[1:]})"
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from sightline.errors import UserError
 from sightline.report import values as v
+from sightline.report.evaluated import evaluation, leaked
 from sightline.report.files import (
-    fraction,
     integer,
     items,
     mapping,
@@ -24,7 +24,7 @@ from sightline.report.files import (
     text,
     texts,
 )
-from sightline.report.retrieval import interval, retrievals
+from sightline.report.retrieval import retrievals
 from sightline.report.robustness import read_robustness
 
 SIGNS_OF_A_RUN = ("run.json", "recipe.yaml", "metrics.jsonl", "findings.jsonl")
@@ -54,11 +54,12 @@ def read_run(folder: Path) -> v.RunSeen:
         facts=_facts(folder, notes),
         history=_history(folder, notes),
         guard=_guard(folder, notes),
-        evaluation=_evaluation(folder, notes),
+        evaluation=evaluation(folder, notes),
         mistakes=_mistakes(folder, notes),
         pictures=_pictures(folder, notes),
         recipe=read_text(folder / "recipe.yaml", notes) or "",
         retrievals=retrievals(folder, notes),
+        leaks=leaked(folder),
         robustness=read_robustness(folder, notes),
         notes=tuple(notes),
     )
@@ -251,52 +252,7 @@ def _by_check(found: list[v.CheckSeen]) -> tuple[tuple[v.CheckSeen, ...], ...]:
     )
 
 
-# --- evaluation.json, predictions.jsonl, gallery.json ------------------------------------------------------------
-
-
-def _evaluation(folder: Path, notes: list[str]) -> v.Evaluation | None:
-    seen = read_json(folder / "evaluation.json", dict, notes)
-    accuracy = fraction(seen.get("accuracy"))
-    if accuracy is None:
-        if seen and seen.get("metric") not in ("none", "retrieval"):
-            notes.append("evaluation.json holds no accuracy between 0 and 1 and is left out.")
-        return None
-    return v.Evaluation(
-        data=text(seen.get("data")),
-        metric=text(seen.get("metric")),
-        questions=integer(seen.get("questions")),
-        accuracy=accuracy,
-        interval=interval(seen.get("interval")),
-        groups=_groups(mapping(seen.get("by_group"))),
-        baselines=_baselines(mapping(seen.get("baselines"))),
-        partial=seen.get("partial") is True,
-    )
-
-
-def _groups(by_group: Mapping[str, Any]) -> tuple[v.Group, ...]:
-    groups = []
-    for name, value in by_group.items():
-        group = mapping(value)
-        if (accuracy := fraction(group.get("accuracy"))) is not None:
-            shuffled, text_only = fraction(group.get("shuffled")), fraction(group.get("text_only"))
-            groups.append(v.Group(name, integer(group.get("questions")), accuracy, shuffled, text_only))
-    return tuple(sorted(groups, key=lambda group: group.accuracy))
-
-
-def _baselines(seen: Mapping[str, Any]) -> dict[str, v.Baseline]:
-    baselines = {}
-    for kind, value in seen.items():
-        baseline = mapping(value)
-        if (accuracy := fraction(baseline.get("accuracy"))) is not None:
-            baselines[kind] = v.Baseline(
-                kind=kind,
-                accuracy=accuracy,
-                description=text(baseline.get("description")),
-                answer=text(baseline.get("answer")),
-                ceiling=fraction(baseline.get("ceiling")),
-                ceiling_description=text(baseline.get("ceiling_description")),
-            )
-    return baselines
+# --- predictions.jsonl, gallery.json -----------------------------------------------------------------------------
 
 
 def _mistakes(folder: Path, notes: list[str]) -> v.Mistakes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sightline.report.retrieval import Retrieval
+from sightline.report.looking import Leaks, Looking
+from sightline.report.retrieval import Interval, Retrieval
 from sightline.report.robustness import Robustness
 
 TOWERS = ("vision", "connector", "language")
@@ -156,18 +157,20 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Accuracy on one type of question, as fractions."""
+    """Accuracy on one type of question, as fractions. `says`: whether the model looks there."""
 
     name: str
     questions: int | None
     accuracy: float
     shuffled: float | None
     text_only: float | None
+    interval: Interval = None
+    says: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """`evaluation.json`. Fractions, not percent."""
+    """`evaluation.json`. Fractions, not percent. `rule`: of VQA accuracy. `tables`: groups by each field."""
 
     data: str
     metric: str
@@ -177,6 +180,9 @@ class Evaluation:
     groups: tuple[Group, ...]
     baselines: Mapping[str, Baseline]
     partial: bool
+    rule: str = ""
+    tables: tuple[tuple[str, tuple[Group, ...]], ...] = ()
+    looking: Looking | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +227,7 @@ class RunSeen:
     recipe: str
     notes: tuple[str, ...]
     retrievals: tuple[Retrieval, ...] = ()
+    leaks: Leaks | None = None
     robustness: Robustness | None = None
 
     @property

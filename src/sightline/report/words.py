@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sightline.report.format import SPACE, percent, plural
+from sightline.report.looking import DOES_NOT, LOOKS, Looking
 from sightline.report.retrieval import Retrieval
 from sightline.report.values import Baseline, Evaluation, Guard, RunSeen
 
@@ -47,6 +48,8 @@ def looks_at_the_picture(evaluation: Evaluation | None) -> Clause:
     unknown = "Whether the model looks at the picture is not known"
     if evaluation is None:
         return Clause("unknown", unknown, "This run has no scored answers.")
+    if evaluation.looking is not None:
+        return _by_the_rule(evaluation, evaluation.looking)
     shuffled, words = evaluation.baselines.get("shuffled_images"), evaluation.baselines.get("text_only")
     if shuffled is None and words is None:
         return Clause("unknown", unknown, "Neither shuffled images nor the text-only ceiling were measured.")
@@ -59,6 +62,23 @@ def looks_at_the_picture(evaluation: Evaluation | None) -> Clause:
         short = "The model is no better than the words of the question alone"
         return Clause("bad", short, f"{more} does not get past the question's words: {numbers}")
     return Clause("good", "The model looks at the picture", f"The right picture makes the difference: {numbers}")
+
+
+def _by_the_rule(evaluation: Evaluation, looking: Looking) -> Clause:
+    """The evaluation's own verdict; where it looks, also whether that gets it past the words of the questions."""
+    why = f"{looking.why[:1].upper()}{looking.why[1:]}."
+    shuffled, words = evaluation.baselines.get("shuffled_images"), evaluation.baselines.get("text_only")
+    numbers = _numbers(evaluation, shuffled, words)
+    numbers = f"{numbers[:1].upper()}{numbers[1:]}"
+    if looking.says == DOES_NOT:
+        return Clause("bad", "The model does not look at the picture", f"{why} {numbers}")
+    if looking.says != LOOKS:
+        return Clause("unknown", "Whether the model looks at the picture cannot be told", f"{why} {numbers}")
+    low = evaluation.interval[0] if evaluation.interval else evaluation.accuracy
+    if words is not None and low <= words.accuracy:
+        short = "The model looks at the picture, and is no better than the words of the question alone"
+        return Clause("bad", short, f"{why} {numbers}")
+    return Clause("good", "The model looks at the picture", f"{why} {numbers}")
 
 
 def tells_pairs_apart(retrieval: Retrieval) -> Clause:

@@ -17,8 +17,8 @@ def seen(accuracy: float, other: float, low: float, high: float, p: float | None
 @pytest.mark.parametrize(
     ("given", "says", "why"),
     [
-        (seen(0.9, 0.5, 0.37, 0.43), "looks", "+40.0 points by the right image (+37.0 to +43.0)"),
-        (seen(0.9, 0.5, 0.37, 0.43, p=None), "looks", "+40.0 points"),
+        (seen(0.9, 0.5, 0.37, 0.43), "looks", "the right image adds +40.0 points (+37.0 to +43.0)"),
+        (seen(0.9, 0.5, 0.37, 0.43, p=None), "looks", "adds +40.0 points"),
         (seen(0.55, 0.5, 0.01, 0.09, p=0.2), "cannot tell", "too uncertain"),
         (seen(0.55, 0.5, -0.01, 0.09), "cannot tell", "too uncertain"),
         (seen(0.50, 0.5, -0.01, 0.015, p=0.9), "does not look", "less than 2"),

@@ -53,9 +53,8 @@ def _judged(seen: Seen) -> tuple[Says, str]:
     if seen.settled is not None and seen.settled > 1 - LEAST:
         return "cannot tell", "the words of these questions settle their answers, so no image is needed"
     low, high = shuffled["difference_interval"]
-    gain = (
-        f"{_points(seen.accuracy - shuffled['accuracy'])} points by the right image ({_points(low)} to {_points(high)})"
-    )
+    gained = _points(seen.accuracy - shuffled["accuracy"])
+    gain = f"the right image adds {gained} points ({_points(low)} to {_points(high)})"
     if high < LEAST:
         return "does not look", f"{gain}, less than {_points(LEAST)}; {shuffled['changed']:.1%} of the answers changed"
     if low > 0 and shuffled.get("p", 0.0) < 0.05:
