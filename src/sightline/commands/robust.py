@@ -39,13 +39,14 @@ def _foreign(folder: Path, recipe: Recipe, own: Built) -> tuple[Built, str] | st
         built = load_run(Path(other))
         built.model.to(device)
         return built, Path(other).name
-    kept = sorted(path.parent.name for path in folder.glob("checkpoints/[!.]*/model.safetensors"))
-    earlier = [each for each in kept if each != "latest"]
-    if len({(folder / "checkpoints" / each).resolve() for each in kept}) < 2:
+    files = {path.resolve() for path in folder.glob("checkpoints/[!.]*/model.safetensors")}
+    kept = sorted(files, key=lambda path: path.stat().st_mtime)
+    if len(kept) < 2:
         return "the run holds one checkpoint; name another run in evaluate.robust.transfer"
-    built = load_run(folder, earlier[0])
+    first = kept[0].parent.name
+    built = load_run(folder, first)
     built.model.to(device)
-    return built, f"checkpoint {earlier[0]}"
+    return built, f"checkpoint {first}"
 
 
 def _tell(found: dict[str, Any]) -> None:

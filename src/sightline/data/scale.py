@@ -42,7 +42,7 @@ class Scale:
 
 def scale_of(encoder: Any) -> Scale:
     """The scale of an encoder's image processor, composed or adopted. Raises UserError where it tells none."""
-    facts = getattr(encoder, "image_processor", None)
+    facts = getattr(getattr(encoder, "prompts", encoder), "image_processor", None)
     if facts is not None:
         return Scale(tuple(facts.mean), tuple(facts.std))
     processor = getattr(getattr(encoder, "processor", None), "image_processor", None)

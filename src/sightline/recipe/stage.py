@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sightline.recipe.augment import Augment
 from sightline.recipe.part import Above0, Fraction, Part, Positive, Tower
+from sightline.recipe.robust import Adversarial
 
 
 class LearnPart(Part):
@@ -186,6 +187,7 @@ class Stage(Part):
     gradient_checkpointing: bool = False
     cache_features: bool = False  # frozen vision towers only: each image is encoded once for the whole stage
     flip: bool = False  # random horizontal flips of all training images; wrong where left and right matter
+    adversarial: Adversarial | None = None  # learn from attacked pictures
     augment: Augment | None = None  # changes to training images, each of those rows alone whose answers stay true
     validate_every: Positive | None = None  # steps between validation losses
     validation: str | None = None  # their data set, where it is not the recipe's evaluate.validation
@@ -209,6 +211,10 @@ class Stage(Part):
             raise ValueError("'cache_features' needs a frozen vision tower: set learn.vision to 'none'")
         if self.cache_features and (self.flip or self.augment):
             raise ValueError("'cache_features' keeps one view of each image: 'flip' and 'augment' must be off")
+        if self.cache_features and self.adversarial:
+            raise ValueError("'cache_features' keeps what is seen in clean images: 'adversarial' must be off")
+        if self.adversarial and isinstance(self.objective, dict):
+            raise ValueError("'adversarial' attacks answers: set 'objective' to next-token or answers")
         if self.flip and self.augment:
             raise ValueError("'flip' flips every image: give 'augment.flip', a probability, in its place")
         if isinstance(self.objective, dict):

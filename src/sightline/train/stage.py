@@ -79,7 +79,7 @@ def make_ready(
     """
     spec, model = recipe.stages[index], built.model
     seed = recipe.seed + SEED_STRIDE * index
-    towers, objective = freeze(model, spec), objective_of(spec, seed)
+    towers, objective = freeze(model, spec), objective_of(spec, seed, built.encoder_for(spec))
     objective.check(model)
     model.set_gradient_checkpointing(spec.gradient_checkpointing)
     optimizer = build_optimizer(model, spec)

@@ -20,7 +20,7 @@ from sightline.evaluate.robust.words import with_question
 from sightline.evaluate.score import normalise
 from sightline.recipe.robust import Contradiction
 
-SAYS, SAYS_NOTHING = "I think that the answer is {}. {}", "I do not know the answer. {}"
+SAYS, SAYS_NOTHING = "I think that the answer is {}. {}", "I wonder what the answer is. {}"
 STRIP = 0.18  # of the picture's height, at its lower edge
 
 

@@ -135,11 +135,12 @@ class AnswerView(View):
     """A model that answers questions: composed or adopted, in words or by a head."""
 
     def __init__(self, built: Built, *, batch: int, max_new_tokens: int, precision: Precision) -> None:
-        super().__init__(built, built.encoder, batch, precision)
+        super().__init__(built, built.answers or built.encoder, batch, precision)
         settings: dict[str, Any] = {"batch": batch, "max_new_tokens": max_new_tokens, "precision": precision}
         self._by_file = Answerer(built, **settings)
         encoder: Any = self._substituting
-        self._by_floats = Answerer(replace(built, encoder=encoder), **settings)
+        unrounded = {"answers": encoder} if built.answers else {"encoder": encoder}
+        self._by_floats = Answerer(replace(built, **unrounded), **settings)
 
     def answer(self, rows: Sequence[Row]) -> list[str]:
         return self._by_file(rows)
@@ -152,13 +153,19 @@ class AnswerView(View):
         return self.encoder.collate(pack(examples, "none", max(map(len, examples))))
 
     def _last_answer(self, row: Row) -> Example:
-        """`row` with labels on its last answer alone: what an evaluation asks for."""
+        """`row` with labels on its last answer alone: what an evaluation asks for. A head's examples have none."""
         example = self.encoder.encode(row)
+        if self.built.answers:
+            return example
         asked = len(self.encoder.encode_prompt(row))
         labels = (IGNORE,) * asked + example.labels[asked:]
         return replace(example, labels=labels) if any(label != IGNORE for label in labels) else example
 
     def _losses(self, shown: Shown, batch: Batch) -> Tensor:
+        if self.built.answers:
+            assert batch.answers is not None
+            logits = self.built.model(batch, "answers").float()
+            return F.binary_cross_entropy_with_logits(logits, batch.answers, reduction="none").sum(1)
         logits, targets = self.built.model(batch)
         each = F.cross_entropy(logits.float(), targets, reduction="none")
         assert batch.labels is not None
