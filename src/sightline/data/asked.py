@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
@@ -41,7 +42,7 @@ def asked(
         raise RowError(f"its question is {question!r:.60}, not text", place)
     text = spec.prompt.replace("{question}", question)
     turns = [Turn("user", (*(Picture() for _ in images), text))]
-    told = {key: str(value) for key, value in fields.items() if value is not None}
+    told = {key: sys.intern(str(value)) for key, value in fields.items() if value is not None}
     if text != question:
         told["question"] = question
     if answers is None:
@@ -60,7 +61,7 @@ def people_said(listed: Any, place: Where) -> tuple[str, ...]:
         answer = each.get("answer") if isinstance(each, Mapping) else each
         if not isinstance(answer, str):
             raise RowError(f"its answer {number} is {answer!r:.60}, not text", place)
-        answers.append(answer)
+        answers.append(sys.intern(answer))  # of the millions of a data set few are different
     if not any(answer.strip() for answer in answers):
         raise RowError(f"its {len(answers)} answers are all empty", place)
     return tuple(answers)

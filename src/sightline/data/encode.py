@@ -44,7 +44,8 @@ def validate(row: Row, *, answered: bool = True) -> None:
     if any(not isinstance(part, str) for turn in answers for part in turn.parts):
         raise RowError("an assistant turn holds an image", row.where, fix="images belong in user or system turns")
     if answered and not answers:
-        raise RowError("no assistant turn, so nothing to learn from", row.where, fix="give the row an answer")
+        fix = "give the row an answer; in reader vqa they come from 'annotations', and test splits have none"
+        raise RowError("no assistant turn, so nothing to learn from", row.where, fix=fix)
     if answered and not any(turn.text for turn in answers):
         raise RowError("every assistant turn is empty, so nothing is supervised", row.where)
 
