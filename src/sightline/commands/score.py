@@ -59,6 +59,22 @@ def vqa(
         _print_vqa(score)
 
 
+@app.command()
+def perplexity(
+    model: Annotated[str, typer.Option(help="A causal language model: a folder or a hub id")],
+    text: Annotated[list[Path], typer.Option(help="A file of plain text, one document; or a folder of .txt files")],
+    gguf_file: Annotated[str | None, typer.Option(help="A GGUF file in the model's folder")] = None,
+    window: Annotated[int | None, typer.Option(min=2, help="Tokens read at once (the model's own, up to 2048)")] = None,
+    stride: Annotated[int | None, typer.Option(min=1, help="How far the next window starts behind (half)")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Windows in a forward pass")] = 8,
+    as_json: AsJson = False,
+) -> None:
+    """Perplexity of texts over all their tokens, each scored once, in strided windows."""
+    from sightline.commands import perplexity as command
+
+    command.show(command.score(model, text, gguf_file, window, stride, batch), as_json=as_json)
+
+
 def _print_vqa(score: VqaScore) -> None:
     facts = score.facts()
     low, high = facts["interval"]

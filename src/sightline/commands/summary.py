@@ -63,6 +63,8 @@ def describe(evaluation: dict[str, Any]) -> list[str]:
         lines = _retrieval(evaluation)
     elif evaluation["metric"] == "zero-shot":
         lines = _zero_shot(evaluation)
+    elif evaluation["metric"] == "perplexity":
+        lines = _perplexity(evaluation)
     elif "accuracy" not in evaluation:
         lines = [f"answered {asked} of {evaluation['data']}; the recipe scores nothing (evaluate.metric)"]
     else:
@@ -137,6 +139,25 @@ def _retrieval(evaluation: dict[str, Any]) -> list[str]:
     if nats := evaluation.get("caption_nats_per_token"):
         own, wrong = nats["own_image"], nats["hardest_wrong_image"]
         lines.append(f"  captions: {own:.3f} nats a token with their image, {wrong:.3f} with the nearest wrong one")
+    return lines
+
+
+def _perplexity(evaluation: dict[str, Any]) -> list[str]:
+    """Perplexity beside that of the same words with other images, and by field."""
+    told = f"{evaluation['questions']:,} {evaluation['unit']}" + (" (not all of them)" if evaluation["partial"] else "")
+    interval = "no interval from a single one"
+    if evaluation["interval"]:
+        interval = "95 % interval {:.3f} to {:.3f}".format(*evaluation["interval"])
+    lines = [
+        f"perplexity {evaluation['perplexity']:.3f} ({evaluation['nats']:.4f} nats a token) over "
+        f"{evaluation['tokens']:,} tokens of {told} of {evaluation['data']} ({interval})"
+    ]
+    if other := evaluation["baselines"].get("shuffled_images"):
+        lines.append(f"  with other images: {other['perplexity']:.3f}")
+    for field, groups in evaluation["by_field"].items():
+        shown = [f"{name} {group['perplexity']:.3f}" for name, group in groups.items()][:MOST_CLASSES]
+        more = f", and {len(groups) - len(shown)} more" if len(groups) > len(shown) else ""
+        lines.append(f"  by {field.replace('_', ' ')}: {', '.join(shown)}{more}")
     return lines
 
 

@@ -59,7 +59,7 @@ class ComposedEncoder:
                 fix="add the image token with tokenizer.add_special_tokens and pass its id",
             )
         self._space_first = _writes_space_first(tokenizer)
-        self._start = _start_tokens(tokenizer)
+        self._start = start_tokens(tokenizer)
         self._texts: dict[tuple[str, bool], tuple[int, ...]] = {}
         self._pixels = PixelStore(image_processor)
 
@@ -203,7 +203,7 @@ def _writes_space_first(tokenizer: Any) -> bool:
     return bool(pieces) and str(pieces[0]).startswith("▁")
 
 
-def _start_tokens(tokenizer: Any) -> tuple[int, ...]:
+def start_tokens(tokenizer: Any) -> tuple[int, ...]:
     """The tokenizer's start token where it writes one before every text by itself."""
     ids = tokenizer("", add_special_tokens=True).input_ids
     return tuple(ids[:1]) if ids and ids[0] == tokenizer.bos_token_id else ()

@@ -22,6 +22,7 @@ from sightline.evaluate.looking.paired import against
 from sightline.evaluate.marks import Marks, accuracy, is_scored, markable, marking, mean
 from sightline.evaluate.pairs import evaluate_pairs
 from sightline.evaluate.score import normalise
+from sightline.evaluate.texts import evaluate_perplexity
 from sightline.evaluate.written import NO_GROUP, is_right, write_predictions
 from sightline.evaluate.zero_shot import evaluate_zero_shot
 from sightline.models.build import Built
@@ -51,8 +52,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Ask `built` every question of `rows`; write `evaluation.json`, `predictions.jsonl` and `gallery.json` to `out`.
 
-    Where the recipe's metric is retrieval or zero-shot there are no questions: see `evaluate_pairs`,
-    `evaluate_zero_shot`.
+    Where the recipe's metric is retrieval, zero-shot or perplexity, no answer is asked for: see `evaluate_pairs`,
+    `evaluate_zero_shot`, `evaluate_perplexity`.
 
     Args:
         train_rows: where the text-only and the majority answer come from, and what images were trained on.
@@ -73,6 +74,8 @@ def evaluate(
         evaluation = evaluate_pairs(recipe, built, rows, tell, precision=precision, limit=limit)
     elif recipe.evaluate.metric == "zero-shot":
         evaluation = evaluate_zero_shot(recipe, built, rows, out, tell, precision=precision, limit=limit)
+    elif recipe.evaluate.metric == "perplexity":
+        evaluation = evaluate_perplexity(recipe, built, rows, out, tell, precision=precision, limit=limit)
     else:
         evaluation, marks = _evaluate_answers(recipe, built, rows, train_rows, out, tell, precision, limit)
     if leaks is not None:

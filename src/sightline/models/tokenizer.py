@@ -42,7 +42,7 @@ def load_tokenizer(spec: Compose, texts: Iterable[str]) -> Any:
                 fix=f"set {where}.build to words, or {where}.source to a hub id or folder",
             )
         gguf_file = spec.language.gguf_file if spec.tokenizer.source is None else None
-        tokenizer = _read_tokenizer(source, gguf_file, where)
+        tokenizer = read_tokenizer(source, gguf_file, where)
     return complete(tokenizer, spec.image_token, where)
 
 
@@ -65,7 +65,7 @@ def load_text_tokenizer(spec: Pair, texts: Iterable[str]) -> Any:
             fix=f"set {where}.build to words, or {where}.source to a hub id or folder",
         )
     else:
-        tokenizer = _read_tokenizer(source, None, where)
+        tokenizer = read_tokenizer(source, None, where)
     if tokenizer.pad_token_id is None:
         tokenizer.add_special_tokens({"pad_token": PAD})
     return tokenizer
@@ -81,7 +81,7 @@ def load_query_tokenizer(spec: Compose, texts: Iterable[str]) -> Any:
     if spec.connector.source is not None:
         source = spec.connector.source
         folder = str(Path(source) / PAIRS) if is_former(source) else source
-        tokenizer: Any = _read_tokenizer(folder, None, f"{where}.source")
+        tokenizer: Any = read_tokenizer(folder, None, f"{where}.source")
     elif spec.tokenizer.build == "words":
         tokenizer = word_tokenizer(texts, None)
     else:
@@ -91,7 +91,8 @@ def load_query_tokenizer(spec: Compose, texts: Iterable[str]) -> Any:
     return tokenizer
 
 
-def _read_tokenizer(source: str, gguf_file: str | None, where: str) -> Any:
+def read_tokenizer(source: str, gguf_file: str | None, where: str) -> Any:
+    """The tokenizer in `source`, as it stands there. Raises UserError where it cannot be read."""
     if gguf_file is None:
         return read_or_explain(lambda: AutoTokenizer.from_pretrained(source), source, where)
     with readable(source, gguf_file, where) as (folder, mended):

@@ -97,11 +97,13 @@ class Evaluate(Part):
 
     data: str | None = None
     validation: str | None = None
-    metric: Literal["exact-match", "vqa", "retrieval", "zero-shot", "none"] = "exact-match"
+    metric: Literal["exact-match", "vqa", "retrieval", "zero-shot", "perplexity", "none"] = "exact-match"
     rule: Literal["official", "lavis", "lmms-eval"] = "official"  # vqa: whose cleaning of answers
     classes: list[str] | dict[str, str] | None = None  # zero-shot: names, or the data's name: words; None: all answers
     templates: tuple[str, ...] = ("a photo of a {}.",)  # zero-shot: prompts of a class, whose embeddings are averaged
     rerank: Positive | None = None  # retrieval: the first so many candidates are judged again by the matching head
+    window: Positive | None = None  # perplexity of documents: tokens read at once; None: what the model can, up to 2048
+    stride: Positive | None = None  # ...and how far the next window starts behind; None: half a window
     max_new_tokens: Positive = 32
     batch: Positive = 64
     looking: tuple[Literal["blind", "shuffled", "blurred", "noise"], ...] = (
@@ -124,6 +126,9 @@ class Evaluate(Part):
 
     @model_validator(mode="after")
     def _keys_act(self) -> Evaluate:
+        for key in ("window", "stride"):
+            if self.metric != "perplexity" and getattr(self, key) is not None:
+                raise ValueError(f"'{key}' is read by metric perplexity alone, and 'metric' is {self.metric}")
         if self.metric != "vqa" and self.rule != type(self).model_fields["rule"].default:
             raise ValueError(f"'rule' is read by metric vqa alone, and 'metric' is {self.metric}")
         return self
@@ -192,7 +197,7 @@ class Recipe(Part):
             raise ValueError(f"'evaluate_after' names no stage: {', '.join(unknown)} (known: {', '.join(names)})")
         if unnamed := [stage for stage, each in self.evaluate_after.items() if each.data is None]:
             raise ValueError(f"'evaluate_after.{unnamed[0]}' names no data set in 'data'")
-        if self.model.pair and any(each.data and each.metric in ("exact-match", "vqa") for each in asked):
+        if self.model.pair and any(each.data and each.metric in ("exact-match", "vqa", "perplexity") for each in asked):
             raise ValueError(
                 "a model of two towers answers no questions: set 'evaluate.metric' to retrieval, zero-shot or none"
             )
