@@ -1,15 +1,15 @@
-"""L3 · The pad token is missing, doubles as another token, or lies beyond the embedding.
+"""L3 · The pad token is missing, doubles as another token, or lies beyond the embedding; or no answer has an end.
 
 Symptom: answers that never stop (they run to max_new_tokens); "index out of range in self" or a device-side assert
 in the embedding; words that the model never learns although they are in the data.
 Root cause: many tokenizers come without a pad token, so a collator pads with EOS or with id 0. A collator that sets
 every label at the pad id to -100 then masks the true EOS (or that ordinary token) as well. Or a pad token was added to
-the tokenizer, and the embedding was not resized.
+the tokenizer, and the embedding was not resized. Or a template writes answers without an end of text.
 Fix: give padding an id of its own that the embedding has: `tokenizer.pad_token` = an unused special token, or
 `add_special_tokens({"pad_token": "<pad>"})` and `model.resize_token_embeddings(len(tokenizer))`, with
-`model.config.pad_token_id` the same; mask labels by attention_mask, not by the pad id, so that the final EOS counts.
-Stays silent when: nothing is padded (packed or equally long rows need no pad token); EOS is used as pad and the EOS
-that ends a row is supervised; text is trained on without any EOS; the embedding has spare rows.
+`model.config.pad_token_id` the same; mask labels by attention_mask, so that the final EOS counts; write it.
+Stays silent when: nothing is padded (packed or equally long rows); EOS is used as pad and the one that ends a row is
+supervised; text without EOS has no prompts, or its answers one length or last token; the embedding has spare rows.
 Sources:
 - https://github.com/huggingface/transformers/issues/23530 (2023-05-20): with pad = EOS, all EOS labels become -100
 - https://github.com/huggingface/trl/issues/976 (2023-11-09): a completion-only collator, and a model without a stop
@@ -22,20 +22,22 @@ import torch
 from torch import Tensor
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import IGNORE, BatchSeen, LossSeen, Setup, TokenizerSetup
+from sightline.guard.evidence import IGNORE, BatchSeen, DataSeen, LossSeen, Setup, TokenizerSetup
+from sightline.guard.evidence.endings import attended, endless_answers, endless_rows
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vlm")
 ROWS = 2  # with a masked token: a single one may be chance
-ROUND = (8, 10)  # widths that are multiples of these may be padded beyond the longest row
+ANSWERS = 4  # without an end, in one batch or among the first rows of a data set
 
 
-def find(batch: BatchSeen, setup: Setup, loss: LossSeen | None = None) -> Verdict:
+def find(batch: BatchSeen, setup: Setup, loss: LossSeen | None = None, data: DataSeen | None = None) -> Verdict:
     """The pad id against the embedding, the attention mask and the labels of a training batch."""
     tokenizer, ids = setup.tokenizer, batch.input_ids
     if tokenizer is None or ids is None or batch.phase == "evaluation":
         return CannotTell("tokenizer (attach(..., tokenizer=...)) and token ids of a training batch")
-    if finding := _beyond(batch, ids, setup, tokenizer):
+    ends = {end for end in (tokenizer.eos_id, *tokenizer.model_eos_id) if end is not None}
+    if finding := _beyond(batch, ids, setup, tokenizer) or _endless(endless_answers(data, ends), tokenizer):
         return finding
     pad = tokenizer.pad_id
     mask = ids != pad if batch.attention_mask is None and pad is not None else batch.attention_mask
@@ -48,8 +50,8 @@ def find(batch: BatchSeen, setup: Setup, loss: LossSeen | None = None) -> Verdic
         labels = loss.targets.roll(1, dims=1)  # what position t - 1 was trained to predict
     if labels is None or labels.shape != ids.shape:
         return CannotTell("labels aligned with the token ids")
-    ends = pad in (tokenizer.eos_id, *tokenizer.model_eos_id)
-    return _masked(batch, ids, mask, labels != IGNORE, pad, ends)
+    endless = 0 if data is not None and data.objective != "sft" else endless_rows(ids, mask, labels, ends)
+    return _masked(batch, ids, mask, labels != IGNORE, pad, pad in ends) or _endless(endless, tokenizer)
 
 
 def _beyond(batch: BatchSeen, ids: Tensor, setup: Setup, tokenizer: TokenizerSetup) -> Finding | None:
@@ -65,6 +67,12 @@ def _beyond(batch: BatchSeen, ids: Tensor, setup: Setup, tokenizer: TokenizerSet
         fix=f"model.resize_token_embeddings(len(tokenizer)): {rows} rows, {tokenizer.size} tokens",
         seen={"id": worst, "embedding rows": rows, "tokenizer size": tokenizer.size},
     )
+
+
+def _endless(rows: int, tokenizer: TokenizerSetup) -> Finding | None:
+    message = f"{rows} of {rows} answers have no EOS (id {tokenizer.eos_id}) at their end: none teaches to stop"
+    fix = "end each answer in tokenizer.eos_token: in the chat template, behind the assistant's words"
+    return Finding("warning", message, fix, {"answers": rows, "eos": tokenizer.eos_id}) if rows >= ANSWERS else None
 
 
 def _unnamed(ids: Tensor, mask: Tensor) -> Finding | None:
@@ -84,7 +92,7 @@ def _masked(batch: BatchSeen, ids: Tensor, mask: Tensor, taught: Tensor, pad: in
     same, before, behind = ids == pad, taught.roll(1, dims=1), taught.roll(-1, dims=1)
     before[:, 0] = behind[:, -1] = False
     # an ordinary token is inside the text, whatever the mask says, where tokens on both sides are supervised
-    content = same & before & (_attended(ids, mask, pad) if ends else behind)
+    content = same & before & (attended(ids, mask, pad) if ends else behind)
     rows = content.any(dim=1).nonzero().flatten().tolist()
     packed = not ends and batch.group_ids is not None  # padding may stand between documents
     if len(rows) < ROWS or packed or pad == batch.image_token_id or (taught & same).any():
@@ -96,14 +104,6 @@ def _masked(batch: BatchSeen, ids: Tensor, mask: Tensor, taught: Tensor, pad: in
         fix="labels = -100 where attention_mask == 0, not where input_ids == pad_token_id; or another pad token",
         seen={"masked with the padding": int(content.sum()), "row": batch.text(ids[rows[0]].tolist())},
     )
-
-
-def _attended(ids: Tensor, mask: Tensor, pad: int) -> Tensor:
-    """The mask, and the first of the pads that end each row where even the longest row ends in one: that is its EOS."""
-    run = (ids == pad).flip(1).cumprod(dim=1).sum(dim=1)
-    if int(run.min()) != 1 or any(ids.shape[1] % size == 0 for size in ROUND):
-        return mask
-    return mask.index_put((torch.arange(len(ids)), ids.shape[1] - run), torch.tensor(True))
 
 
 def specimen(run: Run, *, faulty: bool) -> None:
