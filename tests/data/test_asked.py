@@ -305,6 +305,18 @@ def test_nlvr2(tmp_path: Path) -> None:
         read_rows(DataSpec(reader="nlvr", path=path, images=str(tmp_path / "dev")), "dev")
 
 
+def test_tables_of_what_people_answered(tmp_path: Path) -> None:
+    picture("red", (8, 8)).save(tmp_path / "a.png")
+    record = {"image": "a.png", "question": "What is this?", "answers": _said(PEOPLE), "question_id": 7}
+    more = [record, record | {"multiple_choice_answer": "mesh"}, record | {"answers": ["cat"], "answer": "a cat"}]
+    rows = read_rows(DataSpec(reader="table", path=_write(tmp_path / "rows.json", more)), "rows").rows
+    assert [row.answer for row in rows] == ["net", "mesh", "a cat"]
+    assert [len(row.answers) for row in rows] == [10, 10, 1] and rows[0].fields["question_id"] == "7"
+    with pytest.raises(RowError, match="row 1: its answer 2 is None, not text"):
+        path = _write(tmp_path / "rows.json", [record | {"answers": ["a", None]}])
+        read_rows(DataSpec(reader="table", path=path), "rows")
+
+
 # --- the real thing ---------------------------------------------------------------------------------------------------
 
 

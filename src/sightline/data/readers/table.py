@@ -1,7 +1,8 @@
 """Tables: JSON, JSON lines, CSV, TSV or Parquet with columns question, answer and image (or images).
 
 A table with a column `messages` or `conversations` is read as those readers do; one with `texts`, a list of
-``{user, assistant}``, as The Cauldron (arXiv 2405.02246) and FineVision have it: the images stand before the first.
+``{user, assistant}``, as The Cauldron (arXiv 2405.02246) and FineVision have it: the images stand before the first; one
+with `answers`, what several people said, as VQA data sets on the hub have it.
 
 Parquet's image structs ``{bytes, path}`` are held in memory; for more images than that, the hub reader maps them from
 disk.
@@ -11,9 +12,11 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sightline.data.asked import most_common, people_said
 from sightline.data.encode import RowError
 from sightline.data.files import Record, data_files, json_records, mapping
 from sightline.data.readers import messages, sharegpt
@@ -51,6 +54,8 @@ def row(record: Any, place: Where, spec: DataSpec) -> Row:
         return sharegpt.row(record, place, spec)
     if column(record, "texts", spec) is not None:
         return _paired(record, place, spec)
+    if column(record, "answers", spec) is not None:
+        return _answered_by_people(record, place, spec)
     for needed in ("answer", "question"):
         wanted = spec.columns.get(needed, needed)
         if wanted not in record and (needed == "answer" or not images_of(record, place, spec)):
@@ -62,6 +67,15 @@ def row(record: Any, place: Where, spec: DataSpec) -> Row:
     fields = extras(record, ("question", "answer", "image", "images"), spec)
     question, answer = column(record, "question", spec), column(record, "answer", spec)
     return answered(question, answer, images_of(record, place, spec), place, fields)
+
+
+def _answered_by_people(record: dict[str, Any], place: Where, spec: DataSpec) -> Row:
+    """`answers` is a list of texts or of objects with `answer`; `answer`, where there is one, is what is learned."""
+    answers = people_said(column(record, "answers", spec), place)
+    chosen = column(record, "answer", spec) or record.get("multiple_choice_answer") or most_common(answers)
+    fields = extras(record, ("question", "answer", "answers", "image", "images"), spec)
+    made = answered(column(record, "question", spec), chosen, images_of(record, place, spec), place, fields)
+    return replace(made, answers=answers)
 
 
 def _paired(record: dict[str, Any], place: Where, spec: DataSpec) -> Row:
