@@ -177,3 +177,45 @@ def test_a_schedule_that_was_made_for_a_wrapper_is_found() -> None:
     plan = sched.LambdaLR(Accelerator(cpu=True).prepare_optimizer(inner), lambda n: 0.9**n)
     apart = sched.LambdaLR(other, lambda n: 0.9**n)
     assert schedules_of(inner) == [plan] and schedules_of(other) == [apart]
+
+
+def in_turn(make: Make | None, *, epochs: int = 4, fresh: bool = False) -> list[Any]:
+    """An optimizer and its schedule for each epoch. `fresh`: the model begins anew too, as in a cross-validation."""
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 3))
+    start = {name: value.clone() for name, value in net.state_dict().items()}
+    with sightline.attach(net, on_finding=None) as guard:
+        for _ in range(epochs):
+            if fresh:
+                net.load_state_dict(start)
+            opt = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+            plan = make(opt) if make else None
+            for _ in range(BATCHES):
+                x = torch.randn(8, 6)
+                opt.zero_grad()
+                nn.functional.cross_entropy(net(x), x[:, :3].argmax(1)).backward()
+                opt.step()
+                if plan:
+                    plan.step()
+    return [f for f in guard.findings if f.code == "T6"]
+
+
+LINEAR: dict[str, Make] = {
+    "linear": lambda o: sched.LambdaLR(o, lambda n: max(0.0, 1 - n / (EPOCHS * BATCHES))),
+    "cosine": lambda o: sched.CosineAnnealingLR(o, EPOCHS * BATCHES),
+    "warm-up": lambda o: sched.LambdaLR(o, lambda n: min(1.0, (n + 1) / 25)),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_an_optimizer_with_its_schedule_for_each_epoch(name: str) -> None:
+    (found,) = in_turn(LINEAR[name])
+    assert "the optimizer and its schedule are made anew" in found.message and f"every {BATCHES} steps" in found.message
+
+
+def test_optimizers_in_turn_that_are_meant() -> None:
+    """Rounds at one rate; folds whose schedules are over; a second stage."""
+    assert in_turn(None) == []
+    assert in_turn(lambda o: sched.CosineAnnealingLR(o, BATCHES), fresh=True) == []
+    assert in_turn(lambda o: sched.LambdaLR(o, lambda n: max(0.0, 1 - n / BATCHES)), fresh=True) == []
+    assert in_turn(LINEAR["linear"], epochs=2) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch.optim import Optimizer, lr_scheduler
@@ -54,7 +55,7 @@ class Track:
 
     def stepping(self, *, heard: bool = True) -> None:
         """The optimizer is about to step. Without `heard`: it did, and nothing is known of the forwards before."""
-        rate = max((float(group.get("lr") or 0.0) for group in self.optimizer.param_groups), default=0.0)
+        rate = largest_rate(self.optimizer)
         gone = self._known is not None and self.schedule is None
         stale = bool(self.rates) and rate != self.rates[-1] and (gone or self.tick == self._step_tick)
         if self._looks and (not self.rates or stale):
@@ -124,6 +125,8 @@ class Schedules(Onlooker):
         self._next = 2  # steps at which the rates are shown
         self._filled = False  # of the steps slept through, when the guard wakes
         self._planned: int | None = None
+        self._taken: list[int] = []  # steps at which one optimizer took over from another
+        self._last: weakref.ref[Optimizer] | None = None
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """Note where the schedule stands."""
@@ -133,10 +136,23 @@ class Schedules(Onlooker):
 
     def before_step(self, optimizer: Optimizer, *, measured: bool) -> None:
         """Note the rate that this step uses."""
+        if self._last is None or self._last() is not optimizer:
+            self._turn(optimizer)
         if id(optimizer) not in self._tracks and len(self._tracks) < OPTIMIZERS:
             self._tracks[id(optimizer)] = Track(optimizer, self.recorder.forwards)
         if track := self._tracks.get(id(optimizer)):
             track.stepping()
+
+    def _turn(self, optimizer: Optimizer) -> None:
+        """Another optimizer steps than the last time: is it a new one for the very same parameters?"""
+        first, self._last = next(iter(self._tracks.values()), None), weakref.ref(optimizer)
+        if first is None or id(optimizer) in self._tracks or type(optimizer) is not type(first.optimizer):
+            return
+        mine, other = (
+            [id(p) for group in o.param_groups for p in group["params"]] for o in (optimizer, first.optimizer)
+        )
+        if mine == other and first.rates and first.rates[0] == largest_rate(optimizer):
+            self._taken.append(self.recorder.step)
 
     def after_step(self, optimizer: Optimizer, *, measured: bool) -> None:
         """Show what was seen, now and then."""
@@ -174,7 +190,13 @@ class Schedules(Onlooker):
         self._tracks.clear()
 
     def _show(self, track: Track, *, closed: bool) -> None:
-        self.recorder.offer(track.seen(self.recorder.step, self.recorder.forwards, self._planned, closed))
+        seen = track.seen(self.recorder.step, self.recorder.forwards, self._planned, closed)
+        self.recorder.offer(replace(seen, anew=tuple(self._taken)))
+
+
+def largest_rate(optimizer: Optimizer) -> float:
+    """Of its groups."""
+    return max((float(group.get("lr") or 0.0) for group in optimizer.param_groups), default=0.0)
 
 
 def schedules_of(optimizer: Optimizer) -> list[Any]:

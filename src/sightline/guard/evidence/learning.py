@@ -21,6 +21,8 @@ class ScheduleSeen:
         early: steps before which it advanced between the forward pass and the optimizer's step.
         watched: steps whose forwards were heard, so that `inside` and `early` could be told; None: all.
         replaced: indices into `rates` at which a new schedule object took over from the first one's start.
+        anew: steps of the run at which an optimizer of the same kind took over all parameters of the one before it, at
+            the same rate as the first.
         restored: whether the optimizer had state before its first step here.
         planned: optimizer steps that the host says it will take.
         base: the largest rate of the groups as their schedules found it (``initial_lr``), which a factor multiplies.
@@ -39,6 +41,7 @@ class ScheduleSeen:
     inside: int = 0
     early: int = 0
     replaced: tuple[int, ...] = ()
+    anew: tuple[int, ...] = ()
     restored: bool = False
     planned: int | None = None
     base: float | None = None

@@ -34,8 +34,15 @@ def implied_warm_up(seen: ScheduleSeen) -> int | None:
 
 
 def restarts(seen: ScheduleSeen) -> tuple[int, ...]:
-    """Steps, equally far apart, at which the schedule is made anew, or a rate set by hand falls to rise again."""
+    """Steps, equally far apart, at which the schedule is made anew, or a rate set by hand falls to rise again.
+
+    With its optimizer, where each was far from over: one that was over may be of a fold, or of a stage of its own.
+    """
     rates, places = seen.rates, seen.replaced
+    if seen.anew and seen.ticks:
+        plan = seen.horizon or implied_end(seen) or implied_warm_up(seen) or 0
+        even = len({b - a for a, b in pairwise((0, *seen.anew))}) == 1
+        return seen.anew if even and plan >= seen.ticks / HALF and rates[0] != rates[-1] else ()
     if seen.scheduler is None:  # no object to follow: a rate set by hand
         falls = (n for n in range(1, len(rates) - 1) if rates[n] < rates[n - 1] / 2 and rates[n + 1] > rates[n])
         places = tuple(n for n in falls if rates[n] == rates[0])

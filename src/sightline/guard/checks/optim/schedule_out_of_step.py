@@ -74,10 +74,10 @@ def _past(s: ScheduleSeen) -> Finding | None:
 
 def _restarts(s: ScheduleSeen) -> Finding | None:
     """The schedule is made anew again and again, or the rate falls back to its start and warms up again."""
-    if len(places := restarts(s)) < OFTEN:
-        return None
-    fix = "make the schedule once, before the first epoch, and count its steps over all epochs"
-    return _finding(s, f"the schedule begins anew every {places[0]} steps", fix)
+    places, fix = restarts(s), "make the schedule once, before the first epoch, and count its steps over all epochs"
+    what = "the optimizer and its schedule are made anew, long before they are over," if s.anew else ""
+    what = what or "the schedule begins anew"
+    return _finding(s, f"{what} every {places[0]} steps", fix) if len(places) >= OFTEN else None
 
 
 def _units(s: ScheduleSeen) -> Finding | None:
