@@ -75,6 +75,13 @@ class BatchSeen:
         taught = [(mine == theirs)[mine != IGNORE] for mine, theirs in pairs if ids.dim() == 2]
         return not (labels != IGNORE).any() or any(len(same) and same.float().mean() > HALF for same in taught)
 
+    @property
+    def equal_halves(self) -> int:
+        """Rows of the first half, where the second half is the same ones: chosen and rejected answers in one batch."""
+        half = 0 if self.input_ids is None or len(self.input_ids) % 2 else len(self.input_ids) // 2
+        given = [t for t in (self.input_ids, self.attention_mask) if t is not None]
+        return half if half and all(bool((t[:half] == t[half:]).all()) for t in given) else 0
+
     def row_name(self, row: int) -> str:
         """The row's place, or its number in the batch."""
         rows = 0 if self.input_ids is None else len(self.input_ids)

@@ -46,3 +46,14 @@ class MetricsHistory:
     def names(self, phase: Phase = "train") -> tuple[str, ...]:
         """Every name that was logged in a phase, in the order of its first appearance."""
         return tuple(dict.fromkeys(name for one in self.seen if one.phase == phase for name in one.values))
+
+    def preferences(self) -> dict[str, list[float]]:
+        """The training series of a preference loss by what they are: TRL's names, and those that end like them."""
+        wanted = {"margins": ("margin",), "accuracies": ("reward", "accurac"), "chosen": ("logp", "chosen")}
+        wanted["rejected"] = ("logp", "rejected")
+        found = {}
+        for kind, words in wanted.items():
+            names = [name for name in self.names() if all(word in name.lower() for word in words)]
+            if len(names) == 1:
+                found[kind] = [value for _, value in self.series(names[0])]
+        return found

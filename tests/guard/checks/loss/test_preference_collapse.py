@@ -6,10 +6,11 @@ import random
 from collections.abc import Sequence
 
 import pytest
+import torch
 
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.loss.preference_collapse import find
-from sightline.guard.evidence import MetricsHistory, MetricsSeen, ReferenceSeen
+from sightline.guard.evidence import BatchSeen, DataSeen, MetricsHistory, MetricsSeen, ReferenceSeen
 
 
 def logged(**series: Sequence[float]) -> MetricsHistory:
@@ -91,3 +92,28 @@ def test_reference(seen: ReferenceSeen, found: str | None) -> None:
 )
 def test_cannot_tell(metrics: MetricsHistory | None, reference: ReferenceSeen | None) -> None:
     assert isinstance(find(metrics, reference), CannotTell)
+
+
+PAIRS = DataSeen(0, ("prompt", "chosen", "rejected"), objective="preference")
+
+
+def halves(rejected: int, mask: bool = True) -> BatchSeen:
+    """Four pairs, chosen answers first; the rejected ones end in `rejected`, the chosen in 5."""
+    ids = torch.tensor([[7, 8, 9, 5]] * 4 + [[7, 8, 9, rejected]] * 4)
+    seen = torch.ones_like(ids, dtype=torch.bool)
+    seen[4:, -1] = mask
+    return BatchSeen("train", 0, input_ids=ids, attention_mask=seen)
+
+
+def test_answers_that_are_one_after_the_cut() -> None:
+    found = find(batch=halves(5), data=PAIRS)
+    assert isinstance(found, Finding) and found.severity == "error" and "token for token the same" in found.message
+
+
+@pytest.mark.parametrize("batch", [halves(6), halves(5, mask=False)], ids=["other words", "a longer answer"])
+def test_answers_that_differ(batch: BatchSeen) -> None:
+    assert not isinstance(find(batch=batch, data=PAIRS), Finding)
+
+
+def test_rows_that_come_twice_are_no_pairs_elsewhere() -> None:
+    assert not isinstance(find(batch=halves(5), data=DataSeen(0, ("text",), objective="sft")), Finding)

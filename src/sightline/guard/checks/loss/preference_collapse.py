@@ -2,17 +2,14 @@
 
 Symptom: reward margins stay at zero and the loss at ln 2; or margins fall below zero; or the log probabilities of
 chosen and rejected answers fall together while the margin stays flat, and the model's text falls apart.
-Root cause: the reference is the policy itself (or moves with it), so the difference of the two is nothing; chosen and
-rejected are swapped somewhere, or the same; beta or the learning rate lets the policy leave the reference without
-telling the two answers apart.
-Fix: a reference that is a frozen copy (`copy.deepcopy(policy).eval().requires_grad_(False)`), beta 0.1 (0.3 to 0.5
-where text falls apart), a learning rate of 1e-6 (1e-5 with LoRA).
+Root cause: the reference is the policy itself (or moves with it); chosen and rejected are swapped, or the same once cut
+at max_length; beta or the learning rate lets the policy leave the reference without telling the two answers apart.
+Fix: a frozen copy as reference (`copy.deepcopy(policy).eval().requires_grad_(False)`), beta 0.1 (0.3 to 0.5 where text
+falls apart), a learning rate of 1e-6 (1e-5 with LoRA).
 Stays silent when: margins grow, however slowly; rewards of both answers fall while their margin grows, as DPO does; the
 reference shares only frozen weights with the policy (LoRA without a copy); it is moved on purpose and the host says so.
 Sources:
-- https://github.com/eric-mitchell/direct-preference-optimization/issues/32 (2023-08-11): both log probabilities fall,
-  and why that alone is no fault
-- https://github.com/huggingface/trl/issues/800 (2023-09-20): the same in TRL, with its margins
+- https://github.com/eric-mitchell/direct-preference-optimization/issues/32 (2023-08-11): both answers fall, by design
 - https://arxiv.org/abs/2305.18290 (2023-05-29): DPO, its frozen reference and beta 0.1
 """
 
@@ -21,7 +18,7 @@ from __future__ import annotations
 from statistics import median
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import MetricsHistory, ReferenceSeen
+from sightline.guard.evidence import BatchSeen, DataSeen, MetricsHistory, ReferenceSeen
 from sightline.guard.evidence.trends import levels
 from sightline.guard.specimen import Run
 
@@ -29,20 +26,35 @@ DOMAINS = ("llm", "vlm")
 NOISE, NATS = 8, 1e-4  # times what two looks differ by, and at least: kernels of another thread count give 1e-6
 NOTHING = 1e-6  # of a reward: a policy that took one step of 1e-7 is further from its reference
 STILL = 8  # logged margins after the first, which is zero by construction
+PAIRS = 4  # that are equal, all of their batch: a few may be duplicates of the data's
 ENOUGH = 24  # logged values, from which a trend is told from noise: eight a third
 WRONG = 0.4  # of the pairs: below chance by more than a few dozen pairs scatter
 FALL, FLAT = 20.0, 0.1  # nats an answer loses, e^-20; and the share of it that the margin gains
 
 
-def find(metrics: MetricsHistory | None = None, reference: ReferenceSeen | None = None) -> Verdict:
+def find(
+    metrics: MetricsHistory | None = None,
+    reference: ReferenceSeen | None = None,
+    batch: BatchSeen | None = None,
+    data: DataSeen | None = None,
+) -> Verdict:
     """Is the reference a model of its own that stays, and do margins and log probabilities go where they should?"""
-    if reference is not None and (finding := _reference(reference)):
+    alike = _alike(batch) if batch is not None and data is not None and data.objective == "preference" else None
+    if finding := alike or (_reference(reference) if reference is not None else None):
         return finding
-    series = {} if metrics is None else _series(metrics)
+    series = {} if metrics is None else metrics.preferences()
     if not series.get("margins"):
         looked = reference is not None and reference.difference is not None
         return None if looked else CannotTell("reward margins, nor a reference model that was seen twice")
     return _margins(series) or _both_fall(series)
+
+
+def _alike(batch: BatchSeen) -> Finding | None:
+    if (pairs := batch.equal_halves) < PAIRS or batch.input_ids is None or batch.phase == "evaluation":
+        return None
+    message = f"chosen and rejected are token for token the same in all {pairs} pairs of a batch"
+    fix = f"raise max_length (rows end at {batch.input_ids.shape[1]} tokens) above prompt and answer, or mend the data"
+    return Finding("error", message, fix, {"pairs": pairs, "row": batch.text(batch.input_ids[0].tolist())[-200:]})
 
 
 def _reference(seen: ReferenceSeen) -> Finding | None:
@@ -56,18 +68,6 @@ def _reference(seen: ReferenceSeen) -> Finding | None:
         fix="reference = copy.deepcopy(policy).eval().requires_grad_(False), kept out of the optimizer",
         seen={"shared": seen.shared, "its log probabilities moved by": seen.difference, "since step": seen.since},
     )
-
-
-def _series(metrics: MetricsHistory) -> dict[str, list[float]]:
-    """The training series by what they are: TRL's names, and those that end like them."""
-    wanted = {"margins": ("margin",), "accuracies": ("reward", "accurac"), "chosen": ("logp", "chosen")}
-    wanted["rejected"] = ("logp", "rejected")
-    found = {}
-    for kind, words in wanted.items():
-        names = [name for name in metrics.names() if all(word in name.lower() for word in words)]
-        if len(names) == 1:
-            found[kind] = [value for _, value in metrics.series(names[0])]
-    return found
 
 
 def _margins(series: dict[str, list[float]]) -> Finding | None:
