@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from torch import nn
 from transformers import EvalPrediction
 
-from sightline.attach.truth import _keeps_records, truths
+from sightline.attach.truth import _keeps_records, truths, written
 from sightline.guard.check import Finding
 from sightline.guard.checks.evaluation.metric_fails_oracle import find
 
@@ -144,3 +145,54 @@ def test_the_place_of_what_a_causal_model_says() -> None:
         return {"accuracy": float((guess == labels)[labels != -100].mean()), "size": float(labels.size)}
 
     assert not found(one_place_on, TOKENS, said) and found(one_place_on, TOKENS, tagged) == ["accuracy"]
+
+
+def wrote(lengths: list[int], limit: int, *, ends: bool) -> Any:
+    """Texts of an encoder-decoder, from its start token on, of these lengths; `ends`: each in EOS (1)."""
+    texts = np.zeros((len(lengths), limit + 1), dtype=np.int64)
+    for row, length in zip(texts, lengths, strict=True):
+        row[1 : length + 1] = 7
+        if ends:
+            row[length] = 1
+    return texts
+
+
+def asked(low: int, high: int, count: int = 12) -> Any:
+    lengths = RNG.integers(low, high, (count, 1))
+    return np.where(np.arange(40) < lengths, 7, -100)
+
+
+class Writer(nn.Linear):
+    """What a model of transformers says of itself."""
+
+    config = SimpleNamespace(is_encoder_decoder=True)
+    generation_config = SimpleNamespace(eos_token_id=1, pad_token_id=0, decoder_start_token_id=0)
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "cut"),
+    [
+        (wrote([19] * 12, 19, ends=False), asked(25, 34), True),
+        (wrote([19] * 12, 19, ends=False), asked(5, 19), False),
+        (wrote([19] * 12, 19, ends=True), asked(25, 34), False),
+        (wrote([4, 9, 12] * 4, 19, ends=True), asked(25, 34), False),
+        (wrote([19] * 12, 19, ends=False), np.concatenate([asked(5, 15, 9), asked(25, 34, 3)]), False),
+        (wrote([19] * 6 + [8] * 6, 19, ends=False), asked(25, 34), False),
+    ],
+    ids=["cut", "rambles, and all would fit", "ends just there", "says little", "few are long", "stops by itself"],
+)
+def test_texts_that_are_cut_before_what_is_wanted(texts: Any, labels: Any, cut: bool) -> None:
+    seen = written(EvalPrediction(predictions=texts, label_ids=labels), Writer(1, 1), 5)
+    assert seen is not None and isinstance(find(generated=seen), Finding) == cut
+
+
+def test_texts_of_a_decoder_begin_with_their_prompt_and_are_left_alone() -> None:
+    assert (
+        written(EvalPrediction(predictions=wrote([9] * 4, 9, ends=False), label_ids=asked(9, 20, 4)), Plain(), 1)
+        is None
+    )
+
+
+class Plain(nn.Module):
+    config = SimpleNamespace(is_encoder_decoder=False)
+    generation_config = SimpleNamespace(eos_token_id=1)

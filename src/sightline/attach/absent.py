@@ -35,5 +35,6 @@ ABSENT = {
     "LeftInEvalSeen": "no model went on training in the mode of its evaluation",
     "OverfitSeen": "nobody asked: guard.preflight(batches, overfit=True) trains a copy on one batch",
     "OracleSeen": "no metric was shown: guard.metric(fn, targets) gives it the ground truth",
+    "GeneratedSeen": "no Trainer judged what its model wrote",
     "ResumeSeen": "no resumed run was shown: call guard.resumed(path) after loading a checkpoint",
 }

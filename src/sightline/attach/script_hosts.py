@@ -17,7 +17,7 @@ from sightline.attach.hook import Hook
 from sightline.attach.script_heap import tokenizer_for
 from sightline.attach.script_watch import Models
 from sightline.attach.setup import embedding_of
-from sightline.attach.truth import Kept, kept, truths
+from sightline.attach.truth import Kept, kept, truths, written
 
 HF_METHODS = ("evaluate", "predict")
 LIGHTNING_JUDGES = ("validate", "test")
@@ -101,6 +101,10 @@ class Hosts:
         if guard is None or id(trainer) in self._asked:
             return
         self._asked.add(id(trainer))
+        if metrics.written:
+            if (lengths := written(metrics.given, guard.model, trainer.state.global_step)) is not None:
+                guard.show(lengths)
+            return
         for seen in truths(metrics.compute, metrics.given, guard.model, trainer.state.global_step):
             guard.show(seen)
 

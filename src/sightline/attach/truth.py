@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import nn
 
-from sightline.guard.evidence import IGNORE, OracleSeen
+from sightline.guard.evidence import IGNORE, GeneratedSeen, OracleSeen
 from sightline.guard.probes.restore import untouched
 
 ROWS = 256  # samples given to the metrics
@@ -33,8 +33,8 @@ RECORDS = (list, dict, set)  # what a function may keep its calls in
 class Kept:
     """What a Trainer gave its metrics last, seen from between the two."""
 
-    def __init__(self, compute: Callable[[Any], Any]) -> None:
-        self.compute = compute
+    def __init__(self, compute: Callable[[Any], Any], *, written: bool) -> None:
+        self.compute, self.written = compute, written  # predictions are texts that the model wrote
         self.given: Any = None
 
     def __call__(self, given: Any) -> Any:
@@ -47,11 +47,11 @@ def kept(trainer: Any) -> Iterator[Kept | None]:
     """Inside, the Trainer's metrics are computed as ever, and what they are given is kept; None where that is vain."""
     compute = trainer.compute_metrics
     args = trainer.args
-    whole = not getattr(args, "batch_eval_metrics", False) and not getattr(args, "predict_with_generate", False)
-    if compute is None or isinstance(compute, Kept) or not whole or _keeps_records(compute):
+    whole, written = not getattr(args, "batch_eval_metrics", False), bool(getattr(args, "predict_with_generate", False))
+    if compute is None or isinstance(compute, Kept) or not whole or not (written or not _keeps_records(compute)):
         yield None
         return
-    trainer.compute_metrics = between = Kept(compute)
+    trainer.compute_metrics = between = Kept(compute, written=written)
     try:
         yield between
     finally:
@@ -84,6 +84,30 @@ def truths(compute: Callable[[Any], Any], given: Any, model: nn.Module, step: in
             yield replace(found[place], perfect=1.0)
         else:
             yield max(found, key=lambda one: one.truth)
+
+
+def written(given: Any, model: Any, step: int) -> GeneratedSeen | None:
+    """The lengths of what an encoder-decoder wrote, and of what was wanted. None where they cannot be told."""
+    import numpy as np
+
+    texts, labels = given.predictions, given.label_ids
+    texts = texts[0] if isinstance(texts, tuple) else texts
+    config, inner = getattr(model, "generation_config", None), getattr(model, "config", None)
+    ends = getattr(config, "eos_token_id", None)
+    if not all(isinstance(t, np.ndarray) and t.ndim == 2 and t.dtype.kind in "iu" and len(t) for t in (texts, labels)):
+        return None
+    if ends is None or not getattr(inner, "is_encoder_decoder", False) or len(texts) != len(labels):
+        return None
+    pad, start = getattr(config, "pad_token_id", None), getattr(config, "decoder_start_token_id", None)
+    ends = ends if isinstance(ends, list) else [ends]
+    texts = texts[:, 1:] if start is not None and (texts[:, 0] == start).all() else texts  # nobody wrote the first
+    real, asked = ((t >= 0) & (t != (-1 if pad is None or pad in ends else pad)) for t in (texts, labels))
+    lengths, wanted = real.sum(1), asked.sum(1)
+    limit = int(lengths.max())
+    unended = (lengths == limit) & ~np.isin(texts, ends).any(1)
+    return GeneratedSeen(
+        step, len(texts), limit, int(unended.sum()), int((wanted > limit).sum()), int(np.median(wanted))
+    )
 
 
 def _whole(seen: OracleSeen) -> bool:

@@ -39,6 +39,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     SharedTextSeen   after 16, 32, ... batches in which all samples share one row of token ids, and at the end
     SharedRowsSeen   during evaluations and after sampled training batches
     ScalerSeen    as the loss scale is read; RoundingSeen after sampled steps on 16-bit parameters
+    GeneratedSeen when a Trainer judged what its model wrote
     OverfitSeen, OracleSeen, ResumeSeen    when the host asks
     CollectivesSeen   under `sightline run`, when a rank is about to call what another did not
     AutocastSeen  after the first measured training forwards under autocast
@@ -62,7 +63,7 @@ from sightline.guard.evidence.answers import (
     TeacherSeen,
     UnsettledSeen,
 )
-from sightline.guard.evidence.asked import OracleSeen, OverfitSeen, ResumeSeen
+from sightline.guard.evidence.asked import GeneratedSeen, OracleSeen, OverfitSeen, ResumeSeen
 from sightline.guard.evidence.batches import IGNORE, BatchSeen, LossSeen, Phase, SignalsSeen
 from sightline.guard.evidence.cut_off import CutOffSeen
 from sightline.guard.evidence.data import DataSeen, Objective
@@ -114,6 +115,7 @@ __all__ = [
     "Fed",
     "FeedSeen",
     "FreshFrozenSeen",
+    "GeneratedSeen",
     "HeadSeen",
     "HiddenSeen",
     "History",
@@ -207,6 +209,7 @@ Evidence = (
     | SharedTextSeen
     | StillSeen
     | TeacherSeen
+    | GeneratedSeen
     | OracleSeen
     | OverfitSeen
     | OwnModeSeen

@@ -43,6 +43,24 @@ class OracleSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class GeneratedSeen:
+    """Texts that a model wrote to be judged, beside those that were wanted. Lengths in tokens, ends of text counted.
+
+    Attributes:
+        rows: texts written.
+        limit: the longest of them; `unended`: how many are as long, and have no end of text.
+        longer: of the wanted texts: how many are longer than `limit`; `wanted` is their median length.
+    """
+
+    step: int
+    rows: int
+    limit: int
+    unended: int
+    longer: int
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True)
 class ResumeSeen:
     """The live state of a resumed run beside the checkpoint it came from.
 

@@ -3,7 +3,8 @@
 Symptom: scores stay low however good the outputs look, or models rank against what people see.
 Root cause: predictions and targets do not speak the same language: class ids shifted by one, boxes as corner and size
 where corners are expected, another order of rows, positions without a label (-100) that are counted, what a causal
-model says of the next token beside the label of this one; or the metric itself is wrong.
+model says of the next token beside the label of this one; texts whose writing ends (`max_length`, 20 by default) before
+those that are wanted do; or the metric itself is wrong.
 Fix: convert predictions to the metric's format and offset (its docs say which), and feed it the targets as predictions
 until it says 1.0.
 Stays silent when: the ground truth scores what the host calls perfect, or, where the host says nothing, 1 (or more) as
@@ -18,15 +19,20 @@ Sources:
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import OracleSeen
+from sightline.guard.evidence import GeneratedSeen, OracleSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
+TEXTS, CUT, MOST = 4, 0.9, 0.5  # texts written; share of them that are cut, and of those wanted that do not fit
 NEAR = 1e-3  # of a perfect score: rounding of float16 sums, and the 1e-6 that ratios add
 
 
-def find(oracle: OracleSeen) -> Verdict:
+def find(oracle: OracleSeen | None = None, generated: GeneratedSeen | None = None) -> Verdict:
     """Compare the truth's score with perfection where that is known, else with the scores of wrong predictions."""
+    if generated is not None and (finding := _cut_short(generated)):
+        return finding
+    if oracle is None:
+        return None if generated is not None else CannotTell("metric")
     truth, worst, best = oracle.truth, min(oracle.spoilt), max(oracle.spoilt)
     if oracle.perfect is not None:
         if abs(truth - oracle.perfect) <= NEAR * max(1.0, abs(oracle.perfect)):
@@ -39,6 +45,18 @@ def find(oracle: OracleSeen) -> Verdict:
     if 0 <= worst <= best <= truth < 1 - NEAR:  # a share that is best for the truth, and short of the whole
         return _finding(oracle, f"scores {truth:.4g} for the ground truth itself, the best it ever gives")
     return None
+
+
+def _cut_short(seen: GeneratedSeen) -> Finding | None:
+    """Nearly all that is written runs into a limit, and most of what is wanted does not fit under it."""
+    if seen.rows < TEXTS or seen.unended < CUT * seen.rows or seen.longer < MOST * seen.rows:
+        return None
+    return Finding(
+        severity="warning",
+        message=f"writing ends after {seen.limit} tokens, and {seen.longer} of {seen.rows} wanted texts are longer",
+        fix=f"generation_max_length or max_new_tokens above {seen.wanted} (20 by default; it ends at {seen.limit})",
+        seen={"cut off": seen.unended, "texts": seen.rows, "limit": seen.limit, "wanted, median": seen.wanted},
+    )
 
 
 def _finding(oracle: OracleSeen, what: str) -> Finding:
