@@ -52,3 +52,17 @@ def test_vqa_of_a_bad_file_is_one_message(name: str, call: Call, vqa: list[objec
     assert done.exit_code == 2
     assert done.output.startswith(f"error: --{name} {tmp_path / name}: is not JSON")
     assert "Traceback" not in done.output
+
+
+def test_captions_name_their_tokenizer(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "known").write_text(
+        '{"1": ["a cat on a mat", "the cat"], "2": ["two dogs run here"]}', encoding="utf-8"
+    )
+    (tmp_path / "said").write_text(
+        '[{"image_id": 1, "caption": "A cat."}, {"image_id": 2, "caption": "dogs"}]', "utf-8"
+    )
+    asked = ["score", "captions", "--annotations", tmp_path / "known", "--predictions", tmp_path / "said"]
+    done = call(*asked)
+    assert (done.exit_code, "tokenizer 'words'" in done.output, "CIDEr" in done.output) == (0, True, True)
+    facts = json.loads(call(*asked, "--json").output)
+    assert (facts["tokenizer"], facts["images"]) == ("words", 2)

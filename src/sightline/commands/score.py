@@ -75,6 +75,42 @@ def perplexity(
     command.show(command.score(model, text, gguf_file, window, stride, batch), as_json=as_json)
 
 
+class Tokenizer(StrEnum):
+    """The names of `sightline.evaluate.captions.tokens.TOKENIZERS`."""
+
+    words = "words"
+    penn_treebank = "penn-treebank"
+
+
+@app.command()
+def captions(
+    annotations: Annotated[Path, typer.Option(help="What people said of each image (COCO captions JSON)")],
+    predictions: Annotated[Path, typer.Option(help='A list of {"image_id": 1, "caption": "a cat"}')],
+    tokenizer: Annotated[
+        Tokenizer, typer.Option(help="Ours, or the original (needs pycocoevalcap and Java)")
+    ] = Tokenizer.words,
+    meteor: Annotated[bool, typer.Option("--meteor", help="METEOR too (needs pycocoevalcap and Java)")] = False,
+    as_json: AsJson = False,
+    partial: Partial = False,
+) -> None:
+    """CIDEr, BLEU, ROUGE-L and METEOR of captions."""
+    from sightline.evaluate.captions import score_captions
+
+    score = score_captions(annotations, predictions, tokenizer=tokenizer.value, meteor=meteor, partial=partial)
+    facts = score.facts()
+    if as_json:
+        _print_json(facts)
+        return
+    _print_partial(facts, f"{score.unanswered:,} images and {score.unknown:,} captions are left out")
+    typer.echo(f"{len(score.images):,} images; tokenizer '{score.tokenizer}', {facts['definitions']}")
+    rows = [(name, f"{value:.4f}", _span(score.intervals[name], 4)) for name, value in score.figures.items()]
+    _print_table(("score", "value", "95 % interval"), rows)
+
+
+def _span(ends: Sequence[float], digits: int) -> str:
+    return f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}"
+
+
 def _print_vqa(score: VqaScore) -> None:
     facts = score.facts()
     low, high = facts["interval"]

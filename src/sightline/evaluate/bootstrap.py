@@ -71,7 +71,7 @@ def paired(
         raise ValueError(f"{len(a)} and {len(b)} marks are not of the same questions")
     columns = np.column_stack([np.asarray(a, float) - np.asarray(b, float), np.ones(len(a))])
     means = _mean(resampled(columns, seed=seed, resamples=resamples, clusters=clusters))
-    low, high = _middle(means, level)
+    low, high = middle(means, level)
     beyond = min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))
     p = min(1.0, 2 * (int(beyond) + 1) / (resamples + 1)) if columns[:, 0].any() else 1.0
     return Difference(float(columns[:, 0].mean()), low, high, p)
@@ -94,7 +94,7 @@ def of_sums(
             left out; the interval is (nan, nan) where all are.
     """
     scores = statistic(resampled(columns, seed=seed, resamples=resamples, clusters=clusters))
-    return _middle(scores[~np.isnan(scores)], level)
+    return middle(scores[~np.isnan(scores)], level)
 
 
 def resampled(
@@ -138,7 +138,8 @@ def _mean(sums: Array) -> Array:
     return sums[:, 0] / sums[:, 1]
 
 
-def _middle(scores: Array, level: float) -> tuple[float, float]:
+def middle(scores: Array, level: float = LEVEL) -> tuple[float, float]:
+    """The ends of the middle share of resampled scores; NaN where there are none."""
     if not len(scores):
         return float("nan"), float("nan")
     low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])

@@ -50,13 +50,13 @@ class Annotation(NamedTuple):
 def annotated(source: Source) -> Iterator[Annotation]:
     """The annotations of a file, in its order. Raises UserError where one has no answers, or they are no text."""
     done = 0
-    for record in usual.annotated(source, ANNOTATIONS):
-        by_id = {entry.answer_id: entry.answer for entry in record.answers}
-        if not len(record.answers) == len(by_id) > 0:
+    for usually in usual.annotated(source, ANNOTATIONS):
+        by_id = {entry.answer_id: entry.answer for entry in usually.answers}
+        if not len(usually.answers) == len(by_id) > 0:
             break
         done += 1
-        answers = list(by_id.values())
-        yield Annotation(record.question_id, answers, None, record.answer_type, record.question_type, record.image_id)
+        types = usually.answer_type, usually.question_type
+        yield Annotation(usually.question_id, list(by_id.values()), None, *types, usually.image_id)
     else:
         if done:
             return
