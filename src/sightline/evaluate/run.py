@@ -21,6 +21,7 @@ from sightline.evaluate.looking.counterfactual import find_pairs
 from sightline.evaluate.looking.paired import against
 from sightline.evaluate.marks import Marks, accuracy, is_scored, markable, marking, mean
 from sightline.evaluate.pairs import evaluate_pairs
+from sightline.evaluate.reach import within_reach
 from sightline.evaluate.score import normalise
 from sightline.evaluate.texts import evaluate_perplexity
 from sightline.evaluate.written import NO_GROUP, is_right, write_predictions
@@ -104,13 +105,17 @@ def _evaluate_answers(
     marks: Sequence[float | None] = [None] * len(asked)
     if is_scored(settings):
         markable(settings, asked)
-        seen, answered = _answered(recipe, asked, answerer, progress)
+        seen, answered, chances = _answered(recipe, asked, answerer, progress)
         answers, marks = seen.answers, seen.marks
         evaluation |= _scored(recipe, seen, answered, train_rows, fields, partial=evaluation["partial"])
+        if answerer.vocabulary:
+            evaluation["vocabulary"] = within_reach(answerer.vocabulary, asked, seen.mark)
     else:
-        answers = answerer(asked, _counter(progress, len(asked)))
+        said = answerer.confident(asked, _counter(progress, len(asked)))
+        answers, chances = [answer for answer, _ in said], [chance for _, chance in said]
     evaluation["seconds"] = time.perf_counter() - started
-    write_predictions(out / "predictions.jsonl", asked, answers, marks, next(iter(fields.values()), None))
+    groups = next(iter(fields.values()), None)
+    write_predictions(out / "predictions.jsonl", asked, answers, marks, groups, chances)
     write_json(out / "gallery.json", gallery(asked, answers, [is_right(mark) for mark in marks], settings.gallery))
     return evaluation, marks
 
@@ -149,16 +154,20 @@ def _head(recipe: Recipe, asked: Sequence[Row], rows: Sequence[Row]) -> dict[str
 
 def _answered(
     recipe: Recipe, asked: list[Row], answerer: Answerer, progress: Progress | None
-) -> tuple[Asked, dict[str, Answered]]:
-    """The answers about the right images, then in each condition that the recipe asks for."""
+) -> tuple[Asked, dict[str, Answered], Sequence[float]]:
+    """The answers about the right images, then in each condition that the recipe asks for, and the first ones' chances.
+
+    A chance is the probability that the model gives its answer.
+    """
     settings = recipe.evaluate
     names = [name for name in settings.looking if name != "shuffled" or settings.shuffled_images]
     conditions, mark = prepare(names, asked, answerer, recipe.seed), marking(settings)
     tell = _counter(progress, len(asked) * (1 + sum(condition is not None for condition in conditions.values())))
-    answers = answerer(asked, tell)
+    said = answerer.confident(asked, tell)
+    answers, chances = [answer for answer, _ in said], [chance for _, chance in said]
     right = [mark(given, row) for given, row in zip(answers, asked, strict=True)]
     seen = Asked(asked, answers, right, mark, find_pairs(asked, mark, recipe.seed))
-    return seen, ask(conditions, seen, answerer, tell)
+    return seen, ask(conditions, seen, answerer, tell), chances
 
 
 def _scored(
@@ -217,13 +226,18 @@ def _majority(seen: Asked, counted: TextOnly) -> Baseline:
 def _text_only(seen: Asked, counted: TextOnly) -> Baseline:
     answers = [counted.answer(row.question, row.fields.get("question_type")) for row in seen.rows]
     other = "to a question of the same type, or to any" if counted.by_type else "to any question"
-    facts = {
+    facts: dict[str, Any] = {
         "description": f"the most frequent training answer to the same question text ({other}, where the text is new)",
         "unseen_questions": sum(normalise(row.question) not in counted.by_question for row in seen.rows),
-        "ceiling": text_ceiling(seen.rows, seen.mark),
-        "ceiling_description": "the best single answer per question text, chosen with the test answers known: no model "
-        "that sees the question alone scores higher on these questions",
     }
+    if (
+        settled_by_words(seen.rows, seen.mark) is not None
+    ):  # where questions are asked once each, it would bound nothing
+        facts["ceiling"] = text_ceiling(seen.rows, seen.mark)
+        facts["ceiling_description"] = (
+            "the best single answer per question text, chosen with the test answers known: no model that sees the "
+            "question alone scores higher on these questions"
+        )
     return _of_words(seen, answers, facts)
 
 
