@@ -37,7 +37,8 @@ def test_answers_are_cleaned_before_they_are_counted() -> None:
     found = soft_target(["Two", "2", "two.", "the cat", "a cat", "cat"] + ["dog"] * 4, "leave-one-out")
     assert found == {"2": 0.9, "cat": 0.9, "dog": 1.0}
     assert label("1,000") == "1000" and label("1, 2") == "1 2"
-    assert soft_target(["?"] * 10, "thirds") == {}, "an answer that is nothing once it is cleaned is worth nothing"
+    assert soft_target(["A"] * 3 + ["the letter"] * 7, "thirds") == {"a": 1.0, "letter": 1.0}, "a letter, no article"
+    assert soft_target([" "] * 3 + ["cat"] * 7, "thirds") == {"cat": 1.0}
 
 
 def test_the_leave_one_out_target_is_the_official_accuracy() -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from sightline.atomic import write_text
 from sightline.data.asked import most_common
-from sightline.data.clean import clean
+from sightline.data.clean import clean, tidy
 from sightline.data.row import Row
 from sightline.errors import UserError
 
@@ -24,15 +24,19 @@ ENOUGH = 3  # people who agree make an answer right
 
 
 def label(answer: str) -> str:
-    """`answer` as the vocabulary holds it: cleaned, and without the commas that cleaning leaves inside numbers."""
-    return clean(answer).replace(",", "")
+    """`answer` as the vocabulary holds it: cleaned, and without the commas that cleaning leaves inside numbers.
+
+    Of "a", the answer to "what letter is it?", cleaning leaves nothing, and the usual list of 3,129 answers holds an
+    empty one. Here it stays "a", which is right by the official rule also where nothing is cleaned.
+    """
+    return clean(answer).replace(",", "") or tidy(answer).lower()
 
 
 def vocabulary(rows: Iterable[Row], min_count: int = 9, size: int | None = None) -> tuple[str, ...]:
     """The answers of `rows` that are frequent enough, most frequent first, equally frequent ones by the alphabet.
 
     A question counts for its most common answer alone: that of the data set's authors where they say which, else that
-    of `row.answers`, else the assistant's. Answers that are nothing once they are cleaned are left out.
+    of `row.answers`, else the assistant's. Empty answers are left out.
 
     Args:
         min_count: questions that an answer must be the answer to.
