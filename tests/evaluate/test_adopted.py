@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from sightline.data.encode_adopted import AdoptedEncoder
+from sightline.data.pack import pack
 from sightline.evaluate.answer import Answerer
 from sightline.evaluate.run import evaluate
 from sightline.models.adopted import AdoptedVLM
@@ -67,3 +69,15 @@ def test_evaluate_and_ask(built: Built, tmp_path: Path) -> None:
     path = rows[0].images[0].path
     assert path is not None
     assert "".join(ask(built, path, rows[0].question, max_new_tokens=4))
+
+
+def test_what_is_written_has_the_probability_of_all_its_tokens(built: Built, tmp_path: Path) -> None:
+    row = tiny.row(1, "what color is it ?", "red", tiny.pictures(tmp_path)[0])
+    prompt = built.encoder.encode_prompt(row)
+    batch = built.encoder.collate(pack([prompt], "none", 4096), pad_left=True)
+    (said,) = built.model.say(batch, 3)
+    tokens = (*said.tokens, built.encoder.eos_id)[:3]
+    whole = replace(prompt, input_ids=(*prompt.input_ids, *tokens), labels=(*prompt.labels, *tokens))
+    with torch.no_grad():
+        logits, targets = built.model(built.encoder.collate(pack([whole], "none", 4096)))
+    assert said.log_p == pytest.approx(float(logits.log_softmax(-1).gather(1, targets[:, None]).sum()), rel=1e-3)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from sightline.data.pack import pack
 from sightline.data.row import Picture, Row, Turn, Where
+from sightline.errors import UserError
 from sightline.evaluate.answer import Answerer
 from sightline.evaluate.features import ImageFeatures
 from sightline.models.build import Built
@@ -103,3 +106,32 @@ def test_the_mode_comes_back_after_an_error(rows: list[Row], monkeypatch: pytest
     with pytest.raises(ZeroDivisionError):
         Answerer(built, batch=4, max_new_tokens=2)(rows)
     assert built.model.training
+
+
+def test_what_is_written_has_the_probability_of_all_its_tokens(rows: list[Row]) -> None:
+    """Against the probabilities of the same tokens given as labels, each row alone."""
+    built = tiny.model(rows)
+    told = Answerer(built, batch=3, max_new_tokens=4).confident(rows)
+    assert [answer for answer, _ in told] == Answerer(built, batch=64, max_new_tokens=4)(rows)
+    built.model.eval()
+    compared = 0
+    for row, (_, chance) in zip(rows, told, strict=True):
+        prompt = built.encoder.encode_prompt(row)
+        (said,) = built.model.say(built.encoder.collate(pack([prompt], "none", 512), pad_left=True), 4)
+        tokens = (*said.tokens, built.encoder.eos_id)[:4]  # an answer of four tokens was cut off before its end
+        assert chance == pytest.approx(math.exp(said.log_p), rel=1e-4)
+        if built.encoder.image_token_id in tokens:  # an untrained model says anything
+            continue
+        compared += 1
+        ids = (*prompt.input_ids, *tokens)
+        whole = replace(prompt, input_ids=ids, labels=(*prompt.labels, *tokens))
+        with torch.no_grad():
+            logits, targets = built.model(built.encoder.collate(pack([whole], "none", 512)))
+        log_p = float(logits.log_softmax(-1).gather(1, targets[:, None]).sum())
+        assert said.log_p == pytest.approx(log_p, rel=1e-4)
+    assert compared > 5
+
+
+def test_a_model_that_writes_has_no_scores_of_a_vocabulary(rows: list[Row]) -> None:
+    with pytest.raises(UserError, match="writes its answers"):
+        Answerer(tiny.model(rows), batch=3, max_new_tokens=1).scores(rows)

@@ -74,8 +74,11 @@ def test_what_a_run_tells_of_its_answers(content: dict[str, Any], whole: Path) -
     assert last["lr"].keys() == last["update_ratio"].keys() == {"vision", "connector", "language", "head"}
     found = [json.loads(line) for line in (whole / "findings.jsonl").read_text().splitlines()]
     assert not [line for line in found if line["kind"] == "finding"]
-    said = [json.loads(line)["answer"] for line in (whole / "predictions.jsonl").read_text().splitlines()]
-    assert len(said) == 13 and set(said) <= set(VOCABULARY)
+    said = [json.loads(line) for line in (whole / "predictions.jsonl").read_text().splitlines()]
+    assert len(said) == 13 and {line["answer"] for line in said} <= set(VOCABULARY)
+    assert all(0 < line["confidence"] < 1 for line in said)
+    evaluation = json.loads((whole / "evaluation.json").read_text())
+    assert evaluation["vocabulary"] == {"answers": 8, "out_of_reach": 1, "ceiling": pytest.approx(12 / 13)}
 
 
 def test_a_run_that_was_stopped_ends_as_if_it_was_not(content: dict[str, Any], whole: Path, tmp_path: Path) -> None:

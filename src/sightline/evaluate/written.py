@@ -19,8 +19,12 @@ def write_predictions(
     answers: Sequence[str],
     marks: Sequence[float | None],
     groups: Sequence[str] | None = None,
+    chances: Sequence[float] | None = None,
 ) -> None:
-    """One line a row. `marks` are None where nothing is scored; `groups` are of the first field that is grouped by."""
+    """One line a row. `marks` are None where nothing is scored; `groups` are of the first field that is grouped by.
+
+    `chances`: the probability that the model gives each answer.
+    """
     lines = [
         {
             "where": str(row.where),
@@ -29,6 +33,7 @@ def write_predictions(
             "truth": row.answer,
             "correct": is_right(mark),
             "mark": mark if mark is None else float(mark),
+            "confidence": chances[place] if chances else None,
             "group": groups[place] if groups and groups[place] != NO_GROUP else None,
             "image_key": row.images[0].key if row.images else None,
         }
