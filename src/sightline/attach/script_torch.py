@@ -15,6 +15,7 @@ from sightline.attach.script_kept import Kept
 from sightline.attach.script_loaders import Loaders
 from sightline.attach.script_losses import Losses
 from sightline.attach.script_origins import Told
+from sightline.attach.script_plateaus import Plateaus
 from sightline.attach.script_resumes import Resumes
 from sightline.attach.script_saves import Saves
 from sightline.attach.script_scout import Scout
@@ -45,6 +46,7 @@ def watched(
     saves.install()
     Resumes(models, saves, fault).install()
     Kept(models, fault).install()
+    Plateaus(models, fault).install()
     Words(models, fault).install()
     losses = Losses(models, fault)
     losses.install()

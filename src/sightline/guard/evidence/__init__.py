@@ -26,6 +26,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     WaitingSeen   after 32, 64, ... steps with a known loader, and at the end
     RanksSeen     on rank 0, when all ranks have shown the same step; RanksStuckSeen when all wait for ever
     ScheduleSeen  after 2, 4, 8, ... optimizer steps, and at the end
+    PlateauSeen   under `sightline run`, after each cut of a schedule that waits for a number to get better
     HeadSeen      once, after the first training forward that gives logits
     BinaryLossSeen   in the first backward pass; in later ones too, where that tells too little
     OutputsSeen   after sampled training forwards
@@ -76,6 +77,7 @@ from sightline.guard.evidence.learning import (
     HeadSeen,
     NearRowsSeen,
     OutputsSeen,
+    PlateauSeen,
     ScheduleSeen,
     SharedRowsSeen,
     StillSeen,
@@ -137,6 +139,7 @@ __all__ = [
     "Phase",
     "PicturesSeen",
     "Plan",
+    "PlateauSeen",
     "Progress",
     "PullSeen",
     "RankFacts",
@@ -203,6 +206,7 @@ Evidence = (
     | HiddenSeen
     | OutputsSeen
     | PicturesSeen
+    | PlateauSeen
     | PullSeen
     | ScheduleSeen
     | SharedRowsSeen

@@ -55,6 +55,21 @@ class ScheduleSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class PlateauSeen:
+    """The numbers that a schedule was given, of which it waits for better ones.
+
+    Attributes:
+        mode: "min" where less is better, "max" where more is.
+        values: oldest first; `cuts`: places in them, after which it lowered the rate.
+    """
+
+    step: int
+    mode: str
+    values: tuple[float, ...]
+    cuts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class BinaryLossSeen:
     """The run's first loss, or one of its first, if its gradient is that of binary cross-entropy.
 
@@ -183,6 +198,27 @@ class SharedRowsSeen:
     parts: int = 0
     keys: int = 0
     near: NearRowsSeen | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SharedSpansSeen:
+    """Windows of a stream of tokens that were evaluated, by the spans that they have in common with trained ones.
+
+    Attributes:
+        length: tokens of a span. trained: distinct spans in the sample of training's.
+        batches: evaluated; `rates`: of those which come from a smaller part of the text than training batches do: the
+            share of their spans that was trained on, over the share of a training batch's that had been trained on.
+        distinct: spans in all these together.
+        parted: of the spans that training met again, the share that went on otherwise: of a text without end.
+    """
+
+    step: int
+    length: int
+    trained: int
+    batches: int
+    rates: tuple[float, ...]
+    distinct: int
+    parted: float
 
 
 @dataclass(frozen=True, slots=True)

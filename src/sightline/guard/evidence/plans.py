@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby, pairwise
 from math import acos, isclose, pi
 
-from sightline.guard.evidence.learning import ScheduleSeen
+from sightline.guard.evidence.learning import PlateauSeen, ScheduleSeen
 
 LEVELS = 3  # rates in a row: two fix a line, or a wave of known height, and the third proves it
 EXACT = 1e-5  # relative: rates are computed in double precision, and their differences keep ten digits and more
@@ -13,6 +14,10 @@ LONGEST = 10_000_000  # ticks: a change that is too slow to be told from roundin
 ALMOST = 0.95  # of two counts that are the same, up to the last partial batch of an epoch
 HALF = 0.5  # of a decay: a schedule that would go on for longer than the run has left out more than it did
 FAR = 4  # times the run: nobody plans a warm-up of so many epochs; as many steps as the run has or fewer, many do
+CUTS, DIFFERENT = 2, 4  # cuts and distinct numbers: by chance, four have no small denominator in common
+RISEN, NEAR = 0.1, 0.05  # of a share: from the first to the best; a cut at one of the best
+LARGEST, ROUNDED = 5000, 2e-7  # rows of an evaluation, and the rounding of a share in float32, several times
+SAME = 0.05  # relative: two counts are of the same thing, up to the last partial batch of an epoch
 TRIAL = 32  # steps: a shorter run may only show that the script works
 
 
@@ -71,6 +76,39 @@ def unfinished(seen: ScheduleSeen) -> tuple[str, bool] | None:
     if rising and steps >= TRIAL and warm >= FAR * steps:
         return f"its warm-up takes {warm} steps, and the run has {steps}", True
     return ("it is still warming up", False) if rising and seen.rates[-1] <= HALF * (seen.base or 0.0) else None
+
+
+def wrong_way(seen: PlateauSeen) -> str | None:
+    """Whether a schedule that wants less was given shares (of hits, say) that rose, and cut the rate at the best ones.
+
+    Shares are told by their values: all of them are whole numbers over one and the same whole number. A share of errors
+    may be wanted to be less, and that is far from rising.
+    """
+    values = seen.values if max(seen.values) <= 1 else tuple(value / 100 for value in seen.values)
+    if seen.mode != "min" or len(seen.cuts) < CUTS or len(set(values)) < DIFFERENT or not _shares(values):
+        return None
+    best = [max(values[:place]) for place in seen.cuts if place]
+    cut = [values[place] for place in seen.cuts if place]
+    if max(values) - values[0] < RISEN or any(value < top - NEAR for value, top in zip(cut, best, strict=True)):
+        return None
+    return f"it waits for less of a share that rose from {values[0]:.3g} to {max(values):.3g}"
+
+
+def _shares(values: Sequence[float]) -> bool:
+    if min(values) < 0 or max(values) > 1:
+        return False
+    for whole in range(2, LARGEST):
+        if all(abs(value * whole - round(value * whole)) <= ROUNDED * whole for value in values):
+            return True
+    return False
+
+
+def past(s: ScheduleSeen) -> bool:
+    """Whether a cosine was stepped past its end, and rises again."""
+    if not s.periodic or not s.horizon or s.ticks is None or s.ticks <= (1 + SAME) * s.horizon + 1:
+        return False
+    lowest = min(range(len(s.rates)), key=lambda n: s.rates[n])
+    return max(s.rates[lowest:]) >= 2 * s.rates[lowest] and max(s.rates[lowest:]) != s.rates[lowest]
 
 
 def _levels(seen: ScheduleSeen) -> list[float]:

@@ -5,7 +5,7 @@ down; or it saws up and down, and the loss with it, every epoch.
 Root cause: the schedule counts in other units than the loop: planned in optimizer steps and stepped once an epoch or
 once a micro-batch, or planned in micro-batches and stepped once an optimizer step; an epoch's steps are rounded down
 for the plan and up by the loop, or the reverse; its warm-up is longer than the run, or begins again every epoch, for it
-is made anew; or `scheduler.step()` comes before `optimizer.step()`.
+is made anew; `scheduler.step()` comes before `optimizer.step()`; or it waits for less of a number that should rise.
 Fix: give the schedule the number of optimizer steps, epochs x ceil(batches / accumulation); make it once, before the
 first epoch; call `scheduler.step()` once after each `optimizer.step()`.
 Stays silent when: a schedule counts in epochs or in micro-batches throughout; the rate ends above 0 and stays there;
@@ -22,22 +22,26 @@ Sources:
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Severity, Verdict
-from sightline.guard.evidence import LoaderSeen, ScheduleSeen
+from sightline.guard.evidence import LoaderSeen, PlateauSeen, ScheduleSeen
 from sightline.guard.evidence.epochs import misrounded
-from sightline.guard.evidence.plans import implied_end, restarts, unfinished
+from sightline.guard.evidence.plans import SAME, implied_end, past, restarts, unfinished, wrong_way
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
 STEPS, GONE = 8, 1e-6  # fewer steps show no shape; no decay in use goes as far below the largest rate
 TAIL, LOST, LEAST = 0.05, 0.25, 4  # steps at rate 0, or as good as 0, and their number: rounding leaves one or two
-SAME = 0.05  # relative: two counts are of the same thing, up to the last partial batch of an epoch
 OFTEN = 2  # a schedule that begins anew once may be a second stage of the run; twice at equal distance is a loop
 
 
-def find(schedule: ScheduleSeen, loader: LoaderSeen | None = None) -> Verdict:
+def find(schedule: ScheduleSeen, loader: LoaderSeen | None = None, plateau: PlateauSeen | None = None) -> Verdict:
     """Judge the rates that were used; the schedule's plan, told or implied, where it explains them."""
     if len(schedule.rates) < STEPS:
         return CannotTell(f"{STEPS} optimizer steps")
+    if plateau is not None and (message := wrong_way(plateau)):
+        fix = "give it mode='max', as for every number of which more is better"
+        return _finding(
+            schedule, f"the schedule is turned round: {message}, and cut the rate {len(plateau.cuts)} times", fix
+        )
     found = _restarts(schedule) or _over(schedule) or _past(schedule) or _units(schedule) or _early(schedule)
     return found or _left(schedule, loader)
 
@@ -63,10 +67,7 @@ def _over(s: ScheduleSeen) -> Finding | None:
 
 def _past(s: ScheduleSeen) -> Finding | None:
     """A cosine was stepped past its end."""
-    if not s.periodic or not s.horizon or s.ticks is None or s.ticks <= (1 + SAME) * s.horizon + 1:
-        return None
-    lowest = min(range(len(s.rates)), key=lambda n: s.rates[n])
-    if max(s.rates[lowest:]) < 2 * s.rates[lowest] or max(s.rates[lowest:]) == s.rates[lowest]:
+    if not past(s):
         return None
     fix = f"set T_max to the number of times it is stepped in all (it is {s.horizon}), or step it once an epoch"
     return _finding(s, f"the schedule ended after {s.horizon} steps of its own, and the rate rises again", fix)
