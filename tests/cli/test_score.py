@@ -66,3 +66,50 @@ def test_captions_name_their_tokenizer(call: Call, tmp_path: Path) -> None:
     assert (done.exit_code, "tokenizer 'words'" in done.output, "CIDEr" in done.output) == (0, True, True)
     facts = json.loads(call(*asked, "--json").output)
     assert (facts["tokenizer"], facts["images"]) == ("words", 2)
+
+
+def test_pope_by_category(call: Call, tmp_path: Path) -> None:
+    asked: list[object] = ["score", "pope"]
+    for category in ("random", "popular"):
+        (tmp_path / f"pope_{category}.json").write_text(
+            '{"question_id": 1, "image": "a", "label": "yes"}\n{"question_id": 2, "image": "a", "label": "no"}\n'
+        )
+        (tmp_path / f"said_{category}").write_text(
+            '{"question_id": 1, "answer": "Yes"}\n{"question_id": 2, "answer": "Yes"}\n'
+        )
+        asked += ["--annotations", tmp_path / f"pope_{category}.json", "--predictions", tmp_path / f"said_{category}"]
+    done = call(*asked)
+    assert (done.exit_code, "rule 'official'" in done.output, "popular" in done.output) == (0, True, True)
+    facts = json.loads(call(*asked, "--json", "--rule", "lmms-eval").output)
+    assert (facts["rule"], facts["accuracy"], facts["yes_ratio"], facts["by_category"]["random"]["recall"]) == (
+        "lmms-eval",
+        0.5,
+        1,
+        1,
+    )
+
+
+def test_calibration(call: Call, tmp_path: Path) -> None:
+    path = tmp_path / "said.json"
+    path.write_text(json.dumps([{"confidence": 0.75, "correct": n < 2} for n in range(4)]), encoding="utf-8")
+    done = call("score", "calibration", "--predictions", path, "--bins", 4)
+    assert (done.exit_code, "error 0.2500 over 4 answers" in done.output, "0.75 to 1.00" in done.output) == (
+        0,
+        True,
+        True,
+    )
+    assert json.loads(call("score", "calibration", "--predictions", path, "--json").output)["ece"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[{"confidence": 2, "correct": true}]', "has 2 for its confidence"),
+        ("[]", "no predictions"),
+        ("[1]", "record 1 has no"),
+    ],
+)
+def test_calibration_of_bad_files(text: str, told: str, call: Call, tmp_path: Path) -> None:
+    (tmp_path / "said.json").write_text(text, encoding="utf-8")
+    done = call("score", "calibration", "--predictions", tmp_path / "said.json")
+    assert (done.exit_code, told in done.output) == (2, True), done.output

@@ -107,6 +107,72 @@ def captions(
     _print_table(("score", "value", "95 % interval"), rows)
 
 
+class PopeRule(StrEnum):
+    """The names of `sightline.evaluate.pope.RULES`."""
+
+    official = "official"
+    lmms_eval = "lmms-eval"
+
+
+@app.command()
+def pope(
+    annotations: Annotated[
+        list[Path], typer.Option(help="A file of POPE's questions and labels; give several in turn")
+    ],
+    predictions: Annotated[list[Path], typer.Option(help="The answers to each of them, in the same order")],
+    rule: Annotated[PopeRule, typer.Option(help="Whose way to tell yes from no")] = PopeRule.official,
+    as_json: AsJson = False,
+) -> None:
+    """Objects that are not there: accuracy, precision, recall, F1 and the share of yes, by category."""
+    from sightline.evaluate.pope import FIGURES, score_pope
+
+    facts = score_pope(annotations, predictions, rule=rule.value)
+    if as_json:
+        _print_json(facts)
+        return
+    typer.echo(f"POPE by the rule '{facts['rule']}': {facts['unclear']:,} answers are neither yes nor no")
+    interval = _span(facts["intervals"]["accuracy"], 4)
+    typer.echo(f"accuracy {facts['accuracy']:.4f}, 95 % interval {interval} (bootstrap over images)")
+    rows = [
+        (name, f"{part['questions']:,}", *("-" if part[each] is None else f"{part[each]:.4f}" for each in FIGURES))
+        for name, part in [*facts["by_category"].items(), ("all", facts)]
+    ]
+    _print_table(("category", "questions", *(each.replace("_", " ") for each in FIGURES)), rows)
+
+
+@app.command()
+def calibration(
+    predictions: Annotated[Path, typer.Option(help='A list of {"confidence": 0.9, "correct": true}')],
+    bins: Annotated[int, typer.Option(min=1, help="Bins of equal width")] = 15,
+    as_json: AsJson = False,
+) -> None:
+    """Expected calibration error, with its table of bins."""
+    from sightline.evaluate.calibration import score_calibration
+
+    facts = score_calibration(predictions, bins=bins).facts()
+    if as_json:
+        _print_json(facts)
+        return
+    typer.echo(f"expected calibration error {facts['ece']:.4f} over {facts['answers']:,} answers and {bins} bins")
+    typer.echo(
+        f"95 % interval {_span(facts['interval'], 4)}; {facts['expected_by_chance']:.4f} if every confidence were true"
+    )
+    typer.echo(
+        f"accuracy {facts['accuracy']:.4f}, mean confidence {facts['confidence']:.4f}, Brier score {facts['brier']:.4f}"
+    )
+    rows = [
+        (
+            f"{part['low']:.2f} to {part['high']:.2f}",
+            f"{part['answers']:,}",
+            f"{part['confidence']:.4f}",
+            f"{part['accuracy']:.4f}",
+        )
+        for part in facts["bins"]
+        if part["answers"]
+    ]
+    _print_table(("confidence", "answers", "mean", "accuracy"), rows)
+
+
 def _span(ends: Sequence[float], digits: int) -> str:
     return f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}"
 

@@ -119,8 +119,10 @@ def resampled(
     sums = np.empty((resamples, lines.shape[1]))
     step = max(1, AT_ONCE // total)
     for start in range(0, resamples, step):
-        drawn = random.integers(0, total, size=(min(step, resamples - start), total))
-        sums[start : start + step] = lines[drawn].sum(1)
+        count = min(step, resamples - start)
+        drawn = random.integers(0, total, size=(count, total)) + np.arange(count)[:, None] * total
+        times = np.bincount(drawn.ravel(), minlength=count * total).reshape(count, total)
+        sums[start : start + count] = times @ lines
     return sums
 
 

@@ -117,7 +117,10 @@ def _scored(
 
 
 def _meteor(given: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> tuple[float, list[float]]:
-    """METEOR 1.5 of the corpus and of each image (Denkowski & Lavie 2014): stems, synonyms and paraphrases are in its Java archive."""
+    """METEOR 1.5 of the corpus and of each image (Denkowski & Lavie 2014).
+
+    Stems, synonyms and paraphrases come from its Java archive.
+    """
     try:
         from pycocoevalcap.meteor.meteor import Meteor
     except ImportError as error:
