@@ -124,6 +124,7 @@ def _stage(stage: Mapping[str, Any]) -> v.Stage:
         seconds=real(stage.get("seconds")),
         best_validation=real(stage.get("best_validation")),
         ended=text(stage.get("ended")),
+        augment=reals(stage.get("augment")),
     )
 
 
@@ -157,7 +158,8 @@ def _history(folder: Path, notes: list[str]) -> v.History:
         if event == "train":
             train.append(_train_point(line, step))
         elif event == "validation":
-            validation.append(v.ValidationPoint(text(line.get("stage")), step, real(line.get("loss"))))
+            loss, accuracy = real(line.get("loss")), real(line.get("accuracy"))
+            validation.append(v.ValidationPoint(text(line.get("stage")), step, loss, accuracy))
         elif event == "resume":
             resumed.append(step)
             repeated += sum(point.step > step for point in train)

@@ -39,6 +39,7 @@ class StageNumbers:
     first_loss: float | None
     last_loss: float | None
     best_validation: float | None
+    best_accuracy: float | None
     lr: Mapping[str, float]
     grad_norm: Mapping[str, float]
     update_ratio: Mapping[str, float]
@@ -116,14 +117,15 @@ def stage_numbers(history: History) -> list[StageNumbers]:
     for name, start, end in stage_starts(history.train):
         points = [point for point in history.train if point.stage == name and start <= point.step <= end]
         losses = _finite(point.loss for point in points)
-        best = _finite(point.loss for point in history.validation if point.stage == name)
+        validated = [point for point in history.validation if point.stage == name]
         rows.append(
             StageNumbers(
                 name=name,
                 steps=end - start,
                 first_loss=losses[0] if losses else None,
                 last_loss=losses[-1] if losses else None,
-                best_validation=min(best, default=None),
+                best_validation=min(_finite(point.loss for point in validated), default=None),
+                best_accuracy=max(_finite(point.accuracy for point in validated), default=None),
                 lr=_each_tower(points, lambda point: point.lr, max),
                 grad_norm=_each_tower(points, lambda point: point.grad_norm, median),
                 update_ratio=_each_tower(points, lambda point: point.update_ratio, median),

@@ -37,6 +37,7 @@ class Stage:
     seconds: float | None
     best_validation: float | None
     ended: str
+    augment: Mapping[str, float]  # rows with images, and how many are exempt from each change to them
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +90,12 @@ class TrainPoint:
 
 @dataclass(frozen=True, slots=True)
 class ValidationPoint:
-    """One validation loss."""
+    """One validation's loss, and its accuracy where it took one."""
 
     stage: str
     step: int
     loss: float | None
+    accuracy: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
