@@ -81,6 +81,18 @@ def test_a_teacher_in_train_mode() -> None:
     assert findings(teacher.eval()) == []
 
 
+def test_a_teacher_can_be_read_as_code() -> None:
+    """TorchScript takes hooks for a part of the model: ours are off while it reads."""
+    models, teacher, student = Models(1.0, print, print), trained(net()).eval(), net()
+    Teachers(models, print).look([student, teacher], {id(p) for p in student.parameters()})
+    assert teacher._forward_hooks
+    with models.lifted():
+        assert not teacher._forward_hooks
+        torch.jit.script(teacher)
+    assert teacher._forward_hooks
+    models.close_all(whole=True)
+
+
 @pytest.mark.parametrize("ask", [average, spread, now_and_then])
 def test_what_is_done_on_purpose(ask: Ask) -> None:
     torch.manual_seed(0)

@@ -53,6 +53,7 @@ class Teachers:
 
     def __init__(self, models: Models, fault: Callable[[str], None]) -> None:
         self._models, self._known = models, list[Teacher]()
+        models.others.append(lambda: [module for one in self._known if (module := one.module()) is not None])
         self._hook = lambda act: Hook(act, lambda error: fault(f"teacher: {type(error).__name__}: {error}"))
 
     def look(self, alive: Sequence[nn.Module], wanted: Collection[int]) -> None:

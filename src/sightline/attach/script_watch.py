@@ -64,6 +64,7 @@ class Models:
         self._routes: dict[int, tuple[Any, list[Watched]]] = {}
         self._losses: list[Any] = []
         self._made: tuple[int, int] = (-1, 0)
+        self.others: list[Callable[[], list[nn.Module]]] = []  # modules that are not trained and have hooks of ours
         self.settled: Callable[[nn.Module], None] | None = None
         self.before: list[Callable[[Optimizer], None]] = []  # told before any optimizer's step
         self.closing: list[Callable[[Optimizer, list[Watched]], None]] = []  # told before and after it steps
@@ -224,8 +225,9 @@ class Models:
     def lifted(self) -> Iterator[None]:
         """Inside, no module has a hook of ours; afterwards each has it again, in its place."""
         gone = []
-        for one in self.live:
-            for module in one.recorder.model.modules():
+        models = [one.recorder.model for one in self.live] + [one for listed in self.others for one in listed()]
+        for model in models:
+            for module in model.modules():
                 for hooks in (module._forward_pre_hooks, module._forward_hooks):
                     if any(isinstance(hook, Hook) for hook in hooks.values()):
                         gone.append((hooks, dict(hooks)))

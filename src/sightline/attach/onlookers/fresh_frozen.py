@@ -6,6 +6,7 @@ where it stands straight behind parts that were loaded or trained, and in front 
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar
 
 from torch import nn
@@ -62,7 +63,8 @@ class FreshFrozen(Onlooker):
         if not question.outputs:
             return
         self._over = True
-        with self.recorder.silence():
+        with self.recorder.silence(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of checkpointed parts whose inputs need no gradient: the question is ours
             found = stuck(question)
         if found is not None:
             self._tell(question.call.model, *found)
