@@ -192,7 +192,8 @@ def looking(says: str = "looks", right: float = 0.981) -> dict[str, Any]:
         pairs |= {"both_right": 0.004, "interval": [0.002, 0.008], "if_independent": 0.25, "same_answer": 0.99}
     return {
         "verdict": {"says": says, "why": "the right image adds +46.0 points (+44.9 to +47.1)"},
-        "rule": "It looks where", "questions": 9673, "images": 1000, "partial": False, "counterfactual": pairs,
+        "rule": "It looks where", "questions": 9673, "of": 9673,
+        "images": 1000, "accuracy": right, "partial": False, "counterfactual": pairs,
         "conditions": {name: condition(share, right) | told for name, share in shares.items()},
     }  # fmt: skip
 
@@ -319,7 +320,7 @@ def leaky(folder: Path) -> Path:
         for place, kind in enumerate(kinds)
     }
     score["by_field"] = {"answer_type": score["by_group"], "question_type": many}
-    score |= {"looking": looking("cannot tell", 0.634), "leaks": leaks(130), "partial": True}
+    score |= {"looking": looking("cannot tell", 0.634) | {"questions": 5000}, "leaks": leaks(130), "partial": True}
     return make_run(folder, evaluation=score)
 
 

@@ -56,7 +56,9 @@ def test_the_ceiling_is_what_must_be_passed_not_one_guess_below_it():
 def test_the_evaluations_own_verdict_goes_before_the_ceiling(says, accuracy, tone, short):
     base = Baseline("text_only", 0.60, "", ceiling=0.75)  # the ceiling is known from the answers alone
     seen = replace(scored(accuracy), baselines={"text_only": base})
-    clause = looks_at_the_picture(replace(seen, looking=Looking(says, "why", "rule", (), None, 100, 50, False)))
+    clause = looks_at_the_picture(
+        replace(seen, looking=Looking(says, "why", "rule", (), None, accuracy, 100, 100, False))
+    )
     assert clause.tone == tone and clause.short.startswith(short) and clause.long.startswith("Why. ")
 
 

@@ -89,14 +89,30 @@ def _answers(evaluation: dict[str, Any], asked: str) -> list[str]:
         told = [f"{name} {percent(group['accuracy'])}" for name, group in groups.items()]
         more = f", and {len(told) - MOST_CLASSES} more" if len(told) > MOST_CLASSES else ""
         lines += [f"  by {field.replace('_', ' ')}: {', '.join(told[:MOST_CLASSES])}{more}"] if told else []
-    return lines + _looking(looking)
+    return lines + _sure(evaluation) + _looking(looking)
+
+
+def _sure(evaluation: dict[str, Any]) -> list[str]:
+    """How well the model knows when it is right, and what its vocabulary lets it reach."""
+    lines = []
+    if seen := evaluation.get("vocabulary"):
+        missing = f"{seen['out_of_reach']:,} questions have none that is right"
+        lines.append(f"  chosen from {seen['answers']:,} answers; {missing}: at best {percent(seen['ceiling'])}")
+    if seen := evaluation.get("calibration"):
+        low, high = seen["interval"]
+        lines.append(
+            f"  how sure? {percent(seen['confidence'])} on average; calibration error (ECE) {percent(seen['ece'])} "
+            f"(95 % interval {percent(low)} to {percent(high)}; {percent(seen['expected_by_chance'])} by chance)"
+        )
+    return lines
 
 
 def _looking(looking: dict[str, Any]) -> list[str]:
     """Whether the model looks, and what that rests on."""
     if not looking:
         return []
-    lines = [f"  does it look? {VERDICTS[looking['verdict']['says']]}: {looking['verdict']['why']}"]
+    few = f" ({looking['questions']:,} were asked again)" if looking["questions"] < looking["of"] else ""
+    lines = [f"  does it look? {VERDICTS[looking['verdict']['says']]}: {looking['verdict']['why']}{few}"]
     if (pairs := looking["counterfactual"])["pairs"]:
         lines.append(
             f"  the same question about two images that need different answers: both right in "

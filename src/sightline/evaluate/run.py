@@ -14,11 +14,11 @@ from sightline.data.row import Row
 from sightline.errors import UserError
 from sightline.evaluate.answer import Answerer, Precision
 from sightline.evaluate.baselines import TextOnly, settled_by_words, text_ceiling, text_only
+from sightline.evaluate.calibration import calibration
 from sightline.evaluate.gallery import gallery
 from sightline.evaluate.leaks import Leaks, count_images, find_leaks, write_leaks
-from sightline.evaluate.looking.ask import Answered, Asked, ask, group_looking, looking, prepare
+from sightline.evaluate.looking.ask import Again, Asked, ask, group_looking, looking, prepare, sample
 from sightline.evaluate.looking.counterfactual import find_pairs
-from sightline.evaluate.looking.paired import against
 from sightline.evaluate.marks import Marks, accuracy, is_scored, markable, marking, mean
 from sightline.evaluate.pairs import evaluate_pairs
 from sightline.evaluate.reach import within_reach
@@ -105,9 +105,11 @@ def _evaluate_answers(
     marks: Sequence[float | None] = [None] * len(asked)
     if is_scored(settings):
         markable(settings, asked)
-        seen, answered, chances = _answered(recipe, asked, answerer, progress)
+        seen, again, chances = _answered(recipe, asked, answerer, progress)
         answers, marks = seen.answers, seen.marks
-        evaluation |= _scored(recipe, seen, answered, train_rows, fields, partial=evaluation["partial"])
+        evaluation |= _scored(recipe, seen, again, train_rows, fields, partial=evaluation["partial"])
+        shown = [row.images[0].key if row.images else str(row.where) for row in asked]
+        evaluation["calibration"] = calibration(chances, seen.marks, clusters=shown).facts()
         if answerer.vocabulary:
             evaluation["vocabulary"] = within_reach(answerer.vocabulary, asked, seen.mark)
     else:
@@ -127,8 +129,10 @@ def _leaks(
     if not recipe.evaluate.leaks:
         return None, progress
     images = count_images(train_rows, asked)
-    again = 1 + len(recipe.evaluate.looking) * is_scored(recipe.evaluate)
-    leaks = find_leaks(train_rows, asked, _counter(progress, images + again * len(asked)))
+    settings, answers = recipe.evaluate, len(asked)
+    if is_scored(settings):
+        answers += len(settings.looking) * min(settings.looking_questions, len(asked))
+    leaks = find_leaks(train_rows, asked, _counter(progress, images + answers))
     streamed = {name for stage in recipe.stages for name in stage.data if recipe.data[name].stream}
     leaks.facts["not_compared"] = sorted(streamed)
     return leaks, (lambda done, total: progress(images + done, images + total)) if progress else None
@@ -154,37 +158,40 @@ def _head(recipe: Recipe, asked: Sequence[Row], rows: Sequence[Row]) -> dict[str
 
 def _answered(
     recipe: Recipe, asked: list[Row], answerer: Answerer, progress: Progress | None
-) -> tuple[Asked, dict[str, Answered], Sequence[float]]:
+) -> tuple[Asked, Again, Sequence[float]]:
     """The answers about the right images, then in each condition that the recipe asks for, and the first ones' chances.
 
     A chance is the probability that the model gives its answer.
     """
     settings = recipe.evaluate
     names = [name for name in settings.looking if name != "shuffled" or settings.shuffled_images]
-    conditions, mark = prepare(names, asked, answerer, recipe.seed), marking(settings)
-    tell = _counter(progress, len(asked) * (1 + sum(condition is not None for condition in conditions.values())))
+    places, mark = sample(asked, settings.looking_questions, recipe.seed), marking(settings)
+    few = [asked[place] for place in places]
+    conditions = prepare(names, few, answerer, recipe.seed)
+    made = sum(condition is not None for condition in conditions.values())
+    tell = _counter(progress, len(asked) + len(few) * made)
     said = answerer.confident(asked, tell)
     answers, chances = [answer for answer, _ in said], [chance for _, chance in said]
     right = [mark(given, row) for given, row in zip(answers, asked, strict=True)]
     seen = Asked(asked, answers, right, mark, find_pairs(asked, mark, recipe.seed))
-    return seen, ask(conditions, seen, answerer, tell), chances
+    return seen, Again(places, ask(conditions, few, mark, answerer, tell)), chances
 
 
 def _scored(
     recipe: Recipe,
     seen: Asked,
-    answered: dict[str, Answered],
+    again: Again,
     train_rows: Sequence[Row],
     fields: dict[str, list[str]],
     *,
     partial: bool,
 ) -> dict[str, Any]:
     """Accuracy beside its baselines, by group, and whether the model looks."""
-    told = looking(seen, answered, settled_by_words(seen.rows, seen.mark), partial=partial)
+    told = looking(seen, again, settled_by_words(seen.rows, seen.mark), partial=partial)
     baselines = _baselines(recipe, seen, train_rows)
-    if (other := answered.get("shuffled")) is not None:
-        baselines["shuffled_images"] = Baseline(told["conditions"]["shuffled"], other.marks)
-    tables = {name: _by_group(groups, seen, answered, baselines) for name, groups in fields.items()}
+    if "shuffled" in again.answered:
+        baselines["shuffled_images"] = Baseline(told["conditions"]["shuffled"])
+    tables = {name: _by_group(groups, seen, again, baselines) for name, groups in fields.items()}
     return {
         **accuracy(seen.marks),
         "by_group": next(iter(tables.values()), {}),
@@ -230,9 +237,7 @@ def _text_only(seen: Asked, counted: TextOnly) -> Baseline:
         "description": f"the most frequent training answer to the same question text ({other}, where the text is new)",
         "unseen_questions": sum(normalise(row.question) not in counted.by_question for row in seen.rows),
     }
-    if (
-        settled_by_words(seen.rows, seen.mark) is not None
-    ):  # where questions are asked once each, it would bound nothing
+    if settled_by_words(seen.rows, seen.mark) is not None:  # of questions that are asked once, it would bound nothing
         facts["ceiling"] = text_ceiling(seen.rows, seen.mark)
         facts["ceiling_description"] = (
             "the best single answer per question text, chosen with the test answers known: no model that sees the "
@@ -244,11 +249,11 @@ def _text_only(seen: Asked, counted: TextOnly) -> Baseline:
 def _of_words(seen: Asked, answers: Sequence[str], facts: dict[str, Any]) -> Baseline:
     """`answers` that were given without looking, marked and compared as the model's are."""
     marks = [seen.mark(given, row) for given, row in zip(answers, seen.rows, strict=True)]
-    return Baseline(accuracy(marks) | against(seen.marks, marks, seen.clusters()) | facts, marks)
+    return Baseline(accuracy(marks) | seen.compared(marks) | facts, marks)
 
 
 def _by_group(
-    groups: list[str], seen: Asked, answered: dict[str, Answered], baselines: dict[str, Baseline]
+    groups: list[str], seen: Asked, again: Again, baselines: dict[str, Baseline]
 ) -> dict[str, dict[str, Any]]:
     members: dict[str, list[int]] = defaultdict(list)
     for place, group in enumerate(groups):
@@ -256,11 +261,11 @@ def _by_group(
     table = {}
     for group, places in sorted(members.items()):
         line = {"questions": len(places)} | accuracy([seen.marks[place] for place in places])
-        for name, key in (("shuffled_images", "shuffled"), ("text_only", "text_only"), ("majority", "majority")):
+        for name in ("text_only", "majority"):
             other = baselines[name].marks if name in baselines else None
-            line[key] = mean([other[place] for place in places]) if other else None
-        settled = settled_by_words([seen.rows[place] for place in places], seen.mark)
-        table[group] = line | {"looking": group_looking(seen, answered, places, settled)}
+            line[name] = mean([other[place] for place in places]) if other else None
+        looks = group_looking(seen, again, places, settled_by_words([seen.rows[place] for place in places], seen.mark))
+        table[group] = line | {"shuffled": looks.get("shuffled"), "looking": looks}
     return table
 
 

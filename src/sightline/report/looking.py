@@ -57,8 +57,9 @@ class Looking:
     rule: str
     conditions: tuple[Condition, ...]
     pairs: Pairs | None
+    accuracy: float | None  # with the right pictures, of the questions that were asked again
     questions: int | None
-    images: int | None
+    of: int | None
     partial: bool
 
 
@@ -106,8 +107,9 @@ def looking(evaluation: Mapping[str, Any]) -> Looking | None:
         rule=text(seen.get("rule")),
         conditions=tuple(each for each in conditions if each is not None),
         pairs=_pairs(mapping(seen.get("counterfactual"))),
+        accuracy=fraction(seen.get("accuracy")),
         questions=integer(seen.get("questions")),
-        images=integer(seen.get("images")),
+        of=integer(seen.get("of")),
         partial=seen.get("partial") is True,
     )
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from sightline.commands.summary import describe
 from sightline.data.encode_adopted import AdoptedEncoder
 from sightline.data.row import Row
 from sightline.evaluate.answer import Answerer
-from sightline.evaluate.looking.ask import prepare
+from sightline.evaluate.looking.ask import prepare, sample
 from sightline.evaluate.run import evaluate
 from sightline.models.adopted import AdoptedVLM
 from sightline.models.build import build, finish
@@ -83,6 +84,28 @@ def test_rows_without_any_image_are_asked_in_no_condition(tmp_path: Path) -> Non
     assert {name: facts["accuracy"] for name, facts in conditions.items()} == dict.fromkeys(conditions)
     assert "no question has an image" in conditions["blind"]["description"]
     assert seen["looking"]["verdict"]["says"] == "cannot tell" and seen["looking"]["counterfactual"]["pairs"] == 0
+
+
+def test_of_many_questions_a_sample_of_whole_images_is_asked_again(rows: list[Row], tmp_path: Path) -> None:
+    built = tiny.model(rows)
+    seen = evaluate(tiny.recipe(looking_questions=7, group_by="type"), built, rows, rows, tmp_path)
+    looking = seen["looking"]
+    assert (looking["questions"], looking["of"], looking["partial"]) == (7, 13, False)
+    assert looking["images"] == 3 and seen["questions"] == 13
+    groups = [group["looking"] for group in seen["by_group"].values()]
+    assert sum(group["questions"] for group in groups) == 7
+    blind = sum(group["questions"] * group["blind"] for group in groups) / 7
+    assert blind == pytest.approx(looking["conditions"]["blind"]["accuracy"])
+    assert any("(7 were asked again)" in line for line in describe(seen))
+
+
+def test_a_sample_is_drawn_by_its_seed_and_keeps_images_whole(rows: list[Row]) -> None:
+    places = sample(rows, 8, 1)
+    shown = {rows[place].images[0].key for place in places}
+    assert len(places) <= 8 and places == sorted(places) == sample(rows, 8, 1)
+    assert [place for place, row in enumerate(rows) if row.images[0].key in shown] == places
+    assert sample(rows, 13, 1) == list(range(13)) and len({tuple(sample(rows, 4, seed)) for seed in range(9)}) > 2
+    assert sample(rows, 1, 0) == [0]  # no image has so few questions: then the first ones
 
 
 def test_only_the_conditions_that_are_asked_for_are_asked(rows: list[Row], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,9 +43,32 @@ class Asked:
     mark: Mark
     pairs: list[Pair]
 
+    def only(self, places: Sequence[int]) -> Asked:
+        """The questions at `places`, and the pairs that are among them."""
+        number = {place: new for new, place in enumerate(places)}
+        return Asked(
+            [self.rows[place] for place in places],
+            [self.answers[place] for place in places],
+            [self.marks[place] for place in places],
+            self.mark,
+            [(number[one], number[two]) for one, two in self.pairs if one in number and two in number],
+        )
+
     def clusters(self) -> list[str]:
         """What the questions of one image, or of one set of images, have in common."""
-        return [" ".join(image.key for image in row.images) or str(row.where) for row in self.rows]
+        return _clusters(self.rows)
+
+    def compared(self, others: Sequence[float]) -> dict[str, Any]:
+        """These marks against `others`, of the same questions answered otherwise."""
+        return against(self.marks, others, self.clusters())
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The questions that were asked again, by their places, and the answers in each condition."""
+
+    places: list[int]
+    answered: dict[str, Answered]
 
 
 def prepare(names: Sequence[str], rows: Sequence[Row], answerer: Answerer, seed: int) -> dict[str, Condition | None]:
@@ -61,63 +85,74 @@ def prepare(names: Sequence[str], rows: Sequence[Row], answerer: Answerer, seed:
     return {name: make[name]() for name in names}
 
 
-def ask(made: dict[str, Condition | None], asked: Asked, answerer: Answerer, tell: Tell) -> dict[str, Answered]:
-    """The answers in each condition and their marks."""
+def ask(
+    made: dict[str, Condition | None], rows: Sequence[Row], mark: Mark, answerer: Answerer, tell: Tell
+) -> dict[str, Answered]:
+    """The answers to `rows` in each condition, and their marks."""
     found = {}
     for name, condition in made.items():
         if condition is None:
             found[name] = Answered(NOT_SHUFFLED if name == "shuffled" else "not measured: no question has an image", [])
             continue
         answers = answerer(condition.rows, tell)
-        marks = [asked.mark(given, row) for given, row in zip(answers, asked.rows, strict=True)]
+        marks = [mark(given, row) for given, row in zip(answers, rows, strict=True)]
         found[name] = Answered(condition.description, answers, marks)
     return found
 
 
-def looking(asked: Asked, answered: dict[str, Answered], settled: float | None, *, partial: bool) -> dict[str, Any]:
+def sample(rows: Sequence[Row], most: int, seed: int) -> list[int]:
+    """Places of at most `most` rows, in order; whole images, drawn by `seed`, where there are more."""
+    if len(rows) <= most:
+        return list(range(len(rows)))
+    shown: dict[str, list[int]] = {}
+    for place, cluster in enumerate(_clusters(rows)):
+        shown.setdefault(cluster, []).append(place)
+    drawn: list[int] = []
+    for cluster in random.Random(seed).sample(list(shown), len(shown)):
+        if len(drawn) + len(shown[cluster]) <= most:
+            drawn += shown[cluster]
+    return sorted(drawn) or list(range(most))
+
+
+def looking(asked: Asked, again: Again, settled: float | None, *, partial: bool) -> dict[str, Any]:
     """What `evaluation.json` says of it: each condition beside the right image, counterfactual pairs, the verdict.
 
     Args:
         settled: see `Seen`.
-        partial: whether only some of the questions were asked.
+        partial: whether only some of the data set's questions were asked.
     """
-    clusters = asked.clusters()
-    compared = {name: _compared(asked, other, clusters) for name, other in answered.items()}
+    some = asked.only(again.places)
+    clusters = some.clusters()
+    compared = {name: _compared(some, other, clusters) for name, other in again.answered.items()}
     pairs = told_pairs(asked.pairs, asked.marks, asked.answers)
-    for name, other in answered.items():
-        if asked.pairs and other.marks is not None:
-            pairs.setdefault("both_right_when", {})[name] = mean(_lesser(asked.pairs, other.marks))
-    seen = Seen(mean(asked.marks), len(asked.rows), _images(asked.rows), compared.get("shuffled"), settled)
-    facts = {"questions": len(asked.rows), "images": seen.images, "partial": partial}
-    return {"verdict": verdict(seen), "rule": RULE, **facts, "conditions": compared, "counterfactual": pairs}
+    for name, other in again.answered.items():
+        if some.pairs and other.marks is not None:
+            pairs.setdefault("both_right_when", {})[name] = mean(_lesser(some.pairs, other.marks))
+    seen = Seen(mean(some.marks), len(some.rows), _images(some.rows), compared.get("shuffled"), settled)
+    facts = {"questions": seen.questions, "of": len(asked.rows), "images": seen.images, "accuracy": seen.accuracy}
+    told = {"conditions": compared, "counterfactual": pairs, "partial": partial}
+    return {"verdict": verdict(seen), "rule": RULE, **facts, **told}
 
 
-def group_looking(
-    asked: Asked, answered: dict[str, Answered], places: Sequence[int], settled: float | None
-) -> dict[str, Any]:
+def group_looking(asked: Asked, again: Again, places: Sequence[int], settled: float | None) -> dict[str, Any]:
     """The same for the questions at `places`: accuracy in each condition, the gain by the right image, the verdict."""
-    inside = set(places)
-    number = {place: new for new, place in enumerate(places)}
-    some = Asked(
-        [asked.rows[place] for place in places],
-        [asked.answers[place] for place in places],
-        [asked.marks[place] for place in places],
-        asked.mark,
-        [(number[one], number[two]) for one, two in asked.pairs if one in inside and two in inside],
-    )
+    group, inside = asked.only(places), set(places)
+    numbers = [number for number, place in enumerate(again.places) if place in inside]
+    some = asked.only([again.places[number] for number in numbers])
     few = {
-        name: Answered(other.description, [other.answers[p] for p in places], [other.marks[p] for p in places])
-        for name, other in answered.items()
-        if other.marks is not None
+        name: Answered(other.description, [other.answers[n] for n in numbers], [other.marks[n] for n in numbers])
+        for name, other in again.answered.items()
+        if other.marks is not None and numbers
     }
     line: dict[str, Any] = {name: mean(other.marks) for name, other in few.items() if other.marks is not None}
     shuffled = _compared(some, few["shuffled"], some.clusters()) if "shuffled" in few else None
     if shuffled is not None:
         line |= {key: shuffled[key] for key in ("difference", "difference_interval")}
-    line["verdict"] = verdict(Seen(mean(some.marks), len(places), _images(some.rows), shuffled, settled))
-    pairs = told_pairs(some.pairs, some.marks, some.answers)
+    right = mean(some.marks) if numbers else mean(group.marks)
+    line["verdict"] = verdict(Seen(right, len(numbers), _images(some.rows), shuffled, settled))
+    pairs = told_pairs(group.pairs, group.marks, group.answers)
     pairs.pop("description")
-    return line | {"counterfactual": pairs}
+    return line | {"questions": len(numbers), "counterfactual": pairs}
 
 
 def _compared(asked: Asked, other: Answered, clusters: Sequence[str]) -> dict[str, Any]:
@@ -143,6 +178,10 @@ def _blind(rows: Sequence[Row], answerer: Answerer) -> Condition:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         return Condition(f"{plain.description} (without an image the model takes no question: {first})", plain.rows)
     return bare
+
+
+def _clusters(rows: Sequence[Row]) -> list[str]:
+    return [" ".join(image.key for image in row.images) or str(row.where) for row in rows]
 
 
 def _lesser(pairs: Sequence[Pair], marks: Sequence[float]) -> list[float]:
