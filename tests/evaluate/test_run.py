@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sightline.commands.summary import describe
 from sightline.data.row import Row
 from sightline.errors import UserError
 from sightline.evaluate.run import evaluate
@@ -124,3 +125,15 @@ def test_an_unknown_group_names_the_fields(tmp_path: Path, rows: list[Row], buil
 def test_no_rows(tmp_path: Path, built: Built) -> None:
     with pytest.raises(UserError, match="nothing to evaluate"):
         evaluate(tiny.recipe(), built, [], [], tmp_path)
+
+
+def test_how_sure_the_model_is_stands_beside_how_right(tmp_path: Path, rows: list[Row], built: Built) -> None:
+    seen = evaluate(tiny.recipe(), built, rows, rows, tmp_path)
+    said = lines(tmp_path / "predictions.jsonl")
+    assert all(0 <= line["confidence"] <= 1 for line in said)
+    told = seen["calibration"]
+    assert told["answers"] == len(rows) and told["accuracy"] == pytest.approx(seen["accuracy"])
+    assert told["confidence"] == pytest.approx(sum(line["confidence"] for line in said) / len(said))
+    assert 0 <= told["ece"] <= 1 and len(told["interval"]) == 2
+    assert any("calibration error (ECE)" in line for line in describe(seen))
+    assert "vocabulary" not in seen

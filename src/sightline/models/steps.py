@@ -29,5 +29,5 @@ def said(steps: Iterable[Step], ends: Collection[int]) -> list[Said]:
     found = []
     for row, chances in zip(tokens, log_p, strict=True):
         stop = next((i for i, token in enumerate(row) if token in ends), len(row))
-        found.append(Said(row[:stop], sum(chances[: stop + 1])))
+        found.append(Said(row[:stop], min(0.0, sum(chances[: stop + 1]))))  # rounding may leave a probability over 1
     return found
