@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from sightline.commands.preflight import look
+from sightline.errors import UserError
 from sightline.recipe.read import validate
 from sightline.train.run import resume, train
 from tests.train.tiny import COLOURS, RECIPE
@@ -127,3 +129,18 @@ def test_what_cannot_be_measured_is_refused(content: dict[str, Any], changes: di
 def test_stopping_early_needs_something_to_go_by(content: dict[str, Any]) -> None:
     with pytest.raises(Exception, match="'see' stops early, and no data set is named to validate on"):
         validate(content | {"evaluate": {}}, "tiny")
+
+
+@pytest.mark.parametrize("asked", [{"data": "test", "validation": "train"}, {"validation": "test"}])
+def test_questions_without_answers_are_told_before_the_first_step(
+    content: dict[str, Any], tmp_path: Path, asked: dict[str, str]
+) -> None:
+    test = {**content["data"]["train"]}
+    del test["annotations"]
+    made = content | {"data": content["data"] | {"test": test}, "evaluate": {"metric": "vqa", **asked}}
+    with pytest.raises(UserError, match=r"questions.json row 1: the row holds"):
+        train(validate(made, "tiny"), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert any("the row holds" in str(fault) for fault in look(validate(made, "tiny")).faults)
+    one = made | {"evaluate": {"metric": "none", "data": "test", "validation": "train"}}
+    assert not look(validate(one, "tiny")).faults, "an accuracy is taken of train alone"

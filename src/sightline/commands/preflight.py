@@ -31,6 +31,7 @@ from sightline.train.freeze import TowerPlan, freeze
 from sightline.train.parallel.ranks import pick_device
 from sightline.train.precision import pick_precision
 from sightline.train.streamed import Shards
+from sightline.train.validate import check_markable
 
 LOOKED_AT = 512  # samples of a stream: its first ones, since what is far away must be read in order
 SECONDS = 40.0  # for opening images and encoding rows, all together: a check takes a minute at most
@@ -118,6 +119,8 @@ def look(recipe: Recipe, seconds: float = SECONDS) -> Preflight:
             seen.data.append(_data(recipe, name, seconds / 2 / len(names), seen))
     rows = {each.name: each.rows for each in seen.data}
     streamed = {each.name: each.total for each in seen.data if each.streamed}
+    with seen.gathering():
+        check_markable(recipe, rows)
     _model(seen, rows)
     for stage in recipe.stages:
         seen.stages.append(_stage(seen, stage, rows, streamed, seconds / 2 / len(recipe.stages)))

@@ -51,7 +51,7 @@ def markable(settings: Evaluate, rows: Sequence[Row]) -> None:
             fix = "set evaluate.metric: exact-match, or none where the answers are not public"
             raise UserError(what, where=str(row.where), fix=fix)
         if not row.answered:
-            fix = "set evaluate.metric: none to answer without scoring"
+            fix = "set evaluate.metric: none, and hand in answers to a test split by sightline eval RUN --submit FILE"
             raise UserError("the row holds no answer to be marked by", where=str(row.where), fix=fix)
 
 

@@ -32,6 +32,7 @@ from sightline.train.precision import Precision, pick_precision
 from sightline.train.stage import SEED_STRIDE, ReadyStage, Tell, make_ready
 from sightline.train.streamed import Shards, lanes_of, open_streams
 from sightline.train.trackers import flat, open_trackers
+from sightline.train.validate import check_markable
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -238,6 +239,7 @@ def _read(run: _Run, shards: Mapping[str, Shards]) -> dict[str, Rows]:
     wanted = dict.fromkeys([name for name in _stage_data(recipe) if name not in shards] + [n for n in held_out if n])
     rows = {name: read_rows(recipe.data[name], name) for name in wanted}
     _record_skipped(run, rows)
+    check_markable(recipe, rows)
     return rows
 
 

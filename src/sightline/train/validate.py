@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
+from sightline.data.dataset import Rows
 from sightline.data.encode import Encoder
 from sightline.evaluate.answer import Answerer
-from sightline.evaluate.marks import is_scored, marks
+from sightline.evaluate.marks import is_scored, markable, marks
 from sightline.models.build import Built
 from sightline.models.vlm import VLM
-from sightline.recipe.schema import Evaluate
+from sightline.recipe.schema import Evaluate, Recipe
 from sightline.train.feed import Supply
 from sightline.train.objectives import NextToken, Objective
 from sightline.train.parallel.ranks import Ranks
@@ -57,10 +60,24 @@ def validation_accuracy(built: Built, supply: Supply, settings: Evaluate, precis
     Raises:
         UserError: a row holds no answer to be marked by.
     """
-    if not is_scored(settings):
-        settings = settings.model_copy(update={"metric": "exact-match"})
+    settings = _scored(settings)
     rows = supply.rows[ranks.rank :: ranks.world]
     answerer = Answerer(built, batch=settings.batch, max_new_tokens=settings.max_new_tokens, precision=precision.name)
     found = marks(settings, rows, answerer(rows)) if rows else []
     total, count = ranks.sum([float(sum(found)), float(len(found))])
     return total / count
+
+
+def check_markable(recipe: Recipe, rows: Mapping[str, Rows]) -> None:
+    """Raise UserError where a run will mark answers, at its end or to stop early, and a question has none."""
+    wanted = [(each, each.data) for each in (recipe.evaluate, *recipe.evaluate_after.values()) if is_scored(each)]
+    for stage in recipe.stages:
+        if stage.early_stop and stage.early_stop.metric == "accuracy":
+            wanted.append((_scored(recipe.evaluate), stage.validation or recipe.evaluate.validation))
+    for settings, name in wanted:
+        if name is not None and name in rows:
+            markable(settings, rows[name].rows)
+
+
+def _scored(settings: Evaluate) -> Evaluate:
+    return settings if is_scored(settings) else settings.model_copy(update={"metric": "exact-match"})
