@@ -76,8 +76,7 @@ def _past(s: ScheduleSeen) -> Finding | None:
 def _restarts(s: ScheduleSeen) -> Finding | None:
     """The schedule is made anew again and again, or the rate falls back to its start and warms up again."""
     places, fix = restarts(s), "make the schedule once, before the first epoch, and count its steps over all epochs"
-    what = "the optimizer and its schedule are made anew, long before they are over," if s.anew else ""
-    what = what or "the schedule begins anew"
+    what = "the optimizer and its schedule are made anew, far from over," if s.anew else "the schedule begins anew"
     return _finding(s, f"{what} every {places[0]} steps", fix) if len(places) >= OFTEN else None
 
 
