@@ -88,7 +88,7 @@ def found(run: Path) -> set[str]:
     return {line["code"] for line in lines if line["kind"] == "finding"}
 
 
-@pytest.mark.parametrize("kind", [PGD, TRADES], ids=["pgd", "trades"])
+@pytest.mark.parametrize("kind", [pytest.param(PGD, marks=pytest.mark.slow), TRADES], ids=["pgd", "trades"])
 def test_stopped_watched_and_on_the_whole_the_same(tmp_path: Path, kind: dict[str, Any]) -> None:
     made = content(tmp_path, kind)
     whole = trained(made, tmp_path / "whole")
@@ -114,6 +114,7 @@ def test_a_frozen_tower_stays_as_it_is(tmp_path: Path) -> None:
     assert not found(run) - found(plain)
 
 
+@pytest.mark.slow
 def test_micro_batches_change_nothing(tmp_path: Path) -> None:
     made = {"optimizer": {"clip": None}, "lr": 1e-3}
     kinds = {"adversarial": PGD | {"norm": "l2", "epsilon": 1.0, "share": 0.6}}  # smooth: no sign to flip

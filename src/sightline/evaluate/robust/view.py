@@ -32,6 +32,8 @@ from sightline.evaluate.robust.attacks.target import Loss, Target
 from sightline.evaluate.robust.shown import Substituting, picture, with_pictures
 from sightline.models.build import Built
 
+NAMES = count()  # of pictures in this process: an encoder keeps what it decoded by a picture's name, whoever asks
+
 
 @dataclass(frozen=True, slots=True)
 class Shown:
@@ -60,11 +62,10 @@ class View(ABC):
         self.built, self.encoder, self.batch_size, self.precision = built, encoder, batch, precision
         self.scale: Scale = scale_of(encoder)
         self.device = next(built.model.parameters()).device
-        self._names = count()
 
     def show(self, rows: Sequence[Row]) -> Shown:
         """`rows` as a batch. Raises UserError where the tower's input is no picture of pixels."""
-        apart = [_own_images(row, next(self._names)) for row in rows]
+        apart = [_own_images(row, next(NAMES)) for row in rows]
         owner = torch.tensor([place for place, row in enumerate(rows) for _ in row.images], dtype=torch.int64)
         batch = self._collate(apart).to(self.device)
         values = batch.pixel_values
@@ -92,7 +93,7 @@ class View(ABC):
 
     def in_files(self, rows: Sequence[Row], owner: Tensor, pixels: Tensor) -> list[Row]:
         """`rows` with `pixels`, rounded to 8 bits, in files of their own."""
-        return with_pictures(rows, owner.tolist(), [picture(one) for one in pixels], f"attacked/{next(self._names)}")
+        return with_pictures(rows, owner.tolist(), [picture(one) for one in pixels], f"attacked/{next(NAMES)}")
 
     def answer_floats(self, rows: Sequence[Row], owner: Tensor, pixels: Tensor) -> list[str]:
         """The answers to `rows` given `pixels` as they are, unrounded."""
