@@ -39,7 +39,7 @@ def row_hashes(call: Call) -> Tensor | None:
             if mask is not None and tensor.shape == mask.shape and not tensor.is_floating_point():
                 tensor = (tensor + 1) * mask
             found = _hash(tensor.detach().reshape(rows, -1), COLUMNS)
-            total = found if total is None else _mixed(total) + found
+            total = found if total is None else mixed(total) + found
     return total
 
 
@@ -60,7 +60,7 @@ def _hash(rows: Tensor, most: int) -> Tensor:
         sample = sample.to(torch.int8)
     bits = sample.view(INTEGERS[sample.element_size()]).long()
     keys, zeros = _keys_of(bits.shape[1], bits.device)
-    return _mixed(_scattered(bits ^ keys).sum(dim=1) - zeros.sum())
+    return mixed(_scattered(bits ^ keys).sum(dim=1) - zeros.sum())
 
 
 def _scattered(values: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def _scattered(values: Tensor) -> Tensor:
     return values
 
 
-def _mixed(values: Tensor) -> Tensor:
+def mixed(values: Tensor) -> Tensor:
     """All of splitmix64's finaliser."""
     values = (values ^ _shifted(values, 30)) * FACTORS[0]
     values = (values ^ _shifted(values, 27)) * FACTORS[1]
@@ -87,7 +87,7 @@ def _keys_of(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """(count,) int64 keys of places, the same on every rank and in every run; and what a zero comes to under each."""
     known = _keys.get(device)
     if known is None or len(known[0]) < count:
-        keys = _mixed(torch.arange(1, max(count, COLUMNS) + 1, dtype=torch.int64, device=device) * GOLDEN)
+        keys = mixed(torch.arange(1, max(count, COLUMNS) + 1, dtype=torch.int64, device=device) * GOLDEN)
         known = _keys[device] = keys, _scattered(keys.clone())
     return known[0][:count], known[1][:count]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sightline.attach.onlookers.near_rows import NearRows
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
+from sightline.attach.onlookers.spans import Spans
 from sightline.guard.evidence import SharedRowsSeen
 from sightline.guard.probes.call import Call
 
@@ -27,7 +28,7 @@ OTHER = ("label", "target", "mask", "position", "cache", "past", "group_ids", "s
 class SharedRows(Onlooker):
     """Compares evaluation batches with the training batches before them, and training batches with evaluations."""
 
-    shows: ClassVar = ("SharedRowsSeen",)
+    shows: ClassVar = ("SharedRowsSeen", "SharedSpansSeen")
 
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)
@@ -37,7 +38,7 @@ class SharedRows(Onlooker):
         self._batches = self._hashed = self._mixed = self._pairs = self._twins = 0
         self._rows = self._again = self._old = 0  # `_old`: training rows in a row that had all been seen before
         self._parts: list[tuple[int, ...]] = []  # hashes of the parts of distinct training rows
-        self._near = NearRows()
+        self._near, self._spans = NearRows(), Spans()
         self._at: tuple[int, int] | None = None  # the step of the evaluation under way, and which its host calls it
         self._phase: set[bytes] = set()
         self._last: int | None = None
@@ -65,7 +66,9 @@ class SharedRows(Onlooker):
         """The last comparison."""
         if self._evaluated and self._trained:
             self._offer(last=True)
-        self._near = NearRows()
+            if (seen := self._spans.seen(self.recorder.step)) is not None:
+                self.recorder.offer(seen)
+        self._near, self._spans = NearRows(), Spans()
 
     def _post(self, rows: list[Tensor], prints: Tensor | None, take: Callable[..., None]) -> None:
         """`rows`, with the prints of images where there are some, to whoever takes them on the CPU."""
@@ -78,6 +81,7 @@ class SharedRows(Onlooker):
         rows = _hashes(values)
         self._under_way = (step, {*rows, *(self._under_way[1] if self._under_way[0] == step else ())})
         self._near.trained(rows, likes)
+        self._spans.train(values)
         self._rows += len(rows)
         again = sum(row in self._trained for row in rows)
         self._again += again
@@ -96,6 +100,7 @@ class SharedRows(Onlooker):
         if self._under_way[0] == step and self._under_way[1].issuperset(rows):
             return  # a part of training: a reference's log-probabilities, a teacher, an accuracy of this very batch
         self._near.evaluated(rows, likes)
+        self._spans.evaluate(step, values)
         fresh = [row for row in rows if row not in phase]
         self._pairs += len(rows) * (len(rows) - 1) // 2 + len(rows) * len(phase)
         self._twins += len(rows) - len(set(fresh))

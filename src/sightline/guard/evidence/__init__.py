@@ -38,7 +38,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     StillSeen     once, when optimizer steps have written to nothing for a while
     UnsettledSeen   after an evaluation of a model with spectral norm that had not been trained yet
     SharedTextSeen   after 16, 32, ... batches in which all samples share one row of token ids, and at the end
-    SharedRowsSeen   during evaluations and after sampled training batches
+    SharedRowsSeen   during evaluations and after sampled training batches; SharedSpansSeen at the end
     ScalerSeen    as the loss scale is read; RoundingSeen after sampled steps on 16-bit parameters
     GeneratedSeen when a Trainer judged what its model wrote
     OverfitSeen, OracleSeen, ResumeSeen    when the host asks
@@ -80,6 +80,7 @@ from sightline.guard.evidence.learning import (
     PlateauSeen,
     ScheduleSeen,
     SharedRowsSeen,
+    SharedSpansSeen,
     StillSeen,
 )
 from sightline.guard.evidence.loading import (
@@ -157,6 +158,7 @@ __all__ = [
     "ScoreSeen",
     "Setup",
     "SharedRowsSeen",
+    "SharedSpansSeen",
     "SharedTextSeen",
     "SignalsSeen",
     "StepSeen",
@@ -210,6 +212,7 @@ Evidence = (
     | PullSeen
     | ScheduleSeen
     | SharedRowsSeen
+    | SharedSpansSeen
     | SharedTextSeen
     | StillSeen
     | TeacherSeen

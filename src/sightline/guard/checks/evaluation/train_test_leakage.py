@@ -2,7 +2,8 @@
 
 Symptom: validation scores are too good, and the model disappoints on data that are really new.
 The rows are equal by their bytes, or nearly: images that were scaled, saved as JPEG or brightened, texts of which nine
-word triples in ten are the same. Of these a sample is compared, and only where training repeats its rows exactly.
+word triples in ten are the same. Of these a sample is compared, and only where training repeats its rows exactly. Of
+windows drawn anywhere in a text, long spans are compared.
 Root cause: duplicates were made (oversampled, sliced, augmented) before the split; the training set still holds the
 rows that the validation set was taken from; or one file is in both folders.
 Fix: remove duplicates and split by source (photo, patient, document) before anything is copied or sliced; train on
@@ -10,7 +11,8 @@ Fix: remove duplicates and split by source (photo, patient, document) before any
 Stays silent when: evaluation rows are new; one row in many is shared by chance, because the data have few different
 rows (as their own repetitions show); what runs without gradients is the training set itself, as a whole (a training
 score, a feature bank, a reference's log-probabilities), or rows before they are trained on (a pool, a rollout); rows
-are nearly equal and training is augmented, so that a training score looks the same.
+are nearly equal and training is augmented, so that a training score looks the same; windows to judge by come from the
+whole of a text (an estimate of the training loss), or from text of few sentences.
 Sources:
 - https://github.com/stefyste/RIAWELC/issues/2 (2026-02-19): all 2,443 test images are training images; 93 % became 82 %
 - https://github.com/tqwei05/PlantSeg/issues/11 (2026-03-26): 70 duplicate groups between test and training
@@ -22,7 +24,7 @@ from __future__ import annotations
 from math import exp
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import NearRowsSeen, SharedRowsSeen
+from sightline.guard.evidence import NearRowsSeen, SharedRowsSeen, SharedSpansSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -31,20 +33,32 @@ SHARE = 0.01  # of the rows evaluated: published sets have duplicates below it
 CHANCE = 2.0  # times the most that chance gives, with the bound below
 BOUND = 3.0  # twins that may have been missed: with none in n pairs, the rate is below 3 / n (95 %)
 PART = 0.67  # of the rows trained on: evaluation of so few is a part of them, of more a training score
-AGAIN = (
-    0.2  # of the training rows come again to the last byte: of two epochs half of them, of augmented ones few or none
-)
+AGAIN = 0.2  # of the training rows come again to the last byte: half of them in two epochs, few where augmented
 NEAR = 8  # nearly equal rows: more than of equal ones, for one picture may be drawn like another
 DISTINCT, KEYS = 64, 2  # rows, and of four parts of a row those that tell all of these apart
 NEW, MORE = 0.2, 2.0  # share of new rows, and times what chance leaves: copies of some rows and none of the others
+KNOWN, UNKNOWN, WINDOWS = 0.7, 0.35, 4  # times what training batches have in common with those before; batches
+TEXT = 0.05  # of the spans that come again go on otherwise: of natural text one in a hundred, of few sentences many
 APART = 0.5  # of the near rows: in batches with rows of neither kind, so that they are no training score on its own
 
 
-def find(rows: SharedRowsSeen) -> Verdict:
+def find(rows: SharedRowsSeen, spans: SharedSpansSeen | None = None) -> Verdict:
     """Are more rows shared than chance gives, and is it not the training set as a whole that is evaluated?"""
+    if spans is not None and (finding := _stream(spans)):
+        return finding
     if not rows.evaluated or not rows.trained:
         return CannotTell("evaluation after training steps with rows that can be compared")
     return _equal(rows) or (_near(rows, rows.near) if rows.near and rows.again >= AGAIN else None)
+
+
+def _stream(seen: SharedSpansSeen) -> Finding | None:
+    """A small part of a text, of which batches are drawn to judge by, and which training draws from as often as not."""
+    known, new = sum(rate >= KNOWN for rate in seen.rates), sum(rate <= UNKNOWN for rate in seen.rates)
+    if known < WINDOWS or new >= NEW * known or seen.distinct > PART * seen.trained or seen.parted > TEXT:
+        return None
+    message = f"windows of {known} evaluated batches were trained on: spans of {seen.length} tokens are the same"
+    fix = "draw training windows from the training part alone: data[:n] to train on, data[n:] to judge by"
+    return Finding("warning", message, fix, {"batches": known, "spans": seen.distinct, "spans trained": seen.trained})
 
 
 def _near(rows: SharedRowsSeen, near: NearRowsSeen) -> Finding | None:

@@ -1,0 +1,89 @@
+"""M1 through the door: windows drawn anywhere in a text, of which a part is kept to judge by, or is not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sightline
+from sightline.guard.check import Finding
+from sightline.guard.checks.evaluation.train_test_leakage import find
+from sightline.guard.evidence import SharedRowsSeen, SharedSpansSeen
+
+WIDE, ROWS = 32, 16
+
+
+def drawn(text: Tensor) -> tuple[Tensor, Tensor]:
+    starts = torch.randint(len(text) - WIDE, (ROWS,)).tolist()
+    windows = torch.stack([text[start : start + WIDE + 1] for start in starts])
+    return windows[:, :-1], windows[:, 1:]
+
+
+def codes(train: Tensor, judged: list[Tensor]) -> list[str]:
+    """Train on windows of one text; every 16 steps draw six batches of each text that it is judged by."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(30, 8), nn.Linear(8, 30))
+    opt = torch.optim.Adam(net.parameters(), lr=1e-3)
+    with sightline.attach(net, opt, on_finding=None, budget=1.0) as guard:
+        for step in range(81):
+            if step % 16 == 0:
+                with torch.no_grad():
+                    for text in judged:
+                        for _ in range(6):
+                            net(drawn(text)[0])
+            ids, following = drawn(train)
+            opt.zero_grad()
+            F.cross_entropy(net(ids).flatten(0, 1), following.flatten()).backward()
+            opt.step()
+    return [f.code for f in guard.findings if f.severity != "note"]
+
+
+def random_text(count: int = 6000) -> Tensor:
+    return torch.randint(0, 30, (count,), generator=torch.Generator().manual_seed(1))
+
+
+def sentences(kinds: int, count: int = 6000) -> Tensor:
+    """A text of few different sentences of eight tokens, in random order."""
+    draw = torch.Generator().manual_seed(2)
+    known = torch.randint(0, 30, (kinds, 8), generator=draw)
+    return known[torch.randint(0, kinds, (count // 8,), generator=draw)].flatten()
+
+
+def test_a_part_to_judge_by_that_is_trained_on() -> None:
+    text = random_text()
+    assert codes(text, [text, text[5400:]]) == ["M1"]
+    assert codes(text, [text[5400:]]) == ["M1"]
+
+
+@pytest.mark.parametrize(
+    "text", [random_text(), sentences(4), sentences(1)], ids=["a text", "four sentences", "one sentence"]
+)
+def test_a_part_that_is_kept(text: Tensor) -> None:
+    assert not codes(text[:5400], [text[:5400], text[5400:]])
+    assert not codes(text[:5400], [text[5400:]])
+
+
+def test_estimates_of_the_training_loss() -> None:
+    text = random_text()
+    assert not codes(text, [text])
+
+
+ROWS_SEEN = SharedRowsSeen(9, trained=900, evaluated=300, shared=0, mixed=0, complete=True, pairs=9000, twins=0)
+
+
+@pytest.mark.parametrize(
+    ("rates", "distinct", "parted", "alarmed"),
+    [
+        ((0.9, 1.1, 0.8, 1.0, 0.5), 90, 0.01, True),
+        ((0.9, 1.1, 0.8, 1.0, 0.0, 0.1, 0.0), 90, 0.01, False),
+        ((0.9, 1.1, 0.8, 1.0, 0.5), 900, 0.01, False),
+        ((0.9, 1.1, 0.8, 1.0, 0.5), 90, 0.3, False),
+        ((), 0, 0.0, False),
+    ],
+    ids=["trained on", "and another part that was not", "nearly all of the text", "sentences", "none from a part"],
+)
+def test_borders(rates: tuple[float, ...], distinct: int, parted: float, alarmed: bool) -> None:
+    seen = SharedSpansSeen(9, 24, trained=1000, batches=20, rates=rates, distinct=distinct, parted=parted)
+    assert isinstance(find(ROWS_SEEN, seen), Finding) == alarmed
