@@ -17,7 +17,7 @@ def evaluation(folder: Path, notes: list[str]) -> v.Evaluation | None:
     seen = read_json(folder / "evaluation.json", dict, notes)
     accuracy = fraction(seen.get("accuracy"))
     if accuracy is None:
-        if seen and seen.get("metric") not in ("none", "retrieval"):
+        if seen and seen.get("metric") not in ("none", "retrieval", "perplexity"):
             notes.append("evaluation.json holds no accuracy between 0 and 1 and is left out.")
         return None
     return v.Evaluation(

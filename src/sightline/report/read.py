@@ -26,6 +26,7 @@ from sightline.report.files import (
 )
 from sightline.report.retrieval import retrievals
 from sightline.report.robustness import read_robustness
+from sightline.report.sureness import calibration, perplexity
 
 SIGNS_OF_A_RUN = ("run.json", "recipe.yaml", "metrics.jsonl", "findings.jsonl")
 SEVERITIES = ("error", "warning", "note")
@@ -61,6 +62,8 @@ def read_run(folder: Path) -> v.RunSeen:
         retrievals=retrievals(folder, notes),
         leaks=leaked(folder),
         robustness=read_robustness(folder, notes),
+        calibration=calibration(folder),
+        perplexity=perplexity(folder),
         notes=tuple(notes),
     )
 

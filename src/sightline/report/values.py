@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from sightline.report.looking import Leaks, Looking
 from sightline.report.retrieval import Interval, Retrieval
 from sightline.report.robustness import Robustness
+from sightline.report.sureness import Calibration, Perplexity
 
 TOWERS = ("vision", "connector", "language")
 
@@ -231,6 +232,8 @@ class RunSeen:
     retrievals: tuple[Retrieval, ...] = ()
     leaks: Leaks | None = None
     robustness: Robustness | None = None
+    calibration: Calibration | None = None
+    perplexity: Perplexity | None = None
 
     @property
     def retrieval(self) -> Retrieval | None:
