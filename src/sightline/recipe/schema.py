@@ -112,7 +112,7 @@ class Evaluate(Part):
         "blurred",
         "noise",
     )  # conditions in which the questions are asked again: what the model can do without looking
-    looking_questions: Positive = 10_000  # asked again at most, drawn by the seed as whole images
+    looking_questions: Positive = 5_000  # asked again at most, drawn by the seed as whole images
     shuffled_images: bool = True  # false: as 'looking' without shuffled
     text_only: bool = True  # the majority answer of each question in the training data
     leaks: bool = True  # look for evaluation images that were also trained on
