@@ -14,6 +14,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from tests.report.robust_run import poisoned, robustness
+
 STAGES = (
     ("see", 300, {"vision": 1e-3, "connector": 1e-3, "language": 1e-3}, ("vision", "connector", "language")),
     ("align", 120, {"connector": 5e-4}, ("connector",)),
@@ -362,10 +364,12 @@ def hostile(folder: Path) -> Path:
     places = {"row": HOSTILE, "image": HOSTILE}
     leak = {"kind": HOSTILE, "evaluation": places, "training": places}
     score["leaks"] = leaks(1) | {"listed": [leak], "kinds": {HOSTILE: 1}, "rule": HOSTILE, "not_compared": [HOSTILE]}
-    return make_run(
+    made = make_run(
         folder, facts=facts, metrics=lines, findings=findings, gallery=gallery, predictions=[asked],
         evaluation=score, recipe=HOSTILE.replace("\ud800", ""),
     )  # fmt: skip
+    write_json(made / "robustness.json", poisoned(HOSTILE))
+    return made
 
 
 def huge(folder: Path) -> Path:
@@ -416,7 +420,15 @@ def retrieval(folder: Path) -> Path:
     return made
 
 
+def robust(folder: Path) -> Path:
+    """Attacked, corrupted, reworded and lied to, too; as a model that hides its gradients looks."""
+    made = make_run(folder)
+    write_json(made / "robustness.json", robustness(answers()[1][0]["thumbnail"], masked=True))
+    return made
+
+
 VARIANTS: dict[str, Callable[[Path], Path]] = {
     "finished": make_run, "interrupted": interrupted, "findings": with_findings, "failed": failed, "hostile": hostile,
     "huge": huge, "bare": bare, "retrieval": retrieval, "leaky": leaky,
+    "robust": robust,
 }  # fmt: skip

@@ -12,7 +12,7 @@ from tests.report.fake_run import VARIANTS
 pytestmark = pytest.mark.browser
 
 # fp16 has a loss scale, three losses a curve each; where nothing was logged there is nothing to draw
-PLOTS = {"failed": 7, "bare": 0, "retrieval": 9}
+PLOTS = {"failed": 7, "bare": 0, "retrieval": 9, "robust": 10, "hostile": 7}
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 EMPTY_PLOTS = """[...document.querySelectorAll('.plot')].filter(box => {
     const lines = [...box.querySelectorAll('.scatterlayer .js-line, .scatterlayer .point')];

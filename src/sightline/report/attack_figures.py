@@ -14,10 +14,10 @@ ALONG = {"linf": "bound of a pixel, in levels of 255", "l2": "bound of the diffe
 
 def attack_figures(seen: Robustness) -> list[Figure]:
     """A figure of each attack: right answers over the bound, beside noise of the same size."""
-    return [_figure(curve, seen.clean) for curve in seen.curves]
+    return [_figure(place, curve, seen.clean) for place, curve in enumerate(seen.curves, 1)]
 
 
-def _figure(curve: Curve, clean: Share) -> Figure:
+def _figure(place: int, curve: Curve, clean: Share) -> Figure:
     times = 255.0 if curve.norm == "linf" else 1.0 if curve.norm else 100.0
     x = [0.0, *(point.epsilon * times for point in curve.points)]
     shares = [clean, *(point.files for point in curve.points)]
@@ -42,4 +42,4 @@ def _figure(curve: Curve, clean: Share) -> Figure:
     told = "; ".join(f"{curve.bound(p.epsilon)}: {percent(p.files.value)}" for p in curve.points)
     alt = f"{curve.title}. Right answers: {percent(clean.value)} untouched; {told}."
     key = (Key("attacked", "@accent", "solid"), Key("noise of that size", "@quiet", "2px,3px"))
-    return Figure(f"attack-{curve.name}", curve.title, curve.about, alt, key, data, layout, linked=False)
+    return Figure(f"attack-{place}", curve.title, curve.about, alt, key, data, layout, linked=False)
