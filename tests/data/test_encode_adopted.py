@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from sightline.data.align import positions
+from sightline.data.augment import Augmenter
 from sightline.data.batch import IGNORE
 from sightline.data.encode import RowError
 from sightline.data.encode_adopted import AdoptedEncoder
 from sightline.data.pack import pack
 from sightline.data.row import ImageRef
 from sightline.errors import UserError
+from sightline.recipe.augment import Augment
 from tests.data.made import conversation
 from tests.data.processors import PROCESSORS, llava, paligemma, qwen
 
@@ -181,3 +183,21 @@ def test_positions(text, expanded, found) -> None:
 def test_positions_refuses_what_does_not_fit(expanded) -> None:
     with pytest.raises(ValueError, match="not among"):
         positions([1, PLACE, 3, 2], PLACE, expanded, IMAGE)
+
+
+@pytest.mark.parametrize("kind", ["llava", "qwen2-vl"])
+def test_augmented_rows_are_of_as_many_tokens(encoders, rows, kind: str) -> None:
+    """An adopted model's processor is shown the changed image, which has the size of the one that was counted."""
+    encoder, row = encoders[kind], rows["one"]
+    sequences = pack([encoder.encode(row)], "none", 10_000)
+    augmenter = Augmenter(Augment(flip=1.0), 0, ())
+    plain, changed = encoder.collate(sequences), encoder.collate(augmenter(sequences, 0))
+    assert torch.equal(plain.input_ids, changed.input_ids)
+    assert all("|View(flip=True" in key for key in changed.image_keys)
+    for one, other in (
+        (plain.pixel_values, changed.pixel_values),
+        *zip(plain.extra.values(), changed.extra.values(), strict=True),
+    ):
+        assert (one is None) == (other is None) and (one is None or one.shape == other.shape)
+    if plain.pixel_values is not None:
+        assert torch.allclose(changed.pixel_values, plain.pixel_values.flip(3), atol=0.02)
