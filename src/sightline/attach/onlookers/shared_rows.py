@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
@@ -87,7 +88,8 @@ class SharedRows(Onlooker):
         self._again += again
         self._old = self._old + again if again == len(rows) else 0
         self._hashed += 1
-        self._count(len(rows), len(set(rows)))
+        self._pairs += len(rows) * (len(rows) - 1) // 2
+        self._twins += _equal_pairs(rows)
         known = [row in self._evaluated for row in rows]
         self._mixed += any(known) and not all(known)
         self._keep_parts(rows, max(values, key=lambda value: value[0].numel()))
@@ -103,7 +105,7 @@ class SharedRows(Onlooker):
         self._spans.evaluate(step, values)
         fresh = [row for row in rows if row not in phase]
         self._pairs += len(rows) * (len(rows) - 1) // 2 + len(rows) * len(phase)
-        self._twins += len(rows) - len(set(fresh))
+        self._twins += len(rows) - len(fresh) + _equal_pairs(fresh)
         phase.update(rows)
         known = [row in self._trained for row in rows]
         self._mixed += any(known) and known.count(False) >= self._least(len(rows))
@@ -126,10 +128,6 @@ class SharedRows(Onlooker):
         for place in list(fresh.values())[: KEPT - len(self._parts)]:
             self._parts.append(tuple(hash(_bytes(part)) for part in value[place].chunk(PARTS)))
 
-    def _count(self, rows: int, distinct: int) -> None:
-        self._pairs += rows * (rows - 1) // 2
-        self._twins += rows - distinct
-
     def _offer(self, *, last: bool = False) -> None:
         self.recorder.offer(
             SharedRowsSeen(
@@ -147,6 +145,11 @@ class SharedRows(Onlooker):
                 near=self._near.seen(self._trained) if last else None,
             )
         )
+
+
+def _equal_pairs(rows: list[bytes]) -> int:
+    """Of all pairs of `rows`: a row that is there four times makes six."""
+    return sum(count * (count - 1) // 2 for count in Counter(rows).values())
 
 
 def _rows(call: Call) -> list[Tensor]:
