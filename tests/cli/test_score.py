@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy
 import pytest
 
 from tests.cli.conftest import Call
@@ -113,3 +114,16 @@ def test_calibration_of_bad_files(text: str, told: str, call: Call, tmp_path: Pa
     (tmp_path / "said.json").write_text(text, encoding="utf-8")
     done = call("score", "calibration", "--predictions", tmp_path / "said.json")
     assert (done.exit_code, told in done.output) == (2, True), done.output
+
+
+def test_vqa_of_each_question(call: Call, vqa: list[object]) -> None:
+    facts = json.loads(call(*vqa, "--json", "--per-question").output)
+    assert facts["per_question"] == {"1": 100.0, "2": 30.0, "3": 0.0}
+
+
+def test_retrieval(call: Call, tmp_path: Path) -> None:
+    numpy.save(tmp_path / "near.npy", numpy.eye(4))
+    done = call("score", "retrieval", "--similarity", tmp_path / "near.npy")
+    assert (done.exit_code, "sum of the six recalls 600.00" in done.output) == (0, True)
+    facts = json.loads(call("score", "retrieval", "--similarity", tmp_path / "near.npy", "--json").output)
+    assert facts["text_to_image"]["recall"]["1"] == 1

@@ -46,6 +46,7 @@ def vqa(
     without_ids: Annotated[
         WithoutIds, typer.Option(help="Answers without ids (VizWiz): each counts, or equal ones are one")
     ] = WithoutIds.refuse,
+    per_question: Annotated[bool, typer.Option("--per-question", help="With --json: each question's, too")] = False,
 ) -> None:
     """VQA accuracy: overall, by answer type and by question type. Files are JSON, plain or gzipped."""
     from sightline.evaluate.vqa import score_vqa
@@ -54,7 +55,7 @@ def vqa(
         questions, annotations, predictions, rule=rule.value, partial=partial, without_ids=without_ids.value
     )
     if as_json:
-        _print_json(score.facts())
+        _print_json(score.facts() | ({"per_question": score.per_question} if per_question else {}))
     else:
         _print_vqa(score)
 
@@ -105,6 +106,36 @@ def captions(
     typer.echo(f"{len(score.images):,} images; tokenizer '{score.tokenizer}', {facts['definitions']}")
     rows = [(name, f"{value:.4f}", _span(score.intervals[name], 4)) for name, value in score.figures.items()]
     _print_table(("score", "value", "95 % interval"), rows)
+
+
+@app.command()
+def retrieval(
+    similarity: Annotated[Path, typer.Option(help="A .npy file: images (rows) against texts (columns)")],
+    matches: Annotated[
+        Path | None, typer.Option(help="JSON: each image's texts, by number (default: as many for each, in order)")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Recall at 1, 5 and 10 of a matrix of similarities, both ways, beside chance."""
+    from sightline.evaluate.recall import KS, score_retrieval
+
+    facts = score_retrieval(similarity, matches)
+    if as_json:
+        _print_json(facts)
+        return
+    rows = [
+        (
+            f"{name.replace('_', ' ')}, first {k}",
+            *(f"{part[each][str(k)]:.4f}" for each in ("recall", "chance")),
+            _span(part["interval"][str(k)], 4),
+        )
+        for name, part in facts.items()
+        if isinstance(part, dict)
+        for k in KS
+    ]
+    queries = " and ".join(f"{facts[way]['queries']:,}" for way in ("image_to_text", "text_to_image"))
+    typer.echo(f"{queries} images and texts; sum of the six recalls {facts['rsum']:.2f}")
+    _print_table(("right among", "recall", "chance", "95 % interval"), rows)
 
 
 class PopeRule(StrEnum):
