@@ -154,3 +154,18 @@ def test_a_stream_is_looked_at_and_not_read_through(
     assert "12 (6 looked at)" in done.stdout and "6 of 12" in done.stdout
     (found,) = look(load(str(recipe_file), [data, "stages.see.epochs=3"])).stages
     assert found.plan is not None and found.plan.total == -(-3 * 12 // found.stage.batch)
+
+
+def test_what_a_head_will_choose_from_is_told(call, recipe_file: Path) -> None:
+    content = yaml.safe_load(recipe_file.read_text())
+    content["model"]["compose"]["head"] = {"min_count": 1, "answers": 3}
+    content["stages"][0] |= {"objective": "answers", "learn": {"head": "all"}}
+    recipe_file.write_text(yaml.safe_dump(content))
+    done = call("check", recipe_file)
+    assert done.exit_code == 0, done.output
+    assert "see: one of 3 answers is chosen, and none written; 5 of 12 rows have none of them" in done.stdout
+    assert "what color is the whole picture ? ⟦none of the answers⟧" in done.stdout  # the first row's is red
+    head = next(line for line in done.stdout.splitlines() if line.split()[:3] == ["see", "head", "all"])
+    assert f"{16 * 32 + 32 + 33 * 3:,}" in head  # two layers, for the three most frequent answers
+    told = call("check", recipe_file, "model.compose.head.answers=null").stdout
+    assert "what color is the whole picture ? ⟦red: 1⟧" in told and "0 of 12 rows" in told

@@ -130,6 +130,26 @@ def test_answers_are_the_likeliest_ones_and_asked_alone_they_are_the_same(conten
         torch.testing.assert_close(alone[0], told[rows.index(row)], rtol=1e-5, atol=1e-6)
 
 
+def test_a_stage_that_writes_may_come_first_and_the_next_stop_by_its_answers(
+    content: dict[str, Any], tmp_path: Path
+) -> None:
+    chain = copy.deepcopy(content)
+    choose = chain["stages"][0] | {"name": "choose", "validate_every": 2, "early_stop": {"metric": "accuracy"}}
+    towers = {"vision": "all", "connector": "all", "language": "all"}
+    write = chain["stages"][0] | {"objective": "next-token", "learn": towers, "steps": 2, "validate_every": None}
+    chain |= {"stages": [write, choose | {"steps": 4}], "evaluate_after": {"see": {"data": "train"}}, "checkpoints": {}}
+    chain["evaluate_after"]["see"]["metric"] = "perplexity"
+    chain["guard"] = {"on": False}
+    run = train(validate(chain, "tiny"), tmp_path / "run")
+    first, second = json.loads((run / "run.json").read_text())["stages"]
+    assert (first["trainable"]["head"], "answers" in first) == (0, False) and second["trainable"]["head"] > 0
+    assert second["frozen"]["language"] == load_run(run).model.language.lm_head.weight.numel()  # type: ignore[union-attr]
+    assert json.loads((run / "after-see" / "evaluation.json").read_text())["perplexity"] > 1
+    told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    marks = [event["accuracy"] for event in told if event["event"] == "validation"]
+    assert len(marks) == 2 and all(0 <= mark <= 1 for mark in marks)
+
+
 @pytest.mark.slow
 def test_it_learns_the_answers_by_heart(content: dict[str, Any], tmp_path: Path) -> None:
     more = copy.deepcopy(content)

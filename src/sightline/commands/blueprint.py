@@ -41,6 +41,8 @@ def read_tokens(spec: ModelSpec, texts: Iterable[str]) -> Any:
 def with_answers(recipe: Recipe, rows: Mapping[str, Rows]) -> tuple[ModelSpec, tuple[str, ...]]:
     """The recipe's model with as many answers as its head will choose from, and these, counted as `build` would.
 
+    Of a stream only a few rows are at hand, in which nothing is counted.
+
     Raises:
         UserError: there are not two of them.
     """
@@ -48,6 +50,8 @@ def with_answers(recipe: Recipe, rows: Mapping[str, Rows]) -> tuple[ModelSpec, t
     if compose is None or compose.head is None:
         return spec, ()
     chosen = dict.fromkeys(name for stage in recipe.stages if stage.objective == "answers" for name in stage.data)
+    if any(recipe.data[name].stream for name in chosen):
+        return spec, ()
     answers = count_answers(compose.head, (row for name in chosen for row in rows[name]))
     head = compose.head.model_copy(update={"answers": len(answers)})
     return spec.model_copy(update={"compose": compose.model_copy(update={"head": head})}), answers

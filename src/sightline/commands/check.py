@@ -125,16 +125,17 @@ def _masks(seen: Preflight) -> None:
     say(f"what is supervised ({OPEN}so{CLOSE}), in rows as the model sees them:")
     for found in seen.stages:
         for example in found.tokens.samples if found.tokens else ():
-            say(f"  {found.stage.name}, {example.where}: {marked(example, seen.encoder)}{_worth(example, seen)}")
+            say(f"  {found.stage.name}, {example.where}: {marked(example, seen.encoder)}{_worth(example, found, seen)}")
     say("")
 
 
-def _worth(example: Example, seen: Preflight) -> str:
-    """What the answers of a vocabulary are worth to this row."""
-    if seen.answers is None or not example.marks:
+def _worth(example: Example, found: StageSeen, seen: Preflight) -> str:
+    """What the answers of a vocabulary are worth to this row, where one is chosen."""
+    if seen.answers is None or found.outside is None:
         return ""
     best = sorted(example.marks, key=lambda mark: -mark[1])[:5]
-    return " " + " ".join(f"{OPEN}{seen.answers.answers[place]}: {worth:.2g}{CLOSE}" for place, worth in best)
+    told = [f"{OPEN}{seen.answers.answers[place]}: {worth:.2g}{CLOSE}" for place, worth in best]
+    return " " + " ".join(told or [f"{OPEN}none of the answers{CLOSE}"])
 
 
 def marked(example: Example, encoder: Encoder) -> str:

@@ -168,7 +168,7 @@ def _stage(seen: Preflight, stage: Stage, rows: dict[str, Rows], streamed: dict[
         with seen.gathering():
             found.towers = freeze(seen.model, stage)
             found.memory = state_bytes(seen.model, ema=stage.ema is not None)
-    encoder: Encoder | None = seen.answers if stage.objective == "answers" else seen.encoder
+    encoder: Encoder | None = (seen.answers if stage.objective == "answers" else None) or seen.encoder
     if encoder is not None and all(name in rows for name in stage.data):
         with seen.gathering():
             found.tokens = _tokens(stage, {name: rows[name] for name in stage.data}, encoder, seconds)

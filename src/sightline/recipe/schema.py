@@ -212,6 +212,20 @@ class Recipe(Part):
         return self
 
     @model_validator(mode="after")
+    def _head_knows(self) -> Recipe:
+        if self.model.compose is None or self.model.compose.head is None:
+            return self
+        learnt = False
+        for stage in self.stages:
+            learnt = learnt or stage.objective == "answers"
+            after = self.evaluate_after.get(stage.name)
+            if after and after.metric in ("exact-match", "vqa") and not learnt:
+                raise ValueError(f"'evaluate_after.{stage.name}' asks the head, which has not learned anything by then")
+        if not learnt:
+            raise ValueError("no stage has the objective answers, by which 'model.compose.head' learns")
+        return self
+
+    @model_validator(mode="after")
     def _slow_copy_acts(self) -> Recipe:
         fusion = self.model.pair.fusion if self.model.pair else None
         slow = fusion is not None and fusion.momentum is not None

@@ -256,6 +256,8 @@ class Stage(Part):
             raise ValueError(f"stage '{self.name}' learns answers by a head: give 'model.compose.head', e.g. {{}}")
         if self.rule_for("head") != "none" and self.objective != "answers":
             raise ValueError(f"stage '{self.name}': 'learn.head' is for objective answers, which alone reaches it")
+        if there and self.objective != "answers" and self.early_stop and self.early_stop.metric == "accuracy":
+            raise ValueError(f"stage '{self.name}' stops by its answers, which are the head's, and trains no head")
 
     def _weighable(self) -> None:
         losses = list(self.objective) if isinstance(self.objective, dict) else [self.objective]

@@ -178,6 +178,18 @@ def test_what_does_not_go_together_is_said(rows: list[Row]) -> None:
         headed(head=None)
     with pytest.raises(UserError, match=r"'learn\.head' is for objective answers"):
         headed({"objective": "next-token"})
+    writes = {"objective": "next-token", "learn": {"language": "all"}}
+    with pytest.raises(UserError, match=r"no stage has the objective answers"):
+        headed(writes)
+    with pytest.raises(UserError, match=r"stops by its answers, which are the head's, and trains no head"):
+        headed(writes | {"early_stop": {"metric": "accuracy"}, "validate_every": 1, "validation": "test"})
+    chain = copy.deepcopy(RECIPE) | {"evaluate_after": {"see": {"data": "test"}}}
+    chain["model"]["compose"]["head"] = {}
+    second = {"name": "choose", "objective": "answers", "learn": {"head": "all"}}
+    chain["stages"] = [chain["stages"][0], chain["stages"][0] | second]
+    with pytest.raises(UserError, match=r"'evaluate_after.see' asks the head, which has not learned anything by then"):
+        validate(chain, where="chain")
+    validate(chain | {"evaluate_after": {"see": {"data": "test", "metric": "perplexity"}}}, where="chain")
     with pytest.raises(UserError, match=r"min_count"):
         made_of(headed(head={"min_count": 99}), rows)
     with pytest.raises(UserError, match=r"1 answers are given 1 times or more"):
