@@ -75,6 +75,8 @@ def curves(
     """A curve of each attack. `clean`: the answers before; up to `pictures` of each attack are kept for the eye."""
     marks = trial.mark(rows, clean)
     made = [Curve(attack, [Tally(attack, bound) for bound in sorted(attack.epsilon)]) for attack in attacks]
+    if not made:
+        return []  # a model that has no picture to attack is not asked for one
     for start, some in zip(range(0, len(rows), trial.view.batch_size), trial.batches(rows), strict=True):
         shown = trial.view.show(some)
         for curve in made:

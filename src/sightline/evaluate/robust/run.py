@@ -144,7 +144,14 @@ def _curve(curve: Curve) -> dict[str, Any]:
 def _some_of_each(drawn: Sequence[Curve], most: int) -> list[dict[str, Any]]:
     """Up to `most` pictures, the attacks by turns."""
     turns = [picture for place in range(most) for curve in drawn for picture in curve.pictures[place : place + 1]]
-    return turns[:most]
+    fresh: list[dict[str, Any]] = []
+    again: list[dict[str, Any]] = []
+    seen: set[tuple[str, str]] = set()
+    for picture in turns:  # the same question about the same picture comes after all others
+        shown = picture["question"], picture["clean"]
+        (again if shown in seen else fresh).append(picture)
+        seen.add(shown)
+    return [*fresh, *again][:most]
 
 
 def _corruptions(trial: Trial, rows: Sequence[Row], clean: Sequence[float], spec: Evaluate) -> dict[str, Any]:
