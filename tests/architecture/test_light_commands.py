@@ -27,7 +27,9 @@ def _loaded(*arguments: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["recipes"], ["checks"], ["explain", "X4"]], ids=" ".join
+    "arguments",
+    [["--help"], ["train", "--help"], ["recipes"], ["checks"], ["explain", "X4"], ["score", "vqa", "--help"]],
+    ids=" ".join,
 )
 def test_command_imports_nothing_heavy(arguments: list[str]) -> None:
     assert _loaded(*arguments) == []

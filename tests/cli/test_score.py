@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy
@@ -114,6 +116,14 @@ def test_calibration_of_bad_files(text: str, told: str, call: Call, tmp_path: Pa
     (tmp_path / "said.json").write_text(text, encoding="utf-8")
     done = call("score", "calibration", "--predictions", tmp_path / "said.json")
     assert (done.exit_code, told in done.output) == (2, True), done.output
+
+
+def test_vqa_needs_no_torch(vqa: list[object]) -> None:
+    script = "import sys; from sightline.cli import app; app(sys.argv[1:], standalone_mode=False)"
+    script += "; print('torch' in sys.modules)"
+    command = [sys.executable, "-c", script, *map(str, vqa)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
 
 
 def test_vqa_of_each_question(call: Call, vqa: list[object]) -> None:

@@ -210,10 +210,17 @@ def _span(ends: Sequence[float], digits: int) -> str:
 
 def _print_vqa(score: VqaScore) -> None:
     facts = score.facts()
-    low, high = facts["interval"]
     _print_partial(facts, f"{score.unanswered:,} questions and {score.unknown:,} predictions are left out")
-    typer.echo(f"VQA accuracy {score.overall:.2f} by the rule '{score.rule}' over {len(score.questions):,} questions")
-    typer.echo(f"95 % interval {low:.2f} to {high:.2f} (bootstrap over {facts['interval_over']})")
+    count = "1 question" if len(score.questions) == 1 else f"{len(score.questions):,} questions"
+    typer.echo(f"VQA accuracy {score.overall:.2f} by the rule '{score.rule}' over {count}")
+    if ends := facts["interval"]:
+        typer.echo(f"95 % interval {_span(ends, 2)} (over {facts['interval_over']})")
+    if score.without_ids:
+        told = {
+            "number": "each counts as a person's",
+            "merge": "equal ones count as one, as in the codes of these rules",
+        }
+        typer.echo(f"answers have no ids to tell them apart: {told[score.without_ids]}")
     if score.capped:
         typer.echo(f"{score.capped:,} questions have fewer than 4 answers: no prediction is worth 100 there")
     for kind in score.types:

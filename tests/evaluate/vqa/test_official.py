@@ -37,7 +37,7 @@ def test_figures_are_the_official_ones(predictor: str, scored: dict[str, Any]) -
     assert ours.per_answer_type == theirs["official"]["perAnswerType"]
     assert ours.per_question_type == theirs["official"]["perQuestionType"]
     assert {str(question): mark for question, mark in ours.per_question.items()} == theirs["official_per_question"]
-    low, high = ours.interval()
+    low, high = ours.interval() or (100, 0)
     assert low < ours.overall < high
 
 

@@ -109,6 +109,13 @@ def test_json_lines(tmp_path: Path) -> None:
     assert score_vqa(given["questions"], given["annotations"], tmp_path / "answers.jsonl").overall == 43.33
 
 
+def test_a_single_json_line(tmp_path: Path) -> None:
+    (tmp_path / "answer.jsonl").write_text('{"question_id": 1, "answer": "cat"}\n', encoding="utf-8")
+    given = files()
+    del given["questions"]["questions"][1:], given["annotations"]["annotations"][1:]
+    assert score_vqa(given["questions"], given["annotations"], tmp_path / "answer.jsonl").overall == 100
+
+
 def test_textvqa_has_questions_and_bare_answers_in_one_file() -> None:
     given = files()
     records = given["annotations"]["annotations"]
@@ -145,6 +152,8 @@ def vizwiz() -> Files:
 def test_vizwiz_has_no_answer_ids() -> None:
     with pytest.raises(UserError, match="no ids"):
         score_vqa(**vizwiz())
+    assert score_vqa(**vizwiz(), without_ids="number").facts()["answers_without_ids"] == "number"
+    assert score_vqa(**files(), without_ids="number").facts()["answers_without_ids"] is None
     assert score_vqa(**vizwiz(), without_ids="number").overall == 43.33
     assert score_vqa(**vizwiz(), without_ids="merge").marks == [0.0, pytest.approx(0.3), 0.0]
 
@@ -160,6 +169,17 @@ def test_types_that_some_questions_lack() -> None:
     given = files()
     del given["annotations"]["annotations"][2]["answer_type"]
     assert score_vqa(**given).per_answer_type == {"other": 100.0, "number": 30.0, "not given": 0.0}
+
+
+def test_one_image_gives_no_interval_and_a_clean_sheet_is_not_certain() -> None:
+    given = files()
+    assert score_vqa(**given).interval() is None  # three questions about one image
+    for number, record in enumerate(given["annotations"]["annotations"]):
+        record["image_id"] = number
+    low, high = score_vqa(**given).interval() or (0, 0)
+    assert low < 43.33 < high
+    given["predictions"] = {"1": "cat", "2": "3", "3": "yes"}
+    assert score_vqa(**given).interval() == (43.85, 100.0)
 
 
 def test_few_answers_are_told_of() -> None:
@@ -222,7 +242,8 @@ BAD: dict[str, tuple[Callable[[Files], None], str]] = {
     "files exchanged": (lambda g: g.update(annotations=g["questions"]), "looks like what --questions wants"),
     "questions of another split": (_set("questions/questions/0/question_id", 7), "1 questions are not annotated"),
     "a list of texts": (_set("predictions", ["yes"]), "prediction 1 is text .yes., not an object"),
-    "no id": (_set("predictions/0", {"answer": "yes"}), "prediction 1 has no question id"),
+    "no id": (_set("predictions/0", {"answer": "yes"}), "prediction 1 has no question id .it has: answer"),
+    "LLaVA": (_set("predictions/0", {"question_id": 1, "text": "a"}), "not text .it has: question_id, text"),
     "a fraction as id": (_set("predictions/0/question_id", 1.5), "a number .1.5. for its question_id"),
     "type that is no text": (_set("annotations/annotations/0/answer_type", [1]), "for a type"),
     "GQA": (_set("annotations", {"7": {"question": "?", "answer": "yes"}}), "one answer a question, as GQA does"),

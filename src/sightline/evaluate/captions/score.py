@@ -43,7 +43,7 @@ class CaptionScore:
         partial = any(left_out.values())
         return {
             **self.figures,
-            "intervals": {name: list(ends) for name, ends in self.intervals.items()},
+            "intervals": {name: list(ends) for name, ends in self.intervals.items()} if len(self.images) > 1 else None,
             "tokenizer": self.tokenizer,
             "definitions": OWN,
             "images": len(self.images),

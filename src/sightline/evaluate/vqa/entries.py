@@ -96,7 +96,7 @@ def _prediction(record: dict[str, Any], number: int) -> tuple[Id, str]:
     answer = record["answer"] if "answer" in record else record.get("prediction")
     if not isinstance(answer, str):
         raise UserError(
-            f"prediction {number} (question {question}) has {_told(answer)} for its answer, not text",
+            f"prediction {number} (question {question}) has {_told(answer)} for its answer, not text{_fields(record)}",
             where=PREDICTIONS,
             fix=f'write each as {{"question_id": {question!r}, "answer": "yes"}}',
         )
@@ -118,9 +118,8 @@ def identity(record: dict[str, Any], file: str, number: int) -> Id:
             raise UserError(
                 f"{_kind(file)} {number} has {_told(value)} for its {name}, not a whole number or text", where=file
             )
-    names = ", ".join(list(record)[:8]) or "nothing"
     raise UserError(
-        f"{_kind(file)} {number} has no question id (it has: {names})",
+        f"{_kind(file)} {number} has no question id{_fields(record)}",
         where=file,
         fix=f"give it one of: {', '.join(ID_NAMES)}",
     )
@@ -147,6 +146,8 @@ def _batches(source: Source, file: str) -> Iterator[tuple[int, list[dict[str, An
         return
     if named and file == PREDICTIONS and all(isinstance(value, str) for value in named.values()):
         yield 1, [{"question_id": name, "answer": value} for name, value in named.items()]
+    elif not empty and set(ID_NAMES) & set(named):  # a single line of JSON lines
+        yield 1, [named]
     elif empty or not named:
         raise UserError(f"has no {known[0]}: the list is empty", where=file)
     else:
@@ -182,7 +183,7 @@ def _annotation(record: dict[str, Any], number: int) -> Annotation:
     place = f"annotation {number} (question {question})"
     if not isinstance(entries, list) or not entries:
         raise UserError(
-            f"{place} has no answers",
+            f"{place} has no answers{_fields(record)}",
             where=ANNOTATIONS,
             fix="a test split has none to score against: submit the predictions to the data set's server",
         )
@@ -204,6 +205,10 @@ def _besides(entries: list[Any]) -> list[Hashable] | None:
         return None
     fields = [repr(sorted((name, value) for name, value in entry.items() if name != "answer")) for entry in entries]
     return list(fields) if len(set(fields)) < len(fields) else None
+
+
+def _fields(record: dict[str, Any]) -> str:
+    return f" (it has: {', '.join(list(record)[:8]) or 'nothing'})"
 
 
 def _kind(file: str) -> str:

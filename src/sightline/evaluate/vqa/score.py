@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from sightline.errors import UserError, nearest
 from sightline.evaluate.json_file import Source
+from sightline.evaluate.score import wilson
 from sightline.evaluate.vqa import entries
 from sightline.evaluate.vqa.entries import ANNOTATIONS, PREDICTIONS, QUESTIONS, Id
 from sightline.evaluate.vqa.rules import ENOUGH, RULES, Rule, added
@@ -33,6 +34,7 @@ class VqaScore:
         unanswered: questions left out for want of a prediction, or because one of the files does not have them.
         unknown: predictions left out because they are for none of the questions.
         capped: questions with so few answers that no prediction is worth 100.
+        without_ids: what was done with answers that no id tells apart; None where each has one.
     """
 
     rule: str
@@ -43,6 +45,7 @@ class VqaScore:
     unanswered: int = 0
     unknown: int = 0
     capped: int = 0
+    without_ids: WithoutIds | None = None
 
     def settle(self) -> None:
         """Forget what the annotations do not tell."""
@@ -82,12 +85,22 @@ class VqaScore:
             found.setdefault(name, []).append(mark)
         return found
 
-    def interval(self) -> tuple[float, float]:
-        """Of the overall accuracy, in per cent: 95 %, bootstrap over images where the file has them, else questions."""
+    def interval(self) -> tuple[float, float] | None:
+        """Of the overall accuracy, in per cent: 95 %, bootstrap over images where the file has them, else questions.
+
+        Where all answers are right, or all are wrong, resampling would tell of no doubt: Wilson's interval does. None
+        for a single image.
+        """
         from sightline.evaluate.bootstrap import interval
 
-        low, high = interval(self.marks, clusters=self.images or None, resamples=RESAMPLES)
-        return round(100 * low, DIGITS), round(100 * high, DIGITS)
+        drawn = len(set(self.images)) or len(self.marks)
+        if set(self.marks) in ({0.0}, {1.0}):
+            ends = wilson(drawn if self.marks[0] else 0, drawn)
+        elif drawn == 1:
+            return None
+        else:
+            ends = interval(self.marks, clusters=self.images or None, resamples=RESAMPLES)
+        return round(100 * ends[0], DIGITS), round(100 * ends[1], DIGITS)
 
     def facts(self) -> dict[str, Any]:
         """What `sightline score vqa --json` prints."""
@@ -95,12 +108,13 @@ class VqaScore:
         return {
             "rule": self.rule,
             "overall": self.overall,
-            "interval": list(self.interval()),
+            "interval": None if (ends := self.interval()) is None else list(ends),
             "interval_over": "images" if self.images else "questions",
             "per_answer_type": self.per_answer_type,
             "per_question_type": self.per_question_type,
             "questions": len(self.questions),
             "questions_with_too_few_answers_for_100": self.capped,
+            "answers_without_ids": self.without_ids,
             "partial": self.partial,
             **left_out,
         }
@@ -176,7 +190,7 @@ def _scored(
             left_out.unpredicted.append(question)
             continue
         if besides is not None:
-            besides = _settled(besides, question, without_ids)
+            besides, score.without_ids = _settled(besides, question, without_ids), without_ids
         score.questions.append(question)
         score.marks.append(judge(prediction, answers, besides))
         answer_types.append(answer_type or UNTYPED)
