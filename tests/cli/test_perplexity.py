@@ -40,7 +40,7 @@ def test_of_documents_by_a_run_and_by_its_language_tower_alone(call, run: Path, 
     done = call("eval", run, *spec, *windows)
     assert done.exit_code == 0, done.output
     seen = json.loads((run / "evaluation.json").read_text())
-    assert "of 1 documents of page (no interval from a single one)" in done.stdout and seen["interval"] is None
+    assert "of 1 document of page (no interval from a single one)" in done.stdout and seen["interval"] is None
     built = load_run(run)
     language = AutoModelForCausalLM.from_config(built.model.language.config)  # type: ignore[union-attr]
     language.load_state_dict(built.model.language.state_dict())  # type: ignore[union-attr]

@@ -160,7 +160,8 @@ def _retrieval(evaluation: dict[str, Any]) -> list[str]:
 
 def _perplexity(evaluation: dict[str, Any]) -> list[str]:
     """Perplexity beside that of the same words with other images, and by field."""
-    told = f"{evaluation['questions']:,} {evaluation['unit']}" + (" (not all of them)" if evaluation["partial"] else "")
+    count, unit = evaluation["questions"], evaluation["unit"]
+    told = f"{count:,} {unit if count != 1 else unit[:-1]}" + (" (not all of them)" if evaluation["partial"] else "")
     interval = "no interval from a single one"
     if evaluation["interval"]:
         interval = "95 % interval {:.3f} to {:.3f}".format(*evaluation["interval"])
