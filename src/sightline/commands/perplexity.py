@@ -70,7 +70,8 @@ def show(facts: dict[str, Any], *, as_json: bool) -> None:
         return
     say(
         f"perplexity {facts['perplexity']:.3f} ({facts['nats']:.4f} nats a token) over {facts['tokens']:,} tokens of "
-        f"{facts['documents']:,} document{'s' * (facts['documents'] != 1)}, windows of {facts['window']:,} tokens, stride {facts['stride']:,}"
+        f"{facts['documents']:,} document{'s' * (facts['documents'] != 1)}, windows of {facts['window']:,} tokens, "
+        f"stride {facts['stride']:,}"
     )
     if facts["interval"]:
         low, high = facts["interval"]
