@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from sightline.data.row import Row
+from sightline.data.row import ImageRef, Row
 from sightline.errors import UserError
 from sightline.evaluate.answer import Answerer
 from sightline.evaluate.robust.attacks.norms import size
@@ -16,6 +18,7 @@ from sightline.evaluate.robust.attacks.pgd import pgd
 from sightline.evaluate.robust.run import measure
 from sightline.evaluate.robust.view import AnswerView
 from sightline.evaluate.robust.view_classes import ClassView
+from sightline.evaluate.robust.view_patches import PatchView, cuts_patches
 from sightline.models.build import build
 from sightline.recipe.read import validate
 from tests.evaluate import tiny
@@ -49,19 +52,53 @@ def test_an_adopted_model(tmp_path: Path) -> None:
     assert view.answer(rows) == Answerer(built, batch=3, max_new_tokens=3)(rows)
 
 
-def test_one_that_cuts_its_images_up_is_told_so_and_measured_otherwise(tmp_path: Path) -> None:
-    built, rows = made(qwen), tiny.questions(tiny.pictures(tmp_path))[:4]
+def test_one_that_cuts_its_images_into_patches(tmp_path: Path) -> None:
+    built = made(qwen)
+    rows = tiny.questions(tiny.pictures(tmp_path))[:4]
+    numbers = np.random.default_rng(0)
+    for place, shape in enumerate([(60, 40, 3), (33, 90, 3)]):
+        Image.fromarray(numbers.integers(0, 256, shape, dtype=np.uint8)).save(tmp_path / f"{place}.png")
+        path = tmp_path / f"{place}.png"
+        rows.append(tiny.row(9 + place, "is it red ?", "no", ImageRef(str(path), path=path)))
+    view = PatchView(built, batch=3, max_new_tokens=3, precision="fp32")
+    assert cuts_patches(built.encoder) and not cuts_patches(made(llava).encoder)
+    for row in rows:
+        shown = view.show([row])
+        side = built.encoder.processor.image_processor.patch_size * built.encoder.processor.image_processor.merge_size
+        assert shown.pixels.shape[2] % side == shown.pixels.shape[3] % side == 0
+        torch.testing.assert_close(
+            view.with_pixels(shown.batch, shown.pixels).extra["pixel_values"], shown.batch.extra["pixel_values"],
+            atol=1e-5, rtol=0,
+        )  # fmt: skip
+        again = view.show(view.in_files([row], shown.owner, shown.pixels))
+        assert torch.equal(again.pixels, shown.pixels), "a picture of the tower's size passes through unchanged"
+        assert view.answer_floats([row], shown.owner, shown.pixels) == view.answer([row])
+        target = view.target(shown, 0)
+        attacked = pgd(target, 8 / 255, steps=3)
+        assert (target.losses(attacked) > target.losses(shown.pixels)).all()
+    robust = {"attacks": [], "corruptions": ["fog"], "severities": [3], "contradiction": []}
+    found = measure(tiny.recipe(robust=robust | {"words": ["typos"]}), built, rows[-2:], tmp_path)
+    assert set(found["corruptions"]["table"]) == {"fog"} and found["words"]["typos"] and found["attacks"] == []
+
+
+def test_one_that_makes_more_of_its_images_is_told_so(tmp_path: Path) -> None:
+    built, rows = made(qwen), tiny.questions(tiny.pictures(tmp_path))[:2]
     with pytest.raises(UserError, match="no picture to attack"):
         AnswerView(built, batch=3, max_new_tokens=3, precision="fp32").show(rows)
-    robust = {
-        "attacks": [],
-        "corruptions": ["fog"],
-        "severities": [3],
-        "words": ["typos"],
-        "contradiction": ["printed"],
-    }
-    found = measure(tiny.recipe(robust=robust), built, rows, tmp_path)
-    assert set(found["corruptions"]["table"]) == {"fog"} and found["attacks"] == [] and found["words"]["typos"]
+    view = PatchView(built, batch=3, max_new_tokens=3, precision="fp32")
+    processor = built.encoder.processor.image_processor
+    real = processor.preprocess
+    processor.preprocess = lambda *args, **options: sharpened(real(*args, **options))
+    with pytest.raises(UserError, match="no picture to attack"):
+        view.show(rows[:1])
+
+
+def sharpened(made: Any) -> Any:
+    """Each value less the one beside it: no selection of pixels."""
+    beside = np.roll(np.asarray(made["pixel_values"]), 1, 1)
+    told = isinstance(made["pixel_values"], torch.Tensor)
+    made["pixel_values"] = made["pixel_values"] - 0.3 * (torch.from_numpy(beside) if told else beside)
+    return made
 
 
 def classes(rows: list[Row], **evaluate: Any) -> Any:

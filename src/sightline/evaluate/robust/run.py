@@ -25,6 +25,7 @@ from sightline.evaluate.robust.shown import png
 from sightline.evaluate.robust.trust import Foreign
 from sightline.evaluate.robust.view import AnswerView, View
 from sightline.evaluate.robust.view_classes import ClassView
+from sightline.evaluate.robust.view_patches import PatchView, cuts_patches
 from sightline.evaluate.robust.words import said_otherwise
 from sightline.evaluate.score import exact_match
 from sightline.models.build import Built
@@ -107,7 +108,8 @@ def view_of(spec: Evaluate, built: Built, rows: Sequence[Row], batch: int, preci
     """The model as its metric asks it: for answers, or for zero-shot classes."""
     if spec.metric == "zero-shot":
         return ClassView(built, spec, rows, batch=batch, precision=precision)
-    return AnswerView(built, batch=batch, max_new_tokens=spec.max_new_tokens, precision=precision)
+    make = PatchView if cuts_patches(built.encoder) else AnswerView
+    return make(built, batch=batch, max_new_tokens=spec.max_new_tokens, precision=precision)
 
 
 def marking(spec: Evaluate) -> Marking:

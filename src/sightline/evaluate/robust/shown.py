@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,17 +13,16 @@ from torch import Tensor
 
 from sightline.data.batch import Batch
 from sightline.data.row import ImageRef, Row
-from sightline.data.scale import Scale
 
 
 class Substituting:
-    """`encoder`, but of the images whose keys are in `pixels` the tower is given those, unrounded.
+    """`encoder`, but the images whose keys are in `pixels` are replaced by those, unrounded, as `put` knows how.
 
     `pixels`: image key -> (3, H, W) from 0 to 1, of the size that the encoder makes.
     """
 
-    def __init__(self, encoder: Any, scale: Scale) -> None:
-        self._encoder, self._scale = encoder, scale
+    def __init__(self, encoder: Any, put: Callable[[Batch, Mapping[str, Tensor]], Batch]) -> None:
+        self._encoder, self._put = encoder, put
         self.pixels: Mapping[str, Tensor] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -31,14 +30,7 @@ class Substituting:
 
     def collate(self, sequences: Any, **options: Any) -> Batch:
         """See `Encoder.collate`."""
-        batch: Batch = self._encoder.collate(sequences, **options)
-        if batch.pixel_values is None:
-            return batch
-        values = batch.pixel_values.clone()
-        for place, key in enumerate(batch.image_keys):
-            if key in self.pixels:
-                values[place] = self._scale.values(self.pixels[key].to(values.device)).to(values.dtype)
-        return replace(batch, pixel_values=values)
+        return self._put(self._encoder.collate(sequences, **options), self.pixels)
 
 
 def picture(pixels: Tensor) -> Image.Image:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import count
@@ -70,11 +70,7 @@ class View(ABC):
         batch = self._collate(apart).to(self.device)
         values = batch.pixel_values
         if values is None or values.ndim != 4 or values.shape[1] != 3 or len(values) != len(owner):
-            raise UserError(
-                "this model cuts its images into tiles or patches by itself, so it has no picture to attack",
-                where="evaluate.robust.attacks",
-                fix="set evaluate.robust.attacks=[]; corruptions, words and contradiction work with every model",
-            )
+            raise no_picture()
         return Shown(tuple(rows), batch, self.scale.pixels(values), owner.to(self.device))
 
     def target(self, shown: Shown, seed: int) -> Target:
@@ -85,11 +81,24 @@ class View(ABC):
         """The loss of each row's true answer, given pixels in place of its own."""
 
         def of(pixels: Tensor) -> Tensor:
-            batch = replace(shown.batch, pixel_values=self.scale.values(pixels))
             with self.built.model.evaluating(), self._autocast():
-                return self._losses(shown, batch)
+                return self._losses(shown, self.with_pixels(shown.batch, pixels))
 
         return of
+
+    def with_pixels(self, batch: Batch, pixels: Tensor) -> Batch:
+        """`batch` with `pixels` in place of its own, from which gradients flow."""
+        return replace(batch, pixel_values=self.scale.values(pixels))
+
+    def handed(self, batch: Batch, pixels: Mapping[str, Tensor]) -> Batch:
+        """`batch` with (3, H, W) `pixels` in place of the images whose keys they have."""
+        if batch.pixel_values is None:
+            return batch
+        values = batch.pixel_values.clone()
+        for place, key in enumerate(batch.image_keys):
+            if key in pixels:
+                values[place] = self.scale.values(pixels[key].to(values.device)).to(values.dtype)
+        return replace(batch, pixel_values=values)
 
     def in_files(self, rows: Sequence[Row], owner: Tensor, pixels: Tensor) -> list[Row]:
         """`rows` with `pixels`, rounded to 8 bits, in files of their own."""
@@ -108,7 +117,7 @@ class View(ABC):
     @property
     def _substituting(self) -> Substituting:
         if not hasattr(self, "_substitute"):
-            self._substitute = Substituting(self.encoder, self.scale)
+            self._substitute = Substituting(self.encoder, self.handed)
         return self._substitute
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -173,6 +182,15 @@ class AnswerView(View):
         supervised = (batch.labels[:, 1:] != IGNORE).sum(1)
         row = torch.repeat_interleave(torch.arange(len(supervised), device=each.device), supervised)
         return each.new_zeros(len(supervised)).index_add(0, row, each)
+
+
+def no_picture() -> UserError:
+    """What to tell where a model's input is not a picture, nor a selection of its pixels."""
+    return UserError(
+        "this model makes tiles or more of its images by itself, so it has no picture to attack",
+        where="evaluate.robust.attacks",
+        fix="set evaluate.robust.attacks=[]; corruptions, words and contradiction work with every model",
+    )
 
 
 def _own_images(row: Row, number: int) -> Row:
