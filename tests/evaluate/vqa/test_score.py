@@ -231,8 +231,11 @@ BAD: dict[str, tuple[Callable[[Files], None], str]] = {
     "an annotation twice": (_set("annotations/annotations/2/question_id", 1), "question 1 is annotated more than once"),
     "a prediction twice": (_set("predictions/+", {"question_id": 2, "answer": "2"}), "2 has more than one prediction"),
     "twice, as number and text": (_set("predictions/+", {"question_id": "2", "answer": "2"}), "nothing asks"),
-    "too few predictions": (lambda given: given["predictions"].pop(), "1 of 3 questions have no prediction"),
-    "too many predictions": (_set("predictions/+", {"question_id": 9, "answer": ""}), "nothing asks .the first: 9"),
+    "too few predictions": (
+        lambda given: given["predictions"].pop(),
+        "questions without a prediction: 1 of 3 .the first: 2",
+    ),
+    "too many predictions": (_set("predictions/+", {"question_id": 9, "answer": ""}), "nothing asks: 1 .the first: 9"),
     "a number as prediction": (_set("predictions/0/answer", 2), "has a number .2. for its answer"),
     "no prediction": (_set("predictions/0/answer", None), "has nothing for its answer"),
     "a number as answer": (_set("annotations/annotations/0/answers/3/answer", 2), "has a number .2. among its answers"),
@@ -240,7 +243,10 @@ BAD: dict[str, tuple[Callable[[Files], None], str]] = {
     "no questions": (_set("questions/questions", []), "has no questions"),
     "no predictions": (_set("predictions", []), "has no predictions"),
     "files exchanged": (lambda g: g.update(annotations=g["questions"]), "looks like what --questions wants"),
-    "questions of another split": (_set("questions/questions/0/question_id", 7), "1 questions are not annotated"),
+    "questions of another split": (
+        _set("questions/questions/0/question_id", 7),
+        "questions without an annotation: 1 .the first: 7",
+    ),
     "a list of texts": (_set("predictions", ["yes"]), "prediction 1 is text .yes., not an object"),
     "no id": (_set("predictions/0", {"answer": "yes"}), "prediction 1 has no question id .it has: answer"),
     "LLaVA": (_set("predictions/0", {"question_id": 1, "text": "a"}), "not text .it has: question_id, text"),
@@ -270,7 +276,7 @@ def test_one_answer_a_question_is_refused() -> None:
 def test_nothing_in_common_is_refused_even_as_a_part() -> None:
     given = files()
     given["predictions"] = [{"question_id": 77, "answer": "yes"}]
-    with pytest.raises(UserError, match="3 of 3 questions have no prediction"):
+    with pytest.raises(UserError, match="without a prediction: 3 of 3"):
         score_vqa(**given, partial=True)
 
 

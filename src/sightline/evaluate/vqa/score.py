@@ -214,7 +214,8 @@ def other_spelling(question: Id) -> Id:
     """17 for "17", and "17" for 17: files disagree on whether ids are numbers."""
     if isinstance(question, int):
         return str(question)
-    return int(question) if question.isdecimal() and str(int(question)) == question else question
+    numeral = question.isdecimal() and len(question) < 20
+    return int(question) if numeral and str(int(question)) == question else question
 
 
 def _once_each(annotated: list[Id]) -> None:
@@ -248,17 +249,18 @@ class _LeftOut:
     def judge(self, annotated: int, partial: bool, anything: bool) -> None:
         """Raise UserError where something is missing that was not said to be, or all of it."""
         found = (
-            (self.unannotated, QUESTIONS, "questions are not annotated"),
-            (self.unasked, ANNOTATIONS, "annotated questions are not among the questions"),
-            (self.unpredicted, PREDICTIONS, f"of {annotated:,} questions have no prediction"),
-            (self.unknown, PREDICTIONS, "predictions are for questions that nothing asks"),
+            (self.unannotated, QUESTIONS, "questions without an annotation"),
+            (self.unasked, ANNOTATIONS, "annotations of questions that are not asked"),
+            (self.unpredicted, PREDICTIONS, "questions without a prediction"),
+            (self.unknown, PREDICTIONS, "predictions for questions that nothing asks"),
         )
         fix = "give all files of one split, or score the questions that they share with --partial"
         if not anything:
             fix = "give all files of one split"
         for missing, file, what in found:
             if missing and not (partial and anything):
-                raise UserError(f"{len(missing):,} {what} (the first: {missing[0]})", where=file, fix=fix)
+                count = f"{len(missing):,} of {annotated:,}" if missing is self.unpredicted else f"{len(missing):,}"
+                raise UserError(f"{what}: {count} (the first: {missing[0]})", where=file, fix=fix)
 
 
 def _settled(besides: list[Hashable], question: Id, without_ids: WithoutIds) -> list[Hashable] | None:
