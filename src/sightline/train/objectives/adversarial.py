@@ -40,7 +40,6 @@ from sightline.train.precision import Precision
 
 DIVERGENCE = "divergence"  # the second term of trades
 NEARBY = 1e-3  # trades: standard deviation of where its attack begins, as in the paper's released code
-BOOST = 1024.0  # of the attack's loss in fp16, where gradients of pixels would underflow; their direction is all
 
 
 class Attacked(OneLoss):
@@ -119,15 +118,17 @@ class Attacked(OneLoss):
 
     def _pixels(self, module: nn.Module, batch: Batch, clean_logits: Tensor | None = None) -> Tensor | None:
         """(N, 3, H, W) attacked pixels, clean ones where the share leaves them out; None: nothing to attack."""
-        chosen = self._chosen(batch)
-        if batch.pixel_values is None or not bool(chosen.any()):
+        if batch.pixel_values is None:
+            return None
+        settings, clean = self.settings, self.scale.pixels(batch.pixel_values)
+        seeds = self._seeds(clean)
+        if not bool((chosen := self._chosen(seeds)).any()):
             return None
         model = cast(VLM, module.module if isinstance(module, DistributedDataParallel) else module)
-        settings, clean = self.settings, self.scale.pixels(batch.pixel_values)
         with model.evaluating(), torch.enable_grad():
             loss = self._target_loss(model, batch, clean_logits)
             owner = torch.zeros(len(clean), dtype=torch.int64, device=clean.device)
-            target = Target(clean, owner, loss, self._seeds(batch))
+            target = Target(clean, owner, loss, seeds)
             begin = None
             if clean_logits is not None:
                 near = target.drawn(lambda numbers: torch.randn(clean.shape[1:], generator=numbers) * NEARBY, "nearby")
@@ -140,26 +141,26 @@ class Attacked(OneLoss):
         # `forward` itself and not the module: hooks that watch training (the guard's) are not told of the attack's
         # passes, which are no step's.
         quiet = cast(nn.Module, model.forward)
-        boost = BOOST if _half(batch.input_ids.device.type) else 1.0
 
         def loss(pixels: Tensor) -> Tensor:
             seen = self._with(batch, pixels)
             if clean_logits is None:
-                return self.inner.loss(quiet, seen)[0].view(1) * boost
-            return divergence(clean_logits, _logits(self.inner.forward(quiet, seen)), seen).view(1) * boost
+                return self.inner.loss(quiet, seen)[0].view(1)
+            return divergence(clean_logits, _logits(self.inner.forward(quiet, seen)), seen).view(1)
 
         return loss
 
-    def _seeds(self, batch: Batch) -> list[int]:
-        told = [f"{self.seed} {self.step} {key}".encode() for key in batch.image_keys]
-        return [int.from_bytes(hashlib.blake2b(one, digest_size=7).digest(), "little") for one in told]
+    def _seeds(self, clean: Tensor) -> list[int]:
+        """A seed for each picture, of what it shows: neither its file's name nor its place in the batch counts."""
+        levels = clean.mul(255).round().to(torch.uint8).cpu().numpy()
+        told = f"{self.seed} {self.step} ".encode()
+        digests = [hashlib.blake2b(told + one.tobytes(), digest_size=7).digest() for one in levels]
+        return [int.from_bytes(digest, "little") for digest in digests]
 
-    def _chosen(self, batch: Batch) -> Tensor:
+    def _chosen(self, seeds: Sequence[int]) -> Tensor:
         """(N,) bool: the pictures that are attacked in this step."""
-        if self.settings.share == 1:
-            return torch.ones(len(batch.image_keys), dtype=torch.bool)
-        drawn = [torch.rand((), generator=generator(seed, "share")) for seed in self._seeds(batch)]
-        return torch.tensor([float(one) < self.settings.share for one in drawn], dtype=torch.bool)
+        drawn = [float(torch.rand((), generator=generator(seed, "share"))) for seed in seeds]
+        return torch.tensor([one < self.settings.share or self.settings.share == 1 for one in drawn], dtype=torch.bool)
 
 
 def one_picture_a_place(batch: Batch) -> Batch:
@@ -206,7 +207,3 @@ def divergence(clean: Tensor, moved: Tensor, batch: Batch) -> Tensor:
 def _logits(found: Any) -> Tensor:
     logits: Tensor = found[0] if isinstance(found, tuple) else found
     return logits
-
-
-def _half(device: str) -> bool:
-    return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+BOOST = 1024.0  # of the loss whose gradient is taken, a power of two: in fp16 the gradients of pixels would underflow
 Loss = Callable[[Tensor], Tensor]  # (N, 3, H, W) pixels -> (B,) the loss of each row
 
 
@@ -33,8 +34,8 @@ class Target:
         at = pixels.detach().requires_grad_()
         with torch.enable_grad():
             losses = self.loss(at)
-            (gradient,) = torch.autograd.grad(losses.sum(), at)
-        return losses.detach().float(), gradient.detach()
+            (gradient,) = torch.autograd.grad(losses.sum() * BOOST, at)
+        return losses.detach().float(), gradient.detach() / BOOST
 
     @torch.no_grad()
     def losses(self, pixels: Tensor) -> Tensor:
