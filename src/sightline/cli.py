@@ -150,6 +150,28 @@ def check(recipe: RecipeName, overrides: Overrides = None) -> None:
     raise typer.Exit(command.check(chosen))
 
 
+@app.command()
+def plan(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs of a node")] = 1,
+    gpu: Annotated[str, typer.Option(metavar="NAME", help="What kind; an unknown name lists them")] = "h100-80gb",
+    nodes: Annotated[int, typer.Option(min=1, help="Machines")] = 1,
+    link: Annotated[str, typer.Option(help="What a machine's link to the others carries in one direction")] = "400Gbps",
+    price: Annotated[float | None, typer.Option(min=0, metavar="USD", help="Of a GPU for an hour")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Of a row [default: the stage's max_length]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the plan as JSON")] = False,
+) -> None:
+    """Find out before a run what it needs on so many GPUs: memory, time, layouts that fit, what to set."""
+    from sightline.recipe import load
+
+    chosen = load(recipe, overrides or [])
+    from sightline.commands import plan as command
+
+    machines = command.Machines(gpu, gpus, nodes, link, price, tokens)
+    raise typer.Exit(command.plan(chosen, machines, as_json))
+
+
 @app.command("eval")
 def evaluate(
     run: Run,

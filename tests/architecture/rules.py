@@ -20,7 +20,7 @@ ROOMS: Mapping[str, set[str]] = {
     "data": {"recipe"},
     "models": {"recipe", "data"},
     "losses": set(),
-    "plan": {"recipe", "models"},
+    "plan": {"recipe", "data", "models"},
     "evaluate": {"recipe", "data", "models", "losses"},
     "serve": {"recipe", "data", "models"},
     "guard": set(),

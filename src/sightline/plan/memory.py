@@ -69,17 +69,17 @@ def tensor_bytes(
     parameters: Iterable[Tensor], buffers: Iterable[Tensor], *, masters: bool = False, ema: bool = False
 ) -> StateBytes:
     """State bytes of `parameters` and `buffers`; a tensor that comes twice is counted once."""
-    distinct = _distinct(parameters)
-    learning = [parameter for parameter in distinct if parameter.requires_grad]
+    every = distinct(parameters)
+    learning = [parameter for parameter in every if parameter.requires_grad]
     copied = [4 * parameter.numel() for parameter in learning if masters and parameter.element_size() < 4]
-    stepped = [max(4, p.element_size()) * p.numel() if masters else _size(p) for p in learning]
+    stepped = [max(4, p.element_size()) * p.numel() if masters else size_of(p) for p in learning]
     return StateBytes(
-        weights=sum(map(_size, distinct)),
-        buffers=sum(map(_size, _distinct(buffers))),
-        gradients=sum(map(_size, learning)),
+        weights=sum(map(size_of, every)),
+        buffers=sum(map(size_of, distinct(buffers))),
+        gradients=sum(map(size_of, learning)),
         optimizer=sum(2 * size + STEP_BYTES for size in stepped),
         masters=sum(copied),
-        average=sum(map(_size, learning)) if ema else 0,
+        average=sum(map(size_of, learning)) if ema else 0,
     )
 
 
@@ -93,9 +93,11 @@ def human(count: int) -> str:
     return f"{size:.1f} TiB"
 
 
-def _size(tensor: Tensor) -> int:
+def size_of(tensor: Tensor) -> int:
+    """Bytes of its elements."""
     return tensor.numel() * tensor.element_size()
 
 
-def _distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
+def distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Each of them once."""
     return list({id(tensor): tensor for tensor in tensors}.values())

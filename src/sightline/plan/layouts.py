@@ -1,0 +1,124 @@
+"""Layouts over several GPUs: the bytes of state that the fullest rank holds, by tower. Arithmetic on parameter shapes.
+
+What each engine holds of a model whose recipe says fp32 weights and a bf16 (or fp16) forward pass:
+
+| layout | weights | gradients | optimizer |
+|---|---|---|---|
+| one, ddp | whole, fp32 | whole, fp32 | whole |
+| fsdp (FSDP2), hybrid (within a node) | fp32, sharded by rows | sharded, fp32 | sharded |
+| zero1, zero2 (DeepSpeed bf16) | whole, bf16 | whole; zero2: sharded, bf16 | masters and moments, fp32, sharded |
+| zero3 | bf16, sharded | sharded, bf16 | masters and moments, fp32, sharded |
+
+Frozen weights have no gradients, no masters and no moments in any of them; ZeRO-1 and 2 never shard them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from sightline.models.vlm import VLM
+from sightline.plan.memory import STEP_BYTES, StateBytes, distinct, size_of, tensor_bytes
+from sightline.recipe.schema import Tower
+
+Layout = Literal["one", "ddp", "fsdp", "hybrid", "zero1", "zero2", "zero3"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+HALF, SINGLE = 2, 4  # bytes of an element
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """`nodes` machines of `each` GPUs; bytes a second between GPUs of a node, and of a node's link to the others."""
+
+    each: int
+    nodes: int
+    peers: float
+    link: float
+
+    @property
+    def size(self) -> int:
+        """GPUs in all."""
+        return self.each * self.nodes
+
+
+def layouts_of(world: World) -> tuple[Layout, ...]:
+    """Those that mean something on so many GPUs."""
+    if world.size == 1:
+        return ("one",)
+    several = world.nodes > 1 and world.each > 1
+    return tuple(layout for layout in LAYOUTS if layout != "one" and (layout != "hybrid" or several))
+
+
+def shards(layout: Layout, world: World) -> int:
+    """Ranks among which weights are shared out."""
+    return {"fsdp": world.size, "zero3": world.size, "hybrid": world.each}.get(layout, 1)
+
+
+def autocast(layout: Layout) -> bool:
+    """Whether weights stay fp32 and are cast operation by operation; else the engine holds them in half precision."""
+    return layout in ("one", "ddp")
+
+
+def state_of(model: VLM, layout: Layout, world: World, *, ema: bool = False) -> dict[Tower, StateBytes]:
+    """State bytes of each tower of `model` on the fullest rank (the first), frozen by the stage's plan."""
+    planned = {}
+    for tower in model.towers:
+        buffers = [buffer for _, module in model.tower_modules(tower) for buffer in module.buffers()]
+        parameters = [parameter for _, parameter in model.tower_parameters(tower)]
+        planned[tower] = rank_bytes(parameters, buffers, layout, world, ema=ema)
+    return planned
+
+
+def rank_bytes(
+    parameters: Iterable[Tensor], buffers: Iterable[Tensor], layout: Layout, world: World, *, ema: bool = False
+) -> StateBytes:
+    """State bytes of `parameters` on the fullest rank."""
+    if layout in ("one", "ddp"):
+        return tensor_bytes(parameters, buffers, ema=ema)
+    every = distinct(parameters)
+    held = sum(size_of(buffer) for buffer in distinct(buffers))
+    learning = [parameter for parameter in every if parameter.requires_grad]
+    if layout in ("fsdp", "hybrid"):
+        ranks = shards(layout, world)
+        mine = sum(_rows(parameter, ranks) * parameter.element_size() for parameter in learning)
+        rest = sum(_rows(p, ranks) * p.element_size() for p in every if not p.requires_grad)
+        steps = STEP_BYTES * len(learning)
+        return StateBytes(mine + rest, held, mine, 2 * mine + steps, 0, mine if ema else 0)
+    count = sum(parameter.numel() for parameter in learning)
+    share = math.ceil(count / world.size)
+    if layout == "zero3":
+        weights = sum(math.ceil(parameter.numel() / world.size) for parameter in every)
+        share = sum(math.ceil(parameter.numel() / world.size) for parameter in learning)
+    else:
+        weights = sum(parameter.numel() for parameter in every)
+    gradients = count if layout == "zero1" else share
+    average = share * SINGLE if ema else 0
+    return StateBytes(HALF * weights, held, HALF * gradients, 2 * SINGLE * share, SINGLE * share, average)
+
+
+def gathered(model: VLM, layout: Layout, world: World) -> int:
+    """Bytes of whole weights and gradients that pass through a rank: two blocks at work, one being reduced."""
+    if shards(layout, world) == 1:
+        return 0
+    blocks = [sum(p.numel() for p in block.parameters()) for tower in model.towers for block in model.blocks(tower)]
+    inside = {id(p) for tower in model.towers for block in model.blocks(tower) for p in block.parameters()}
+    outside = sum(p.numel() for p in model.parameters() if id(p) not in inside)  # embeddings: gathered as one
+    largest = max(blocks, default=0)
+    learns = any(p.requires_grad for p in model.parameters())
+    return HALF * (2 * largest + outside) + (HALF * largest if learns else 0)
+
+
+def bubble(stages: int, micro_batches: int) -> float:
+    """Share of a step that a 1F1B pipeline stands idle (Narayanan et al. 2021, arXiv 2104.04473, section 2.2)."""
+    return (stages - 1) / (micro_batches + stages - 1)
+
+
+def _rows(parameter: Tensor, ranks: int) -> int:
+    """Elements that the first rank holds: FSDP2 shards by rows and pads every rank's shard to the first one's size."""
+    if parameter.ndim == 0:
+        return 1
+    return math.ceil(parameter.shape[0] / ranks) * (parameter.numel() // max(1, parameter.shape[0]))

@@ -1,0 +1,131 @@
+"""Seconds of a step: a roofline over every operation of the rehearsal, and what ranks tell each other.
+
+An operation takes as long as its products at the attainable rate, or its bytes at the attainable bandwidth, whichever
+is longer. Collectives are rings (2(N-1)/N of the bytes for an all-reduce, (N-1)/N for the other two).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sightline.plan.devices import Gpu
+from sightline.plan.layouts import HALF, SINGLE, Layout, World, shards
+from sightline.plan.memory import StateBytes
+from sightline.plan.trace import Rehearsal, Work, total_flops
+
+PRODUCTS = 0.65  # of the peak rate that large matrix products reach (cuBLAS bf16 on A100 and H100: 0.6 to 0.75)
+MEMORY = 0.8  # of the bandwidth that elementwise kernels reach (STREAM on HBM: 0.8 to 0.9)
+WIRES = 0.8  # of a link's rate that NCCL's rings reach (nccl-tests: 0.75 to 0.85 for large messages)
+ADAM_BYTES = 28  # a parameter: gradient, weight and two moments read, the last three written, all fp32
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """One kind of exchange: bytes that pass through a rank's wires in one step, and seconds."""
+
+    name: str
+    bytes: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """Seconds of one optimizer step. `exposed`: of its exchanges, what no computation hides."""
+
+    forward: float
+    backward: float
+    optimizer: float
+    exposed: float
+    collectives: tuple[Collective, ...]
+    mfu: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.forward + self.backward + self.optimizer + self.exposed
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Elements of the weights: `learning`, `passed` (frozen, gradients pass through them), `dead` (no backward)."""
+
+    learning: int
+    passed: int
+    dead: int
+
+    @property
+    def all(self) -> int:
+        """All of them."""
+        return self.learning + self.passed + self.dead
+
+
+def roofline(work: Work, gpu: Gpu, half: bool) -> float:
+    """Seconds of `work` on `gpu`."""
+    rate, wide = (gpu.half if half else gpu.single) * PRODUCTS, gpu.hbm * MEMORY
+    return float(sum(max(flops / rate, size / wide) * times for (flops, size), times in work.items()))
+
+
+def step_time(
+    layout: Layout,
+    world: World,
+    gpu: Gpu,
+    rehearsal: Rehearsal,
+    state: StateBytes,
+    weights: Weights,
+    *,
+    times: float,
+    useful: float,
+    half: bool,
+) -> StepTime:
+    """One optimizer step of `times` micro-batches a rank.
+
+    Args:
+        useful: FLOPs of a micro-batch without what is computed again.
+    """
+    forward, backward = roofline(rehearsal.forward, gpu, half), roofline(rehearsal.backward, gpu, half)
+    sharded = state.optimizer / (2 * SINGLE)
+    optimizer = sharded * ADAM_BYTES / (gpu.hbm * MEMORY)
+    collectives = exchanges(layout, world, weights, times)
+    seconds = sum(each.seconds for each in collectives)
+    hidden = times * (forward + backward) if shards(layout, world) > 1 else backward
+    late = sum(each.seconds for each in collectives if each.name.endswith("after the step"))
+    exposed = max(0.0, seconds - late - hidden) + late
+    total = times * (forward + backward) + optimizer + exposed
+    peak = gpu.half if half else gpu.single
+    return StepTime(times * forward, times * backward, optimizer, exposed, collectives, times * useful / (total * peak))
+
+
+def exchanges(layout: Layout, world: World, weights: Weights, times: float) -> tuple[Collective, ...]:
+    """What a rank sends in one step of `times` micro-batches."""
+    if world.size == 1:
+        return ()
+    learning, whole = weights.learning, weights.all
+    again = whole - weights.dead  # gathered once more for the backward pass
+    if layout == "ddp":
+        return (_ring("all-reduce of gradients", 2 * SINGLE * learning, world),)
+    if layout in ("zero1", "zero2"):
+        reduced = HALF * learning * (times if layout == "zero2" else 1)
+        return (
+            _ring("reduce-scatter of gradients", reduced, world),
+            _ring("all-gather of weights after the step", HALF * learning, world),
+        )
+    inside = World(world.each, 1, world.peers, world.link) if layout == "hybrid" else world
+    found: tuple[Collective, ...] = (
+        _ring("all-gather of weights", HALF * (whole + again) * times, inside),
+        _ring("reduce-scatter of gradients", HALF * learning * times, inside),
+    )
+    if layout == "hybrid":
+        across = World(1, world.nodes, world.peers, world.link / world.each)  # each GPU has its share of the link
+        found += (_ring("all-reduce of shards across nodes", 2 * HALF * learning / world.each * times, across),)
+    return found
+
+
+def _ring(name: str, size: float, world: World) -> Collective:
+    passing = size * (world.size - 1) / world.size
+    slowest = world.peers if world.nodes == 1 else min(world.peers, world.link) if world.each > 1 else world.link
+    return Collective(name, passing, passing / (slowest * WIRES))
+
+
+def useful_flops(rehearsal: Rehearsal) -> float:
+    """FLOPs of both passes of a rehearsal in which nothing is computed again."""
+    return total_flops(rehearsal.forward) + total_flops(rehearsal.backward)

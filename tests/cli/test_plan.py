@@ -1,0 +1,51 @@
+"""`sightline plan`: what a recipe needs on so many GPUs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from sightline.plan.memory import state_bytes
+from sightline.recipe import load
+from sightline.train.freeze import freeze
+from tests.evaluate import tiny
+
+
+def planned(call, recipe: object, *arguments: object) -> dict:
+    done = call("plan", recipe, *arguments, "--json")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_state_on_one_gpu_is_that_of_the_real_model(call, recipe_file: Path) -> None:
+    recipe = load(str(recipe_file))
+    found = planned(call, recipe_file, "--tokens", 32)
+    written = found["stages"][0]["as_written"]
+    built = tiny.model(tiny.questions(tiny.pictures(recipe_file.parent)))
+    freeze(built.model, recipe.stages[0])
+    real = state_bytes(built.model)
+    assert written["layout"] == "one" and written["fits"]
+    assert written["towers"]["connector"]["weights"] == real["connector"].weights
+    assert written["towers"]["vision"]["optimizer"] == real["vision"].optimizer
+    assert written["bytes"]["activations"] > 0 and written["seconds"]["total"] > 0
+
+
+def test_two_gpus_are_ranked_and_priced(call, recipe_file: Path) -> None:
+    done = call("plan", recipe_file, "--tokens", 32, "--gpus", 2, "--gpu", "t4-16gb", "--price", 0.5)
+    assert done.exit_code == 0, done.output
+    for word in ("ddp", "fsdp", "zero3", "$ / 1000 steps", "the fastest that fits", "MFU"):
+        assert word in done.stdout, done.stdout
+    assert done.stderr == ""
+
+
+def test_bad_input_is_told_in_one_message(call, recipe_file: Path) -> None:
+    for arguments, told in (
+        (("--gpu", "h1000"), "no GPU is known as 'h1000'"),
+        (("--link", "fast"), "'fast' is no bandwidth"),
+        (("--gpus", 3), "not dealt evenly to 3 GPUs"),
+        (("--tokens", 2), "no room for an image"),
+        (("--gpu", "t4-16gb", "precision=bf16"), "no bf16"),
+    ):
+        done = call("plan", recipe_file, *arguments)
+        assert done.exit_code == 2 and told in done.stderr, done.output
+        assert "Traceback" not in done.output
