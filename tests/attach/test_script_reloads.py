@@ -39,8 +39,13 @@ def of_a_file(prefix: str) -> State:
 SHAPES = {"0.weight": (8, 8), "0.bias": (8,), "2.weight": (8, 8), "2.bias": (8,)}
 
 
-def findings(model: nn.Module, state: Mapping[str, Tensor], then: Callable[[], object] = lambda: None) -> list[Finding]:
-    """Load `state` without strictness, do `then`, train."""
+def findings(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    then: Callable[[], object] = lambda: None,
+    ready: Callable[[nn.Module], Callable[[Tensor], Tensor]] = lambda model: model,
+) -> list[Finding]:
+    """Load `state` without strictness, do `then`, train what `ready` makes of it."""
     problems: list[str] = []
     found: list[Finding] = []
     models = Models(1.0, found.append, problems.append)
@@ -51,9 +56,10 @@ def findings(model: nn.Module, state: Mapping[str, Tensor], then: Callable[[], o
     then()
     opt = torch.optim.SGD(model.parameters(), lr=0.1)
     models.attach(model, [opt], blind=False)
+    net = ready(model)
     for _ in range(2):
         opt.zero_grad()
-        model(torch.randn(4, 4)).square().mean().backward()
+        net(torch.randn(4, 4)).square().mean().backward()
         opt.step()
     models.close_all(whole=True)
     assert not problems
@@ -66,6 +72,15 @@ def test_another_name(prefix: str) -> None:
     assert found.severity == "error" and found.message.endswith("nothing was loaded")
     assert found.seen["saved"] == f"{prefix}0.weight" and found.seen["model"] == "projector.0.weight"
     assert findings(Eyes(), of_a_file("projector.")) == []
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", ""], ids=["saved from the compiled module", "from the module"])
+def test_a_compiled_module(prefix: str) -> None:
+    """It calls no hook of the module's: what came is judged before the first step."""
+    state = {f"{prefix}{name}": torch.randn_like(value) for name, value in Eyes().state_dict().items()}
+    torch.compiler.reset()
+    found = findings(Eyes(), state, ready=lambda model: torch.compile(model, backend="eager"))
+    assert len(found) == bool(prefix)
 
 
 def test_what_is_renamed_later() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from sightline.attach.hook import Hook
 from sightline.attach.origins import ORIGINS
@@ -82,11 +84,18 @@ def watch_nothing_came(
         now = module.state_dict()
         calls.append(calls[0] if calls else all(torch.equal(now[name], value) for name, value in at_load.items()))
         if models.live or not calls[0] or len(calls) >= PATIENCE:
-            handles.pop().remove()
+            while handles:
+                handles.pop().remove()
         if calls[0] and (one := _near(models, module)) is not None and one.attachment is not None:
             one.attachment.show(RoundTripSeen(one.recorder.step, path, 0, tuple(meant), given, loaded=True))
 
+    def stepped(optimizer: Optimizer, *_: Any) -> None:
+        mine = {id(parameter) for parameter in module.parameters()}
+        if handles and any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
+            used()
+
     handles.append(module.register_forward_pre_hook(hook(used)))
+    handles.append(register_optimizer_step_pre_hook(hook(stepped)))  # a compiled module calls no hooks of its own
 
 
 def _meant(
