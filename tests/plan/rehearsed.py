@@ -42,7 +42,7 @@ def stage(learn: dict[str, Any], **more: Any) -> Stage:
     return Stage.model_validate(told | more)
 
 
-def forward(rows: int, *, casting: bool, checkpointing: bool, shape: RowShape = ROWS) -> Forward:
+def forward(rows: int, *, casting: bool, checkpointing: bool, shape: RowShape = ROWS, device: str = "cpu") -> Forward:
     """A forward pass of `rows` rows, as a stage makes it."""
 
     def run(made: VLM) -> Tensor:
@@ -51,7 +51,8 @@ def forward(rows: int, *, casting: bool, checkpointing: bool, shape: RowShape = 
         batch = sample(made, shape, rows)
         for name in ("image_places", "rows"):
             setattr(batch, name, torch.arange(len(getattr(batch, name))))
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=casting):
+        batch = batch.to(torch.device(device))
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=casting):
             return next_token(*made(batch))[0]
 
     return run

@@ -11,7 +11,7 @@ from sightline.plan.trace import rehearse, total_flops
 from tests.plan import rehearsed
 from tests.plan.rehearsed import ALIGN, TUNE, model, real, tracked
 
-ERROR = 0.10  # issue 6: peaks within 10 % of torch's tracker on the CPU
+ERROR = 0.001  # the same operations are in both books; torch's tracker hears some tensors on its own
 SIZES = {"small": (64, 2, 500, 2), "middle": (96, 3, 1000, 3), "large": (128, 4, 2000, 4)}  # width, depth, words, rows
 
 
@@ -26,7 +26,7 @@ def test_peak_is_that_of_a_real_step(size: str, learn: dict[str, str], casting: 
     peak, kept = tracked(real(model(learn, width=width, depth=depth, words=words)), run)
     assert seen.peak == pytest.approx(peak, rel=ERROR)
     assert seen.kept.total() == pytest.approx(kept, rel=ERROR)
-    assert seen.peak >= peak and seen.bare <= seen.peak
+    assert seen.bare <= seen.peak
 
 
 def test_flops_are_those_of_torch() -> None:

@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from transformers import masking_utils
 
 from sightline.models.vlm import VLM
 
@@ -79,7 +80,7 @@ def rehearse(model: VLM, forward: Callable[[VLM], Tensor], dtype: torch.dtype | 
         forward: makes its inputs itself, on `DEVICE`, and returns the loss.
         dtype: of its weights, where it is not their own.
     """
-    with FakeTensorMode(), _steady():
+    with FakeTensorMode(), _steady(), _rows_apart():
         faked(model, dtype)
         ledger = Ledger()
         with _tower_by_tower(model, ledger), ledger:
@@ -196,6 +197,20 @@ def _steady() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
+
+
+@contextmanager
+def _rows_apart() -> Iterator[None]:
+    """No search for rows packed into one: it reads positions, which fake tensors do not have, and then fears the worst.
+
+    `transformers` would give every layer a (T, T) mask that a real step of these rows never makes.
+    """
+    was = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = was
 
 
 @contextmanager
