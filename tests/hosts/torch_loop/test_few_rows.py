@@ -31,3 +31,26 @@ def test_rows_drawn_from_a_few(different: int) -> None:
                 model.train()
     found = {finding.check for finding in guard.findings}
     assert ("train-test-leakage" in found) == (different > 25)
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["a training score beside a test", "a split with training rows"])
+def test_a_part_of_training_evaluated_beside_new_rows(mixed: bool) -> None:
+    torch.manual_seed(0)
+    train, new = torch.randn(120, 16), torch.randn(36, 16)
+    judged = torch.cat([train[:36], new])
+    if mixed:
+        judged = judged[torch.randperm(len(judged))]
+    model = nn.Linear(16, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with sightline.attach(model, optimizer, on_finding=None) as guard:
+        for _ in range(3):
+            for rows in train[torch.randperm(len(train))].split(12):
+                optimizer.zero_grad()
+                model(rows).square().mean().backward()
+                optimizer.step()
+            with guard.evaluating(), torch.no_grad():
+                model.eval()
+                for rows in judged.split(12):
+                    model(rows)
+                model.train()
+    assert ("train-test-leakage" in {finding.check for finding in guard.findings}) == mixed

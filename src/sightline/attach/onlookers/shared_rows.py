@@ -22,6 +22,7 @@ MOST = 20_000  # rows kept of either kind: 2 MB of hashes
 WIDE = 512  # elements of a row whose bytes are hashed, evenly spaced; of token ids all up to LONG
 LONG = 2048
 PART = 0.1  # of a batch: with n rows known and n seen again, fewer than three others are left (95 %)
+OLD = 0.7  # of a batch: not every training batch is hashed, and an epoch may drop its last rows
 PARTS, KEPT = 4, 512  # of a row, and rows whose parts are kept: enough to see that none comes twice
 OTHER = ("label", "target", "mask", "position", "cache", "past", "group_ids", "segment_ids")  # not what a row is
 
@@ -42,6 +43,7 @@ class SharedRows(Onlooker):
         self._near, self._spans = NearRows(), Spans()
         self._at: tuple[int, int] | None = None  # the step of the evaluation under way, and which its host calls it
         self._phase: set[bytes] = set()
+        self._kinds: set[str] = set()  # of its batches: of rows that were trained on, of new ones, of both
         self._last: int | None = None
         self._under_way: tuple[int, set[bytes]] = (-1, set())  # the rows of the step in the making, and its number
 
@@ -59,9 +61,11 @@ class SharedRows(Onlooker):
         if self._at != here:
             every = self._last is not None and step - self._last <= 1 and not self.recorder.declared
             self._last, self._at = step, None if every else here
-            self._phase = set()
+            self._phase, self._kinds = set(), set()
         if self._at == here and measured and (rows := _rows(call)):
-            self._post(rows, self._near.prints(call, training=False), partial(self._evaluate, step, self._phase))
+            self._post(
+                rows, self._near.prints(call, training=False), partial(self._evaluate, step, self._phase, self._kinds)
+            )
 
     def close(self, *, broken: bool) -> None:
         """The last comparison."""
@@ -97,7 +101,9 @@ class SharedRows(Onlooker):
         if any(known):
             self._offer()
 
-    def _evaluate(self, step: int, phase: set[bytes], values: list[Tensor], likes: Tensor | None) -> None:
+    def _evaluate(
+        self, step: int, phase: set[bytes], kinds: set[str], values: list[Tensor], likes: Tensor | None
+    ) -> None:
         rows = _hashes(values)
         if self._under_way[0] == step and self._under_way[1].issuperset(rows):
             return  # a part of training: a reference's log-probabilities, a teacher, an accuracy of this very batch
@@ -109,6 +115,7 @@ class SharedRows(Onlooker):
         phase.update(rows)
         known = [row in self._trained for row in rows]
         self._mixed += any(known) and known.count(False) >= self._least(len(rows))
+        kinds.add("old" if sum(known) >= OLD * len(known) else "both" if any(known) else "new")
         self._shared.update(row for row, seen in zip(rows, known, strict=True) if seen)
         self._evaluated.update(rows)
 
@@ -137,6 +144,7 @@ class SharedRows(Onlooker):
                 shared=len(self._shared),
                 mixed=self._mixed,
                 complete=self._hashed == self._batches,
+                apart=self._kinds == {"old", "new"},
                 pairs=self._pairs,
                 twins=self._twins,
                 again=self._again / max(1, self._rows),

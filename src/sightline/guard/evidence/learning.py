@@ -176,6 +176,7 @@ class SharedRowsSeen:
         shared: distinct rows of `evaluated` that had been trained on before.
         mixed: batches (of either kind) in which some rows are shared and others are not.
         complete: whether every training batch was hashed.
+        apart: in the last evaluation, some batches were of rows trained on and some of new ones, and none of both.
         pairs: pairs of rows that were compared within one batch; `twins`: those that were equal. Together they say how
             often two rows of this data are alike by chance.
         again: share of the training rows hashed that had been hashed before: a later epoch gives them again to the last
@@ -198,6 +199,7 @@ class SharedRowsSeen:
     parts: int = 0
     keys: int = 0
     near: NearRowsSeen | None = None
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,8 +56,8 @@ def last_alone(read: Tensor, mask: Tensor) -> bool:
 def pooled(call: Call, mask: Tensor, step: int) -> PaddingSeen | None:
     """Compare the states of padded rows, at the batch's last place, with those of the same rows alone.
 
-    In eval mode, without a cache. None where a row cannot be taken out of the batch, gives no states, or its states know
-    of the tokens behind them: any place may then stand for the row.
+    In eval mode, without a cache. None where a row cannot be taken out of the batch, gives no states, or its states
+    know of the tokens behind them: any place may then stand for the row.
     """
     side, bare = side_of(mask), bare_of(call)
     if side is None or bare is None:

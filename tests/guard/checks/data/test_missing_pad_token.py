@@ -75,7 +75,10 @@ def test_a_single_row_may_be_chance() -> None:
 
 
 def test_no_pad_token_matters_only_where_there_is_padding() -> None:
-    assert "no pad token" in judged(IDS, None, pad_id=None).message
+    told = judged(IDS, None, pad_id=None)
+    assert told.severity == "note" and "no pad token" in told.message
+    assert judged(IDS, unless(~MASK), pad_id=None).severity == "note"
+    assert judged(IDS, unless(IDS == 2), pad_id=None).severity == "warning"  # by id, and with it each true EOS
     assert judged(IDS, None, torch.ones_like(MASK), pad_id=None) is None
     assert isinstance(judged(IDS, None, None, pad_id=None), CannotTell)
 

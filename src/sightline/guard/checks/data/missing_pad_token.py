@@ -9,7 +9,8 @@ Fix: give padding an id of its own that the embedding has: `tokenizer.pad_token`
 `add_special_tokens({"pad_token": "<pad>"})` and `model.resize_token_embeddings(len(tokenizer))`, with
 `model.config.pad_token_id` the same; mask labels by attention_mask, so that the final EOS counts; write it.
 Stays silent when: nothing is padded (packed or equally long rows); EOS is used as pad and the one that ends a row is
-supervised; text without EOS has no prompts, or its answers one length or last token; the embedding has spare rows.
+supervised; text without EOS has no prompts, or its answers one length or last token; the embedding has spare rows. A
+note where the tokenizer has no pad token and the mask is right.
 Sources:
 - https://github.com/huggingface/transformers/issues/23530 (2023-05-20): with pad = EOS, all EOS labels become -100
 - https://github.com/huggingface/trl/issues/976 (2023-11-09): a completion-only collator, and a model without a stop
@@ -43,15 +44,17 @@ def find(batch: BatchSeen, setup: Setup, loss: LossSeen | None = None, data: Dat
     mask = ids != pad if batch.attention_mask is None and pad is not None else batch.attention_mask
     if mask is None or mask.shape != ids.shape:
         return CannotTell("attention mask of the shape of the token ids")
-    if pad is None:
-        return _unnamed(ids, mask)
+    unnamed = _unnamed(fillers := sorted(set(ids[~mask.bool()].tolist()))) if pad is None else None
+    if pad is None and len(fillers) != 1:
+        return unnamed
+    pad = fillers[0] if pad is None else pad
     labels, known = batch.labels, None if loss is None else loss.input_ids
     if labels is None and known is not None and loss and loss.targets is not None and torch.equal(ids, known):
         labels = loss.targets.roll(1, dims=1)  # what position t - 1 was trained to predict
     if labels is None or labels.shape != ids.shape:
-        return CannotTell("labels aligned with the token ids")
+        return unnamed or CannotTell("labels aligned with the token ids")
     endless = 0 if data is not None and data.objective != "sft" else endless_rows(ids, mask, labels, ends)
-    return _masked(batch, ids, mask, labels != IGNORE, pad, pad in ends) or _endless(endless, tokenizer)
+    return _masked(batch, ids, mask, labels != IGNORE, pad, pad in ends) or _endless(endless, tokenizer) or unnamed
 
 
 def _beyond(batch: BatchSeen, ids: Tensor, setup: Setup, tokenizer: TokenizerSetup) -> Finding | None:
@@ -75,16 +78,11 @@ def _endless(rows: int, tokenizer: TokenizerSetup) -> Finding | None:
     return Finding("warning", message, fix, {"answers": rows, "eos": tokenizer.eos_id}) if rows >= ANSWERS else None
 
 
-def _unnamed(ids: Tensor, mask: Tensor) -> Finding | None:
-    if mask.all() or not mask.any():
-        return None
-    fillers = sorted(set(ids[~mask].tolist()))
-    return Finding(
-        severity="warning",
-        message=f"rows are padded with id {fillers[0]}, and the tokenizer has no pad token",
-        fix="tokenizer.pad_token (None) = a special token that no text holds, and model.config.pad_token_id the same",
-        seen={"padding positions": int((~mask).sum()), "ids there": fillers[:5]},
-    )
+def _unnamed(fillers: list[int]) -> Finding | None:
+    """No more than a note: the mask says what is padding, and nothing is wrong yet."""
+    fix = "tokenizer.pad_token (None) = a special token that no text holds, and model.config.pad_token_id the same"
+    message = f"rows are padded with id {fillers[0]}, and the tokenizer has no pad token" if fillers else ""
+    return Finding("note", message, fix, {"ids there": fillers[:5]}) if fillers else None
 
 
 def _masked(batch: BatchSeen, ids: Tensor, mask: Tensor, taught: Tensor, pad: int, ends: bool) -> Finding | None:

@@ -10,9 +10,9 @@ Fix: remove duplicates and split by source (photo, patient, document) before any
 `train_indices` alone.
 Stays silent when: evaluation rows are new; one row in many is shared by chance, because the data have few different
 rows (as their own repetitions show); what runs without gradients is the training set itself, as a whole (a training
-score, a feature bank, a reference's log-probabilities), or rows before they are trained on (a pool, a rollout); rows
-are nearly equal and training is augmented, so that a training score looks the same; windows to judge by come from the
-whole of a text (an estimate of the training loss), or from text of few sentences.
+score, also beside a test, a feature bank, a reference's log-probabilities), or rows before they are trained on (a pool,
+a rollout); rows are nearly equal and training is augmented, so that a training score looks the same; windows to judge
+by come from the whole of a text (an estimate of the training loss), or from text of few sentences.
 Sources:
 - https://github.com/stefyste/RIAWELC/issues/2 (2026-02-19): all 2,443 test images are training images; 93 % became 82 %
 - https://github.com/tqwei05/PlantSeg/issues/11 (2026-03-26): 70 duplicate groups between test and training
@@ -83,9 +83,8 @@ def _equal(rows: SharedRowsSeen) -> Verdict:
     chance = rows.evaluated * rows.trained * (rows.twins + BOUND) / rows.pairs if rows.pairs else 0.0
     if rows.shared <= CHANCE * min(chance, float(rows.evaluated)) and not _copied(rows):
         return CannotTell("rows different enough to tell a shared one from a chance")
-    whole = rows.shared == rows.evaluated
-    part = whole and rows.complete and rows.evaluated <= PART * rows.trained
-    if not part and not rows.mixed:
+    part = rows.shared == rows.evaluated and rows.complete and rows.evaluated <= PART * rows.trained
+    if rows.apart or not (part or rows.mixed):
         return None
     return Finding(
         severity="warning",
