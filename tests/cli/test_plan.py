@@ -49,3 +49,20 @@ def test_bad_input_is_told_in_one_message(call, recipe_file: Path) -> None:
         done = call("plan", recipe_file, *arguments)
         assert done.exit_code == 2 and told in done.stderr, done.output
         assert "Traceback" not in done.output
+
+
+def test_what_cannot_be_rehearsed_is_a_lower_bound(call) -> None:
+    done = call("plan", "clip-small", "--gpus", 2)
+    assert done.exit_code == 0, done.output
+    assert "sums are lower bounds" in done.stdout and "the state fits in ddp, fsdp" in done.stdout
+
+
+def test_what_fits_nowhere_says_by_how_much(call, recipe_file: Path, monkeypatch) -> None:
+    from dataclasses import replace
+
+    from sightline.plan.devices import GPUS
+
+    monkeypatch.setitem(GPUS, "t4-16gb", replace(GPUS["t4-16gb"], memory=2**29))
+    done = call("plan", recipe_file, "--tokens", 32, "--gpu", "t4-16gb")
+    assert done.exit_code == 2
+    assert "fits in no layout; one lacks" in done.stderr and "take larger GPUs, train adapters" in done.stderr

@@ -18,6 +18,7 @@ from sightline.plan.devices import Gpu, bandwidth, find
 from sightline.plan.layouts import World
 from sightline.plan.memory import StateBytes, human
 from sightline.plan.sample import row_shape
+from sightline.plan.savings import savings
 from sightline.plan.stage import Option, StageOnGpus
 from sightline.recipe.schema import Recipe, Stage
 from sightline.train.freeze import freeze
@@ -112,7 +113,8 @@ def _show(found: StageOnGpus, written: Option, options: list[Option], machines: 
     table(("tower", "weights", "gradients", "optimizer", "state"), rows, numbers=("weights", "gradients", "state"))
     say("")
     _options(options, machines)
-    _verdict(found, written, options)
+    _verdict(found, written, options, machines)
+    say(*(f"  {each.told}" for each in savings(found, written)))
     say("")
 
 
@@ -149,7 +151,7 @@ def dollars(option: Option, machines: Machines, steps: int = 1000) -> float:
     return steps * option.time.total / 3600 * machines.price * machines.gpus * machines.nodes
 
 
-def _verdict(found: StageOnGpus, written: Option, options: list[Option]) -> None:
+def _verdict(found: StageOnGpus, written: Option, options: list[Option], machines: Machines) -> None:
     if not written.fits:
         lack = human(round(-written.room))
         say(f"  as the recipe says, it does not fit: {lack} too much on each GPU", style="yellow")
@@ -158,13 +160,27 @@ def _verdict(found: StageOnGpus, written: Option, options: list[Option]) -> None
         least = max(options, key=lambda each: each.room)
         lack = human(round(-least.room))
         say(f"error: stage {found.stage.name} fits in no layout; {least.layout} lacks {lack}", style="red", stderr=True)
-        say("  fix: take more GPUs or larger ones, train adapters (model.lora), or freeze more", stderr=True)
+        enough = found.enough()
+        more = f"{enough} of these GPUs (fsdp, one row at a time, recomputed)" if enough else "larger GPUs"
+        say(f"  fix: take {more}, train adapters (model.lora), or freeze more", stderr=True)
         return
     if cheapest := cheapest_change(found, written, options):
         say(f"  the smallest change that fits: {', '.join(changes(found, cheapest))}")
     told = ", ".join(changes(found, best)) or "the recipe as it is"
-    fastest = "the fastest that fits" if best.time else "the one with most room"
-    say(f"  {fastest}: {best.layout} ({told})")
+    if best.time is None:
+        fitting = ", ".join(option.layout for option in options if option.fits)
+        say(f"  the state fits in {fitting}; which of them is fastest is not told without a rehearsal")
+        return
+    say(f"  the fastest that fits: {told}{_duration(found, best, machines)}")
+
+
+def _duration(found: StageOnGpus, option: Option, machines: Machines) -> str:
+    """How long the stage takes, where the recipe tells its steps."""
+    if option.time is None or found.stage.steps is None:
+        return ""
+    hours = found.stage.steps * option.time.total / 3600
+    priced = f", {dollars(option, machines, found.stage.steps):,.2f} $" if machines.price else ""
+    return f"; {found.stage.steps:,} steps in {hours:.2g} h{priced}"
 
 
 def cheapest_change(found: StageOnGpus, written: Option, options: list[Option]) -> Option | None:
@@ -200,6 +216,7 @@ def told(recipe: Recipe, machines: Machines, gpu: Gpu, stages: list[Any]) -> dic
                 "rows": asdict(found.shape) if found.shape else None,
                 "not_rehearsed": found.why_not or None,
                 "as_written": _as_data(found, written, machines),
+                "savings": [asdict(each) for each in savings(found, written)],
                 "options": [_as_data(found, each, machines) for each in options],
             }
             for found, written, options in stages

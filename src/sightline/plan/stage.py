@@ -22,6 +22,7 @@ from sightline.recipe.schema import LearnPart, Stage, Tower
 
 CONTEXT = 0.6 * GIB  # CUDA's context, cuBLAS' workspaces, torch's kernels: 0.4 to 0.8 GiB by nvidia-smi on Hopper
 CHANNELS = 0.7 * GIB  # NCCL's buffers, where there is more than one rank
+MOST_GPUS = 4096  # that are tried
 ALIKE = 1.02  # times that a plan does not tell apart
 FRAGMENTS = 0.05  # of activations: what the caching allocator holds in pieces too small to use
 
@@ -194,17 +195,36 @@ class StageOnGpus:
         )
 
     def options(self) -> list[Option]:
-        """Every layout, with and without checkpointing; those that fit first, the fastest of them first."""
-        every = [self.option(layout, again) for layout in layouts_of(self.world) for again in (False, True)]
+        """Every layout, with and without checkpointing; those that fit first, the fastest of them first.
+
+        Where nothing can be rehearsed: as the recipe recomputes, the plainest layout first.
+        """
+        ways = (False, True) if self.loss is not None else (self.stage.gradient_checkpointing,)
+        every = [self.option(layout, again) for layout in layouts_of(self.world) for again in ways]
         fastest = min((each.time.total for each in every if each.fits and each.time), default=0.0)
 
         def rank(each: Option) -> tuple[bool, float, float]:
-            if not each.fits or each.time is None:
-                return not each.fits, 0.0, -each.room
+            if not each.fits:
+                return True, 0.0, -each.room
+            if each.time is None:
+                return False, 0.0, float(LAYOUTS.index(each.layout))
             slower = each.time.total / fastest  # what is as good as equal is settled by simplicity, then by room
             return False, 0.0 if slower < ALIKE else slower, float(LAYOUTS.index(each.layout))
 
         return sorted(every, key=rank)
+
+    def enough(self) -> int | None:
+        """How many such GPUs would hold the stage under FSDP, one row at a time, all blocks computed again."""
+        acts = self.activations("fsdp", True, 1) or 0.0
+        size = 2 * self.world.size
+        while size <= MOST_GPUS:
+            wider = World(min(size, 8), math.ceil(size / 8), self.world.peers, self.world.link)
+            state = sum(each.total for each in state_of(self.model, "fsdp", wider).values())
+            passing = gathered(self.model, "fsdp", wider)
+            if state + passing + CONTEXT + CHANNELS + (1 + FRAGMENTS) * acts <= self.gpu.memory:
+                return size
+            size *= 2
+        return None
 
     def as_written(self) -> Option:
         """What the trainer would do now: every rank holds all, micro-batches as the recipe says."""

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sightline.losses.next_token import next_token
+from sightline.models.vlm import VLM
+from sightline.plan.devices import GPUS
+from sightline.plan.layouts import World
+from sightline.plan.savings import savings
+from sightline.plan.stage import StageOnGpus
+from tests.plan.rehearsed import ALIGN, ROWS, model, stage
+
+ONE = World(1, 1, 1.0, 1.0)
+
+
+def on_one(learn: dict[str, str], **more: object) -> StageOnGpus:
+    def loss(made: VLM, batch: object) -> object:
+        return next_token(*made(batch))[0]
+
+    return StageOnGpus(stage(learn, **more), ONE, GPUS["h100-80gb"], True, lambda: model(learn), ROWS, loss)  # type: ignore[arg-type]
+
+
+def test_a_frozen_tower_saves_gradients_and_moments() -> None:
+    found = on_one(ALIGN)
+    told = {each.what: each for each in savings(found, found.as_written())}
+    count = {tower: [p.numel() for _, p in found.model.tower_parameters(tower)] for tower in found.model.towers}
+    for tower in ("vision", "language"):
+        assert told[f"freezing {tower}"].bytes == 12 * sum(count[tower]) + 4 * len(count[tower])
+    assert told["holding frozen weights in half precision"].bytes == 2 * sum(count["vision"] + count["language"])
+    assert told["keeping its features (cache_features)"].seconds > 0
+
+
+def test_kept_features_are_seen_in_the_rehearsal() -> None:
+    found, kept = on_one(ALIGN), on_one(ALIGN, cache_features=True)
+    one, other = (each.rehearsal("one", False, 2) for each in (found, kept))
+    assert one is not None and other is not None
+    assert one.flops["vision"] > 0 == other.flops["vision"]
+    assert not [each for each in savings(kept, kept.as_written()) if "cache" in each.what]
+
+
+def test_the_largest_micro_batch_is_the_last_that_fits() -> None:
+    found = on_one(ALIGN, batch=64, micro_batch=4)
+    largest = found.option("one", False).largest
+    assert largest is not None and largest > 4
+    room = [found.gpu.memory - found.option("one", False, rows).total for rows in (largest, largest + 1)]
+    assert room[0] >= 0 > room[1]
+
+
+def test_more_gpus_hold_what_one_does_not() -> None:
+    found = on_one({"connector": "all", "language": "all"})
+    state = found.option("one", True).total
+    small = replace(found, gpu=replace(found.gpu, memory=state + 2**29), _seen={})
+    assert small.option("one", True).fits and small.enough() is None  # ranks need buffers of their own
+    wide = replace(found, gpu=replace(found.gpu, memory=state + 2**30), _seen={})
+    assert wide.enough() == 2
