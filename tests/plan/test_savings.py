@@ -53,3 +53,25 @@ def test_more_gpus_hold_what_one_does_not() -> None:
     assert small.option("one", True).fits and small.enough() is None  # ranks need buffers of their own
     wide = replace(found, gpu=replace(found.gpu, memory=state + 2**30), _seen={})
     assert wide.enough() == 2
+
+
+def test_a_forward_pass_that_looks_at_numbers_is_not_rehearsed() -> None:
+    def loss(made: VLM, batch: object) -> object:
+        total = next_token(*made(batch))[0]
+        return total if float(total.detach()) > 0 else -total
+
+    found = replace(on_one(ALIGN), loss=loss, _seen={})  # type: ignore[arg-type]
+    assert not found.rehearsable
+    (option,) = found.options()
+    assert option.activations is None and option.time is None and option.fits
+    assert [each.what for each in savings(found, option)][:2] == ["freezing vision", "freezing language"]
+
+
+def test_on_one_gpu_gradients_come_as_activations_go() -> None:
+    learn = {"connector": "all", "language": "all"}
+    alone, gathering = on_one(learn, batch=2), on_one(learn, batch=4, micro_batch=2)
+    assert alone.grows and not gathering.grows
+    seen, option = alone.rehearsal("one", False, 2), alone.option("one", False, 2)
+    gradients = sum(state.gradients for state in option.state.values())
+    assert seen is not None and option.activations == max(0.0, seen.peak - gradients)
+    assert option.total <= gathering.option("one", False, 2).total

@@ -25,6 +25,7 @@ from sightline.train.freeze import freeze
 from sightline.train.objectives import objective_of
 
 DONE, BAD_INPUT = 0, 2
+NUMBERS = "its forward pass looks at numbers, and a rehearsal has none"
 NOW = ("one", "ddp")  # layouts that `sightline train` runs today
 
 
@@ -103,8 +104,9 @@ def _show(found: StageOnGpus, written: Option, options: list[Option], machines: 
     if shape is not None:
         image = f"an image is {shape.patches} patches and {shape.image_tokens} tokens"
         say(f"  rows of {shape.tokens} tokens, {shape.supervised} of them supervised; {image}")
-    else:
-        say(f"  activations are not counted: {found.why_not}; sums are lower bounds", style="yellow")
+    if not found.rehearsable:
+        why = found.why_not or NUMBERS
+        say(f"  activations are not counted: {why}; sums are lower bounds", style="yellow")
     rows = []
     for tower, state in written.state.items():
         kinds = (state.weights, state.gradients, state.optimizer, state.total)
@@ -214,7 +216,7 @@ def told(recipe: Recipe, machines: Machines, gpu: Gpu, stages: list[Any]) -> dic
                 "stage": found.stage.name,
                 "weights": asdict(found.weights),
                 "rows": asdict(found.shape) if found.shape else None,
-                "not_rehearsed": found.why_not or None,
+                "not_rehearsed": None if found.rehearsable else found.why_not or NUMBERS,
                 "as_written": _as_data(found, written, machines),
                 "savings": [asdict(each) for each in savings(found, written)],
                 "options": [_as_data(found, each, machines) for each in options],

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
 from sightline.models.composed import ComposedVLM
 from sightline.models.vlm import VLM
@@ -17,7 +18,7 @@ from sightline.plan.layouts import LAYOUTS, Layout, World, autocast, gathered, l
 from sightline.plan.memory import StateBytes
 from sightline.plan.sample import RowShape, cached, sample
 from sightline.plan.speed import StepTime, Weights, step_time, useful_flops
-from sightline.plan.trace import Rehearsal
+from sightline.plan.trace import Rehearsal, rehearse
 from sightline.recipe.schema import LearnPart, Stage, Tower
 
 CONTEXT = 0.6 * GIB  # CUDA's context, cuBLAS' workspaces, torch's kernels: 0.4 to 0.8 GiB by nvidia-smi on Hopper
@@ -78,7 +79,7 @@ class StageOnGpus:
     shape: RowShape | None
     loss: Loss | None
     why_not: str = ""
-    _seen: dict[tuple[bool, bool, int], Rehearsal] = field(default_factory=dict)
+    _seen: dict[tuple[bool, bool, int], Rehearsal | None] = field(default_factory=dict)
 
     @cached_property
     def model(self) -> VLM:
@@ -97,8 +98,26 @@ class StageOnGpus:
             return None
         key = (autocast(layout), checkpointing, micro)
         if key not in self._seen:
-            self._seen[key] = self._rehearse(*key)
+            try:
+                self._seen[key] = self._rehearse(*key)
+            except (DataDependentOutputException, DynamicOutputShapeException):
+                self._seen[key] = None
         return self._seen[key]
+
+    @property
+    def grows(self) -> bool:
+        """Whether gradients come as activations go: on one GPU, in a step of one micro-batch."""
+        return self.world.size == 1 and self.stage.batch <= self.micro
+
+    @cached_property
+    def rehearsable(self) -> bool:
+        """Whether the model's passes can be run without numbers."""
+        return self.rehearsal(self.as_layout, self.stage.gradient_checkpointing, self.micro) is not None
+
+    @property
+    def as_layout(self) -> Layout:
+        """What the trainer does now: every rank holds all."""
+        return "one" if self.world.size == 1 else "ddp"
 
     def _rehearse(self, casting: bool, checkpointing: bool, micro: int) -> Rehearsal:
         shape, loss = self.shape, self.loss
@@ -115,7 +134,10 @@ class StageOnGpus:
                 return loss(model, batch)
 
         whole = [tower for tower in self.model.towers if isinstance(self.stage.rule_for(tower), LearnPart)]
-        return rehearse_by_depth(self.make, forward, None if casting else half, whole=whole)
+        dtype = None if casting else half
+        if self.grows:
+            return rehearse(self.make(), forward, dtype)
+        return rehearse_by_depth(self.make, forward, dtype, whole=whole)
 
     def activations(self, layout: Layout, checkpointing: bool, micro: int) -> float | None:
         """Bytes of a micro-batch of `micro` rows: a straight line through two rehearsals."""
@@ -123,12 +145,12 @@ class StageOnGpus:
         second = self.rehearsal(layout, checkpointing, 2 * self.micro)
         if first is None or second is None:
             return None
-        one, two = (self._beside_state(each, layout) for each in (first, second))
+        one, two = (self._beside_state(each, layout, micro) for each in (first, second))
         return one + (two - one) * (micro / self.micro - 1)
 
-    def _beside_state(self, seen: Rehearsal, layout: Layout) -> float:
+    def _beside_state(self, seen: Rehearsal, layout: Layout, micro: int) -> float:
         """Gradients are counted in full as state, and on one GPU they come as activations go."""
-        if layout == "one" and self.stage.batch <= self.micro:
+        if self.grows and micro >= self.micro:
             grown = sum(each.gradients for each in state_of(self.model, layout, self.world).values())
             return max(0.0, seen.peak - grown)
         return seen.bare
@@ -199,7 +221,7 @@ class StageOnGpus:
 
         Where nothing can be rehearsed: as the recipe recomputes, the plainest layout first.
         """
-        ways = (False, True) if self.loss is not None else (self.stage.gradient_checkpointing,)
+        ways = (False, True) if self.rehearsable else (self.stage.gradient_checkpointing,)
         every = [self.option(layout, again) for layout in layouts_of(self.world) for again in ways]
         fastest = min((each.time.total for each in every if each.fits and each.time), default=0.0)
 
@@ -228,5 +250,4 @@ class StageOnGpus:
 
     def as_written(self) -> Option:
         """What the trainer would do now: every rank holds all, micro-batches as the recipe says."""
-        layout: Layout = "one" if self.world.size == 1 else "ddp"
-        return self.option(layout, self.stage.gradient_checkpointing, self.micro)
+        return self.option(self.as_layout, self.stage.gradient_checkpointing, self.micro)
