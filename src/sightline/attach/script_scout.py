@@ -68,6 +68,7 @@ class Scout:
         self._registration: Any = None
         self._spent, self._began = 0.0, time.perf_counter()
         self.beheld: list[Callable[[Sequence[nn.Module], Collection[int]], None]] = []  # told of all modules alive
+        self.made: list[Callable[[Optimizer], None]] = []  # told of each optimizer
         self._free: list[weakref.ref[nn.Module]] = []
         self._hook = Hook(self._called, self._failed)
         models.settled = self._settled
@@ -96,6 +97,8 @@ class Scout:
     def noticed(self, optimizer: Optimizer) -> None:
         """An optimizer was made."""
         Hook(self._noticed, self._failed)(optimizer)
+        for act in self.made:
+            act(optimizer)
 
     def _noticed(self, optimizer: Optimizer) -> None:
         self.models.optimizers += 1

@@ -54,7 +54,7 @@ class Terms:
             return
         if known.step < 0:
             known.step = recorder.step
-            known.first = {key: (weakref.ref(p), _few(p)) for key, p in alone.items()}
+            known.first = {key: (weakref.ref(p), few(p)) for key, p in alone.items()}
             return
         known.looks = LOOKS
         still = [p for key, p in alone.items() if _same(p, *known.first.get(key, (None, p)))]
@@ -118,10 +118,11 @@ def leaves(node: Any) -> list[nn.Parameter] | None:
     return found
 
 
-def _few(parameter: Tensor) -> Tensor:
+def few(parameter: Tensor) -> Tensor:
+    """Some of its numbers, to know it again by."""
     flat = parameter.detach().reshape(-1)
     return flat[:: max(1, len(flat) // FEW)][:FEW].clone()
 
 
 def _same(parameter: Tensor, ref: weakref.ref[Tensor] | None, values: Tensor) -> bool:
-    return ref is not None and ref() is parameter and torch.equal(_few(parameter), values)
+    return ref is not None and ref() is parameter and torch.equal(few(parameter), values)

@@ -20,6 +20,7 @@ from sightline.attach.script_resumes import Resumes
 from sightline.attach.script_saves import Saves
 from sightline.attach.script_scout import Scout
 from sightline.attach.script_teachers import Teachers
+from sightline.attach.script_twins import Twins
 from sightline.attach.script_watch import Models
 from sightline.attach.script_words import Words
 from sightline.attach.torch_loop import Attachment
@@ -37,6 +38,7 @@ def watched(
     scout = Scout(models, fault)
     scout.install()
     scout.beheld.append(Teachers(models, fault).look)
+    scout.made.append(Twins(models, fault).made)
     Loaders(fault).install()
     origins = Told(fault)
     origins.install()

@@ -15,6 +15,8 @@ class HiddenSeen:
         grad_norm: L2 norm of their gradients.
         term: they are in no container of the model; but the classes `places` hold them, and a term of the loss is
             theirs alone.
+        twins: they are not the model's, but of `places`; and this many parameters of the model are in two optimizers,
+            one of which finds a gradient at none of its steps, though these had one each time. 0: not so.
     """
 
     step: int
@@ -24,3 +26,4 @@ class HiddenSeen:
     of: int
     grad_norm: float
     term: bool = False
+    twins: int = 0

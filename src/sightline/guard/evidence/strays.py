@@ -22,6 +22,7 @@ WAYS = {
     "alone": "parts that were loaded or trained come before them, and no other matrix learns",
 }
 ALONE = "give them to an optimizer, as what that term is to teach; or leave the term out"
+EACH = "give each optimizer the parameters of the part that it trains"
 ADD = "add them to a parameter group, or set requires_grad to False"
 
 
@@ -57,6 +58,8 @@ def stray(
         what = f"{len(left)} parameters ({numel:,} elements) get gradients and are in no optimizer, e.g. {names[0]}"
         late = f"make the optimizer after the model is final: it holds {foreign} foreign elements"
         return Stray(what, late if foreign else ADD, bool(foreign), {"parameters": names[:5]})
+    if hidden is not None and hidden.twins:
+        return _mistaken(hidden)
     if hidden is not None and hidden.term:
         what = f"a term of the loss hangs on {hidden.parameters} parameters alone that no optimizer was given, of "
         seen: dict[str, object] = {
@@ -117,7 +120,14 @@ def held_twice(measured: Sequence[StepSeen]) -> Stray | None:
     twice = sorted(names[pairs[0][0]])
     what = f"two optimizers hold the same {len(twice)} parameters, and none holds {len(out)} others with gradients"
     seen = {"in none": [p.name for p in out[:5]], "elements in none": numel, "in two": twice[:5]}
-    return Stray(what, "give each optimizer the parameters of the part that it trains", True, seen)
+    return Stray(what, EACH, True, seen)
+
+
+def _mistaken(hidden: HiddenSeen) -> Stray:
+    """An optimizer of one of two networks that was made from the parameters of the other."""
+    what = f"two optimizers hold the same {hidden.twins} parameters, and one never finds a gradient: its backward "
+    rest = f"passes go to {hidden.parameters} parameters of {' and '.join(hidden.places)}, which are in none"
+    return Stray(what + rest, EACH, True, {"elements in none": hidden.numel, "gradient norm": hidden.grad_norm})
 
 
 def left_behind(measured: Sequence[StepSeen], setup: Setup | None) -> list[ParameterSeen]:
