@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import sightline
 from sightline.attach.onlookers.placeholder import cut_placeholder
+from sightline.attach.scattered import scattered
 
 IMAGE, PAD = 9, 0
 
@@ -62,3 +65,97 @@ def test_images_of_many_sizes_and_padding_are_not_cut() -> None:
     assert cut_placeholder(live, live == 9, torch.ones_like(live, dtype=torch.bool)) is None
     padded = torch.tensor([[1, 2, 0, 0], [1, 2, 0, 0], [1, 2, 0, 0], [1, 0, 0, 0], [3, 4, 5, 6]])
     assert cut_placeholder(padded, padded == 0, torch.ones_like(padded, dtype=torch.bool)) is None
+
+
+class Tied(Seeing):
+    """The table is its output layer too, so every row of it has gradients; `write` puts the features in."""
+
+    def __init__(self, write: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.language = nn.ModuleList([nn.Embedding(16, 8), nn.GRU(8, 8, batch_first=True)])
+        self.write = write
+
+    def forward(self, pictures: Tensor, tokens: Tensor) -> Tensor:
+        seen = self.connector(self.vision(pictures).flatten(2).transpose(1, 2))
+        text = self.write(self.language[0](tokens), tokens == IMAGE, seen)
+        return self.language[1](text)[0] @ self.language[0].weight.T
+
+
+def all_at_once(text: Tensor, where: Tensor, seen: Tensor) -> Tensor:
+    return text.masked_scatter(where.unsqueeze(-1).expand_as(text), seen.reshape(-1, seen.shape[-1]))
+
+
+def row_by_row(text: Tensor, where: Tensor, seen: Tensor) -> Tensor:
+    """Rows whose images are smaller have features of padding, at the end."""
+    return torch.stack([t.masked_scatter(w[:, None], s) for t, w, s in zip(text, where, seen, strict=True)])
+
+
+def of_live_patches(text: Tensor, where: Tensor, seen: Tensor) -> Tensor:
+    """The same, all at once."""
+    live = torch.arange(seen.shape[1]) < where.sum(dim=1, keepdim=True)
+    return text.masked_scatter(where[..., None], seen[live])
+
+
+def stretched(text: Tensor, where: Tensor, seen: Tensor) -> Tensor:
+    """As many new embeddings as there are tokens, of which a few are taken."""
+    return text.masked_scatter(where[..., None], seen.mean(dim=1, keepdim=True).expand_as(text))
+
+
+def left_cut(words: int, limit: int = 10) -> list[int]:
+    return [1, *([IMAGE] * 6), *range(2, 2 + words), 10][-limit:]
+
+
+def smaller(words: int) -> list[int]:
+    """A smaller image."""
+    return [1, *([IMAGE] * (8 - words)), *range(2, 2 + words), 10]
+
+
+def some_without(words: int) -> list[int]:
+    """Text alone, beside an empty image."""
+    return [1, 2, 3, 4, 10] if words > 3 else left_cut(words, 99)
+
+
+def said(rows: Callable[[int], list[int]], write: Callable[[Tensor, Tensor, Tensor], Tensor]) -> list[str]:
+    torch.manual_seed(0)
+    model = Tied(write)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with sightline.attach(model, optimizer, on_finding=None) as guard:
+        for _ in range(5):
+            made = [rows(words) for words in (2, 3, 4, 2, 2)]
+            ids = torch.tensor([r + [PAD] * (14 - len(r)) for r in made])
+            logits = model(torch.randn(5, 3, 8, 12), ids)
+            targets = ids[:, 1:].masked_fill((ids[:, 1:] == PAD) | (ids[:, 1:] == IMAGE), -100)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten()).backward()
+            optimizer.step()
+    return [finding.message for finding in guard.findings if finding.code == "X4"]
+
+
+def test_features_that_find_no_place() -> None:
+    (message,) = said(left_cut, all_at_once)
+    assert "29 image placeholders in the ids for 30 features of 5 images" in message
+
+
+@pytest.mark.parametrize(
+    ("rows", "write"),
+    [
+        (lambda words: left_cut(words, 99), all_at_once),
+        (some_without, all_at_once),
+        (smaller, row_by_row),
+        (smaller, of_live_patches),
+        (left_cut, stretched),
+    ],
+)
+def test_features_that_are_meant_to_be_more(
+    rows: Callable[[int], list[int]], write: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> None:
+    assert said(rows, write) == []
+
+
+def test_what_the_graph_shows_of_a_scatter() -> None:
+    ids, text = torch.tensor([[9, 9, 1], [9, 2, 1]]), torch.zeros(2, 3, 4, requires_grad=True)
+    for mask in ((ids == 9)[..., None], (ids == 9)[..., None].expand(2, 3, 4)):
+        written = scattered((text.masked_scatter(mask, torch.ones(2, 2, 4)) * 2).relu(), ids)
+        assert written is not None and torch.equal(written[0], ids == 9) and written[1] == 4
+    assert scattered(text * 2, ids) is None
+    assert scattered(text.masked_scatter(torch.rand(3, 4) > 0.5, torch.ones(3, 4)), ids) is None

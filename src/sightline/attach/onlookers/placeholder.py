@@ -3,7 +3,8 @@
 A token whose embedding is replaced gets no gradient in the embedding table, however often it is there. Padding gets
 none either, but it is not attended to, or stands at the end of rows only, and not in all of them.
 
-It is told only where its spans look cut: else how many tokens such a model wants for an image is its own business.
+It is told only where its spans look cut: else how many tokens such a model wants for an image is its own business. Or
+where features are scattered over it, as many for each image as the fullest row has places, and other rows have fewer.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor
 
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
+from sightline.attach.scattered import partly_filled, scattered
 from sightline.attach.setup import Facts, embedding_of, image_token_of
 from sightline.guard.probes.call import Call
 
 LOOKS = 8  # measured steps with images that are looked at: a limit that cuts no row of eight batches cuts few
+PARTIAL = 2  # rows, of all batches looked at, into which only some of an image's features were written
 SHORT = 3  # rows with fewer placeholders than others that end at one column: two may do so by chance
 
 
@@ -30,7 +33,7 @@ class Placeholder(Onlooker):
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)
         self._batch: tuple[Tensor, Tensor | None] | None = None
-        self._looks = 0
+        self._looks = self._partial = 0
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """Keep the ids of a batch with images: one forward's, for gradients add up."""
@@ -44,6 +47,21 @@ class Placeholder(Onlooker):
             return
         self._looks += 1
         self._batch = ids, mask if mask is not None and mask.shape == ids.shape else None
+        if (written := scattered(output, ids)) is not None:
+            where, features = written
+            self.recorder.mailbox.post([ids, where], lambda values: self._written(values[0], values[1], features))
+
+    def _written(self, ids: Tensor, where: Tensor, features: int) -> None:
+        if (found := partly_filled(ids, where, features)) is not None:
+            self._partial += found[1]
+            if self._partial >= PARTIAL:
+                self._found(found[0])
+
+    def _found(self, token: int | None) -> None:
+        facts = getattr(self.recorder, "facts", None)
+        if token is not None and facts is not None and facts.image_token_id is None:
+            self._looks = LOOKS
+            self.recorder.facts = replace(facts, image_token_id=token)  # type: ignore[attr-defined]
 
     def before_step(self, optimizer: Any, *, measured: bool) -> None:
         """The gradient of the embedding table, row by row, at the ids of the batch."""
@@ -58,13 +76,7 @@ class Placeholder(Onlooker):
         attended = torch.ones_like(ids) if mask is None else mask
 
         def arrived(values: list[Tensor]) -> None:
-            found, facts = (
-                cut_placeholder(values[0], values[1], values[2].bool()),
-                getattr(self.recorder, "facts", None),
-            )
-            if found is not None and facts is not None and facts.image_token_id is None:
-                self._looks = LOOKS
-                self.recorder.facts = replace(facts, image_token_id=found)  # type: ignore[attr-defined]
+            self._found(cut_placeholder(values[0], values[1], values[2].bool()))
 
         self.recorder.mailbox.post([ids, dead, attended], arrived)
 

@@ -8,7 +8,8 @@ Fix: never truncate inside an image span: set `max_length=None` or above prompt 
 fit out (and count them), or lower the image resolution; set labels at the placeholder's id to -100.
 Stays silent when: every image has its placeholders (one, or as many as it has features) in every row, at preflight and
 live, and none of them is supervised. A model that names no placeholder has one inferred, the token whose embedding is
-written over, and only where spans of it end at one column and are of unlike lengths.
+written over: only where spans of it end at one column and are of unlike lengths, or where some rows have fewer places
+than features are scattered for them.
 Sources:
 - https://github.com/huggingface/trl/pull/5904 (2026-06-01): truncation drops placeholders, the processor keeps
   features

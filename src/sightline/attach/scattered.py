@@ -1,0 +1,59 @@
+"""Features that a model writes into its embeddings with `masked_scatter`, which drops in silence what finds no place.
+
+The graph of the outputs keeps what was given: the mask, and the shape of the source.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sightline.guard.probes.call import outcome
+
+NODES = 20_000  # of a graph that are gone through; its first layers come last
+SCATTER = "MaskedScatterBackward0"
+
+
+def scattered(output: Any, ids: Tensor) -> tuple[Tensor, int] | None:
+    """Where the one `masked_scatter` into embeddings of `ids` (B, T) wrote, (B, T) bool; and how many features it had.
+
+    None if there is none, or it did not write whole embeddings.
+    """
+    made = outcome(output)
+    root = next((t.grad_fn for t in (made.logits, made.loss) if t is not None and t.grad_fn is not None), None)
+    found = [node for node in _nodes(root) if type(node).__name__ == SCATTER] if root is not None else []
+    if len(found) != 1:
+        return None
+    mask, source = found[0]._saved_mask, tuple(found[0]._saved_source_sym_sizes)
+    if mask.dim() != 3 or mask.shape[:2] != ids.shape or not source:
+        return None
+    width = mask.shape[-1] if mask.shape[-1] > 1 else source[-1]
+    numel = torch.Size(source).numel()
+    return (mask[..., 0], numel // width) if width and numel % width == 0 else None
+
+
+def partly_filled(ids: Tensor, mask: Tensor, features: int) -> tuple[int, int] | None:
+    """The token that the features were written over, and how many rows have too few of it, but some.
+
+    None unless every row's features are as many as the fullest row has places: then the rest of a row's go astray. A
+    row without any place may be one of text alone.
+    """
+    counts, tokens = mask.sum(dim=1), ids[mask].unique()
+    most = int(counts.max())
+    if len(tokens) != 1 or most >= ids.shape[1] or features != len(ids) * most or int(counts.sum()) >= features:
+        return None
+    partial = int(((counts > 0) & (counts < most)).sum())
+    return (int(tokens), partial) if partial and torch.equal(ids == tokens, mask) else None
+
+
+def _nodes(root: Any) -> list[Any]:
+    seen, open_ = {root}, deque([root])
+    while open_ and len(seen) < NODES:
+        for behind, _ in open_.popleft().next_functions:
+            if behind is not None and behind not in seen:
+                seen.add(behind)
+                open_.append(behind)
+    return list(seen)
