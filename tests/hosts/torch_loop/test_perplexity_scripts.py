@@ -92,3 +92,23 @@ def test_a_sliding_window(mask_overlap: bool) -> None:
     guard.log(perplexity=math.exp(sums / count), phase="evaluation")
     found = said(guard)
     assert found == [] if mask_overlap else found == [("L7", "warning")]
+
+
+@pytest.mark.parametrize("mask_labels", [True, False])
+@pytest.mark.parametrize("first", [0, 1])
+def test_padding_that_only_the_weights_leave_out(mask_labels: bool, first: int) -> None:
+    """Each batch's loss, weighted by its real tokens: `first` 0 counts those of the mask, 1 those that are targets."""
+    lm, guard = trained()
+    total, count = 0.0, 0
+    for lengths in ((30, 12, 8), (20, 19, 18), (9, 5, 4)):
+        rows = torch.zeros(3, max(lengths), dtype=torch.long)
+        for row, length in enumerate(lengths):
+            rows[row, :length] = torch.arange(length) + 3
+        seen = (rows > 0).long()
+        labels = rows.masked_fill(seen == 0, -100) if mask_labels else rows
+        with torch.no_grad():
+            loss = lm(input_ids=rows, attention_mask=seen, labels=labels).loss
+        tokens = int(seen[:, first:].sum())
+        total, count = total + loss.item() * tokens, count + tokens
+    guard.log(ppl=math.exp(total / count), phase="evaluation")
+    assert said(guard) == ([] if mask_labels else [("L7", "warning")])

@@ -51,8 +51,10 @@ def test_silent(score: ScoreSeen, values: dict[str, float]) -> None:
         (UNEQUAL, log(fmean(map(exp, MEANS))), "batches' perplexities"),
         (PADDED, (300 + 6 + 279) / 250, "every labelled token"),
         (WINDOWS, (3.0 + 3 * 2.6) / 4, "every labelled token"),
+        (PADDED, (306 / 160 * 100 + 279) / 190, "padding included"),
+        (PADDED, (306 / 160 * 104 + 3.1 * 94) / 198, "padding included"),
     ],
-    ids=["batches", "rows", "perplexities", "padding", "overlap"],
+    ids=["batches", "rows", "perplexities", "padding", "overlap", "weighted by tokens", "weighted by the mask"],
 )
 def test_found(score: ScoreSeen, nats: float, says: str) -> None:
     verdict = reported(score, perplexity=exp(nats))

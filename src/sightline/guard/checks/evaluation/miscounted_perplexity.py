@@ -21,22 +21,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import exp, log
-from statistics import fmean
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import BatchScore, MetricsHistory, ScoreSeen
+from sightline.guard.evidence import MetricsHistory, ScoreSeen
+from sightline.guard.evidence.counting import LARGEST, explained, mean, same
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vlm")
-EXACT = 2e-3  # relative, of nats: sums in another order or dtype; two ways to count seldom agree so well by chance
 HARM = 0.05  # nats: a perplexity that is off by 5 % is off by more than most papers' improvements
-LARGEST = 50.0  # nats whose exponential is still a number worth naming
-WAYS = {"told": "every labelled token", "every": "every position, padding included", "fair": "every token once"}
 
 
 def find(score: ScoreSeen, metrics: MetricsHistory) -> Verdict:
     """Which way to count explains what the host reported of this evaluation?"""
-    fair = _mean(score.batches, "fair")
+    fair = mean(score.batches, "fair")
     last = next((m for m in reversed(metrics.seen) if m.phase == "evaluation"), None)
     if fair is None or last is None or last.step != score.step:
         return CannotTell("reported evaluation whose token losses were seen (guard.log(..., phase='evaluation'))")
@@ -44,7 +41,7 @@ def find(score: ScoreSeen, metrics: MetricsHistory) -> Verdict:
     if not told:
         return CannotTell("loss or perplexity among the reported numbers")
     for name, nats in told.items():
-        wrong = None if _same(nats, fair) else _explained(score, nats)
+        wrong = None if same(nats, fair) else explained(score, nats)
         if wrong is None or abs(nats - fair) <= HARM:
             continue
         return _finding(name, last.values[name], fair, wrong, score)
@@ -59,34 +56,6 @@ def _reported(values: object) -> Iterator[tuple[str, float]]:
             yield name, log(value)
         elif last.endswith(("loss", "nll")):
             yield name, value
-
-
-def _mean(batches: tuple[BatchScore, ...], way: str) -> float | None:
-    sums = [getattr(batch, way) for batch in batches]
-    count = sum(number for _, number in sums)
-    return sum(nll for nll, _ in sums) / count if count else None
-
-
-def _explained(score: ScoreSeen, nats: float) -> tuple[str, bool] | None:
-    """The wrong way that gives these nats, in words, and whether it is a mean of means."""
-    for way, words in WAYS.items():
-        whole = _mean(score.batches, way)
-        if whole is not None and _same(nats, whole):
-            return f"over {words}", False
-        pairs = [(nll / n, b.rows) for b in score.batches for nll, n in [getattr(b, way)] if n]
-        means = [mean for mean, _ in pairs]
-        if len(means) < 2 or max(means) > LARGEST:
-            continue
-        weighted = sum(mean * rows for mean, rows in pairs) / sum(rows for _, rows in pairs)
-        if _same(nats, fmean(means)) or _same(nats, weighted):
-            return f"a mean over {len(means)} batches", True
-        if _same(nats, log(fmean(exp(mean) for mean in means))):
-            return f"a mean of {len(means)} batches' perplexities", True
-    return None
-
-
-def _same(one: float, other: float) -> bool:
-    return abs(one - other) <= EXACT * max(abs(one), abs(other))
 
 
 def _finding(name: str, value: float, fair: float, wrong: tuple[str, bool], score: ScoreSeen) -> Finding:

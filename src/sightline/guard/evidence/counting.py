@@ -1,0 +1,52 @@
+"""Ways in which the losses of an evaluation's tokens are made into one number, and which of them made a given one."""
+
+from __future__ import annotations
+
+from math import exp, log
+from statistics import fmean
+
+from sightline.guard.evidence.language import BatchScore, ScoreSeen
+
+EXACT = 2e-3  # relative, of nats: sums in another order or dtype; two ways to count seldom agree so well by chance
+LARGEST = 50.0  # nats whose exponential is still a number worth naming
+WAYS = {"told": "every labelled token", "every": "every position, padding included", "fair": "every token once"}
+
+
+def mean(batches: tuple[BatchScore, ...], way: str) -> float | None:
+    """Nats a token, counted one way (a field of `BatchScore`)."""
+    sums = [getattr(batch, way) for batch in batches]
+    count = sum(number for _, number in sums)
+    return sum(nll for nll, _ in sums) / count if count else None
+
+
+def explained(score: ScoreSeen, nats: float) -> tuple[str, bool] | None:
+    """The wrong way that gives these nats, in words, and whether it is a mean of means."""
+    for way, words in WAYS.items():
+        whole = mean(score.batches, way)
+        if whole is not None and same(nats, whole):
+            return f"over {words}", False
+        pairs = [(nll / n, b.rows) for b in score.batches for nll, n in [getattr(b, way)] if n]
+        means = [one for one, _ in pairs]
+        if len(means) < 2 or max(means) > LARGEST:
+            continue
+        weighted = sum(one * rows for one, rows in pairs) / sum(rows for _, rows in pairs)
+        if same(nats, fmean(means)) or same(nats, weighted):
+            return f"a mean over {len(means)} batches", True
+        if same(nats, log(fmean(map(exp, means)))):
+            return f"a mean of {len(means)} batches' perplexities", True
+    return ("over every labelled token of a batch, padding included", False) if _half_masked(score, nats) else None
+
+
+def _half_masked(score: ScoreSeen, nats: float) -> bool:
+    """Whether batches whose means count padding were put together by their tokens without it."""
+    batches = [b for b in score.batches if b.told[1]]
+    counts = [[b.fair[1] + more * b.rows for b in batches] for more in (0, 1)]  # a mask counts each row's first token
+    if not sum(b.padding for b in batches) or any(b.repeated for b in batches) or not sum(counts[0]):
+        return False
+    means = [b.told[0] / b.told[1] for b in batches]
+    return any(same(nats, sum(m * n for m, n in zip(means, few, strict=True)) / sum(few)) for few in counts)
+
+
+def same(one: float, other: float) -> bool:
+    """Whether they can be one number, rounded twice."""
+    return abs(one - other) <= EXACT * max(abs(one), abs(other))
