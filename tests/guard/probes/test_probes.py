@@ -145,6 +145,38 @@ def test_the_ends_of_packed_documents_are_no_samples() -> None:
     assert apart.rows == 3
 
 
+class Asked(nn.Module):
+    """A question about a picture, whose features hardly count yet. `over`: what they are averaged over."""
+
+    def __init__(self, *over: int, gate: float = 1e-3) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.over, self.gate = over, gate
+        self.look = nn.Sequential(nn.Conv2d(3, 8, 2), nn.BatchNorm2d(8), nn.ReLU())
+        self.read, self.head = nn.Linear(6, 8), nn.Sequential(nn.Dropout(0.2), nn.Linear(8, 5))
+
+    def forward(self, picture: Tensor, question: Tensor) -> Tensor:
+        seen = self.look(picture).mean(dim=self.over)
+        return self.head(torch.tanh(self.read(question)) * (1 + self.gate * seen))
+
+
+@pytest.mark.parametrize(
+    ("model", "pooled"),
+    [(Asked(0, 2, 3), True), (Asked(2, 3), False), (Asked(2, 3, gate=1.0), False), (Asked(0, 2, 3, gate=0.0), False)],
+    ids=["over the batch", "over the picture", "that counts", "that is not seen yet"],
+)
+def test_pictures_that_are_pooled_over_the_batch(model: nn.Module, pooled: bool) -> None:
+    seen = rows_apart(Call(model, (torch.randn(16, 3, 6, 6), torch.randn(16, 6))), 3, varied=True)
+    assert seen is not None and seen.own is not None and seen.own > 0.1 and len(seen.alone) == 1
+    assert (seen.pooled is not None) == pooled and max(seen.others) < 0.01 * seen.own
+    assert model.training and model.look[1].num_batches_tracked == 0
+
+
+def test_a_picture_that_is_all_there_is_is_not_asked_about_twice() -> None:
+    seen = rows_apart(Call(nn.Flatten(), (torch.randn(4, 3, 2, 2),)), 3, varied=True)
+    assert seen is not None and seen.alone == ()
+
+
 def test_a_reference_that_is_called_otherwise_is_not_called() -> None:
     policy = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9))
     batch = Call(policy, (), {"input_ids": torch.tensor([[1, 2, 3]]), "rejected": torch.tensor([[1, 2, 4]])})

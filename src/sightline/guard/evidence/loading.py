@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
+SURE = 32  # roundings: what one of a sample's inputs does may be little, but must be surely more than nothing
+SHARE, FEWEST = 0.1, 4  # of the own row's change, in the median of the others, of so many rows at least
+
 
 @dataclass(frozen=True, slots=True)
 class LoaderSeen:
@@ -97,6 +100,8 @@ class RowsSeen:
         others: the same for each other row, largest first.
         noise: what two equal passes differ by, or one rounding of the largest output makes.
         varied: whether the run had fed different batches by then (a fixed set of rows may be one sample).
+        alone: where a row has several inputs, for each of images or features that was replaced alone: the change of
+            that row's output, and the median of the other rows'.
     """
 
     step: int
@@ -106,6 +111,14 @@ class RowsSeen:
     others: tuple[float, ...] = ()
     noise: float = 0.0
     varied: bool = True
+    alone: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def pooled(self) -> tuple[float, float] | None:
+        """Those of `alone` that tell most other rows about as much as their own: surely more than any rounding."""
+        least = SURE * self.noise
+        found = [(own, other) for own, other in self.alone if own > least < other and other > SHARE * own]
+        return found[0] if found and self.rows >= FEWEST else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,8 @@
-"""Does each sample have its own output? One row's input is replaced by another's, and the outputs are compared."""
+"""Does each sample have its own output? One row's input is replaced by another's, and the outputs are compared.
+
+Where a sample has several inputs, one of them may have a small effect, and what is mixed of it be lost beside the rest
+(a picture beside a question): it is then replaced alone too.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,11 @@ from sightline.guard.probes.call import Call
 from sightline.guard.probes.restore import untouched
 
 ROWS = 16  # samples of a batch that are looked at: enough to see a mix, few enough to cost little
+ALONE = 2  # inputs that are replaced alone, of images or features: a forward pass each
 
 
 def rows_apart(call: Call, step: int, *, varied: bool) -> RowsSeen | None:
-    """Run `call` three times in eval mode: twice as it is, once with row 0's input replaced by the last row's.
+    """Run `call` some times in eval mode: twice as it is, then with row 0's inputs replaced by the last row's.
 
     None where it is not clear what a row is: inputs that do not all share their leading dimension, one row, outputs
     that are no tensor, or an n x n output (all samples compared with all).
@@ -35,14 +40,28 @@ def rows_apart(call: Call, step: int, *, varied: bool) -> RowsSeen | None:
         if len(first) != rows:
             return RowsSeen(step, rows, tuple(first.shape), varied=varied)
         again = _output(call.model(*call.args, **call.kwargs))
-        other = _swapped(call, rows)
-        changed = _output(call.model(*other.args, **other.kwargs))
-    if again is None or changed is None or changed.shape != first.shape:
+        whole, *parts = [_moved(call, rows, first, only) for only in (None, *_apart(inputs, rows))]
+    if again is None or whole is None:
         return None
-    change = (changed.float() - first.float()).abs().reshape(rows, -1).amax(dim=1)
+    change, alone = whole, [(float(part[0]), float(part[1:].median())) for part in parts if part is not None]
     noise = max(_gap(first, again), torch.finfo(first.dtype).eps * float(first.abs().max()))
     others = sorted(change[1:].tolist(), reverse=True)[:ROWS]
-    return RowsSeen(step, rows, tuple(first.shape), float(change[0]), tuple(others), noise, varied)
+    return RowsSeen(step, rows, tuple(first.shape), float(change[0]), tuple(others), noise, varied, tuple(alone))
+
+
+def _apart(inputs: list[Tensor], rows: int) -> list[Tensor]:
+    """Images and features that a sample has beside other inputs."""
+    mine = [value for value in inputs if len(value) == rows]
+    return [value for value in mine if value.dim() > 2 and value.is_floating_point()][:ALONE] if len(mine) > 1 else []
+
+
+def _moved(call: Call, rows: int, first: Tensor, only: Tensor | None) -> Tensor | None:
+    """(rows,) by how much each row's output is another than in `first` when row 0 is given the last row's input."""
+    other = _swapped(call, rows, only)
+    changed = _output(call.model(*other.args, **other.kwargs))
+    if changed is None or changed.shape != first.shape:
+        return None
+    return (changed.float() - first.float()).abs().reshape(rows, -1).amax(dim=1)
 
 
 def _packed(inputs: list[Tensor]) -> bool:
@@ -51,10 +70,10 @@ def _packed(inputs: list[Tensor]) -> bool:
     return bool(wide) and all(len(value) == 1 for value in wide)
 
 
-def _swapped(call: Call, rows: int) -> Call:
+def _swapped(call: Call, rows: int, only: Tensor | None) -> Call:
     def swap(value: Any) -> Any:
         if isinstance(value, Tensor):
-            if value.dim() == 0 or len(value) != rows:
+            if value.dim() == 0 or len(value) != rows or (only is not None and value is not only):
                 return value
             twin = value.clone()
             twin[0] = value[-1]

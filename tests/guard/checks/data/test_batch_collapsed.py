@@ -28,6 +28,16 @@ def test_what_rounding_explains_is_silent() -> None:
     assert find(replace(SEEN, own=1.0, others=(0.3, 0.0, 0.0), noise=0.1)) is None
 
 
+@pytest.mark.parametrize(
+    ("alone", "found"),
+    [((1e-4, 9e-5), True), ((1e-4, 5e-6), False), ((2e-6, 2e-6), False), ((0.0, 1.0), False)],
+    ids=["pooled", "its own", "rounding", "another row's"],
+)
+def test_one_of_several_inputs(alone: tuple[float, float], found: bool) -> None:
+    assert isinstance(find(replace(SEEN, alone=((0.5, 0.0), alone))), Finding) is found
+    assert find(replace(SEEN, rows=3, output=(3, 2), alone=(alone,))) is None
+
+
 def test_fewer_samples_out_than_in() -> None:
     found = find(replace(SEEN, output=(2, 4), own=None))
     assert isinstance(found, Finding) and found.message == "4 samples went in and 2 came out"

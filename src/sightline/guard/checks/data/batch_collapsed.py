@@ -6,9 +6,9 @@ batch of images; a `view` that takes the batch for another dimension, a recurren
 `batch_first=True` that is given (batch, time, features), a softmax or mean over dimension 0, a `squeeze()` at batch 1.
 Fix: name the dimension: `squeeze(-1)`, `flatten(1)`, `softmax(dim=-1)`; `batch_first=True`; keep dimension 0 for the
 batch from input to output; give a processor one list of images for each text.
-Stays silent when: changing one sample's input moves that sample's output alone, in eval mode, beyond rounding; outputs
-compare all samples with all on purpose (n x n); the rows are one fixed set, such as a graph's nodes; a text that all
-samples of a batch share (a task's prompt) tells as much of one of them as of any other.
+Stays silent when: changing one sample's input, or its image, moves that sample's output alone, in eval mode, beyond
+rounding; outputs compare all samples with all on purpose (n x n); the rows are one fixed set, such as a graph's nodes;
+a text that all samples of a batch share (a task's prompt) tells as much of one of them as of any other.
 Sources:
 - https://github.com/huggingface/transformers/issues/34204 (2024-10-16): a processor that gave the ids of the first
   sample for the whole batch (Transformers-34204 of the TrainCheck paper)
@@ -29,8 +29,8 @@ from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vision", "vlm")
 NOISE = 4  # times one rounding of the largest output
+POOLED = "an image, or features, of one sample moved the outputs of most other samples as well"
 LEAK = 1e-2  # of the change in the changed row: a real mix moves others as much; batch-wide numerics stay below 1e-3
-
 ALIKE, MOST = 8, 0.9  # different batches of one input each, and their share of all: a last one may hold one sample
 BATCHES, SAMPLES = 16, 8  # fewer batches or samples tell nothing of how the others scatter
 OUTSTANDING = 6.0  # standard deviations of the other samples, and
@@ -91,7 +91,7 @@ def _mixed(rows: RowsSeen | None) -> Verdict:
         return CannotTell("batch other than the one the model is always fed")
     moved = [change for change in rows.others if change > max(NOISE * rows.noise, LEAK * rows.own)]
     if not moved:
-        return None
+        return _finding(POOLED, rows, {"moved in it, median of the others": rows.pooled}) if rows.pooled else None
     seen = {"moved in it": rows.own, "most moved in others": moved[0], "others moved": len(moved)}
     return _finding(f"a change in one sample's input moved the outputs of {len(moved)} other samples", rows, seen)
 
