@@ -172,6 +172,19 @@ def test_pictures_that_are_pooled_over_the_batch(model: nn.Module, pooled: bool)
     assert model.training and model.look[1].num_batches_tracked == 0
 
 
+@pytest.mark.parametrize("mixes", [False, True])
+def test_queries_beside_as_many_examples(mixes: bool) -> None:
+    """A prototypical network. Mixing is told from comparing: it comes from the queries too."""
+    net = nn.Sequential(nn.Linear(6, 8), nn.Tanh())
+    net.forward = lambda examples, queries: torch.cdist(  # type: ignore[method-assign]
+        net[1](net[0](queries - queries.mean(dim=0) if mixes else queries)),
+        net[1](net[0](examples)).view(5, 5, -1).mean(dim=1),
+    )
+    seen = rows_apart(Call(net, (torch.randn(25, 6), torch.randn(25, 6))), 3, varied=True)
+    assert seen is not None and seen.own is not None and seen.own > 0.01 and seen.alone == ()
+    assert (max(seen.others) > 0.01 * seen.own) == mixes
+
+
 def test_a_picture_that_is_all_there_is_is_not_asked_about_twice() -> None:
     seen = rows_apart(Call(nn.Flatten(), (torch.randn(4, 3, 2, 2),)), 3, varied=True)
     assert seen is not None and seen.alone == ()

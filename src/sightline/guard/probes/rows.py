@@ -40,13 +40,25 @@ def rows_apart(call: Call, step: int, *, varied: bool) -> RowsSeen | None:
         if len(first) != rows:
             return RowsSeen(step, rows, tuple(first.shape), varied=varied)
         again = _output(call.model(*call.args, **call.kwargs))
-        whole, *parts = [_moved(call, rows, first, only) for only in (None, *_apart(inputs, rows))]
-    if again is None or whole is None:
+        sets = _alike(inputs, rows)
+        wholes = [_moved(call, rows, first, only) for only in sets or (None,)]
+        parts = [_moved(call, rows, first, only) for only in _apart(inputs, rows)] if not sets else []
+    if again is None or any(whole is None for whole in wholes):
         return None
-    change, alone = whole, [(float(part[0]), float(part[1:].median())) for part in parts if part is not None]
+    change = min((whole for whole in wholes if whole is not None), key=lambda whole: float(whole[1:].max()))
+    alone = [(float(part[0]), float(part[1:].median())) for part in parts if part is not None]
     noise = max(_gap(first, again), torch.finfo(first.dtype).eps * float(first.abs().max()))
     others = sorted(change[1:].tolist(), reverse=True)[:ROWS]
     return RowsSeen(step, rows, tuple(first.shape), float(change[0]), tuple(others), noise, varied, tuple(alone))
+
+
+def _alike(inputs: list[Tensor], rows: int) -> list[Tensor]:
+    """Two inputs of one shape: one may be a set that all of the other's rows are compared with (examples, queries).
+
+    Each is replaced alone, and what moves fewer rows counts: a model that mixes its rows does so from either.
+    """
+    mine = [value for value in inputs if len(value) == rows and value.dim() > 1 and value.is_floating_point()]
+    return mine if len(mine) == 2 and mine[0].shape == mine[1].shape and mine[0] is not mine[1] else []
 
 
 def _apart(inputs: list[Tensor], rows: int) -> list[Tensor]:
