@@ -65,6 +65,7 @@ def test_another_models_optimizer_is_none_of_our_business() -> None:
 
 
 def test_the_hosts_word_on_its_loss() -> None:
+    torch.manual_seed(0)
     model = Words()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     guard, seen = watched(model, optimizer)

@@ -24,7 +24,7 @@ from sightline.recipe.schema import Recipe
 from sightline.serve.ask import ask
 from sightline.train.interrupt import Interrupted
 from sightline.train.run import resume, train
-from tests.train.parallel.test_ranks import free_port
+from tests.ports import free_port
 from tests.train.tiny import COLOURS, RECIPE
 
 VOCABULARY = ("no", "black", "blue", "green", "red", "white", "yellow", "yes")  # by frequency, then by the alphabet

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from sightline.train.parallel.ranks import Ranks, joined_ranks
 from sightline.train.precision import pick_precision
 from sightline.train.run import resume, train
 from tests.models.test_query_pairs import SIZES
+from tests.ports import free_port
 from tests.train.tiny import COLOURS, RECIPE, drawn
 
 FORMER = {"kind": "q-former", "queries": 2, "embed": 8, "config": SIZES | {"attention_probs_dropout_prob": 0.1}}
@@ -168,9 +168,7 @@ def work(rank: int, port: int, folder: str) -> None:
 def test_two_ranks_learn_what_one_does(tmp_path: Path) -> None:
     for name in ("0", "1"):
         (tmp_path / name).mkdir()
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = int(sock.getsockname()[1])
+    port = free_port()
     mp.spawn(work, args=(port, str(tmp_path)), nprocs=2)
     expected, wanted = gradients(tmp_path, Ranks(0, 1, torch.device("cpu")))
     for rank in range(2):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.ports import free_port
 
 SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.py"))
 QUICK = {"p3_loss_scale"}
@@ -25,12 +26,6 @@ PAIRS = [
     for faulty in (True, False)
     for marks in ([] if script.stem in QUICK else [pytest.mark.slow],)
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as there:
-        there.bind(("127.0.0.1", 0))
-        return int(there.getsockname()[1])
 
 
 @pytest.mark.parametrize(("script", "faulty"), PAIRS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from sightline.train.parallel.ranks import Ranks, joined_ranks
 from sightline.train.precision import pick_precision
 from sightline.train.run import resume, train
 from sightline.train.step import train_step
+from tests.ports import free_port
 from tests.train.objectives.test_pairs import CPU, PAIRS, micro_batches
 from tests.train.objectives.test_slow import fused_recipe
 from tests.train.test_blip2 import chain, stopping
@@ -216,9 +216,7 @@ def work(rank: int, port: int, rows: list[Row], out: str) -> None:
 
 @pytest.mark.ddp
 def test_two_ranks_learn_the_weights_of_one(rows: list[Row], tmp_path: Path) -> None:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = int(sock.getsockname()[1])
+    port = free_port()
     mp.spawn(work, args=(port, rows, str(tmp_path)), nprocs=2)
     for kind in KINDS:
         (one, state), (other, _) = (torch.load(tmp_path / f"{kind}-{rank}.pt") for rank in range(2))

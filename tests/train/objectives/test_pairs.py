@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from sightline.train.objectives.embedded import image_ids
 from sightline.train.objectives.pairs import COMPARED
 from sightline.train.parallel.ranks import Ranks, joined_ranks
 from sightline.train.precision import pick_precision
+from tests.ports import free_port
 from tests.train.tiny import RECIPE
 
 CPU = torch.device("cpu")
@@ -152,9 +152,7 @@ def work(rank: int, port: int, rows: list[Row], out: str) -> None:
 
 @pytest.mark.ddp
 def test_two_ranks_give_the_gradient_of_one(rows: list[Row], tmp_path: Path) -> None:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = int(sock.getsockname()[1])
+    port = free_port()
     mp.spawn(work, args=(port, rows, str(tmp_path)), nprocs=2)
     for objective in COMPARED:
         stage, built = stage_and_model(rows, {objective: 1.0}, -2.0)

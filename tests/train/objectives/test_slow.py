@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from sightline.train.objectives import PairLosses
 from sightline.train.objectives.embedded import image_ids, text_ids
 from sightline.train.parallel.ranks import Ranks, joined_ranks
 from sightline.train.precision import pick_precision
+from tests.ports import free_port
 from tests.train.objectives.test_pairs import CPU, PAIRS, gradients, micro_batches
 from tests.train.tiny import RECIPE
 
@@ -275,9 +275,7 @@ def test_two_ranks_give_the_gradient_of_one_and_hold_one_queue(rows: list[Row], 
     losses.check(model)
     losses.before_step(2, 10)
     _, wanted = by_hand(model, losses, micro_batches(built, rows, PAIRS))
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = int(sock.getsockname()[1])
+    port = free_port()
     mp.spawn(work, args=(port, rows, str(tmp_path)), nprocs=2)
     (first, queue), (second, other) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for name, grad in wanted.items():

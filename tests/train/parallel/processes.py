@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,14 @@ from torch import Tensor, nn
 
 from sightline.models.temperature import Temperature
 from sightline.train.parallel.ranks import Ranks, joined_ranks
+from tests.ports import free_port
 
 Job = tuple[Callable[..., Any], tuple[Any, ...]]  # a function of (ranks, *args) and its args
 
 
 def on_ranks(world: int, jobs: Sequence[Job], out: Path) -> list[list[Any]]:
     """Run the jobs one after the other on each of `world` processes; what each job returned on each rank."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = int(sock.getsockname()[1])
+    port = free_port()
     mp.spawn(_enter, (port, world, list(jobs), str(out)), nprocs=world)
     by_rank = [torch.load(out / f"{rank}.pt") for rank in range(world)]
     return [list(found) for found in zip(*by_rank, strict=True)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,11 @@ from sightline.train.groups import build_optimizer
 from sightline.train.parallel.ranks import Ranks, joined_ranks, pick_device
 from sightline.train.precision import pick_precision
 from sightline.train.step import train_step
+from tests.ports import free_port
 from tests.train.tiny import fresh, stage
 
 pytestmark = pytest.mark.ddp
 STEPS = 3
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def text_only(row: Any) -> Any:
