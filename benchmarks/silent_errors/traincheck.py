@@ -22,7 +22,7 @@ from typing import Any
 
 REFERENCES = 3  # clean runs to learn from; its paper takes as few, its issue tracker advises up to 6
 STYLES = ("proxy", "sampler")  # how a model is tracked: its default, then the one that touches the model least
-LIMITS = {"collect": 900, "infer": 3600, "check": 1800}  # seconds on a loaded machine: 20 times what most need
+LIMITS = {"collect": 1800, "infer": 7200, "check": 3600}  # seconds on a loaded machine: 20 times what most need
 LAUNCH = "{python} -m torch.distributed.run --standalone --nproc-per-node 2 train.py\n"
 
 
