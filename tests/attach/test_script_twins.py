@@ -149,6 +149,8 @@ def critic_follows(one: nn.Module, other: nn.Module, make: Callable[..., torch.o
 
 @pytest.mark.parametrize("keeps", [False, True])
 def test_a_critic_whose_optimizer_holds_the_generator(keeps: bool) -> None:
+    bystander = net(3, 3)  # had its gradients before, from something else
+    bystander(torch.ones(2, 3)).sum().backward()
     (found,) = findings(game(mistaken=True, keeps=keeps))
     assert found.severity == "error" and "one never finds a gradient" in found.message and "Sequential" in found.message
     assert findings(game(mistaken=False, keeps=keeps)) == []

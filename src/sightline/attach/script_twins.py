@@ -93,12 +93,15 @@ class Twins:
             return
         if not twin.rest:
             twin.rest = [(weakref.ref(p), few(p)) for p in _outside()]
-        rest = [(p, was) for ref, was in twin.rest if (p := ref()) is not None and torch.equal(few(p), was)]
-        pulled = gradients(p for p, _ in rest)
-        new = sum(not _equal(value, twin.pulled.get(key)) for key, value in pulled.items())
+        pulled = gradients(p for ref, _ in twin.rest if (p := ref()) is not None)
+        new = {key for key, value in pulled.items() if not _equal(value, twin.pulled.get(key))}
         twin.empty += 1
+        if twin.empty == 2:  # what had its gradients from elsewhere is no part of this
+            twin.rest = [(ref, was) for ref, was in twin.rest if id(ref()) in new]
+            pulled = {key: value for key, value in pulled.items() if key in new}
         twin.pulled = pulled
-        if not new or 2 * new < len(pulled) or len(rest) < len(twin.rest):
+        rest = [(p, was) for ref, was in twin.rest if (p := ref()) is not None and torch.equal(few(p), was)]
+        if not new or 2 * len(new) < len(pulled) or (twin.empty > 1 and len(rest) < len(twin.rest)):
             twin.done = True
         elif twin.empty >= STEPS:
             twin.done = True
