@@ -10,6 +10,7 @@ from sightline.data.row import Row
 from sightline.errors import UserError
 from sightline.evaluate.answer import Precision, ready
 from sightline.evaluate.judge import Found, Judge
+from sightline.evaluate.progress import counter
 from sightline.evaluate.retrieval import ranks
 from sightline.models.build import Built
 from sightline.recipe.schema import Recipe
@@ -35,13 +36,7 @@ def evaluate_pairs(
     started = time.perf_counter()
     asked = _asked(recipe, built, rows, limit)
     judge = Judge(built, recipe.evaluate.batch)
-    done = 0
-
-    def tell(more: int) -> None:
-        nonlocal done
-        done += more
-        if progress:
-            progress(done, len(asked))
+    tell = counter(progress, len(asked))
 
     with ready(built.model, judge.device, precision):
         evaluation: dict[str, Any] = {

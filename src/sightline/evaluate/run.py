@@ -21,6 +21,7 @@ from sightline.evaluate.looking.ask import Again, Asked, ask, group_looking, loo
 from sightline.evaluate.looking.counterfactual import find_pairs
 from sightline.evaluate.marks import Marks, accuracy, is_scored, markable, marking, mean
 from sightline.evaluate.pairs import evaluate_pairs
+from sightline.evaluate.progress import counter
 from sightline.evaluate.reach import within_reach
 from sightline.evaluate.score import normalise
 from sightline.evaluate.texts import evaluate_perplexity
@@ -113,7 +114,7 @@ def _evaluate_answers(
         if answerer.vocabulary:
             evaluation["vocabulary"] = within_reach(answerer.vocabulary, asked, seen.mark)
     else:
-        said = answerer.confident(asked, _counter(progress, len(asked)))
+        said = answerer.confident(asked, counter(progress, len(asked)))
         answers, chances = [answer for answer, _ in said], [chance for _, chance in said]
     evaluation["seconds"] = time.perf_counter() - started
     groups = next(iter(fields.values()), None)
@@ -132,7 +133,7 @@ def _leaks(
     settings, answers = recipe.evaluate, len(asked)
     if is_scored(settings):
         answers += len(settings.looking) * min(settings.looking_questions, len(asked))
-    leaks = find_leaks(train_rows, asked, _counter(progress, images + answers))
+    leaks = find_leaks(train_rows, asked, counter(progress, images + answers))
     streamed = {name for stage in recipe.stages for name in stage.data if recipe.data[name].stream}
     leaks.facts["not_compared"] = sorted(streamed)
     return leaks, (lambda done, total: progress(images + done, images + total)) if progress else None
@@ -169,7 +170,7 @@ def _answered(
     few = [asked[place] for place in places]
     conditions = prepare(names, few, answerer, recipe.seed)
     made = sum(condition is not None for condition in conditions.values())
-    tell = _counter(progress, len(asked) + len(few) * made)
+    tell = counter(progress, len(asked) + len(few) * made)
     said = answerer.confident(asked, tell)
     answers, chances = [answer for answer, _ in said], [chance for _, chance in said]
     right = [mark(given, row) for given, row in zip(answers, asked, strict=True)]
@@ -267,15 +268,3 @@ def _by_group(
         looks = group_looking(seen, again, places, settled_by_words([seen.rows[place] for place in places], seen.mark))
         table[group] = line | {"shuffled": looks.get("shuffled"), "looking": looks}
     return table
-
-
-def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def tell(more: int) -> None:
-        nonlocal done
-        done += more
-        if progress:
-            progress(done, total)
-
-    return tell

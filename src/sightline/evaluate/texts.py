@@ -19,6 +19,7 @@ from sightline.evaluate.answer import Precision, ready
 from sightline.evaluate.baselines import with_other_images
 from sightline.evaluate.features import ImageFeatures, Lookup
 from sightline.evaluate.perplexity import Surprise, Text, document, surprise
+from sightline.evaluate.progress import counter
 from sightline.evaluate.written import NO_GROUP
 from sightline.models.adopted import AdoptedVLM
 from sightline.models.build import Built
@@ -77,13 +78,7 @@ def evaluate_perplexity(
     other = None
     if not reader.documents and "shuffled" in spec.looking and spec.shuffled_images:
         other = with_other_images(asked, recipe.seed)
-    done = 0
-
-    def tell(more: int) -> None:
-        nonlocal done
-        done += more
-        if progress:
-            progress(done, len(asked) * (2 if other else 1))
+    tell = counter(progress, len(asked) * (2 if other else 1))
 
     found = reader.read(asked, tell)
     most = recipe.data[spec.data].limit if spec.data else None

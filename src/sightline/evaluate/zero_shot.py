@@ -26,6 +26,7 @@ from sightline.errors import UserError, nearest
 from sightline.evaluate.answer import Precision, ready
 from sightline.evaluate.baselines import with_other_images
 from sightline.evaluate.gallery import gallery
+from sightline.evaluate.progress import counter
 from sightline.evaluate.retrieval import nearness
 from sightline.evaluate.score import wilson
 from sightline.evaluate.written import write_predictions
@@ -58,13 +59,7 @@ def evaluate_zero_shot(
     asked = _asked(recipe, built, rows)
     partial, asked = bool(limit and limit < len(asked)), asked[:limit] if limit else asked
     words = classes_of(spec, asked)
-    done = 0
-
-    def tell(more: int) -> None:
-        nonlocal done
-        done += more
-        if progress:
-            progress(done, len(asked))
+    tell = counter(progress, len(asked))
 
     with ready(built.model, next(built.model.parameters()).device, precision):
         prompts = embed_prompts(built, list(words.values()), spec.templates, spec.batch)

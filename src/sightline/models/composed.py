@@ -83,8 +83,7 @@ class ComposedVLM(QueryPairs, VLM):
 
     def encode_images(self, pixel_values: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N P D"]:
         """Features of each image. A frozen vision tower runs without a graph."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and (self.learns("vision") or pixel_values.requires_grad)):
-            return self.vision(pixel_values)
+        return self.seen_by(self.vision, pixel_values)
 
     def forward(self, batch: Batch, task: str = "next-token", heads: Collection[str] = ()) -> Any:
         """See `VLM.forward`; for the task "pairs", see `PairModel.represent`; for "answers", `choose`."""

@@ -9,17 +9,18 @@ from typing import Any
 
 from sightline.recipe.schema import ModelSpec
 
+CLIP_L_336: dict[str, Any] = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
 CONFIGS: dict[str, dict[str, Any]] = {
-    "openai/clip-vit-large-patch14-336": {
-        "model_type": "clip_vision_model",
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "image_size": 336,
-        "patch_size": 14,
-        "projection_dim": 768,
-    },
+    "openai/clip-vit-large-patch14-336": CLIP_L_336,
     "openai/clip-vit-large-patch14": {
         "model_type": "clip_vision_model",
         "hidden_size": 1024,
@@ -111,16 +112,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "image_token_index": 32000,
         "vision_feature_layer": -2,
         "vision_feature_select_strategy": "default",
-        "vision_config": {
-            "model_type": "clip_vision_model",
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "image_size": 336,
-            "patch_size": 14,
-            "projection_dim": 768,
-        },
+        "vision_config": CLIP_L_336,
         "text_config": {
             "model_type": "llama",
             "hidden_size": 4096,

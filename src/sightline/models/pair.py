@@ -86,8 +86,7 @@ class PairVLM(VLM):
         return self.encode_images(batch.pixel_values)
 
     def encode_images(self, pixel_values: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N P D"]:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and (self.learns("vision") or pixel_values.requires_grad)):
-            return self.vision(pixel_values)
+        return self.seen_by(self.vision, pixel_values)
 
     def embed_image_features(self, features: Float[Tensor, "N P D"]) -> Float[Tensor, "N E"]:
         """Unit vectors of images, from the vision tower's features."""

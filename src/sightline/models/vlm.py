@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -53,6 +54,11 @@ class VLM(nn.Module, ABC):
     @abstractmethod
     def encode_images(self, pixel_values: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N P D"]:
         """Vision features that the connector takes (what `Batch.features` caches)."""
+
+    def seen_by(self, vision: nn.Module, pixel_values: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N P D"]:
+        """What the tower `vision` makes of images. A frozen one has no graph, unless the pixels want gradients."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (self.learns("vision") or pixel_values.requires_grad)):
+            return vision(pixel_values)
 
     @abstractmethod
     def say(self, batch: Batch, max_new_tokens: int) -> list[Said]:

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 from transformers import masking_utils
 
 from sightline.models.vlm import VLM
+from sightline.plan.memory import size_of
 
 DEVICE = torch.device("cpu")  # fake: the one device whose kernels every build of torch can choose between
 OUTSIDE = "loss"  # what is made outside every tower
@@ -135,7 +136,7 @@ class Ledger(TorchDispatchMode):
         for tensor in fresh:
             self._enter(tensor.untyped_storage())
         if flops or fresh or packet.__name__.endswith("_"):
-            self.work[flops, sum(map(_size, (*given, *told)))] += 1
+            self.work[flops, sum(map(size_of, (*given, *told)))] += 1
         return out
 
     def complete(self, gradient: Tensor) -> None:
@@ -176,10 +177,6 @@ def _flops(packet: Any, args: Any, kwargs: Any, out: Any) -> int:
     if packet is ATTENTION_BACKWARD:
         return int(sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4])))
     return int(flop_registry[packet](*args, **kwargs, out_val=out)) if packet in flop_registry else 0
-
-
-def _size(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def _key(tensor: Tensor) -> int:

@@ -17,10 +17,11 @@ from sightline.evaluate.answer import Precision
 from sightline.evaluate.bootstrap import paired
 from sightline.evaluate.marks import accuracy, is_scored, mean
 from sightline.evaluate.marks import marks as marks_of
+from sightline.evaluate.progress import counter
 from sightline.evaluate.robust import trust
 from sightline.evaluate.robust.contradiction import contradicted
 from sightline.evaluate.robust.corruptions.catalogue import ALL, corrupted, family_of
-from sightline.evaluate.robust.curves import Curve, Marking, Tell, Trial, curves
+from sightline.evaluate.robust.curves import Curve, Marking, Trial, curves
 from sightline.evaluate.robust.shown import png
 from sightline.evaluate.robust.trust import Foreign
 from sightline.evaluate.robust.view import AnswerView, View
@@ -63,7 +64,7 @@ def measure(
     asked = chosen(rows, limit or settings.questions, recipe.seed)
     view = view_of(recipe.evaluate, built, asked, settings.batch, precision)
     mark = marking(recipe.evaluate)
-    tell = _counter(progress, _work(recipe.evaluate, asked))
+    tell = counter(progress, _work(recipe.evaluate, asked))
     trial = Trial(view, mark, recipe.seed, tell)
     answers = view.answer(asked)
     clean = mark(asked, answers)
@@ -240,15 +241,3 @@ def _work(spec: Evaluate, rows: Sequence[Row]) -> int:
     names = len(ALL) if robust.corruptions == "all" else len(robust.corruptions)
     rounds = 1 + bounds + names * len(set(robust.severities)) + len(robust.words) + len(robust.contradiction)
     return rounds * len(rows) + trust.cost(robust.attacks, len(rows))
-
-
-def _counter(progress: Callable[[int, int], None] | None, total: int) -> Tell:
-    done = 0
-
-    def tell(more: int) -> None:
-        nonlocal done
-        done += more
-        if progress:
-            progress(min(done, total), total)
-
-    return tell

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from sightline.evaluate.robust.attacks.norms import Norm, size
+from sightline.evaluate.robust.attacks.norms import Norm, across, size
 
 SLACK = 1e-4  # of a level: fp32 leaves 8 / 255 a little under eight levels
 HALVINGS = 12  # of the step back from a rounded difference that is too long
@@ -29,11 +29,7 @@ def in_levels(pixels: Tensor, clean: Tensor, epsilon: float | None = None, norm:
     low, high = torch.zeros(len(delta), device=delta.device), torch.ones(len(delta), device=delta.device)
     share = high
     for _ in range(HALVINGS):
-        fits = size((delta * _each(share, delta)).round() / 255, norm) <= epsilon
+        fits = size((delta * across(share, delta)).round() / 255, norm) <= epsilon
         low, high = torch.where(fits, share, low), torch.where(fits, high, share)
         share = torch.where(low == 1, low, (low + high) / 2)
-    return (base + (delta * _each(low, delta)).round()) / 255
-
-
-def _each(numbers: Tensor, like: Tensor) -> Tensor:
-    return numbers.view(-1, *[1] * (like.ndim - 1))
+    return (base + (delta * across(low, delta)).round()) / 255

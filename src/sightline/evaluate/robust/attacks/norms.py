@@ -34,8 +34,8 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
     if norm == "linf":
         return gradient.sign()
     # Of a confident model gradients are tiny; scaled first, their squares do not vanish.
-    scaled = gradient / _across(gradient.flatten(1).abs().amax(1).clamp(min=torch.finfo(gradient.dtype).tiny), gradient)
-    return scaled / _across(scaled.flatten(1).norm(dim=1).clamp(min=TINY), gradient)
+    scaled = gradient / across(gradient.flatten(1).abs().amax(1).clamp(min=torch.finfo(gradient.dtype).tiny), gradient)
+    return scaled / across(scaled.flatten(1).norm(dim=1).clamp(min=TINY), gradient)
 
 
 def projected(delta: Tensor, epsilon: float, norm: Norm) -> Tensor:
@@ -43,7 +43,7 @@ def projected(delta: Tensor, epsilon: float, norm: Norm) -> Tensor:
     if norm == "linf":
         return delta.clamp(-epsilon, epsilon)
     length = delta.flatten(1).norm(dim=1)
-    return delta * _across((epsilon / length.clamp(min=TINY)).clamp(max=1.0), delta)
+    return delta * across((epsilon / length.clamp(min=TINY)).clamp(max=1.0), delta)
 
 
 def within(pixels: Tensor, clean: Tensor, epsilon: float, norm: Norm) -> Tensor:
@@ -77,5 +77,6 @@ def noise(target: Target, epsilon: float, norm: Norm) -> Tensor:
     return (target.pixels + target.drawn(draw, "noise")).clamp(0, 1)
 
 
-def _across(numbers: Tensor, like: Tensor) -> Tensor:
+def across(numbers: Tensor, like: Tensor) -> Tensor:
+    """One number a picture, to be multiplied with the pictures of `like`."""
     return numbers.view(-1, *[1] * (like.ndim - 1))
