@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sightline.errors import UserError
 from sightline.train import checkpoint
-from sightline.train.checkpoint import Position
+from sightline.train.checkpoint import Learner, Position
 from sightline.train.clock import Clock
 from sightline.train.directory import RunDirectory
 from sightline.train.feed import steps
 from sightline.train.groups import parameters_by_tower, rates, set_rates
 from sightline.train.guarded import StageGuard
 from sightline.train.interrupt import Interrupts
+from sightline.train.layers import LayersSeen
 from sightline.train.measure import Pace, UpdateRatio, gradient_norms
+from sightline.train.record import StepRecord
 from sightline.train.schedule import dropout_share, factor
 from sightline.train.stage import ReadyStage
 from sightline.train.step import StepResult, train_step
@@ -38,6 +40,8 @@ class Surroundings:
     log_every: int
     save_every: int | None
     keep: int
+    log_layers: int | None = None
+    steps: StepRecord = field(default_factory=StepRecord)
 
 
 def run_stage(stage: ReadyStage, position: Position, around: Surroundings, guard: StageGuard) -> tuple[Position, str]:
@@ -52,7 +56,8 @@ def run_stage(stage: ReadyStage, position: Position, around: Surroundings, guard
     pace = Pace()
     for batches in clock.waiting(steps(stage.batches, position.step, around.workers), "data"):
         logged = (position.step + 1) % around.log_every == 0 or position.step + 1 == stage.plan.total
-        with clock.phase("step"):
+        layers = LayersSeen(stage.built.model) if _looked_into(position.step, stage, around) else None
+        with clock.phase("step"), layers or contextlib.nullcontext():
             set_rates(learner.optimizer, partial(factor, spec.schedule, position.step, stage.plan.total))
             stage.dropouts.share(dropout_share(spec, position.step, stage.plan.total))
             ratio = UpdateRatio(towers) if logged else None
@@ -63,7 +68,7 @@ def run_stage(stage: ReadyStage, position: Position, around: Surroundings, guard
                 batches,
                 learner.optimizer,
                 learner.precision,
-                stage.ranks,
+                stage.layout,
                 spec.optimizer.clip,
                 around.interrupts.requested,
                 stage.objective,
@@ -74,8 +79,12 @@ def run_stage(stage: ReadyStage, position: Position, around: Surroundings, guard
             left_out = [each for batch in batches for each in batch.skipped]
             around.run.skip(left_out, rank=stage.ranks.rank, stage=spec.name, global_step=position.global_step)
             pace.count(batches)
+            around.steps.add(result, batches)
             guard.step(result)
+        if layers is not None:
+            _write(stage, position, "layers", layers.told(result, spec.optimizer.clip), around)
         if ratio is not None:
+            _write(stage, position, "steps", around.steps.told(stage.ranks), around)
             position = _log(stage, position, result, ratio, pace, around)
         if _due(spec.validate_every, position.step, stage.plan.total) and stage.validation is not None:
             position = _validate(stage, position, around, guard)
@@ -99,6 +108,12 @@ def _counted(position: Position, result: StepResult) -> Position:
     )
 
 
+def _looked_into(done: int, stage: ReadyStage, around: Surroundings) -> bool:
+    """Whether the step after `done` steps is one whose layers are written down: the first, the last, now and then."""
+    every, step = around.log_layers, done + 1
+    return every is not None and (step == 1 or step % every == 0 or step == stage.plan.total)
+
+
 def _due(every: int | None, step: int, total: int) -> bool:
     return every is not None and (step % every == 0 or step == total)
 
@@ -118,7 +133,7 @@ def _log(
         "lr": rates(learner.optimizer),
         "grad_norm": _tower_norms(stage, result, grad_norm),
         "grad_norm_total": grad_norm,
-        "update_ratio": ratio.after_step(),
+        "update_ratio": ratio.after_step(stage.ranks),
         "loss_scale": precision.scaler.get_scale() if precision.name == "fp16" else None,
         "seconds": around.clock.elapsed,
         **pace.rates(stage.ranks),
@@ -149,7 +164,7 @@ def _validate(stage: ReadyStage, position: Position, around: Surroundings, guard
     with around.clock.phase("validation"), averaged, guard.evaluating():
         encoder = stage.built.encoder_for(stage.spec)
         loss, tokens = validation_loss(
-            model, stage.validation, encoder, stage.plan.micro, learner.precision, stage.ranks, stage.objective
+            model, stage.validation, encoder, stage.plan.micro, learner.precision, stage.layout, stage.objective
         )
         seen: dict[str, float] = {"loss": loss, "tokens": tokens}
         if by_accuracy:
@@ -171,28 +186,35 @@ def _finish(stage: ReadyStage, position: Position, around: Surroundings, guard: 
     """End the stage on the weights that it is to hand on: the best (with early stopping) or the averages."""
     ema = stage.learner.ema
     if stage.spec.early_stop and position.best is not None:
-        stage.ranks.barrier()
+        stage.ranks.barrier()  # until the main rank has made the link
         checkpoint.load_weights(around.run.checkpoints / "best", stage.built.model)
         if ema:
             checkpoint.load_averages(around.run.checkpoints / "best", ema)
     if ema:
         ema.adopt()
+    stage.layout.bring_home(stage.built.model, stage.home)
     # What is saved is the start of the next stage: a resumed run does not take this one up again.
     following = Position(stage=stage.index + 1, global_step=position.global_step)
-    _save(stage, position, around, guard, following)
+    _save(stage, position, around, guard, following, stage.at_home())
     return following
 
 
 def _save(
-    stage: ReadyStage, position: Position, around: Surroundings, guard: StageGuard, content: Position | None = None
+    stage: ReadyStage,
+    position: Position,
+    around: Surroundings,
+    guard: StageGuard,
+    content: Position | None = None,
+    learner: Learner | None = None,
 ) -> Path:
-    """Save `content` (default: `position`) under the name of `position`."""
+    """Save `content` (default: `position`) of `learner` (default: the stage's) under the name of `position`."""
     folder = around.run.checkpoints / f"{stage.spec.name}-{position.step}"
     content = content or position
+    _write(stage, position, "steps", around.steps.told(stage.ranks), around)  # a resumed run does not know of them
     with around.clock.phase("checkpoint"):
         (window,) = stage.ranks.sum([float(content.window_loss)])
+        checkpoint.save(folder, learner or stage.learner, content.advanced(window_loss=window))
         if stage.ranks.main:
-            checkpoint.save(folder, stage.learner, content.advanced(window_loss=window))
             guard.saved(folder)
             checkpoint.prune(around.run.checkpoints, around.keep)
         stage.ranks.barrier()
@@ -209,3 +231,9 @@ def _publish(stage: ReadyStage, event: dict[str, Any], around: Surroundings) -> 
     if stage.ranks.main:
         around.run.log(**event)
         around.tell(event)
+
+
+def _write(stage: ReadyStage, position: Position, event: str, told: Mapping[str, Any], around: Surroundings) -> None:
+    """Write an event that is for `sightline doctor` alone."""
+    if stage.ranks.main and told:
+        around.run.log(**_place(stage, position, event), **told)
