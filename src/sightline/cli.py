@@ -118,6 +118,7 @@ def train(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="The new run directory [default: runs/<recipe>-<time>]")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with this run where it was saved")] = None,
+    or_resume: Annotated[bool, typer.Option("--or-resume", help="Go on with --out if it is this run already")] = False,
 ) -> None:
     """Train a model, judge it, and write the report.
 
@@ -125,10 +126,10 @@ def train(
     """
     from sightline.commands.recipe import asked_for
 
-    chosen = asked_for(recipe, overrides or [], out, resume)
+    chosen = asked_for(recipe, overrides or [], out, resume, or_resume)
     from sightline.commands import train as command
 
-    raise typer.Exit(command.train(chosen, out, resume))
+    raise typer.Exit(command.train(chosen, out, resume, or_resume))
 
 
 @app.command()
@@ -170,6 +171,36 @@ def plan(
 
     machines = command.Machines(gpu, gpus, nodes, link, price, tokens)
     raise typer.Exit(command.plan(chosen, machines, as_json))
+
+
+@app.command()
+def launch(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    on: Annotated[str, typer.Option(metavar="TARGET", help="torchrun, slurm, k8s, vertex or skypilot")] = "torchrun",
+    nodes: Annotated[int, typer.Option(help="Machines")] = 1,
+    gpus: Annotated[int, typer.Option(help="GPUs of a machine")] = 8,
+    gpu: Annotated[str, typer.Option(metavar="NAME", help="What kind; an unknown name lists them")] = "h100-80gb",
+    fabric: Annotated[
+        str | None, typer.Option(help="What joins them [default: nvlink on one machine, else infiniband]")
+    ] = None,
+    image: Annotated[str | None, typer.Option(help="The container image with sightline in it")] = None,
+    run: Annotated[str | None, typer.Option(metavar="PATH", help="The run directory, as the machines see it")] = None,
+    storage: Annotated[str | None, typer.Option(help="A volume claim or a bucket, for data and runs")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the job [default: the recipe's]")] = None,
+    hours: Annotated[float, typer.Option(help="Time limit")] = 24.0,
+    out: Annotated[Path | None, typer.Option(help="A folder for the files [default: jobs/<name>-<target>]")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the job's files there")] = False,
+) -> None:
+    """Write the files that start a recipe on a cluster, and say what to do with them."""
+    from sightline.recipe import load
+
+    chosen = load(recipe, overrides or [])
+    from sightline.commands import launch as command
+    from sightline.plan.launch.job import Asked
+
+    asked = Asked(nodes, gpus, gpu, fabric, image, run, storage, name, hours)
+    raise typer.Exit(command.launch(chosen, on, asked, out, force))
 
 
 @app.command("eval")

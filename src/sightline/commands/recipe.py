@@ -10,7 +10,9 @@ from sightline.recipe.read import load
 from sightline.recipe.schema import Recipe
 
 
-def asked_for(name: str | None, overrides: Sequence[str], out: Path | None, resume: Path | None) -> Recipe | None:
+def asked_for(
+    name: str | None, overrides: Sequence[str], out: Path | None, resume: Path | None, or_resume: bool = False
+) -> Recipe | None:
     """The recipe to train; None where a run goes on with its own.
 
     Raises:
@@ -18,6 +20,9 @@ def asked_for(name: str | None, overrides: Sequence[str], out: Path | None, resu
     """
     if resume is not None and out is not None:
         raise UserError("a resumed run goes on in its own directory", where="--out", fix="leave --out away")
+    if or_resume and (resume is not None or out is None):
+        fix = "sightline train RECIPE --out RUN --or-resume"
+        raise UserError("it goes on with the run of --out, and none is named", where="--or-resume", fix=fix)
     if resume is not None and name is None:
         of_run(resume)
         return None

@@ -20,8 +20,11 @@ from sightline.train.run import train as run_recipe
 LINES = 20  # of progress in a stage, where no terminal shows a bar
 
 
-def train(recipe: Recipe | None, out: Path | None, resume: Path | None) -> int:
+def train(recipe: Recipe | None, out: Path | None, resume: Path | None, or_resume: bool = False) -> int:
     """Train `recipe` (or go on with the run `resume`), tell how it ended and where the report is; the exit status.
+
+    Args:
+        or_resume: whether `out`, where it is this run already, is gone on with.
 
     Raises:
         UserError: as `sightline.train.run`. GuardError: the guard stopped the run.
@@ -34,7 +37,7 @@ def train(recipe: Recipe | None, out: Path | None, resume: Path | None) -> int:
             else:
                 assert recipe is not None
                 out = out or default_path(recipe)
-                run = run_recipe(recipe, out, screen.listen, screen.tell)
+                run = run_recipe(recipe, out, screen.listen, screen.tell, or_resume=or_resume)
         except Interrupted as interrupted:
             if main:
                 say(f"{interrupted}; saved. Go on with: sightline train --resume {resume or out}", stderr=True)

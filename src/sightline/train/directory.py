@@ -16,7 +16,7 @@ from sightline.data.row import Skipped, Where
 from sightline.errors import UserError
 from sightline.recipe.read import to_yaml, validate
 from sightline.recipe.schema import Recipe
-from sightline.recipe.yaml_file import read
+from sightline.recipe.yaml_file import parse
 
 SKIPPED = "skipped"  # skipped-<rank>.jsonl: rows left out in training, as they are met
 
@@ -106,7 +106,23 @@ def saved_recipe(path: Path, recipe: Recipe | None) -> Recipe:
     file = path / "recipe.yaml"
     if not file.is_file():
         raise UserError("not a run directory (no recipe.yaml)", where=str(path), fix="give the folder of a run")
-    saved = validate(read(file), where=str(file))
+    return check_same(recipe, recipe_text(path), path)
+
+
+def recipe_text(path: Path) -> str:
+    """What the recipe of the run in `path` says; empty where there is no run."""
+    file = path / "recipe.yaml"
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
+def check_same(recipe: Recipe | None, text: str, path: Path) -> Recipe:
+    """The recipe of the run in `path`, whose file says `text`.
+
+    Raises:
+        UserError: it is not `recipe`, where that is given.
+    """
+    file = path / "recipe.yaml"
+    saved = validate(parse(text, str(file)), where=str(file))
     if recipe is not None and recipe != saved:
         keys = ", ".join(_differing(saved.model_dump(), recipe.model_dump()))
         fix = "resume with the run's own recipe, or start a new run"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -197,6 +198,7 @@ def steps(batches: Feed, first_step: int, workers: int) -> Iterator[list[Batch]]
         # Its own generator: the default draws a seed from torch's global one and would change the run's numbers.
         generator=torch.Generator().manual_seed(batches.seed),
         persistent_workers=workers > 0,
+        worker_init_fn=_apart if workers else None,
     )
     gathered: list[Batch] = []
     for batch in loader:
@@ -204,3 +206,8 @@ def steps(batches: Feed, first_step: int, workers: int) -> Iterator[list[Batch]]
         if len(gathered) == per_step:
             yield gathered
             gathered = []
+
+
+def _apart(worker: int) -> None:
+    """Leave the run's process group: torchrun signals all of it, and a run that saves itself still needs its data."""
+    os.setpgid(0, 0)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
+
+REPEATED = 2.0  # seconds: launchers pass on what the terminal or the scheduler has sent to all processes already
 
 
 class Interrupted(Exception):
@@ -18,11 +21,15 @@ class Interrupted(Exception):
 
 
 class Interrupts:
-    """Remembers the first signal. Held back, it is for the training loop to look at; otherwise it acts at once."""
+    """Remembers the first signal. Held back, it is for the training loop to look at; otherwise it acts at once.
+
+    A second one acts at once in any case, unless it follows so closely that it is the first one, sent on.
+    """
 
     def __init__(self) -> None:
         self.number: int | None = None
         self._held = False
+        self._came = 0.0
 
     @property
     def requested(self) -> bool:
@@ -39,10 +46,12 @@ class Interrupts:
             self._held = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._held and self.requested and time.monotonic() - self._came < REPEATED:
+            return
         if self.requested or not self._held:
             self.number = number
             raise KeyboardInterrupt
-        self.number = number
+        self.number, self._came = number, time.monotonic()
 
 
 @contextlib.contextmanager

@@ -37,12 +37,20 @@ from sightline.train.validate import check_markable
 Listener = Callable[[dict[str, Any]], None]
 
 
-def train(recipe: Recipe, out: Path | None = None, listen: Listener | None = None, tell: Tell | None = None) -> Path:
+def train(
+    recipe: Recipe,
+    out: Path | None = None,
+    listen: Listener | None = None,
+    tell: Tell | None = None,
+    *,
+    or_resume: bool = False,
+) -> Path:
     """Train `recipe` into a new run directory (`out`, or runs/<name>-<time>) and return it.
 
     Args:
         listen: is told each event of metrics.jsonl as it is written.
         tell: is told of long work beside the steps: tell(what, total) -> advance(n).
+        or_resume: go on with `out` where it is this recipe's run already: a job that is started anew, by whom ever.
 
     Raises:
         UserError: bad recipe or data, a folder in use. GuardError: a fault found before the first step.
@@ -50,8 +58,13 @@ def train(recipe: Recipe, out: Path | None = None, listen: Listener | None = Non
     """
     with joined_ranks(recipe.device) as ranks:
         path = Path(ranks.share(str(out or directory.default_path(recipe))))
+        # The main rank looks, and tells: on a network's file system others may not see for a while what it wrote.
+        if saved := ranks.share(directory.recipe_text(path)) if or_resume else "":
+            directory.check_same(recipe, saved, path)
         with directory.locked(path) if ranks.main else contextlib.nullcontext():
-            run = directory.start(path, recipe) if ranks.main else RunDirectory(path)
+            run = RunDirectory(path)
+            if ranks.main:
+                run = directory.reopen(path) if saved else directory.start(path, recipe)
             _recorded(_Run(recipe, run, ranks, listen or _deaf, tell or _silent))
     return path
 
