@@ -8,11 +8,13 @@ from torch.nn.functional import cross_entropy
 
 from sightline.guard.evidence import IGNORE, ImagePairsSeen
 from sightline.guard.probes.call import Call, places
+from sightline.guard.probes.refused import refusable
 from sightline.guard.probes.restore import untouched
 
 IMAGES = ("pixel_values", "features")
 
 
+@refusable
 def image_pairs(call: Call, step: int) -> ImagePairsSeen | None:
     """Compare the per-row loss on `call`'s batch with that on the same batch with its images rolled by one.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sightline.guard.evidence import IGNORE, LeakSeen
 from sightline.guard.probes.call import Call, Outcome, places
+from sightline.guard.probes.refused import refusable
 from sightline.guard.probes.restore import untouched
 
 SHORTEST = 3  # tokens of a document in a flattened row: a token without a label in a text stands nearer to others
@@ -22,6 +23,7 @@ class Documents:
     shared: frozenset[int]
 
 
+@refusable
 def leak(call: Call, documents: Documents, step: int, image_token_id: int | None = None) -> LeakSeen | None:
     """Probe the first row that holds two documents, by its first token that is neither shared nor an image's.
 

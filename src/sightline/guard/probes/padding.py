@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sightline.guard.evidence import PaddingSeen
 from sightline.guard.probes.call import Call
+from sightline.guard.probes.refused import refusable
 from sightline.guard.probes.restore import untouched
 
 CACHE = ("past_key_values", "cache_position", "use_cache", "logits_to_keep", "num_logits_to_keep", "labels")
@@ -30,6 +31,7 @@ def side_of(mask: Tensor) -> Side | None:
     return "right" if bool((rows.diff(dim=1) <= 0).all()) else None
 
 
+@refusable
 def padding(
     call: Call, mask: Tensor, step: int, *, chosen: Tensor | None = None, last_only: bool = False
 ) -> PaddingSeen | None:

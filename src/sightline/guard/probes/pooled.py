@@ -13,6 +13,7 @@ from sightline.guard.evidence import PaddingSeen
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.padding import bare_of, row_alone, side_of
 from sightline.guard.probes.reach import tensors_of
+from sightline.guard.probes.refused import refusable
 from sightline.guard.probes.restore import untouched
 
 ROWS = 4  # padded rows that are compared with themselves alone
@@ -24,6 +25,7 @@ def states_of(output: Any, shape: torch.Size) -> Tensor | None:
     return next((t for t in tensors_of(output) if t.dim() > 1 and t.shape[:2] == shape), None)
 
 
+@refusable
 def read_inside(call: Call, shape: torch.Size) -> Tensor | None:
     """(B, T) bool: the places whose states the model's own output depends on, where it keeps them to itself.
 
@@ -53,6 +55,7 @@ def last_alone(read: Tensor, mask: Tensor) -> bool:
     return bool(len(rows) and rows[:, -1].all() and not rows[:, :-1].any())
 
 
+@refusable
 def pooled(call: Call, mask: Tensor, step: int) -> PaddingSeen | None:
     """Compare the states of padded rows, at the batch's last place, with those of the same rows alone.
 

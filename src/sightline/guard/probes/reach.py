@@ -10,11 +10,13 @@ from torch import Tensor
 from torch.func import functional_call
 
 from sightline.guard.probes.call import Call
+from sightline.guard.probes.refused import refusable
 from sightline.guard.probes.restore import untouched
 
 NUDGE = 0.5  # of a parameter's root mean square, in alternation, so that no normalisation takes it out again
 
 
+@refusable
 def reach(call: Call, names: Collection[str], places: Collection[int]) -> bool | None:
     """Whether an output at one of `places` (see `tensors_of`) moves when the parameters `names` do.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sightline.guard.probes.call import Call
+from sightline.guard.probes.refused import refusable
 from sightline.guard.probes.restore import untouched
 
 
@@ -19,6 +20,7 @@ class Reads:
     ahead: bool
 
 
+@refusable
 def reads(call: Call, ids: Tensor) -> Reads | None:
     """Change a token in the middle of each row of `ids` (B, T), a tensor that `call` was given.
 

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from sightline.guard.evidence import RowsSeen
 from sightline.guard.probes.call import Call
+from sightline.guard.probes.refused import refusable
 from sightline.guard.probes.restore import untouched
 
 ROWS = 16  # samples of a batch that are looked at: enough to see a mix, few enough to cost little
 ALONE = 2  # inputs that are replaced alone, of images or features: a forward pass each
 
 
+@refusable
 def rows_apart(call: Call, step: int, *, varied: bool) -> RowsSeen | None:
     """Run `call` some times in eval mode: twice as it is, then with row 0's inputs replaced by the last row's.
 

@@ -8,9 +8,11 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from sightline.guard.probes.call import Call, Outcome
+from sightline.guard.probes.refused import refusable
 from sightline.guard.probes.restore import untouched
 
 
+@refusable
 def difference(call: Call) -> float | None:
     """Largest absolute difference between two forward passes of `call` in the model's present mode.
 
@@ -20,6 +22,7 @@ def difference(call: Call) -> float | None:
         return _gap(call.run(), call.run())
 
 
+@refusable
 def mode_gap(call: Call) -> float | None:
     """Largest absolute difference between the model's present mode and eval mode, with the same random numbers.
 
