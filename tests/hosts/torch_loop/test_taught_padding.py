@@ -95,3 +95,38 @@ def test_sources_and_labels_of_one_width(longest: int, padding: int) -> None:
             opt.step()
     told = found(guard)
     assert len(told) == (padding == 0) and all("padding tokens are supervised" in one for one in told)
+
+
+class Tagger(nn.Module):
+    """A class for each word; its padding is known by the embedding."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.words, self.out = nn.Embedding(20, 16, padding_idx=0), nn.Linear(32, classes)
+        self.rnn = nn.LSTM(16, 16, batch_first=True, bidirectional=True)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.out(self.rnn(self.words(ids))[0])
+
+
+@pytest.mark.parametrize("fill", ["ignored", "a class of its own", "masked by hand", "a class of words"])
+@pytest.mark.parametrize("told", [True, False], ids=["attention mask", "padding_idx"])
+def test_taggers(told: bool, fill: str) -> None:
+    """Labels of tokens that are filled up: with a class that words have too, padding teaches it."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    bert = transformers.BertForTokenClassification(transformers.BertConfig(**sizes, intermediate_size=32, num_labels=4))
+    model: Any = bert if told else Tagger(4)
+    opt = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with sightline.attach(model, opt, on_finding=None) as guard:
+        for _ in range(6):
+            ids = texts(WIDE, None)
+            filled = {"ignored": -100, "a class of its own": 3}.get(fill, 0)
+            labels = (ids % 3).masked_fill(ids == 0, filled)
+            logits = model(input_ids=ids, attention_mask=(ids > 0).long()).logits if told else model(ids)
+            losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+            kept = (ids > 0 if fill == "masked by hand" else labels != -100).flatten()
+            opt.zero_grad()
+            (losses * kept).sum().div(kept.sum()).backward()
+            opt.step()
+    assert [one[:2] for one in found(guard)] == (["L2"] if fill == "a class of words" else [])

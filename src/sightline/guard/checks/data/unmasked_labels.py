@@ -22,6 +22,7 @@ from torch import Tensor
 from sightline.guard.check import CannotTell, Finding, Verdict
 from sightline.guard.evidence import IGNORE, BatchSeen, DataSeen, LossSeen
 from sightline.guard.evidence.batches import as_taught
+from sightline.guard.evidence.taught_padding import taught_padding
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vlm")
@@ -62,11 +63,11 @@ def _at_ends(batch: BatchSeen, loss: LossSeen) -> Finding | None:
     pads = loss.padding(batch.pad_id) if loss.step == batch.step else 0
     if not pads and loss.step == batch.step and loss.supervised <= taught:
         pads = batch.padded_labels if loss.supervised > taught - batch.padded_labels else 0
-    if not pads:
-        return None
-    fix = f"ignore_index={batch.pad_id} in the loss, or labels[labels == {batch.pad_id}] = -100"
-    seen = {"padding": pads, "with a gradient": loss.supervised, "pad id": batch.pad_id}
-    return Finding("error", f"{pads} padding tokens are supervised", fix, seen)
+    pads, kind = (filled := None if pads else taught_padding(batch, loss)) or (pads, batch.pad_id)
+    how = "attention_mask == 0" if filled else f"labels == {kind}"  # words have a padding's class as well
+    fix = f"labels[{how}] = -100" if filled else f"ignore_index={kind} in the loss, or labels[{how}] = -100"
+    seen = {"padding": pads, "with a gradient": loss.supervised, "taught": kind, "pad id": batch.pad_id}
+    return Finding("error", f"{pads} padding tokens are supervised", fix, seen) if pads else None
 
 
 def _on_padding(batch: BatchSeen, taught: Tensor) -> Finding | None:

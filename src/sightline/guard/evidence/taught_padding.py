@@ -1,0 +1,49 @@
+"""Padding that a loss teaches a class which tokens have too: labels of tokens that were filled up with class 0."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sightline.guard.evidence.batches import IGNORE, BatchSeen, LossSeen
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LEAST, SAME = 8, 0.98  # positions; share of them with one class: what fills labels up is one value
+SOFTMAX = 0.9  # of the positions have a gradient of cross-entropy's form
+
+
+def taught_padding(batch: BatchSeen, loss: LossSeen) -> tuple[int, int] | None:
+    """(positions, class): padding with a gradient towards one class, towards which real tokens have one as well.
+
+    None for a class that padding has to itself, and where ids or mask do not say what is padding: it stands at one end
+    of rows of several lengths.
+    """
+    import torch
+
+    ids, targets = batch.input_ids, loss.targets
+    if ids is None or targets is None or loss.input_ids is None or loss.softmax_rows < SOFTMAX:
+        return None
+    if targets.shape != ids.shape or not torch.equal(ids, loss.input_ids) or (real := _real(batch, ids)) is None:
+        return None
+    found = targets[~real & (targets != IGNORE)]
+    if len(found) < LEAST:
+        return None
+    kind = int(found.mode().values)
+    shared = bool((targets[real] == kind).any())
+    return (len(found), kind) if shared and float((found == kind).float().mean()) >= SAME else None
+
+
+def _real(batch: BatchSeen, ids: Tensor) -> Tensor | None:
+    """(B, T) True on tokens, False on the padding that ends (or begins) rows."""
+    mask = batch.attention_mask
+    if mask is None or mask.shape != ids.shape:
+        if batch.pad_id is None:
+            return None
+        mask = ids != batch.pad_id
+    mask = mask.bool()
+    lengths = mask.sum(dim=1)
+    if int(lengths.min()) < 1 or len(set(lengths.tolist())) < 2 or int(lengths.min()) > mask.shape[1] - 2:
+        return None
+    sides = (mask, mask.flip(1))
+    return mask if any(bool((side.int().cumprod(dim=1).sum(dim=1) == lengths).all()) for side in sides) else None
