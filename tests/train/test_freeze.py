@@ -9,6 +9,7 @@ import torch
 
 from sightline.errors import UserError
 from sightline.models.build import Built
+from sightline.train.checkpoint import WHOLE
 from sightline.train.freeze import freeze
 from tests.train.tiny import stage
 
@@ -78,7 +79,6 @@ def test_a_rule_that_cannot_be_kept(built: Built, learn: dict[str, Any], told: s
 def test_one_step_moves_what_learns_and_nothing_else(built: Built, rows: list[Any]) -> None:
     from sightline.data.pack import pack
     from sightline.train.groups import build_optimizer
-    from sightline.train.parallel.ranks import Ranks
     from sightline.train.precision import pick_precision
     from sightline.train.step import train_step
 
@@ -92,7 +92,7 @@ def test_one_step_moves_what_learns_and_nothing_else(built: Built, rows: list[An
         [batch],
         build_optimizer(built.model, spec),
         pick_precision("fp32", device),
-        Ranks(0, 1, device),
+        WHOLE,
         1.0,
     )
     moved = {name for name, value in built.model.state_dict().items() if not torch.equal(value, before[name])}

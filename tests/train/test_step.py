@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from sightline.data.batch import IGNORE
 from sightline.data.pack import pack
 from sightline.errors import UserError
+from sightline.train.checkpoint import WHOLE
 from sightline.train.freeze import freeze
 from sightline.train.groups import build_optimizer, rates, set_rates
-from sightline.train.parallel.ranks import Ranks
 from sightline.train.precision import pick_precision
 from sightline.train.step import train_step
 from tests.train.tiny import fresh, stage
@@ -33,7 +33,7 @@ def gradients(rows: list[Any], split: list[int], mode: Any = "none") -> tuple[di
         start += size
     assert start == len(sequences)
     optimizer = torch.optim.SGD(built.model.parameters(), lr=0.0)
-    result = train_step(built.model, batches, optimizer, pick_precision("fp32", CPU), Ranks(0, 1, CPU), None)
+    result = train_step(built.model, batches, optimizer, pick_precision("fp32", CPU), WHOLE, None)
     return {n: p.grad for n, p in built.model.named_parameters() if p.grad is not None}, float(
         result.loss_sum
     ) / result.tokens
@@ -79,7 +79,7 @@ def test_a_step_without_supervised_tokens_is_an_error(rows: list[Any]) -> None:
     batch.labels[:] = IGNORE
     optimizer = torch.optim.SGD(built.model.parameters(), lr=0.0)
     with pytest.raises(UserError, match="no supervised token"):
-        train_step(built.model, [batch], optimizer, pick_precision("fp32", CPU), Ranks(0, 1, CPU), None)
+        train_step(built.model, [batch], optimizer, pick_precision("fp32", CPU), WHOLE, None)
 
 
 def test_groups_have_their_towers_rates_and_no_decay_on_vectors(rows: list[Any]) -> None:
@@ -101,7 +101,7 @@ def test_clipping_bounds_the_gradient(rows: list[Any]) -> None:
     freeze(built.model, stage().stages[0])
     batch = built.encoder.collate(pack([built.encoder.encode(row) for row in rows], "none", 512))
     optimizer = torch.optim.SGD(built.model.parameters(), lr=0.0)
-    result = train_step(built.model, [batch], optimizer, pick_precision("fp32", CPU), Ranks(0, 1, CPU), 0.01)
+    result = train_step(built.model, [batch], optimizer, pick_precision("fp32", CPU), WHOLE, 0.01)
     clipped = torch.stack([p.grad.norm() for p in built.model.parameters() if p.grad is not None]).norm()
     assert float(result.grad_norm) > 0.01
     assert float(clipped) == pytest.approx(0.01, rel=1e-3)

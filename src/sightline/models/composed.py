@@ -172,10 +172,11 @@ class ComposedVLM(QueryPairs, VLM):
 
     def _touch_towers(self, embeds: Tensor) -> Tensor:
         """Without images: towers that learn take part with weight zero, so that all ranks reduce the same gradients."""
-        if not torch.is_grad_enabled() or not (self.learns("vision") or self.learns("connector")):
+        learns = torch.is_grad_enabled() and (self.learns("vision") or self.learns("connector"))
+        if not learns and self.goes_along is None:
             return embeds
         weight = next(self.connector.parameters())
-        if self.learns("vision"):
+        if self.goes_along == "vision" or (torch.is_grad_enabled() and self.learns("vision")):
             side = self.vision.image_size
             with self.evaluating():  # a black image must not enter batch norm's statistics
                 features = self.encode_images(torch.zeros(1, 3, side, side, device=weight.device))

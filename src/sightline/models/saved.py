@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
 
+from sightline.data.encode import Encoder
 from sightline.data.encode_adopted import AdoptedEncoder
 from sightline.data.encode_answers import AnswerEncoder
 from sightline.data.encode_pairs import PairEncoder
@@ -33,7 +34,7 @@ from sightline.models.build import (
 from sightline.models.composed import ComposedVLM
 from sightline.models.export import DESCRIPTION, PAIRS, WEIGHTS
 from sightline.models.towers import untie
-from sightline.recipe.schema import Adopt, Compose, Lora, Pair
+from sightline.recipe.schema import Adopt, Compose, Lora, Pair, Stage
 
 
 def load_run(run: Path, checkpoint: str = "latest") -> Built:
@@ -85,6 +86,17 @@ def load_model(folder: Path | str, weights: Path | None = None) -> Built:
         )
     built.model.eval()
     return built
+
+
+def load_encoder(folder: Path, stage: Stage) -> Encoder:
+    """The encoder of what `stage` learned from, without the model: `Built.encoder_for` of what `load_model` reads."""
+    told = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    if "adopt" in told:
+        return AdoptedEncoder.load(folder)
+    if isinstance(stage.objective, dict):
+        return PairEncoder.load(folder if "pair" in told else folder / PAIRS)
+    encoder = encoder_kind(_config(told["language"])).load(folder)
+    return AnswerEncoder.load(folder, encoder) if stage.objective == "answers" else encoder
 
 
 def _ends(model: ComposedVLM) -> list[str]:

@@ -37,6 +37,7 @@ class VLM(nn.Module, ABC):
 
     lora: Lora | None = None  # the adapters it carries
     towers: tuple[Tower, ...] = TOWERS  # that it has: an answer head comes on top
+    goes_along: Tower | None = None  # from this tower on, all run on every batch: where each rank holds a part of each
     encodes_images_apart: bool = True  # whether `encode_images` works and its features may stand in for pixels
 
     @abstractmethod

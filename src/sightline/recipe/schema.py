@@ -6,9 +6,9 @@ writing it is `read.py`; changing it from the command line is `override.py`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sightline.recipe.data import DataSpec, Streamed
 from sightline.recipe.model import (
@@ -29,6 +29,7 @@ from sightline.recipe.model import (
     TokenizerSpec,
     VisionSpec,
 )
+from sightline.recipe.parallel import Parallel
 from sightline.recipe.part import TOWERS, Fraction, Part, Positive, Tower
 from sightline.recipe.robust import Adversarial, Attack, Robust
 from sightline.recipe.stage import (
@@ -75,6 +76,7 @@ __all__ = [
     "Pair",
     "PairLoss",
     "PairSettings",
+    "Parallel",
     "Part",
     "Positive",
     "Recipe",
@@ -177,9 +179,15 @@ class Recipe(Part):
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where the device is fast at it
+    parallel: Parallel = Parallel()  # how the run spreads over several processes
     workers: Annotated[int, Field(ge=0)] = 0  # data loading processes
     log_every: Positive = 10
     track: tuple[Literal["tensorboard", "wandb"], ...] = ()
+
+    @field_validator("parallel", mode="before")
+    @classmethod
+    def _kind_alone(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _names_meet(self) -> Recipe:

@@ -3,8 +3,9 @@
 A checkpoint is a folder `checkpoints/<stage>-<step>`:
 
     model.safetensors       the VLM's weights and buffers
-    optimizer.safetensors   optimizer state, one tensor a parameter and kind ("12.exp_avg")
+    optimizer.safetensors   optimizer state, one tensor a parameter and kind ("vision.conv.weight.exp_avg")
     ema.safetensors         averages, where the stage keeps them
+    shards/                 in place of these three, where the run's layout spreads them: what each rank holds of them
     weighting.safetensors   learned weights of the losses, where the stage has them, and their optimizer's state
     rng.safetensors         random states of torch and its devices
     state.json              position, optimizer groups, loss scale, random states of Python and NumPy
@@ -18,6 +19,7 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,18 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.tensor import DTensor
 
 from sightline.atomic import sync_folder
 from sightline.errors import UserError
+from sightline.models.shards import PARTS, SHARDS, read_weights, stored, write_shards
+from sightline.recipe.schema import Parallel
 from sightline.train.ema import Ema
 from sightline.train.objectives.balance import Balance
+from sightline.train.parallel.layout import Layout
+from sightline.train.parallel.ranks import Ranks
+from sightline.train.parallel.saved import read
 from sightline.train.precision import Precision
 
 
@@ -52,6 +61,9 @@ class Position:
         return replace(self, **changes)
 
 
+WHOLE = Layout(Parallel(), Ranks(0, 1, torch.device("cpu")))  # a process alone
+
+
 @dataclass(frozen=True, slots=True)
 class Learner:
     """The live objects that a checkpoint holds."""
@@ -61,34 +73,50 @@ class Learner:
     precision: Precision
     ema: Ema | None
     balance: Balance | None = None
+    layout: Layout = WHOLE
 
 
 def save(folder: Path, learner: Learner, position: Position) -> Path:
-    """Write the checkpoint `folder` (its name included) and point `latest` at it.
+    """Write the checkpoint `folder` (its name included) and point `latest` at it. Every process of the run calls it.
 
     Raises:
         UserError: the disk is full or cannot be written; the checkpoint before it is untouched.
     """
+    ranks = learner.layout.ranks
     unfinished = folder.parent / f".{folder.name}.tmp"
-    shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        unfinished.mkdir(parents=True)
-        _write(unfinished, learner, position)
-        for file in unfinished.iterdir():
-            _flush(file)
-        sync_folder(unfinished)
-        if folder.exists():  # the same step again, e.g. a stage's end that is also a periodic save
-            shutil.rmtree(folder)
-        os.replace(unfinished, folder)
-        sync_folder(folder.parent)
-        point("latest", folder)
-    except (OSError, SafetensorError) as error:
+        if ranks.main:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+        ranks.barrier()
+        averages = learner.ema.values if learner.ema is not None else {}
+        tensors = learner.layout.state(learner.model, learner.optimizer, averages)
+        if learner.layout.sharded:
+            write_shards(unfinished, tensors)
+            tensors = {}
+        if ranks.main:
+            _write(unfinished, learner, position, tensors)
+            _put_in_place(unfinished, folder)
+        ranks.barrier()
+    except (OSError, SafetensorError, CheckpointException) as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         kept = latest(folder.parent)
         survivor = f"the checkpoint before it is whole: {kept}" if kept else "there is no earlier checkpoint"
         fix = f"make room on that disk, then resume; {survivor}"
         raise UserError(f"the checkpoint could not be written: {error}", where=str(folder), fix=fix) from error
     return folder
+
+
+def _put_in_place(unfinished: Path, folder: Path) -> None:
+    for file in unfinished.rglob("*"):
+        if file.is_file():
+            _flush(file)
+    sync_folder(unfinished)
+    if folder.exists():  # the same step again, e.g. a stage's end that is also a periodic save
+        shutil.rmtree(folder)
+    os.replace(unfinished, folder)
+    sync_folder(folder.parent)
+    point("latest", folder)
 
 
 def point(name: str, folder: Path) -> None:
@@ -126,20 +154,25 @@ def read_position(folder: Path) -> Position:
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
-    """Take up the weights alone (a finished stage's, as the start of the next)."""
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    """Take up the weights alone (a finished stage's, as the start of the next), into a model wherever it lies."""
+    if (folder / SHARDS).is_dir() and not any(isinstance(p, DTensor) for p in model.parameters()):
+        model.load_state_dict(read_weights(folder))
+        return
+    own = model.state_dict()
+    if lost := own.keys() - {name.removeprefix("model.") for name in stored(folder)}:
+        raise UserError(f"the checkpoint holds no {', '.join(sorted(lost)[:3])}", where=str(folder))
+    read(folder, {f"model.{name}": tensor for name, tensor in own.items()})
 
 
 def load_averages(folder: Path, ema: Ema) -> None:
     """Take up the averages alone."""
-    ema.load(load_file(folder / "ema.safetensors"))
+    read(folder, {f"ema.{name}": value for name, value in ema.values.items()})
 
 
 def load(folder: Path, learner: Learner) -> Position:
     """Take up a checkpoint: weights, optimizer, scaler, averages and, last, the random states."""
-    load_weights(folder, learner.model)
     state = _state(folder)
-    _load_optimizer(learner.optimizer, load_file(folder / "optimizer.safetensors"), state["optimizer_groups"])
+    learner.layout.take_up(folder, learner.model, learner.optimizer, state["optimizer_groups"])
     learner.precision.scaler.load_state_dict(state["scaler"])
     if learner.ema is not None:
         load_averages(folder, learner.ema)
@@ -154,20 +187,19 @@ def _state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def _write(folder: Path, learner: Learner, position: Position) -> None:
-    save_file(_plain(learner.model.state_dict()), folder / "model.safetensors")
-    optimizer = learner.optimizer.state_dict()
-    tensors = {f"{i}.{kind}": value for i, kinds in optimizer["state"].items() for kind, value in kinds.items()}
-    save_file(_plain(tensors), folder / "optimizer.safetensors")
-    if learner.ema is not None:
-        save_file(_plain(learner.ema.values), folder / "ema.safetensors")
+def _write(folder: Path, learner: Learner, position: Position, tensors: Mapping[str, Tensor]) -> None:
+    """The main rank's files. `tensors`: what is written whole, by part and name."""
+    for part in PARTS:
+        own = {name.removeprefix(f"{part}."): each for name, each in tensors.items() if name.startswith(f"{part}.")}
+        if own or (part == "optimizer" and tensors):
+            save_file(_plain(own), folder / f"{part}.safetensors")
     if learner.balance is not None and (weighting := learner.balance.state()):
         save_file(_plain(weighting), folder / "weighting.safetensors")
     save_file(_random_tensors(), folder / "rng.safetensors")
     kind, keys, index, has_gauss, cached = np.random.get_state()
     state = {
         "position": asdict(position),
-        "optimizer_groups": optimizer["param_groups"],
+        "optimizer_groups": learner.optimizer.state_dict()["param_groups"],
         "scaler": learner.precision.scaler.state_dict(),
         "python_random": random.getstate(),
         "numpy_random": [kind, np.asarray(keys).tolist(), index, has_gauss, cached],
@@ -184,21 +216,6 @@ def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         seen.add(tensor.data_ptr())
         plain[name] = tensor.detach().clone() if shared else tensor.detach().contiguous()
     return plain
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> None:
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        index, kind = name.split(".", 1)
-        parameter = parameters[int(index)]
-        if tensor.shape == parameter.shape:
-            # Files hold tensors row by row; a fused step walks memory, so state must lie as its parameter does.
-            tensor = torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
-        state.setdefault(int(index), {})[kind] = tensor
-    for group in groups:
-        group["betas"] = tuple(group["betas"])  # JSON has no tuples
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _random_tensors() -> dict[str, Tensor]:

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sightline.recipe.schema import AdaptiveClip, Clip
 from sightline.train.groups import parameters_by_tower
+from sightline.train.parallel.sharded import clip_norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,10 @@ def clip_gradients(optimizer: torch.optim.Optimizer, clip: Clip | None) -> Norms
     spike does not shrink the others' step. {adaptive: lambda} bounds each unit's (see `clip_units`).
     """
     if clip is None or isinstance(clip, int | float):
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        return Norms(nn.utils.clip_grad_norm_(parameters, clip if clip is not None else float("inf")))
+        return Norms(clip_norm([p for group in optimizer.param_groups for p in group["params"]], clip))
     norms, bounds = {}, {} if isinstance(clip, AdaptiveClip) else {str(tower): most for tower, most in clip.items()}
     for tower, parameters in parameters_by_tower(optimizer).items():
-        bound = bounds.get(tower)
-        norms[tower] = nn.utils.clip_grad_norm_(parameters, float("inf") if bound is None else bound)
+        norms[tower] = clip_norm(parameters, bounds.get(tower))
         if isinstance(clip, AdaptiveClip):
             clip_units(parameters, clip.adaptive, clip.floor)
     return Norms(torch.stack(list(norms.values())).norm(), norms)

@@ -19,7 +19,7 @@ from sightline.data.dataset import Rows
 from sightline.data.encode import Encoder
 from sightline.data.mix import Mixture
 from sightline.data.pack import pack, too_long
-from sightline.data.row import Row, Skipped
+from sightline.data.row import Row, Skipped, Where
 from sightline.errors import UserError
 from sightline.recipe.schema import Stage
 from sightline.train.parallel.ranks import Ranks
@@ -49,6 +49,10 @@ class Supply:
             return self.packed[i]
         example = self.encoder.encode(self.rows[i])
         return pack([example], "none", self.max_length)[0]
+
+    def places(self, i: int) -> tuple[Where, ...]:
+        """The places of the rows in sequence `i`."""
+        return (self.rows[i].where,) if self.packed is None else self.packed[i].examples
 
 
 def supply(rows: Rows, stage: Stage, encoder: Encoder, advance: Advance) -> tuple[Supply, list[Skipped]]:
@@ -146,10 +150,19 @@ class MicroBatches(Dataset[Batch]):
         """What `__getitem__` is to be asked for, from step `first_step` on."""
         return range(first_step * self.plan.accumulate, len(self))
 
+    def places(self, step: int) -> list[Where]:
+        """The places of the rows that this rank is fed in `step`, in order."""
+        parts = [self._part(step, part) for part in range(self.plan.accumulate)]
+        return [place for draws in parts for name, index in draws for place in self.supplies[name].places(index)]
+
+    def _part(self, step: int, part: int) -> list[Draw]:
+        """This rank's share of a micro-batch's draws."""
+        first = (part * self.world + self.rank) * self.plan.micro
+        return self._draws(step)[first : first + self.plan.micro]
+
     def __getitem__(self, i: int) -> Batch:
         step, part = divmod(i, self.plan.accumulate)
-        first = (part * self.world + self.rank) * self.plan.micro
-        sequences = [self.supplies[name][index] for name, index in self._draws(step)[first : first + self.plan.micro]]
+        sequences = [self.supplies[name][index] for name, index in self._part(step, part)]
         sequences = self.augment(sequences, step) if self.augment else sequences
         flip = torch.Generator().manual_seed(hash((self.seed, i, self.rank))) if self.stage.flip else None
         return self.encoder.collate(sequences, flip=flip, features=self.features)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from sightline.data.batch import Batch
 from sightline.train.parallel.ranks import Ranks
+from sightline.train.parallel.sharded import local, norm
 
 SAMPLE = 1 << 16  # elements of a parameter that are watched: exact for small towers, an estimate for large ones
 
@@ -20,7 +22,7 @@ def gradient_norms(towers: Mapping[str, Sequence[Tensor]], total: float, clip: f
     norms = {}
     for tower, parameters in towers.items():
         gradients = [p.grad for p in parameters if p.grad is not None]
-        norms[tower] = float(torch.stack(torch._foreach_norm(gradients)).norm()) / shrunk if gradients else 0.0
+        norms[tower] = float(norm(gradients)) / shrunk if gradients else 0.0
     return norms
 
 
@@ -54,14 +56,18 @@ class UpdateRatio:
 
     @staticmethod
     def _sample(parameter: Tensor) -> Tensor:
-        return parameter.detach().flatten()[:SAMPLE]
+        return local(parameter.detach()).flatten()[:SAMPLE]
 
-    def after_step(self) -> dict[str, float]:
-        """The ratio of the step taken since this object was made."""
-        ratios = {}
+    def after_step(self, ranks: Ranks | None = None) -> dict[str, float]:
+        """The ratio of the step taken since this object was made; of what all `ranks` hold, where they are given."""
+        squares = []
         for tower, before in self._before.items():
             after = [self._sample(p) for p in self._towers[tower]]
-            moved = torch.stack(torch._foreach_norm(torch._foreach_sub(after, before))).norm()
-            size = torch.stack(torch._foreach_norm(before)).norm()
-            ratios[tower] = float(moved / size.clamp_min(1e-12))
-        return ratios
+            squares += [_square(torch._foreach_sub(after, before)), _square(before)]
+        totals = ranks.sum(squares) if ranks else squares
+        moved, sizes = totals[::2], totals[1::2]
+        return {tower: math.sqrt(m / max(s, 1e-24)) for tower, m, s in zip(self._before, moved, sizes, strict=True)}
+
+
+def _square(tensors: Sequence[Tensor]) -> float:
+    return float(torch.stack(torch._foreach_norm(list(tensors))).double().square().sum())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 Name = Literal["fp32", "bf16", "fp16"]
 
@@ -31,6 +32,10 @@ class Precision:
         if self.name == "fp32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss` (0-dim), times the loss scale, to the parameters'."""
+        self.scaler.scale(loss).backward()
 
 
 def pick_precision(wanted: Name | Literal["auto"], device: torch.device) -> Precision:

@@ -27,6 +27,8 @@ from sightline.train.facts import skipped_facts, stage_facts, starting_facts, st
 from sightline.train.guarded import guarded
 from sightline.train.interrupt import Interrupted, Interrupts, watched_signals
 from sightline.train.loop import Surroundings, run_stage
+from sightline.train.parallel.choose import layout_of
+from sightline.train.parallel.layout import Layout
 from sightline.train.parallel.ranks import Ranks, joined_ranks
 from sightline.train.precision import Precision, pick_precision
 from sightline.train.stage import SEED_STRIDE, ReadyStage, Tell, make_ready
@@ -56,7 +58,9 @@ def train(
         UserError: bad recipe or data, a folder in use. GuardError: a fault found before the first step.
         Interrupted: SIGINT or SIGTERM came; the run is saved.
     """
-    with joined_ranks(recipe.device) as ranks:
+    with joined_ranks(recipe.device) as everyone:
+        layout = layout_of(recipe.parallel, everyone)
+        ranks = layout.ranks
         path = Path(ranks.share(str(out or directory.default_path(recipe))))
         # The main rank looks, and tells: on a network's file system others may not see for a while what it wrote.
         if saved := ranks.share(directory.recipe_text(path)) if or_resume else "":
@@ -65,7 +69,7 @@ def train(
             run = RunDirectory(path)
             if ranks.main:
                 run = directory.reopen(path) if saved else directory.start(path, recipe)
-            _recorded(_Run(recipe, run, ranks, listen or _deaf, tell or _silent))
+            _recorded(_Run(recipe, run, layout, listen or _deaf, tell or _silent))
     return path
 
 
@@ -76,10 +80,12 @@ def resume(path: Path, recipe: Recipe | None = None, listen: Listener | None = N
         UserError: not a run, started from another recipe (where `recipe` is given), or live.
     """
     saved = directory.saved_recipe(path, recipe)
-    with joined_ranks(saved.device) as ranks, directory.locked(path) if ranks.main else contextlib.nullcontext():
-        run = directory.reopen(path) if ranks.main else RunDirectory(path)
-        ranks.barrier()
-        _recorded(_Run(saved, run, ranks, listen or _deaf, tell or _silent))
+    with joined_ranks(saved.device) as everyone:
+        layout = layout_of(saved.parallel, everyone)
+        with directory.locked(path) if layout.ranks.main else contextlib.nullcontext():
+            run = directory.reopen(path) if layout.ranks.main else RunDirectory(path)
+            layout.ranks.barrier()
+            _recorded(_Run(saved, run, layout, listen or _deaf, tell or _silent))
     return path
 
 
@@ -89,9 +95,14 @@ class _Run:
 
     recipe: Recipe
     directory: RunDirectory
-    ranks: Ranks
+    layout: Layout
     listen: Listener
     tell: Tell
+
+    @property
+    def ranks(self) -> Ranks:
+        """Those that are fed different rows."""
+        return self.layout.ranks
 
 
 def _recorded(run: _Run) -> None:
@@ -137,7 +148,8 @@ def _run(run: _Run, clock: Clock, interrupts: Interrupts) -> None:
         chosen = dict.fromkeys(name for stage in recipe.stages if stage.objective == "answers" for name in stage.data)
         answered = (row for name in chosen for row in (shards[name].rows() if name in shards else rows[name].rows))
         built = build(recipe.model, seed=recipe.seed, texts=texts, answered=answered)
-        built.model.to(ranks.device)
+        if not run.layout.spreads:
+            built.model.to(ranks.device)
     start = checkpoint.latest(run.directory.checkpoints)
     if start and built.answers:
         built.answers.same_as_in(run.directory.path / "encoder")
@@ -153,7 +165,7 @@ def _run(run: _Run, clock: Clock, interrupts: Interrupts) -> None:
             _evaluate_after(run, position.stage - 1, built, rows, precision, clock)
         for index in range(position.stage, len(recipe.stages)):
             with clock.phase("setup"):
-                stage = make_ready(recipe, index, built, rows, precision, ranks, run.tell, shards)
+                stage = make_ready(recipe, index, built, rows, precision, run.layout, run.tell, shards)
             position = _one_stage(run, stage, position, start, around)
             _record_skipped(run, rows)
             _evaluate_after(run, index, built, rows, precision, clock)
@@ -219,7 +231,8 @@ def _evaluate(
     train_rows = [row for name in _stage_data(recipe) if name in rows for row in rows[name].rows]
     with clock.phase("evaluation"):
         asked, advance = rows[spec.data].rows, _progress(run.tell)
-        evaluate(recipe, built, asked, train_rows, folder, advance, precision=precision.name)
+        with run.layout.at_work(built.model):
+            evaluate(recipe, built, asked, train_rows, folder, advance, precision=precision.name)
 
 
 def _conclude(run: _Run, built: Built, rows: dict[str, Rows], precision: Precision, clock: Clock) -> None:

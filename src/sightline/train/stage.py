@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -20,8 +20,8 @@ from sightline.train.checkpoint import Learner
 from sightline.train.ema import Ema
 from sightline.train.feed import MicroBatches, Plan, Supply, plan_steps, supply
 from sightline.train.freeze import TowerPlan, freeze
-from sightline.train.groups import build_optimizer
 from sightline.train.objectives import Objective, objective_of
+from sightline.train.parallel.layout import Layout
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.precision import Precision
 from sightline.train.streamed import Shards, StreamedBatches
@@ -36,6 +36,7 @@ class ReadyStage:
     """A stage ready to run.
 
     Attributes:
+        home: the run's model. `built` holds the one that is trained: the same, or one that the layout spread out.
         module: the model as the step calls it (wrapped where there are several ranks).
         dropouts: the connector's, whose rates the loop sets before each step.
         batches: micro-batch by number. validation: held-out sequences, where the recipe names them.
@@ -47,6 +48,7 @@ class ReadyStage:
     spec: Stage
     plan: Plan
     towers: dict[Tower, TowerPlan]
+    home: VLM
     built: Built
     module: nn.Module
     objective: Objective
@@ -55,8 +57,20 @@ class ReadyStage:
     batches: MicroBatches | StreamedBatches
     validation: Supply | None
     skipped: list[Skipped]
-    ranks: Ranks
+    layout: Layout
     marking: Evaluate
+
+    @property
+    def ranks(self) -> Ranks:
+        """Those that are fed different rows."""
+        return self.layout.ranks
+
+    def at_home(self) -> Learner:
+        """What is saved when the stage has ended and its weights are home: the next stage has another optimizer."""
+        if self.built.model is self.home:
+            return self.learner
+        whole = Layout(self.layout.settings, self.ranks)
+        return replace(self.learner, model=self.home, ema=None, layout=whole)
 
 
 def make_ready(
@@ -65,52 +79,63 @@ def make_ready(
     built: Built,
     rows: dict[str, Rows],
     precision: Precision,
-    ranks: Ranks,
+    layout: Layout,
     tell: Tell,
     shards: Mapping[str, Shards] | None = None,
 ) -> ReadyStage:
     """Freeze, build the optimizer, encode and pack the data, fill the feature cache.
 
     Args:
+        layout: how the model is to lie on the ranks; what it puts in the model's place is in the stage's `built`.
         shards: the data sets that stages stream; they are not looked for in `rows`.
 
     Raises:
         UserError: what is wrong with the stage's plan or its data.
     """
-    spec, model = recipe.stages[index], built.model
+    spec, model, ranks = recipe.stages[index], built.model, layout.ranks
     seed = recipe.seed + SEED_STRIDE * index
     towers, objective = freeze(model, spec), objective_of(spec, seed, built.encoder_for(spec))
     objective.check(model)
-    model.set_gradient_checkpointing(spec.gradient_checkpointing)
-    optimizer = build_optimizer(model, spec)
+    layout.check(model, spec, objective, precision)
     streams = {name: shards[name] for name in spec.data if name in shards} if shards else {}
     supplies, skipped = _supplies(spec, built, {name: rows[name] for name in spec.data if name not in streams}, tell)
     sizes = {name: len(supplies[name] if name in supplies else streams[name]) for name in spec.data}
     plan = plan_steps(spec, sizes, ranks.world)
     at_hand = [row for each in supplies.values() for row in each.rows]
-    features = _features(spec, built, at_hand, precision, tell) if spec.cache_features else None
+    with layout.at_work(model):
+        features = _features(spec, built, at_hand, precision, tell) if spec.cache_features else None
     augment = Augmenter(spec.augment, seed, at_hand) if spec.augment else None
     batches: MicroBatches | StreamedBatches = (
         StreamedBatches(streams, supplies, spec, plan, seed, ranks, built.encoder_for(spec), augment)
         if streams
         else MicroBatches(supplies, spec, plan, seed, ranks, features, augment)
     )
+    placed = layout.place(model, spec)
+    learner = _learner(layout, placed, spec, precision, objective)
     return ReadyStage(
         index=index,
         spec=spec,
         plan=plan,
         towers=towers,
-        built=built,
-        module=ranks.wrap(model) if objective.overlaps else model,
+        home=model,
+        built=replace(built, model=placed),
+        module=layout.wrap(placed, objective),
         objective=objective,
-        dropouts=_dropouts(model, spec),
-        learner=Learner(model, optimizer, precision, Ema(model, spec.ema) if spec.ema else None, objective.balance),
+        dropouts=_dropouts(placed, spec),
+        learner=learner,
         batches=batches,
         validation=_validation(recipe, spec, built, rows, tell),
         skipped=skipped,
-        ranks=ranks,
+        layout=layout,
         marking=recipe.evaluate,
     )
+
+
+def _learner(layout: Layout, model: VLM, spec: Stage, precision: Precision, objective: Objective) -> Learner:
+    """The placed model, and what belongs to it."""
+    model.set_gradient_checkpointing(spec.gradient_checkpointing)
+    average = Ema(model, spec.ema) if spec.ema else None
+    return Learner(model, layout.optimizer(model, spec), precision, average, objective.balance, layout)
 
 
 def _features(spec: Stage, built: Built, rows: list[Row], precision: Precision, tell: Tell) -> FeatureCache:

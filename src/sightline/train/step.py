@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from sightline.data.batch import Batch
 from sightline.errors import UserError
 from sightline.recipe.schema import Clip
-from sightline.train.clip import clip_gradients
 from sightline.train.objectives import NextToken, Objective, Term
-from sightline.train.parallel.ranks import Ranks
+from sightline.train.parallel.layout import Layout
 from sightline.train.precision import Precision
 
 
@@ -45,7 +44,7 @@ def train_step(
     batches: Sequence[Batch],
     optimizer: torch.optim.Optimizer,
     precision: Precision,
-    ranks: Ranks,
+    layout: Layout,
     clip: Clip | None,
     stop: bool = False,
     objective: Objective | None = None,
@@ -63,6 +62,7 @@ def train_step(
     """
     objective = objective or NextToken()
     counts = objective.counts(batches)
+    ranks = layout.ranks
     *sums, stops = ranks.sum([*counts.values(), float(stop)])
     totals = dict(zip(counts, sums, strict=True))
     if not any(totals.values()):
@@ -74,16 +74,10 @@ def train_step(
     weights = balance.weights() if balance else objective.weights
     # Gradients are averaged over ranks, which divides by `world` once more than the mean does.
     factors = {name: weights[name] * ranks.world / total if total else 0.0 for name, total in totals.items()}
-    losses = objective.backward(model, batches, factors, precision, ranks)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if not objective.overlaps:
-        ranks.average_gradients(parameters)
-    precision.scaler.unscale_(optimizer)
-    norms = clip_gradients(optimizer, clip)
+    losses = layout.backward(objective, model, batches, factors, precision, optimizer)
     if balance:
         balance.learn(losses, factors, ranks, precision)
-    precision.scaler.step(optimizer)
-    precision.scaler.update()
+    norms = layout.update(optimizer, precision, clip)
     objective.after_step(model)
     tokens = int(next(iter(totals.values())))
     if len(losses) == 1:

@@ -26,7 +26,7 @@ from sightline.data.encode import Encoder, RowError
 from sightline.data.mix import Mixture
 from sightline.data.pack import pack, too_long
 from sightline.data.readers.webdataset import row_of
-from sightline.data.row import Row, Skipped
+from sightline.data.row import Row, Skipped, Where
 from sightline.data.shards import Sample, Shard, find_shards, read_shard, shard_urls
 from sightline.data.stream import Stream
 from sightline.errors import UserError
@@ -185,6 +185,14 @@ class StreamedBatches(Dataset[Batch]):
             for part in range(self.plan.accumulate):
                 number = step * self.plan.accumulate + part
                 yield Order(number, tuple(drawn[part * micro : (part + 1) * micro]))
+
+    def places(self, step: int) -> list[Where]:
+        """The places of the rows that this rank draws for `step`, in order; those that prove broken included."""
+        orders = islice(self._orders(step), self.plan.accumulate)
+        found: list[Where] = []
+        for name, what in chain.from_iterable(order.draws for order in orders):
+            found += self.supplies[name].places(what) if isinstance(what, int) else (what.where,)
+        return found
 
     def __getitem__(self, order: Order | int) -> Batch:
         if isinstance(order, int):

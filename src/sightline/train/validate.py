@@ -15,6 +15,7 @@ from sightline.models.vlm import VLM
 from sightline.recipe.schema import Evaluate, Recipe
 from sightline.train.feed import Supply
 from sightline.train.objectives import NextToken, Objective
+from sightline.train.parallel.layout import Layout
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.precision import Precision
 
@@ -26,7 +27,7 @@ def validation_loss(
     encoder: Encoder,
     micro: int,
     precision: Precision,
-    ranks: Ranks,
+    layout: Layout,
     objective: Objective | None = None,
 ) -> tuple[float, int]:
     """The objective's loss (None: next-token, in nats a supervised token), and the count of its first term.
@@ -34,16 +35,21 @@ def validation_loss(
     Each term is a mean over all that it counts. Ranks share the work. The model is in evaluation mode meanwhile, and
     each module in its own mode afterwards.
     """
-    objective = objective or NextToken()
+    objective, ranks = objective or NextToken(), layout.ranks
     sums = {name: torch.zeros((), dtype=torch.float64, device=ranks.device) for name in objective.weights}
     counts = dict.fromkeys(objective.weights, 0.0)
     with model.evaluating():
-        for start in range(ranks.rank * micro, len(supply), ranks.world * micro):
+        for first in range(0, len(supply), ranks.world * micro):
+            start = first + ranks.rank * micro
+            if idle := start >= len(supply):
+                if not layout.sharded:
+                    continue
+                start = first  # weights lie on all ranks, so this one goes along, and its answer does not count
             sequences = [supply[i] for i in range(start, min(start + micro, len(supply)))]
             batch = encoder.collate(sequences).to(ranks.device)
             with precision.autocast():
                 found = objective.value(model, batch)
-            for name, (loss, count) in found.items():
+            for name, (loss, count) in found.items() if not idle else ():
                 sums[name] += loss
                 counts[name] += count
     totals = ranks.sum([*(float(total) for total in sums.values()), *counts.values()])

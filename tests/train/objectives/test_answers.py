@@ -17,6 +17,7 @@ from sightline.models.build import Built, build, build_meta
 from sightline.plan.memory import state_bytes
 from sightline.recipe.read import validate
 from sightline.recipe.schema import Recipe
+from sightline.train.checkpoint import WHOLE
 from sightline.train.freeze import freeze
 from sightline.train.groups import build_optimizer, parameters_by_tower, rates, set_rates
 from sightline.train.measure import UpdateRatio
@@ -69,7 +70,7 @@ def gradients(built: Built, recipe: Recipe, batches: list[Batch]) -> dict[str, t
     optimizer = build_optimizer(built.model, recipe.stages[0])
     set_rates(optimizer, 0.0)
     built.model.train()
-    train_step(built.model, batches, optimizer, pick_precision("fp32", CPU.device), CPU, None, objective=Answers())
+    train_step(built.model, batches, optimizer, pick_precision("fp32", CPU.device), WHOLE, None, objective=Answers())
     return {name: p.grad.clone() for name, p in built.model.named_parameters() if p.grad is not None}
 
 
@@ -150,7 +151,7 @@ def test_the_head_is_a_tower_with_its_own_rate_ratio_and_memory(rows: list[Row])
     ratio = UpdateRatio(parameters_by_tower(optimizer))
     clip = recipe.stages[0].optimizer.clip
     precision = pick_precision("fp32", CPU.device)
-    result = train_step(built.model, [batch_of(built, rows)], optimizer, precision, CPU, clip, objective=Answers())
+    result = train_step(built.model, [batch_of(built, rows)], optimizer, precision, WHOLE, clip, objective=Answers())
     assert result.tokens == len(rows) and set(result.tower_norms) == set(ALL)
     assert ratio.after_step()["head"] > 0
     count = sum(p.numel() for _, p in built.model.tower_parameters("head"))

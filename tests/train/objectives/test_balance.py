@@ -18,12 +18,14 @@ from sightline.errors import UserError
 from sightline.losses.weighting import GradNorm, Uncertainty
 from sightline.models.build import Built, build
 from sightline.recipe.read import to_yaml, validate
-from sightline.recipe.schema import Recipe
+from sightline.recipe.schema import Parallel, Recipe
 from sightline.recipe.yaml_file import parse
+from sightline.train.checkpoint import WHOLE
 from sightline.train.interrupt import Interrupted
 from sightline.train.objectives import PairLosses
 from sightline.train.objectives.balance import Balance, shared_weights
 from sightline.train.objectives.embedded import image_ids
+from sightline.train.parallel.layout import Layout
 from sightline.train.parallel.ranks import Ranks, joined_ranks
 from sightline.train.precision import pick_precision
 from sightline.train.run import resume, train
@@ -131,7 +133,7 @@ def test_steps_are_those_of_one_graph_by_hand(rows: list[Row], kind: str, size: 
         by_hand.before_step(step, 3)
         batches = micro_batches(built, rows, size)
         optimizer.zero_grad()
-        result = train_step(built.model, batches, optimizer, pick_precision("fp32", CPU), ONE, None, objective=losses)
+        result = train_step(built.model, batches, optimizer, pick_precision("fp32", CPU), WHOLE, None, objective=losses)
         used = step_by_hand(twin, by_hand, batches, state, kind)
         assert result.weights == pytest.approx(used, abs=1e-7 if step == 0 else 1e-6)
         own, wanted = dict(built.model.named_parameters()), dict(twin.model.named_parameters())
@@ -147,7 +149,7 @@ def test_the_loss_is_told_by_the_recipes_weights(rows: list[Row]) -> None:
     with torch.no_grad():
         losses.balance.module.log_variance.fill_(3.0)  # type: ignore[union-attr]
     means = {name: float(mean.detach()) for name, mean in means_by_hand(built, losses, batches).items()}
-    result = train_step(built.model, batches, optimizer, pick_precision("fp32", CPU), ONE, None, objective=losses)
+    result = train_step(built.model, batches, optimizer, pick_precision("fp32", CPU), WHOLE, None, objective=losses)
     assert float(result.loss_sum) / result.tokens == pytest.approx(means["itc"] + 2 * means["mlm"], rel=1e-6)
     assert {name: float(mean) for name, mean in result.terms.items()} == pytest.approx(means, rel=1e-6)
 
@@ -188,7 +190,7 @@ def test_a_schedule_moves_by_the_share_of_the_stage(rows: list[Row]) -> None:
         batches = micro_batches(built, rows, 4)
         seen.append(
             train_step(
-                built.model, batches, optimizer, pick_precision("fp32", CPU), ONE, None, objective=losses
+                built.model, batches, optimizer, pick_precision("fp32", CPU), WHOLE, None, objective=losses
             ).weights
         )
     assert [each["mlm"] for each in seen] == [0, 0.5, 1, 0.75, 0.5] and {each["itc"] for each in seen} == {1}
@@ -209,7 +211,15 @@ def work(rank: int, port: int, rows: list[Row], out: str) -> None:
                 losses.before_step(step, 2)
                 own = micro_batches(built, rows, 2)[rank::2]
                 optimizer.zero_grad()
-                train_step(built.model, own, optimizer, pick_precision("fp32", CPU), ranks, None, objective=losses)
+                train_step(
+                    built.model,
+                    own,
+                    optimizer,
+                    pick_precision("fp32", CPU),
+                    Layout(Parallel(), ranks),
+                    None,
+                    objective=losses,
+                )
             assert losses.balance is not None
             torch.save((losses.balance.weights(), built.model.state_dict()), f"{out}/{kind}-{rank}.pt")
 
@@ -226,7 +236,7 @@ def test_two_ranks_learn_the_weights_of_one(rows: list[Row], tmp_path: Path) -> 
             losses.before_step(step, 2)
             optimizer.zero_grad()
             batches = micro_batches(built, rows, PAIRS)
-            train_step(built.model, batches, optimizer, pick_precision("fp32", CPU), ONE, None, objective=losses)
+            train_step(built.model, batches, optimizer, pick_precision("fp32", CPU), WHOLE, None, objective=losses)
         assert losses.balance is not None and one == pytest.approx(losses.balance.weights(), abs=1e-7)
         for name, value in built.model.state_dict().items():
             torch.testing.assert_close(state[name], value, atol=1e-7, rtol=1e-7, msg=name)

@@ -12,8 +12,10 @@ import torch.multiprocessing as mp
 
 from sightline.data.pack import pack
 from sightline.errors import UserError
+from sightline.recipe.schema import Parallel
 from sightline.train.freeze import freeze
 from sightline.train.groups import build_optimizer
+from sightline.train.parallel.layout import Layout
 from sightline.train.parallel.ranks import Ranks, joined_ranks, pick_device
 from sightline.train.precision import pick_precision
 from sightline.train.step import train_step
@@ -47,7 +49,9 @@ def losses(
             chosen = [built.encoder.encode(rows[i % len(rows)]) for i in range(start, start + micro)]
             mine.append(built.encoder.collate(pack(chosen, "none", 512)))
         optimizer.zero_grad()
-        result = train_step(model, mine, optimizer, pick_precision("fp32", ranks.device), ranks, 1.0)
+        result = train_step(
+            model, mine, optimizer, pick_precision("fp32", ranks.device), Layout(Parallel(), ranks), 1.0
+        )
         seen.append(ranks.sum([float(result.loss_sum)])[0] / result.tokens)
     return seen, {name: p.detach().clone() for name, p in built.model.named_parameters()}
 

@@ -106,7 +106,7 @@ class Attacked(OneLoss):
                     moved = _logits(self.inner.forward(module, self._with(own, pixels)))
                     found[DIVERGENCE] = divergence(_logits(clean), moved, own)
             total = torch.stack([loss * factors[name] for name, loss in found.items()]).sum()
-            precision.scaler.scale(total).backward()
+            precision.backward(total)
             for name, loss in found.items():
                 sums[name] += loss.detach()
         return sums

@@ -68,7 +68,7 @@ class OneLoss(ABC):
             with accumulating(module) if not last else torch.enable_grad():
                 with precision.autocast():
                     loss, _ = self.loss(module, batch.to(ranks.device))
-                precision.scaler.scale(loss * factors[self.name]).backward()
+                precision.backward(loss * factors[self.name])
             total += loss.detach()
         return {self.name: total}
 

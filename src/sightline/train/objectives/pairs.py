@@ -135,7 +135,7 @@ class PairLosses:
                 parts.append(embedded(model.represent(moved, self._asked), batch, slow_pairs(model, moved)))
         whole = joined(parts)
         compared = self._compare(model, whole, ranks)
-        precision.scaler.scale(compared * factors[self._compared]).backward()
+        precision.backward(compared * factors[self._compared])
         sums: dict[Term, Tensor] = {self._compared: compared.detach()}
         start = 0
         for batch, state in zip(batches, states, strict=True):

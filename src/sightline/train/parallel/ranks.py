@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from sightline.errors import UserError
@@ -17,33 +18,40 @@ from sightline.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process's place among the run's `world` processes, and the little they tell each other."""
+    """This process's place among the `world` that are fed different rows, and the little they tell each other.
+
+    Attributes:
+        group: these ranks; None: all processes of the run.
+        twin: this process's place among those that are fed the same rows, sharing the work on them.
+    """
 
     rank: int
     world: int
     device: torch.device
+    group: dist.ProcessGroup | None = None
+    twin: int = 0
 
     @property
     def main(self) -> bool:
-        """Whether this rank writes files and talks to the user."""
-        return self.rank == 0
+        """Whether this process writes files and talks to the user."""
+        return self.rank == 0 and self.twin == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Element-wise sum of `values` over ranks, in float64."""
         if self.world == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64)  # on the host: gloo carries it and no GPU is waited for
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=self.group)
         return [float(value) for value in total.tolist()]
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
-        if self.world > 1:
+        """Wait until every process of the run is here."""
+        if dist.is_initialized():
             dist.barrier()
 
     def share(self, text: str) -> str:
-        """The main rank's `text`, on every rank."""
-        if self.world == 1:
+        """The main process's `text`, on every process of the run."""
+        if not dist.is_initialized():
             return text
         box = [text]
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
@@ -63,7 +71,7 @@ class Ranks:
         if self.world == 1 or not tensors:
             return
         flat = torch._utils._flatten_dense_tensors(tensors)
-        dist.all_reduce(flat)
+        dist.all_reduce(flat, group=self.group)
         flat /= self.world
         for tensor, averaged in zip(tensors, torch._utils._unflatten_dense_tensors(flat, tensors), strict=True):
             tensor.copy_(averaged)
@@ -77,9 +85,18 @@ class Ranks:
         return model if self.world == 1 else DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
-def accumulating(model: nn.Module) -> contextlib.AbstractContextManager[object]:
+@contextlib.contextmanager
+def accumulating(model: nn.Module) -> Iterator[None]:
     """Hold back the gradient exchange of all but a step's last micro-batch."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
+    if isinstance(model, DistributedDataParallel):
+        with model.no_sync():
+            yield
+    elif isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(False)
+        yield
+        model.set_requires_gradient_sync(True)
+    else:
+        yield
 
 
 @contextlib.contextmanager

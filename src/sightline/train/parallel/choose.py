@@ -1,0 +1,26 @@
+"""Which layout a recipe asks for. An engine's file is imported when it is chosen."""
+
+from __future__ import annotations
+
+import os
+
+from sightline.recipe.schema import Parallel
+from sightline.train.parallel.layout import Layout
+from sightline.train.parallel.ranks import Ranks
+
+
+def layout_of(settings: Parallel, everyone: Ranks) -> Layout:
+    """The layout `settings` over all processes of the run; one process alone needs none.
+
+    Raises:
+        UserError: sizes that do not multiply to the number of processes, an engine that is not installed.
+    """
+    if everyone.world == 1:
+        settings.sizes(1, 1)
+        return Layout(Parallel(), everyone)
+    sizes = settings.sizes(everyone.world, int(os.environ.get("LOCAL_WORLD_SIZE", everyone.world)))
+    if settings.kind in ("fsdp", "hybrid"):
+        from sightline.train.parallel.fsdp import Fsdp
+
+        return Fsdp(settings, everyone, sizes)
+    return Layout(settings, everyone)

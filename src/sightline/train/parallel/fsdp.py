@@ -1,0 +1,101 @@
+"""Weights, gradients and optimizer state shared out over ranks by torch's FSDP2 (`fully_shard`), block by block.
+
+Hybrid: shared out within a group of ranks (those of one machine), and copied from group to group, so that weights are
+gathered over fast links alone (arXiv 2304.11277, section 3.2.2).
+
+Weights that do not learn in a stage have no gradients to share out. Replicated they are never gathered at all. Shared
+out, a block that gradients pass through keeps its gathered weights from its forward to its backward pass: no frozen
+weight is gathered twice for one micro-batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from sightline.errors import UserError
+from sightline.models.composed import ComposedVLM
+from sightline.models.vlm import VLM
+from sightline.recipe.parallel import Sizes
+from sightline.recipe.schema import AdaptiveClip, Parallel, Stage
+from sightline.train.objectives import Objective
+from sightline.train.parallel.layout import Layout
+from sightline.train.parallel.ranks import Ranks
+from sightline.train.parallel.spread import bring_home, double
+from sightline.train.precision import Precision
+
+GOES_ALONG = (ComposedVLM,)  # no subclasses: they treat a batch of text otherwise
+
+
+class Fsdp(Layout):
+    """FSDP2 over all data ranks, or hybrid."""
+
+    sharded = True
+    spreads = True
+
+    def __init__(self, settings: Parallel, everyone: Ranks, sizes: Sizes) -> None:
+        super().__init__(settings, everyone)
+        self.mesh = data_mesh(everyone.device, sizes)
+
+    def check(self, model: VLM, stage: Stage, objective: Objective, precision: Precision) -> None:
+        """See `Layout.check`."""
+        where = f"stages.{stage.name}"
+        if not objective.overlaps:
+            what = "losses that compare a step's pairs, and trades, need whole weights on every rank"
+            raise UserError(what, where=f"{where}.objective", fix="set parallel: ddp")
+        if isinstance(stage.optimizer.clip, AdaptiveClip):
+            what = "adaptive clipping looks at whole rows of a matrix, and each rank has a part"
+            raise UserError(what, where=f"{where}.optimizer.clip", fix="set a number, or parallel: ddp")
+        if stage.early_stop and stage.early_stop.metric == "accuracy":
+            what = "answers are written by one rank at a time, which has only a part of the weights"
+            raise UserError(what, where=f"{where}.early_stop", fix="stop by the loss, or set parallel: ddp")
+        if precision.name == "fp16" and precision.device.type == "cpu":
+            raise UserError("fp16 with shared out weights needs a GPU", where="precision", fix="set precision=bf16")
+
+    def place(self, home: VLM, stage: Stage) -> VLM:
+        """See `Layout.place`."""
+        away = double(home)
+        # A batch of text alone must gather what the other ranks' batches gather. Who cannot run a tower without an
+        # image keeps it with the root, which is gathered by every batch.
+        along = type(away) in GOES_ALONG
+        away.goes_along = ("connector" if stage.cache_features else "vision") if along else None
+        for tower in away.towers if along else ("language",):
+            for block in away.blocks(tower):
+                self._share_out(block)
+        self._share_out(away, root=True)
+        for name, buffer in away.named_buffers():
+            _set_buffer(away, name, buffer.to(self.ranks.device))
+        return away
+
+    def wrap(self, model: VLM, objective: Objective) -> nn.Module:
+        """See `Layout.wrap`: a model that is shared out exchanges its gradients by itself."""
+        return model
+
+    def bring_home(self, away: VLM, home: VLM) -> None:
+        """See `Layout.bring_home`."""
+        bring_home(away, home)
+
+    def _share_out(self, module: nn.Module, root: bool = False) -> None:
+        frozen = [p for p in module.parameters() if not p.requires_grad]
+        kept = set(frozen) if self.settings.frozen == "replicate" else set()
+        for parameter in kept:
+            parameter.data = parameter.data.to(self.ranks.device)
+        if not root and len(kept) == len(list(module.parameters())):
+            return
+        once = bool(frozen) and not kept  # gathered for the forward pass, and still there in the backward pass
+        fully_shard(module, mesh=self.mesh, reshard_after_forward=not once, ignored_params=kept)
+
+
+def data_mesh(device: torch.device, sizes: Sizes) -> DeviceMesh:
+    """The data ranks: those that share out a copy, or copies by shares."""
+    if sizes.replicate == 1:
+        return init_device_mesh(device.type, (sizes.shard,), mesh_dim_names=("shard",))
+    return init_device_mesh(device.type, (sizes.replicate, sizes.shard), mesh_dim_names=("replicate", "shard"))
+
+
+def _set_buffer(model: nn.Module, name: str, value: torch.Tensor) -> None:
+    path, _, own = name.rpartition(".")
+    module = model.get_submodule(path)
+    module._buffers[own] = value

@@ -1,0 +1,111 @@
+"""How a stage's model lies on the ranks, and what a step, a checkpoint and the stage's end do differently for it.
+
+A run's model is at home: whole, on every rank. A layout may train another one in its place, `away`, which is spread
+over the ranks and has the same names; when the stage ends, its weights are brought home. So whatever comes between
+stages and behind the last one (evaluation, export) knows of one whole model alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sightline.data.batch import Batch
+from sightline.models.vlm import VLM
+from sightline.recipe.schema import Clip, Parallel, Stage
+from sightline.train.clip import Norms, clip_gradients
+from sightline.train.groups import build_optimizer
+from sightline.train.objectives import Objective, Term
+from sightline.train.parallel.ranks import Ranks
+from sightline.train.parallel.saved import read, read_optimizer
+from sightline.train.precision import Precision
+
+
+class Layout:
+    """Whole models and averaged gradients: DDP on several ranks, nothing at all on one. The base of the others.
+
+    Attributes:
+        sharded: whether each rank writes its own part of a checkpoint, and no rank can go through the model alone.
+        spreads: whether another model than the one at home is trained, which then stays in the host's memory.
+        ranks: those that are fed different rows.
+    """
+
+    sharded = False
+    spreads = False
+
+    def __init__(self, settings: Parallel, ranks: Ranks) -> None:
+        self.settings, self.ranks = settings, ranks
+
+    def check(self, model: VLM, stage: Stage, objective: Objective, precision: Precision) -> None:
+        """Raise UserError where this layout cannot train `stage` of `model` (its `requires_grad` is decided)."""
+
+    def place(self, home: VLM, stage: Stage) -> VLM:
+        """The model to train: `home` itself, or another with its weights that lies on the ranks."""
+        return home
+
+    def wrap(self, model: VLM, objective: Objective) -> nn.Module:
+        """What the step calls: the placed `model`, which exchanges gradients in its backward pass where it can."""
+        return self.ranks.wrap(model) if objective.overlaps else model
+
+    def optimizer(self, model: VLM, stage: Stage) -> Optimizer:
+        """The stage's optimizer of the placed model."""
+        return build_optimizer(model, stage)
+
+    def backward(
+        self,
+        objective: Objective,
+        module: nn.Module,
+        batches: Sequence[Batch],
+        factors: Mapping[Term, float],
+        precision: Precision,
+        optimizer: Optimizer,
+    ) -> dict[Term, Tensor]:
+        """Gradients of a step, exchanged over ranks; returns this rank's sums (see `Objective.backward`)."""
+        losses = objective.backward(module, batches, factors, precision, self.ranks)
+        if not objective.overlaps:
+            self.ranks.average_gradients([p for group in optimizer.param_groups for p in group["params"]])
+        return losses
+
+    def update(self, optimizer: Optimizer, precision: Precision, clip: Clip | None) -> Norms:
+        """Unscale, clip and move the weights; returns the gradients' norms before clipping."""
+        precision.scaler.unscale_(optimizer)
+        norms = clip_gradients(optimizer, clip)
+        precision.scaler.step(optimizer)
+        precision.scaler.update()
+        return norms
+
+    @contextmanager
+    def at_work(self, home: VLM) -> Iterator[None]:
+        """`home` on this rank's device inside the block."""
+        if not self.spreads:
+            yield
+            return
+        home.to(self.ranks.device)
+        try:
+            yield
+        finally:
+            home.to("cpu")
+
+    def state(self, model: nn.Module, optimizer: Optimizer, averages: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All tensors of a checkpoint by part and name: "model.<name>", "optimizer.<name>.<kind>", "ema.<name>".
+
+        All ranks must call. Where not `sharded`, only the main rank's answer counts.
+        """
+        found = {f"model.{name}": tensor.detach() for name, tensor in model.state_dict().items()}
+        for name, parameter in model.named_parameters():
+            for kind, value in optimizer.state.get(parameter, {}).items():
+                found[f"optimizer.{name}.{kind}"] = value
+        return found | {f"ema.{name}": value for name, value in averages.items()}
+
+    def take_up(self, folder: Path, model: nn.Module, optimizer: Optimizer, groups: list[dict[str, Any]]) -> None:
+        """Load weights and optimizer state of the checkpoint `folder`, which any layout may have written."""
+        read(folder, {f"model.{name}": tensor for name, tensor in model.state_dict().items()})
+        read_optimizer(folder, model, optimizer, groups)
+
+    def bring_home(self, away: VLM, home: VLM) -> None:
+        """Give `home` the weights of `away`, on every rank; all ranks must call."""

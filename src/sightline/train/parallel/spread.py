@@ -1,0 +1,32 @@
+"""A second model with the first one's weights, for an engine that takes a model apart."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import nn
+
+from sightline.models.vlm import VLM
+from sightline.train.parallel.sharded import fill, whole
+
+_KEPT = ("encoder", "pair_encoder", "answer_encoder", "spec")  # what a model knows beside its modules
+
+
+def double(home: VLM) -> VLM:
+    """A model of the same modules, whose parameters are others but share the memory of `home`'s.
+
+    An engine that cuts its weights into parts copies each part, so both together take no more than one and a part.
+    """
+    home.set_gradient_checkpointing(False)  # which wraps methods that a copy would share
+    memo: dict[int, object] = {id(p): nn.Parameter(p.data, p.requires_grad) for p in home.parameters()}
+    for name in _KEPT:
+        if (each := getattr(home, name, None)) is not None:
+            memo[id(each)] = each
+    return copy.deepcopy(home, memo)
+
+
+def bring_home(away: VLM, home: VLM) -> None:
+    """Give `home` the weights and buffers of `away`; all ranks must call."""
+    own = home.state_dict()
+    for name, tensor in away.state_dict().items():
+        fill(own[name], whole(tensor).to(own[name].device))
