@@ -197,9 +197,8 @@ def launch(
 
     chosen = load(recipe, overrides or [])
     from sightline.commands import launch as command
-    from sightline.plan.launch.job import Asked
 
-    asked = Asked(nodes, gpus, gpu, fabric, image, run, storage, name, hours)
+    asked = command.Asked(nodes, gpus, gpu, fabric, image, run, storage, name, hours)
     raise typer.Exit(command.launch(chosen, on, asked, out, force))
 
 
@@ -255,6 +254,18 @@ def ask(
     from sightline.commands import ask as command
 
     command.ask(run, recipe, image, question, tokens)
+
+
+@app.command()
+def doctor(
+    run: Run,
+    as_json: Annotated[bool, typer.Option("--json", help="Write what was found as JSON")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when something is wrong")] = False,
+) -> None:
+    """Say what is wrong with a run, finished, crashed or still running, and what to do about it."""
+    from sightline.commands import doctor as command
+
+    raise typer.Exit(command.doctor(run, as_json=as_json, strict=strict))
 
 
 @app.command()

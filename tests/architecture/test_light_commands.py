@@ -28,7 +28,15 @@ def _loaded(*arguments: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["train", "--help"], ["recipes"], ["checks"], ["explain", "X4"], ["score", "vqa", "--help"]],
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["recipes"],
+        ["checks"],
+        ["explain", "X4"],
+        ["score", "vqa", "--help"],
+        ["launch", "--help"],
+    ],
     ids=" ".join,
 )
 def test_command_imports_nothing_heavy(arguments: list[str]) -> None:

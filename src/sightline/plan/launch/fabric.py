@@ -23,12 +23,16 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Fabric:
-    """`nodes`: whether it joins several machines. `profile`: a script of the machine's own that is to be sourced."""
+    """`nodes`: whether it joins several machines. `profile`: a file that came with a plugin and is to be sourced.
+
+    `fast`: whether it needs more of a machine than an interface.
+    """
 
     what: str
     settings: tuple[Setting, ...]
     nodes: bool = True
     profile: str | None = None
+    fast: bool = True
 
 
 EVERYWHERE = (Setting("NCCL_DEBUG", "WARN", "NCCL says why it stops; INFO tells of every connection, for a first run"),)
@@ -93,11 +97,11 @@ FABRICS: dict[str, Fabric] = {
     "gcp-tcpxo": Fabric(
         "GPUDirect-TCPXO of Google's a3-megagpu-8g: eight 200 Gbps adapters",
         (
-            Setting("NCCL_LIB_DIR", "/usr/local/nvidia/lib64", "where the node's installer puts plugin and profile"),
-            Setting("NCCL_FASTRAK_CTRL_DEV", "eth0", "where the plugin's control messages go"),
-            Setting("NCCL_FASTRAK_IFNAME", "eth1,eth2,eth3,eth4,eth5,eth6,eth7,eth8", "where GPUs' data goes"),
-            Setting("NCCL_SOCKET_IFNAME", "eth0", "the host network; the others belong to the plugin"),
-            Setting("NCCL_FASTRAK_LLCM_DEVICE_DIRECTORY", "/dev/aperture_devices", "as the node's installer mounts it"),
+            Setting(
+                "NCCL_LIB_DIR", "/usr/local/nvidia/lib64", "where the node's installer put the plugin and its profile"
+            ),
+            Setting("LD_LIBRARY_PATH", "/usr/local/nvidia/lib64", "the plugin's NCCL before the image's"),
+            Setting("NCCL_FASTRAK_LLCM_DEVICE_DIRECTORY", "/dev/aperture_devices", "as the node mounts it"),
         ),
         profile="/usr/local/nvidia/lib64/nccl-env-profile.sh",
     ),
@@ -113,6 +117,7 @@ FABRICS: dict[str, Fabric] = {
             Setting("NCCL_SOCKET_NTHREADS", "4", "one thread cannot fill more than some 20 Gbps"),
             Setting("NCCL_NSOCKS_PERTHREAD", "4", "one TCP stream neither; 16 connections in all (NCCL allows 64)"),
         ),
+        fast=False,
     ),
     "nvlink": Fabric(
         "one machine, GPUs joined by NVLink",
@@ -125,6 +130,7 @@ FABRICS: dict[str, Fabric] = {
             Setting("NCCL_IB_DISABLE", "1", "nothing leaves the machine, so no adapter is asked"),
         ),
         nodes=False,
+        fast=False,
     ),
 }
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import yaml
-
-from sightline.plan.launch.fabric import Setting
 
 
 def script(template: str, **values: Any) -> str:
@@ -42,30 +40,27 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def document(
-    *values: Mapping[str, Any],
-    head: Iterable[str] = (),
-    settings: Iterable[Setting] = (),
-    notes: Mapping[str, str] = {},
-) -> str:
+def document(*values: Mapping[str, Any], head: Iterable[str] = (), notes: Mapping[str, str]) -> str:
     """YAML documents of `values`, one after another.
 
     Args:
         head: lines of comment at the top.
-        settings: environment variables, the reason of each set above it.
-        notes: key -> a comment above its line, wherever it stands.
+        notes: a key, or the name of a list's item -> a comment above it.
     """
-    told = {each.name: each.why for each in settings}
     parts = [yaml.dump(dict(each), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110) for each in values]
-    lines = [_commented(line, told, notes) for line in "---\n".join(parts).splitlines()]
+    lines = list(_commented("---\n".join(parts).splitlines(), notes))
     return "\n".join([*(f"# {line}".rstrip() for line in head), *lines]) + "\n"
 
 
-def _commented(line: str, settings: Mapping[str, str], notes: Mapping[str, str]) -> str:
-    entry = re.match(r"( *)(?:- )?(?:name: )?([\w./-]+)(:|$)", line)
-    if entry is None:
-        return line
-    named = re.match(r" *(?:- )?name: ", line) is not None
-    why = settings.get(entry[2]) if named or entry[3] else None
-    why = why or (notes.get(entry[2]) if not named else None)
-    return f"{entry[1]}# {why}\n{line}" if why else line
+def _commented(lines: Iterable[str], notes: Mapping[str, str]) -> Iterator[str]:
+    inside = -1  # the indentation of the key whose text is being passed over
+    for line in lines:
+        indent = len(line) - len(line.lstrip())
+        if inside >= 0 and (indent > inside or not line):
+            yield line
+            continue
+        inside = indent if line.endswith(("|", "|-", "|+")) else -1
+        entry = re.match(r"(?:- )?(?:name: (?P<name>\S+)$|(?P<key>[\w./-]+):)", line.lstrip())
+        if entry and (why := notes.get(entry["name"] or entry["key"])):
+            yield f"{' ' * indent}# {why}"
+        yield line

@@ -7,12 +7,15 @@ from pathlib import Path
 
 from sightline.atomic import write_text
 from sightline.errors import UserError, nearest
-from sightline.plan.launch import slurm, torchrun
+from sightline.plan.launch import kubernetes, skypilot, slurm, torchrun, vertex
 from sightline.plan.launch.job import Files, Job
 
 TARGETS: dict[str, Callable[[Job], Files]] = {
     "torchrun": torchrun.files,
     "slurm": slurm.files,
+    "k8s": kubernetes.files,
+    "vertex": vertex.files,
+    "skypilot": skypilot.files,
 }
 
 
