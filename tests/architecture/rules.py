@@ -26,8 +26,9 @@ ROOMS: Mapping[str, set[str]] = {
     "guard": set(),
     "attach": {"guard"},
     "report": set(),
+    "doctor": {"recipe", "guard", "report"},
     "train": {"recipe", "data", "models", "losses", "plan", "evaluate", "guard", "attach", "report"},
-    "commands": {"recipe", "data", "models", "plan", "evaluate", "serve", "guard", "attach", "report", "train"},
+    "commands": {"recipe", "data", "models", "plan", "evaluate", "serve", "guard", "attach", "report", "doctor", "train"},
     "cli": {"recipe", "guard", "commands", ""},
     "__main__": {"cli"},
     "": {"attach", "guard"},  # the package itself offers `sightline.attach` and its error

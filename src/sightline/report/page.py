@@ -9,6 +9,7 @@ from sightline.atomic import write_text
 from sightline.errors import UserError
 from sightline.report import format, tables
 from sightline.report.attack_figures import attack_figures
+from sightline.report.heat import heat_figures
 from sightline.report.looking import points
 from sightline.report.plots import colour, figures, plain, stage_starts
 from sightline.report.read import read_run
@@ -50,20 +51,22 @@ def render(run: RunSeen) -> str:
     drawn = figures(run.history)
     drawn[1:1] = term_figures(run.history.train)  # behind the total
     attacks = attack_figures(run.robustness) if run.robustness else []
+    heat = heat_figures(run.history)
     return environment.get_template("page.html.j2").render(
         run=run,
         verdict=verdict(run),
         figures=drawn,
         attacks=attacks,
+        heat=heat,
         drawing=[
             {"id": figure.id, "data": figure.data, "layout": figure.layout, "linked": figure.linked}
-            for figure in (*drawn, *attacks)
+            for figure in (*drawn, *heat, *attacks)
         ],
         stage_marks=[
             {"label": f"{place} {plain(name)}", "steps": end - start}
             for place, (name, start, end) in enumerate(stage_starts(run.history.train), start=1)
         ],
-        plotly=_plotly() if drawn or attacks else "",
+        plotly=_plotly() if drawn or heat or attacks else "",
         bars=tables.bars(run.evaluation) if run.evaluation else [],
         duration=tables.duration(run),
         progress=tables.progress(run),

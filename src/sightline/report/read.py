@@ -24,6 +24,7 @@ from sightline.report.files import (
     text,
     texts,
 )
+from sightline.report.inside import layer_point, step_points
 from sightline.report.retrieval import retrievals
 from sightline.report.robustness import read_robustness
 from sightline.report.sureness import calibration, perplexity
@@ -150,6 +151,8 @@ def _rule(rule: Any) -> str:
 def _history(folder: Path, notes: list[str]) -> v.History:
     train: list[v.TrainPoint] = []
     validation: list[v.ValidationPoint] = []
+    steps: list[v.StepPoint] = []
+    layers: list[v.LayerPoint] = []
     resumed: list[int] = []
     repeated, last, unplaced = 0, 0, 0
     for line in read_lines(folder / "metrics.jsonl", notes):
@@ -163,14 +166,22 @@ def _history(folder: Path, notes: list[str]) -> v.History:
         elif event == "validation":
             loss, accuracy = real(line.get("loss")), real(line.get("accuracy"))
             validation.append(v.ValidationPoint(text(line.get("stage")), step, loss, accuracy))
+        elif event == "steps":
+            steps += step_points(line, step)
+        elif event == "layers":
+            layers.append(layer_point(line, step))
         elif event == "resume":
             resumed.append(step)
             repeated += sum(point.step > step for point in train)
             train = [point for point in train if point.step <= step]
             validation = [point for point in validation if point.step <= step]
+            steps = [point for point in steps if point.step <= step]
+            layers = [point for point in layers if point.step <= step]
     if unplaced:
         notes.append(f"metrics.jsonl: {unplaced} lines name no global_step and are left out.")
-    return v.History(tuple(_one_clock(train)), tuple(validation), tuple(resumed), repeated, last)
+    return v.History(
+        tuple(_one_clock(train)), tuple(validation), tuple(resumed), repeated, last, tuple(steps), tuple(layers)
+    )
 
 
 def _one_clock(points: list[v.TrainPoint]) -> list[v.TrainPoint]:
@@ -203,6 +214,9 @@ def _train_point(line: Mapping[str, Any], step: int) -> v.TrainPoint:
         loss_scale=real(line.get("loss_scale")),
         terms=reals(line.get("terms")),
         weights=reals(line.get("weights")),
+        own=integer(line.get("step")),
+        planned=integer(line.get("steps")),
+        skipped=int(said) if isinstance(said := line.get("skipped"), bool) else integer(said),
     )
 
 

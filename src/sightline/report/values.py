@@ -87,6 +87,9 @@ class TrainPoint:
     loss_scale: float | None
     terms: Mapping[str, float] = field(default_factory=dict)  # the losses that add up to `loss`, by name
     weights: Mapping[str, float] = field(default_factory=dict)  # of those losses in the gradient, where they move
+    own: int | None = None  # the step of its stage
+    planned: int | None = None  # how many steps the stage is to have
+    skipped: int | None = None  # steps since the last logged one that an overflow made the scaler skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,30 @@ class ValidationPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class StepPoint:
+    """One step, logged or not: its own loss and total gradient norm before clipping."""
+
+    stage: str
+    step: int  # of the whole run
+    own: int  # of its stage
+    loss: float | None
+    grad_norm: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPoint:
+    """What was written down of the layers at one step, by layer. A layer without a gradient has None for its norm."""
+
+    stage: str
+    step: int
+    grad_norm: Mapping[str, float | None]
+    weight_norm: Mapping[str, float]
+    update_ratio: Mapping[str, float]
+    attention_entropy: Mapping[str, float]  # over its largest possible, by block
+    dead_units: Mapping[str, float]  # share of units that say nothing, by block
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """`metrics.jsonl`, with what was trained again after a resume counted once."""
 
@@ -108,6 +135,8 @@ class History:
     resumed_at: tuple[int, ...] = ()
     repeated: int = 0  # logged steps that a resume trained again
     last_step: int = 0  # the last optimizer step that any line speaks of
+    steps: tuple[StepPoint, ...] = ()
+    layers: tuple[LayerPoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,184 @@
+"""The loss: is it a number, did it leave for good, did it jump, and at which steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+from sightline.doctor.diagnosis import Cause, Diagnosis, Look, Severity, Spot
+from sightline.doctor.record import Record, StageSeen
+from sightline.guard.evidence.trends import FEWEST, WINDOW, robust_z
+from sightline.report.format import number
+from sightline.report.values import StepPoint
+
+ABOUT = "loss"
+PARTS = 10  # of a stage whose medians are compared
+FEW = 12  # losses, below which no level is told from noise
+BROKEN, NATS = 1.5, 0.5  # times the lowest level, and above it: harder data and moving weights stay below
+JUMP, RISE = 8.0, 1.3  # robust deviations and times what was usual: the guard's own limit for a jump, and not a flutter
+SHARE = 0.1  # of the first level: at the end of a run losses are so small that one hard row is many deviations
+PULL = 3.0  # deviations of the gradient norm: a batch that is only hard does not pull harder
+MANY = 3  # jumps: one or two are a part of life
+SHOWN = 5  # jumps whose rows are told
+RISING = 10.0  # times its median: a gradient norm before the loss left the numbers
+LOWER = 10.0  # how much lower a rate that broke the run is to be
+
+
+def look_at_loss(record: Record) -> Look:
+    """Every stage's losses, one by one where they were written down."""
+    if not any(stage.losses for stage in record.stages):
+        return Look(ABOUT, "no step was logged", recorded=False)
+    found, told = [], []
+    for stage in record.stages:
+        values = [point.loss for point in stage.losses if point.loss is not None]
+        if not values:
+            continue
+        one = _not_finite(record, stage) or _broken_out(stage) or _jumps(stage)
+        found += [one] if one else []
+        told.append(f"{stage.name}: {number(values[0])} to {number(values[-1])}")
+    return Look(ABOUT, "; ".join(told), tuple(found))
+
+
+def _not_finite(record: Record, stage: StageSeen) -> Diagnosis | None:
+    place = next((i for i, p in enumerate(stage.losses) if p.loss is None or not math.isfinite(p.loss)), None)
+    if place is None:
+        return None
+    point, before = stage.losses[place], stage.losses[max(0, place - WINDOW) : place]
+    norms = [p.grad_norm for p in before if p.grad_norm is not None and math.isfinite(p.grad_norm)]
+    causes = list(step_causes(stage, point.own, rising=bool(norms) and norms[-1] > RISING * median(norms)))
+    if record.facts.settings.get("precision") == "fp16":
+        causes.insert(
+            0,
+            Cause(
+                "likely", "fp16 overflows at 65,504, in the forward pass where no loss scale helps", "precision=bf16"
+            ),
+        )
+    causes.append(Cause("possible", "the rows of this step", "look at them (below); data.<name>.where leaves rows out"))
+    seen: dict[str, object] = {"last finite loss": next((p.loss for p in reversed(before) if p.loss is not None), None)}
+    seen |= {"gradient norms before": [float(f"{norm:.3g}") for norm in norms[-5:]]} if norms else {}
+    says = f"the loss is no number from step {point.own:,} of stage {stage.name} on"
+    return Diagnosis(
+        "loss-not-finite", "error", says, tuple(causes), stage.name, point.step, seen, _spots(stage, [point])
+    )
+
+
+def _broken_out(stage: StageSeen) -> Diagnosis | None:
+    """A level that is left for good: the last one far above the lowest before it."""
+    losses = [p.loss for p in stage.losses if p.loss is not None]
+    if len(losses) < FEW:
+        return None
+    size = max(1, len(losses) // PARTS)
+    levels = [median(losses[start : start + size]) for start in range(0, len(losses) - size + 1, size)]
+    lowest, last = min(levels), median(losses[-size:])
+    if last <= BROKEN * lowest or last - lowest <= NATS:
+        return None
+    place = _leaves(losses, lowest, last)
+    point = stage.losses[place]
+    causes = list(step_causes(stage, point.own, rising=True))
+    causes.append(Cause("possible", "the rows of this step", "look at them (below); data.<name>.where leaves rows out"))
+    seen = {"lowest level": lowest, "last level": last}
+    says = f"the loss of stage {stage.name} leaves {number(lowest)} at step {point.own:,} and ends at {number(last)}"
+    return Diagnosis(
+        "loss-explodes", "error", says, tuple(causes), stage.name, point.step, seen, _spots(stage, [point])
+    )
+
+
+def _leaves(losses: Sequence[float], lowest: float, last: float) -> int:
+    """Where the way up begins: behind the last loss that is nearer to the lowest level than to the last."""
+    middle = (lowest + last) / 2
+    return min(len(losses) - 1, max((i + 1 for i, loss in enumerate(losses) if loss < middle), default=0))
+
+
+def _jumps(stage: StageSeen) -> Diagnosis | None:
+    points = [p for p in stage.losses if p.loss is not None]
+    if len(points) < FEWEST + 1 or not (found := jumps(points)):
+        return None
+    severity: Severity = "warning" if len(found) >= MANY else "note"
+    first, worst = found[0], max(found, key=lambda p: p.loss or 0.0)
+    times = "once" if len(found) == 1 else f"{len(found)} times"
+    says = f"the loss of stage {stage.name} jumps {times}, to {number(worst.loss)} at step {worst.own:,}"
+    rows = Cause("likely", "the rows of these steps", "look at them (below); data.<name>.where leaves rows out")
+    causes = (rows, *step_causes(stage, first.own, rising=False))
+    seen = {"steps": [p.own for p in found], "losses": [float(f"{p.loss:.3g}") for p in found]}
+    shown = sorted(sorted(found, key=lambda p: p.loss or 0.0)[-SHOWN:], key=lambda p: p.step)
+    return Diagnosis("loss-jumps", severity, says, causes, stage.name, first.step, seen, _spots(stage, shown))
+
+
+def jumps(points: Sequence[StepPoint]) -> list[StepPoint]:
+    """Steps whose loss, and whose gradient where it is known, lie far above those of the steps before."""
+    losses = [p.loss or 0.0 for p in points]
+    floor = SHARE * median(losses[:FEWEST])
+    found = []
+    for place in range(FEWEST, len(points)):
+        before = losses[max(0, place - WINDOW) : place]
+        usual = median(before)
+        if losses[place] <= RISE * usual or losses[place] - usual <= floor or robust_z(losses[place], before) <= JUMP:
+            continue
+        norms = [p.grad_norm for p in points[max(0, place - WINDOW) : place] if p.grad_norm is not None]
+        norm = points[place].grad_norm
+        if norm is None or not norms or not math.isfinite(norm) or robust_z(norm, norms) > PULL:
+            found.append(points[place])
+    return found
+
+
+def step_causes(stage: StageSeen, own: int, *, rising: bool) -> tuple[Cause, ...]:
+    """Why a step may throw the weights too far, and what to set, with the values that the recipe has."""
+    spec = stage.spec
+    if spec is None:
+        return (Cause("likely", "the learning rate is too high", f"a lower {stage.key('lr')}"),)
+    causes = [too_fast(stage, "shown" if rising and _replaced(stage) else "likely" if rising else "possible")]
+    warmup = spec.schedule.warmup
+    steps = warmup if warmup >= 1 else warmup * (stage.planned or 0)
+    if steps < own * 0.01 or (own <= max(50, 0.1 * (stage.planned or 0)) and steps < own):
+        causes.append(
+            Cause(
+                "likely" if steps == 0 and rising else "possible",
+                "the warm-up is short",
+                f"{stage.key('schedule.warmup')}=0.1",
+            )
+        )
+    if spec.optimizer.clip is None:
+        causes.append(Cause("likely", "gradients are not clipped", f"{stage.key('optimizer.clip')}=1.0"))
+    if spec.optimizer.kind == "adamw" and spec.optimizer.betas[1] > 0.99:
+        low = f"{stage.key('optimizer.betas')}=[{spec.optimizer.betas[0]:g}, 0.95]"
+        causes.append(Cause("possible", "Adam's second moment follows a sudden gradient too slowly", low))
+    return tuple(causes)
+
+
+def too_fast(stage: StageSeen, likelihood: str) -> Cause:
+    """The rate is too high: by how much tells the update ratio of the fastest tower."""
+    assert stage.spec is not None
+    says = "the learning rate is too high"
+    fastest = max(
+        ((t, ratio) for t in stage.towers if (ratio := highest_ratio(stage, t))), key=lambda x: x[1], default=None
+    )
+    if fastest:
+        says += f": a step changed up to {fastest[1]:.2g} of the weights of {fastest[0]} (about 1e-3 is usual)"
+    rate = stage.spec.lr
+    told = (
+        f"{rate / LOWER:g}"
+        if isinstance(rate, float)
+        else "{" + ", ".join(f"{t}: {r / LOWER:g}" for t, r in rate.items()) + "}"
+    )
+    return Cause(likelihood, says, f"{stage.key('lr')}={told}")  # type: ignore[arg-type]
+
+
+def highest_ratio(stage: StageSeen, tower: str) -> float:
+    """The highest update-to-weight ratio of `tower` that was logged."""
+    return max(
+        (r for p in stage.points if (r := p.update_ratio.get(tower)) is not None and math.isfinite(r)), default=0.0
+    )
+
+
+def _replaced(stage: StageSeen) -> bool:
+    """Whether some tower's steps were of a size that weights do not survive."""
+    return any(highest_ratio(stage, tower) > 0.1 for tower in stage.towers)
+
+
+def _spots(stage: StageSeen, points: Sequence[StepPoint]) -> tuple[Spot, ...]:
+    """The steps; where only means were logged, all those that a mean is of."""
+    if stage.losses is stage.steps:
+        return tuple(Spot(p.stage, p.own, p.own, p.step) for p in points)
+    ends = [0, *(p.own for p in stage.losses)]
+    return tuple(Spot(p.stage, max(end for end in ends if end < p.own) + 1, p.own, p.step) for p in points)
