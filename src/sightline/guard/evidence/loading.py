@@ -102,6 +102,7 @@ class RowsSeen:
         varied: whether the run had fed different batches by then (a fixed set of rows may be one sample).
         alone: where a row has several inputs, for each of images or features that was replaced alone: the change of
             that row's output, and the median of the other rows'.
+        jumps: other rows do not move at all when the row is changed a little: experts were full, and are less so.
     """
 
     step: int
@@ -112,6 +113,7 @@ class RowsSeen:
     noise: float = 0.0
     varied: bool = True
     alone: tuple[tuple[float, float], ...] = ()
+    jumps: bool = False
 
     @property
     def pooled(self) -> tuple[float, float] | None:

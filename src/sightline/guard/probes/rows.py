@@ -15,10 +15,13 @@ from torch import Tensor, nn
 
 from sightline.guard.evidence import RowsSeen
 from sightline.guard.probes.call import Call
+from sightline.guard.probes.nudge import SHARES, nudged
 from sightline.guard.probes.refused import refusable
 from sightline.guard.probes.restore import untouched
 
 ROWS = 16  # samples of a batch that are looked at: enough to see a mix, few enough to cost little
+STAY = 1e-2  # of the change in row 0: a mix moves others as much, what experts with room leave is rounding
+SURELY = 4  # roundings of the largest output
 ALONE = 2  # inputs that are replaced alone, of images or features: a forward pass each
 
 
@@ -45,13 +48,14 @@ def rows_apart(call: Call, step: int, *, varied: bool) -> RowsSeen | None:
         sets = _alike(inputs, rows)
         wholes = [_moved(call, rows, first, only) for only in sets or (None,)]
         parts = [_moved(call, rows, first, only) for only in _apart(inputs, rows)] if not sets else []
+        jumps = not sets and wholes[0] is not None and _jumps(call, rows, first, wholes[0])
     if again is None or any(whole is None for whole in wholes):
         return None
     change = min((whole for whole in wholes if whole is not None), key=lambda whole: float(whole[1:].max()))
     alone = [(float(part[0]), float(part[1:].median())) for part in parts if part is not None]
     noise = max(_gap(first, again), torch.finfo(first.dtype).eps * float(first.abs().max()))
     others = sorted(change[1:].tolist(), reverse=True)[:ROWS]
-    return RowsSeen(step, rows, tuple(first.shape), float(change[0]), tuple(others), noise, varied, tuple(alone))
+    return RowsSeen(step, rows, tuple(first.shape), float(change[0]), tuple(others), noise, varied, tuple(alone), jumps)
 
 
 def _alike(inputs: list[Tensor], rows: int) -> list[Tensor]:
@@ -71,11 +75,27 @@ def _apart(inputs: list[Tensor], rows: int) -> list[Tensor]:
 
 def _moved(call: Call, rows: int, first: Tensor, only: Tensor | None) -> Tensor | None:
     """(rows,) by how much each row's output is another than in `first` when row 0 is given the last row's input."""
-    other = _swapped(call, rows, only)
-    changed = _output(call.model(*other.args, **other.kwargs))
+    return _difference(_swapped(call, rows, only), rows, first)
+
+
+def _difference(other: Call, rows: int, first: Tensor) -> Tensor | None:
+    changed = _output(other.model(*other.args, **other.kwargs))
     if changed is None or changed.shape != first.shape:
         return None
     return (changed.float() - first.float()).abs().reshape(rows, -1).amax(dim=1)
+
+
+def _jumps(call: Call, rows: int, first: Tensor, change: Tensor) -> bool:
+    """Whether other rows stay where they are when row 0 is given only a little of the last row's input."""
+    rounding = SURELY * torch.finfo(first.dtype).eps * float(first.abs().max())
+    if float(change[1:].max()) <= rounding:
+        return False
+    for share in SHARES:
+        with nudged(call, _swapped(call, rows, None), rows, share) as other:
+            little = _difference(other, rows, first)
+        if little is not None and float(little[0]) > rounding / STAY:
+            return float(little[1:].max()) <= STAY * float(little[0])
+    return False
 
 
 def _packed(inputs: list[Tensor]) -> bool:

@@ -24,6 +24,10 @@ def test_others_that_move(moved: float, found: bool) -> None:
     assert isinstance(verdict, Finding) is found
 
 
+def test_others_that_move_by_jumps_alone() -> None:
+    assert find(replace(SEEN, others=(0.5, 0.0, 0.0), jumps=True)) is None
+
+
 def test_what_rounding_explains_is_silent() -> None:
     assert find(replace(SEEN, own=1.0, others=(0.3, 0.0, 0.0), noise=0.1)) is None
 

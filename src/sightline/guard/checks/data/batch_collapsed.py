@@ -7,8 +7,8 @@ batch of images; a `view` that takes the batch for another dimension, a recurren
 Fix: name the dimension: `squeeze(-1)`, `flatten(1)`, `softmax(dim=-1)`; `batch_first=True`; keep dimension 0 for the
 batch from input to output; give a processor one list of images for each text.
 Stays silent when: changing one sample's input, or its image, moves that sample's output alone, in eval mode, beyond
-rounding; outputs compare all samples with all on purpose (n x n); the rows are one fixed set, such as a graph's nodes;
-a text that all samples of a batch share (a task's prompt) tells as much of one of them as of any other.
+rounding, or others by jumps (experts that are full); outputs compare all samples with all on purpose (n x n); the rows
+are one fixed set, such as a graph's nodes; a text that all samples of a batch share tells as much of one as of another.
 Sources:
 - https://github.com/huggingface/transformers/issues/34204 (2024-10-16): a processor that gave the ids of the first
   sample for the whole batch (Transformers-34204 of the TrainCheck paper)
@@ -90,7 +90,7 @@ def _mixed(rows: RowsSeen | None) -> Verdict:
     if not rows.varied:
         return CannotTell("batch other than the one the model is always fed")
     moved = [change for change in rows.others if change > max(NOISE * rows.noise, LEAK * rows.own)]
-    if not moved:
+    if not moved or rows.jumps:
         return _finding(POOLED, rows, {"moved in it, median of the others": rows.pooled}) if rows.pooled else None
     seen = {"moved in it": rows.own, "most moved in others": moved[0], "others moved": len(moved)}
     return _finding(f"a change in one sample's input moved the outputs of {len(moved)} other samples", rows, seen)
