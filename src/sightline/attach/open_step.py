@@ -36,7 +36,7 @@ class Loss:
 @dataclass(slots=True)
 class OpenStep:
     """A step in the making. `carried`: (P,) least norms of the gradients that its backward passes met, and `met` their
-    norm in each pass.
+    norm in each pass; `reworked`: the host wrote into them between two steps, so what is left of them is meant.
 
     `summed`: the micro-batches' losses are parts of the step's mean, and not means of their own. `told`: the losses as
     the host itself told them, which count in place of those that the model returned. `unread`: those of either kind
@@ -54,6 +54,7 @@ class OpenStep:
     told: list[float] = field(default_factory=list)
     unread: list[tuple[Loss, list[float], float]] = field(default_factory=list)
     forwards: int = 0
+    reworked: bool = False
 
     @property
     def measured(self) -> bool:

@@ -209,8 +209,8 @@ class Session:
         if self._models is None:
             return "the script did not import torch: nothing was watched"
         if self._models.backwards and not self._models.optimizers:
-            seen = f"{self._models.backwards} backward passes and no optimizer of torch were seen"
-            return f"{seen}: a loop that moves its parameters by hand is not watched"
+            seen = f"{self._models.backwards} backward passes were seen, and nothing"
+            return f"{seen} that was moved along its gradients, by an optimizer of torch or by hand"
         return "no model was trained that an optimizer of torch moves"
 
     def _facts(self, *, over: bool) -> dict[str, Any]:

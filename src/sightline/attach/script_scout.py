@@ -72,7 +72,7 @@ class Scout:
         self._free: list[weakref.ref[nn.Module]] = []
         self._hook = Hook(self._called, self._failed)
         models.settled = self._settled
-        models.before.append(self._before_step)
+        models.before.append(self.before_step)
         models.attention.needs.append(lambda: bool(self._waiting))
 
     def install(self) -> None:
@@ -110,6 +110,10 @@ class Scout:
             self._is_of(Waiting(weakref.ref(optimizer)), one.recorder.model) for one in self.models.live if one.adopted
         ):
             return
+        self.wait(optimizer)
+
+    def wait(self, optimizer: Any) -> None:
+        """Look for the model of an optimizer, or of what stands for one."""
         self._waiting.append(Waiting(weakref.ref(optimizer)))
         self.models.attention.listen()
         self._look([id(p) for w in self._waiting for p in w.held()])
@@ -221,12 +225,12 @@ class Scout:
         inside = {id(p) for p in model.parameters()}
         return any(id(p) in inside for p in waiting.held())
 
-    def _before_step(self, optimizer: Optimizer) -> None:
+    def before_step(self, optimizer: Any) -> None:
         """A step of an optimizer whose model was not called as a whole."""
         if self._waiting:
             Hook(self._stepping, self._failed)(optimizer)
 
-    def _stepping(self, optimizer: Optimizer) -> None:
+    def _stepping(self, optimizer: Any) -> None:
         waiting = next((w for w in self._waiting if w.optimizer() is optimizer), None)
         if waiting is None:
             return

@@ -8,6 +8,7 @@ term with something that learns; a term of its own has no other use than to trai
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +101,15 @@ def terms(node: Any) -> list[Any]:
 def leaves(node: Any) -> list[nn.Parameter] | None:
     """The parameters that a term hangs on; None where one is held by an optimizer, or something else is a leaf too."""
     found: list[nn.Parameter] = []
+    for variable in variables(node):
+        if not isinstance(variable, nn.Parameter) or ORIGINS.optimized(variable):
+            return None
+        found.append(variable)
+    return found
+
+
+def variables(node: Any) -> Iterator[Tensor | None]:
+    """The leaves behind `node`; None, and no more, where there is more to go through than is gone through."""
     seen: set[Any] = set()
     open_ = [node]
     while open_:
@@ -108,14 +118,11 @@ def leaves(node: Any) -> list[nn.Parameter] | None:
             continue
         seen.add(one)
         if len(seen) > DEEP:
-            return None
-        variable = getattr(one, "variable", None)
-        if variable is not None:
-            if not isinstance(variable, nn.Parameter) or ORIGINS.optimized(variable):
-                return None
-            found.append(variable)
+            yield None
+            return
+        if (variable := getattr(one, "variable", None)) is not None:
+            yield variable
         open_ += [next_ for next_, _ in one.next_functions if next_ is not None]
-    return found
 
 
 def few(parameter: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sightline.attach.script_by_hand import ByHand
 from sightline.attach.script_collectives import Collectives
 from sightline.attach.script_hosts import Hosts
 from sightline.attach.script_imports import Notice
@@ -52,6 +53,7 @@ def watched(
     Words(models, fault).install()
     losses = Losses(models, fault)
     losses.install()
+    ByHand(models, scout, fault).install()
     Attachment.made = models.adopt
     for library in (Hosts(models, budget, fault), losses, origins):
         Notice(library.on_import()).install()

@@ -69,7 +69,7 @@ class Models:
         self.before: list[Callable[[Optimizer], None]] = []  # told before any optimizer's step
         self.closing: list[Callable[[Optimizer, list[Watched]], None]] = []  # told before and after it steps
         self.attention = Attention(self._before_step, lambda: all(map(_sleeps, self.live)))
-        self._handles = [register_optimizer_step_post_hook(self._after_step)]
+        self._handles = [register_optimizer_step_post_hook(self.after_step)]
 
     def attach(self, model: nn.Module, optimizers: Sequence[Optimizer], *, blind: bool) -> Watched:
         """Watch `model` from now on. `blind`: its forward passes cannot be heard."""
@@ -164,7 +164,8 @@ class Models:
             return None
         return those if self.attention.resting or all(map(_sleeps, those)) else None
 
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """An optimizer, or what stands for one, has stepped."""
         if (those := self._asleep(optimizer)) is not None:
             for one in those:
                 one.after(optimizer, args, kwargs)

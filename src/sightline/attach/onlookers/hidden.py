@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sightline.attach.onlookers.onlooker import Onlooker, Recording, living
+from sightline.attach.origins import ORIGINS
 from sightline.guard.evidence import HiddenSeen
 
 LOOKS = 3  # measured steps in which they have gradients: a part that was used once is no part of the model
@@ -41,7 +42,10 @@ class Hidden(Onlooker):
 
     def _show(self, found: dict[str, list[Tensor]]) -> None:
         held = {id(p) for optimizer in living(Optimizer) for group in optimizer.param_groups for p in group["params"]}
-        left = {place: rest for place, all_ in found.items() if (rest := [p for p in all_ if id(p) not in held])}
+        free = {
+            place: [p for p in all_ if id(p) not in held and not ORIGINS.optimized(p)] for place, all_ in found.items()
+        }
+        left = {place: rest for place, rest in free.items() if rest}
         parameters = [p for rest in left.values() for p in rest]
         norms = [_values(p.grad).float().norm().to(parameters[0].device) for p in parameters if p.grad is not None]
         if not norms:

@@ -32,6 +32,8 @@ class Forward:
         s = self._state
         if s.muted:
             return
+        if s.arriving is not None:
+            s.arriving()
         training = torch.is_grad_enabled() and not s.declared
         with s.pace:
             if training and s.open_step is None:

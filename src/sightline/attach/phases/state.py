@@ -54,6 +54,7 @@ class State:
         open_step: the step in the making, from its first training forward on; None between steps, and asleep.
         stepped: steps that are over and not yet evidence, with what makes them so.
         evaluated: the evaluation under way was shown already.
+        arriving: told first of a forward pass, by whoever finds out only then that a step was taken.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class State:
         self.open_step: OpenStep | None = None
         self.stepped: list[tuple[OpenStep, Build]] = []
         self.ears: Ears | None = None
+        self.arriving: Callable[[], None] | None = None
         self.signals = Signals()
         self.beside = Beside()
         self.onlookers = Onlookers(self, probing.wants)

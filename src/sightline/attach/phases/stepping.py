@@ -115,7 +115,7 @@ class Stepping:
                 loss=step.loss,
                 tokens=step.tokens,
                 micro=tuple(step.micro),
-                carried=carried,
+                carried=None if step.reworked and carried else carried,
                 met=tuple(step.met),
                 previous_grad_norm=norm if known == number - 1 else None,
                 parameters=parameters,

@@ -40,7 +40,7 @@ def find(step: StepSeen) -> Verdict:
     return Finding(
         severity="error",
         message="the gradients of the previous step were still there when this step's first backward pass began",
-        fix="call optimizer.zero_grad() once after every optimizer.step()",
+        fix="call optimizer.zero_grad() once after every optimizer.step() (moved by hand: set each p.grad to None)",
         seen={"norm left over": step.carried, "norm of the previous step": step.previous_grad_norm},
     )
 
