@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from sightline import GuardError, UserError, __version__
+from sightline.commands.cluster import app as cluster_app
 from sightline.commands.score import app as score_app
 from sightline.errors import NotAScript
 from sightline.guard.report import told
@@ -83,6 +84,7 @@ app = typer.Typer(
 )
 
 app.add_typer(score_app, name="score")
+app.add_typer(cluster_app)  # launch and sweep
 
 Overrides = Annotated[
     list[str] | None,
@@ -171,35 +173,6 @@ def plan(
 
     machines = command.Machines(gpu, gpus, nodes, link, price, tokens)
     raise typer.Exit(command.plan(chosen, machines, as_json))
-
-
-@app.command()
-def launch(
-    recipe: RecipeName,
-    overrides: Overrides = None,
-    on: Annotated[str, typer.Option(metavar="TARGET", help="torchrun, slurm, k8s, vertex or skypilot")] = "torchrun",
-    nodes: Annotated[int, typer.Option(help="Machines")] = 1,
-    gpus: Annotated[int, typer.Option(help="GPUs of a machine")] = 8,
-    gpu: Annotated[str, typer.Option(metavar="NAME", help="What kind; an unknown name lists them")] = "h100-80gb",
-    fabric: Annotated[
-        str | None, typer.Option(help="What joins them [default: nvlink on one machine, else infiniband]")
-    ] = None,
-    image: Annotated[str | None, typer.Option(help="The container image with sightline in it")] = None,
-    run: Annotated[str | None, typer.Option(metavar="PATH", help="The run directory, as the machines see it")] = None,
-    storage: Annotated[str | None, typer.Option(help="A volume claim or a bucket, for data and runs")] = None,
-    name: Annotated[str | None, typer.Option(help="Of the job [default: the recipe's]")] = None,
-    hours: Annotated[float, typer.Option(help="Time limit")] = 24.0,
-    out: Annotated[Path | None, typer.Option(help="A folder for the files [default: jobs/<name>-<target>]")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the job's files there")] = False,
-) -> None:
-    """Write the files that start a recipe on a cluster, and say what to do with them."""
-    from sightline.recipe import load
-
-    chosen = load(recipe, overrides or [])
-    from sightline.commands import launch as command
-
-    asked = command.Asked(nodes, gpus, gpu, fabric, image, run, storage, name, hours)
-    raise typer.Exit(command.launch(chosen, on, asked, out, force))
 
 
 @app.command("eval")

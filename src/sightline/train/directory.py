@@ -115,6 +115,12 @@ def recipe_text(path: Path) -> str:
     return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
+def status(path: Path) -> str:
+    """How the run in `path` stands, as its run.json says; empty where it says nothing."""
+    file = path / "run.json"
+    return str(json.loads(file.read_text(encoding="utf-8")).get("status", "")) if file.is_file() else ""
+
+
 def check_same(recipe: Recipe | None, text: str, path: Path) -> Recipe:
     """The recipe of the run in `path`, whose file says `text`.
 

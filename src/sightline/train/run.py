@@ -52,7 +52,8 @@ def train(
     Args:
         listen: is told each event of metrics.jsonl as it is written.
         tell: is told of long work beside the steps: tell(what, total) -> advance(n).
-        or_resume: go on with `out` where it is this recipe's run already: a job that is started anew, by whom ever.
+        or_resume: go on with `out` where it is this recipe's run already: a job that is started anew, by whom ever. A
+            run that is finished stays as it is.
 
     Raises:
         UserError: bad recipe or data, a folder in use. GuardError: a fault found before the first step.
@@ -65,6 +66,8 @@ def train(
         # The main rank looks, and tells: on a network's file system others may not see for a while what it wrote.
         if saved := ranks.share(directory.recipe_text(path)) if or_resume else "":
             directory.check_same(recipe, saved, path)
+            if ranks.share(directory.status(path)) == "finished":
+                return path
         with directory.locked(path) if ranks.main else contextlib.nullcontext():
             run = RunDirectory(path)
             if ranks.main:
