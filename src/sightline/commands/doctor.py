@@ -56,7 +56,8 @@ def _with_rows(one: Diagnosis, record: Record, notes: list[str]) -> Diagnosis:
 
     try:
         feeding = Feeding(record.folder, record.recipe, one.stage)
-        fed, answers = [], {}
+        fed: list[Fed] = []
+        answers: dict[str, str] = {}
         for spot in one.spots:
             steps = range(max(spot.first, spot.last - MOST_STEPS + 1), spot.last + 1)
             places = [place for step in steps for place in feeding.rows(step)]

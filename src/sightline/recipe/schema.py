@@ -181,7 +181,8 @@ class Recipe(Part):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where the device is fast at it
     parallel: Parallel = Parallel()  # how the run spreads over several processes
     workers: Annotated[int, Field(ge=0)] = 0  # data loading processes
-    log_every: Positive = 10
+    log_every: Positive = 10  # steps
+    log_layers: Positive | None = 50  # steps between looks into the layers, for `sightline doctor`; None: none
     track: tuple[Literal["tensorboard", "wandb"], ...] = ()
 
     @field_validator("parallel", mode="before")

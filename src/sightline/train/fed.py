@@ -67,7 +67,8 @@ class Fed:
 
     def _batches(self, world: int) -> MicroBatches | StreamedBatches:
         ranks = Ranks(0, world, torch.device("cpu"))
-        sizes = {name: len(each) for name, each in (*self._supplies.items(), *self._shards.items())}
+        sizes = {name: len(each) for name, each in self._supplies.items()}
+        sizes |= {name: len(each) for name, each in self._shards.items()}
         plan = plan_steps(self._spec, sizes, world)
         if self._shards:
             return StreamedBatches(self._shards, self._supplies, self._spec, plan, self._seed, ranks, self._encoder)

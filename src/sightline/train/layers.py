@@ -16,6 +16,8 @@ from torch.overrides import TorchFunctionMode
 
 from sightline.models.vlm import VLM
 from sightline.train.measure import UpdateRatio, gradient_norms
+from sightline.train.parallel.ranks import Ranks
+from sightline.train.parallel.sharded import norm
 from sightline.train.step import StepResult
 
 FEW = 16  # modules of a tower without blocks that are told one by one
@@ -71,8 +73,11 @@ class LayersSeen:
     def __exit__(self, *_: object) -> None:
         self._inside.silence()
 
-    def told(self, result: StepResult, clip: Any) -> dict[str, dict[str, float | None]]:
-        """Norms before clipping (None: no gradient came), of the weights, and of the update; entropies; dead shares."""
+    def told(self, result: StepResult, clip: Any, ranks: Ranks) -> dict[str, dict[str, float | None]]:
+        """Norms before clipping (None: no gradient came), of the weights, and of the update; entropies; dead shares.
+
+        Every rank is to ask.
+        """
         reached = {name: ps for name, ps in self._layers.items() if any(p.grad is not None for p in ps)}
         total = float(result.grad_norm)
         norms: dict[str, float | None] = dict.fromkeys(self._layers)
@@ -82,11 +87,9 @@ class LayersSeen:
                 most = clip.get(tower)
                 shrunk = min(1.0, most / float(before)) if most is not None and float(before) > 0 else 1.0
                 norms |= {n: v / shrunk for n, v in norms.items() if v is not None and n.partition(".")[0] == tower}
-        weights = {
-            name: float(torch.stack(torch._foreach_norm([p.detach() for p in parameters])).norm())
-            for name, parameters in self._layers.items()
-        }
-        told: dict[str, Any] = {"grad_norm": norms, "weight_norm": weights, "update_ratio": self._ratio.after_step()}
+        weights = {name: float(norm([p.detach() for p in own])) for name, own in self._layers.items()}
+        ratios = self._ratio.after_step(ranks)
+        told: dict[str, Any] = {"grad_norm": norms, "weight_norm": weights, "update_ratio": ratios}
         told |= self._inside.told()
         return {kind: {name: _short(value) for name, value in values.items()} for kind, values in told.items()}
 
@@ -151,7 +154,8 @@ class _Inside:
                 return
             self._done.add(place)
             with torch.no_grad():
-                most = output.detach().abs().flatten(0, -2).amax(0)
+                size = output.detach().abs()
+                most = size.transpose(0, 1).flatten(1).amax(1) if size.ndim == 4 else size.flatten(0, -2).amax(0)
                 share = (most < DEAD).float().mean()
             self._dead[name] = torch.maximum(self._dead[name], share) if name in self._dead else share
 

@@ -82,7 +82,7 @@ def run_stage(stage: ReadyStage, position: Position, around: Surroundings, guard
             around.steps.add(result, batches)
             guard.step(result)
         if layers is not None:
-            _write(stage, position, "layers", layers.told(result, spec.optimizer.clip), around)
+            _write(stage, position, "layers", layers.told(result, spec.optimizer.clip, stage.ranks), around)
         if ratio is not None:
             _write(stage, position, "steps", around.steps.told(stage.ranks), around)
             position = _log(stage, position, result, ratio, pace, around)

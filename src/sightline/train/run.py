@@ -289,7 +289,15 @@ def _surroundings(run: _Run, clock: Clock, interrupts: Interrupts) -> Iterator[S
     try:
         keep = recipe.checkpoints
         yield Surroundings(
-            run.directory, clock, tell, interrupts, recipe.workers, recipe.log_every, keep.every, keep.keep
+            run.directory,
+            clock,
+            tell,
+            interrupts,
+            recipe.workers,
+            recipe.log_every,
+            keep.every,
+            keep.keep,
+            recipe.log_layers,
         )
     finally:
         for tracker in trackers:
