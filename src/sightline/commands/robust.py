@@ -13,6 +13,7 @@ from sightline.errors import UserError
 from sightline.evaluate.robust.run import measure
 from sightline.models.build import Built
 from sightline.models.saved import load_run
+from sightline.models.shards import is_checkpoint
 from sightline.recipe.schema import Recipe
 from sightline.report.page import write_report
 
@@ -39,11 +40,11 @@ def _foreign(folder: Path, recipe: Recipe, own: Built) -> tuple[Built, str] | st
         built = load_run(Path(other))
         built.model.to(device)
         return built, Path(other).name
-    files = {path.resolve() for path in folder.glob("checkpoints/[!.]*/model.safetensors")}
-    kept = sorted(files, key=lambda path: path.stat().st_mtime)
+    folders = {path.resolve() for path in folder.glob("checkpoints/[!.]*") if is_checkpoint(path)}
+    kept = sorted(folders, key=lambda path: path.stat().st_mtime)
     if len(kept) < 2:
         return "the run holds one checkpoint; name another run in evaluate.robust.transfer"
-    first = kept[0].parent.name
+    first = kept[0].name
     built = load_run(folder, first)
     built.model.to(device)
     return built, f"checkpoint {first}"

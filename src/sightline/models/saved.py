@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
 
 from sightline.data.encode import Encoder
@@ -32,7 +31,8 @@ from sightline.models.build import (
     with_pairs,
 )
 from sightline.models.composed import ComposedVLM
-from sightline.models.export import DESCRIPTION, PAIRS, WEIGHTS
+from sightline.models.export import DESCRIPTION, PAIRS
+from sightline.models.shards import is_checkpoint, read_weights
 from sightline.models.towers import untie
 from sightline.recipe.schema import Adopt, Compose, Lora, Pair, Stage
 
@@ -49,19 +49,19 @@ def load_run(run: Path, checkpoint: str = "latest") -> Built:
             where=str(run),
             fix="give a folder that `sightline train` made, e.g. runs/quickstart-20250101-120000",
         )
-    weights = run / "checkpoints" / checkpoint / WEIGHTS
-    if not weights.is_file():
-        known = sorted(path.parent.name for path in run.glob(f"checkpoints/[!.]*/{WEIGHTS}"))
+    saved = run / "checkpoints" / checkpoint
+    if not is_checkpoint(saved):
+        known = sorted(path.name for path in run.glob("checkpoints/[!.]*") if is_checkpoint(path))
         raise UserError(
             f"no checkpoint '{checkpoint}' (there: {', '.join(known) or 'none'})",
             where=str(run),
             fix="resume the run with --resume, or name another checkpoint",
         )
-    return load_model(run / "encoder", weights)
+    return load_model(run / "encoder", saved)
 
 
 def load_model(folder: Path | str, weights: Path | None = None) -> Built:
-    """The model described in `folder`, with the weights in file `weights` (None: the folder's own).
+    """The model described in `folder`, with the weights saved in the folder `weights` (None: in `folder` itself).
 
     Raises:
         UserError: the weights do not fit the description.
@@ -72,7 +72,7 @@ def load_model(folder: Path | str, weights: Path | None = None) -> Built:
     built = make(told, folder)
     if told["lora"]:
         add_adapters(built.model, Lora.model_validate(told["lora"]))
-    state = load_file(weights or folder / WEIGHTS)
+    state = read_weights(weights or folder)
     if isinstance(built.model, ComposedVLM) and {f"language.{name}" for name in _ends(built.model)} <= state.keys():
         untie(built.model.language)  # weights are written once where they are shared
     missing, unexpected = built.model.load_state_dict(state, strict=False)
@@ -81,7 +81,7 @@ def load_model(folder: Path | str, weights: Path | None = None) -> Built:
         raise UserError(
             f"the weights do not fit: {len(lost)} missing (e.g. {lost[:1]}), {len(unexpected)} too many "
             f"(e.g. {unexpected[:1]})",
-            where=str(weights or folder / WEIGHTS),
+            where=str(weights or folder),
             fix="use the files of one and the same run",
         )
     built.model.eval()

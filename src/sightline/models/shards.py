@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
@@ -70,8 +71,15 @@ def read_shards(folder: Path, into: Mapping[str, Tensor], *, alone: bool = False
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The model's tensors of a checkpoint in `shards/`, whole and on the CPU, read by this process alone."""
+    """The model's tensors of a checkpoint or an exported model, whole and on the CPU, read by this process alone."""
+    if not (folder / SHARDS).is_dir():
+        return load_file(folder / f"{PARTS[0]}.safetensors")
     prefix = f"{PARTS[0]}."
     found = {name: each.empty() for name, each in stored(folder).items() if name.startswith(prefix)}
     read_shards(folder, found, alone=True)
     return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether `folder` holds a model's tensors in either form."""
+    return (folder / SHARDS).is_dir() or (folder / f"{PARTS[0]}.safetensors").is_file()

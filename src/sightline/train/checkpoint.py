@@ -34,7 +34,7 @@ from torch.distributed.tensor import DTensor
 
 from sightline.atomic import sync_folder
 from sightline.errors import UserError
-from sightline.models.shards import PARTS, SHARDS, read_weights, stored, write_shards
+from sightline.models.shards import PARTS, read_weights, stored, write_shards
 from sightline.recipe.schema import Parallel
 from sightline.train.ema import Ema
 from sightline.train.objectives.balance import Balance
@@ -155,7 +155,7 @@ def read_position(folder: Path) -> Position:
 
 def load_weights(folder: Path, model: nn.Module) -> None:
     """Take up the weights alone (a finished stage's, as the start of the next), into a model wherever it lies."""
-    if (folder / SHARDS).is_dir() and not any(isinstance(p, DTensor) for p in model.parameters()):
+    if not any(isinstance(p, DTensor) for p in model.parameters()):
         model.load_state_dict(read_weights(folder))
         return
     own = model.state_dict()

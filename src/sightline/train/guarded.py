@@ -35,9 +35,9 @@ PREFLIGHT_SECONDS = 5.0  # for showing the data to the guard; encoding has prove
 class StageGuard:
     """What the loop says to the guard; without an attachment it says nothing."""
 
-    def __init__(self, attachment: Attachment | None) -> None:
+    def __init__(self, attachment: Attachment | None, *, whole: bool = True) -> None:
         self._attachment = attachment
-        self._saved = False
+        self._saved = not whole  # what a rank holds a part of is not compared with a checkpoint
 
     def step(self, result: StepResult) -> None:
         """A step was taken."""
@@ -73,7 +73,7 @@ def guarded(recipe: Recipe, stage: ReadyStage, run: RunDirectory) -> Iterator[St
     attachment, name = _attach(recipe, stage, note), f"trainer/{next(_BLOCKS)}"
     try:
         _agree(stage, [one for one in attachment.preflight(_shown(stage), runnable=1) if one.severity == "error"])
-        yield StageGuard(attachment)
+        yield StageGuard(attachment, whole=not stage.layout.spreads)
         attachment.close()
     finally:
         everyone = gathered(attachment.records(), name=name)

@@ -111,7 +111,6 @@ def make_ready(
         else MicroBatches(supplies, spec, plan, seed, ranks, features, augment)
     )
     placed = layout.place(model, spec)
-    learner = _learner(layout, placed, spec, precision, objective)
     return ReadyStage(
         index=index,
         spec=spec,
@@ -122,7 +121,7 @@ def make_ready(
         module=layout.wrap(placed, objective),
         objective=objective,
         dropouts=_dropouts(placed, spec),
-        learner=learner,
+        learner=_learner(layout, placed, spec, precision, objective),
         batches=batches,
         validation=_validation(recipe, spec, built, rows, tell),
         skipped=skipped,

@@ -61,10 +61,16 @@ class Fsdp(Layout):
         # image keeps it with the root, which is gathered by every batch.
         along = type(away) in GOES_ALONG
         away.goes_along = ("connector" if stage.cache_features else "vision") if along else None
+        idle = ("vision",) if stage.cache_features else ()
+        towers = away.towers if self.settings.frozen == "replicate" else idle
+        kept = {p for tower in towers for _, p in away.tower_parameters(tower) if not p.requires_grad}
+        for parameter in kept:
+            parameter.data = parameter.data.to(self.ranks.device)
         for tower in away.towers if along else ("language",):
             for block in away.blocks(tower):
-                self._share_out(block)
-        self._share_out(away, root=True)
+                if not kept.issuperset(block.parameters()):
+                    self._share_out(block, kept)
+        self._share_out(away, kept)
         for name, buffer in away.named_buffers():
             _set_buffer(away, name, buffer.to(self.ranks.device))
         return away
@@ -77,14 +83,10 @@ class Fsdp(Layout):
         """See `Layout.bring_home`."""
         bring_home(away, home)
 
-    def _share_out(self, module: nn.Module, root: bool = False) -> None:
-        frozen = [p for p in module.parameters() if not p.requires_grad]
-        kept = set(frozen) if self.settings.frozen == "replicate" else set()
-        for parameter in kept:
-            parameter.data = parameter.data.to(self.ranks.device)
-        if not root and len(kept) == len(list(module.parameters())):
-            return
-        once = bool(frozen) and not kept  # gathered for the forward pass, and still there in the backward pass
+    def _share_out(self, module: nn.Module, kept: set[nn.Parameter]) -> None:
+        """All of `module` but what is `kept` whole, and what is shared out already."""
+        # Gathered for the forward pass, a block with frozen weights still has them in the backward pass.
+        once = any(not p.requires_grad for p in module.parameters() if p not in kept)
         fully_shard(module, mesh=self.mesh, reshard_after_forward=not once, ignored_params=kept)
 
 
