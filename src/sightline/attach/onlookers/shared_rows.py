@@ -14,6 +14,7 @@ from torch import Tensor
 from sightline.attach.onlookers.near_rows import NearRows
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.onlookers.spans import Spans
+from sightline.attach.onlookers.tails import Tails
 from sightline.guard.evidence import SharedRowsSeen
 from sightline.guard.probes.call import Call
 
@@ -40,7 +41,7 @@ class SharedRows(Onlooker):
         self._batches = self._hashed = self._mixed = self._pairs = self._twins = 0
         self._rows = self._again = self._old = 0  # `_old`: training rows in a row that had all been seen before
         self._parts: list[tuple[int, ...]] = []  # hashes of the parts of distinct training rows
-        self._near, self._spans = NearRows(), Spans()
+        self._near, self._spans, self._tails = NearRows(), Spans(), Tails()
         self._at: tuple[int, int] | None = None  # the step of the evaluation under way, and which its host calls it
         self._phase: set[bytes] = set()
         self._kinds: set[str] = set()  # of its batches: of rows that were trained on, of new ones, of both
@@ -73,7 +74,7 @@ class SharedRows(Onlooker):
             self._offer(last=True)
             if (seen := self._spans.seen(self.recorder.step)) is not None:
                 self.recorder.offer(seen)
-        self._near, self._spans = NearRows(), Spans()
+        self._near, self._spans, self._tails = NearRows(), Spans(), Tails()
 
     def _post(self, rows: list[Tensor], prints: Tensor | None, take: Callable[..., None]) -> None:
         """`rows`, with the prints of images where there are some, to whoever takes them on the CPU."""
@@ -87,6 +88,7 @@ class SharedRows(Onlooker):
         self._under_way = (step, {*rows, *(self._under_way[1] if self._under_way[0] == step else ())})
         self._near.trained(rows, likes)
         self._spans.train(values)
+        self._tails.train(values)
         self._rows += len(rows)
         again = sum(row in self._trained for row in rows)
         self._again += again
@@ -114,6 +116,7 @@ class SharedRows(Onlooker):
         self._twins += len(rows) - len(fresh) + _equal_pairs(fresh)
         phase.update(rows)
         known = [row in self._trained for row in rows]
+        self._tails.evaluate(values, known)
         self._mixed += any(known) and known.count(False) >= self._least(len(rows))
         kinds.add("old" if sum(known) >= OLD * len(known) else "both" if any(known) else "new")
         self._shared.update(row for row, seen in zip(rows, known, strict=True) if seen)
@@ -151,6 +154,7 @@ class SharedRows(Onlooker):
                 parts=len(self._parts),
                 keys=sum(len(set(part)) == len(part) for part in zip(*self._parts, strict=False)),
                 near=self._near.seen(self._trained) if last else None,
+                tails=self._tails.seen() if last else None,
             )
         )
 

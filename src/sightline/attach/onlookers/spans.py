@@ -116,7 +116,7 @@ class Spans:
 
 def _hashed(ids: Tensor, length: int) -> list[list[tuple[int, int]]]:
     """For each row of (B, T) ids: the sampled spans of `length` tokens, and what follows each."""
-    spans, sequels = _rolling(ids, length), _rolling(ids, NEXT)
+    spans, sequels = rolling(ids, length), rolling(ids, NEXT)
     chosen = spans % SAMPLE == 0
     found = []
     for span, sequel, take in zip(spans.tolist(), sequels.tolist(), chosen.tolist(), strict=True):
@@ -125,7 +125,7 @@ def _hashed(ids: Tensor, length: int) -> list[list[tuple[int, int]]]:
     return found
 
 
-def _rolling(ids: Tensor, length: int) -> Tensor:
+def rolling(ids: Tensor, length: int) -> Tensor:
     """(B, T - length + 1) int64: a hash of the tokens of each span, wherever it stands: a polynomial modulo 2^64."""
     powers = torch.full((ids.shape[1],), FACTOR).cumprod(0)
     back = torch.full((ids.shape[1] - length + 1,), INVERSE).cumprod(0)

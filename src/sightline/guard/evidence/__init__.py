@@ -82,6 +82,7 @@ from sightline.guard.evidence.learning import (
     SharedRowsSeen,
     SharedSpansSeen,
     StillSeen,
+    TailsSeen,
 )
 from sightline.guard.evidence.loading import (
     DrawsSeen,
@@ -164,6 +165,7 @@ __all__ = [
     "StepSeen",
     "StillSeen",
     "StuckRank",
+    "TailsSeen",
     "TeacherSeen",
     "TokenizerSetup",
     "TowerSetup",

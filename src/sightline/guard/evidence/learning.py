@@ -168,6 +168,26 @@ class NearRowsSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class TailsSeen:
+    """Evaluated windows of a stream, beside windows of training.
+
+    Attributes:
+        width: numbers of a window; `length`: of them at its end that are looked for.
+        judged: different ends of evaluated windows that were not trained on themselves.
+        found: those that stand inside of a window trained on before, which goes on behind them.
+        parted: of the spans of training windows that came again, the share that went on otherwise.
+        free: the same of two tokens in a row: 0 where a rule makes the rows; 1 for a series.
+    """
+
+    width: int
+    length: int
+    judged: int
+    found: int
+    parted: float
+    free: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class SharedRowsSeen:
     """Rows that were trained on and, later, evaluated on, by the bytes of their inputs (labels left out).
 
@@ -185,6 +205,7 @@ class SharedRowsSeen:
             each of these rows. Where there are some, two rows do not come to be equal by chance, but by copying.
         near: what nearly equals, though its bytes differ; None before the end, and for rows that are neither an image
             nor a text, or both.
+        tails: whether training goes on where evaluated windows end; None before the end, and without such windows.
     """
 
     step: int
@@ -200,6 +221,7 @@ class SharedRowsSeen:
     keys: int = 0
     near: NearRowsSeen | None = None
     apart: bool = False
+    tails: TailsSeen | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 Symptom: validation scores are too good, and the model disappoints on data that are really new.
 The rows are equal by their bytes, or nearly: images that were scaled, saved as JPEG or brightened, texts of which nine
 word triples in ten are the same. Of these a sample is compared, and only where training repeats its rows exactly. Of
-windows drawn anywhere in a text, long spans are compared.
+windows drawn anywhere in a text, long spans are compared; of windows that overlap, what was trained on behind them.
 Root cause: duplicates were made (oversampled, sliced, augmented) before the split; the training set still holds the
 rows that the validation set was taken from; or one file is in both folders.
 Fix: remove duplicates and split by source (photo, patient, document) before anything is copied or sliced; train on
@@ -21,10 +21,9 @@ Sources:
 
 from __future__ import annotations
 
-from math import exp
-
 from sightline.guard.check import CannotTell, Finding, Verdict
 from sightline.guard.evidence import NearRowsSeen, SharedRowsSeen, SharedSpansSeen
+from sightline.guard.evidence.copies import copied, interleaved
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -35,8 +34,7 @@ BOUND = 3.0  # twins that may have been missed: with none in n pairs, the rate i
 PART = 0.67  # of the rows trained on: evaluation of so few is a part of them, of more a training score
 AGAIN = 0.2  # of the training rows come again to the last byte: half of them in two epochs, few where augmented
 NEAR = 8  # nearly equal rows: more than of equal ones, for one picture may be drawn like another
-DISTINCT, KEYS = 64, 2  # rows, and of four parts of a row those that tell all of these apart
-NEW, MORE = 0.2, 2.0  # share of new rows, and times what chance leaves: copies of some rows and none of the others
+NEW = 0.2  # of the batches of windows that were trained on: of new text, so that those are a training score
 KNOWN, UNKNOWN, WINDOWS = 0.7, 0.35, 4  # times what training batches have in common with those before; batches
 TEXT = 0.05  # of the spans that come again go on otherwise: of natural text one in a hundred, of few sentences many
 APART = 0.5  # of the near rows: in batches with rows of neither kind, so that they are no training score on its own
@@ -48,7 +46,8 @@ def find(rows: SharedRowsSeen, spans: SharedSpansSeen | None = None) -> Verdict:
         return finding
     if not rows.evaluated or not rows.trained:
         return CannotTell("evaluation after training steps with rows that can be compared")
-    return _equal(rows) or (_near(rows, rows.near) if rows.near and rows.again >= AGAIN else None)
+    found = _equal(rows) or (_near(rows, rows.near) if rows.near and rows.again >= AGAIN else None)
+    return _windows(rows) if interleaved(rows) and not isinstance(found, Finding) else found
 
 
 def _stream(seen: SharedSpansSeen) -> Finding | None:
@@ -59,6 +58,15 @@ def _stream(seen: SharedSpansSeen) -> Finding | None:
     message = f"windows of {known} evaluated batches were trained on: spans of {seen.length} tokens are the same"
     fix = "draw training windows from the training part alone: data[:n] to train on, data[n:] to judge by"
     return Finding("warning", message, fix, {"batches": known, "spans": seen.distinct, "spans trained": seen.trained})
+
+
+def _windows(rows: SharedRowsSeen) -> Finding | None:
+    seen = rows.tails
+    if seen is None:
+        return None
+    message = f"training goes on where {seen.found} of {seen.judged} evaluated windows end: it was shown what follows"
+    fix = "split the series or text in time before it is cut into overlapping windows, with a gap of one window"
+    return Finding("warning", message, fix, {"windows": seen.judged, "followed": seen.found, "width": seen.width})
 
 
 def _near(rows: SharedRowsSeen, near: NearRowsSeen) -> Finding | None:
@@ -81,7 +89,7 @@ def _equal(rows: SharedRowsSeen) -> Verdict:
     if rows.shared < max(ROWS, SHARE * rows.evaluated):
         return None
     chance = rows.evaluated * rows.trained * (rows.twins + BOUND) / rows.pairs if rows.pairs else 0.0
-    if rows.shared <= CHANCE * min(chance, float(rows.evaluated)) and not _copied(rows):
+    if rows.shared <= CHANCE * min(chance, float(rows.evaluated)) and not copied(rows):
         return CannotTell("rows different enough to tell a shared one from a chance")
     part = rows.shared == rows.evaluated and rows.complete and rows.evaluated <= PART * rows.trained
     if rows.apart or not (part or rows.mixed):
@@ -92,18 +100,6 @@ def _equal(rows: SharedRowsSeen) -> Verdict:
         fix="remove them from training: deduplicate and split before rows are copied, sliced or oversampled",
         seen={"shared rows": rows.shared, "evaluated": rows.evaluated, "trained": rows.trained, "by chance": chance},
     )
-
-
-def _copied(rows: SharedRowsSeen) -> bool:
-    """Whether rows are equal because they were copied, though the data's own repetitions would explain as many.
-
-    Half a row tells which one it is, so there is no small set that rows are drawn from; and more evaluated rows are new
-    than there would be, were all rows of the data repeated as often as the mean.
-    """
-    if rows.parts < DISTINCT or rows.keys < KEYS or not rows.mixed:
-        return False
-    new = exp(-rows.trained * rows.twins / max(1, rows.pairs))
-    return 1 - rows.shared / rows.evaluated >= max(NEW, MORE * new)
 
 
 def specimen(run: Run, *, faulty: bool) -> None:
