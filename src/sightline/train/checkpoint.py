@@ -199,12 +199,17 @@ def _write(folder: Path, learner: Learner, position: Position, tensors: Mapping[
     kind, keys, index, has_gauss, cached = np.random.get_state()
     state = {
         "position": asdict(position),
-        "optimizer_groups": learner.optimizer.state_dict()["param_groups"],
+        "optimizer_groups": [_settings(group) for group in learner.optimizer.param_groups],
         "scaler": learner.precision.scaler.state_dict(),
         "python_random": random.getstate(),
         "numpy_random": [kind, np.asarray(keys).tolist(), index, has_gauss, cached],
     }
     (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
+
+
+def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
+    """All of an optimizer's group but its parameters, which the optimizer's tensors name."""
+    return {key: value for key, value in group.items() if key != "params"}
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ def run_stage(stage: ReadyStage, position: Position, around: Surroundings, guard
         UserError: a loss that is no number; a checkpoint that cannot be written.
     """
     spec, learner, clock = stage.spec, stage.learner, around.clock
-    towers = parameters_by_tower(learner.optimizer)
+    towers = stage.layout.towers(learner.optimizer)
     stage.module.train()
     pace = Pace()
     for batches in clock.waiting(steps(stage.batches, position.step, around.workers), "data"):
@@ -111,7 +111,7 @@ def _counted(position: Position, result: StepResult) -> Position:
 def _looked_into(done: int, stage: ReadyStage, around: Surroundings) -> bool:
     """Whether the step after `done` steps is one whose layers are written down: the first, the last, now and then."""
     every, step = around.log_layers, done + 1
-    return every is not None and (step == 1 or step % every == 0 or step == stage.plan.total)
+    return every is not None and stage.layout.layered and (step == 1 or step % every == 0 or step == stage.plan.total)
 
 
 def _due(every: int | None, step: int, total: int) -> bool:

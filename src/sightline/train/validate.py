@@ -42,7 +42,7 @@ def validation_loss(
         for first in range(0, len(supply), ranks.world * micro):
             start = first + ranks.rank * micro
             if idle := start >= len(supply):
-                if not layout.sharded:
+                if not (layout.sharded or layout.together):
                     continue
                 start = first  # weights lie on all ranks, so this one goes along, and its answer does not count
             sequences = [supply[i] for i in range(start, min(start + micro, len(supply)))]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from sightline.errors import UserError
+from sightline.recipe.parallel import Sizes
 from sightline.recipe.schema import Parallel
 from sightline.train.parallel.layout import Layout
 from sightline.train.parallel.ranks import Ranks
@@ -24,3 +26,15 @@ def layout_of(settings: Parallel, everyone: Ranks) -> Layout:
 
         return Fsdp(settings, everyone, sizes)
     return Layout(settings, everyone)
+    if settings.kind.startswith("zero"):
+        return _zero(settings, everyone, sizes)
+
+
+def _zero(settings: Parallel, everyone: Ranks, sizes: Sizes) -> Layout:
+    try:
+        from sightline.train.parallel.deepspeed import Zero
+    except ImportError as error:
+        what = f"{settings.kind} is run by the package 'deepspeed', which is not installed or does not load ({error})"
+        fix = "pip install 'sightline[deepspeed]', or set parallel: fsdp, which shares out as zero3 does"
+        raise UserError(what, where="parallel", fix=fix) from error
+    return Zero(settings, everyone, sizes)

@@ -19,7 +19,7 @@ from sightline.data.batch import Batch
 from sightline.models.vlm import VLM
 from sightline.recipe.schema import Clip, Parallel, Stage
 from sightline.train.clip import Norms, clip_gradients
-from sightline.train.groups import build_optimizer
+from sightline.train.groups import build_optimizer, parameters_by_tower
 from sightline.train.objectives import Objective, Term
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.parallel.saved import read, read_optimizer
@@ -32,11 +32,15 @@ class Layout:
     Attributes:
         sharded: whether each rank writes its own part of a checkpoint, and no rank can go through the model alone.
         spreads: whether another model than the one at home is trained, which then stays in the host's memory.
+        together: whether no rank can go through the model alone, though the main one writes checkpoints.
+        layered: whether weights and gradients are to be seen layer by layer after a step.
         ranks: those that are fed different rows.
     """
 
     sharded = False
     spreads = False
+    together = False
+    layered = True
 
     def __init__(self, settings: Parallel, ranks: Ranks) -> None:
         self.settings, self.ranks = settings, ranks
@@ -55,6 +59,10 @@ class Layout:
     def optimizer(self, model: VLM, stage: Stage) -> Optimizer:
         """The stage's optimizer of the placed model."""
         return build_optimizer(model, stage)
+
+    def towers(self, optimizer: Optimizer) -> dict[str, list[Tensor]]:
+        """What this rank holds of the weights that learn, by tower."""
+        return parameters_by_tower(optimizer)
 
     def backward(
         self,
