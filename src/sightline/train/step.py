@@ -63,7 +63,7 @@ def train_step(
     objective = objective or NextToken()
     counts = objective.counts(batches)
     ranks = layout.ranks
-    *sums, stops = ranks.sum([*counts.values(), float(stop)])
+    *sums, stops = ranks.sum([*counts.values(), float(layout.agreed(stop))])
     totals = dict(zip(counts, sums, strict=True))
     if not any(totals.values()):
         raise UserError(

@@ -21,6 +21,10 @@ def layout_of(settings: Parallel, everyone: Ranks) -> Layout:
         settings.sizes(1, 1)
         return Layout(Parallel(), everyone)
     sizes = settings.sizes(everyone.world, int(os.environ.get("LOCAL_WORLD_SIZE", everyone.world)))
+    if settings.tensor > 1:
+        from sightline.train.parallel.grid import Grid
+
+        return Grid(settings, everyone, sizes)
     if settings.kind in ("fsdp", "hybrid"):
         from sightline.train.parallel.fsdp import Fsdp
 

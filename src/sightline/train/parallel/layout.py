@@ -79,6 +79,10 @@ class Layout:
             self.ranks.average_gradients([p for group in optimizer.param_groups for p in group["params"]])
         return losses
 
+    def agreed(self, stop: bool) -> bool:
+        """Whether to tell the other data ranks of a wish to stop: that of any process fed the same rows."""
+        return stop
+
     def update(self, optimizer: Optimizer, precision: Precision, clip: Clip | None) -> Norms:
         """Unscale, clip and move the weights; returns the gradients' norms before clipping."""
         precision.scaler.unscale_(optimizer)

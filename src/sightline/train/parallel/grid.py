@@ -1,0 +1,119 @@
+"""Ranks in several directions: tensor ranks inside, which share each matrix, and data ranks outside.
+
+Tensor ranks are fed the same rows and are twins: they draw the same random numbers, and what they hold whole gets the
+same gradients to the bit, so it needs no exchange to stay alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.optim import Optimizer
+
+from sightline.data.batch import Batch
+from sightline.errors import UserError
+from sightline.models.composed import ComposedVLM
+from sightline.models.vlm import VLM
+from sightline.recipe.parallel import Sizes
+from sightline.recipe.schema import AdaptiveClip, Parallel, Stage
+from sightline.train.objectives import Objective, Term
+from sightline.train.parallel.layout import Layout
+from sightline.train.parallel.ranks import Ranks
+from sightline.train.parallel.sharded import local
+from sightline.train.parallel.spread import bring_home, double
+from sightline.train.parallel.tensor import cuts, split
+from sightline.train.precision import Precision
+
+
+class Grid(Layout):
+    """Matrices cut over tensor ranks, and gradients averaged over data ranks when a step's backward passes are done."""
+
+    sharded = True
+    spreads = True
+
+    def __init__(self, settings: Parallel, everyone: Ranks, sizes: Sizes) -> None:
+        self.everyone, self.mesh = everyone, _mesh(everyone, sizes)
+        own = {name: self.mesh.get_local_rank(name) for name in ("pipeline", "data", "tensor")}
+        twin = own["pipeline"] * sizes.tensor + own["tensor"]
+        group = self.mesh.get_group("data")
+        super().__init__(settings, Ranks(own["data"], sizes.data, everyone.device, group, twin))
+        self.summed: list[nn.Parameter] = []  # gradients are sums over tensor ranks
+
+    def check(self, model: VLM, stage: Stage, objective: Objective, precision: Precision) -> None:
+        """See `Layout.check`."""
+        where = f"stages.{stage.name}"
+        if not objective.overlaps:
+            what = "losses that compare a step's pairs, and trades, know of no tensor ranks"
+            raise UserError(what, where=f"{where}.objective", fix="set parallel: ddp")
+        if type(model) is not ComposedVLM:
+            what = f"a {type(model).__name__} cannot be cut over tensor ranks: towers joined by a connector can"
+            raise UserError(what, where="parallel.tensor", fix="set parallel: fsdp")
+        if isinstance(stage.optimizer.clip, AdaptiveClip) or stage.optimizer.kind == "lamb":
+            what = "adaptive clipping and LAMB look at whole matrices, and each rank has a part"
+            fix = "clip by a number, and use adamw; or set parallel: ddp"
+            raise UserError(what, where=f"{where}.optimizer", fix=fix)
+        if precision.name == "fp16":
+            raise UserError("fp16 does not go with tensor ranks", where="precision", fix="set precision=bf16")
+        cuts(model, self.settings.tensor)
+
+    def place(self, home: VLM, stage: Stage) -> VLM:
+        """See `Layout.place`."""
+        away = double(home)
+        self.summed = split(away, self.mesh["tensor"], self.ranks.device)
+        _move(away, self.ranks)
+        return away
+
+    def wrap(self, model: VLM, objective: Objective) -> nn.Module:
+        """See `Layout.wrap`: gradients are averaged by `backward`."""
+        return model
+
+    def optimizer(self, model: VLM, stage: Stage) -> Optimizer:
+        """See `Layout.optimizer`."""
+        built = super().optimizer(model, stage)
+        for group in built.param_groups:
+            # Cut and whole tensors do not go together into one operation on lists.
+            group |= {key: False for key in ("fused", "foreach") if key in group}
+        return built
+
+    def backward(
+        self,
+        objective: Objective,
+        module: nn.Module,
+        batches: Sequence[Batch],
+        factors: Mapping[Term, float],
+        precision: Precision,
+        optimizer: Optimizer,
+    ) -> dict[Term, Tensor]:
+        """See `Layout.backward`."""
+        losses = objective.backward(module, batches, factors, precision, self.ranks)
+        for parameter in self.summed:
+            if parameter.grad is not None:
+                dist.all_reduce(local(parameter.grad), group=self.mesh.get_group("tensor"))
+        self.ranks.average_gradients([p for group in optimizer.param_groups for p in group["params"]])
+        return losses
+
+    def agreed(self, stop: bool) -> bool:
+        """See `Layout.agreed`."""
+        return self.everyone.sum([float(stop)])[0] > 0
+
+    def bring_home(self, away: VLM, home: VLM) -> None:
+        """See `Layout.bring_home`."""
+        bring_home(away, home)
+
+
+def _mesh(everyone: Ranks, sizes: Sizes) -> DeviceMesh:
+    names = ("pipeline", "data", "tensor")
+    return init_device_mesh(everyone.device.type, (sizes.pipeline, sizes.data, sizes.tensor), mesh_dim_names=names)
+
+
+def _move(model: nn.Module, ranks: Ranks) -> None:
+    """What was not cut, to this rank's device."""
+    for parameter in model.parameters():
+        if local(parameter) is parameter:
+            parameter.data = parameter.data.to(ranks.device)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = buffer.to(ranks.device)
