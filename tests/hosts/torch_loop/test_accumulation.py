@@ -86,3 +86,41 @@ def test_gradients_that_are_cleared_for_each_micro_batch(share: str) -> None:
 def test_two_looks_at_one_batch_before_a_step() -> None:
     """Sharpness-aware steps clear the gradients of the first look, of which each has a whole loss."""
     assert cleared("micro-batch", "whole") == ()
+
+
+def taking_turns(way: str, steps: int = 6) -> tuple[str, ...]:
+    """Halves of one module, an optimizer each. What the other's backward pass leaves is cleared before one's own."""
+    torch.manual_seed(0)
+    halves = nn.ModuleDict({"maker": nn.Linear(3, 2), "judge": nn.Linear(2, 1)})
+    maker, judge = (torch.optim.RMSprop(half.parameters(), lr=1e-3) for half in halves.values())
+
+    class Game(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.halves = halves
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return halves["judge"](halves["maker"](x) if x.shape[1] == 3 else x)
+
+    game = Game()
+    with sightline.attach(game, maker, on_finding=None) as guard:
+        for step in range(steps):
+            maker.zero_grad()
+            nn.functional.softplus(-game(torch.randn(8, 3))).mean().backward()
+            maker.step()
+            if way == "own" or (way == "now and then" and step % 3 == 0):
+                judge.zero_grad()
+            nn.functional.softplus(-game(torch.randn(8, 2) + 2)).mean().backward()
+            if way != "now and then" or step % 3 == 2:
+                judge.step()
+    return tuple(finding.code for finding in guard.findings)
+
+
+def test_the_other_half_is_never_cleared() -> None:
+    assert taking_turns("never") == ("T2",)
+
+
+@pytest.mark.parametrize("way", ["own", "now and then"])
+def test_a_half_is_cleared_before_its_own_turn(way: str) -> None:
+    """`now and then`: it gathers the gradients of three rounds, and of the other's passes between."""
+    assert taking_turns(way) == ()

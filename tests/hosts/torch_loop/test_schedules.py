@@ -94,6 +94,11 @@ def chained(opt: torch.optim.Optimizer) -> Any:
     return sched.SequentialLR(opt, [first, then], milestones=[5])
 
 
+def floored(total: int) -> Callable[[int], float]:
+    """A loop that sets the rate itself: a short warm-up, and half a wave down to a tenth."""
+    return lambda n: 0.05 * (n + 1) / 3 if n < 3 else 0.005 + 0.0225 * (1 + math.cos(math.pi * (n - 3) / (total - 3)))
+
+
 ALL = EPOCHS * BATCHES
 RIGHT: dict[str, dict[str, Any]] = {
     "no schedule": {"make": None},
@@ -128,6 +133,9 @@ RIGHT: dict[str, dict[str, Any]] = {
     },
     "by hand": {"make": None, "by_hand": lambda n: 0.05 * min(1.0, (n + 1) / 8) * 0.5 * (1 + math.cos(n / ALL * 3.14))},
     "by hand, in steps": {"make": None, "by_hand": lambda n: 0.05 * 0.1 ** (n // 15)},
+    "by hand, with a floor and accumulation": {"make": None, "by_hand": floored(ALL), "micro": 4},
+    "by hand, stopped early": {"make": None, "by_hand": floored(ALL), "micro": 2, "stop": 15},
+    "by hand, a run that is short for it": {"make": None, "by_hand": floored(10 * ALL), "micro": 2},
     "plateau": {"make": None, "by_hand": lambda n: 0.05 if n < 20 else 0.005},
 }
 
@@ -157,6 +165,8 @@ WRONG: dict[str, dict[str, Any]] = {
     "a closure in steps, stepped an epoch": {"make": factor(lambda n: 1 - n / ALL), "when": "epoch"},
     "a cosine in steps, stepped an epoch": {"make": cosine(ALL), "when": "epoch"},
     "a closure in micro-batches": {"make": cosine(4 * ALL, 5), "micro": 4},
+    "by hand, in micro-batches": {"make": None, "by_hand": floored(4 * ALL), "micro": 4},
+    "a line by hand, in micro-batches": {"make": None, "by_hand": lambda n: 0.05 * (1 - n / (3 * ALL)), "micro": 3},
     "a line in micro-batches": {"make": warm_up(4 * ALL), "micro": 4},
     "a warm-up in steps, stepped an epoch": {"make": factor(lambda n: min(1.0, (n + 1) / 20)), "when": "epoch"},
     "before the optimizer": {"make": lambda o: sched.CosineAnnealingLR(o, ALL), "when": "early"},

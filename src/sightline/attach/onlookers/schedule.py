@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from torch.optim import Optimizer, lr_scheduler
@@ -14,6 +16,7 @@ from sightline.guard.evidence import ScheduleSeen
 from sightline.guard.probes.call import Call
 
 LOOKS = 6  # searches for the schedule object a run: at the start, and where the rate changes without it
+NEARLY = 0.9  # of the steps: a schedule of a loop's own may rest before it begins, or at its end
 OPTIMIZERS = 3  # followed at most
 EVERY, SHARE = 256, 4  # steps between two showings, and their number by this: a check reads all rates each time
 
@@ -91,6 +94,8 @@ class Track:
     def seen(self, step: int, forwards: int, planned: int | None, closed: bool) -> ScheduleSeen:
         """The evidence now. Of a schedule that a function dropped when it returned, as it was at the last step."""
         ticks = self.tick if self.schedule is not None else self._step_tick
+        if ticks is None and self._known is None:
+            ticks = by_hand(self.rates)
         name, end, again = self._about if ticks is not None else (None, None, False)
         return ScheduleSeen(
             step=step,
@@ -192,6 +197,12 @@ class Schedules(Onlooker):
     def _show(self, track: Track, *, closed: bool) -> None:
         seen = track.seen(self.recorder.step, self.recorder.forwards, self._planned, closed)
         self.recorder.offer(replace(seen, anew=tuple(self._taken)))
+
+
+def by_hand(rates: Sequence[float]) -> int | None:
+    """How often a loop that sets the rate itself has set another one, where it does so before nearly every step."""
+    changes = sum(a != b for a, b in pairwise(rates))
+    return changes if changes and changes >= NEARLY * (len(rates) - 1) else None
 
 
 def largest_rate(optimizer: Optimizer) -> float:

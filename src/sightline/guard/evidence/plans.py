@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby, pairwise
-from math import acos, isclose, pi
+from math import acos, atan2, cos, isclose, pi, sin
 
 from sightline.guard.evidence.learning import PlateauSeen, ScheduleSeen
 
 LEVELS = 3  # rates in a row: two fix a line, or a wave of known height, and the third proves it
 EXACT = 1e-5  # relative: rates are computed in double precision, and their differences keep ten digits and more
+PIECES = 5  # differences of rates: two fix a wave of unknown height, the others prove it
 LONGEST = 10_000_000  # ticks: a change that is too slow to be told from rounding has no end
 ALMOST = 0.95  # of two counts that are the same, up to the last partial batch of an epoch
 HALF = 0.5  # of a decay: a schedule that would go on for longer than the run has left out more than it did
@@ -28,6 +29,8 @@ def implied_end(seen: ScheduleSeen) -> int | None:
     """
     levels = _levels(seen)
     left = _line(levels[-LEVELS:], 0.0) or _wave(levels[-LEVELS:], seen.base)
+    if left is None and seen.scheduler is None:
+        left = _bow(levels)
     return len(levels) - 1 + round(left) if left and left < LONGEST else None
 
 
@@ -135,6 +138,27 @@ def _wave(rates: list[float], base: float | None) -> float | None:
     if min(steps) <= 0 or not _equal(steps):
         return None
     return (pi - places[-1]) * len(steps) / sum(steps)
+
+
+def _bow(rates: Sequence[float]) -> float | None:
+    """Ticks from the last rate to the lowest of a falling half wave, whatever its height and its floor.
+
+    Of equally distant points of a wave, the sum of two differences beside one is that one times 2 cos(distance).
+    """
+    top = max(range(len(rates)), key=lambda n: rates[n], default=0)
+    apart = (len(rates) - 1 - top) // PIECES
+    if apart < 1:
+        return None
+    points = [rates[len(rates) - 1 - apart * n] for n in range(PIECES, -1, -1)]
+    falls = [b - a for a, b in pairwise(points)]
+    if max(falls) >= 0:
+        return None
+    cosines = [(a + c) / (2 * b) for a, b, c in zip(falls, falls[1:], falls[2:], strict=False)]
+    if not -1 < cosines[0] < 1 or max(cosines) - min(cosines) > EXACT * (1 - cosines[0]):
+        return None
+    distance = acos(sum(cosines) / len(cosines))
+    phase = atan2(sin(distance), falls[-1] / falls[-2] - cos(distance)) + distance  # of the last difference
+    return ((pi - phase) / distance - 0.5) * apart if 0 < phase < pi else None
 
 
 def _equal(steps: list[float]) -> bool:
