@@ -54,6 +54,7 @@ class Meter:
     def __init__(self, model: nn.Module, tower_of: dict[str, str]) -> None:
         self.named = list(model.named_parameters())
         self.tower_of = tower_of
+        self.whole = not any(hasattr(p, "to_local") for _, p in self.named)  # this rank has all of each parameter
         self._groups: list[Group] = []
         self._layout: list[tuple[torch.device, torch.dtype, int]] = []
 

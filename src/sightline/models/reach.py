@@ -10,10 +10,14 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 def unreached(output: Tensor, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Those of `parameters` that learn but are not in the graph of `output`."""
+    """Those of `parameters` that learn but are not in the graph of `output`.
+
+    One that is in pieces on the ranks has been whole for as long as its block ran: it is in the graph, as another.
+    """
     leaves: set[int] = set()
     seen: set[torch.autograd.graph.Node] = set()
     waiting = [output.grad_fn] if output.grad_fn is not None else []
@@ -26,7 +30,7 @@ def unreached(output: Tensor, parameters: Iterable[nn.Parameter]) -> list[nn.Par
         if variable is not None:
             leaves.add(id(variable))
         waiting += [following for following, _ in node.next_functions if following is not None]
-    return [p for p in parameters if p.requires_grad and id(p) not in leaves]
+    return [p for p in parameters if p.requires_grad and id(p) not in leaves and not isinstance(p, DTensor)]
 
 
 def touch(output: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:

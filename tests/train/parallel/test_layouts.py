@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from sightline.recipe import load, to_yaml
 from sightline.train.run import resume, train
 from tests.train.parallel.runs import ADAPTED, ALL, FROZEN, STEPS, losses, on_processes, recipe, table
+from tests.train.tiny import RECIPE
 
 pytestmark = pytest.mark.ddp
 
@@ -31,7 +32,9 @@ def same(run: Path, alone: Path, steps: int = STEPS) -> None:
         assert losses(run, kind) == pytest.approx(losses(alone, kind), abs=1e-5)
     own, expected = (load_file(path / "checkpoints" / "latest" / "model.safetensors") for path in (run, alone))
     assert own.keys() == expected.keys()
-    worst = {name: float((own[name] - expected[name]).abs().max()) for name in expected}
+    # A key's bias moves no softmax: its gradient is rounding alone, which Adam makes a step of full length.
+    told = [name for name in expected if not name.endswith("k_proj.bias")]
+    worst = {name: float((own[name] - expected[name]).abs().max()) for name in told}
     assert max(worst.values()) < 1e-5, max(worst.items(), key=lambda item: item[1])
 
 
@@ -91,3 +94,19 @@ def test_two_stages_with_all_that_comes_along(rows: Path, tmp_path: Path) -> Non
         assert json.loads((run / "evaluation.json").read_text())["accuracy"] == pytest.approx(
             json.loads((alone / "evaluation.json").read_text())["accuracy"]
         )
+
+
+@pytest.mark.slow
+def test_models_whose_towers_cannot_run_without_an_image(rows: Path, tmp_path: Path) -> None:
+    """Adopted ones, and gated cross-attention: a rank with text alone still gathers what the others gather."""
+    composed = json.loads(json.dumps(RECIPE["model"]))
+    composed["compose"]["vision"]["layer"] = 2  # which a LLaVA can name
+    made = train(recipe(rows, model=composed, stage={"steps": 1}), tmp_path / "made")
+    gated = json.loads(json.dumps(RECIPE["model"]))
+    gated["compose"]["connector"] = {"kind": "gated-cross-attention"}
+    for name, model in (("adopted", {"adopt": {"source": str(made / "model")}}), ("gated", gated)):
+        alone = train(recipe(rows, model=model), tmp_path / f"{name}-alone")
+        runs = {tmp_path / f"{name}-{k}": recipe(rows, ALL, layout, model=model) for k, layout in SHARED.items()}
+        on_processes(2, runs)
+        for run in runs:
+            same(run, alone)
