@@ -29,9 +29,9 @@ def layout_of(settings: Parallel, everyone: Ranks) -> Layout:
         from sightline.train.parallel.fsdp import Fsdp
 
         return Fsdp(settings, everyone, sizes)
-    return Layout(settings, everyone)
     if settings.kind.startswith("zero"):
         return _zero(settings, everyone, sizes)
+    return Layout(settings, everyone)
 
 
 def _zero(settings: Parallel, everyone: Ranks, sizes: Sizes) -> Layout:
