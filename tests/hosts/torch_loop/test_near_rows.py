@@ -103,3 +103,40 @@ def test_runs_of_more_batches_than_are_hashed(evaluated: str, rows: int, count: 
             for x in (part for one in judged for part in one.split(16)):
                 net(x)
     assert [f.code for f in guard.findings if f.code == "M1"] == ["M1"] * count
+
+
+def classified(train: Tensor, test: Tensor, classes: int) -> list[str]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(classes))
+    net(train[:1])
+    opt = torch.optim.SGD(net.parameters(), lr=0.01)
+    with sightline.attach(net, opt, on_finding=None) as guard:
+        for _ in range(2):
+            for rows in torch.randperm(len(train)).split(16):
+                opt.zero_grad()
+                net(train[rows]).square().mean().backward()
+                opt.step()
+            with torch.no_grad():
+                for x in test.split(16):
+                    net(x)
+    return [f.message for f in guard.findings if f.code == "M1"]
+
+
+@pytest.mark.parametrize("classes", [4, 64])
+def test_pictures_copied_before_the_split(classes: int) -> None:
+    """Three more of each, so that copies are as frequent on either side; or views of one thing, which is the class."""
+    first = pictures(64, 4)
+    noise = torch.randn(3, *first.shape, generator=DRAW.manual_seed(5))
+    every = torch.cat([first, *(first + 0.02 * noise)])
+    order = torch.randperm(256, generator=DRAW)
+    found = classified(every[order[:200]], every[order[200:]], classes)
+    assert len(found) == (classes == 4) and all("nearly equal to ones trained on" in one for one in found)
+    kept = (order % 64 < 50).nonzero().flatten()
+    assert not classified(every[order[kept]], first[50:], classes)
+
+
+def test_pictures_of_few_kinds() -> None:
+    """Each of forty drawings comes as often as chance has it."""
+    kinds = pictures(40, 6)[torch.randint(0, 40, (256,), generator=DRAW.manual_seed(7))]
+    every = kinds + 0.02 * torch.randn(kinds.shape, generator=DRAW)
+    assert not classified(every[:200], every[200:], 4)

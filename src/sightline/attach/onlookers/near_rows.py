@@ -25,6 +25,7 @@ class Sample:
     rows: dict[bytes, tuple[Tensor, int]] = field(default_factory=dict)
     batches: dict[int, list[bytes]] = field(default_factory=dict)
     looked: int = 0
+    left_out: bool = False
 
     def add(self, hashes: list[bytes], likes: Tensor) -> None:
         """Take the rows of one batch."""
@@ -38,6 +39,7 @@ class Sample:
     def cut(self) -> None:
         """Keep no more than `most`."""
         for name in sorted(self.rows)[self.most :]:
+            self.left_out = True
             del self.rows[name]
 
 
@@ -47,6 +49,7 @@ class NearRows:
     def __init__(self) -> None:
         self._trained, self._evaluated = Sample(TRAINED), Sample(EVALUATED)
         self._kind: str | None = None
+        self.classes = 1  # numbers that the model gives for a row
 
     def prints(self, call: Call, *, training: bool) -> Tensor | None:
         """(B, bits) of a batch of images, on its device; None for other batches, and after enough of them."""
@@ -80,6 +83,7 @@ class NearRows:
         self._trained.cut()
         self._evaluated.cut()
         trained, evaluated = self._trained.rows, self._evaluated.rows
+        whole = not (self._trained.left_out or self._evaluated.left_out)
         if self._kind is None or not trained or not evaluated:
             return None
         own, other = (self._table([like for like, _ in part.values()]) for part in (trained, evaluated))
@@ -90,7 +94,8 @@ class NearRows:
         mixed = [name for name in near if not fresh.isdisjoint(batches[evaluated[name][1]])]
         pairs = sum(len(part) * (len(part) - 1) // 2 for part in (own, other))
         twins = sum(int(alike(part, part).triu(1).sum()) for part in (own, other))
-        return NearRowsSeen(self._kind, len(own), len(other), len(near), len(mixed), pairs, twins)
+        sizes = _groups(own, other[[name not in trained for name in evaluated]]) if whole and near else ()
+        return NearRowsSeen(self._kind, len(own), len(other), len(near), len(mixed), pairs, twins, sizes, self.classes)
 
     def _table(self, likes: list[Tensor]) -> Tensor:
         if self._kind == "images":
@@ -98,6 +103,17 @@ class NearRows:
         rows = [_trimmed(ids) for ids in likes]
         chunks = (pad_sequence(rows[at : at + CHUNK], True, -1) for at in range(0, len(rows), CHUNK))
         return torch.cat([text_prints(chunk) for chunk in chunks])
+
+
+def _groups(own: Tensor, other: Tensor) -> tuple[int, ...]:
+    """How many groups of 1, 2, 3, ... rows there are, each near to another of its group."""
+    rows = torch.cat([own, other])
+    near = alike(rows, rows)
+    near = near | near.T | torch.eye(len(rows), dtype=torch.bool)
+    group, before = torch.arange(len(rows)), None
+    while before is None or not torch.equal(group, before):
+        before, group = group, torch.where(near, group, len(rows)).amin(dim=1)
+    return tuple(group.bincount().bincount()[1:].tolist())
 
 
 def _trimmed(ids: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.onlookers.spans import Spans
 from sightline.attach.onlookers.tails import Tails
 from sightline.guard.evidence import SharedRowsSeen
-from sightline.guard.probes.call import Call
+from sightline.guard.probes.call import Call, outcome
 
 ALWAYS = 64  # training batches that are hashed whatever the step costs; later ones on measured steps
 MOST = 20_000  # rows kept of either kind: 2 MB of hashes
@@ -58,6 +58,8 @@ class SharedRows(Onlooker):
             return
         if step == 0 or len(self._evaluated) >= MOST:
             return
+        if (logits := outcome(output).logits) is not None and logits.dim() == 2:
+            self._near.classes = max(self._near.classes, logits.shape[1])
         here = (step, self.recorder.declarations)  # two of one step may share rows: validation, then test
         if self._at != here:
             every = self._last is not None and step - self._last <= 1 and not self.recorder.declared

@@ -156,6 +156,8 @@ class NearRowsSeen:
         near: rows of `evaluated` that are near to a row of `trained` and equal to none that was trained on.
         mixed: those of them in a batch with rows that are neither.
         pairs: pairs of different rows within `trained` and within `evaluated`; `twins`: those that are near.
+        sizes: how many groups of 1, 2, 3, ... rows near to each other there are in all; () where rows were left out.
+        classes: numbers that the model gives for each row.
     """
 
     kind: str
@@ -165,6 +167,8 @@ class NearRowsSeen:
     mixed: int
     pairs: int
     twins: int
+    sizes: tuple[int, ...] = ()
+    classes: int = 1
 
 
 @dataclass(frozen=True, slots=True)

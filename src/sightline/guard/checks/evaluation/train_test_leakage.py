@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
 from sightline.guard.evidence import NearRowsSeen, SharedRowsSeen, SharedSpansSeen
-from sightline.guard.evidence.copies import copied, interleaved
+from sightline.guard.evidence.copies import copied, grouped, interleaved
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -72,7 +72,7 @@ def _windows(rows: SharedRowsSeen) -> Finding | None:
 def _near(rows: SharedRowsSeen, near: NearRowsSeen) -> Finding | None:
     """More near rows than the data's own pairs give, among others, or all of a part of what was trained on."""
     chance = near.evaluated * near.trained * (near.twins + BOUND) / max(1, near.pairs)
-    if near.near < max(NEAR, SHARE * near.evaluated) or near.near <= CHANCE * chance:
+    if near.near < max(NEAR, SHARE * near.evaluated) or not (near.near > CHANCE * chance or grouped(near)):
         return None
     if near.mixed < APART * near.near and not (rows.complete and rows.evaluated <= PART * rows.trained):
         return None
