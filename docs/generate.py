@@ -17,7 +17,7 @@ from sightline.recipe.schema import TOWERS, Stage, Tower
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-PARTS = ("schema", "data", "model", "stage", "augment", "robust")
+PARTS = ("schema", "data", "model", "stage", "parallel", "augment", "robust")
 SCHEMA = [DOCS.parent / "src" / "sightline" / "recipe" / f"{name}.py" for name in PARTS]
 NOTICE = "<!-- written by docs/generate.py (make docs): edit the source it names, not this page -->"
 HOSTS = {  # the folder of its tests and the module of its door -> how it is called
@@ -109,7 +109,7 @@ def keys_page() -> str:
         (node, file)
         for file in SCHEMA
         for node in ast.parse(file.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.ClassDef) and _fields(node)
+        if isinstance(node, ast.ClassDef) and node.bases and _fields(node)
     ]
     for part, file in sorted(parts, key=lambda found: found[0].name != "Recipe"):
         inherited = [f"It has the keys of {base}, too." for b in part.bases if (base := ast.unparse(b)) != "Part"]

@@ -38,8 +38,15 @@ def same(run: Path, alone: Path, steps: int = STEPS) -> None:
     assert max(worst.values()) < 1e-5, max(worst.items(), key=lambda item: item[1])
 
 
-@pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("learn", [ALL, FROZEN, ADAPTED], ids=["all", "frozen-vision", "lora"])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "learn",
+    [
+        pytest.param(ALL, marks=pytest.mark.slow, id="all"),
+        pytest.param(FROZEN, id="frozen-vision"),
+        pytest.param(ADAPTED, marks=pytest.mark.slow, id="lora"),
+    ],
+)
 def test_losses_and_weights_of_one_process(rows: Path, tmp_path: Path, world: int, learn: dict[str, Any]) -> None:
     alone = train(recipe(rows, learn), tmp_path / "alone")
     runs = {tmp_path / name: recipe(rows, learn, layout) for name, layout in SHARED.items()}
@@ -48,6 +55,7 @@ def test_losses_and_weights_of_one_process(rows: Path, tmp_path: Path, world: in
         same(run, alone)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_on_under_any_other_layout(rows: Path, tmp_path: Path) -> None:
     """Saved at step 10 by one layout and number of processes, taken up by another: the losses of one whole run."""
     alone = train(recipe(rows), tmp_path / "alone")
@@ -76,6 +84,7 @@ def copied(run: Path, to: Path, kind: str) -> Path:
     return to
 
 
+@pytest.mark.slow
 def test_two_stages_with_all_that_comes_along(rows: Path, tmp_path: Path) -> None:
     """Averages, recomputation, a frozen tower whose features are kept, the guard, and answers in the end."""
     first = {"name": "align", "learn": {"connector": "all"}, "steps": 4, "cache_features": True, "validate_every": 4}
