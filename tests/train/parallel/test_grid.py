@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.ddp, pytest.mark.slow]
 
 LAYOUTS: dict[int, dict[str, Any]] = {
     2: {"tensor": {"tensor": 2}},
-    4: {"tensor-data": {"tensor": 2, "data": 2}},
+    4: {"tensor-data": {"tensor": 2, "data": 2}, "tensor-fsdp": {"kind": "fsdp", "tensor": 2}},
 }
 
 

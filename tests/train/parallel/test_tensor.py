@@ -107,7 +107,8 @@ def compare(ranks: Ranks, kind: str) -> float:
     with torch.no_grad():
         worst = float((cut() - alone()).abs().max())
     found, expected = gradients(cut), gradients(alone)
-    for parameter in summed:
+    for parameter in (each for module in summed for each in module.parameters()):
+        assert parameter.grad is not None
         torch.distributed.all_reduce(parameter.grad)
     assert found.keys() == expected.keys()
     return max(worst, *(float((found[name] - expected[name]).abs().max()) for name in expected))

@@ -57,22 +57,7 @@ class Fsdp(Layout):
     def place(self, home: VLM, stage: Stage) -> VLM:
         """See `Layout.place`."""
         away = double(home)
-        # A batch of text alone must gather what the other ranks' batches gather. Who cannot run a tower without an
-        # image keeps it with the root, which is gathered by every batch.
-        along = type(away) in GOES_ALONG
-        away.goes_along = ("connector" if stage.cache_features else "vision") if along else None
-        idle = ("vision",) if stage.cache_features else ()
-        towers = away.towers if self.settings.frozen == "replicate" else idle
-        kept = {p for tower in towers for _, p in away.tower_parameters(tower) if not p.requires_grad}
-        for parameter in kept:
-            parameter.data = parameter.data.to(self.ranks.device)
-        for tower in away.towers if along else ("language",):
-            for block in away.blocks(tower):
-                if not kept.issuperset(block.parameters()):
-                    self._share_out(block, kept)
-        self._share_out(away, kept)
-        for name, buffer in away.named_buffers():
-            _set_buffer(away, name, buffer.to(self.ranks.device))
+        share_out(away, stage, self.mesh, self.settings, self.ranks.device)
         return away
 
     def wrap(self, model: VLM, objective: Objective) -> nn.Module:
@@ -83,11 +68,32 @@ class Fsdp(Layout):
         """See `Layout.bring_home`."""
         bring_home(away, home)
 
-    def _share_out(self, module: nn.Module, kept: set[nn.Parameter]) -> None:
-        """All of `module` but what is `kept` whole, and what is shared out already."""
-        # Gathered for the forward pass, a block with frozen weights still has them in the backward pass.
-        once = any(not p.requires_grad for p in module.parameters() if p not in kept)
-        fully_shard(module, mesh=self.mesh, reshard_after_forward=not once, ignored_params=kept)
+
+def share_out(model: VLM, stage: Stage, mesh: DeviceMesh, settings: Parallel, device: torch.device) -> None:
+    """Share out the weights of `model` over `mesh`, block by block, in place."""
+    # A batch of text alone must gather what the other ranks' batches gather. Who cannot run a tower without an
+    # image keeps it with the root, which is gathered by every batch.
+    along = type(model) in GOES_ALONG
+    model.goes_along = ("connector" if stage.cache_features else "vision") if along else None
+    idle = ("vision",) if stage.cache_features else ()
+    towers = model.towers if settings.frozen == "replicate" else idle
+    kept = {p for tower in towers for _, p in model.tower_parameters(tower) if not p.requires_grad}
+    for parameter in kept:
+        parameter.data = parameter.data.to(device)
+    for tower in model.towers if along else ("language",):
+        for block in model.blocks(tower):
+            if not kept.issuperset(block.parameters()):
+                _share_out(block, mesh, kept)
+    _share_out(model, mesh, kept)
+    for name, buffer in model.named_buffers():
+        _set_buffer(model, name, buffer.to(device))
+
+
+def _share_out(module: nn.Module, mesh: DeviceMesh, kept: set[nn.Parameter]) -> None:
+    """All of `module` but what is `kept` whole, and what is shared out already."""
+    # Gathered for the forward pass, a block with frozen weights still has them in the backward pass.
+    once = any(not p.requires_grad for p in module.parameters() if p not in kept)
+    fully_shard(module, mesh=mesh, reshard_after_forward=not once, ignored_params=kept)
 
 
 def data_mesh(device: torch.device, sizes: Sizes) -> DeviceMesh:

@@ -6,6 +6,7 @@ same gradients to the bit, so it needs no exchange to stay alike.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import torch.distributed as dist
@@ -20,12 +21,15 @@ from sightline.models.vlm import VLM
 from sightline.recipe.parallel import Sizes
 from sightline.recipe.schema import AdaptiveClip, Parallel, Stage
 from sightline.train.objectives import Objective, Term
+from sightline.train.parallel.fsdp import share_out
 from sightline.train.parallel.layout import Layout
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.parallel.sharded import local
 from sightline.train.parallel.spread import bring_home, double
 from sightline.train.parallel.tensor import cuts, split
 from sightline.train.precision import Precision
+
+DIRECTIONS = ("pipeline", "replicate", "shard", "tensor")  # neighbours in rank are tensor ranks
 
 
 class Grid(Layout):
@@ -36,11 +40,14 @@ class Grid(Layout):
 
     def __init__(self, settings: Parallel, everyone: Ranks, sizes: Sizes) -> None:
         self.everyone, self.mesh = everyone, _mesh(everyone, sizes)
-        own = {name: self.mesh.get_local_rank(name) for name in ("pipeline", "data", "tensor")}
-        twin = own["pipeline"] * sizes.tensor + own["tensor"]
-        group = self.mesh.get_group("data")
-        super().__init__(settings, Ranks(own["data"], sizes.data, everyone.device, group, twin))
-        self.summed: list[nn.Parameter] = []  # gradients are sums over tensor ranks
+        place = dict(zip(DIRECTIONS, self.mesh.get_coordinate() or (), strict=True))
+        data = place["replicate"] * sizes.shard + place["shard"]
+        twin = place["pipeline"] * sizes.tensor + place["tensor"]
+        super().__init__(settings, Ranks(data, sizes.data, everyone.device, _data_group(self.mesh, sizes), twin))
+        self.shares = self.mesh["replicate", "shard"] if sizes.replicate > 1 else self.mesh["shard"]
+        self.summed: list[nn.Module] = []  # whose gradients are sums over tensor ranks
+        # It would tell each rank to flatten its mesh, for norms and for whole tensors, which are not taken often.
+        logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
 
     def check(self, model: VLM, stage: Stage, objective: Objective, precision: Precision) -> None:
         """See `Layout.check`."""
@@ -63,7 +70,10 @@ class Grid(Layout):
         """See `Layout.place`."""
         away = double(home)
         self.summed = split(away, self.mesh["tensor"], self.ranks.device)
-        _move(away, self.ranks)
+        if self.settings.kind == "ddp":
+            _move(away, self.ranks)
+        else:
+            share_out(away, stage, self.shares, self.settings, self.ranks.device)
         return away
 
     def wrap(self, model: VLM, objective: Objective) -> nn.Module:
@@ -89,10 +99,11 @@ class Grid(Layout):
     ) -> dict[Term, Tensor]:
         """See `Layout.backward`."""
         losses = objective.backward(module, batches, factors, precision, self.ranks)
-        for parameter in self.summed:
+        for parameter in (each for module in self.summed for each in module.parameters()):
             if parameter.grad is not None:
                 dist.all_reduce(local(parameter.grad), group=self.mesh.get_group("tensor"))
-        self.ranks.average_gradients([p for group in optimizer.param_groups for p in group["params"]])
+        if self.settings.kind == "ddp":
+            self.ranks.average_gradients([p for group in optimizer.param_groups for p in group["params"]])
         return losses
 
     def agreed(self, stop: bool) -> bool:
@@ -105,8 +116,19 @@ class Grid(Layout):
 
 
 def _mesh(everyone: Ranks, sizes: Sizes) -> DeviceMesh:
-    names = ("pipeline", "data", "tensor")
-    return init_device_mesh(everyone.device.type, (sizes.pipeline, sizes.data, sizes.tensor), mesh_dim_names=names)
+    shape = (sizes.pipeline, sizes.replicate, sizes.shard, sizes.tensor)
+    return init_device_mesh(everyone.device.type, shape, mesh_dim_names=DIRECTIONS)
+
+
+def _data_group(mesh: DeviceMesh, sizes: Sizes) -> dist.ProcessGroup:
+    """This process and all that are fed other rows and hold the same part of the depth and of each matrix."""
+    if sizes.replicate == 1:
+        return mesh.get_group("shard")
+    if sizes.shard == 1:
+        return mesh.get_group("replicate")
+    parts = mesh.mesh.permute(0, 3, 1, 2).reshape(-1, sizes.data).tolist()
+    own, _ = dist.new_subgroups_by_enumeration(parts)
+    return own
 
 
 def _move(model: nn.Module, ranks: Ranks) -> None:

@@ -68,19 +68,19 @@ def cuts(model: VLM, ranks: int) -> list[Cut]:
     return found
 
 
-def split(model: VLM, mesh: DeviceMesh, device: torch.device) -> list[nn.Parameter]:
+def split(model: VLM, mesh: DeviceMesh, device: torch.device) -> list[nn.Module]:
     """Cut the blocks of `model` over the ranks of `mesh`, in place, block by block on `device`.
 
-    Returns the parameters that every rank has whole and uses on its own heads alone: the gradient of each is the sum
-    over ranks of what they find.
+    Returns the modules that every rank has whole and uses on its own heads alone: the gradients of their parameters are
+    sums over ranks of what each finds.
     """
-    summed: list[nn.Parameter] = []
+    summed: list[nn.Module] = []
     for cut in cuts(model, mesh.size()):
         for block in cut.blocks:
             block.to(device)
             for name, word in cut.words.items():
                 if word == SUMMED:
-                    summed += block.get_submodule(name).parameters()
+                    summed.append(block.get_submodule(name))
                 else:
                     _cut(block.get_submodule(name), word, mesh)
             parts: list[Any] = list(block.modules())
