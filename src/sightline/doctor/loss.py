@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from sightline.doctor.diagnosis import Cause, Diagnosis, Look, Severity, Spot
+from sightline.doctor.diagnosis import Cause, Diagnosis, Likelihood, Look, Severity, Spot
 from sightline.doctor.record import Record, StageSeen
-from sightline.guard.evidence.trends import FEWEST, WINDOW, robust_z
+from sightline.guard.evidence.trends import FEWEST, LASTS, WINDOW, robust_z
 from sightline.report.format import number
 from sightline.report.values import StepPoint
 
@@ -16,6 +16,7 @@ ABOUT = "loss"
 PARTS = 10  # of a stage whose medians are compared
 FEW = 12  # losses, below which no level is told from noise
 BROKEN, NATS = 1.5, 0.5  # times the lowest level, and above it: harder data and moving weights stay below
+WORSE = 2.0  # times where it began, for some steps: confidently wrong, which no data explain (check L6)
 JUMP, RISE = 8.0, 1.3  # robust deviations and times what was usual: the guard's own limit for a jump, and not a flutter
 SHARE = 0.1  # of the first level: at the end of a run losses are so small that one hard row is many deviations
 PULL = 3.0  # deviations of the gradient norm: a batch that is only hard does not pull harder
@@ -34,7 +35,7 @@ def look_at_loss(record: Record) -> Look:
         values = [point.loss for point in stage.losses if point.loss is not None]
         if not values:
             continue
-        one = _not_finite(record, stage) or _broken_out(stage) or _jumps(stage)
+        one = _not_finite(record, stage) or _broken_out(stage) or _thrown(record, stage) or _jumps(stage)
         found += [one] if one else []
         told.append(f"{stage.name}: {number(values[0])} to {number(values[-1])}")
     return Look(ABOUT, "; ".join(told), tuple(found))
@@ -54,7 +55,7 @@ def _not_finite(record: Record, stage: StageSeen) -> Diagnosis | None:
                 "likely", "fp16 overflows at 65,504, in the forward pass where no loss scale helps", "precision=bf16"
             ),
         )
-    causes.append(Cause("possible", "the rows of this step", "look at them (below); data.<name>.where leaves rows out"))
+    causes.append(Cause("possible", "the rows of this step", "look at them (above); data.<name>.where leaves rows out"))
     seen: dict[str, object] = {"last finite loss": next((p.loss for p in reversed(before) if p.loss is not None), None)}
     seen |= {"gradient norms before": [float(f"{norm:.3g}") for norm in norms[-5:]]} if norms else {}
     says = f"the loss is no number from step {point.own:,} of stage {stage.name} on"
@@ -68,7 +69,7 @@ def _broken_out(stage: StageSeen) -> Diagnosis | None:
     losses = [p.loss for p in stage.losses if p.loss is not None]
     if len(losses) < FEW:
         return None
-    size = max(1, len(losses) // PARTS)
+    size = max(LASTS, len(losses) // PARTS)
     levels = [median(losses[start : start + size]) for start in range(0, len(losses) - size + 1, size)]
     lowest, last = min(levels), median(losses[-size:])
     if last <= BROKEN * lowest or last - lowest <= NATS:
@@ -76,12 +77,33 @@ def _broken_out(stage: StageSeen) -> Diagnosis | None:
     place = _leaves(losses, lowest, last)
     point = stage.losses[place]
     causes = list(step_causes(stage, point.own, rising=True))
-    causes.append(Cause("possible", "the rows of this step", "look at them (below); data.<name>.where leaves rows out"))
+    causes.append(Cause("possible", "the rows of this step", "look at them (above); data.<name>.where leaves rows out"))
     seen = {"lowest level": lowest, "last level": last}
     says = f"the loss of stage {stage.name} leaves {number(lowest)} at step {point.own:,} and ends at {number(last)}"
     return Diagnosis(
         "loss-explodes", "error", says, tuple(causes), stage.name, point.step, seen, _spots(stage, [point])
     )
+
+
+def _thrown(record: Record, stage: StageSeen) -> Diagnosis | None:
+    """The first steps throw the loss far above where it began; it may come back, in time that is lost."""
+    losses = [p.loss for p in stage.losses if p.loss is not None]
+    fusion = record.recipe.model.pair.fusion if record.recipe and record.recipe.model.pair else None
+    if len(losses) < FEW or (fusion and fusion.queue):  # a queue that fills makes the question harder
+        return None
+    limit = max(WORSE * losses[0], losses[0] + NATS)
+    places = range(1, len(losses) - LASTS + 1)
+    place = next((i for i in places if all(loss > limit for loss in losses[i : i + LASTS])), None)
+    if place is None:
+        return None
+    point, worst, last = stage.losses[place], max(losses), median(losses[-LASTS:])
+    back = last <= losses[0]
+    says = f"the loss of stage {stage.name} is thrown up at step {point.own:,}, from {number(losses[0])} to {number(worst)}"
+    says += f", and comes back to {number(last)}" if back else f", and ends at {number(last)}"
+    causes = step_causes(stage, point.own, rising=True)
+    seen = {"first loss": losses[0], "highest": worst, "last": last}
+    severity: Severity = "warning" if back else "error"
+    return Diagnosis("loss-explodes", severity, says, causes, stage.name, point.step, seen)
 
 
 def _leaves(losses: Sequence[float], lowest: float, last: float) -> int:
@@ -94,32 +116,47 @@ def _jumps(stage: StageSeen) -> Diagnosis | None:
     points = [p for p in stage.losses if p.loss is not None]
     if len(points) < FEWEST + 1 or not (found := jumps(points)):
         return None
-    severity: Severity = "warning" if len(found) >= MANY else "note"
+    # A logged mean's gradient norm is that of its last step, and says nothing of the others.
+    pulled = [p for p in found if stage.losses is not stage.steps or _pulls(p, points)]
     first, worst = found[0], max(found, key=lambda p: p.loss or 0.0)
     times = "once" if len(found) == 1 else f"{len(found)} times"
     says = f"the loss of stage {stage.name} jumps {times}, to {number(worst.loss)} at step {worst.own:,}"
-    rows = Cause("likely", "the rows of these steps", "look at them (below); data.<name>.where leaves rows out")
-    causes = (rows, *step_causes(stage, first.own, rising=False))
-    seen = {"steps": [p.own for p in found], "losses": [float(f"{p.loss:.3g}") for p in found]}
+    says += "" if pulled else "; the gradients of these steps are no longer than others: the rows are hard, or wrong"
+    rows = Cause("likely", "the rows of these steps", "look at them (above); data.<name>.where leaves rows out")
+    seen: dict[str, object] = {"steps": [p.own for p in found], "losses": [float(f"{p.loss:.3g}") for p in found]}
+    if stage.losses is stage.steps:
+        seen["gradient norms"] = [float(f"{p.grad_norm:.3g}") for p in found if p.grad_norm is not None]
     shown = sorted(sorted(found, key=lambda p: p.loss or 0.0)[-SHOWN:], key=lambda p: p.step)
-    return Diagnosis("loss-jumps", severity, says, causes, stage.name, first.step, seen, _spots(stage, shown))
+    return Diagnosis(
+        "loss-jumps",
+        "warning" if len(pulled) >= MANY else "note",
+        says,
+        (rows, *(step_causes(stage, first.own, rising=False) if pulled else ())),
+        stage.name,
+        first.step,
+        seen,
+        _spots(stage, shown),
+    )
 
 
 def jumps(points: Sequence[StepPoint]) -> list[StepPoint]:
-    """Steps whose loss, and whose gradient where it is known, lie far above those of the steps before."""
+    """Points whose loss lies far above those before."""
     losses = [p.loss or 0.0 for p in points]
     floor = SHARE * median(losses[:FEWEST])
     found = []
     for place in range(FEWEST, len(points)):
         before = losses[max(0, place - WINDOW) : place]
-        usual = median(before)
-        if losses[place] <= RISE * usual or losses[place] - usual <= floor or robust_z(losses[place], before) <= JUMP:
-            continue
-        norms = [p.grad_norm for p in points[max(0, place - WINDOW) : place] if p.grad_norm is not None]
-        norm = points[place].grad_norm
-        if norm is None or not norms or not math.isfinite(norm) or robust_z(norm, norms) > PULL:
+        loss, usual = losses[place], median(before)
+        if loss > RISE * usual and loss - usual > floor and robust_z(loss, before) > JUMP:
             found.append(points[place])
     return found
+
+
+def _pulls(point: StepPoint, points: Sequence[StepPoint]) -> bool:
+    """Whether its gradient is far longer than those before: it moves the weights, and is not only hard."""
+    place = points.index(point)
+    norms = [p.grad_norm for p in points[max(0, place - WINDOW) : place] if p.grad_norm is not None]
+    return bool(point.grad_norm is not None and norms and robust_z(point.grad_norm, norms) > PULL)
 
 
 def step_causes(stage: StageSeen, own: int, *, rising: bool) -> tuple[Cause, ...]:
@@ -131,13 +168,8 @@ def step_causes(stage: StageSeen, own: int, *, rising: bool) -> tuple[Cause, ...
     warmup = spec.schedule.warmup
     steps = warmup if warmup >= 1 else warmup * (stage.planned or 0)
     if steps < own * 0.01 or (own <= max(50, 0.1 * (stage.planned or 0)) and steps < own):
-        causes.append(
-            Cause(
-                "likely" if steps == 0 and rising else "possible",
-                "the warm-up is short",
-                f"{stage.key('schedule.warmup')}=0.1",
-            )
-        )
+        likelihood: Likelihood = "likely" if steps == 0 and rising else "possible"
+        causes.append(Cause(likelihood, "the warm-up is short", f"{stage.key('schedule.warmup')}=0.1"))
     if spec.optimizer.clip is None:
         causes.append(Cause("likely", "gradients are not clipped", f"{stage.key('optimizer.clip')}=1.0"))
     if spec.optimizer.kind == "adamw" and spec.optimizer.betas[1] > 0.99:

@@ -111,11 +111,13 @@ def _apart(stage: StageSeen) -> Diagnosis | None:
     if len(stage.points) < LAST or len(late) < 2:
         return None
     strong, weak = max(late, key=lambda t: late[t]), min(late, key=lambda t: late[t])
-    now, before = (_ratio(part, strong, weak) for part in (last, first))
-    if before is None or now is None or now < CLOSING * before:
+    now, before = _middle(_ratios(last, strong, weak)), _ratios(first, strong, weak)
+    if stage.layers and (start := _over(stage.layers[0], "grad_norm", strong, weak)):
+        before.append(start)
+    if now is None or not before or now < CLOSING * median(before):
         return None
-    if min(now, before, _relative(stage, strong, weak) or now) < APART:
-        return None
+    if min(now, *before, _relative(stage, strong, weak) or now) < APART:
+        return None  # so it is now and then, or it came of learning
     says = f"{strong} and {weak} are out of balance in stage {stage.name}: their gradients are {now:.0e} apart"
     factor = f"a factor where {weak} meets {strong}: features not normalised, scaled twice, a tiny initialisation"
     clip = f"{stage.key('optimizer.clip')}={{{', '.join(f'{tower}: 1.0' for tower in stage.towers)}}}"
@@ -127,22 +129,22 @@ def _apart(stage: StageSeen) -> Diagnosis | None:
     return Diagnosis("towers-out-of-balance", "warning", says, causes, stage.name, first[0].step, seen)
 
 
-def _ratio(points: Sequence[TrainPoint], strong: str, weak: str) -> float | None:
+def _ratios(points: Sequence[TrainPoint], strong: str, weak: str) -> list[float]:
     pairs = [(point.grad_norm.get(strong), point.grad_norm.get(weak)) for point in points]
-    ratios = [s / w for s, w in pairs if s and w and math.isfinite(s)]
-    return median(ratios) if ratios else None
+    return [s / w for s, w in pairs if s and w and math.isfinite(s)]
 
 
 def _relative(stage: StageSeen, strong: str, weak: str) -> float | None:
-    """The same over the norms of the towers' weights, where layers were written down."""
+    """The ratio of gradients over weights, where layers were written down."""
     if not stage.layers:
         return None
-    gradient, weight = (
-        {t: _tower(stage.layers[-1], t, kind) for t in (strong, weak)} for kind in ("grad_norm", "weight_norm")
-    )
-    if not all((*gradient.values(), *weight.values())):
-        return None
-    return (gradient[strong] / weight[strong]) / (gradient[weak] / weight[weak])
+    gradients, weights = (_over(stage.layers[-1], kind, strong, weak) for kind in ("grad_norm", "weight_norm"))
+    return gradients / weights if gradients and weights else None
+
+
+def _over(point: LayerPoint, kind: str, strong: str, weak: str) -> float | None:
+    one, other = (_tower(point, tower, kind) for tower in (strong, weak))
+    return one / other if one and other else None
 
 
 def _tower(point: LayerPoint, tower: str, kind: str) -> float:

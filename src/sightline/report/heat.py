@@ -75,8 +75,8 @@ def _largest(values: Sequence[float | None]) -> float | None:
 
 def gradients(history: History) -> Grid | None:
     """Gradient norms of the layers, where they were written down; else of the towers."""
-    if history.layers:
-        return grid(history, lambda point: point.grad_norm)
+    if history.layers:  # a layer that is told of and has no gradient is not frozen: 0
+        return grid(history, lambda point: {name: norm or 0.0 for name, norm in point.grad_norm.items()})
     rows = towers_in(point.grad_norm for point in history.train)
     if not rows:
         return None
