@@ -20,6 +20,7 @@ from sightline.attach.script_plateaus import Plateaus
 from sightline.attach.script_resumes import Resumes
 from sightline.attach.script_saves import Saves
 from sightline.attach.script_scout import Scout
+from sightline.attach.script_stand_ins import StandIns
 from sightline.attach.script_teachers import Teachers
 from sightline.attach.script_twins import Twins
 from sightline.attach.script_watch import Models
@@ -50,6 +51,7 @@ def watched(
     Resumes(models, saves, fault).install()
     Kept(models, fault).install()
     Plateaus(models, fault).install()
+    StandIns(models, fault).install()
     Words(models, fault).install()
     losses = Losses(models, fault)
     losses.install()

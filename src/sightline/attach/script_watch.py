@@ -67,6 +67,7 @@ class Models:
         self.others: list[Callable[[], list[nn.Module]]] = []  # modules that are not trained and have hooks of ours
         self.settled: Callable[[nn.Module], None] | None = None
         self.before: list[Callable[[Optimizer], None]] = []  # told before any optimizer's step
+        self.ending: list[Callable[[Watched], None]] = []  # told before one is judged for the last time
         self.closing: list[Callable[[Optimizer, list[Watched]], None]] = []  # told before and after it steps
         self.attention = Attention(self._before_step, lambda: all(map(_sleeps, self.live)))
         self._handles = [register_optimizer_step_post_hook(self.after_step)]
@@ -261,6 +262,8 @@ class Models:
         attachment = one.attachment
         if attachment is None:
             return
+        for act in self.ending:
+            act(one)
         one.attachment = None
         try:
             attachment.close() if whole else attachment.broken_off()

@@ -47,7 +47,8 @@ class EvaluationSeen:
     `lively`: modules in train mode that make a difference (dropout with p > 0, batch norm). `since`: optimizer steps
     since the last such forward; None for the first. Answers of the probe, None when not probed, are largest absolute
     differences: `difference` of the outputs of one batch seen twice, `mode_gap` of what the host saw and what eval mode
-    gives with the same random numbers. `dropouts`: functions that dropped values though no module is lively.
+    gives with the same random numbers. `dropouts`: functions that dropped values though no module is lively. `copy`: not
+    the model that is trained was asked, but a copy of it, and never in eval mode.
     """
 
     step: int
@@ -57,6 +58,7 @@ class EvaluationSeen:
     mode_gap: float | None = None
     dropouts: tuple[str, ...] = ()
     since: int | None = None
+    copy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

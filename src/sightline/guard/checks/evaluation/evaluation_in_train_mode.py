@@ -80,10 +80,13 @@ def _judged(seen: EvaluationSeen) -> Verdict:
 
 def _train_mode(seen: EvaluationSeen) -> Finding:
     proved = seen.declared and seen.mode_gap is not None
+    what, fix = "evaluation runs", "call model.eval() before evaluation, and model.train() after it"
+    if seen.copy:
+        what, fix = "a copy of the model is judged", "call its eval(): a copy, or a model read back, is in train mode"
     return Finding(
         severity="error" if proved else "warning",
-        message=f"evaluation runs with {len(seen.lively)} modules in train mode, e.g. {seen.lively[0]}",
-        fix="call model.eval() before evaluation, and model.train() after it",
+        message=f"{what} with {len(seen.lively)} modules in train mode, e.g. {seen.lively[0]}",
+        fix=fix,
         seen={"in train mode": list(seen.lively[:SHOWN]), "eval mode changes the output by": seen.mode_gap},
     )
 
