@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,6 +20,7 @@ from sightline.guard.probes.non_finite import first_non_finite
 
 BULK = 16  # heard steps that become evidence at once, unless one was measured or went wrong
 PROMPT = 64  # steps of which each does by itself: early faults are told at the very step
+TURNS = 8  # steps of others between two of one optimizer, as of a critic that is trained more often
 PATIENCE, MANY = 64, 8  # forwards asleep without a step, and times as many as the last steps had: then the guard wakes
 
 
@@ -29,6 +31,8 @@ class Stepping:
         self._state = state
         self._before: Before | None = None
         self._grad_norms: dict[int, tuple[int, float]] = {}
+        self._took: dict[int, int] = {}  # id of an optimizer -> the number of its last step that was heard
+        self._met: dict[int, list[float]] = {}  # number of a measured step -> the least that its passes met
         self._strangers: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
         self._waiting: list[tuple[OpenStep, Build]] = []  # whose losses are still on a device
         self.sleepless: list[Onlooker] = []
@@ -99,6 +103,7 @@ class Stepping:
         s, before, number = self._state, self._before, self._state.step
         rates = rates_of(optimizer, {id(p): name for name, p in s.meter.named}) if before else {}
         place = next((n for n, one in enumerate(s.optimizers) if one is optimizer), 0)
+        last, self._took[id(optimizer)] = self._took.get(id(optimizer), 0), number
         table: list[Tensor] = []
         if before:
             s.mailbox.post([s.meter.after(before)], table.extend)
@@ -106,8 +111,7 @@ class Stepping:
         def build(_: list[Tensor]) -> None:
             parameters = s.meter.seen(table[0], before, rates) if before and table else ()
             known, norm = self._grad_norms.get(id(optimizer), (-1, 0.0))
-            held = [place for place, (name, _) in enumerate(s.meter.named) if name in rates] if step.carried else []
-            carried = math.hypot(*(step.carried[i] for i in held)) if step.carried and held else None
+            carried = self._left(step, number, last, rates)
             if step.non_finite is None and step.loss is not None and not math.isfinite(step.loss):
                 step.non_finite = self._name_non_finite()
             seen = StepSeen(
@@ -115,9 +119,9 @@ class Stepping:
                 loss=step.loss,
                 tokens=step.tokens,
                 micro=tuple(step.micro),
-                carried=None if step.reworked and carried else carried,
+                carried=carried,
                 met=tuple(step.met) if s.meter.whole else (),  # FSDP adds up micro-batches where no hook sees it
-                previous_grad_norm=norm if known == number - 1 else None,
+                previous_grad_norm=norm if known == last and last else None,
                 parameters=parameters,
                 first_non_finite=step.non_finite,
                 optimizer=place,
@@ -128,6 +132,19 @@ class Stepping:
             s.offer(seen)
 
         s.stepped.append((step, build))
+
+    def _left(self, step: OpenStep, number: int, last: int, rates: Mapping[str, float]) -> float | None:
+        """Of the gradients that this optimizer's last step used, what every backward pass since has met."""
+        if step.carried is not None:
+            self._met = {n: met for n, met in self._met.items() if n > number - TURNS} | {number: step.carried}
+        if number - last > TURNS:
+            return None
+        since = [met for n in range(last + 1, number + 1) if (met := self._met.get(n)) is not None]
+        held = [place for place, (name, _) in enumerate(self._state.meter.named) if name in rates]
+        if not held or not since or len(since) < number - last:
+            return None
+        least = math.hypot(*(min(met[i] for met in since) for i in held))
+        return None if step.reworked and least else least
 
     def flush(self, *, all_: bool = True) -> None:
         """Steps that are over become evidence, once their measurements have arrived.
