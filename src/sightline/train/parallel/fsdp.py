@@ -81,19 +81,26 @@ def share_out(model: VLM, stage: Stage, mesh: DeviceMesh, settings: Parallel, de
     for parameter in kept:
         parameter.data = parameter.data.to(device)
     for tower in model.towers if along else ("language",):
-        for block in model.blocks(tower):
+        blocks = model.blocks(tower)
+        for block in blocks:
             if not kept.issuperset(block.parameters()):
-                _share_out(block, mesh, kept)
+                # The last block of all, too: the block behind it would gather it ahead, for a backward pass it has not.
+                passed = tower != "vision" or model.learns(tower) or block is blocks[-1]
+                _share_out(block, mesh, kept, passed)
     _share_out(model, mesh, kept)
     for name, buffer in model.named_buffers():
         _set_buffer(model, name, buffer.to(device))
 
 
-def _share_out(module: nn.Module, mesh: DeviceMesh, kept: set[nn.Parameter]) -> None:
-    """All of `module` but what is `kept` whole, and what is shared out already."""
-    # Gathered for the forward pass, a block with frozen weights still has them in the backward pass.
-    once = any(not p.requires_grad for p in module.parameters() if p not in kept)
-    fully_shard(module, mesh=mesh, reshard_after_forward=not once, ignored_params=kept)
+def _share_out(module: nn.Module, mesh: DeviceMesh, kept: set[nn.Parameter], passed: bool = True) -> None:
+    """All of `module` but what is `kept` whole, and what is shared out already.
+
+    Args:
+        passed: whether gradients come back to it.
+    """
+    held = passed and any(not p.requires_grad for p in module.parameters() if p not in kept)
+    # None: given back after the forward pass, but for the root, which the backward pass begins with
+    fully_shard(module, mesh=mesh, reshard_after_forward=False if held else None, ignored_params=kept)
 
 
 def data_mesh(device: torch.device, sizes: Sizes) -> DeviceMesh:
