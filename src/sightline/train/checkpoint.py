@@ -30,16 +30,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.tensor import DTensor
 
 from sightline.atomic import sync_folder
 from sightline.errors import UserError
-from sightline.models.shards import PARTS, read_weights, stored, write_shards
+from sightline.models.shards import PARTS, write_shards
 from sightline.recipe.schema import Parallel
 from sightline.train.ema import Ema
 from sightline.train.objectives.balance import Balance
 from sightline.train.parallel.layout import Layout
 from sightline.train.parallel.ranks import Ranks
+from sightline.train.parallel.saved import load_weights as load_weights
 from sightline.train.parallel.saved import read
 from sightline.train.precision import Precision
 
@@ -153,20 +153,9 @@ def read_position(folder: Path) -> Position:
     return Position(**_state(folder)["position"])
 
 
-def load_weights(folder: Path, model: nn.Module) -> None:
-    """Take up the weights alone (a finished stage's, as the start of the next), into a model wherever it lies."""
-    if not any(isinstance(p, DTensor) for p in model.parameters()):
-        model.load_state_dict(read_weights(folder))
-        return
-    own = model.state_dict()
-    if lost := own.keys() - {name.removeprefix("model.") for name in stored(folder)}:
-        raise UserError(f"the checkpoint holds no {', '.join(sorted(lost)[:3])}", where=str(folder))
-    read(folder, {f"model.{name}": tensor for name, tensor in own.items()})
-
-
 def load_averages(folder: Path, ema: Ema) -> None:
     """Take up the averages alone."""
-    read(folder, {f"ema.{name}": value for name, value in ema.values.items()})
+    ema.take_up(lambda into: read(folder, {f"ema.{name}": value for name, value in into.items()}))
 
 
 def load(folder: Path, learner: Learner) -> Position:

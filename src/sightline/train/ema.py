@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,9 @@ class Ema:
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.values.values()), list(self._live.values()), 1 - decay)
 
-    def load(self, values: dict[str, Tensor]) -> None:
-        """Take up saved averages."""
-        for name, value in values.items():
-            self.values[name].copy_(value)
+    def take_up(self, fill: Callable[[Mapping[str, Tensor]], None]) -> None:
+        """Take up saved averages, with which `fill` fills tensors by name."""
+        fill(self.values)
 
     @torch.no_grad()
     def adopt(self) -> None:

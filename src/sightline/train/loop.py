@@ -187,7 +187,7 @@ def _finish(stage: ReadyStage, position: Position, around: Surroundings, guard: 
     ema = stage.learner.ema
     if stage.spec.early_stop and position.best is not None:
         stage.ranks.barrier()  # until the main rank has made the link
-        checkpoint.load_weights(around.run.checkpoints / "best", stage.built.model)
+        stage.layout.load_weights(around.run.checkpoints / "best", stage.built.model)
         if ema:
             checkpoint.load_averages(around.run.checkpoints / "best", ema)
     if ema:

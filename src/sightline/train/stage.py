@@ -17,7 +17,6 @@ from sightline.models.vlm import VLM
 from sightline.recipe.schema import Evaluate, Recipe, Stage, Tower
 from sightline.train.cache import FeatureCache, encode_all
 from sightline.train.checkpoint import Learner
-from sightline.train.ema import Ema
 from sightline.train.feed import MicroBatches, Plan, Supply, plan_steps, supply
 from sightline.train.freeze import TowerPlan, freeze
 from sightline.train.objectives import Objective, objective_of
@@ -133,7 +132,7 @@ def make_ready(
 def _learner(layout: Layout, model: VLM, spec: Stage, precision: Precision, objective: Objective) -> Learner:
     """The placed model, and what belongs to it."""
     model.set_gradient_checkpointing(spec.gradient_checkpointing)
-    average = Ema(model, spec.ema) if spec.ema else None
+    average = layout.averages(model, spec.ema) if spec.ema else None
     return Learner(model, layout.optimizer(model, spec), precision, average, objective.balance, layout)
 
 

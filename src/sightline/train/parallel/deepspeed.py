@@ -12,23 +12,13 @@ names that all layouts use.
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.utils import (
-    safe_get_full_fp32_param,
-    safe_get_full_optimizer_state,
-    safe_get_local_fp32_param,
-    safe_set_full_fp32_param,
-    safe_set_full_optimizer_state,
-    safe_set_local_fp32_param,
-    safe_set_local_optimizer_state,
-)
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -39,10 +29,12 @@ from sightline.models.vlm import VLM
 from sightline.recipe.parallel import Sizes
 from sightline.recipe.schema import Clip, Parallel, Stage
 from sightline.train.clip import Norms
+from sightline.train.ema import Ema
 from sightline.train.groups import build_optimizer
 from sightline.train.objectives import Objective, Term
 from sightline.train.parallel.fsdp import GOES_ALONG
 from sightline.train.parallel.layout import Layout
+from sightline.train.parallel.pieces import AVERAGE, PieceEma, Pieces, shape_of
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.parallel.saved import read
 from sightline.train.parallel.spread import double
@@ -71,30 +63,52 @@ class Zero(Layout):
 
     def __init__(self, settings: Parallel, everyone: Ranks, sizes: Sizes) -> None:
         super().__init__(settings, everyone)
-        self.stage, self.sizes = STAGES[settings.kind], sizes
-        self.together = self.stage == 3
+        self.sizes, self.together = sizes, STAGES[settings.kind] == 3
+        self.precision: Precision | None = None
         self.engine: Any = None
         self.home: VLM | None = None
         _forget_groups()
 
     def check(self, model: VLM, stage: Stage, objective: Objective, precision: Precision) -> None:
         """See `Layout.check`."""
-        where = f"stages.{stage.name}"
+        self.precision, kind, where = precision, self.settings.kind, f"stages.{stage.name}"
         if not objective.overlaps:
             what = "losses that compare a step's pairs, and trades, run several passes at once, and the engine one"
             raise UserError(what, where=f"{where}.objective", fix="set parallel: ddp")
+        if stage.adversarial is not None:
+            what = "an attack runs passes of its own, which the engine would take for the step's"
+            raise UserError(what, where=f"{where}.adversarial", fix="set parallel: ddp")
         if stage.optimizer.clip is not None and not isinstance(stage.optimizer.clip, int | float):
             what = "the engine clips all gradients together, and neither each tower's nor each unit's"
             raise UserError(what, where=f"{where}.optimizer.clip", fix="set a number, or parallel: ddp")
+        if stage.optimizer.kind == "lamb":
+            what = "LAMB looks at whole matrices, and the engine moves flat pieces of all of them"
+            raise UserError(what, where=f"{where}.optimizer.kind", fix="set adamw, or parallel: ddp")
+        if self.together and stage.early_stop and stage.early_stop.metric == "accuracy":
+            what = "answers are written by one rank at a time, which has only a part of the weights"
+            raise UserError(what, where=f"{where}.early_stop", fix="stop by the loss, or set parallel: zero2")
+        if kind == "zero++" and precision.device.type != "cuda":
+            what = "zero++ sends weights and gradients in 8 and 4 bits, which only CUDA kernels make"
+            raise UserError(what, where="parallel.kind", fix="set zero3, which sends them as they are")
+        if precision.name == "fp16" and not deepspeed.accelerator.get_accelerator().is_fp16_supported():
+            what = f"the engine has no fp16 on this machine's {precision.device.type}"
+            raise UserError(what, where="precision", fix="set precision=bf16")
 
     def place(self, home: VLM, stage: Stage) -> VLM:
         """See `Layout.place`."""
+        assert self.precision is not None
         self.home, away = home, double(home)
         if self.together:
             along = type(away) in GOES_ALONG
             away.goes_along = ("connector" if stage.cache_features else "vision") if along else None
-        optimizer = build_optimizer(away, stage)
-        self.engine, *_ = deepspeed.initialize(model=away, optimizer=optimizer, config=self._config(stage))
+        clip = stage.optimizer.clip
+        assert clip is None or isinstance(clip, int | float)
+        told = config(self.settings, self.sizes, self.precision, clip)
+        self.engine, *_ = deepspeed.initialize(model=away, optimizer=build_optimizer(away, stage), config=told)
+        self.pieces = Pieces(self.engine, away, self.ranks)
+        own = home.state_dict()
+        for parameter, (name, *_) in self.pieces.learning:  # which the engine made of weights that it had cast
+            self.pieces.fill(parameter, own[name])
         return away
 
     def wrap(self, model: VLM, objective: Objective) -> nn.Module:
@@ -115,6 +129,9 @@ class Zero(Layout):
         optimizer: Optimizer,
     ) -> dict[Term, Tensor]:
         """See `Layout.backward`."""
+        scaler = getattr(self.engine.optimizer, "loss_scaler", None)
+        if precision.name == "fp16" and scaler is not None:
+            scaler.cur_scale = precision.scaler.get_scale()  # of a checkpoint, or as the last step left it
         driven = _Driven(precision.name, precision.device, precision.scaler, engine=self.engine)
         sums: dict[Term, Tensor] = {}
         for number, batch in enumerate(batches, 1):
@@ -125,31 +142,32 @@ class Zero(Layout):
 
     def update(self, optimizer: Optimizer, precision: Precision, clip: Clip | None) -> Norms:
         """See `Layout.update`: the engine does all of it."""
-        towers = self._tower_norms(float(self.engine.optimizer.loss_scale))
+        towers = self.pieces.gradient_norms(float(self.engine.optimizer.loss_scale))
         self.engine.step()
+        if precision.name == "fp16":
+            precision.scaler.scale(torch.ones((), device=self.ranks.device))  # has it make what it is told next
+            precision.scaler.update(float(self.engine.optimizer.loss_scale))
         return Norms(torch.as_tensor(self.engine.get_global_grad_norm(), device=self.ranks.device), towers)
 
     def towers(self, optimizer: Optimizer) -> dict[str, list[Tensor]]:
         """See `Layout.towers`: this rank's flat pieces."""
-        found: dict[str, list[Tensor]] = {}
-        for group, piece in self._pieces():
-            found.setdefault(group["tower"], []).append(piece)
-        return found
+        return self.pieces.towers()
 
     def state(self, model: nn.Module, optimizer: Optimizer, averages: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `Layout.state`: whole tensors, one after the other, which the main rank keeps in the host's memory."""
-        found = {f"model.{name}": tensor for name, tensor in self._still(model).items()}
-        piece = self._pieces()[0][1]
-        state = optimizer.state.get(piece, {})
-        self._link(model, optimizer)
-        for parameter, names in learning(model):
-            whole = self._kept(safe_get_full_fp32_param(parameter))
+        pieces, found = self.pieces, {f"model.{name}": tensor for name, tensor in self._still(model).items()}
+        pieces.link()
+        for parameter, names in pieces.learning:
+            whole = self._kept(pieces.whole(parameter))
             found |= {f"model.{name}": whole for name in names}
-            for kind, value in state.items():
-                alike = value.shape == piece.shape
-                tensor = self._kept(safe_get_full_optimizer_state(parameter, kind)) if alike else value
-                found[f"optimizer.{names[0]}.{kind}"] = tensor
-        return found | {f"ema.{name}": value for name, value in averages.items()}
+            for kind, number in pieces.kinds().items():
+                value = self._kept(pieces.whole(parameter, kind)) if number is None else number
+                found[f"optimizer.{names[0]}.{kind}"] = value
+        if averages:
+            with pieces.lent(AVERAGE, list(averages.values())):
+                for parameter, (name, *_) in pieces.learning:
+                    found[f"ema.{name}"] = self._kept(pieces.whole(parameter, AVERAGE))
+        return found
 
     def take_up(self, folder: Path, model: nn.Module, optimizer: Optimizer, groups: list[dict[str, Any]]) -> None:
         """See `Layout.take_up`."""
@@ -158,17 +176,30 @@ class Zero(Layout):
         for group, as_saved in zip(optimizer.param_groups, groups, strict=True):
             group |= {key: value for key, value in as_saved.items() if key != "params"}
             group["betas"] = tuple(group["betas"])  # JSON has no tuples
-        read(folder, {f"model.{name}": tensor for name, tensor in self._still(model).items()})
+        self.load_weights(folder, model)
         saved = stored(folder)
-        for parameter, (name, *_) in learning(model):
-            weights, own = f"model.{name}", f"optimizer.{name}."
-            into = {key: each.empty() for key, each in saved.items() if key == weights or key.startswith(own)}
-            read(folder, into)
-            whole = into.pop(weights)
-            state = {key.removeprefix(own): tensor for key, tensor in into.items()}
-            self._begin(optimizer, {kind: each for kind, each in state.items() if each.shape != whole.shape}, state)
-            self._link(model, optimizer)
-            self._fill(parameter, whole, {kind: each for kind, each in state.items() if each.shape == whole.shape})
+        for number, (parameter, (name, *_)) in enumerate(self.pieces.learning):
+            own = f"optimizer.{name}."
+            state = {key.removeprefix(own): each.empty() for key, each in saved.items() if key.startswith(own)}
+            read(folder, {f"{own}{kind}": each for kind, each in state.items()})
+            alike = {kind for kind, each in state.items() if each.shape == shape_of(parameter) and each.ndim}
+            if number == 0:
+                self.pieces.begin({kind: None if kind in alike else each for kind, each in state.items()})
+            for kind in sorted(alike):
+                self.pieces.fill(parameter, state[kind], kind)
+
+    def load_weights(self, folder: Path, model: nn.Module) -> None:
+        """See `Layout.load_weights`."""
+        read(folder, {f"model.{name}": tensor for name, tensor in self._still(model).items()})
+        for parameter, (name, *_) in self.pieces.learning:
+            whole = torch.empty(shape_of(parameter))
+            read(folder, {f"model.{name}": whole})
+            self.pieces.fill(parameter, whole)
+        self.pieces.write_through()
+
+    def averages(self, model: nn.Module, decay: float) -> Ema:
+        """See `Layout.averages`."""
+        return PieceEma(self.pieces, decay)
 
     def bring_home(self, away: VLM, home: VLM) -> None:
         """See `Layout.bring_home`."""
@@ -176,37 +207,8 @@ class Zero(Layout):
         for name, buffer in away.named_buffers():
             if name in own:
                 own[name].copy_(buffer)
-        for parameter, (name, *_) in learning(away):
-            own[name].copy_(safe_get_full_fp32_param(parameter))
-
-    def _config(self, stage: Stage) -> dict[str, Any]:
-        """What the engine reads: https://www.deepspeed.ai/docs/config-json/ ."""
-        return {
-            "train_micro_batch_size_per_gpu": 1,  # the step divides by itself what is to be divided
-            "gradient_accumulation_steps": 1,
-            "gradient_clipping": float(stage.optimizer.clip or 0.0),  # type: ignore[arg-type]  # see `check`
-            "zero_optimization": {"stage": self.stage},
-            "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,
-        }
-
-    def _pieces(self) -> list[tuple[dict[str, Any], Tensor]]:
-        """What this rank's optimizer moves: flat fp32 pieces of the weights, each with its group."""
-        groups, inner = self.engine.basic_optimizer.param_groups, self.engine.optimizer
-        if self.stage < 3:
-            return [(group, piece) for group in groups for piece in group["params"]]
-        number = inner.sub_group_to_group_id
-        return [(groups[number[i]], piece) for i, piece in enumerate(inner.fp32_partitioned_groups_flat)]
-
-    def _tower_norms(self, scale: float) -> dict[str, Tensor]:
-        """Of the averaged gradients as the engine holds them between the last backward pass and its step."""
-        squares: dict[str, float] = {}
-        for number, (group, _) in enumerate(self._pieces()):
-            parts = [each for each in self.engine.optimizer.averaged_gradients.get(number) or [] if each is not None]
-            square = float(torch.stack(torch._foreach_norm(parts)).double().square().sum()) if parts else 0.0
-            squares[group["tower"]] = squares.get(group["tower"], 0.0) + square
-        totals = self.ranks.sum(list(squares.values()))
-        return {tower: torch.tensor(math.sqrt(total) / scale) for tower, total in zip(squares, totals, strict=True)}
+        for parameter, (name, *_) in self.pieces.learning:
+            own[name].copy_(self.pieces.whole(parameter))
 
     def _kept(self, whole: Tensor) -> Tensor:
         return whole.cpu() if self.ranks.main else whole.new_empty(0)
@@ -214,60 +216,39 @@ class Zero(Layout):
     def _still(self, model: nn.Module) -> dict[str, Tensor]:
         """What does not learn: frozen weights, whole as they are at home, and buffers."""
         assert self.home is not None
-        moving = {name for _, names in learning(model) for name in names}
+        moving = {name for _, names in self.pieces.learning for name in names}
         own = {name: tensor for name, tensor in self.home.state_dict().items() if name not in moving}
         return own | {name: buffer for name, buffer in model.named_buffers() if name in own}
 
-    def _begin(self, optimizer: Optimizer, numbers: Mapping[str, Tensor], kinds: Collection[str]) -> None:
-        """Give each piece state of these `kinds`, which it would have after its first step."""
-        if not kinds or any(optimizer.state.get(piece) for _, piece in self._pieces()):
-            return
-        for _, piece in self._pieces():
-            state = {kind: numbers[kind] if kind in numbers else torch.zeros_like(piece.detach()) for kind in kinds}
-            optimizer.state[piece] = {kind: each.to(piece.device, copy=True) for kind, each in state.items()}
 
-    def _link(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Tell each parameter of stages 1 and 2 where its state lies.
-
-        The engine does it once, after the first group has moved, so it knows of no other group's state (0.19.8).
-        """
-        pieces = [piece for _, piece in self._pieces()]
-        for parameter, _ in learning(model):
-            place = getattr(parameter, "_hp_mapping", None)
-            if place is not None:
-                piece = pieces[place.param_group_index]
-                place.set_optim_state_fragment(piece, optimizer.state.get(piece, {}))
-
-    def _fill(self, parameter: nn.Parameter, whole: Tensor, state: Mapping[str, Tensor]) -> None:
-        """Set a parameter, this rank's piece of it in fp32, and of its state."""
-        if self.stage < 3:
-            parameter.data.copy_(whole)
-            safe_set_full_fp32_param(parameter, whole.to(parameter.device))
-            for kind, value in state.items():
-                safe_set_full_optimizer_state(parameter, value.to(parameter.device), kind)
-            return
-        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
-            if self.ranks.main:
-                parameter.data.copy_(whole)
-        # Not the functions that set all of it: they do not pad what the ranks cannot share out evenly (0.19.8).
-        safe_set_local_fp32_param(parameter, self._own(parameter, whole))
-        for kind, value in state.items():
-            safe_set_local_optimizer_state(parameter, self._own(parameter, value), kind)
-
-    def _own(self, parameter: nn.Parameter, whole: Tensor) -> Tensor:
-        """ZeRO-3: this rank's part of `whole`, flat and padded as the engine does."""
-        size = safe_get_local_fp32_param(parameter).numel()
-        padded = nn.functional.pad(whole.flatten(), (0, size * self.ranks.world - whole.numel()))
-        return padded[self.ranks.rank * size :][:size]
-
-
-def learning(model: nn.Module) -> list[tuple[nn.Parameter, list[str]]]:
-    """Each parameter that learns, and its names: tied weights have several."""
-    found: dict[nn.Parameter, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if parameter.requires_grad:
-            found.setdefault(parameter, []).append(name)
-    return list(found.items())
+def config(settings: Parallel, sizes: Sizes, precision: Precision, clip: float | None) -> dict[str, Any]:
+    """What the engine reads: https://www.deepspeed.ai/docs/config-json/ (keys and defaults of 0.19)."""
+    cuda = precision.device.type == "cuda"
+    zero: dict[str, Any] = {"stage": STAGES[settings.kind]}
+    waiting = {"device": "cpu", "pin_memory": cuda}
+    if settings.offload != "none":
+        zero["offload_optimizer"] = dict(waiting)
+    if settings.offload == "all":
+        zero["offload_param"] = dict(waiting)
+    if settings.kind == "zero++":  # arXiv 2306.10209: int8 weights and int4 gradients on the way, a copy in each node
+        zero |= {"zero_quantized_weights": cuda, "zero_quantized_gradients": cuda}
+        if 1 < sizes.shard < sizes.data:
+            zero["zero_hpz_partition_size"] = sizes.shard
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # what is to be divided, `train/step.py` divides
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": clip or 0.0,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # offloaded, torch's own AdamW runs on the host
+        "bf16": {"enabled": precision.name == "bf16"},
+        "fp16": {  # as torch.amp.GradScaler begins and grows
+            "enabled": precision.name == "fp16",
+            "initial_scale_power": 16,
+            "loss_scale_window": 2000,
+            "hysteresis": 1,
+        },
+    }
 
 
 def _forget_groups() -> None:

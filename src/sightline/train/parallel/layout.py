@@ -19,10 +19,11 @@ from sightline.data.batch import Batch
 from sightline.models.vlm import VLM
 from sightline.recipe.schema import Clip, Parallel, Stage
 from sightline.train.clip import Norms, clip_gradients
+from sightline.train.ema import Ema
 from sightline.train.groups import build_optimizer, parameters_by_tower
 from sightline.train.objectives import Objective, Term
 from sightline.train.parallel.ranks import Ranks
-from sightline.train.parallel.saved import read, read_optimizer
+from sightline.train.parallel.saved import load_weights, read, read_optimizer
 from sightline.train.precision import Precision
 
 
@@ -118,6 +119,14 @@ class Layout:
         """Load weights and optimizer state of the checkpoint `folder`, which any layout may have written."""
         read(folder, {f"model.{name}": tensor for name, tensor in model.state_dict().items()})
         read_optimizer(folder, model, optimizer, groups)
+
+    def load_weights(self, folder: Path, model: nn.Module) -> None:
+        """Load the weights alone of the checkpoint `folder` into the placed model; all ranks must call."""
+        load_weights(folder, model)
+
+    def averages(self, model: nn.Module, decay: float) -> Ema:
+        """An exponential moving average of the placed model's weights that learn."""
+        return Ema(model, decay)
 
     def bring_home(self, away: VLM, home: VLM) -> None:
         """Give `home` the weights of `away`, on every rank; all ranks must call."""

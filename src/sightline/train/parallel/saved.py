@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from sightline.errors import UserError
-from sightline.models.shards import PARTS, SHARDS, read_shards, stored
+from sightline.models.shards import PARTS, SHARDS, read_shards, read_weights, stored
 from sightline.train.parallel.sharded import fill
 
 
@@ -30,6 +31,17 @@ def read(folder: Path, into: Mapping[str, Tensor]) -> None:
             with safe_open(folder / f"{part}.safetensors", "pt") as file:
                 for name, tensor in wanted.items():
                     fill(tensor, file.get_tensor(name))
+
+
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Take up the weights alone (a finished stage's, as the start of the next), into a model wherever it lies."""
+    if not any(isinstance(p, DTensor) for p in model.parameters()):
+        model.load_state_dict(read_weights(folder))
+        return
+    own = model.state_dict()
+    if lost := own.keys() - {name.removeprefix("model.") for name in stored(folder)}:
+        raise UserError(f"the checkpoint holds no {', '.join(sorted(lost)[:3])}", where=str(folder))
+    read(folder, {f"model.{name}": tensor for name, tensor in own.items()})
 
 
 def read_optimizer(folder: Path, model: nn.Module, optimizer: Optimizer, groups: list[dict[str, Any]]) -> None:
