@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.report.fake_run import make_run
 
 HEAVY = ("torch", "transformers", "numpy", "plotly", "datasets", "PIL", "peft")  # typer itself takes pydantic
 LISTED = """
@@ -41,6 +44,10 @@ def _loaded(*arguments: str) -> list[str]:
 )
 def test_command_imports_nothing_heavy(arguments: list[str]) -> None:
     assert _loaded(*arguments) == []
+
+
+def test_a_run_is_examined_without_torch(tmp_path: Path) -> None:
+    assert _loaded("doctor", str(make_run(tmp_path / "run"))) == []
 
 
 def _loaded_by(statement: str) -> list[str]:

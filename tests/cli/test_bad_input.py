@@ -55,7 +55,9 @@ def test_an_output_folder_in_use(call, recipe_file: Path) -> None:
     bad(call("train", recipe_file, "--out", recipe_file.parent), "there is something in this folder", "--out")
 
 
-@pytest.mark.parametrize("arguments", [["eval"], ["ask", "a.png", "what ?"], ["report"], ["train", "--resume"]])
+@pytest.mark.parametrize(
+    "arguments", [["eval"], ["ask", "a.png", "what ?"], ["report"], ["doctor"], ["train", "--resume"]]
+)
 @pytest.mark.parametrize("exists", [True, False])
 def test_not_a_run(call, tmp_path: Path, arguments: list[str], exists: bool) -> None:
     folder = tmp_path if exists else tmp_path / "nothing"

@@ -49,14 +49,13 @@ def record(
         )
         for n in range(10, last + 1, 10)
     )  # fmt: skip
-    said = {"status": facts.get("status", "finished"), "error": facts.get("error", "")}
     seen = Facts(
-        "tiny", said["status"], "", "", said["error"], {}, {}, {"precision": facts.get("precision", "fp32")}, (), (),
+        "tiny", facts.get("status", "finished"), "", "", "", {}, {}, {"precision": facts.get("precision", "fp32")}, (), (),
         (), 0, {}, {},
     )  # fmt: skip
     history = History(points, last_step=last, steps=steps, layers=tuple(layers))
     place = Last("train", "see", last, last, 200)
-    return Record(Path("runs/tiny"), seen, history, Guard(), RECIPE, last=place)
+    return Record(Path("runs/tiny"), seen, history, Guard(), RECIPE, last=place, error=facts.get("error", ""))
 
 
 def layer(step: int, **kinds: dict[str, float | None]) -> LayerPoint:

@@ -83,18 +83,19 @@ def _why_stuck(record: Record) -> tuple[Cause, ...]:
 
 
 def _crash(record: Record) -> Diagnosis:
-    error = record.facts.error or "no exception was written down"
-    said = f"{record.facts.error}\n{record.trace}"
-    first, _, rest = error.partition("\n")
-    fix = rest.strip().removeprefix("fix: ")
+    error = record.error.strip() or "no exception was written down"
+    what, _, fix = error.partition("\n  fix: ")
+    trace = record.trace or (error if error.startswith("Traceback") else "")
+    first = what.splitlines()[-1 if error.startswith("Traceback") else 0]
+    said = f"{error}\n{trace}"
     causes = [cause for pattern, cause in _known(record) if re.search(pattern, said, re.IGNORECASE)]
     if fix:
         causes.insert(0, Cause("shown", "what stopped it says so itself", fix))
     again = _resumable(record)
     causes.append(Cause("possible" if causes else "likely", "when that is mended, the run can go on", again))
     seen = {"exception": first}
-    if record.trace:
-        seen["where"] = "\n".join(record.trace.strip().splitlines()[-TRACE_LINES:])
+    if trace:
+        seen["where"] = "\n".join(trace.strip().splitlines()[-TRACE_LINES:])
     says = f"the run {'stopped' if record.facts.status == 'stopped' else 'crashed'}{_where(record.last)}: {first}"
     return _told(record, "crashed", "error", says, tuple(causes), seen)
 

@@ -98,7 +98,7 @@ def _thrown(record: Record, stage: StageSeen) -> Diagnosis | None:
         return None
     point, worst, last = stage.losses[place], max(losses), median(losses[-LASTS:])
     back = last <= losses[0]
-    says = f"the loss of stage {stage.name} is thrown up at step {point.own:,}, from {number(losses[0])} to {number(worst)}"
+    says = f"the loss of stage {stage.name} is thrown up at step {point.own:,}: {number(losses[0])} to {number(worst)}"
     says += f", and comes back to {number(last)}" if back else f", and ends at {number(last)}"
     causes = step_causes(stage, point.own, rising=True)
     seen = {"first loss": losses[0], "highest": worst, "last": last}

@@ -81,7 +81,7 @@ class Record:
     Attributes:
         held: whether a process holds the run's lock; None: it cannot be known.
         silent: seconds since metrics.jsonl last grew.
-        trace: the lines that the run wrote down of the exception that ended it.
+        error, trace: what the run wrote down of the exception that ended it, in full.
     """
 
     folder: Path
@@ -93,6 +93,7 @@ class Record:
     last: Last | None = None
     held: bool | None = None
     silent: float | None = None
+    error: str = ""
     trace: str = ""
     notes: tuple[str, ...] = ()
     prints: Mapping[int, str] = field(default_factory=dict)  # step of the run -> the print of its rows
@@ -151,6 +152,7 @@ def read_record(folder: Path) -> Record:
         last=last,
         held=_held(folder / "run.lock"),
         silent=max(0.0, time.time() - metrics.stat().st_mtime) if metrics.is_file() else None,
+        error=str(facts.get("error") or ""),
         trace=str(facts.get("traceback") or ""),
         notes=(*seen.notes, *notes),
         prints=prints,
