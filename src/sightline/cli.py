@@ -7,6 +7,7 @@ Exit status: 0 done, 1 a fault of Sightline's own (with its traceback), 2 bad in
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from typer.core import TyperGroup
 from sightline import GuardError, UserError, __version__
 from sightline.commands.cluster import app as cluster_app
 from sightline.commands.score import app as score_app
-from sightline.errors import NotAScript
+from sightline.errors import Elsewhere, NotAScript
 from sightline.guard.report import told
 
 BAD_INPUT, GUARDED, INTERRUPTED = 2, 3, 128 + 2
@@ -64,6 +65,10 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except GuardError as error:
             _end(ctx, "stopped by the guard\n" + "\n".join(map(told, error.findings)), GUARDED)
+        except Elsewhere as error:
+            if ctx.params.get("debug"):
+                _tell(str(error))
+            raise typer.Exit(BAD_INPUT) from None
         except UserError as error:
             _end(ctx, str(error), BAD_INPUT)
         except KeyboardInterrupt:
@@ -129,6 +134,8 @@ def train(
     from sightline.commands.recipe import asked_for
 
     chosen = asked_for(recipe, overrides or [], out, resume, or_resume)
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # a lost rank is told in a sentence, not in frames of torch's own
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from sightline.commands import train as command
 
     raise typer.Exit(command.train(chosen, out, resume, or_resume))

@@ -22,6 +22,10 @@ class UserError(Exception):
         super().__init__(f"{place}{what}{remedy}")
 
 
+class Elsewhere(UserError):
+    """What another process of the same run tells the user; this one only ends with its status."""
+
+
 class NotAScript(UserError):
     """What was to be run is no script or module."""
 

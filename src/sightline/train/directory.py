@@ -38,6 +38,11 @@ class RunDirectory:
         self.facts.update(facts)
         write_json(self.path / "run.json", self.facts)
 
+    def catch_up(self) -> None:
+        """Read the facts that were recorded so far, by another process or run."""
+        if (self.path / "run.json").exists():
+            self.facts = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+
     def log(self, **event: Any) -> None:
         """Append one event to metrics.jsonl."""
         self.append("metrics.jsonl", event)
@@ -139,8 +144,7 @@ def check_same(recipe: Recipe | None, text: str, path: Path) -> Recipe:
 def reopen(path: Path) -> RunDirectory:
     """An existing run directory, to go on with."""
     run = RunDirectory(path)
-    if (path / "run.json").exists():
-        run.facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    run.catch_up()
     run.record(status="running", error=None, finished=None)
     return run
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import random
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,20 @@ from sightline.errors import UserError
 from sightline.evaluate.run import evaluate
 from sightline.models.build import Built, build
 from sightline.recipe.schema import Evaluate, Recipe
-from sightline.report.page import write_report
 from sightline.train import checkpoint, directory
 from sightline.train.checkpoint import Position
 from sightline.train.clock import Clock
 from sightline.train.directory import RunDirectory
+from sightline.train.ending import TRACE, abandon, close
 from sightline.train.facts import skipped_facts, stage_facts, starting_facts, stream_facts
 from sightline.train.guarded import guarded
 from sightline.train.interrupt import Interrupted, Interrupts, watched_signals
 from sightline.train.loop import Surroundings, run_stage
 from sightline.train.parallel.choose import layout_of
 from sightline.train.parallel.layout import Layout
+from sightline.train.parallel.presence import explaining, present
 from sightline.train.parallel.ranks import Ranks, joined_ranks
+from sightline.train.parallel.verdict import RanksLost
 from sightline.train.precision import Precision, pick_precision
 from sightline.train.stage import SEED_STRIDE, ReadyStage, Tell, make_ready
 from sightline.train.streamed import Shards, lanes_of, open_streams
@@ -59,7 +61,7 @@ def train(
         UserError: bad recipe or data, a folder in use. GuardError: a fault found before the first step.
         Interrupted: SIGINT or SIGTERM came; the run is saved.
     """
-    with joined_ranks(recipe.device) as everyone:
+    with joined_ranks(recipe.device, recipe.parallel.timeout) as everyone:
         layout = layout_of(recipe.parallel, everyone)
         ranks = layout.ranks
         path = Path(ranks.share(str(out or directory.default_path(recipe))))
@@ -83,7 +85,7 @@ def resume(path: Path, recipe: Recipe | None = None, listen: Listener | None = N
         UserError: not a run, started from another recipe (where `recipe` is given), or live.
     """
     saved = directory.saved_recipe(path, recipe)
-    with joined_ranks(saved.device) as everyone:
+    with joined_ranks(saved.device, saved.parallel.timeout) as everyone:
         layout = layout_of(saved.parallel, everyone)
         with directory.locked(path) if layout.ranks.main else contextlib.nullcontext():
             run = directory.reopen(path) if layout.ranks.main else RunDirectory(path)
@@ -111,28 +113,27 @@ class _Run:
 def _recorded(run: _Run) -> None:
     """Run it, and write down how it ended, whatever happens; the report is written in any case."""
     clock = Clock(run.directory.facts.get("time"))
+    if presence := present():
+        presence.closes(run.directory.path, lambda error: abandon(run.directory, run.ranks, error))
     with watched_signals() as interrupts:
         try:
-            status, error = "failed", None
-            _run(run, clock, interrupts)
+            status, error, trace = "failed", None, None
+            with explaining(interrupts.held):
+                _run(run, clock, interrupts)
             status = "finished"
         except (Interrupted, KeyboardInterrupt):
             status = "interrupted"
             raise Interrupted(interrupts.number or 2) from None
         except Exception as failure:
-            status = "stopped" if isinstance(failure, UserError) else "failed"
+            status = "stopped" if isinstance(failure, UserError) and not isinstance(failure, RanksLost) else "failed"
             error = str(failure) or type(failure).__name__
+            trace = None if isinstance(failure, UserError) else traceback.format_exc()[-TRACE:]
+            if isinstance(failure, RanksLost):
+                abandon(run.directory, run.ranks, failure)
             raise
         finally:
             if run.ranks.main:
-                _close(run.directory, clock, status, error)
-
-
-def _close(run: RunDirectory, clock: Clock, status: str, error: str | None) -> None:
-    """Write down the end, and the report. On a run that ended badly neither may hide why (a full disk, say)."""
-    with contextlib.nullcontext() if status == "finished" else contextlib.suppress(OSError, UserError):
-        run.record(status=status, error=error, finished=datetime.now(UTC).isoformat(), time=dict(clock.seconds))
-        write_report(run.path)
+                close(run.directory, clock, status, error, trace)
 
 
 def _run(run: _Run, clock: Clock, interrupts: Interrupts) -> None:
@@ -221,6 +222,7 @@ def _evaluate_after(
     if run.ranks.main and name in run.recipe.evaluate_after and not (folder / "evaluation.json").is_file():
         folder.mkdir(exist_ok=True)
         _evaluate(run, run.recipe.evaluate_after[name], folder, built, rows, precision, clock)
+    run.ranks.barrier()  # here rather than in the next exchange, whose time is limited
 
 
 def _evaluate(

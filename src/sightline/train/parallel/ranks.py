@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -14,7 +16,13 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from sightline.errors import UserError
+from sightline.recipe.schema import Parallel
+from sightline.train.parallel.machines import Machine
+from sightline.train.parallel.presence import Presence, present, there
 from sightline.train.parallel.sharded import local
+
+TIMEOUT: float = Parallel().timeout
+LATE = 60.0  # seconds after the run's own timeout
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +54,13 @@ class Ranks:
         return [float(value) for value in total.tolist()]
 
     def barrier(self) -> None:
-        """Wait until every process of the run is here."""
-        if dist.is_initialized():
-            dist.barrier()
+        """Wait until every process of the run is here, however long that takes, unless one of them dies."""
+        if presence := present():
+            presence.barrier()
 
     def share(self, text: str) -> str:
-        """The main process's `text`, on every process of the run."""
-        if not dist.is_initialized():
-            return text
-        box = [text]
-        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
-        return box[0]
+        """The main process's `text`, on every process of the run; waits as `barrier` does."""
+        return presence.share(text) if (presence := present()) else text
 
     def average_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Average the gradients of `parameters` over ranks; a rank where one has none counts it as zero."""
@@ -101,14 +105,16 @@ def accumulating(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def joined_ranks(device: str) -> Iterator[Ranks]:
+def joined_ranks(device: str, timeout: float = TIMEOUT) -> Iterator[Ranks]:
     """The ranks of this run (torchrun's environment), joined for the length of the block.
 
     Args:
         device: "auto", "cpu", "cuda" or "mps".
+        timeout: seconds that a rank waits for the others, at the start and in each exchange.
 
     Raises:
-        UserError: a device that this machine does not have.
+        UserError: a device that this machine does not have; ranks that never arrive, or cannot be in one run; in the
+            block's place, what its error tells of ranks that are gone.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     chosen = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
@@ -117,11 +123,29 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
-    try:
-        yield Ranks(rank, world, chosen)
-    finally:
-        dist.destroy_process_group()
+    presence = Presence(rank, world, Machine.here(chosen), timeout)
+    with there(presence):
+        try:
+            _join(presence, chosen)
+            if presence.rank == 0 and (unequal := presence.warning()):
+                warnings.warn(unequal, stacklevel=3)
+            yield Ranks(rank, world, chosen)
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+
+def _join(presence: Presence, device: torch.device) -> None:
+    # A kernel of NCCL that waits for a dead peer wakes no thread of the host: `presence` ends the process after its
+    # timeout, with a word, and torch's watchdog would after this one, without.
+    late = LATE if device.type == "cuda" else 0.0
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore("torch", presence.store),
+        rank=presence.rank,
+        world_size=presence.world,
+        timeout=timedelta(seconds=presence.timeout + late),
+    )
 
 
 def pick_device(wanted: str, local_rank: int = 0) -> torch.device:
