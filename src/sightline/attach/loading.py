@@ -19,6 +19,7 @@ from sightline.attach.recorder import Recorder
 from sightline.guard.evidence import Fed, FeedSeen, LoaderSeen, WaitingSeen
 from sightline.guard.probes.call import Call, outcome
 from sightline.guard.probes.draws import draws, seconds_a_batch
+from sightline.guard.probes.paired import paired
 from sightline.guard.probes.rows import rows_apart
 
 AT_FIRST = 64  # batches that are all hashed: most faults of a loader show in its first ones
@@ -29,6 +30,7 @@ PROBED, AT_LAST = 3, 16  # training forwards before rows are probed; by the seco
 WHY = {
     "LoaderSeen": "no loader was shown: attach(..., dataloader=loader)",
     "DrawsSeen": "no loader of a map-style data set with two or more forked workers was shown, or it was too slow",
+    "PairedSeen": "no loader of samples that hold an image and its mask or boxes was seen to move the image",
     "FeedSeen": "no training batch of tensors was seen",
     "RowsSeen": "no training batch was seen whose inputs share their leading dimension",
     "WaitingSeen": "no steps with a loader in sight: attach(..., dataloader=loader)",
@@ -66,6 +68,7 @@ class Loading:
         self._seen: LoaderSeen | None = None
         self._fed: dict[int, Fed] = {}
         self._forwards, self._shown, self._rows_asked = 0, 0, not wants("RowsSeen")
+        self._pairs_asked = not wants("PairedSeen")
         self._spent, self._began = 0.0, time.perf_counter()
         self._waits: deque[tuple[float, float]] = deque(maxlen=STEPS)
         self._stepped: float | None = None
@@ -122,6 +125,7 @@ class Loading:
         start = time.perf_counter()
         self._infer_epoch()
         self._forwards += 1
+        self._ask_pairs(call, output)
         if output is not None and self._hashes():
             self._hash(call, output)
             self._show()
@@ -189,6 +193,18 @@ class Loading:
         if final or (count >= 8 and count & (count - 1) == 0 and count != self._shown):
             self._shown = count
             self._offer(FeedSeen(self._recorder.step, tuple(self._fed.values()), self._seen))
+
+    def _ask_pairs(self, call: Call, output: Any) -> None:
+        """Once, of a loader that feeds images to a model which gives more than a row of numbers for each."""
+        if self._pairs_asked or self._loader is None:
+            return
+        self._pairs_asked = True
+        images = call.tensor("pixel_values")
+        logits = outcome(output).logits
+        if images is None or (logits is not None and logits.dim() < 3):
+            return
+        if (seen := paired(self._loader, self._recorder.step)) is not None:
+            self._offer(seen)
 
     def _probe_rows(self, call: Call) -> None:
         """Once, when the model has been fed different batches."""

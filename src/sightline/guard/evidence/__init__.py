@@ -22,6 +22,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     ScoreSeen     when an evaluation of text is over (the first few): its likelihoods, recomputed
     AccessSeen    from hosts that know which repositories of a hub a run reads and writes
     LoaderSeen    when the loader begins an epoch, where the loader is known
+    PairedSeen    after the first training forward on images, where samples hold an image with a mask or with boxes
     FeedSeen      after 8, 16, 32, ... hashed training batches, and at the end
     WaitingSeen   after 32, 64, ... steps with a known loader, and at the end
     RanksSeen     on rank 0, when all ranks have shown the same step; RanksStuckSeen when all wait for ever
@@ -89,6 +90,7 @@ from sightline.guard.evidence.loading import (
     Fed,
     FeedSeen,
     LoaderSeen,
+    PairedSeen,
     RowsSeen,
     SharedTextSeen,
     WaitingSeen,
@@ -137,6 +139,7 @@ __all__ = [
     "OverfitSeen",
     "OwnModeSeen",
     "PaddingSeen",
+    "PairedSeen",
     "ParameterSeen",
     "Phase",
     "PicturesSeen",
@@ -200,6 +203,7 @@ Evidence = (
     | FeedSeen
     | FreshFrozenSeen
     | DrawsSeen
+    | PairedSeen
     | RowsSeen
     | WaitingSeen
     | RanksSeen

@@ -90,6 +90,22 @@ class DrawsSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class PairedSeen:
+    """Answer of a probe: samples of the data set, each read several times, beside their first reading.
+
+    Attributes:
+        kind: what belongs to the image: "masks" or "boxes".
+        moved: readings whose image was mirrored, turned or moved, and whose target shows whether it was too.
+        apart: those of them whose target went another way, or stayed.
+    """
+
+    step: int
+    kind: str
+    moved: int
+    apart: int
+
+
+@dataclass(frozen=True, slots=True)
 class RowsSeen:
     """Answer of a probe: another row's input was put in place of one row's, in eval mode.
 

@@ -29,7 +29,7 @@ def draws(loader: DataLoader[Any], step: int) -> DrawsSeen | None:
     Nothing of the host's is touched: the copy's workers are forked, and its own generator gives their seeds. None for
     iterable data sets, fewer than two workers, start methods other than fork, slow data sets and those that fail.
     """
-    if not _can_be_copied(loader):
+    if not can_be_copied(loader):
         return None
     start = time.monotonic()
     order = [[0]] * (2 * DRAWS)
@@ -55,7 +55,7 @@ def draws(loader: DataLoader[Any], step: int) -> DrawsSeen | None:
 def seconds_a_batch(loader: DataLoader[Any]) -> float | None:
     """How long one worker needs to make a batch, by a forked worker of a copy; None where that cannot be tried."""
     size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)  # accelerate's has only the second
-    if not _can_be_copied(loader, least=0) or not size:
+    if not can_be_copied(loader, least=0) or not size:
         return None
     count = len(loader.dataset)  # type: ignore[arg-type]
     order = [[(b * size + i) % count for i in range(size)] for b in range(3)]
@@ -77,7 +77,8 @@ def seconds_a_batch(loader: DataLoader[Any]) -> float | None:
     return min(late - early for early, late in pairwise(ends))
 
 
-def _can_be_copied(loader: DataLoader[Any], least: int = 2) -> bool:
+def can_be_copied(loader: DataLoader[Any], least: int = 2) -> bool:
+    """Whether forked workers of our own can read its map-style data set, and it has `least` workers."""
     context = loader.multiprocessing_context
     method = context.get_start_method() if context is not None else torch.multiprocessing.get_start_method()
     sized = hasattr(loader.dataset, "__getitem__") and hasattr(loader.dataset, "__len__")

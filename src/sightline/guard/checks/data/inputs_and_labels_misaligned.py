@@ -1,10 +1,11 @@
-"""I5 · Inputs and labels do not belong together: an input returns with another class, or meets all labels.
+"""I5 · Inputs and labels do not belong together: an input returns with another class, or an image without its mask.
 
 Symptom: the training loss stays near that of guessing, and what little it falls is memorised for one epoch; accuracy is
 chance on data that a simple model learns.
 Root cause: inputs and labels are shuffled, sorted or filtered separately: two loaders zipped that shuffle on their own,
 a batch sorted by length without its labels, an off-by-one between two lists. Or their shapes are (n, 1) and (n,): then
 the difference is (n, n), each output is compared with every label, and the best answer to all is the mean.
+Or image and mask (or boxes) are augmented with random numbers of their own.
 Fix: shuffle with one permutation (`i = torch.randperm(n); x, y = x[i], y[i]`), or keep each pair in one data set row;
 give outputs and targets one shape: `outputs.squeeze(-1)`.
 Stays silent when: inputs come back with the class they had, or so often that the rest is label noise; inputs never
@@ -22,20 +23,23 @@ from collections import Counter
 from itertools import pairwise
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import FeedSeen, PullSeen
+from sightline.guard.evidence import FeedSeen, PairedSeen, PullSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vision", "vlm")
 AGAIN = 16  # inputs that came back: fewer would not tell a separate shuffle from label noise
 FEW = 8  # conflicts: at 10 % noise, 8 of 16 have a chance of 6e-5
 HALF = 0.5  # of the conflicts that independent labels would have; label noise (3-10 %) stays far below
+APART_LEAST, APART_SHARE = 4, 0.25  # readings; of those that tell: joint transforms leave none, one of several a half
 BATCHES = 5  # that pull all outputs to one number, each to another one: targets of one value have one, or two by turns
 APART = 1e-3  # of the outputs' spread: float32 finds where a line crosses 0 to about 1e-5 of it
 CLOSE = 0.01  # of these numbers' range: a GAN's real and fake by turns are two, and drift a little as sigmoids bend
 
 
-def find(feed: FeedSeen | None = None, pull: PullSeen | None = None) -> Verdict:
+def find(feed: FeedSeen | None = None, pull: PullSeen | None = None, paired: PairedSeen | None = None) -> Verdict:
     """Compare the classes of inputs that were fed more than once with what independent classes would give."""
+    if paired is not None and (finding := _augmented_apart(paired)):
+        return finding
     if pull is not None and _one_for_all(pull):
         return Finding(
             severity="error",
@@ -66,6 +70,18 @@ def find(feed: FeedSeen | None = None, pull: PullSeen | None = None) -> Verdict:
         fix="shuffle, sort and filter inputs and labels with one index (x[i], y[i]), or keep each pair in one row of"
         " the data set",
         seen={"came back": again, "with another class": conflicts, "expected if unrelated": independent * again},
+    )
+
+
+def _augmented_apart(seen: PairedSeen) -> Finding | None:
+    if seen.apart < APART_LEAST or seen.apart < APART_SHARE * seen.moved:
+        return None
+    return Finding(
+        severity="error",
+        message=f"in {seen.apart} of {seen.moved} readings of a sample its image was mirrored or moved, and its"
+        f" {seen.kind} were not, or otherwise",
+        fix=f"draw each random transform once for image and {seen.kind}: one `flip = random.random() < 0.5` for both",
+        seen={"readings that moved the image": seen.moved, "apart": seen.apart},
     )
 
 
