@@ -59,12 +59,12 @@ def recipe(path: Path, stage: dict[str, Any] | None = None, **changes: Any) -> R
 @contextmanager
 def between_towers(change: Any) -> Iterator[None]:
     """Inside the block, `change` is done to what the connector gives the language tower."""
-    real = ComposedVLM._connect
-    ComposedVLM._connect = lambda self, features: change(real(self, features))  # type: ignore[method-assign]
+    real = ComposedVLM.connect
+    ComposedVLM.connect = lambda self, features: change(real(self, features))  # type: ignore[method-assign]
     try:
         yield
     finally:
-        ComposedVLM._connect = real  # type: ignore[method-assign]
+        ComposedVLM.connect = real  # type: ignore[method-assign]
 
 
 def killed(content: Recipe, folder: Path, step: int) -> Path:

@@ -50,8 +50,8 @@ def record(
         for n in range(10, last + 1, 10)
     )  # fmt: skip
     seen = Facts(
-        "tiny", facts.get("status", "finished"), "", "", "", {}, {}, {"precision": facts.get("precision", "fp32")}, (), (),
-        (), 0, {}, {},
+        "tiny", facts.get("status", "finished"), "", "", "", {}, {}, {"precision": facts.get("precision", "fp32")},
+        (), (), (), 0, {}, {},
     )  # fmt: skip
     history = History(points, last_step=last, steps=steps, layers=tuple(layers))
     place = Last("train", "see", last, last, 200)

@@ -49,7 +49,7 @@ def test_a_jump_is_led_back_to_the_row_that_made_it(tmp_path: Path) -> None:
     assert row.endswith(f"rows.jsonl row {ODD_ROW}") and times == len(one.rows)
     assert sum(count == times for _, count in recurring(one.rows)) == 1
     assert "zq" in one.answers[row]
-    assert one.ordered()[0].says == "the rows of these steps"
+    assert one.ordered()[0].says == f"{row} is in all {times} of these steps"
 
 
 def test_rows_that_changed_since_are_told(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_rate_that_is_too_high(data: Path, tmp_path: Path) -> None:
     found = looked_at(tmp_path / "run")
     loss = next(one for one in found.wrong if one.name == "loss-explodes")
     assert found.found[0] == loss and loss.severity == "error" and loss.step is not None and loss.step <= 4
-    assert loss.ordered()[0].do == "stages.see.lr=3" and loss.ordered()[0].likelihood == "shown"
+    assert loss.ordered()[0].do == "stages.see.lr=0.09" and loss.ordered()[0].likelihood == "shown"
     assert {"stages.see.schedule.warmup=0.1", "stages.see.optimizer.clip=1.0"} <= {cause.do for cause in loss.causes}
 
 

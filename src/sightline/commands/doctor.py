@@ -11,7 +11,7 @@ from typing import Any
 
 from sightline.commands.heat import heat_table
 from sightline.commands.terminal import say
-from sightline.doctor.diagnosis import Diagnosis, Examination, Fed, Spot
+from sightline.doctor.diagnosis import Cause, Diagnosis, Examination, Fed, Spot
 from sightline.doctor.examine import examine
 from sightline.doctor.record import Record, read_record
 from sightline.errors import UserError
@@ -20,6 +20,7 @@ SOUND, WRONG = 0, 3
 MOST_STEPS = 10  # of a logged window whose rows are told
 MOST_ROWS = 64
 SHOWN_ROWS = 8
+AGAIN = 3  # steps that share one row only: in fewer that happens by chance
 ANSWER = 60  # characters of a row's answer
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
@@ -69,7 +70,16 @@ def _with_rows(one: Diagnosis, record: Record, notes: list[str]) -> Diagnosis:
         return one
     if any(each.proved is False for each in fed):
         notes.append("rows: the data have changed since the run was fed them, so the rows told may be others")
-    return replace(one, rows=tuple(fed), answers=answers)
+    return replace(one, rows=tuple(fed), answers=answers, causes=(*_suspects(fed), *one.causes))
+
+
+def _suspects(fed: Sequence[Fed]) -> list[Cause]:
+    """A row that every one of the steps was fed, where it is the only one."""
+    rows = [row for row, times in recurring(fed) if times == len(fed)]
+    if len(rows) != 1 or len(fed) < AGAIN:
+        return []
+    remedy = "mend this row, or leave it out (data.<name>.where)"
+    return [Cause("shown" if len(fed) > AGAIN else "likely", f"{rows[0]} is in all {len(fed)} of these steps", remedy)]
 
 
 def _proved(feeding: Any, record: Record, one: Diagnosis, spot: Spot) -> bool | None:
@@ -134,30 +144,29 @@ def _show_one(number: int, one: Diagnosis) -> None:
     say("")
     say(f"{number}. {one.severity}: {one.says}", style=STYLES[one.severity])
     for name, value in one.seen.items():
-        lines = str(value).splitlines() or [""]
+        lines = (f"{value:.3g}" if isinstance(value, float) else str(value)).splitlines() or [""]
         say(f"     {name}: {lines[0]}", *(f"       {line}" for line in lines[1:]))
-    for fed in one.rows:
-        _show_rows(fed, one)
     again = recurring(one.rows)
     for row, times in again[:SHOWN_ROWS]:
-        answer = one.answers.get(row, "")
-        say(f"     in {times} of these {len(one.rows)} steps: {row}" + (f" ({_cut(answer)})" if answer else ""))
+        say(f"     in {times} of these {len(one.rows)} steps: {_row(row, one)}")
+    for fed in one.rows:
+        _show_rows(fed, one, SHOWN_ROWS // 4 if again else SHOWN_ROWS)
     for place, cause in enumerate(one.ordered()):
         say(f"   {chr(ord('a') + place)}) {cause.likelihood}: {cause.says}", f"      {cause.do}")
 
 
-def _show_rows(fed: Fed, one: Diagnosis) -> None:
+def _show_rows(fed: Fed, one: Diagnosis, most: int) -> None:
     spot = fed.spot
     steps = f"step {spot.last:,}" if spot.first == spot.last else f"steps {spot.first:,} to {spot.last:,}"
     sure = {True: "as the run wrote down", False: "NOT as the run wrote down", None: "by the recipe"}[fed.proved]
     say(f"     rows of {steps} ({sure}):")
-    for row in fed.rows[:SHOWN_ROWS]:
-        answer = one.answers.get(row, "")
-        say(f"       {row}" + (f" ({_cut(answer)})" if answer else ""))
-    if len(fed.rows) > SHOWN_ROWS:
-        say(f"       and {len(fed.rows) - SHOWN_ROWS} more (--json lists them)")
+    for row in fed.rows[:most]:
+        say(f"       {_row(row, one)}")
+    if len(fed.rows) > most:
+        say(f"       and {len(fed.rows) - most} more (--json lists them)")
 
 
-def _cut(text: str) -> str:
-    plain = " ".join(text.split())
-    return plain if len(plain) <= ANSWER else f"{plain[:ANSWER]}..."
+def _row(row: str, one: Diagnosis) -> str:
+    """The row's place, and what it answers as far as a line has room."""
+    answer = " ".join(one.answers.get(row, "").split())
+    return f"{row} ({answer if len(answer) <= ANSWER else answer[:ANSWER] + '...'})" if answer else row

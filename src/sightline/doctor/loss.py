@@ -23,7 +23,8 @@ PULL = 3.0  # deviations of the gradient norm: a batch that is only hard does no
 MANY = 3  # jumps: one or two are a part of life
 SHOWN = 5  # jumps whose rows are told
 RISING = 10.0  # times its median: a gradient norm before the loss left the numbers
-LOWER = 10.0  # how much lower a rate that broke the run is to be
+LOWER = 10.0  # how much lower at least a rate that broke the run is to be
+USUAL = 1e-3  # update over weights (CS231n, "Ratio of weights:updates")
 
 
 def look_at_loss(record: Record) -> Look:
@@ -178,22 +179,22 @@ def step_causes(stage: StageSeen, own: int, *, rising: bool) -> tuple[Cause, ...
     return tuple(causes)
 
 
-def too_fast(stage: StageSeen, likelihood: str) -> Cause:
-    """The rate is too high: by how much tells the update ratio of the fastest tower."""
+def too_fast(stage: StageSeen, likelihood: Likelihood) -> Cause:
+    """The rate is too high, and the lower one at which the fastest tower's largest step would be of the usual size."""
     assert stage.spec is not None
-    says = "the learning rate is too high"
-    fastest = max(
-        ((t, ratio) for t in stage.towers if (ratio := highest_ratio(stage, t))), key=lambda x: x[1], default=None
-    )
-    if fastest:
-        says += f": a step changed up to {fastest[1]:.2g} of the weights of {fastest[0]} (about 1e-3 is usual)"
+    says, lower = "the learning rate is too high", 1 / LOWER
+    ratios = {tower: highest_ratio(stage, tower) for tower in stage.towers}
+    if fastest := max(ratios, key=lambda tower: ratios[tower], default=None):
+        says += f": a step changed up to {ratios[fastest]:.2g} of the weights of {fastest} ({USUAL:g} is usual)"
+        lower = min(lower, USUAL / ratios[fastest]) if ratios[fastest] else lower
     rate = stage.spec.lr
-    told = (
-        f"{rate / LOWER:g}"
-        if isinstance(rate, float)
-        else "{" + ", ".join(f"{t}: {r / LOWER:g}" for t, r in rate.items()) + "}"
-    )
-    return Cause(likelihood, says, f"{stage.key('lr')}={told}")  # type: ignore[arg-type]
+    told = _one_digit(rate * lower) if isinstance(rate, float) else None
+    by_tower = [f"{tower}: {_one_digit(own * lower)}" for tower, own in rate.items()] if isinstance(rate, dict) else []
+    return Cause(likelihood, says, f"{stage.key('lr')}={told or '{' + ', '.join(by_tower) + '}'}")
+
+
+def _one_digit(value: float) -> str:
+    return f"{float(f'{value:.0e}'):g}"
 
 
 def highest_ratio(stage: StageSeen, tower: str) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from sightline.doctor.diagnosis import Cause, Diagnosis, Look
+from sightline.doctor.loss import USUAL
 from sightline.doctor.record import Record, StageSeen
 from sightline.report.format import scientific
 from sightline.report.values import TrainPoint
@@ -14,7 +15,6 @@ from sightline.report.values import TrainPoint
 ABOUT = "size of the updates"
 FEW = 3  # logged steps
 HIGH, LOW = 3e-2, 1e-6  # medians; healthy is about 1e-3: thirty steps replace the weights, a million change nothing
-USUAL = 1e-3
 PEAK = 0.1  # of its highest rate: below, in warm-up and at the end of a schedule, a tower is meant to stand still
 
 
