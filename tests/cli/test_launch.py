@@ -29,7 +29,7 @@ def test_it_writes_files_and_says_what_to_run(call, tmp_path: Path) -> None:
         (("--fabric", "nvlink", "--nodes", "2"), "'nvlink' joins the GPUs of one machine, and 2 machines"),
         (("--nodes", "0"), "--nodes: 0 of them run nothing"),
         (("--gpus", "-1"), "--gpus: -1 of them run nothing"),
-        (("--gpus", "7"), "not dealt evenly to 7 ranks"),
+        (("--gpus", "7"), "not dealt evenly to 7 GPUs"),
         (("--gpus", "8", "parallel.tensor=3"), "does not make the 8 processes"),
         (("--gpu", "h1000"), "no GPU is known as 'h1000'"),
         (("--hours", "0"), "0 hours are no time limit"),

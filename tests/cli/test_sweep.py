@@ -65,7 +65,7 @@ def test_arrays(call, tmp_path: Path, target: str, more: tuple[object, ...], fil
         (("--on", "vertex"), "use one of torchrun, slurm, k8s, skypilot"),
         (("--on", "torchrun", "--nodes", 2), "torchrun starts one machine's runs"),
         (("--on", "k8s", "--nodes", 2, "--image", "i"), "each run has one machine"),
-        (("--on", "slurm", "--gpus", 7), "not dealt evenly to 7 ranks"),
+        (("--on", "slurm", "--gpus", 7), "not dealt evenly to 7 GPUs"),
         (("--seeds", 0), "0 seeds"),
         (("stages.see.lr=1e-3",), "comes twice"),
     ],

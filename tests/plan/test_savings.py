@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from sightline.losses.next_token import next_token
 from sightline.models.vlm import VLM
+from sightline.plan.choice import as_written, enough, options
 from sightline.plan.devices import GPUS
 from sightline.plan.layouts import World
 from sightline.plan.savings import savings
@@ -22,7 +23,7 @@ def on_one(learn: dict[str, str], **more: object) -> StageOnGpus:
 
 def test_a_frozen_tower_saves_gradients_and_moments() -> None:
     found = on_one(ALIGN)
-    told = {each.what: each for each in savings(found, found.as_written())}
+    told = {each.what: each for each in savings(found, as_written(found))}
     count = {tower: [p.numel() for _, p in found.model.tower_parameters(tower)] for tower in found.model.towers}
     for tower in ("vision", "language"):
         assert told[f"freezing {tower}"].bytes == 12 * sum(count[tower]) + 4 * len(count[tower])
@@ -35,7 +36,7 @@ def test_kept_features_are_seen_in_the_rehearsal() -> None:
     one, other = (each.rehearsal("one", False, 2) for each in (found, kept))
     assert one is not None and other is not None
     assert one.flops["vision"] > 0 == other.flops["vision"]
-    assert not [each for each in savings(kept, kept.as_written()) if "cache" in each.what]
+    assert not [each for each in savings(kept, as_written(kept)) if "cache" in each.what]
 
 
 def test_the_largest_micro_batch_is_the_last_that_fits() -> None:
@@ -50,9 +51,9 @@ def test_more_gpus_hold_what_one_does_not() -> None:
     found = on_one({"connector": "all", "language": "all"})
     state = found.option("one", True).total
     small = replace(found, gpu=replace(found.gpu, memory=state + 2**29), _seen={})
-    assert small.option("one", True).fits and small.enough() is None  # ranks need buffers of their own
+    assert small.option("one", True).fits and enough(small) is None  # ranks need buffers of their own
     wide = replace(found, gpu=replace(found.gpu, memory=state + 2**30), _seen={})
-    assert wide.enough() == 2
+    assert enough(wide) == 2
 
 
 def test_a_forward_pass_that_looks_at_numbers_is_not_rehearsed() -> None:
@@ -62,7 +63,7 @@ def test_a_forward_pass_that_looks_at_numbers_is_not_rehearsed() -> None:
 
     found = replace(on_one(ALIGN), loss=loss, _seen={})  # type: ignore[arg-type]
     assert not found.rehearsable
-    (option,) = found.options()
+    (option,) = options(found)
     assert option.activations is None and option.time is None and option.fits
     assert [each.what for each in savings(found, option)][:2] == ["freezing vision", "freezing language"]
 

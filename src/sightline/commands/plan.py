@@ -14,19 +14,22 @@ from sightline.errors import UserError
 from sightline.models.build import build_meta
 from sightline.models.composed import ComposedVLM
 from sightline.models.vlm import VLM
+from sightline.plan import choice
 from sightline.plan.devices import Gpu, bandwidth, find
+from sightline.plan.launch.job import check_batch
 from sightline.plan.layouts import World
 from sightline.plan.memory import StateBytes, human
 from sightline.plan.sample import row_shape
 from sightline.plan.savings import savings
 from sightline.plan.stage import Option, StageOnGpus
+from sightline.plan.tensor import Split
 from sightline.recipe.schema import Recipe, Stage
 from sightline.train.freeze import freeze
 from sightline.train.objectives import objective_of
+from sightline.train.parallel.tensor import cuts
 
 DONE, BAD_INPUT = 0, 2
 NUMBERS = "its forward pass looks at numbers, and a rehearsal has none"
-NOW = ("one", "ddp")  # layouts that `sightline train` runs today
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ def plan(recipe: Recipe, machines: Machines, as_json: bool) -> int:
     for stage in recipe.stages:
         with console(stderr=True).status(f"rehearsing {recipe.name}, {stage.name}"):
             found = on_gpus(recipe, stage, gpu, world, machines.tokens)
-            stages.append((found, found.as_written(), found.options()))
+            stages.append((found, choice.as_written(found), choice.options(found)))
     if as_json:
         say(json.dumps(told(recipe, machines, gpu, stages), indent=2))
     else:
@@ -66,10 +69,7 @@ def plan(recipe: Recipe, machines: Machines, as_json: bool) -> int:
 
 def on_gpus(recipe: Recipe, stage: Stage, gpu: Gpu, world: World, tokens: int | None) -> StageOnGpus:
     """`stage` made ready to be planned. Raises UserError for a batch that the GPUs do not divide."""
-    if stage.batch % world.size:
-        what = f"a batch of {stage.batch} is not dealt evenly to {world.size} GPUs"
-        fix = f"set stages.{stage.name}.batch to a multiple of {world.size}, or choose a number of GPUs that divides it"
-        raise UserError(what, where=f"stages.{stage.name}.batch", fix=fix)
+    check_batch(stage, recipe.parallel.sizes(world.size, world.each).data, world.size)
 
     def make() -> VLM:
         model = build_meta(recipe.model)
@@ -84,7 +84,7 @@ def on_gpus(recipe: Recipe, stage: Stage, gpu: Gpu, world: World, tokens: int | 
     head = recipe.model.compose.head if recipe.model.compose else None
     chosen = (head.answers or 1) if head and stage.objective == "answers" else 0
     shape = row_shape(model, stage.max_length, tokens, chosen) if loss and isinstance(model, ComposedVLM) else None
-    return StageOnGpus(stage, world, gpu, half, make, shape, loss, why_not)
+    return StageOnGpus(stage, world, gpu, half, make, shape, loss, why_not, recipe.parallel, cuts)
 
 
 def _loss(model: VLM, stage: Stage) -> tuple[Callable[[VLM, Any], Tensor] | None, str]:
@@ -111,7 +111,8 @@ def _show(found: StageOnGpus, written: Option, options: list[Option], machines: 
     for tower, state in written.state.items():
         kinds = (state.weights, state.gradients, state.optimizer, state.total)
         rows.append((tower, *map(human, kinds)))
-    say("", f"  as the recipe says ({written.layout}), on each GPU:")
+    whose = "each GPU of the fullest stage" if written.split.pipeline > 1 else "each GPU"
+    say("", f"  as the recipe says ({written.name}), on {whose}:")
     table(("tower", "weights", "gradients", "optimizer", "state"), rows, numbers=("weights", "gradients", "state"))
     say("")
     _options(options, machines)
@@ -128,7 +129,7 @@ def _options(options: list[Option], machines: Machines) -> None:
         state = human(sum(one.total for one in each.state.values()))
         acts = human(round(each.activations)) if each.activations is not None else "?"
         room = human(round(each.room)) if each.fits else f"-{human(round(-each.room))}"
-        row = [each.layout, "yes" if each.checkpointing else "no", f"{each.micro} x {each.times}", state, acts]
+        row = [each.name, "yes" if each.checkpointing else "no", f"{each.micro} x {each.times}", state, acts]
         row += [human(round(each.passing)), human(round(each.total)), room]
         row += ["?" if each.largest is None else f"{each.largest:,}"]
         row += _seconds(each, machines)
@@ -161,8 +162,8 @@ def _verdict(found: StageOnGpus, written: Option, options: list[Option], machine
     if not best.fits:
         least = max(options, key=lambda each: each.room)
         lack = human(round(-least.room))
-        say(f"error: stage {found.stage.name} fits in no layout; {least.layout} lacks {lack}", style="red", stderr=True)
-        enough = found.enough()
+        say(f"error: stage {found.stage.name} fits in no layout; {least.name} lacks {lack}", style="red", stderr=True)
+        enough = choice.enough(found)
         more = f"{enough} of these GPUs (fsdp, one row at a time, recomputed)" if enough else "larger GPUs"
         say(f"  fix: take {more}, train adapters (model.lora), or freeze more", stderr=True)
         return
@@ -170,7 +171,7 @@ def _verdict(found: StageOnGpus, written: Option, options: list[Option], machine
         say(f"  the smallest change that fits: {', '.join(changes(found, cheapest))}")
     told = ", ".join(changes(found, best)) or "the recipe as it is"
     if best.time is None:
-        fitting = ", ".join(option.layout for option in options if option.fits)
+        fitting = ", ".join(option.name for option in options if option.fits)
         say(f"  the state fits in {fitting}; which of them is fastest is not told without a rehearsal")
         return
     say(f"  the fastest that fits: {told}{_duration(found, best, machines)}")
@@ -189,7 +190,7 @@ def cheapest_change(found: StageOnGpus, written: Option, options: list[Option]) 
     """Where the recipe as written does not fit, what does with the fewest changes; of equals the fastest."""
     if written.fits or not any(each.fits for each in options):
         return None
-    engine = [each.layout != written.layout for each in options]  # another engine is a change on its own
+    engine = [each.name != written.name for each in options]  # another engine is a change on its own
     weighed = [(len(changes(found, each)) + engine[place], place) for place, each in enumerate(options) if each.fits]
     return options[min(weighed)[1]]
 
@@ -197,13 +198,26 @@ def cheapest_change(found: StageOnGpus, written: Option, options: list[Option]) 
 def changes(found: StageOnGpus, option: Option) -> list[str]:
     """What to set in the recipe for `option`."""
     where, told = f"stages.{found.stage.name}", []
-    if option.layout not in NOW:
-        told.append(f"the layout {option.layout} (not in `sightline train` yet)")
+    parallel, told_now = found.parallel, (option.layout, option.split, option.offload)
+    if told_now != (parallel.kind, Split(parallel.tensor, parallel.pipeline), parallel.offload):
+        told += parallel_line(option)
     if option.checkpointing != found.stage.gradient_checkpointing:
         told.append(f"{where}.gradient_checkpointing={str(option.checkpointing).lower()}")
     if option.micro != found.stage.micro_batch and not (option.times == 1 and found.stage.micro_batch is None):
         told.append(f"{where}.micro_batch={option.micro}")
     return told
+
+
+def parallel_line(option: Option) -> list[str]:
+    """The recipe's line for the layout of `option`; one GPU needs none."""
+    if option.layout == "one":
+        return []
+    sizes = {"tensor": option.split.tensor, "pipeline": option.split.pipeline}
+    parts = [f"{name}: {size}" for name, size in sizes.items() if size > 1]
+    parts += [f"offload: {option.offload}"] if option.offload != "none" else []
+    if option.frozen == "shard" and option.layout in ("fsdp", "hybrid"):
+        parts.append("frozen: shard")
+    return [f"parallel={{kind: {', '.join([option.layout, *parts])}}}" if parts else f"parallel={option.layout}"]
 
 
 def told(recipe: Recipe, machines: Machines, gpu: Gpu, stages: list[Any]) -> dict[str, Any]:
@@ -232,6 +246,10 @@ def _as_data(found: StageOnGpus, option: Option, machines: Machines) -> dict[str
     priced = machines.price is not None and time is not None
     return {
         "layout": option.layout,
+        "tensor": option.split.tensor,
+        "pipeline": option.split.pipeline,
+        "offload": option.offload,
+        "bubble": option.bubble,
         "gradient_checkpointing": option.checkpointing,
         "micro_batch": option.micro,
         "micro_batches": option.times,
@@ -242,6 +260,7 @@ def _as_data(found: StageOnGpus, option: Option, machines: Machines) -> dict[str
             "overhead": option.overhead,
             "total": option.total,
             "room": option.room,
+            "host": option.host,
         },
         "towers": {tower: asdict(state) for tower, state in option.state.items()},
         "fits": option.fits,

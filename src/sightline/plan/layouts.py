@@ -8,8 +8,11 @@ What each engine holds of a model whose recipe says fp32 weights and a bf16 (or 
 | fsdp (FSDP2), hybrid (within a node) | fp32, sharded by rows | sharded, fp32 | sharded |
 | zero1, zero2 (DeepSpeed bf16) | whole, bf16 | whole; zero2: sharded, bf16 | masters and moments, fp32, sharded |
 | zero3 | bf16, sharded | sharded, bf16 | masters and moments, fp32, sharded |
+| zero++ | zero3's, and a second copy in bf16, sharded within the node | as zero3 | as zero3 |
 
-Frozen weights have no gradients, no masters and no moments in any of them; ZeRO-1 and 2 never shard them.
+Frozen weights have no gradients, no masters and no moments in any of them; ZeRO-1 and 2 never shard them, and FSDP does
+where the recipe says so. Offloaded, the optimizer's part and its gradients wait in the host's memory; with `all`, the
+weights too.
 """
 
 from __future__ import annotations
@@ -23,9 +26,11 @@ from torch import Tensor
 
 from sightline.models.vlm import VLM
 from sightline.plan.memory import STEP_BYTES, StateBytes, distinct, size_of, tensor_bytes
+from sightline.recipe.parallel import Offload
 from sightline.recipe.schema import Tower
 
-Layout = Literal["one", "ddp", "fsdp", "hybrid", "zero1", "zero2", "zero3"]
+Frozen = Literal["replicate", "shard"]
+Layout = Literal["one", "ddp", "fsdp", "hybrid", "zero1", "zero2", "zero3", "zero++"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 HALF, SINGLE = 2, 4  # bytes of an element
 
@@ -50,12 +55,19 @@ def layouts_of(world: World) -> tuple[Layout, ...]:
     if world.size == 1:
         return ("one",)
     several = world.nodes > 1 and world.each > 1
-    return tuple(layout for layout in LAYOUTS if layout != "one" and (layout != "hybrid" or several))
+    return tuple(each for each in LAYOUTS if each != "one" and (several or each not in ("hybrid", "zero++")))
+
+
+def offloads_of(layout: Layout) -> tuple[Offload, ...]:
+    """What an engine can move to the host's memory."""
+    if layout in ("zero3", "zero++"):
+        return ("optimizer", "all")
+    return ("optimizer",) if layout in ("zero1", "zero2") else ()
 
 
 def shards(layout: Layout, world: World) -> int:
     """Ranks among which weights are shared out."""
-    return {"fsdp": world.size, "zero3": world.size, "hybrid": world.each}.get(layout, 1)
+    return {"fsdp": world.size, "zero3": world.size, "zero++": world.size, "hybrid": world.each}.get(layout, 1)
 
 
 def autocast(layout: Layout) -> bool:
@@ -63,20 +75,39 @@ def autocast(layout: Layout) -> bool:
     return layout in ("one", "ddp")
 
 
-def state_of(model: VLM, layout: Layout, world: World, *, ema: bool = False) -> dict[Tower, StateBytes]:
+def state_of(
+    model: VLM,
+    layout: Layout,
+    world: World,
+    *,
+    ema: bool = False,
+    frozen: Frozen = "shard",
+    offload: Offload = "none",
+) -> dict[Tower, StateBytes]:
     """State bytes of each tower of `model` on the fullest rank (the first), frozen by the stage's plan."""
     planned = {}
     for tower in model.towers:
         buffers = [buffer for _, module in model.tower_modules(tower) for buffer in module.buffers()]
         parameters = [parameter for _, parameter in model.tower_parameters(tower)]
-        planned[tower] = rank_bytes(parameters, buffers, layout, world, ema=ema)
+        planned[tower] = rank_bytes(parameters, buffers, layout, world, ema=ema, frozen=frozen, offload=offload)
     return planned
 
 
 def rank_bytes(
-    parameters: Iterable[Tensor], buffers: Iterable[Tensor], layout: Layout, world: World, *, ema: bool = False
+    parameters: Iterable[Tensor],
+    buffers: Iterable[Tensor],
+    layout: Layout,
+    world: World,
+    *,
+    ema: bool = False,
+    frozen: Frozen = "shard",
+    offload: Offload = "none",
 ) -> StateBytes:
-    """State bytes of `parameters` on the fullest rank."""
+    """State bytes of `parameters` on the fullest rank's device.
+
+    Args:
+        frozen: whether FSDP shards what does not learn. offload: what ZeRO keeps in the host's memory instead.
+    """
     if layout in ("one", "ddp"):
         return tensor_bytes(parameters, buffers, ema=ema)
     every = distinct(parameters)
@@ -85,28 +116,39 @@ def rank_bytes(
     if layout in ("fsdp", "hybrid"):
         ranks = shards(layout, world)
         mine = sum(_rows(parameter, ranks) * parameter.element_size() for parameter in learning)
-        rest = sum(_rows(p, ranks) * p.element_size() for p in every if not p.requires_grad)
+        apart = ranks if frozen == "shard" else 1
+        rest = sum(_rows(p, apart) * p.element_size() for p in every if not p.requires_grad)
         steps = STEP_BYTES * len(learning)
         return StateBytes(mine + rest, held, mine, 2 * mine + steps, 0, mine if ema else 0)
     count = sum(parameter.numel() for parameter in learning)
     share = math.ceil(count / world.size)
-    if layout == "zero3":
+    if layout in ("zero3", "zero++"):
         weights = sum(math.ceil(parameter.numel() / world.size) for parameter in every)
         share = sum(math.ceil(parameter.numel() / world.size) for parameter in learning)
     else:
         weights = sum(parameter.numel() for parameter in every)
     gradients = count if layout == "zero1" else share
     average = share * SINGLE if ema else 0
+    if offload == "all":
+        weights = 0
+    if layout == "zero++":  # hpZ: what the backward pass gathers within the node (arXiv 2306.10209, section 3.2)
+        weights += sum(math.ceil(parameter.numel() / world.each) for parameter in every)
+    if offload != "none":
+        return StateBytes(weights=HALF * weights, buffers=held, average=average)
     return StateBytes(HALF * weights, held, HALF * gradients, 2 * SINGLE * share, SINGLE * share, average)
 
 
-def gathered(model: VLM, layout: Layout, world: World) -> int:
+def gathered(model: VLM, layout: Layout, world: World, *, frozen: Frozen = "shard") -> int:
     """Bytes of whole weights and gradients that pass through a rank: two blocks at work, one being reduced."""
     if shards(layout, world) == 1:
         return 0
-    blocks = [sum(p.numel() for p in block.parameters()) for tower in model.towers for block in model.blocks(tower)]
+    held = {id(p) for p in model.parameters() if not p.requires_grad and frozen == "replicate"}
+    held = held if layout in ("fsdp", "hybrid") else set()
+    each = (block.parameters() for tower in model.towers for block in model.blocks(tower))
+    blocks = [sum(p.numel() for p in parameters if id(p) not in held) for parameters in each]
     inside = {id(p) for tower in model.towers for block in model.blocks(tower) for p in block.parameters()}
-    outside = sum(p.numel() for p in model.parameters() if id(p) not in inside)  # embeddings: gathered as one
+    beside = (p for p in model.parameters() if id(p) not in inside and id(p) not in held)
+    outside = sum(p.numel() for p in beside)  # embeddings: gathered as one
     largest = max(blocks, default=0)
     learns = any(p.requires_grad for p in model.parameters())
     return HALF * (2 * largest + outside) + (HALF * largest if learns else 0)

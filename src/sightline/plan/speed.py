@@ -9,13 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sightline.plan.devices import Gpu
-from sightline.plan.layouts import HALF, SINGLE, Layout, World, shards
+from sightline.plan.layouts import HALF, SINGLE, Frozen, Layout, World, shards
 from sightline.plan.memory import StateBytes
 from sightline.plan.trace import Rehearsal, Work, total_flops
+from sightline.recipe.parallel import Offload
 
 PRODUCTS = 0.65  # of the peak rate that large matrix products reach (cuBLAS bf16 on A100 and H100: 0.6 to 0.75)
 MEMORY = 0.8  # of the bandwidth that elementwise kernels reach (STREAM on HBM: 0.8 to 0.9)
 WIRES = 0.8  # of a link's rate that NCCL's rings reach (nccl-tests: 0.75 to 0.85 for large messages)
+HOST = 130e9  # bytes a second that AdamW reaches in a node's own memory: assumed, a third of two sockets' DDR4-3200
 ADAM_BYTES = 28  # a parameter: gradient, weight and two moments read, the last three written, all fp32
 
 
@@ -76,51 +78,80 @@ def step_time(
     times: float,
     useful: float,
     half: bool,
+    share: float = 1.0,
+    frozen: Frozen = "shard",
+    offload: Offload = "none",
 ) -> StepTime:
     """One optimizer step of `times` micro-batches a rank.
 
     Args:
-        useful: FLOPs of a micro-batch without what is computed again.
+        share: rows of a micro-batch over those that were rehearsed.
+        useful: FLOPs of the micro-batch that was rehearsed, without what is computed again.
+        frozen, offload: as `layouts.rank_bytes`.
     """
-    forward, backward = roofline(rehearsal.forward, gpu, half), roofline(rehearsal.backward, gpu, half)
-    sharded = state.optimizer / (2 * SINGLE)
-    optimizer = sharded * ADAM_BYTES / (gpu.hbm * MEMORY)
-    collectives = exchanges(layout, world, weights, times)
+    forward, backward = (share * roofline(work, gpu, half) for work in (rehearsal.forward, rehearsal.backward))
+    optimizer = stepping(state, weights, world, gpu, offload)
+    collectives = exchanges(layout, world, weights, times, frozen=frozen)
+    if offload == "all":
+        fetched = HALF * (2 * weights.all - weights.dead) * times / world.size
+        collectives += (Collective("weights from the host", fetched, fetched / (gpu.host * WIRES)),)
     seconds = sum(each.seconds for each in collectives)
     hidden = times * (forward + backward) if shards(layout, world) > 1 else backward
     late = sum(each.seconds for each in collectives if each.name.endswith("after the step"))
     exposed = max(0.0, seconds - late - hidden) + late
     total = times * (forward + backward) + optimizer + exposed
     peak = gpu.half if half else gpu.single
-    return StepTime(times * forward, times * backward, optimizer, exposed, collectives, times * useful / (total * peak))
+    return StepTime(
+        times * forward, times * backward, optimizer, exposed, collectives, times * share * useful / (total * peak)
+    )
 
 
-def exchanges(layout: Layout, world: World, weights: Weights, times: float) -> tuple[Collective, ...]:
+def stepping(state: StateBytes, weights: Weights, world: World, gpu: Gpu, offload: Offload) -> float:
+    """Seconds of AdamW: on the device as long as its bytes take, on the host as its processors and PCIe do."""
+    if offload == "none":
+        return state.optimizer / (2 * SINGLE) * ADAM_BYTES / (gpu.hbm * MEMORY)
+    back = HALF * weights.learning / world.size / (gpu.host * WIRES)  # gradients go down during the backward pass
+    return weights.learning / world.nodes * ADAM_BYTES / HOST + back
+
+
+def exchanges(
+    layout: Layout, world: World, weights: Weights, times: float, *, frozen: Frozen = "shard"
+) -> tuple[Collective, ...]:
     """What a rank sends in one step of `times` micro-batches."""
     if world.size == 1:
         return ()
     learning, whole = weights.learning, weights.all
     again = whole - weights.dead  # gathered once more for the backward pass
+    if layout in ("fsdp", "hybrid") and frozen == "replicate":
+        whole = again = learning
     if layout == "ddp":
-        return (_ring("all-reduce of gradients", 2 * SINGLE * learning, world),)
+        return (ring("all-reduce of gradients", 2 * SINGLE * learning, world),)
     if layout in ("zero1", "zero2"):
         reduced = HALF * learning * (times if layout == "zero2" else 1)
         return (
-            _ring("reduce-scatter of gradients", reduced, world),
-            _ring("all-gather of weights after the step", HALF * learning, world),
+            ring("reduce-scatter of gradients", reduced, world),
+            ring("all-gather of weights after the step", HALF * learning, world),
         )
-    inside = World(world.each, 1, world.peers, world.link) if layout == "hybrid" else world
+    inside = World(world.each, 1, world.peers, world.link)
+    if layout == "zero++":  # int8 weights, a copy within the node, int4 gradients (arXiv 2306.10209, table 1)
+        return (
+            ring("all-gather of weights in int8", whole * times, world),
+            ring("all-gather of weights within the node", HALF * again * times, inside),
+            ring("all-to-all of gradients in int4", 0.5 * learning * times, world),
+        )
+    near = inside if layout == "hybrid" else world
     found: tuple[Collective, ...] = (
-        _ring("all-gather of weights", HALF * (whole + again) * times, inside),
-        _ring("reduce-scatter of gradients", HALF * learning * times, inside),
+        ring("all-gather of weights", HALF * (whole + again) * times, near),
+        ring("reduce-scatter of gradients", HALF * learning * times, near),
     )
     if layout == "hybrid":
         across = World(1, world.nodes, world.peers, world.link / world.each)  # each GPU has its share of the link
-        found += (_ring("all-reduce of shards across nodes", 2 * HALF * learning / world.each * times, across),)
+        found += (ring("all-reduce of shards across nodes", 2 * HALF * learning / world.each * times, across),)
     return found
 
 
-def _ring(name: str, size: float, world: World) -> Collective:
+def ring(name: str, size: float, world: World) -> Collective:
+    """The exchange of `size` bytes: (N - 1) / N of them pass through each rank."""
     passing = size * (world.size - 1) / world.size
     slowest = world.peers if world.nodes == 1 else min(world.peers, world.link) if world.each > 1 else world.link
     return Collective(name, passing, passing / (slowest * WIRES))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -14,17 +14,24 @@ from sightline.models.composed import ComposedVLM
 from sightline.models.vlm import VLM
 from sightline.plan.depth import rehearse_by_depth
 from sightline.plan.devices import GIB, Gpu
-from sightline.plan.layouts import LAYOUTS, Layout, World, autocast, gathered, layouts_of, state_of
+from sightline.plan.layouts import (
+    Frozen,
+    Layout,
+    World,
+    autocast,
+    gathered,
+    state_of,
+)
 from sightline.plan.memory import StateBytes
 from sightline.plan.sample import RowShape, cached, sample
 from sightline.plan.speed import StepTime, Weights, step_time, useful_flops
+from sightline.plan.tensor import WHOLE, Cuts, Split, narrowed
 from sightline.plan.trace import Rehearsal, rehearse
-from sightline.recipe.schema import LearnPart, Stage, Tower
+from sightline.recipe.parallel import Offload
+from sightline.recipe.schema import LearnPart, Parallel, Stage, Tower
 
 CONTEXT = 0.6 * GIB  # CUDA's context, cuBLAS' workspaces, torch's kernels: 0.4 to 0.8 GiB by nvidia-smi on Hopper
 CHANNELS = 0.7 * GIB  # NCCL's buffers, where there is more than one rank
-MOST_GPUS = 4096  # that are tried
-ALIKE = 1.02  # times that a plan does not tell apart
 FRAGMENTS = 0.05  # of activations: what the caching allocator holds in pieces too small to use
 
 Loss = Callable[[VLM, object], torch.Tensor]  # (model, batch) -> the loss that the stage learns by
@@ -35,7 +42,8 @@ class Option:
     """One way to run a stage. Bytes are those of the fullest rank.
 
     `activations`: None where they could not be rehearsed; `total` is then a lower bound. `room`: what is left (below 0:
-    what is lacking). `largest`: the largest micro-batch that fits, 0 where none does.
+    what is lacking). `largest`: the largest micro-batch that fits, 0 where none does. `host`: bytes of a rank's state
+    that wait in its machine's memory. `bubble`: share of the step in which pipeline stages stand idle.
     """
 
     layout: Layout
@@ -49,6 +57,20 @@ class Option:
     room: float
     largest: int | None
     time: StepTime | None
+    split: Split = WHOLE
+    frozen: Frozen = "shard"
+    offload: Offload = "none"
+    host: float = 0.0
+    bubble: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """In words, e.g. "fsdp, tensor 8, pipeline 2"."""
+        told: list[str] = [self.layout]
+        told += [f"tensor {self.split.tensor}"] if self.split.tensor > 1 else []
+        told += [f"pipeline {self.split.pipeline}"] if self.split.pipeline > 1 else []
+        told += [f"offload {self.offload}"] if self.offload != "none" else []
+        return ", ".join(told)
 
     @property
     def total(self) -> float:
@@ -69,6 +91,7 @@ class StageOnGpus:
     Attributes:
         make: the model anew, on the meta device, frozen by the stage and in training mode.
         loss: None: nothing can be rehearsed, for the reason `why_not`.
+        parallel: how the recipe lays the stage out. cuts: how blocks are cut over tensor ranks; None: they are not.
     """
 
     stage: Stage
@@ -79,7 +102,9 @@ class StageOnGpus:
     shape: RowShape | None
     loss: Loss | None
     why_not: str = ""
-    _seen: dict[tuple[bool, bool, int], Rehearsal | None] = field(default_factory=dict)
+    parallel: Parallel = field(default_factory=Parallel)
+    cuts: Cuts | None = None
+    _seen: dict[tuple[bool, bool, int, int], Rehearsal | None] = field(default_factory=dict)
 
     @cached_property
     def model(self) -> VLM:
@@ -92,11 +117,11 @@ class StageOnGpus:
         share = max(1, self.stage.batch // self.world.size)
         return min(self.stage.micro_batch or share, share)
 
-    def rehearsal(self, layout: Layout, checkpointing: bool, micro: int) -> Rehearsal | None:
-        """The two passes of one micro-batch; None where they cannot be rehearsed."""
+    def rehearsal(self, layout: Layout, checkpointing: bool, micro: int, tensor: int = 1) -> Rehearsal | None:
+        """The two passes of one micro-batch on a rank of `tensor`; None where they cannot be rehearsed."""
         if self.loss is None or self.shape is None:
             return None
-        key = (autocast(layout), checkpointing, micro)
+        key = (autocast(layout), checkpointing, micro, tensor)
         if key not in self._seen:
             try:
                 self._seen[key] = self._rehearse(*key)
@@ -112,14 +137,13 @@ class StageOnGpus:
     @cached_property
     def rehearsable(self) -> bool:
         """Whether the model's passes can be run without numbers."""
-        return self.rehearsal(self.as_layout, self.stage.gradient_checkpointing, self.micro) is not None
+        return self.rehearsal("ddp", self.stage.gradient_checkpointing, self.micro) is not None
 
-    @property
-    def as_layout(self) -> Layout:
-        """What the trainer does now: every rank holds all."""
-        return "one" if self.world.size == 1 else "ddp"
+    def cut(self, tensor: int) -> VLM:
+        """The model anew, as one of `tensor` ranks holds it. Raises UserError where it does not divide."""
+        return narrowed(self.make(), tensor, self.cuts) if self.cuts and tensor > 1 else self.make()
 
-    def _rehearse(self, casting: bool, checkpointing: bool, micro: int) -> Rehearsal:
+    def _rehearse(self, casting: bool, checkpointing: bool, micro: int, tensor: int) -> Rehearsal:
         shape, loss = self.shape, self.loss
         assert shape is not None and loss is not None
         half = torch.bfloat16 if self.half else None
@@ -137,7 +161,7 @@ class StageOnGpus:
         dtype = None if casting else half
         if self.grows:
             return rehearse(self.make(), forward, dtype)
-        return rehearse_by_depth(self.make, forward, dtype, whole=whole)
+        return rehearse_by_depth(lambda: self.cut(tensor), forward, dtype, whole=whole)
 
     def activations(self, layout: Layout, checkpointing: bool, micro: int) -> float | None:
         """Bytes of a micro-batch of `micro` rows: a straight line through two rehearsals."""
@@ -170,21 +194,37 @@ class StageOnGpus:
                 passed += frozen
         return Weights(learning, passed, dead)
 
-    def option(self, layout: Layout, checkpointing: bool, micro: int | None = None) -> Option:
+    def option(
+        self, layout: Layout, checkpointing: bool, micro: int | None = None, *, offload: Offload = "none"
+    ) -> Option:
         """The stage run so; `micro` None: as the recipe says, or less where only less fits."""
-        state = state_of(self.model, layout, self.world, ema=self.stage.ema is not None)
-        passing = float(gathered(self.model, layout, self.world))
+        frozen, ema = self.parallel.frozen, self.stage.ema is not None
+        state = state_of(self.model, layout, self.world, ema=ema, frozen=frozen, offload=offload)
+        host = self._on_host(layout, offload)
+        passing = float(gathered(self.model, layout, self.world, frozen=frozen))
         fixed = CONTEXT + (CHANNELS if self.world.size > 1 else 0.0)
         held = sum(each.total for each in state.values()) + passing + fixed
         largest = self._largest(layout, checkpointing, self.gpu.memory - held)
         if micro is None:
-            micro = self._dividing(min(self.micro, largest or 1)) if largest is not None else self.micro
+            micro = self.dividing(min(self.micro, largest or 1)) if largest is not None else self.micro
         acts = self.activations(layout, checkpointing, micro)
         fragments = FRAGMENTS * (acts or 0.0)
         times = math.ceil(self.stage.batch / (micro * self.world.size))
         room = self.gpu.memory - held - (acts or 0.0) - fragments
-        time = self._time(layout, checkpointing, micro, times, sum(state.values(), StateBytes()))
-        return Option(layout, checkpointing, micro, times, state, acts, passing, fixed + fragments, room, largest, time)
+        time = self._time(layout, checkpointing, micro, times, sum(state.values(), StateBytes()), offload)
+        beside = fixed + fragments
+        option = Option(layout, checkpointing, micro, times, state, acts, passing, beside, room, largest, time)
+        return replace(option, frozen=frozen, offload=offload, host=host)
+
+    def _on_host(self, layout: Layout, offload: Offload) -> float:
+        """Bytes of a rank's share that wait in the host's memory: gradients there are fp32, as the masters are."""
+        if offload == "none":
+            return 0.0
+        whole, moved = (
+            sum(state_of(self.model, layout, self.world, offload=each).values(), StateBytes())
+            for each in ("none", offload)
+        )
+        return whole.total - moved.total + whole.masters - whole.gradients
 
     def _largest(self, layout: Layout, checkpointing: bool, room: float) -> int | None:
         one, two = (self.activations(layout, checkpointing, rows) for rows in (1, 2))
@@ -193,17 +233,18 @@ class StageOnGpus:
         left = room / (1 + FRAGMENTS) - one
         return 0 if left < 0 else 1 + int(left / max(1.0, two - one))
 
-    def _dividing(self, micro: int) -> int:
-        share = max(1, self.stage.batch // self.world.size)
+    def dividing(self, micro: int, ranks: int | None = None) -> int:
+        """The largest micro-batch up to `micro` rows that divides the share of each of `ranks` (None: of all)."""
+        share = max(1, self.stage.batch // (ranks or self.world.size))
         return next(rows for rows in range(min(micro, share), 0, -1) if share % rows == 0)
 
-    def _time(self, layout: Layout, checkpointing: bool, micro: int, times: int, state: StateBytes) -> StepTime | None:
+    def _time(
+        self, layout: Layout, checkpointing: bool, micro: int, times: int, state: StateBytes, offload: Offload
+    ) -> StepTime | None:
         seen = self.rehearsal(layout, checkpointing, self.micro)
         plain = self.rehearsal(layout, False, self.micro)
         if seen is None or plain is None:
             return None
-        share = micro / self.micro  # seconds go with the rows
-        useful = useful_flops(plain) * share
         return step_time(
             layout,
             self.world,
@@ -211,43 +252,10 @@ class StageOnGpus:
             seen,
             state,
             self.weights,
-            times=times * share,
-            useful=useful / share,
+            times=times,
+            share=micro / self.micro,  # seconds go with the rows
+            useful=useful_flops(plain),
             half=self.half,
+            frozen=self.parallel.frozen,
+            offload=offload,
         )
-
-    def options(self) -> list[Option]:
-        """Every layout, with and without checkpointing; those that fit first, the fastest of them first.
-
-        Where nothing can be rehearsed: as the recipe recomputes, the plainest layout first.
-        """
-        ways = (False, True) if self.rehearsable else (self.stage.gradient_checkpointing,)
-        every = [self.option(layout, again) for layout in layouts_of(self.world) for again in ways]
-        fastest = min((each.time.total for each in every if each.fits and each.time), default=0.0)
-
-        def rank(each: Option) -> tuple[bool, float, float]:
-            if not each.fits:
-                return True, 0.0, -each.room
-            if each.time is None:
-                return False, 0.0, float(LAYOUTS.index(each.layout))
-            slower = each.time.total / fastest  # what is as good as equal is settled by simplicity, then by room
-            return False, 0.0 if slower < ALIKE else slower, float(LAYOUTS.index(each.layout))
-
-        return sorted(every, key=rank)
-
-    def enough(self) -> int | None:
-        """How many such GPUs would hold the stage under FSDP, one row at a time, all blocks computed again."""
-        acts = self.activations("fsdp", True, 1) or 0.0
-        size = 2 * self.world.size
-        while size <= MOST_GPUS:
-            wider = World(min(size, 8), math.ceil(size / 8), self.world.peers, self.world.link)
-            state = sum(each.total for each in state_of(self.model, "fsdp", wider).values())
-            passing = gathered(self.model, "fsdp", wider)
-            if state + passing + CONTEXT + CHANNELS + (1 + FRAGMENTS) * acts <= self.gpu.memory:
-                return size
-            size *= 2
-        return None
-
-    def as_written(self) -> Option:
-        """What the trainer would do now: every rank holds all, micro-batches as the recipe says."""
-        return self.option(self.as_layout, self.stage.gradient_checkpointing, self.micro)

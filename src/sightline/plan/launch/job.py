@@ -11,7 +11,7 @@ from sightline.errors import UserError
 from sightline.plan.devices import find
 from sightline.plan.launch.fabric import Fabric, Setting, environment, fabric
 from sightline.recipe.read import to_yaml
-from sightline.recipe.schema import Recipe
+from sightline.recipe.schema import Recipe, Stage
 
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,46}[a-z0-9])?")  # a DNS label with room for what a cluster puts behind it
 PORT = 29400  # torchrun's own default of a rendezvous
@@ -124,10 +124,16 @@ def divides(recipe: Recipe, nodes: int, gpus: int) -> None:
     size = nodes * gpus
     ranks = recipe.parallel.sizes(size, gpus).data
     for stage in recipe.stages:
-        if stage.batch % ranks:
-            what = f"a batch of {stage.batch} is not dealt evenly to {ranks} ranks of {size} GPUs"
-            fix = f"set stages.{stage.name}.batch to a multiple of {ranks}, or choose GPUs that divide it"
-            raise UserError(what, where=f"stages.{stage.name}.batch", fix=fix)
+        check_batch(stage, ranks, size)
+
+
+def check_batch(stage: Stage, ranks: int, gpus: int) -> None:
+    """Raise UserError where the stage's batch is not dealt evenly to the ranks that are fed different rows."""
+    if stage.batch % ranks:
+        whom = f"{gpus} GPUs" if ranks == gpus else f"{ranks} data ranks of {gpus} GPUs"
+        fix = f"set stages.{stage.name}.batch to a multiple of {ranks}, or choose a number of GPUs that divides it"
+        what = f"a batch of {stage.batch} is not dealt evenly to {whom}"
+        raise UserError(what, where=f"stages.{stage.name}.batch", fix=fix)
 
 
 def named(text: str) -> str:

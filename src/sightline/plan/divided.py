@@ -1,0 +1,186 @@
+"""One stage on tensor and pipeline ranks: what the fullest rank holds, and how long a step takes.
+
+The model is rehearsed as a tensor rank holds it, and its depth is shared out to pipeline stages by what blocks cost.
+Data-parallel layouts then lie over what is left of the ranks, as they do over all of them elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from sightline.models.vlm import VLM
+from sightline.plan.devices import Gpu
+from sightline.plan.layouts import HALF, Frozen, Layout, World, rank_bytes
+from sightline.plan.memory import StateBytes
+from sightline.plan.pipeline import balanced, bubble, duration, order, shared_out, under_way
+from sightline.plan.sample import RowShape
+from sightline.plan.speed import Collective, StepTime, Weights, exchanges, ring, roofline, stepping, useful_flops
+from sightline.plan.tensor import EXCHANGES, Split
+from sightline.plan.trace import OUTSIDE, Rehearsal
+from sightline.recipe.schema import Tower
+
+
+def data_world(world: World, split: Split) -> World:
+    """The ranks that are fed different rows, as one of them sees the others.
+
+    Tensor ranks are neighbours; their exchanges with other machines share a machine's link.
+    """
+    each = max(1, world.each // split.tensor)
+    size = world.size // split.size
+    inside = min(each, size)
+    return World(inside, max(1, size // inside), world.peers, world.link / min(split.tensor, world.each))
+
+
+@dataclass(frozen=True)
+class Division:
+    """A stage's model on the ranks of `split`, before data-parallel ranks are thought of.
+
+    Attributes:
+        model: as a tensor rank holds it, on the meta device.
+        seen, twice: a micro-batch of `rows` rows, and of twice as many, rehearsed on it: bytes are a straight line.
+        plain: the whole model's micro-batch of `rows` rows, nothing computed again.
+    """
+
+    model: VLM
+    split: Split
+    seen: Rehearsal
+    twice: Rehearsal
+    plain: Rehearsal
+    rows: int
+    shape: RowShape
+    checkpointing: bool
+
+    @cached_property
+    def costs(self) -> list[float]:
+        """FLOPs of each block in the order of the pass; what stands outside blocks is with the nearest of them."""
+        counts = {tower: max(1, len(self.model.blocks(tower))) for tower in ("vision", "language")}
+        passes = {tower: self._passes(tower) for tower in self.model.towers}
+        found = [self.seen.flops[tower] / counts[tower] * passes[tower] for tower, _ in order(self.model)]
+        found[counts["vision"] - 1] += self.seen.flops["connector"] * passes["connector"]
+        found[-1] += self.seen.flops[OUTSIDE] * 3 + self.seen.flops["head"] * 3
+        return found
+
+    def _passes(self, tower: Tower) -> int:
+        """Forward passes that a tower's step is worth: one alone, with gradients three, recomputed four."""
+        if tower == "vision" and not self.model.learns("vision"):
+            return 1
+        return 4 if self.checkpointing and tower != "connector" else 3
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Blocks of each stage."""
+        return balanced(self.costs, self.split.pipeline)
+
+    @cached_property
+    def shares(self) -> list[float]:
+        """Each stage's share of a micro-batch's time."""
+        ends = [sum(self.sizes[: place + 1]) for place in range(len(self.sizes))]
+        starts = [0, *ends[:-1]]
+        whole = sum(self.costs)
+        return [sum(self.costs[start:end]) / whole for start, end in zip(starts, ends, strict=True)]
+
+    def states(self, layout: Layout, world: World, *, ema: bool, frozen: Frozen) -> list[dict[Tower, StateBytes]]:
+        """State bytes of each stage's fullest rank by tower."""
+        data = data_world(world, self.split)
+        kind = "one" if data.size == 1 else layout
+        held = []
+        for stage in shared_out(self.model, self.sizes):
+            towers = {}
+            for tower, parameters in stage.items():
+                buffers = [b for _, module in self.model.tower_modules(tower) for b in module.buffers()]
+                towers[tower] = rank_bytes(parameters, buffers, kind, data, ema=ema, frozen=frozen)
+            held.append(towers)
+        return held
+
+    def activations(self, stage: int, micro: int, micro_batches: int) -> float:
+        """Bytes on a rank of `stage`: what is kept of micro-batches under way, and what one of them needs besides."""
+        each, once = self._kept(stage, self.seen), 2 * self._kept(stage, self.seen) - self._kept(stage, self.twice)
+        by_row = (each - once) / self.rows
+        passing = [max(0.0, seen.bare - sum(seen.kept.values())) for seen in (self.seen, self.twice)]
+        working = passing[0] + (passing[1] - passing[0]) * (micro / self.rows - 1)
+        return once + by_row * micro * under_way(stage, len(self.sizes), micro_batches) + max(0.0, working)
+
+    def _kept(self, stage: int, seen: Rehearsal) -> float:
+        """Bytes that the blocks of `stage` keep between the passes, with what stands beside them."""
+        places = order(self.model)
+        start = sum(self.sizes[:stage])
+        here = places[start : start + self.sizes[stage]]
+        counts = {tower: max(1, len(self.model.blocks(tower))) for tower in ("vision", "language")}
+        kept = float(sum(seen.kept[tower] / counts[tower] for tower, _ in here))
+        kept += seen.kept["connector"] if ("vision", counts["vision"] - 1) in here else 0.0
+        return kept + (seen.kept[OUTSIDE] + seen.kept["head"] if stage == len(self.sizes) - 1 else 0.0)
+
+    def weights(self) -> Weights:
+        """Elements of the stage that has the most to exchange."""
+        learning = passed = dead = 0
+        for stage in shared_out(self.model, self.sizes):
+            mine = passing = still = 0
+            for tower, parameters in stage.items():
+                frozen = sum(p.numel() for p in parameters if not p.requires_grad)
+                mine += sum(p.numel() for p in parameters if p.requires_grad)
+                if tower == "vision" and not self.model.learns("vision"):
+                    still += frozen
+                else:
+                    passing += frozen
+            if (mine, passing + still) > (learning, passed + dead):
+                learning, passed, dead = mine, passing, still
+        return Weights(learning, passed, dead)
+
+    def between(self, world: World, micro: float, micro_batches: int) -> tuple[Collective, ...]:
+        """What tensor ranks and stages tell each other in one step; nothing of it hides behind computation."""
+        found = []
+        rounds = micro_batches + self.split.pipeline - 1
+        if self.split.tensor > 1:
+            near = min(self.split.tensor, world.each)
+            group = World(near, math.ceil(self.split.tensor / near), world.peers, world.link)
+            size = 0.0
+            for tower, elements in self._widths(micro).items():
+                blocks = max(1.0, len(self.model.blocks(tower)) / self.split.pipeline)
+                passes = self._passes(tower) - 1 if self._passes(tower) > 1 else 1  # again forward where recomputed
+                size += EXCHANGES * passes * blocks * elements * HALF
+            found.append(ring("all-reduce of activations, tensor", 2 * size * rounds, group))
+        if self.split.pipeline > 1:
+            far = world.nodes > 1 and self.split.size >= world.each
+            wire = World(1, 2, world.peers, world.link / world.each) if far else World(2, 1, world.peers, world.link)
+            size = self._widths(micro)["language"] * HALF * 2  # there and back
+            found.append(ring("activations between stages", 2 * size * rounds, wire))
+        return tuple(found)
+
+    def _widths(self, micro: float) -> dict[Tower, float]:
+        """Elements that a block of each tower hands on."""
+        model: Any = self.model
+        language, vision = model.language.config.hidden_size, model.vision.width
+        return {"vision": micro * self.shape.patches * vision, "language": micro * self.shape.tokens * language}
+
+    def step(
+        self, layout: Layout, world: World, gpu: Gpu, *, half: bool, micro: int, times: int, frozen: Frozen
+    ) -> tuple[StepTime, float]:
+        """One optimizer step of `times` micro-batches of `micro` rows, and the share of it that is bubble."""
+        data = data_world(world, self.split)
+        share = micro / self.rows
+        forward = roofline(self.seen.forward, gpu, half) * share
+        backward = roofline(self.seen.backward, gpu, half) * share
+        stages = [part * (forward + backward) for part in self.shares]
+        lasts = duration(stages, times)
+        weights = self.weights()
+        held = [sum(towers.values(), StateBytes()) for towers in self.states(layout, world, ema=False, frozen=frozen)]
+        dearest = max(held, key=lambda each: each.optimizer)
+        optimizer = stepping(dearest, weights, data, gpu, "none")
+        apart = exchanges(layout, data, weights, times, frozen=frozen)
+        between = self.between(world, micro, times)
+        hidden = lasts if layout != "ddp" else max(stages) * backward / (forward + backward)
+        exposed = max(0.0, sum(each.seconds for each in apart) - hidden) + sum(each.seconds for each in between)
+        total = lasts + optimizer + exposed
+        peak = (gpu.half if half else gpu.single) * self.split.size
+        mfu = useful_flops(self.plain) * share * times / (total * peak)
+        part = forward / (forward + backward)
+        time = StepTime(lasts * part, lasts * (1 - part), optimizer, exposed, (*apart, *between), mfu)
+        return time, bubble(stages, times)
+
+
+def fullest(states: list[dict[Tower, StateBytes]], activations: list[float]) -> int:
+    """The stage that needs the most."""
+    return max(range(len(states)), key=lambda i: sum(each.total for each in states[i].values()) + activations[i])
