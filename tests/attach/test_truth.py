@@ -147,6 +147,22 @@ def test_the_place_of_what_a_causal_model_says() -> None:
     assert not found(one_place_on, TOKENS, said) and found(one_place_on, TOKENS, tagged) == ["accuracy"]
 
 
+def test_a_small_vocabulary_of_which_some_are_never_shown() -> None:
+    """Its metric may stand in the wrong place; what it says of classes that are absent proves nothing."""
+    words = np.where(TOKENS < 0, -100, TOKENS % 40 + 3)
+
+    def of_all(p: Any) -> dict[str, float]:
+        guess, labels = p.predictions.argmax(-1)[:, :-1], p.label_ids[:, 1:]
+        known = range(p.predictions.shape[-1])
+        return {"recall": float(np.mean([((guess == c) & (labels == c)).sum() / 14 for c in known]))}
+
+    said = np.eye(48, dtype="float32")[np.clip(nearly(words, 1, 0.8) % 48, 0, 47)]
+    assert found(where_labelled, words, said) == ["accuracy"]
+    assert not found(shifted, words, said) and not found(of_all, words, said)
+    tagged = np.eye(48, dtype="float32")[np.clip(nearly(words, 0, 0.8) % 48, 0, 47)]
+    assert not found(where_labelled, words, tagged) and not found(of_all, words, tagged)
+
+
 def wrote(lengths: list[int], limit: int, *, ends: bool) -> Any:
     """Texts of an encoder-decoder, from its start token on, of these lengths; `ends`: each in EOS (1)."""
     texts = np.zeros((len(lengths), limit + 1), dtype=np.int64)

@@ -78,11 +78,12 @@ def truths(compute: Callable[[Any], Any], given: Any, model: nn.Module, step: in
         spoilt = {name: tuple(other[name] for other in told[1:] if name in other) for name in told[0]}
         scored.append({n: OracleSeen(step, n, score, spoilt[n]) for n, score in told[0].items() if spoilt[n]})
     place = _place(first[:ROWS], labels) if len(scored) > 1 else None
+    some = first.ndim > labels.ndim and not _all_there(labels, first.shape[-1])
     for name in dict.fromkeys(name for one in scored for name in one):
         found = [one[name] for one in scored if name in one]
         if place is not None and len(found) > 1 and _whole(found[1 - place]) and not _whole(found[place]):
             yield replace(found[place], perfect=1.0)
-        else:
+        elif not some:
             yield max(found, key=lambda one: one.truth)
 
 
@@ -139,11 +140,18 @@ def _as_predictions(logits: Any, labels: Any) -> Iterator[Any]:
     if logits.shape == labels.shape and logits.dtype.kind in "iu" and labels.ndim == 2:
         yield real.astype(logits.dtype)
         yield np.roll(real, -1, axis=1).astype(logits.dtype)
-    elif logits.dtype.kind == "f" and logits.shape[:-1] == labels.shape and _all_there(labels, logits.shape[-1]):
+    elif logits.dtype.kind == "f" and logits.shape[:-1] == labels.shape and _are_classes(logits, labels):
         sure = (np.eye(logits.shape[-1], dtype=logits.dtype)[real] * SURE) * (labels != IGNORE)[..., None]
         yield sure
         if labels.ndim == 2:
             yield np.roll(sure, -1, axis=1)
+
+
+def _are_classes(logits: Any, labels: Any) -> bool:
+    """Whether labels are classes of `logits`, all of which are shown; or some of a text's, said a place earlier."""
+    if _all_there(labels, logits.shape[-1]):
+        return True
+    return labels.ndim == 2 and labels.max() < logits.shape[-1] and _place(logits, labels) == 1
 
 
 def _all_there(labels: Any, classes: int) -> bool:
