@@ -109,7 +109,7 @@ def split_option(found: StageOnGpus, layout: Layout, split: Split, checkpointing
     plain = found.rehearsal(layout, False, found.micro)
     if seen is None or twice is None or plain is None or found.shape is None or not order(found.model):
         return None
-    division = Division(found.cut(split.tensor), split, seen, twice, plain, found.micro, found.shape, checkpointing)
+    division = Division(found.part(split.tensor), split, seen, twice, plain, found.micro, found.shape, checkpointing)
     ranks = data_world(found.world, split).size
     rows = {found.dividing(micro, ranks) for micro in (1, 2, 4, 8, found.micro)}
     told = [_split(found, division, layout, micro, ranks) for micro in sorted(rows)]

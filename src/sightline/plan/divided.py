@@ -17,7 +17,17 @@ from sightline.plan.layouts import HALF, Frozen, Layout, World, rank_bytes
 from sightline.plan.memory import StateBytes
 from sightline.plan.pipeline import balanced, bubble, duration, order, shared_out, under_way
 from sightline.plan.sample import RowShape
-from sightline.plan.speed import Collective, StepTime, Weights, exchanges, ring, roofline, stepping, useful_flops
+from sightline.plan.speed import (
+    Collective,
+    StepTime,
+    Weights,
+    exchanges,
+    reduced,
+    ring,
+    roofline,
+    stepping,
+    useful_flops,
+)
 from sightline.plan.tensor import EXCHANGES, Split
 from sightline.plan.trace import OUTSIDE, Rehearsal
 from sightline.recipe.schema import Tower
@@ -136,17 +146,19 @@ class Division:
         if self.split.tensor > 1:
             near = min(self.split.tensor, world.each)
             group = World(near, math.ceil(self.split.tensor / near), world.peers, world.link)
-            size = 0.0
+            size = calls = 0.0
             for tower, elements in self._widths(micro).items():
                 blocks = max(1.0, len(self.model.blocks(tower)) / self.split.pipeline)
                 passes = self._passes(tower) - 1 if self._passes(tower) > 1 else 1  # again forward where recomputed
+                calls += EXCHANGES * passes * blocks
                 size += EXCHANGES * passes * blocks * elements * HALF
-            found.append(ring("all-reduce of activations, tensor", 2 * size * rounds, group))
+            bucket = size / max(1.0, calls)
+            found.append(reduced("all-reduce of activations, tensor", size * rounds, group, bucket))
         if self.split.pipeline > 1:
             far = world.nodes > 1 and self.split.size >= world.each
             wire = World(1, 2, world.peers, world.link / world.each) if far else World(2, 1, world.peers, world.link)
             size = self._widths(micro)["language"] * HALF * 2  # there and back
-            found.append(ring("activations between stages", 2 * size * rounds, wire))
+            found.append(ring("activations between stages", 2 * size * rounds, wire, 2 * rounds))
         return tuple(found)
 
     def _widths(self, micro: float) -> dict[Tower, float]:
@@ -169,7 +181,7 @@ class Division:
         held = [sum(towers.values(), StateBytes()) for towers in self.states(layout, world, ema=False, frozen=frozen)]
         dearest = max(held, key=lambda each: each.optimizer)
         optimizer = stepping(dearest, weights, data, gpu, "none")
-        apart = exchanges(layout, data, weights, times, frozen=frozen)
+        apart = exchanges(layout, data, weights, times, frozen=frozen, pieces=1 + max(self.sizes))
         between = self.between(world, micro, times)
         hidden = lasts if layout != "ddp" else max(stages) * backward / (forward + backward)
         exposed = max(0.0, sum(each.seconds for each in apart) - hidden) + sum(each.seconds for each in between)

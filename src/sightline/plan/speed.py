@@ -6,6 +6,7 @@ is longer. Collectives are rings (2(N-1)/N of the bytes for an all-reduce, (N-1)
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from sightline.plan.devices import Gpu
@@ -17,6 +18,9 @@ from sightline.recipe.parallel import Offload
 PRODUCTS = 0.65  # of the peak rate that large matrix products reach (cuBLAS bf16 on A100 and H100: 0.6 to 0.75)
 MEMORY = 0.8  # of the bandwidth that elementwise kernels reach (STREAM on HBM: 0.8 to 0.9)
 WIRES = 0.8  # of a link's rate that NCCL's rings reach (nccl-tests: 0.75 to 0.85 for large messages)
+HOP, FAR_HOP = 3.4e-6, 14e-6  # seconds from a GPU to the next of a ring, by NVLink and by a network (NCCL's own model:
+# hwLat of the protocol Simple in tuning.cc). A ring passes every GPU, so they add up where there are thousands.
+BUCKET = 25e6  # bytes that DDP reduces at a time
 HOST = 130e9  # bytes a second that AdamW reaches in a node's own memory: assumed, a third of two sockets' DDR4-3200
 ADAM_BYTES = 28  # a parameter: gradient, weight and two moments read, the last three written, all fp32
 
@@ -81,17 +85,18 @@ def step_time(
     share: float = 1.0,
     frozen: Frozen = "shard",
     offload: Offload = "none",
+    pieces: int = 1,
 ) -> StepTime:
     """One optimizer step of `times` micro-batches a rank.
 
     Args:
         share: rows of a micro-batch over those that were rehearsed.
         useful: FLOPs of the micro-batch that was rehearsed, without what is computed again.
-        frozen, offload: as `layouts.rank_bytes`.
+        frozen, offload: as `layouts.rank_bytes`. pieces: as `exchanges`.
     """
     forward, backward = (share * roofline(work, gpu, half) for work in (rehearsal.forward, rehearsal.backward))
     optimizer = stepping(state, weights, world, gpu, offload)
-    collectives = exchanges(layout, world, weights, times, frozen=frozen)
+    collectives = exchanges(layout, world, weights, times, frozen=frozen, pieces=pieces)
     if offload == "all":
         fetched = HALF * (2 * weights.all - weights.dead) * times / world.size
         collectives += (Collective("weights from the host", fetched, fetched / (gpu.host * WIRES)),)
@@ -115,46 +120,62 @@ def stepping(state: StateBytes, weights: Weights, world: World, gpu: Gpu, offloa
 
 
 def exchanges(
-    layout: Layout, world: World, weights: Weights, times: float, *, frozen: Frozen = "shard"
+    layout: Layout, world: World, weights: Weights, times: float, *, frozen: Frozen = "shard", pieces: int = 1
 ) -> tuple[Collective, ...]:
-    """What a rank sends in one step of `times` micro-batches."""
+    """What a rank sends in one step of `times` micro-batches.
+
+    Args:
+        pieces: blocks that sharded engines gather and reduce one by one.
+    """
     if world.size == 1:
         return ()
     learning, whole = weights.learning, weights.all
     again = whole - weights.dead  # gathered once more for the backward pass
     if layout in ("fsdp", "hybrid") and frozen == "replicate":
         whole = again = learning
+    calls = pieces * times
     if layout == "ddp":
-        return (ring("all-reduce of gradients", 2 * SINGLE * learning, world),)
+        return (reduced("all-reduce of gradients", SINGLE * learning, world),)
     if layout in ("zero1", "zero2"):
-        reduced = HALF * learning * (times if layout == "zero2" else 1)
+        passes = times if layout == "zero2" else 1
         return (
-            ring("reduce-scatter of gradients", reduced, world),
+            ring("reduce-scatter of gradients", HALF * learning * passes, world, pieces * passes),
             ring("all-gather of weights after the step", HALF * learning, world),
         )
     inside = World(world.each, 1, world.peers, world.link)
     if layout == "zero++":  # int8 weights, a copy within the node, int4 gradients (arXiv 2306.10209, table 1)
         return (
-            ring("all-gather of weights in int8", whole * times, world),
-            ring("all-gather of weights within the node", HALF * again * times, inside),
-            ring("all-to-all of gradients in int4", 0.5 * learning * times, world),
+            ring("all-gather of weights in int8", whole * times, world, calls),
+            ring("all-gather of weights within the node", HALF * again * times, inside, calls),
+            ring("all-to-all of gradients in int4", 0.5 * learning * times, world, calls),
         )
     near = inside if layout == "hybrid" else world
     found: tuple[Collective, ...] = (
-        ring("all-gather of weights", HALF * (whole + again) * times, near),
-        ring("reduce-scatter of gradients", HALF * learning * times, near),
+        ring("all-gather of weights", HALF * (whole + again) * times, near, 2 * calls),
+        ring("reduce-scatter of gradients", HALF * learning * times, near, calls),
     )
     if layout == "hybrid":
         across = World(1, world.nodes, world.peers, world.link / world.each)  # each GPU has its share of the link
-        found += (ring("all-reduce of shards across nodes", 2 * HALF * learning / world.each * times, across),)
+        found += (reduced("all-reduce of shards across nodes", HALF * learning / world.each * times, across),)
     return found
 
 
-def ring(name: str, size: float, world: World) -> Collective:
-    """The exchange of `size` bytes: (N - 1) / N of them pass through each rank."""
+def ring(name: str, size: float, world: World, calls: float = 1) -> Collective:
+    """`size` bytes in so many exchanges around a ring: (N - 1) / N of them pass through each rank, and every GPU."""
     passing = size * (world.size - 1) / world.size
-    slowest = world.peers if world.nodes == 1 else min(world.peers, world.link) if world.each > 1 else world.link
-    return Collective(name, passing, passing / (slowest * WIRES))
+    hops = (world.size - world.nodes) * HOP + (world.nodes * FAR_HOP if world.nodes > 1 else 0.0)
+    return Collective(name, passing, passing / (_slowest(world) * WIRES) + calls * hops)
+
+
+def reduced(name: str, size: float, world: World, bucket: float = BUCKET) -> Collective:
+    """`size` bytes summed over ranks, bucket by bucket: as much as two rings pass, over trees between machines."""
+    passing = 2 * size * (world.size - 1) / world.size
+    hops = 2 * (math.log2(world.nodes) * FAR_HOP + (world.each - 1) * HOP)
+    return Collective(name, passing, passing / (_slowest(world) * WIRES) + math.ceil(size / bucket) * hops)
+
+
+def _slowest(world: World) -> float:
+    return world.peers if world.nodes == 1 else min(world.peers, world.link) if world.each > 1 else world.link
 
 
 def useful_flops(rehearsal: Rehearsal) -> float:

@@ -105,6 +105,7 @@ class StageOnGpus:
     parallel: Parallel = field(default_factory=Parallel)
     cuts: Cuts | None = None
     _seen: dict[tuple[bool, bool, int, int], Rehearsal | None] = field(default_factory=dict)
+    _parts: dict[int, VLM] = field(default_factory=dict)
 
     @cached_property
     def model(self) -> VLM:
@@ -140,8 +141,14 @@ class StageOnGpus:
         return self.rehearsal("ddp", self.stage.gradient_checkpointing, self.micro) is not None
 
     def cut(self, tensor: int) -> VLM:
-        """The model anew, as one of `tensor` ranks holds it. Raises UserError where it does not divide."""
+        """The model as one of `tensor` ranks holds it, anew. Raises UserError where it does not divide."""
         return narrowed(self.make(), tensor, self.cuts) if self.cuts and tensor > 1 else self.make()
+
+    def part(self, tensor: int) -> VLM:
+        """The same, to count on."""
+        if tensor not in self._parts:
+            self._parts[tensor] = self.cut(tensor)
+        return self._parts[tensor]
 
     def _rehearse(self, casting: bool, checkpointing: bool, micro: int, tensor: int) -> Rehearsal:
         shape, loss = self.shape, self.loss
@@ -193,6 +200,11 @@ class StageOnGpus:
             else:
                 passed += frozen
         return Weights(learning, passed, dead)
+
+    @property
+    def pieces(self) -> int:
+        """Blocks that sharded engines gather one by one, and what stands outside them."""
+        return 1 + sum(len(self.model.blocks(tower)) for tower in self.model.towers)
 
     def option(
         self, layout: Layout, checkpointing: bool, micro: int | None = None, *, offload: Offload = "none"
@@ -258,4 +270,5 @@ class StageOnGpus:
             half=self.half,
             frozen=self.parallel.frozen,
             offload=offload,
+            pieces=self.pieces,
         )
