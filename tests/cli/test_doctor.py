@@ -35,6 +35,7 @@ def test_as_data(call, tmp_path: Path) -> None:
     assert told["verdict"] == "one thing is wrong" and told["status"] == "failed"
     (found,) = told["found"]
     assert (found["name"], found["severity"], found["causes"][0]["likelihood"]) == ("crashed", "error", "shown")
+    assert told["gradient_norms"]["rows"] == ["vision", "connector", "language"]
     assert [look["about"] for look in told["looks"]][:2] == ["how it ended", "loss"]
 
 
@@ -53,3 +54,16 @@ def test_a_loss_that_rises_is_told_with_the_step(call, tmp_path: Path) -> None:
     done = call("doctor", make_run(tmp_path / "run", metrics=lines))
     assert "1. error: the loss of stage instruct leaves" in done.stdout and "at step 303" in done.stdout
     assert "stages.instruct.lr" in done.stdout
+
+
+def test_numbers_that_are_none_are_json_still(call, tmp_path: Path) -> None:
+    lines = metrics()
+    last = [line for line in lines if line["event"] == "train"][-1]
+    last["loss"] = last["grad_norm"]["language"] = float("nan")
+    done = call("doctor", make_run(tmp_path / "run", metrics=lines), "--json")
+
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    (found,) = json.loads(done.stdout, parse_constant=refuse)["found"]
+    assert found["name"] == "loss-not-finite"

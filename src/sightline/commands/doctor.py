@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sightline.doctor.diagnosis import Cause, Diagnosis, Examination, Fed, Spot
 from sightline.doctor.examine import examine
 from sightline.doctor.record import Record, read_record
 from sightline.errors import UserError
+from sightline.report.heat import gradients
 
 SOUND, WRONG = 0, 3
 MOST_STEPS = 10  # of a logged window whose rows are told
@@ -34,7 +36,7 @@ def doctor(folder: Path, *, as_json: bool, strict: bool) -> int:
     record = read_record(folder)
     found = with_rows(examine(record), record)
     if as_json:
-        say(json.dumps(as_data(record, found), indent=2, default=str))
+        say(json.dumps(_plain(as_data(record, found)), indent=2))
     else:
         _show(record, found)
     return WRONG if strict and found.wrong else SOUND
@@ -107,8 +109,20 @@ def as_data(record: Record, found: Examination) -> dict[str, Any]:
         "verdict": _verdict(found),
         "looks": [{"about": look.about, "says": look.says, "recorded": look.recorded} for look in found.looks],
         "found": [_data(one) for one in found.found],
+        "gradient_norms": asdict(grid) if (grid := gradients(record.history)) else None,
         "notes": list(found.notes),
     }
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: numbers that are none are told in words."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 def _data(one: Diagnosis) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from statistics import median
 
 from sightline.doctor.diagnosis import Cause, Diagnosis, Look
@@ -39,7 +40,9 @@ def _shares(point: LayerPoint, tower: str) -> dict[str, float]:
     """Each block's gradient over that of the block with the largest. What is no block is of another kind."""
     blocks = {n: v or 0.0 for n, v in _of_tower(point.grad_norm, tower).items() if n.rpartition(".")[2].isdigit()}
     largest = max(blocks.values(), default=0.0)
-    return {name: value / largest for name, value in blocks.items()} if largest else {}
+    if not largest or not all(map(isfinite, blocks.values())):  # an overflow, which the scaler skips
+        return {}
+    return {name: value / largest for name, value in blocks.items()}
 
 
 def _faded(stage: StageSeen, tower: str) -> Diagnosis | None:

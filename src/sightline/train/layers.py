@@ -153,10 +153,11 @@ class _Inside:
             if place in self._done or type(output) is not Tensor or output.ndim < 2:
                 return
             self._done.add(place)
-            with torch.no_grad():
-                size = output.detach().abs()
-                most = size.transpose(0, 1).flatten(1).amax(1) if size.ndim == 4 else size.flatten(0, -2).amax(0)
-                share = (most < DEAD).float().mean()
+            with torch.no_grad():  # without a copy of the activations, for which there may be no room
+                seen = (
+                    output.detach().transpose(0, 1).flatten(1) if output.ndim == 4 else output.detach().flatten(0, -2).T
+                )
+                share = (torch.maximum(seen.amax(1), -seen.amin(1)) < DEAD).float().mean()
             self._dead[name] = torch.maximum(self._dead[name], share) if name in self._dead else share
 
         return units
@@ -195,8 +196,9 @@ def attention_entropy(query: Tensor, key: Tensor, mask: Tensor | None, causal: b
     length, width = query.shape[-2], query.shape[-1]
     places = _places(length, query.device)
     with torch.autocast(query.device.type, enabled=False):
-        key = key.float().repeat_interleave(query.shape[1] // key.shape[1], 1)
-        scores = query.float().index_select(2, places) @ key.transpose(-1, -2)
+        asked = query.index_select(2, places).float()
+        by_key = asked.unflatten(1, (key.shape[1], -1)).flatten(2, 3)  # queries that share keys, side by side
+        scores = (by_key @ key.float().transpose(-1, -2)).view(*asked.shape[:3], -1)
         scores = scores * (width**-0.5 if scale is None else scale)
     if causal:
         hidden = torch.arange(key.shape[-2], device=query.device)[None] > places[:, None]
