@@ -36,7 +36,8 @@ class Loss:
 @dataclass(slots=True)
 class OpenStep:
     """A step in the making. `carried`: (P,) least norms of the gradients that its backward passes met, and `met` their
-    norm in each pass; `reworked`: the host wrote into them between two steps, so what is left of them is meant.
+    norm in each pass; `reworked`: the host wrote into them between two steps, so what is left of them is meant;
+    `unheard`: a penalty on gradients was made, and no backward pass came through an output after that.
 
     `summed`: the micro-batches' losses are parts of the step's mean, and not means of their own. `told`: the losses as
     the host itself told them, which count in place of those that the model returned. `unread`: those of either kind
@@ -55,6 +56,7 @@ class OpenStep:
     unread: list[tuple[Loss, list[float], float]] = field(default_factory=list)
     forwards: int = 0
     reworked: bool = False
+    unheard: bool = False
 
     @property
     def measured(self) -> bool:

@@ -144,7 +144,8 @@ class Losses:
             self._terms.look(root, live[0].recorder)
         found += [Loss.of(loss), divisor, states, softmax]
         if len(live) == 1 and live[0].blind and (step := live[0].recorder.open_step) is not None:
-            live[0].recorder.backward.began(step, [False], None)  # no output of it tells so
+            with torch.no_grad():  # as in a hook of an output, but no output of it tells so
+                live[0].recorder.backward.began(step, set(), None)
 
     def _ended(self, loss: Loss, divisor: int, states: list[Any], softmax: SoftmaxLoss | None) -> None:
         """Whose loss was it? That of the one model which it reached, where nobody else has told one."""

@@ -124,3 +124,30 @@ def test_the_other_half_is_never_cleared() -> None:
 def test_a_half_is_cleared_before_its_own_turn(way: str) -> None:
     """`now and then`: it gathers the gradients of three rounds, and of the other's passes between."""
     assert taking_turns(way) == ()
+
+
+def penalised(where: str, steps: int = 6) -> tuple[str, ...]:
+    """A judge whose slope at what is real is held small: its gradients are asked for before the backward pass."""
+    torch.manual_seed(0)
+    judge = nn.Sequential(nn.Linear(3, 8), nn.Softplus(), nn.Linear(8, 1))
+    rms = torch.optim.RMSprop(judge.parameters(), lr=1e-3)
+    with sightline.attach(judge, rms, on_finding=None) as guard:
+        for _ in range(steps):
+            real = torch.randn(8, 3).requires_grad_()
+            said = judge(real)
+            (slope,) = torch.autograd.grad(said.sum(), real, create_graph=True)
+            if where != "never":
+                rms.zero_grad()
+            own = slope.square().sum(1).mean()
+            (own if where == "a step of its own" else own + nn.functional.softplus(-said).mean()).backward()
+            rms.step()
+            if where == "a step of its own":
+                rms.zero_grad()
+                nn.functional.softplus(-judge(torch.randn(8, 3))).mean().backward()
+                rms.step()
+    return tuple(finding.code for finding in guard.findings)
+
+
+def test_a_penalty_before_the_gradients_are_cleared() -> None:
+    assert penalised("in one loss") == penalised("a step of its own") == ()
+    assert penalised("never") == ("T2",)

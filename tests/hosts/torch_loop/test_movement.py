@@ -291,3 +291,33 @@ def test_frozen_output_layers_of_honest_loops(make: Callable[[], nn.Module]) -> 
     model = make()
     opt = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     assert watched(model, opt, learn) == []
+
+
+def in_a_game(freezes: str) -> Loop:
+    """The model judges; while the other half learns, it is frozen."""
+
+    maker = nn.Linear(4, 12)
+    other = torch.optim.SGD(maker.parameters(), lr=0.05)
+
+    def loop(model: nn.Module, opt: torch.optim.Optimizer, number: int) -> None:
+        if freezes == "each turn":
+            model.requires_grad_(True)
+        loss = F.softplus(-model(rows()[0])).mean() + F.softplus(model(maker(torch.randn(32, 4)).detach())).mean()
+        opt.zero_grad()
+        if loss.requires_grad:
+            loss.backward()
+        opt.step()
+        model.requires_grad_(freezes == "never")
+        other.zero_grad()
+        F.softplus(-model(maker(torch.randn(32, 4)))).mean().backward()
+        other.step()
+
+    return loop
+
+
+def test_a_judge_that_is_frozen_for_good_after_the_first_turn() -> None:
+    torch.manual_seed(0)
+    for freezes in ("once", "each turn", "never"):
+        model = net()
+        found = watched(model, torch.optim.SGD(model.parameters(), lr=0.05), in_a_game(freezes))
+        assert [one[:25] for one in found] == (["T1 set requires_grad to T"] if freezes == "once" else [])

@@ -32,14 +32,17 @@ class Standstill(Onlooker):
         self._since = self._still = 0  # the last step that wrote, and looks since then
         self._kept_at = self._heard = self._backwards = 0
         self._kept: list[Tensor] = []
-        self._over = False
+        self._over = self._frozen = False
 
     def after_step(self, optimizer: Optimizer, *, measured: bool) -> None:
         """Compare the counters with those after the last step."""
         if self._over or isinstance(optimizer, LBFGS):  # LBFGS stops by itself where it has converged
             return
         if self._still or not self._looked or self.recorder.step % REFRESH == 0:
-            self._looked = _learning(self.recorder.model)
+            self._looked, self._frozen = _learning(self.recorder.model), False
+            if not self._looked and self._since:  # it did learn
+                held = (p for group in optimizer.param_groups for p in group["params"])
+                self._looked, self._frozen = list(held)[:LOOKED], True
         versions = [(id(p), p._version) for p in self._looked]
         before, self._versions = self._versions, versions
         if not versions or versions != before:
@@ -72,6 +75,7 @@ class Standstill(Onlooker):
             "graded": len(grads),
             "backwards": self.recorder.backwards - self._backwards,
             "learning_rate": rate,
+            "frozen": self._frozen,
         }
 
         def arrived(values: list[Tensor]) -> None:

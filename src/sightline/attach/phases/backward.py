@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sightline.attach.gradient import loss_seen, read_gradient
@@ -13,6 +14,7 @@ from sightline.attach.phases.state import State
 from sightline.guard.probes.call import Call, differentiable, outcome
 from sightline.guard.probes.reads import reads
 
+ASKED = -1  # in place of an output's: a pass that gave gradients to somebody who goes on to compute with them
 OWN = 0.9  # of the targets are these very ids: so they may be labels, that the model does not read where they stand
 
 
@@ -28,15 +30,15 @@ class Backward:
 
     def listen(self, step: OpenStep, call: Call, output: Any) -> None:
         """A training forward gave `output`: tell when its backward pass begins, and what the loss supervised."""
-        result, begun = outcome(output), [False]
+        result, begun = outcome(output), set[int]()
         if result.loss is not None and learns(result.loss):
             value = Loss.of(result.loss)
             result.loss.register_hook(lambda _: self.began(step, begun, value))
             if not step.measured:
                 return
-        for tensor in differentiable(output):  # the loss may be one that the host makes of any of them
+        for place, tensor in enumerate(differentiable(output), 1):  # the host may make its loss of any of them
             if tensor is not result.loss:
-                tensor.register_hook(lambda _: self.began(step, begun, None))
+                tensor.register_hook(lambda _, place=place: self.began(step, begun, None, place))
         if step.measured and result.logits is not None and result.logits.dim() > 1 and learns(result.logits):
             box = [result.logits.detach(), call.ids_of(result.logits.shape[:-1])]
             result.logits.register_hook(lambda grad: self.gradient_came(step, grad, box, call))
@@ -50,17 +52,28 @@ class Backward:
             step, value = s.open_step, Loss.of(output)
             output.register_hook(lambda _: self.loss_came(step, value))
 
-    def began(self, step: OpenStep, begun: list[bool], loss: Loss | None) -> None:
-        """Tensor hook: runs before any gradient of this backward pass reaches a parameter."""
+    def began(self, step: OpenStep, begun: set[int], loss: Loss | None, place: int = 0) -> None:
+        """Tensor hook: runs before any gradient of this backward pass reaches a parameter.
+
+        `begun`: places of the outputs that the pass came through. One that it comes through again is of another pass.
+        A pass that makes a graph of its own is of a penalty on gradients: none of them reaches a parameter in it.
+        """
         s = self._state
-        if s.muted or begun[0]:
+        if s.muted:
             return
-        begun[0] = True
+        first, of_gradients = not begun, torch.is_grad_enabled()
+        met = not of_gradients and (place in begun or begun <= {ASKED})
+        if met:
+            begun.clear()
+        begun.add(ASKED if of_gradients else place)
+        if not first and not met:
+            return
         with s.pace:
-            s.backwards += 1
-            if step.measured:
+            s.backwards += first
+            step.unheard = not met
+            if step.measured and met:
                 s.mailbox.post([s.meter.grad_norms()], lambda v: step.meet(v[0].tolist()))
-            if loss is not None:
+            if loss is not None and first:
                 self.loss_came(step, loss)
 
     def loss_came(self, step: OpenStep, loss: Loss) -> None:

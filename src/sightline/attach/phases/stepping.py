@@ -144,7 +144,7 @@ class Stepping:
         if not held or not since or len(since) < number - last:
             return None
         least = math.hypot(*(min(met[i] for met in since) for i in held))
-        return None if step.reworked and least else least
+        return None if (step.reworked or step.unheard) and least else least
 
     def flush(self, *, all_: bool = True) -> None:
         """Steps that are over become evidence, once their measurements have arrived.

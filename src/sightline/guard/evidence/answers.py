@@ -47,8 +47,8 @@ class EvaluationSeen:
     `lively`: modules in train mode that make a difference (dropout with p > 0, batch norm). `since`: optimizer steps
     since the last such forward; None for the first. Answers of the probe, None when not probed, are largest absolute
     differences: `difference` of the outputs of one batch seen twice, `mode_gap` of what the host saw and what eval mode
-    gives with the same random numbers. `dropouts`: functions that dropped values though no module is lively. `copy`: not
-    the model that is trained was asked, but a copy of it, and never in eval mode.
+    gives with the same random numbers. `dropouts`: functions that dropped values though no module is lively. `copy`: a
+    copy of the model that is trained was asked, and never in eval mode.
     """
 
     step: int

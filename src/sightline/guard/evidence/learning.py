@@ -260,6 +260,7 @@ class StillSeen:
         graded: those with a gradient now, and `grad_norm` the L2 norm of all these.
         backwards: backward passes through the model's outputs in the steps that were heard.
         learning_rate: the largest of the optimizer's groups.
+        frozen: none of the model's parameters requires a gradient any more.
     """
 
     step: int
@@ -272,3 +273,4 @@ class StillSeen:
     grad_norm: float
     backwards: int
     learning_rate: float
+    frozen: bool = False

@@ -36,6 +36,7 @@ BACKWARDS = 256  # backward passes without a step: more than any accumulation in
 ENDED = 8  # backward passes of a run that is over: one that ended sooner may not have come to its first step
 NEVER = "call optimizer.step() after the backward pass"
 BETWEEN = "call zero_grad() after step(), or before backward(): there is no gradient left when the optimizer steps"
+FROZEN = "set requires_grad to True again on its parameters before each of its turns"
 REPLAYED = "let each step act on its own gradients: record or compile it anew when what it updates changes"
 STALE = "make the optimizer from the parameters that the model has now"
 WHOLE = "call backward() on the loss as computed: no .item(), detach(), .data, no_grad or new tensor on its way"
@@ -75,10 +76,10 @@ def find(
 
 
 def _stopped(still: StillSeen) -> Finding:
-    fix = (REPLAYED if still.held else STALE) if still.graded else BETWEEN
+    fix = FROZEN if still.frozen else (REPLAYED if still.held else STALE) if still.graded else BETWEEN
     message = f"{still.steps} optimizer steps in a row, since step {still.since}, changed no parameter"
-    seen = {"with a gradient": f"{still.graded} of {still.parameters}", "gradient norm": still.grad_norm}
-    return Finding("error", message, fix, {**seen, "backward passes": still.backwards, "lr": still.learning_rate})
+    numbers = {"with a gradient": still.graded, "gradient norm": still.grad_norm, "backward passes": still.backwards}
+    return Finding("warning" if still.frozen else "error", message, fix, {**numbers, "lr": still.learning_rate})
 
 
 def _unmoved(tower: str, seen: list[Seen], setup: Setup | None) -> Finding | None:
