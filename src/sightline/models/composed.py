@@ -93,7 +93,7 @@ class ComposedVLM(QueryPairs, VLM):
             return self.choose(batch)
         rows, targets = batch.supervised()
         embeds = self._embed(batch)
-        sight = self._packed_sight(batch, embeds) if batch.packed else {}
+        sight = self.packed_sight(batch, embeds) if batch.packed else {}
         with only_rows(self.language.get_output_embeddings(), rows):
             # A right-padded sequence needs no mask: a causal token never sees the padding behind it.
             logits = self.language(inputs_embeds=embeds, use_cache=False, **sight).logits
@@ -111,11 +111,11 @@ class ComposedVLM(QueryPairs, VLM):
     def _last_states(self, batch: Batch) -> Float[Tensor, "E D"]:
         """What the language tower made of each prompt: its last layer's output at the last token, behind the norm."""
         embeds = self._embed(batch)
-        sight = self._packed_sight(batch, embeds) if batch.packed else {}
+        sight = self.packed_sight(batch, embeds) if batch.packed else {}
         hidden = self.language.base_model(inputs_embeds=embeds, use_cache=False, **sight).last_hidden_state
         return hidden.flatten(0, 1).index_select(0, batch.ends)
 
-    def _packed_sight(self, batch: Batch, embeds: Tensor) -> dict[str, Tensor]:
+    def packed_sight(self, batch: Batch, embeds: Tensor) -> dict[str, Tensor]:
         """The block mask and positions of packed sequences, made once for all layers."""
         config = self.language.config
         if unmaskable := set(getattr(config, "layer_types", None) or ()) - set(MASKABLE):
@@ -153,7 +153,11 @@ class ComposedVLM(QueryPairs, VLM):
             features = self.encode_images(batch.pixel_values)
         if features is None:
             return self._touch_towers(embeds)
-        shown = self._connect(features).index_select(0, batch.image_index).flatten(0, 1).to(embeds.dtype)
+        return self.shown_in(embeds, batch, self.connect(features))
+
+    def shown_in(self, embeds: Tensor, batch: Batch, images: Float[Tensor, "N Q D"]) -> Float[Tensor, "B T D"]:
+        """Token embeddings, with what the connector made of `images` at the placeholders."""
+        shown = images.index_select(0, batch.image_index).flatten(0, 1).to(embeds.dtype)
         places = batch.image_places
         if places is None:
             places = (batch.input_ids == self.image_token_id).flatten().nonzero().squeeze(1)
@@ -165,7 +169,8 @@ class ComposedVLM(QueryPairs, VLM):
             )
         return embeds.flatten(0, 1).index_copy(0, places, shown).view_as(embeds)
 
-    def _connect(self, features: Float[Tensor, "N P D"]) -> Float[Tensor, "N Q D"]:
+    def connect(self, features: Float[Tensor, "N P D"]) -> Float[Tensor, "N Q D"]:
+        """What the connector makes of vision features."""
         if not torch.is_autocast_enabled(features.device.type):
             features = features.to(next(self.connector.parameters()).dtype)
         return self.connector(features)
@@ -182,7 +187,7 @@ class ComposedVLM(QueryPairs, VLM):
                 features = self.encode_images(torch.zeros(1, 3, side, side, device=weight.device))
         else:
             features = torch.zeros(1, self.vision.count, self.vision.width, device=weight.device)
-        return embeds + 0.0 * self._connect(features).sum().to(embeds.dtype)
+        return embeds + 0.0 * self.connect(features).sum().to(embeds.dtype)
 
     @torch.no_grad()
     def _steps(self, batch: Batch, max_new_tokens: int) -> Iterator[Step]:

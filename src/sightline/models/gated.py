@@ -76,7 +76,7 @@ class GatedVLM(ComposedVLM):
         if features is None:
             self._view = None
             return self._touch_towers(embeds)
-        self._view = self._look_at(self._connect(features), batch)
+        self._view = self._look_at(self.connect(features), batch)
         return embeds
 
     def _look_at(self, latents: Float[Tensor, "N Q D"], batch: Batch) -> View:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 from torch import nn
 
@@ -61,7 +62,7 @@ def shared_out(model: VLM, sizes: Sequence[int]) -> list[dict[Tower, list[nn.Par
     """
     stage_of = {place: stage for stage, place in _numbered(order(model), sizes)}
     found: list[dict[Tower, list[nn.Parameter]]] = [{tower: [] for tower in model.towers} for _ in sizes]
-    last = len(sizes) - 1
+    last, tied = len(sizes) - 1, _tied(model)
     for tower in model.towers:
         blocks = model.blocks(tower) if tower in ("vision", "language") else []
         inside = {id(p): number for number, block in enumerate(blocks) for p in block.parameters()}
@@ -74,7 +75,7 @@ def shared_out(model: VLM, sizes: Sequence[int]) -> list[dict[Tower, list[nn.Par
             if id(parameter) in inside:
                 stages = {stage_of[tower, inside[id(parameter)]]}
             elif any(word in name for word in BEFORE):
-                stages = {first, end} if tower == "language" and _tied(model) else {first}
+                stages = {first, end} if id(parameter) in tied else {first}
             else:
                 stages = {end}
             for stage in stages:
@@ -108,7 +109,9 @@ def _numbered(places: Sequence[Place], sizes: Sequence[int]) -> list[tuple[int, 
     return list(zip(stages, places, strict=True))
 
 
-def _tied(model: VLM) -> bool:
-    language = getattr(model, "language", None)
-    config = getattr(language, "config", None)
-    return bool(getattr(config, "tie_word_embeddings", False))
+def _tied(model: VLM) -> set[int]:
+    """Ids of the parameters that are both token embeddings and output layer."""
+    language: Any = getattr(model, "language", None)
+    ends = [language.get_input_embeddings(), language.get_output_embeddings()] if language is not None else []
+    table, head = ({id(p) for p in end.parameters()} if end is not None else set() for end in ends or (None, None))
+    return table & head

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from sightline.train.parallel.sharded import local
+
 
 class Ema:
     """Average of the parameters of `model` that learn. `values` maps parameter names to averages (fp32 as held)."""
@@ -21,7 +23,9 @@ class Ema:
     def update(self, step: int) -> None:
         """Move the average towards the weights after 0-based `step`; early steps use the decay (1+s)/(10+s)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.values.values()), list(self._live.values()), 1 - decay)
+        # This rank's parts: tensors that lie on ranks in unlike ways are never in one operation.
+        if values := [local(value) for value in self.values.values()]:
+            torch._foreach_lerp_(values, [local(p) for p in self._live.values()], 1 - decay)
 
     def take_up(self, fill: Callable[[Mapping[str, Tensor]], None]) -> None:
         """Take up saved averages, with which `fill` fills tensors by name."""

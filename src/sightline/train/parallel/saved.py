@@ -16,6 +16,8 @@ from sightline.errors import UserError
 from sightline.models.shards import PARTS, SHARDS, read_shards, read_weights, stored
 from sightline.train.parallel.sharded import fill
 
+OWN = ("params", "fused", "foreach", "capturable")  # of an optimizer's group: what suits how tensors lie here
+
 
 def read(folder: Path, into: Mapping[str, Tensor]) -> None:
     """Fill `into` (by part and name) in place from the checkpoint `folder`; all ranks must call.
@@ -66,5 +68,5 @@ def read_optimizer(folder: Path, model: nn.Module, optimizer: Optimizer, groups:
     read(folder, into)
     for group in groups:
         group["betas"] = tuple(group["betas"])  # JSON has no tuples
-    merged = [saved | {"params": mine["params"]} for saved, mine in zip(groups, own, strict=True)]
+    merged = [saved | {key: mine[key] for key in OWN if key in mine} for saved, mine in zip(groups, own, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": merged})
