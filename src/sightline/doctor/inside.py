@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sightline.doctor.diagnosis import Cause, Diagnosis, Look
-from sightline.doctor.layers import NOT_RECORDED
+from sightline.doctor.layers import not_recorded
 from sightline.doctor.record import Record, StageSeen
 from sightline.report.values import LayerPoint
 
@@ -18,7 +18,7 @@ def look_at_attention(record: Record) -> Look:
     """Did the attention of a block collapse (Zhai et al. 2023, arXiv 2303.06296)?"""
     stages = [stage for stage in record.stages if any(point.attention_entropy for point in stage.layers)]
     if not stages:
-        return Look(ATTENTION, NOT_RECORDED, recorded=False)
+        return Look(ATTENTION, not_recorded(record), recorded=False)
     found, told = [], []
     for stage in stages:
         values = list(stage.layers[-1].attention_entropy.values())
@@ -53,7 +53,7 @@ def look_at_units(record: Record) -> Look:
     """Do units say nothing, whatever they are shown?"""
     stages = [stage for stage in record.stages if any(point.dead_units for point in stage.layers)]
     if not stages:
-        return Look(UNITS, NOT_RECORDED, recorded=False)
+        return Look(UNITS, not_recorded(record), recorded=False)
     found, told = [], []
     for stage in stages:
         last = stage.layers[-1].dead_units

@@ -12,7 +12,6 @@ from sightline.doctor.record import Record, StageSeen
 from sightline.report.values import LayerPoint
 
 ABOUT = "gradients, layer by layer"
-NOT_RECORDED = "not recorded: set log_layers=50 in the recipe"
 FEW = 3  # records: one micro-batch may have little to say to a layer
 APART = 1e3  # three orders of magnitude between blocks of one tower, as between towers
 CLOSING = 0.67  # a share that grows is a gate that opens
@@ -23,13 +22,20 @@ def look_at_layers(record: Record) -> Look:
     """Do gradients fade from block to block of a tower, or stop between two?"""
     stages = [stage for stage in record.stages if stage.layers]
     if not stages:
-        return Look(ABOUT, NOT_RECORDED, recorded=False)
+        return Look(ABOUT, not_recorded(record), recorded=False)
     found, told = [], []
     for stage in stages:
         for tower in stage.towers:
             found += [one for one in (_faded(stage, tower), _cut(stage, tower), _replaced(stage, tower)) if one]
         told.append(f"{stage.name}: {len(stage.layers[-1].grad_norm)} layers, {len(stage.layers)} times")
     return Look(ABOUT, "; ".join(told), tuple(found))
+
+
+def not_recorded(record: Record) -> str:
+    """Why a run may hold nothing on its layers."""
+    if record.recipe is not None and record.recipe.log_layers is not None:
+        return "not recorded: by an older version, or in a layout that does not show its layers"
+    return "not recorded: set log_layers=50 in the recipe"
 
 
 def _of_tower(values: Mapping[str, float | None], tower: str) -> dict[str, float | None]:
