@@ -61,10 +61,14 @@ def guarded(recipe: Recipe, stage: ReadyStage, run: RunDirectory) -> Iterator[St
 
     Raises:
         GuardError: an error that shows before the first step; `guard.allow` suppresses it with a reason.
+        UserError: a layout of which the guard cannot watch a rank.
     """
     if not recipe.guard.on:
         yield StageGuard(None)
         return
+    if not stage.layout.watched:
+        what = "the guard asks a whole model, and each pipeline rank has some of its blocks"
+        raise UserError(what, where="guard.on", fix="set it to false, and run the guard without pipeline stages before")
 
     def note(finding: Finding) -> None:  # at once, in case the process dies before the verdicts are written
         if stage.ranks.main:

@@ -133,7 +133,7 @@ def _log(
         "lr": rates(learner.optimizer),
         "grad_norm": _tower_norms(stage, result, grad_norm),
         "grad_norm_total": grad_norm,
-        "update_ratio": ratio.after_step(stage.ranks),
+        "update_ratio": ratio.after_step(stage.layout.parts),
         "loss_scale": precision.scaler.get_scale() if precision.name == "fp16" else None,
         "seconds": around.clock.elapsed,
         **pace.rates(stage.ranks),

@@ -63,7 +63,7 @@ class UpdateRatio:
         squares = []
         for tower, before in self._before.items():
             after = [self._sample(p) for p in self._towers[tower]]
-            squares += [_square(torch._foreach_sub(after, before)), _square(before)]
+            squares += [_square(torch._foreach_sub(after, before)), _square(before)] if before else [0.0, 0.0]
         totals = ranks.sum(squares) if ranks else squares
         moved, sizes = totals[::2], totals[1::2]
         return {tower: math.sqrt(m / max(s, 1e-24)) for tower, m, s in zip(self._before, moved, sizes, strict=True)}

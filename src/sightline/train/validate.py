@@ -48,7 +48,7 @@ def validation_loss(
             sequences = [supply[i] for i in range(start, min(start + micro, len(supply)))]
             batch = encoder.collate(sequences).to(ranks.device)
             with precision.autocast():
-                found = objective.value(model, batch)
+                found = layout.value(objective, model, batch)
             for name, (loss, count) in found.items() if not idle else ():
                 sums[name] += loss
                 counts[name] += count

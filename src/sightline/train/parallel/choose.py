@@ -21,6 +21,10 @@ def layout_of(settings: Parallel, everyone: Ranks) -> Layout:
         settings.sizes(1, 1)
         return Layout(Parallel(), everyone)
     sizes = settings.sizes(everyone.world, int(os.environ.get("LOCAL_WORLD_SIZE", everyone.world)))
+    if settings.pipeline > 1:
+        from sightline.train.parallel.pipeline import Pipeline
+
+        return Pipeline(settings, everyone, sizes)
     if settings.tensor > 1:
         from sightline.train.parallel.grid import Grid
 

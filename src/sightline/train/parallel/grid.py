@@ -55,26 +55,34 @@ class Grid(Layout):
         if not objective.overlaps:
             what = "losses that compare a step's pairs, and trades, know of no tensor ranks"
             raise UserError(what, where=f"{where}.objective", fix="set parallel: ddp")
+        if precision.name == "fp16":
+            what = "fp16 does not go with tensor or pipeline ranks"
+            raise UserError(what, where="precision", fix="set precision=bf16")
         if type(model) is not ComposedVLM:
             what = f"a {type(model).__name__} cannot be cut over tensor ranks: towers joined by a connector can"
             raise UserError(what, where="parallel.tensor", fix="set parallel: fsdp")
+        if self.settings.tensor == 1:
+            return
         if isinstance(stage.optimizer.clip, AdaptiveClip) or stage.optimizer.kind == "lamb":
             what = "adaptive clipping and LAMB look at whole matrices, and each rank has a part"
             fix = "clip by a number, and use adamw; or set parallel: ddp"
             raise UserError(what, where=f"{where}.optimizer", fix=fix)
-        if precision.name == "fp16":
-            raise UserError("fp16 does not go with tensor ranks", where="precision", fix="set precision=bf16")
         cuts(model, self.settings.tensor)
 
     def place(self, home: VLM, stage: Stage) -> VLM:
         """See `Layout.place`."""
         away = double(home)
-        self.summed = split(away, self.mesh["tensor"], self.ranks.device)
+        self.lay(away, stage)
+        return away
+
+    def lay(self, away: VLM, stage: Stage) -> None:
+        """Cut the matrices of `away` over tensor ranks, and bring the rest to this rank's device, in place."""
+        tensor = self.settings.tensor
+        self.summed = split(away, self.mesh["tensor"], self.ranks.device) if tensor > 1 else []
         if self.settings.kind == "ddp":
             _move(away, self.ranks)
         else:
             share_out(away, stage, self.shares, self.settings, self.ranks.device)
-        return away
 
     def wrap(self, model: VLM, objective: Objective) -> nn.Module:
         """See `Layout.wrap`: gradients are averaged by `backward`."""
@@ -82,11 +90,13 @@ class Grid(Layout):
 
     def optimizer(self, model: VLM, stage: Stage) -> Optimizer:
         """See `Layout.optimizer`."""
-        built = super().optimizer(model, stage)
-        for group in built.param_groups:
-            # Cut and whole tensors do not go together into one operation on lists.
+        return self.in_parts(super().optimizer(model, stage))
+
+    def in_parts(self, optimizer: Optimizer) -> Optimizer:
+        """Let `optimizer` move one tensor at a time: cut and whole ones do not go together into one operation."""
+        for group in optimizer.param_groups if self.settings.tensor > 1 else ():
             group |= {key: False for key in ("fused", "foreach") if key in group}
-        return built
+        return optimizer
 
     def backward(
         self,
@@ -99,12 +109,21 @@ class Grid(Layout):
     ) -> dict[Term, Tensor]:
         """See `Layout.backward`."""
         losses = objective.backward(module, batches, factors, precision, self.ranks)
+        self.exchange(optimizer)
+        return losses
+
+    def exchange(self, optimizer: Optimizer) -> None:
+        """What is left to exchange of gradients once a step's backward passes are done."""
         for parameter in (each for module in self.summed for each in module.parameters()):
             if parameter.grad is not None:
                 dist.all_reduce(local(parameter.grad), group=self.mesh.get_group("tensor"))
         if self.settings.kind == "ddp":
             self.ranks.average_gradients([p for group in optimizer.param_groups for p in group["params"]])
-        return losses
+
+    @property
+    def parts(self) -> Ranks:
+        """See `Layout.parts`."""
+        return self.everyone
 
     def agreed(self, stop: bool) -> bool:
         """See `Layout.agreed`."""

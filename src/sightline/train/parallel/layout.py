@@ -35,6 +35,7 @@ class Layout:
         spreads: whether another model than the one at home is trained, which then stays in the host's memory.
         together: whether no rank can go through the model alone, though the main one writes checkpoints.
         layered: whether weights and gradients are to be seen layer by layer after a step.
+        watched: whether the guard can watch the model that is trained.
         ranks: those that are fed different rows.
     """
 
@@ -42,6 +43,7 @@ class Layout:
     spreads = False
     together = False
     layered = True
+    watched = True
 
     def __init__(self, settings: Parallel, ranks: Ranks) -> None:
         self.settings, self.ranks = settings, ranks
@@ -79,6 +81,15 @@ class Layout:
         if not objective.overlaps:
             self.ranks.average_gradients([p for group in optimizer.param_groups for p in group["params"]])
         return losses
+
+    def value(self, objective: Objective, model: VLM, batch: Batch) -> dict[Term, tuple[Tensor, float]]:
+        """Each term's sum and count on a held-out batch, as the placed `model` answers (see `Objective.value`)."""
+        return objective.value(model, batch)
+
+    @property
+    def parts(self) -> Ranks:
+        """The processes over which what each holds of the model is added up."""
+        return self.ranks
 
     def agreed(self, stop: bool) -> bool:
         """Whether to tell the other data ranks of a wish to stop: that of any process fed the same rows."""

@@ -51,7 +51,7 @@ class Cut:
 
 
 def cuts(model: VLM, ranks: int) -> list[Cut]:
-    """How `model` is cut over `ranks` tensor ranks. A vision tower without attention stays whole.
+    """How `model` is cut over `ranks` tensor ranks. A vision tower without attention stays whole, as do empty blocks.
 
     Raises:
         UserError: blocks of an unknown build; heads or widths that `ranks` does not divide.
@@ -59,7 +59,7 @@ def cuts(model: VLM, ranks: int) -> list[Cut]:
     found = []
     for tower in ("vision", "language"):
         config = getattr(getattr(model, tower), "config", None)
-        blocks = model.blocks(tower)
+        blocks = [block for block in model.blocks(tower) if any(True for _ in block.parameters())]
         if not blocks or not hasattr(config, "num_attention_heads"):
             continue
         words = _words(tower, blocks, config)
