@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from sightline.attach.hook import Hook
 from sightline.attach.open_step import Loss, OpenStep
 from sightline.attach.recorder import Recorder
+from sightline.attach.script_divergence import show_divergence
 from sightline.attach.script_logits import SoftmaxLoss
 from sightline.attach.script_terms import Terms
 from sightline.attach.script_watch import Models, Watched
@@ -140,6 +141,8 @@ class Losses:
         softmax = None
         if any(step is not None and step.measured for _, step, _, _ in states):
             softmax = SoftmaxLoss.under(root)
+            if len(live) == 1:
+                show_divergence(root, live[0].recorder)
         if len(live) == 1:
             self._terms.look(root, live[0].recorder)
         found += [Loss.of(loss), divisor, states, softmax]

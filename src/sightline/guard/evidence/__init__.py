@@ -36,6 +36,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     HiddenSeen    once, when parameters in plain containers have had gradients in three measured steps
     PicturesSeen  once, when all images of many training batches were one and the same
     PullSeen      after first backward passes that pull all outputs of a batch to one number
+    DivergenceSeen  under `sightline run`, when a loss was given probabilities where it takes their logarithms
     StillSeen     once, when optimizer steps have written to nothing for a while
     UnsettledSeen   after an evaluation of a model with spectral norm that had not been trained yet
     SharedTextSeen   after 16, 32, ... batches in which all samples share one row of token ids, and at the end
@@ -75,6 +76,7 @@ from sightline.guard.evidence.hidden import HiddenSeen
 from sightline.guard.evidence.language import AccessSeen, BatchScore, ContextSeen, PaddingSeen, ScoreSeen
 from sightline.guard.evidence.learning import (
     BinaryLossSeen,
+    DivergenceSeen,
     HeadSeen,
     NearRowsSeen,
     OutputsSeen,
@@ -115,6 +117,7 @@ __all__ = [
     "ContextSeen",
     "CutOffSeen",
     "DataSeen",
+    "DivergenceSeen",
     "DrawsSeen",
     "EvaluationSeen",
     "Evidence",
@@ -220,6 +223,7 @@ Evidence = (
     | SharedRowsSeen
     | SharedSpansSeen
     | SharedTextSeen
+    | DivergenceSeen
     | StillSeen
     | TeacherSeen
     | GeneratedSeen

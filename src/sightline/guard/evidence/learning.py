@@ -250,6 +250,19 @@ class SharedSpansSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class DivergenceSeen:
+    """A loss t (log t - p), summed, where p came from a softmax and log p was to be given.
+
+    `whole`: the share of rows of t that are probabilities; `soft`: of those that are so over more than one class.
+    """
+
+    step: int
+    classes: int
+    whole: float
+    soft: float
+
+
+@dataclass(frozen=True, slots=True)
 class StillSeen:
     """Optimizer steps in a row in which nothing wrote to any parameter that learns, and none of its values changed.
 

@@ -5,7 +5,8 @@ nearly ln V for a vocabulary), while accuracy may look tolerable. Gradients are 
 Root cause: `cross_entropy` takes log_softmax of its input. A model that ends in softmax, or a loop that calls softmax
 before the loss, gives it numbers between 0 and 1, whose softmax is nearly flat whatever the model says. So does a
 sigmoid before `binary_cross_entropy_with_logits`: then no probability is below one half, nor the loss below 0.31.
-`nll_loss` takes no softmax, and not the logarithm either: given probabilities, it is their mean below zero.
+`nll_loss` takes no softmax, and not the logarithm either: given probabilities, it is their mean below zero. `kl_div`
+takes none of its first argument.
 Fix: pass raw logits to `cross_entropy`: remove the softmax before the loss, and take it where probabilities are read;
 or keep it and use `nll_loss` on its logarithm. The same for sigmoid, or keep it and use `binary_cross_entropy`.
 Stays silent when: the input is logits, or log-probabilities (log_softmax of those changes nothing); or probabilities
@@ -23,7 +24,7 @@ Sources:
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Severity, Verdict
-from sightline.guard.evidence import BinaryLossSeen, History, LossSeen
+from sightline.guard.evidence import BinaryLossSeen, DivergenceSeen, History, LossSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -31,8 +32,15 @@ MOST = 0.9  # of the supervised positions: the form of a gradient is exact, so a
 FEWEST = 8  # supervised positions from which an uneven weight is told from chance
 
 
-def find(loss: LossSeen | None = None, binary: BinaryLossSeen | None = None, history: History | None = None) -> Verdict:
+def find(
+    loss: LossSeen | None = None,
+    binary: BinaryLossSeen | None = None,
+    history: History | None = None,
+    divergence: DivergenceSeen | None = None,
+) -> Verdict:
     """Read the form of the loss off its gradient, and the kind of numbers off its input."""
+    if divergence is not None and divergence.soft > MOST:
+        return _divergence(divergence)
     if binary is not None and _lone(binary):
         return _logarithm(loss, history.steps[-1].loss if history else None)
     if binary is not None and binary.doubled > MOST and binary.outputs * binary.graded >= FEWEST:
@@ -62,6 +70,16 @@ def _logarithm(loss: LossSeen | None, value: float | None) -> Verdict:
     message = "probabilities are given to a loss that takes their logarithms, as nll_loss does: it is below 0"
     fix = "take log_softmax in place of softmax before nll_loss, or give raw logits to cross_entropy"
     return Finding("error", message, fix, {"loss": value, "positions given as probabilities": loss.probability_rows})
+
+
+def _divergence(seen: DivergenceSeen) -> Finding:
+    message = (
+        "probabilities are given to a divergence that takes their logarithms, as kl_div does: it has no floor"
+    )
+    fix = (
+        "give kl_div log_softmax(logits) as its first argument; its second are probabilities (log_target=False)"
+    )
+    return Finding("error", message, fix, {"targets that are probabilities": seen.whole, "classes": seen.classes})
 
 
 def _finding(what: str, remove: str, severity: Severity, loss: LossSeen) -> Finding:
