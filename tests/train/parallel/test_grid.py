@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from sightline.recipe import load, to_yaml
 from sightline.recipe.schema import Parallel
 from sightline.train.run import resume, train
-from tests.train.parallel.runs import ADAPTED, ALL, FROZEN, on_processes, recipe, table
+from tests.train.parallel.runs import ADAPTED, ALL, FROZEN, STEPS, on_processes, recipe, table
 from tests.train.parallel.test_layouts import same
 
 pytestmark = [pytest.mark.ddp, pytest.mark.slow]
@@ -86,3 +87,22 @@ def test_three_directions_on_eight_processes(rows: Path, tmp_path: Path, layout:
     alone = train(recipe(rows, stage=STAGE), tmp_path / "alone")
     on_processes(8, {tmp_path / "all": recipe(rows, ALL, layout, stage=STAGE)})
     same(tmp_path / "all", alone)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[2])
+def test_two_stages_with_all_that_comes_along(rows: Path, tmp_path: Path, layout: str) -> None:
+    """Averages, recomputation, early stopping, towers frozen at first, the guard, and answers in the end."""
+    first = STAGE | {"name": "align", "learn": {"connector": "all"}, "steps": 4, "validate_every": 4}
+    second = STAGE | {"name": "see", "ema": 0.5, "gradient_checkpointing": True, "early_stop": {"patience": 9}}
+    stages = [recipe(rows, ALL, stage=each).stages[0].model_dump(mode="json") for each in (first, second)]
+    guard = {"on": layout == "tensor"}
+    changes: Any = {"stages": stages, "guard": guard, "evaluate": {"data": "train", "validation": "train"}}
+    alone = train(recipe(rows, ALL, **changes), tmp_path / "alone")
+    run = tmp_path / layout
+    on_processes(2, {run: recipe(rows, ALL, LAYOUTS[2][layout], **changes)})
+    same(run, alone, STEPS + 4)
+    if guard["on"]:
+        told = [json.loads(line) for line in (run / "findings.jsonl").read_text().splitlines()]
+        assert not [line for line in told if line["kind"] == "finding"]
+    answered = [json.loads((path / "evaluation.json").read_text())["accuracy"] for path in (run, alone)]
+    assert answered[0] == pytest.approx(answered[1])

@@ -8,12 +8,13 @@ output matrix and the connector stay whole on every rank.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
@@ -39,15 +40,22 @@ MLP = (
     ("fc1", "fc2"),  # OPT
     ("intermediate.dense", "output.dense"),
 )
+# Towers whose attention and MLP read what comes in through their matrices alone, as tests have seen.
+PLAIN = {"clip_vision_model", "siglip_vision_model", "siglip2_vision_model", "dinov2", "dinov2_with_registers", "vit"}
+PLAIN |= {"llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "opt"}
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """How the blocks of a tower are cut: words by the names of modules within a block."""
+    """How the blocks of a tower are cut: words by the names of modules within a block.
+
+    `plain`: what comes into an attention or an MLP is read by its matrices alone.
+    """
 
     tower: Tower
     blocks: list[nn.Module]
     words: Mapping[str, str]
+    plain: bool = False
 
 
 def cuts(model: VLM, ranks: int) -> list[Cut]:
@@ -64,7 +72,7 @@ def cuts(model: VLM, ranks: int) -> list[Cut]:
             continue
         words = _words(tower, blocks, config)
         _divide(tower, blocks[0], words, config, ranks)
-        found.append(Cut(tower, blocks, words))
+        found.append(Cut(tower, blocks, words, config.model_type in PLAIN))
     return found
 
 
@@ -83,6 +91,8 @@ def split(model: VLM, mesh: DeviceMesh, device: torch.device) -> list[nn.Module]
                     summed.append(block.get_submodule(name))
                 else:
                     _cut(block.get_submodule(name), word, mesh)
+            if cut.plain:
+                _read_once(block, cut.words, mesh)
             parts: list[Any] = list(block.modules())
             for module in parts:
                 if hasattr(module, "q_proj") and hasattr(module, "num_heads"):  # OPT shapes its heads by their number
@@ -102,6 +112,25 @@ def _cut(module: Any, word: str, mesh: DeviceMesh) -> None:
             # What was cut is a view of the whole matrix, which would stay in memory.
             own = DTensor.from_local(parameter.to_local().clone(), mesh, parameter.placements, run_check=False)
             linear.register_parameter(name, nn.Parameter(own, parameter.requires_grad))
+
+
+def _read_once(block: nn.Module, words: Mapping[str, str], mesh: DeviceMesh) -> None:
+    """Where several matrices read the same input, let its gradients be summed over ranks once and not for each."""
+    readers = Counter(name.rpartition(".")[0] for name, word in words.items() if word == COLUMNS)
+
+    def spread(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if "hidden_states" in named:
+            return inputs, named | {"hidden_states": whole(named["hidden_states"])}
+        return (whole(inputs[0]), *inputs[1:]), named
+
+    def whole(tensor: Tensor) -> Tensor:
+        return DTensor.from_local(tensor, mesh, (Replicate(),), run_check=False)
+
+    for parent, count in readers.items():
+        # The adapters' small matrices are ordinary ones, which take no input that lies on ranks.
+        adapted = any(hasattr(module, "base_layer") for module in block.get_submodule(parent).modules())
+        if parent and count > 1 and not adapted:
+            block.get_submodule(parent).register_forward_pre_hook(spread, with_kwargs=True)
 
 
 def _style(word: str) -> ParallelStyle:
