@@ -348,6 +348,9 @@ def hostile(folder: Path) -> Path:
              "export": {"folder": HOSTILE, "how_to_load": HOSTILE}}  # fmt: skip
     lines = [line | {"stage": HOSTILE + str(place > 50)} for place, line in enumerate(metrics(every=9))]
     lines = [line | {"grad_norm": {HOSTILE: 1.0}, "update_ratio": {HOSTILE: 1e-3}} for line in lines]
+    kinds = ("grad_norm", "weight_norm", "update_ratio", "attention_entropy", "dead_units")
+    seen = {kind: {HOSTILE + ".0": 0.5, HOSTILE + ".1": 0.0, HOSTILE: HOSTILE} for kind in kinds}
+    lines += [{"event": "layers", "stage": HOSTILE, "step": n, "global_step": n} | seen for n in (9, 90)]
     said = dict.fromkeys(("check", "code", "message", "fix", "severity", "claim", "why", "reason"), HOSTILE)
     findings = [
         {"kind": kind, **said, "evidence": {HOSTILE: HOSTILE}} for kind in ("finding", "passed", "not-run", "allowed")

@@ -12,11 +12,12 @@ from tests.report.fake_run import VARIANTS
 pytestmark = pytest.mark.browser
 
 # fp16 has a loss scale, three losses a curve each; where nothing was logged there is nothing to draw
-PLOTS = {"failed": 7, "bare": 0, "retrieval": 9, "robust": 10, "hostile": 7}
+PLOTS = {"failed": 7, "bare": 0, "retrieval": 9, "robust": 10, "hostile": 11}
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 EMPTY_PLOTS = """[...document.querySelectorAll('.plot')].filter(box => {
     const lines = [...box.querySelectorAll('.scatterlayer .js-line, .scatterlayer .point')];
-    return !lines.some(line => (line.getAttribute('d') || '').length > 8);
+    const maps = box.querySelectorAll('.heatmaplayer image');
+    return !maps.length && !lines.some(line => (line.getAttribute('d') || '').length > 8);
 }).map(box => box.id)"""
 WIDER_THAN_PLACE = """[...document.querySelectorAll('.plot')].filter(box =>
     box.querySelector('.main-svg').getBoundingClientRect().width > box.clientWidth + 1).map(box => box.id)"""
