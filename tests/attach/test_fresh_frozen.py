@@ -347,3 +347,46 @@ def test_new_tokens_that_nobody_can_learn(case: str) -> None:
 @pytest.mark.parametrize("case", ["prompts", "stand-in", "by hand", "output learns", "rows learn"])
 def test_new_tokens_that_need_not_or_do(case: str) -> None:
     assert taught(case) == []
+
+
+class LowRank(nn.Module):
+    """A trained layer, and what is added to it: a product that begins at 0."""
+
+    def __init__(self, plain: nn.Linear) -> None:
+        super().__init__()
+        self.plain, self.down = plain, nn.Parameter(torch.empty(2, plain.in_features))
+        self.up = nn.Parameter(torch.zeros(plain.out_features, 2))
+        nn.init.kaiming_uniform_(self.down, a=5**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.plain(x) + x @ self.down.T @ self.up.T
+
+
+def tuned(case: str) -> list[str]:
+    """A body that was trained, a new output layer, and additions that `case` freezes."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 4))
+    for stage in ("before", "after"):
+        if stage == "after":
+            for place in (0, 2):
+                model[place].requires_grad_(False)
+                model[place] = LowRank(model[place])
+                if case == "too late":
+                    model[place].requires_grad_(False)
+                if case == "half":
+                    model[place].down.requires_grad_(False)
+            model[4] = nn.Linear(16, 4)
+        opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+        with sightline.attach(model, opt, on_finding=None, budget=1.0, checks=load((page("T1"),))) as guard:
+            for _ in range(STEPS):
+                x = torch.randn(8, 16)
+                opt.zero_grad()
+                nn.functional.cross_entropy(model(x), x[:, :4].argmax(1)).backward()
+                opt.step()
+    return [one.message for one in guard.findings]
+
+
+def test_low_rank_additions_that_are_frozen_with_the_rest() -> None:
+    (found,) = tuned("too late")
+    assert "times zeros that are frozen too" in found
+    assert tuned("meant") == tuned("half") == []

@@ -7,6 +7,7 @@ where it stands straight behind parts that were loaded or trained, and in front 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 from torch import nn
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 
 from sightline.attach.onlookers.cut_off import Question
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
-from sightline.attach.origins import ORIGINS, matrices
+from sightline.attach.origins import ORIGINS, SMALLEST, matrices
 from sightline.attach.script_heap import compiled_parts
 from sightline.guard.evidence import FreshFrozenSeen
 from sightline.guard.evidence.fresh_frozen import Place
@@ -94,6 +95,8 @@ def stuck(question: Question) -> tuple[list[str], Place] | None:
     fresh, given = frozen(model)
     learning = [name for name, p in matrices(model) if p.requires_grad]
     flow = Flow(question.call, learning)
+    if idle := _idle(model, flow, fresh, given, places):
+        return idle, "idle"
     behind = sorted(flow.into(given, fresh))
     if len(behind) <= SINGLY:
         behind = [name for name in behind if flow.out([name], places, uncut=False)]
@@ -110,6 +113,26 @@ def stuck(question: Question) -> tuple[list[str], Place] | None:
     trainable = [name for name, p in model.named_parameters() if p.requires_grad]
     judged = sorted(flow.into(trainable, last, uncut=False)) if len(last) <= HEAD else []
     return (judged, "behind") if judged else None
+
+
+def _idle(
+    model: nn.Module, flow: Flow, fresh: Sequence[str], given: Sequence[str], places: Collection[int]
+) -> list[str]:
+    """Fresh matrices beside frozen ones that are all zero and undo them, with these: a product that is 0 and stays so.
+
+    Low-rank additions begin like that. Beside: of one module, or of two that are.
+    """
+    frozen = [(name, p) for name, p in matrices(model) if not p.requires_grad and p.numel() >= SMALLEST]
+    zero = [name for name, p in frozen if any(_beside(name, other) for other in fresh) and not bool(p.any())]
+    alone = [name for name in fresh if any(_beside(name, other) for other in zero)]
+    if not alone or not flow.out(zero, places, uncut=False) or flow.out(alone, places, uncut=False):
+        return []
+    return [*alone, *zero] if flow.into(given, alone) else []
+
+
+def _beside(one: str, other: str) -> bool:
+    first, second = one.split("."), other.split(".")
+    return first != second and len(first) == len(second) and first[: max(0, len(first) - 2)] == second[:-2]
 
 
 def attributes(model: nn.Module, name: str) -> list[str]:

@@ -27,10 +27,13 @@ class Forward:
         self._state, self._backward, self._stepping, self._evaluation = state, backward, stepping, evaluation
         self._slept = (0, 0)  # steps and forwards when sleep began
 
-    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Hook before the model's forward pass. Off while the guard sleeps, until it is due to wake."""
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        """Hook before the model's forward pass. Off while the guard sleeps, until it is due to wake.
+
+        Without `kwargs`: it was taken off by another hook of this very call, and torch still goes through them.
+        """
         s = self._state
-        if s.muted:
+        if s.muted or kwargs is None:
             return
         if s.arriving is not None:
             s.arriving()

@@ -19,6 +19,7 @@ WAYS = {
     "between": "parts that were loaded or trained come before and after them",
     "behind": "what learns stands before them and is judged through them",
     "attribute": "the loss is made through them, and somebody set requires_grad = True on their module",
+    "idle": "they were added to parts that were loaded or trained, times zeros that are frozen too",
     "alone": "parts that were loaded or trained come before them, and no other matrix learns",
 }
 ALONE = "give them to an optimizer, as what that term is to teach; or leave the term out"
