@@ -36,10 +36,11 @@ def rehearse_by_depth(
         make: a new model on the meta device, frozen and in training mode.
         whole: towers whose blocks differ (only some of them learn).
     """
-    depths = {tower: len(make().blocks(tower)) for tower in cuttable(make()) if tower not in set(whole)}
+    first = make()  # to make one takes longer than to rehearse it
+    depths = {tower: len(first.blocks(tower)) for tower in cuttable(first) if tower not in set(whole)}
     depths = {tower: depth for tower, depth in depths.items() if depth > LEAST + 1}
     least = dict.fromkeys(depths, LEAST)
-    base = told = rehearse(_cut(make(), least), forward, dtype)
+    base = told = rehearse(_cut(first, least), forward, dtype)
     for tower, depth in depths.items():
         more = rehearse(_cut(make(), least | {tower: LEAST + 1}), forward, dtype)
         told = told.plus(more.plus(base, -1), depth - LEAST)

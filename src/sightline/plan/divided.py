@@ -7,15 +7,18 @@ Data-parallel layouts then lie over what is left of the ranks, as they do over a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+
+from torch import nn
 
 from sightline.models.vlm import VLM
 from sightline.plan.devices import Gpu
 from sightline.plan.layouts import HALF, Frozen, Layout, World, rank_bytes
 from sightline.plan.memory import StateBytes
-from sightline.plan.pipeline import balanced, bubble, duration, order, shared_out, under_way
+from sightline.plan.pipeline import Place, balanced, bubble, duration, order, shared_out, under_way
 from sightline.plan.sample import RowShape
 from sightline.plan.speed import (
     Collective,
@@ -62,14 +65,25 @@ class Division:
     rows: int
     shape: RowShape
     checkpointing: bool
+    _states: dict[Any, list[dict[Tower, StateBytes]]] = field(default_factory=dict)
+
+    @cached_property
+    def places(self) -> list[Place]:
+        """The blocks in the order of the pass."""
+        return order(self.model)
+
+    @cached_property
+    def counts(self) -> dict[Tower, int]:
+        """Blocks of each tower, 1 where there are none."""
+        found = Counter(tower for tower, _ in self.places)
+        return {"vision": max(1, found["vision"]), "language": max(1, found["language"])}
 
     @cached_property
     def costs(self) -> list[float]:
         """FLOPs of each block in the order of the pass; what stands outside blocks is with the nearest of them."""
-        counts = {tower: max(1, len(self.model.blocks(tower))) for tower in ("vision", "language")}
         passes = {tower: self._passes(tower) for tower in self.model.towers}
-        found = [self.seen.flops[tower] / counts[tower] * passes[tower] for tower, _ in order(self.model)]
-        found[counts["vision"] - 1] += self.seen.flops["connector"] * passes["connector"]
+        found = [self.seen.flops[tower] / self.counts[tower] * passes[tower] for tower, _ in self.places]
+        found[self.counts["vision"] - 1] += self.seen.flops["connector"] * passes["connector"]
         found[-1] += self.seen.flops[OUTSIDE] * 3 + self.seen.flops["head"] * 3
         return found
 
@@ -92,12 +106,22 @@ class Division:
         whole = sum(self.costs)
         return [sum(self.costs[start:end]) / whole for start, end in zip(starts, ends, strict=True)]
 
+    @cached_property
+    def parts(self) -> list[dict[Tower, list[nn.Parameter]]]:
+        """Each stage's parameters by tower."""
+        return shared_out(self.model, self.sizes)
+
     def states(self, layout: Layout, world: World, *, ema: bool, frozen: Frozen) -> list[dict[Tower, StateBytes]]:
         """State bytes of each stage's fullest rank by tower."""
         data = data_world(world, self.split)
-        kind = "one" if data.size == 1 else layout
+        key = (layout, data, ema, frozen)
+        if key not in self._states:
+            self._states[key] = self._count(layout if data.size > 1 else "one", data, ema, frozen)
+        return self._states[key]
+
+    def _count(self, kind: Layout, data: World, ema: bool, frozen: Frozen) -> list[dict[Tower, StateBytes]]:
         held = []
-        for stage in shared_out(self.model, self.sizes):
+        for stage in self.parts:
             towers = {}
             for tower, parameters in stage.items():
                 buffers = [b for _, module in self.model.tower_modules(tower) for b in module.buffers()]
@@ -115,18 +139,17 @@ class Division:
 
     def _kept(self, stage: int, seen: Rehearsal) -> float:
         """Bytes that the blocks of `stage` keep between the passes, with what stands beside them."""
-        places = order(self.model)
         start = sum(self.sizes[:stage])
-        here = places[start : start + self.sizes[stage]]
-        counts = {tower: max(1, len(self.model.blocks(tower))) for tower in ("vision", "language")}
-        kept = float(sum(seen.kept[tower] / counts[tower] for tower, _ in here))
-        kept += seen.kept["connector"] if ("vision", counts["vision"] - 1) in here else 0.0
+        here = self.places[start : start + self.sizes[stage]]
+        kept = float(sum(seen.kept[tower] / self.counts[tower] for tower, _ in here))
+        kept += seen.kept["connector"] if ("vision", self.counts["vision"] - 1) in here else 0.0
         return kept + (seen.kept[OUTSIDE] + seen.kept["head"] if stage == len(self.sizes) - 1 else 0.0)
 
+    @cached_property
     def weights(self) -> Weights:
         """Elements of the stage that has the most to exchange."""
         learning = passed = dead = 0
-        for stage in shared_out(self.model, self.sizes):
+        for stage in self.parts:
             mine = passing = still = 0
             for tower, parameters in stage.items():
                 frozen = sum(p.numel() for p in parameters if not p.requires_grad)
@@ -148,7 +171,7 @@ class Division:
             group = World(near, math.ceil(self.split.tensor / near), world.peers, world.link)
             size = calls = 0.0
             for tower, elements in self._widths(micro).items():
-                blocks = max(1.0, len(self.model.blocks(tower)) / self.split.pipeline)
+                blocks = max(1.0, self.counts[tower] / self.split.pipeline)
                 passes = self._passes(tower) - 1 if self._passes(tower) > 1 else 1  # again forward where recomputed
                 calls += EXCHANGES * passes * blocks
                 size += EXCHANGES * passes * blocks * elements * HALF
@@ -177,7 +200,7 @@ class Division:
         backward = roofline(self.seen.backward, gpu, half) * share
         stages = [part * (forward + backward) for part in self.shares]
         lasts = duration(stages, times)
-        weights = self.weights()
+        weights = self.weights
         held = [sum(towers.values(), StateBytes()) for towers in self.states(layout, world, ema=False, frozen=frozen)]
         dearest = max(held, key=lambda each: each.optimizer)
         optimizer = stepping(dearest, weights, data, gpu, "none")
