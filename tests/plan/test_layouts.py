@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sightline.errors import UserError
 from sightline.plan.devices import GPUS, bandwidth, find
 from sightline.plan.layouts import World, bubble, layouts_of, rank_bytes
+from sightline.plan.memory import STEP_BYTES
 from sightline.plan.speed import Weights, exchanges
 from tests.plan.rehearsed import ALIGN, model
 
@@ -18,9 +19,9 @@ FAR = World(8, 4, 450e9, 50e9)
 
 def weights(*, learning: int, frozen: int) -> list[Tensor]:
     def make(count: int, learns: bool) -> Tensor:
-        return nn.Parameter(torch.empty(count // 8, 8, device="meta"), requires_grad=learns)
+        return nn.Parameter(torch.empty(count // 8, device="meta").view(-1, 8), requires_grad=learns)
 
-    return [make(learning, True), make(frozen, False)]
+    return [make(count, learns) for count, learns in ((learning, True), (frozen, False)) for _ in range(8)]
 
 
 def deepspeed_zero2(parameters: int, ranks: int) -> float:
@@ -32,14 +33,14 @@ def test_zero2_is_the_missions_formula() -> None:
     """2P + (2P + 12P) / N, where all learns (recipes.md)."""
     count = 8 * 80_000
     held = rank_bytes(weights(learning=count, frozen=0), [], "zero2", EIGHT)
-    assert held.total == 2 * count + (2 * count + 12 * count) / 8
+    assert held.total == 2 * count + (2 * count + 12 * count) / 8 + STEP_BYTES
 
 
 def test_frozen_weights_cost_two_bytes_under_zero2() -> None:
     """Where DeepSpeed's own formula counts them as if they learned."""
     learning, frozen = 8 * 1_000, 8 * 99_000
     held = rank_bytes(weights(learning=learning, frozen=frozen), [], "zero2", EIGHT).total
-    assert held == 2 * (learning + frozen) + 14 * learning / 8
+    assert held == 2 * (learning + frozen) + 14 * learning / 8 + STEP_BYTES
     assert deepspeed_zero2(learning + frozen, 8) > 2.1 * held
 
 

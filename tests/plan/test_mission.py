@@ -22,9 +22,9 @@ def held(learning: float, frozen: float, layout: Layout = "zero1", ranks: int = 
 def tensors(learning: float, frozen: float) -> list[Tensor]:
     sizes = ((learning, True), (frozen, False))
     return [
-        nn.Parameter(torch.empty(round(size * BILLION) // 1000, 1000, device="meta"), requires_grad=learns)
+        nn.Parameter(torch.empty(round(size * BILLION) // 32_000, 1000, device="meta"), requires_grad=learns)
         for size, learns in sizes
-        if size
+        for _ in range(32 if size else 0)  # which ranks share out evenly
     ]
 
 

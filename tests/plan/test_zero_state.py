@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +19,7 @@ from sightline.losses.next_token import next_token
 from sightline.plan.layouts import Layout, World, state_of
 from sightline.plan.memory import StateBytes
 from sightline.plan.sample import sample
+from sightline.recipe.parallel import Sizes
 from sightline.recipe.schema import Parallel
 from sightline.train.objectives import NextToken
 from sightline.train.parallel.ranks import Ranks
@@ -46,44 +49,50 @@ def test_zero_state_is_what_a_process_holds(learn: dict[str, str], world: int, t
 
 def hold(rank: int, world: int, port: int, learn: dict[str, Any], folder: str) -> None:
     """Write down what rank 0 holds under each kind."""
-    import os
-
-    from sightline.recipe.parallel import Sizes
-    from sightline.train.parallel.deepspeed import Zero
-
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = str(port)
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    ranks, told = Ranks(rank, world, torch.device("cpu")), {}
-    for kind in ZERO:
-        layout = Zero(Parallel(kind=kind), ranks, Sizes(1, 1, world, 1))
-        made = real(model(learn, words=501, width=WIDTH))
-        layout.check(made, stage(learn), NextToken(), pick_precision("bf16", ranks.device))
-        away = layout.place(made, stage(learn))
-        batch = sample(away, ROWS, 2)
-        for name in ("image_places", "rows"):
-            setattr(batch, name, torch.arange(len(getattr(batch, name))))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = next_token(*layout.engine(batch))[0]
-        layout.engine.backward(loss)
-        inner, pieces = layout.engine.optimizer, layout.pieces
-        gradients = [p.grad for p in away.parameters() if p.grad is not None]
-        gradients += [each for some in inner.averaged_gradients.values() for each in some or () if each is not None]
-        grads = held(gradients)
-        detail = {n: (p.numel(), p.data.numel()) for n,p in away.named_parameters()}
-        layout.engine.step()
-        weights = [part for p in away.parameters() for part in (p.data, getattr(p, "ds_tensor", None)) if part is not None]
-        states = [value for state in layout.engine.basic_optimizer.state.values() for value in state.values()]
-        told[kind] = asdict(StateBytes(
-            weights=held(weights), buffers=held(list(away.buffers())), gradients=grads, optimizer=held(states), masters=held(pieces.flat)
-        ))
+    told = {kind: asdict(state_held(kind, Ranks(rank, world, torch.device("cpu")), learn)) for kind in ZERO}
     if rank == 0:
         (Path(folder) / "held.json").write_text(json.dumps(told))
     dist.destroy_process_group()
 
 
-def held(tensors: list[Tensor]) -> int:
+def state_held(kind: Layout, ranks: Ranks, learn: dict[str, Any]) -> StateBytes:
+    """Gradients after a pass that is not the step's last, all else after the first step."""
+    from sightline.train.parallel.deepspeed import Zero
+
+    layout = Zero(Parallel(kind=kind), ranks, Sizes(1, 1, ranks.world, 1))
+    made, spec = real(model(learn, words=501, width=WIDTH)), stage(learn)
+    layout.check(made, spec, NextToken(), pick_precision("bf16", ranks.device))
+    away = layout.place(made, spec)
+    engine = layout.engine
+    batch = sample(away, ROWS, 2)
+    for name in ("image_places", "rows"):
+        setattr(batch, name, torch.arange(len(getattr(batch, name))))
+    gradients = 0
+    for last in (False, True):
+        engine.set_gradient_accumulation_boundary(last)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = next_token(*engine(batch))[0]
+        engine.backward(loss)
+        if not last:
+            inner = engine.optimizer
+            kept = (inner.averaged_gradients, getattr(inner, "all_grad_tensors", {}))
+            parts = [each for found in kept for some in found.values() for each in some or ()]
+            gradients = held([p.grad for p in away.parameters()] + parts)
+    engine.step()
+    return StateBytes(
+        weights=held([each for p in away.parameters() for each in (p.data, getattr(p, "ds_tensor", None))]),
+        buffers=held(away.buffers()),
+        gradients=gradients,
+        optimizer=held(value for state in engine.basic_optimizer.state.values() for value in state.values()),
+        masters=held(layout.pieces.flat),
+    )
+
+
+def held(tensors: Iterable[Tensor | None]) -> int:
     """Bytes of their storages, each once."""
-    storages = [tensor.untyped_storage() for tensor in tensors]
+    storages = [tensor.untyped_storage() for tensor in tensors if tensor is not None]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages if storage.nbytes()}.values())

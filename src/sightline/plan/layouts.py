@@ -7,7 +7,7 @@ What each engine holds of a model whose recipe says fp32 weights and a bf16 (or 
 | one, ddp | whole, fp32 | whole, fp32 | whole |
 | fsdp (FSDP2), hybrid (within a node) | fp32, sharded by rows | sharded, fp32 | sharded |
 | zero1, zero2 (DeepSpeed bf16) | whole, bf16 | whole; zero2: sharded, bf16 | masters and moments, fp32, sharded |
-| zero3 | bf16, sharded | sharded, bf16 | masters and moments, fp32, sharded |
+| zero3 | bf16, sharded, small ones whole, too | sharded, bf16 | masters and moments, fp32, sharded |
 | zero++ | zero3's, and a second copy in bf16, sharded within the node | as zero3 | as zero3 |
 
 Frozen weights have no gradients, no masters and no moments in any of them; ZeRO-1 and 2 never shard them, and FSDP does
@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal, get_args
 
 from torch import Tensor
@@ -33,6 +34,7 @@ Frozen = Literal["replicate", "shard"]
 Layout = Literal["one", "ddp", "fsdp", "hybrid", "zero1", "zero2", "zero3", "zero++"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 HALF, SINGLE = 2, 4  # bytes of an element
+GATHERED = 100_000  # elements of a weight up to which ZeRO-3 keeps it whole, too (param_persistence_threshold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,22 +122,48 @@ def rank_bytes(
         rest = sum(_rows(p, apart) * p.element_size() for p in every if not p.requires_grad)
         steps = STEP_BYTES * len(learning)
         return StateBytes(mine + rest, held, mine, 2 * mine + steps, 0, mine if ema else 0)
-    count = sum(parameter.numel() for parameter in learning)
-    share = math.ceil(count / world.size)
+    return _zero_bytes(every, held, layout, world, ema=ema, offload=offload)
+
+
+def _zero_bytes(
+    every: list[Tensor], held: int, layout: Layout, world: World, *, ema: bool, offload: Offload
+) -> StateBytes:
+    """DeepSpeed's optimizer moves one flat piece of each group: of what is decayed, and of what is not.
+
+    Between two backward passes. ZeRO-2's gradients are those of the first rank: a weight that two ranks share out is
+    kept whole by both. Checked against what processes hold (`tests/plan/test_zero_state.py`).
+    """
+    learning = [parameter for parameter in every if parameter.requires_grad]
+    kinds = [[p for p in learning if p.ndim > 1], [p for p in learning if p.ndim <= 1]]
+    groups = [[parameter.numel() for parameter in kind] for kind in kinds if kind]
+    frozen = sum(parameter.numel() for parameter in every) - sum(map(sum, groups))
+    small = 0
     if layout in ("zero3", "zero++"):
-        weights = sum(math.ceil(parameter.numel() / world.size) for parameter in every)
-        share = sum(math.ceil(parameter.numel() / world.size) for parameter in learning)
+        share = gradients = sum(math.ceil(count / world.size) for group in groups for count in group)
+        small = sum(p.numel() for p in every if p.numel() <= GATHERED)
+        weights = small + sum(math.ceil(parameter.numel() / world.size) for parameter in every)
     else:
-        weights = sum(parameter.numel() for parameter in every)
-    gradients = count if layout == "zero1" else share
-    average = share * SINGLE if ema else 0
+        shares = [math.ceil(sum(group) / (2 * world.size)) * 2 for group in groups]
+        weights, share = frozen + world.size * sum(shares), sum(shares)
+        gradients = sum(map(sum, groups))
+        if layout == "zero2":
+            pairs = zip(groups, shares, strict=True)
+            gradients = sum(_begun(group, own) for group, own in pairs)
     if offload == "all":
-        weights = 0
+        weights = small
     if layout == "zero++":  # hpZ: what the backward pass gathers within the node (arXiv 2306.10209, section 3.2)
         weights += sum(math.ceil(parameter.numel() / world.each) for parameter in every)
     if offload != "none":
-        return StateBytes(weights=HALF * weights, buffers=held, average=average)
-    return StateBytes(HALF * weights, held, HALF * gradients, 2 * SINGLE * share, SINGLE * share, average)
+        return StateBytes(weights=HALF * weights, buffers=held)
+    optimizer = 2 * SINGLE * share + STEP_BYTES * len(groups)
+    average = share * SINGLE if ema else 0
+    return StateBytes(HALF * weights, held, HALF * gradients, optimizer, SINGLE * share, average)
+
+
+def _begun(counts: list[int], share: int) -> int:
+    """Elements of the weights that begin within the first `share` of all of them, one after the other."""
+    starts = accumulate(counts, initial=0)
+    return sum(count for start, count in zip(starts, counts, strict=False) if start < share)
 
 
 def gathered(model: VLM, layout: Layout, world: World, *, frozen: Frozen = "shard") -> int:
