@@ -17,7 +17,7 @@ from sightline.recipe.schema import TOWERS, Stage, Tower
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-PARTS = ("schema", "data", "model", "stage", "parallel", "augment", "robust")
+PARTS = ("schema", "data", "model", "stage", "parallel", "numbers", "augment", "robust")
 SCHEMA = [DOCS.parent / "src" / "sightline" / "recipe" / f"{name}.py" for name in PARTS]
 NOTICE = "<!-- written by docs/generate.py (make docs): edit the source it names, not this page -->"
 HOSTS = {  # the folder of its tests and the module of its door -> how it is called

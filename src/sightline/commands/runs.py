@@ -33,7 +33,8 @@ def open_run(folder: Path, recipe: Recipe) -> Run:
     logging.disable_progress_bar()
     device = pick_device("auto")
     # A GPU's fp16 has no fast kernels on a CPU: there the run is read as "auto" would.
-    wanted = "auto" if recipe.precision == "fp16" and device.type == "cpu" else recipe.precision
+    only_gpus = recipe.precision in ("tf32", "fp16", "fp8")
+    wanted = "auto" if only_gpus and device.type == "cpu" else recipe.precision
     built = load_run(folder)
     built.model.to(device)
     return Run(recipe, built, pick_precision(wanted, device).name)

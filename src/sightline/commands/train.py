@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from sightline.commands.summary import augmented_lines, evaluation_lines, left_out_lines
 from sightline.commands.terminal import console, say
+from sightline.errors import UserError
 from sightline.recipe.schema import Recipe
 from sightline.train.directory import default_path
 from sightline.train.interrupt import Interrupted
@@ -24,11 +25,17 @@ def train(recipe: Recipe | None, out: Path | None, resume: Path | None, or_resum
     """Train `recipe` (or go on with the run `resume`), tell how it ended and where the report is; the exit status.
 
     Args:
-        or_resume: whether `out`, where it is this run already, is gone on with.
+        or_resume: whether `out`, where it is this run already, is gone on with; so it is when torchrun starts all
+            ranks anew, since one of them was lost.
 
     Raises:
         UserError: as `sightline.train.run`. GuardError: the guard stopped the run.
     """
+    if resume is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        if out is None:
+            fix = "start it with --out RUN; what is saved by now goes on with --resume RUN"
+            raise UserError("torchrun starts the ranks anew, and nothing says where the run is", where="--out", fix=fix)
+        or_resume = True
     main = os.environ.get("RANK", "0") == "0"  # torchrun starts one of us for each rank; one of them talks
     with Screen(show=main) as screen:
         try:

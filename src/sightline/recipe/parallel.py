@@ -40,6 +40,7 @@ class Parallel(Part):
     data: Positive | None = None  # ranks that are fed different rows; None: what tensor and pipeline leave
     shard: Positive | None = None  # hybrid, zero++: ranks that share out one copy; None: those of one machine
     frozen: Literal["replicate", "shard"] = "replicate"  # fsdp, hybrid: weights that do not learn in a stage
+    gather: Literal["fp32", "bf16"] = "fp32"  # fsdp, hybrid: in what weights are sent; gradients add up in fp32
     offload: Offload = "none"  # zero: what waits in the host's memory
     timeout: Above0 = 600.0  # seconds that a rank waits for the others before the run is stopped
 
@@ -54,6 +55,8 @@ class Parallel(Part):
             raise ValueError(f"'shard' is read by hybrid and zero++ alone, and 'kind' is {self.kind}")
         if self.frozen != "replicate" and self.kind not in ("fsdp", "hybrid"):
             raise ValueError(f"'frozen' is read by fsdp and hybrid alone, and 'kind' is {self.kind}")
+        if self.gather != "fp32" and self.kind not in ("fsdp", "hybrid"):
+            raise ValueError(f"'gather' is read by fsdp and hybrid alone, and 'kind' is {self.kind}")
         if self.tensor * self.pipeline > 1 and self.kind not in SPLIT:
             raise ValueError(f"'tensor' and 'pipeline' go with {', '.join(SPLIT)}, and 'kind' is {self.kind}")
         return self

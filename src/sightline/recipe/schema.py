@@ -29,6 +29,7 @@ from sightline.recipe.model import (
     TokenizerSpec,
     VisionSpec,
 )
+from sightline.recipe.numbers import Numbers, PrecisionKind
 from sightline.recipe.parallel import Parallel
 from sightline.recipe.part import TOWERS, Fraction, Part, Positive, Tower
 from sightline.recipe.robust import Adversarial, Attack, Robust
@@ -72,6 +73,7 @@ __all__ = [
     "LearnPart",
     "Lora",
     "ModelSpec",
+    "Numbers",
     "Optimizer",
     "Pair",
     "PairLoss",
@@ -79,6 +81,7 @@ __all__ = [
     "Parallel",
     "Part",
     "Positive",
+    "PrecisionKind",
     "Recipe",
     "Robust",
     "Schedule",
@@ -178,7 +181,8 @@ class Recipe(Part):
     checkpoints: Checkpoints = Checkpoints()
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where the device is fast at it
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "fp8"] = "auto"  # auto: bf16 where it is fast
+    numbers: Numbers = Numbers()  # formats beside that of the forward pass
     parallel: Parallel = Parallel()  # how the run spreads over several processes
     workers: Annotated[int, Field(ge=0)] = 0  # data loading processes
     log_every: Positive = 10  # steps
@@ -218,6 +222,22 @@ class Recipe(Part):
             if stage.early_stop and not (stage.validation or self.evaluate.validation):
                 raise ValueError(f"stage '{stage.name}' stops early, and no data set is named to validate on")
             stage.check_streams([name for name in stage.data if self.data[name].stream])
+        return self
+
+    @model_validator(mode="after")
+    def _numbers_act(self) -> Recipe:
+        if wrong := self.numbers.unread(self.precision):
+            raise ValueError(wrong)
+        rounded = self.numbers.weights == "bf16"
+        if rounded and self.parallel.kind.startswith("zero"):
+            raise ValueError(f"'numbers.weights' are the engine's own with {self.parallel.kind}: leave it out")
+        for stage in self.stages:
+            if rounded and stage.ema:
+                raise ValueError(f"stage '{stage.name}' averages bf16 weights, to which most of an average is lost")
+            if rounded and stage.optimizer.kind != "adamw":
+                raise ValueError(f"stage '{stage.name}': bf16 weights are moved by adamw alone")
+            if stage.optimizer.rounding != "stochastic" and not rounded:
+                raise ValueError(f"stage '{stage.name}': 'optimizer.rounding' is of bf16 weights (numbers.weights)")
         return self
 
     @model_validator(mode="after")

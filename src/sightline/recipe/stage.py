@@ -66,6 +66,7 @@ class Optimizer(Part):
     weight_decay: float | dict[Tower, float] = 0.0
     no_decay: str | None = None  # regular expression, searched in the parameter's name within its tower
     layer_decay: Fraction = 1.0  # each block learns at this fraction of the rate of the block above it
+    rounding: Literal["nearest", "stochastic", "kahan"] = "stochastic"  # bf16 weights: of updates below their spacing
     clip: Clip | None = 1.0  # gradient norm: of all, of each tower by itself (null: not), or {adaptive: lambda}
 
     @field_validator("clip", mode="before")

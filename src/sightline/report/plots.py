@@ -154,13 +154,15 @@ def _update_ratio(points: Sequence[TrainPoint]) -> Figure | None:
 
 def _loss_scale(points: Sequence[TrainPoint]) -> Figure | None:
     scale = line(points, lambda point: point.loss_scale)
-    if not scale:
-        return None
-    if min(scale.values()) <= 0:
+    if not scale or min(scale.values()) <= 0:
         return None
     axis = doubling_axis(scale.values(), whole)
     note = "fp16: the loss is multiplied by this before the backward pass. It halves when a gradient overflows."
     data = [_trace(scale, "loss scale", "@ink", shape="hv")]
+    if lost := [point for point in points if point.skipped and point.loss_scale]:
+        note += f" {sum(point.skipped or 0 for point in lost):,} steps were skipped for it: the dots."
+        dots = Line([point.step for point in lost], [point.loss_scale for point in lost], len(lost))
+        data.append(_trace(dots, "skipped", "@ink") | {"mode": "markers"})
     alt = "Loss scale over steps. " + told("The scale", scale)
     return Figure("loss-scale", "Loss scale", note + thinned(scale), alt, (), data, frame(points, axis))
 

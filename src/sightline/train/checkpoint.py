@@ -55,6 +55,7 @@ class Position:
     stale: int = 0  # validations since `best`
     window_loss: float | Tensor = 0.0  # loss summed since the last logged step, so that a resumed log is the same log
     window_tokens: int = 0
+    window_skipped: float | Tensor = 0.0  # steps that an overflow made the loss scaler skip, since the last logged one
 
     def advanced(self, **changes: Any) -> Position:
         """A copy with `changes`."""

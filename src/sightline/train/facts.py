@@ -34,7 +34,7 @@ def starting_facts(recipe: Recipe, model: VLM, precision: Precision, ranks: Rank
         "versions": {"python": platform.python_version()} | versions(),
         "machine": machine(),
         "seed": recipe.seed,
-        "precision": precision.name,
+        "precision": precision.kind,
         "device": str(ranks.device),
         "world_size": ranks.world,
         "towers": {tower: _tower(model, tower) for tower in model.towers},

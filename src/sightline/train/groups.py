@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sightline.errors import UserError
 from sightline.models.vlm import VLM
 from sightline.recipe.schema import Optimizer, Stage, Tower
+from sightline.train.rounding import RoundedAdamW
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,10 @@ def _levels(model: VLM, tower: Tower, wanted: bool) -> Iterator[tuple[str, nn.Pa
 
 
 def _adamw(groups: list[dict[str, Any]], spec: Optimizer) -> torch.optim.Optimizer:
-    device = groups[0]["params"][0].device.type
+    first = groups[0]["params"][0]
+    if first.dtype == torch.bfloat16:
+        return RoundedAdamW(groups, betas=spec.betas, eps=spec.eps, rounding=spec.rounding)
+    device = first.device.type
     return torch.optim.AdamW(groups, betas=spec.betas, eps=spec.eps, fused=device in ("cpu", "cuda"))
 
 

@@ -21,6 +21,7 @@ from sightline.train.guarded import StageGuard
 from sightline.train.interrupt import Interrupts
 from sightline.train.layers import LayersSeen
 from sightline.train.measure import Pace, UpdateRatio, gradient_norms
+from sightline.train.precision import Precision
 from sightline.train.record import StepRecord
 from sightline.train.schedule import dropout_share, factor
 from sightline.train.stage import ReadyStage
@@ -75,7 +76,7 @@ def run_stage(stage: ReadyStage, position: Position, around: Surroundings, guard
             )
             if learner.ema:
                 learner.ema.update(position.step)
-            position = _counted(position, result)
+            position = _counted(position, result, learner.precision)
             left_out = [each for batch in batches for each in batch.skipped]
             around.run.skip(left_out, rank=stage.ranks.rank, stage=spec.name, global_step=position.global_step)
             pace.count(batches)
@@ -98,13 +99,14 @@ def run_stage(stage: ReadyStage, position: Position, around: Surroundings, guard
     return _finish(stage, position, around, guard), "finished"
 
 
-def _counted(position: Position, result: StepResult) -> Position:
+def _counted(position: Position, result: StepResult, precision: Precision) -> Position:
     return position.advanced(
         step=position.step + 1,
         global_step=position.global_step + 1,
         # Kept as a tensor until it is logged or saved: reading it now would wait for the device.
         window_loss=position.window_loss + result.loss_sum.double(),
         window_tokens=position.window_tokens + result.tokens,
+        window_skipped=position.window_skipped + result.overflowed.double() if precision.scales else 0.0,
     )
 
 
@@ -134,7 +136,8 @@ def _log(
         "grad_norm": _tower_norms(stage, result, grad_norm),
         "grad_norm_total": grad_norm,
         "update_ratio": ratio.after_step(stage.layout.parts),
-        "loss_scale": precision.scaler.get_scale() if precision.name == "fp16" else None,
+        "loss_scale": precision.scaler.get_scale() if precision.scales else None,
+        **({"skipped": int(position.window_skipped)} if precision.scales else {}),
         "seconds": around.clock.elapsed,
         **pace.rates(stage.ranks),
     }
@@ -143,7 +146,7 @@ def _log(
         fix = "lower the learning rate, lengthen the warm-up, or set precision=fp32; the last checkpoint is whole"
         where = f"stages.{stage.spec.name} step {position.step}"
         raise UserError(f"the loss is no longer a number ({loss})", where=where, fix=fix)
-    return position.advanced(window_loss=0.0, window_tokens=0)
+    return position.advanced(window_loss=0.0, window_tokens=0, window_skipped=0.0)
 
 
 def _tower_norms(stage: ReadyStage, result: StepResult, total: float) -> dict[str, float]:
@@ -213,7 +216,8 @@ def _save(
     _write(stage, position, "steps", around.steps.told(stage.ranks), around)  # a resumed run does not know of them
     with around.clock.phase("checkpoint"):
         (window,) = stage.ranks.sum([float(content.window_loss)])
-        checkpoint.save(folder, learner or stage.learner, content.advanced(window_loss=window))
+        content = content.advanced(window_loss=window, window_skipped=float(content.window_skipped))
+        checkpoint.save(folder, learner or stage.learner, content)
         if stage.ranks.main:
             guard.saved(folder)
             checkpoint.prune(around.run.checkpoints, around.keep)

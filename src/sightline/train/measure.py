@@ -17,7 +17,13 @@ SAMPLE = 1 << 16  # elements of a parameter that are watched: exact for small to
 
 
 def gradient_norms(towers: Mapping[str, Sequence[Tensor]], total: float, clip: float | None) -> dict[str, float]:
-    """L2 norm of each tower's gradients before they were clipped from the norm `total` to `clip`."""
+    """L2 norm of each tower's gradients before they were clipped from the norm `total` to `clip`.
+
+    Of gradients that overflowed, clipping leaves no more than where: infinite for their towers, no number for others.
+    """
+    if not math.isfinite(total):
+        left = gradient_norms(towers, 1.0, None)
+        return {tower: math.nan if math.isfinite(each) else math.inf for tower, each in left.items()}
     shrunk = min(1.0, clip / total) if clip is not None and total > 0 else 1.0
     norms = {}
     for tower, parameters in towers.items():

@@ -24,6 +24,7 @@ from sightline.train.clock import Clock
 from sightline.train.directory import RunDirectory
 from sightline.train.ending import TRACE, abandon, close
 from sightline.train.facts import skipped_facts, stage_facts, starting_facts, stream_facts
+from sightline.train.fp8 import multiply_in_fp8
 from sightline.train.guarded import guarded
 from sightline.train.interrupt import Interrupted, Interrupts, watched_signals
 from sightline.train.loop import Surroundings, run_stage
@@ -138,7 +139,7 @@ def _recorded(run: _Run) -> None:
 
 def _run(run: _Run, clock: Clock, interrupts: Interrupts) -> None:
     recipe, ranks = run.recipe, run.ranks
-    precision = pick_precision(recipe.precision, ranks.device)
+    precision = pick_precision(recipe.precision, ranks.device, recipe.numbers)
     with clock.phase("setup"):
         streamed = {name: recipe.data[name] for name in _stage_data(recipe)}
         shards = open_streams(streamed, run.directory.path / "streams.json", ranks)
@@ -152,6 +153,10 @@ def _run(run: _Run, clock: Clock, interrupts: Interrupts) -> None:
         chosen = dict.fromkeys(name for stage in recipe.stages if stage.objective == "answers" for name in stage.data)
         answered = (row for name in chosen for row in (shards[name].rows() if name in shards else rows[name].rows))
         built = build(recipe.model, seed=recipe.seed, texts=texts, answered=answered)
+        if recipe.numbers.weights == "bf16":
+            built.model.to(torch.bfloat16)
+        if precision.kind == "fp8":
+            multiply_in_fp8(built.model)
         if not run.layout.spreads:
             built.model.to(ranks.device)
     start = checkpoint.latest(run.directory.checkpoints)
@@ -164,7 +169,7 @@ def _run(run: _Run, clock: Clock, interrupts: Interrupts) -> None:
         run.directory.record(**starting_facts(recipe, built.model, precision, ranks))
     if start:
         checkpoint.load_weights(start, built.model)
-    with _surroundings(run, clock, interrupts) as around:
+    with precision.at_work(), _surroundings(run, clock, interrupts) as around:
         if position.step == 0:  # stopped between two stages: the weights are still those that the first ended on
             _evaluate_after(run, position.stage - 1, built, rows, precision, clock)
         for index in range(position.stage, len(recipe.stages)):

@@ -38,6 +38,11 @@ class StepResult:
     tower_norms: Mapping[str, Tensor] = field(default_factory=dict)
     weights: Mapping[Term, float] = field(default_factory=dict)
 
+    @property
+    def overflowed(self) -> Tensor:
+        """Whether some gradient is no number, 0-dim: where losses are scaled, the step was skipped then."""
+        return ~torch.isfinite(self.grad_norm)
+
 
 def train_step(
     model: nn.Module,

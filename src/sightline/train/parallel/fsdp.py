@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from sightline.errors import UserError
 from sightline.models.composed import ComposedVLM
@@ -51,6 +51,9 @@ class Fsdp(Layout):
         if stage.early_stop and stage.early_stop.metric == "accuracy":
             what = "answers are written by one rank at a time, which has only a part of the weights"
             raise UserError(what, where=f"{where}.early_stop", fix="stop by the loss, or set parallel: ddp")
+        if self.settings.gather == "bf16" and precision.name != "bf16":
+            what = f"weights sent in bf16 are not multiplied in {precision.kind}"
+            raise UserError(what, where="parallel.gather", fix="set precision=bf16, or leave gather out")
         if precision.name == "fp16" and precision.device.type == "cpu":
             raise UserError("fp16 with shared out weights needs a GPU", where="precision", fix="set precision=bf16")
 
@@ -73,6 +76,7 @@ def share_out(model: VLM, stage: Stage, mesh: DeviceMesh, settings: Parallel, de
     """Share out the weights of `model` over `mesh`, block by block, in place."""
     # A batch of text alone must gather what the other ranks' batches gather. Who cannot run a tower without an
     # image keeps it with the root, which is gathered by every batch.
+    policy = sent(settings)
     along = type(model) in GOES_ALONG
     model.goes_along = ("connector" if stage.cache_features else "vision") if along else None
     idle = ("vision",) if stage.cache_features else ()
@@ -86,13 +90,22 @@ def share_out(model: VLM, stage: Stage, mesh: DeviceMesh, settings: Parallel, de
             if not kept.issuperset(block.parameters()):
                 # The last block of all, too: the block behind it would gather it ahead, for a backward pass it has not.
                 passed = tower != "vision" or model.learns(tower) or block is blocks[-1]
-                _share_out(block, mesh, kept, passed)
-    _share_out(model, mesh, kept)
+                _share_out(block, mesh, kept, policy, passed)
+    _share_out(model, mesh, kept, policy)
     for name, buffer in model.named_buffers():
         _set_buffer(model, name, buffer.to(device))
 
 
-def _share_out(module: nn.Module, mesh: DeviceMesh, kept: set[nn.Parameter], passed: bool = True) -> None:
+def sent(settings: Parallel) -> MixedPrecisionPolicy:
+    """In what weights are gathered. Gradients add up in fp32, and what is computed in which format autocast decides."""
+    if settings.gather == "fp32":
+        return MixedPrecisionPolicy()
+    return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+
+
+def _share_out(
+    module: nn.Module, mesh: DeviceMesh, kept: set[nn.Parameter], policy: MixedPrecisionPolicy, passed: bool = True
+) -> None:
     """All of `module` but what is `kept` whole, and what is shared out already.
 
     Args:
@@ -100,7 +113,8 @@ def _share_out(module: nn.Module, mesh: DeviceMesh, kept: set[nn.Parameter], pas
     """
     held = passed and any(not p.requires_grad for p in module.parameters() if p not in kept)
     # None: given back after the forward pass, but for the root, which the backward pass begins with
-    fully_shard(module, mesh=mesh, reshard_after_forward=False if held else None, ignored_params=kept)
+    again = False if held else None
+    fully_shard(module, mesh=mesh, reshard_after_forward=again, ignored_params=kept, mp_policy=policy)
 
 
 def data_mesh(device: torch.device, sizes: Sizes) -> DeviceMesh:

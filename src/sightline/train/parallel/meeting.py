@@ -12,21 +12,29 @@ import torch.distributed as dist
 from sightline.errors import UserError
 
 
-def connect(rank: int, timeout: float, *, own: bool = True) -> dist.TCPStore:
-    """A client of the store where the ranks of a run meet; rank 0 keeps it (with `own`), unless torchrun does.
+def connect(rank: int, world: int, timeout: float) -> tuple[dist.Store, dist.Store]:
+    """Two clients of the store where the ranks of a run meet; rank 0 keeps it, unless torchrun does.
+
+    Two, since a client that waits blocks its other users. What they write is theirs: torchrun's store outlives its
+    processes and still holds what those before them wrote, such as the addresses at which they listened.
 
     Raises:
         UserError: it cannot be reached within `timeout` seconds.
     """
+    first = _client(timeout, keeps=rank == 0 and rank_0_keeps())
+    start = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}.{world}"
+    born = first.add(f"{start}/born/{rank}", 1)  # a machine may be replaced without a restart being counted
+    second = _client(timeout, keeps=False)
+    return dist.PrefixStore(f"{start}.{born}", first), dist.PrefixStore(f"{start}.{born}", second)
+
+
+def _client(timeout: float, *, keeps: bool) -> dist.TCPStore:
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    keeps = own and rank == 0 and rank_0_keeps()
     until = time.monotonic() + timeout
     while not keeps and not _listening(host, port):  # torch's own tries end with a page of its frames
         if time.monotonic() > until:
-            who = "rank 0, which keeps it" if rank_0_keeps() else "torchrun's agent of the first machine"
-            what = (
-                f"rank {rank} found nobody at {host}:{port} in {timeout:.0f} s, where ranks meet: {who} never arrived"
-            )
+            who = "rank 0, which keeps it," if rank_0_keeps() else "torchrun's agent of the first machine"
+            what = f"{who} never arrived: nobody was at {host}:{port}, where ranks meet, in {timeout:.0f} s"
             fix = "see whether it started, and whether MASTER_ADDR and MASTER_PORT name it and its port is open"
             raise UserError(what, where="parallel", fix=fix)
         time.sleep(0.1)

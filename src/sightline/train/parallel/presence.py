@@ -42,8 +42,8 @@ class Presence:
         self.machines: dict[int, Machine] = {rank: machine}
         self._run: Path | None = None
         self._close: Callable[[RanksLost], None] = lambda error: None
-        self.store, self._keeps = connect(rank, timeout), rank == 0 and rank_0_keeps()
-        self._line = connect(rank, timeout, own=False)  # the thread's own: who waits by a client blocks its other users
+        self.store, self._line = connect(rank, world, timeout)
+        self._keeps = rank == 0 and rank_0_keeps()
         self._main = threading.get_ident()
         self._end = threading.Event()
         self._waits = 0  # of the main thread for all others, so far: ranks count alike
