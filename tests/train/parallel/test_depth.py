@@ -28,7 +28,9 @@ FROM_TEXTS = ("vocab_size", "pad_token_id")
 STILL = {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
 LANGUAGE = LANGUAGE | {"gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4} | STILL}
 PLAIN = "siglip_vision_model", "llama"
-PAIRS = [*((kind, PLAIN[1]) for kind in VISION), *((PLAIN[0], kind) for kind in LANGUAGE if kind != PLAIN[1])]
+OTHERS = [*((kind, PLAIN[1]) for kind in VISION if kind != PLAIN[0]), *((PLAIN[0], kind) for kind in LANGUAGE)]
+QUICK = [PLAIN, ("clip_vision_model", PLAIN[1]), (PLAIN[0], "gemma3_text"), (PLAIN[0], "opt")]
+PAIRS = [*QUICK, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in OTHERS if pair not in QUICK)]
 
 
 def made(vision: str, language: str, rows: list[Any], **changes: Any) -> Built:

@@ -14,6 +14,7 @@ from sightline.recipe.schema import Parallel
 from sightline.train.run import resume, train
 from tests.train.parallel.runs import ADAPTED, ALL, FROZEN, STEPS, on_processes, recipe, table
 from tests.train.parallel.test_layouts import same
+from tests.train.tiny import RECIPE
 
 pytestmark = [pytest.mark.ddp, pytest.mark.slow]
 
@@ -82,11 +83,25 @@ def copied(run: Path, to: Path, parallel: Any) -> Path:
     return to
 
 
-@pytest.mark.parametrize("layout", [{"pipeline": 2, "tensor": 2, "data": 2}], ids=["2x2x2"])
-def test_three_directions_on_eight_processes(rows: Path, tmp_path: Path, layout: dict[str, Any]) -> None:
+def test_tied_embeddings_on_both_ends_of_a_pipeline(rows: Path, tmp_path: Path) -> None:
+    compose = RECIPE["model"]["compose"]
+    tied = {"config": compose["language"]["config"] | {"tie_word_embeddings": True}}
+    changes: Any = {"model": {"compose": compose | {"language": tied}}, "stage": STAGE}
+    alone = train(recipe(rows, ALL, **changes), tmp_path / "alone")
+    on_processes(4, {tmp_path / "cut": recipe(rows, ALL, {"pipeline": 4}, **changes)})
+    same(tmp_path / "cut", alone)
+
+
+def test_three_directions_on_eight_processes(rows: Path, tmp_path: Path) -> None:
+    layouts = {
+        "all": {"pipeline": 2, "tensor": 2, "data": 2},
+        "hybrid": {"kind": "hybrid", "shard": 2, "tensor": 2},
+    }
     alone = train(recipe(rows, stage=STAGE), tmp_path / "alone")
-    on_processes(8, {tmp_path / "all": recipe(rows, ALL, layout, stage=STAGE)})
-    same(tmp_path / "all", alone)
+    runs = {tmp_path / name: recipe(rows, ALL, layout, stage=STAGE) for name, layout in layouts.items()}
+    on_processes(8, runs)
+    for run in runs:
+        same(run, alone)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[2])

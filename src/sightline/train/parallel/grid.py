@@ -61,6 +61,9 @@ class Grid(Layout):
         if type(model) is not ComposedVLM:
             what = f"a {type(model).__name__} cannot be cut over tensor ranks: towers joined by a connector can"
             raise UserError(what, where="parallel.tensor", fix="set parallel: fsdp")
+        if stage.early_stop and stage.early_stop.metric == "accuracy" and self.settings.kind != "ddp":
+            what = "answers are written by one data rank at a time, which has only a part of the weights"
+            raise UserError(what, where=f"{where}.early_stop", fix="stop by the loss, or set kind to ddp")
         if self.settings.tensor == 1:
             return
         if isinstance(stage.optimizer.clip, AdaptiveClip) or stage.optimizer.kind == "lamb":

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 from torch.optim import Optimizer
 
@@ -27,6 +28,7 @@ from sightline.models.composed import ComposedVLM
 from sightline.models.vision import VisionTower
 from sightline.models.vlm import VLM
 from sightline.plan.divided import Division
+from sightline.plan.pipeline import balanced
 from sightline.plan.sample import row_shape, sample
 from sightline.plan.tensor import Split
 from sightline.plan.trace import rehearse
@@ -56,6 +58,7 @@ class Pipeline(Grid):
         super().__init__(settings, everyone, sizes)
         self.group = self.mesh.get_group("pipeline")
         self.stage, self.stages = dist.get_rank(self.group), sizes.pipeline
+        self.sizes: list[int] = []  # blocks of each stage
         self.part: Part
         self.home: ComposedVLM
         self.held_by: dict[str, tuple[int, ...]] = {}
@@ -86,7 +89,7 @@ class Pipeline(Grid):
             what = "answers are written by one rank at a time, which has only some of the blocks"
             raise UserError(what, where=f"{where}.early_stop", fix="stop by the loss")
         super().check(model, stage, objective, precision)
-        stage_sizes(model, stage, self.stages)
+        self.sizes = stage_sizes(model, stage, self.stages)
         micro = stage.micro_batch or max(1, stage.batch // self.ranks.world)
         if (count := stage.batch // (micro * self.ranks.world)) < self.stages and self.ranks.main:
             told = f"stages.{stage.name}: {count} micro-batches a step keep {self.stages} pipeline stages waiting"
@@ -96,17 +99,16 @@ class Pipeline(Grid):
         """See `Layout.place`."""
         assert isinstance(home, ComposedVLM)
         self.home, self._schedules = home, {}
-        sizes = stage_sizes(home, stage, self.stages)
         away = double(home)
         assert isinstance(away, ComposedVLM)
-        self.held_by = holders(away, sizes)
+        self.held_by = holders(away, self.sizes)
         learns = {stage for name, p in away.named_parameters() if p.requires_grad for stage in self.held_by[name]}
         self.learning = [any(before <= stage for before in learns) for stage in range(self.stages)]
         self._join_ends()
         # A tower is in training mode where some of it learns, be it on another stage.
         decided = {tower: home.learns(tower) for tower in home.towers}
         away.learns = decided.__getitem__  # type: ignore[method-assign, assignment]
-        place = place_of(away, sizes, self.stage)
+        place = place_of(away, self.sizes, self.stage)
         leave_out(away, place, {name for name, stages in self.held_by.items() if self.stage in stages})
         self.part = Part(away, place)
         self.lay(away, stage)
@@ -236,7 +238,7 @@ class Pipeline(Grid):
 
 
 def stage_sizes(model: ComposedVLM, stage: Stage, stages: int) -> list[int]:
-    """How many blocks each stage holds, by what they cost on rows as long as `stage` admits.
+    """How many blocks each stage holds, by what they cost on rows as long as `stage` admits (else by their weights).
 
     Raises:
         UserError: fewer blocks than stages.
@@ -247,6 +249,10 @@ def stage_sizes(model: ComposedVLM, stage: Stage, stages: int) -> list[int]:
         assert isinstance(made, ComposedVLM)
         return next_token(*made(sample(made, shape, 1)))[0]
 
-    seen = rehearse(double(model), loss)
+    try:
+        seen = rehearse(double(model), loss)
+    except (DataDependentOutputException, DynamicOutputShapeException):  # nothing that fake tensors can go through
+        blocks = [block for tower in ("vision", "language") for block in model.blocks(tower)]
+        return balanced([float(sum(p.numel() for p in block.parameters())) for block in blocks], stages)
     split = Split(pipeline=stages)
     return Division(model, split, seen, seen, seen, 1, shape, stage.gradient_checkpointing).sizes

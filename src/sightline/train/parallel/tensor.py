@@ -66,7 +66,7 @@ def cuts(model: VLM, ranks: int) -> list[Cut]:
     """
     found = []
     for tower in ("vision", "language"):
-        config = getattr(getattr(model, tower), "config", None)
+        config: Any = getattr(getattr(model, tower), "config", None)
         blocks = [block for block in model.blocks(tower) if any(True for _ in block.parameters())]
         if not blocks or not hasattr(config, "num_attention_heads"):
             continue
