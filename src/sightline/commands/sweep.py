@@ -116,10 +116,5 @@ def _tell(runs: Sequence[Swept], out: Path) -> None:
         return
     ranked = results.by_setting(found, figure)
     keys = list(ranked[0][0])
-    rows = []
-    for setting, values in ranked:
-        between = results.interval(values)
-        mean = f"{sum(values) / len(values):.4g}" if values else "-"
-        spread = f"{between[0]:.4g} to {between[1]:.4g}" if between else "-"
-        rows.append([*(setting[key] for key in keys), mean, spread, str(len(values))])
+    rows = [[*(setting[key] for key in keys), *results.told(values)] for setting, values in ranked]
     table([*keys, figure, "95 %", "runs"], rows, numbers=(figure, "runs"))

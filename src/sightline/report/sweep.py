@@ -45,9 +45,9 @@ def outcome(number: int, setting: Mapping[str, str], seed: int, run: Path) -> Ou
             for name in ("loss", "accuracy") if before is not None else ():
                 if (value := real(event.get(name))) is not None:
                     figures[f"{before}{name}"] = value  # the last one stays
-    told = mapping(read_json(run / "evaluation.json", dict, notes))
+    asked = mapping(read_json(run / "evaluation.json", dict, notes))
     figures |= {
-        name: value for name in ("accuracy", "rsum", "perplexity") if (value := real(told.get(name))) is not None
+        name: value for name in ("accuracy", "rsum", "perplexity") if (value := real(asked.get(name))) is not None
     }
     return Outcome(number, setting, seed, str(facts.get("status", "waiting")), figures)
 
@@ -111,22 +111,26 @@ def as_page(name: str, outcomes: Sequence[Outcome]) -> str:
     lines += [f"By {figure}, {better} is better. Intervals: 95 %, Student's t over seeds.", ""]
     lines += [_row([*keys, f"{figure}, mean", "interval", "runs"]), _row(["---"] * (len(keys) + 3))]
     for setting, values in ranked:
-        between = interval(values)
-        told = f"{fmean(values):.4g}" if values else "-"
-        spread = f"{between[0]:.4g} to {between[1]:.4g}" if between else "-"
-        lines.append(_row([*(f"`{setting[key]}`" for key in keys), told, spread, str(len(values))]))
+        lines.append(_row([*(f"`{setting[key]}`" for key in keys), *told(values)]))
     lines += ["", *_verdict(ranked)]
     ended = [each for each in outcomes if each.status != "finished"]
     lines += [f"- run {each.number}: {each.status}" for each in ended]
     return "\n".join(lines).rstrip() + "\n"
 
 
+def told(values: Sequence[float]) -> list[str]:
+    """The mean of a setting's values, its interval, and how many there are."""
+    between = interval(values)
+    spread = f"{between[0]:.4g} to {between[1]:.4g}" if between else "-"
+    return [f"{fmean(values):.4g}" if values else "-", spread, str(len(values))]
+
+
 def _verdict(ranked: Sequence[tuple[Mapping[str, str], list[float]]]) -> list[str]:
     """Whether the best can be told from the next; with many settings some difference is always there by chance."""
-    told = [(setting, interval(values)) for setting, values in ranked if values]
-    if len(told) < 2:
+    between = [interval(values) for _, values in ranked if values]
+    if len(between) < 2:
         return []
-    (_, first), (_, second) = told[:2]
+    first, second = between[:2]
     if first is None or second is None:
         return ["One seed a setting: differences may be chance. `--seeds 3` or more gives intervals.", ""]
     if first[0] <= second[1] and second[0] <= first[1]:
