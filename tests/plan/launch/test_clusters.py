@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sightline.errors import UserError
-from sightline.plan.launch import kubernetes, skypilot, vertex
+from sightline.plan.launch import array, kubernetes, skypilot, vertex
 from sightline.plan.launch.fabric import FABRICS
 from sightline.recipe.read import validate
 from tests.plan.launch.asked import made
@@ -184,3 +184,19 @@ def test_skypilots_own_schema_takes_it(asked: dict[str, Any]) -> None:
 def test_what_is_missing_is_told(write: Any, asked: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         write(made(**asked))
+
+
+def test_arrays_hold_to_the_same_schemas() -> None:
+    client = pytest.importorskip("kubernetes.client", reason="the Kubernetes client is not installed")
+    schemas = pytest.importorskip("sky.utils.schemas", reason="SkyPilot is not installed")
+    jsonschema = pytest.importorskip("jsonschema")
+    job = made(image=IMAGE, storage="s3://bucket")
+    text = array.kubernetes_files(job, [job.recipe] * 3).files["array.yaml"]
+    told = list(yaml.safe_load_all(text))[1]
+    limits = told["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    limits.update({name: str(size) for name, size in limits.items()})
+    api = client.ApiClient()
+    assert api.sanitize_for_serialization(api._ApiClient__deserialize(told, "V1Job")) == told
+    files = array.skypilot_files(job, [job.recipe] * 3).files
+    jsonschema.validate(yaml.safe_load(files["task.yaml"]), schemas.get_task_schema())
+    assert "seq 0 2" in files["launch.sh"]
