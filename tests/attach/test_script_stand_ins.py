@@ -35,7 +35,7 @@ def accuracy(model: nn.Module) -> float:
     return sum(hits) / len(hits)
 
 
-def found(judge: Judge, *, drop: float = 0.3, each: Judge | None = None) -> set[str]:
+def found(judge: Judge, *, drop: float = 0.3, each: Judge | None = None, model: nn.Module | None = None) -> set[str]:
     """Codes of findings of a run with `judge` after every epoch, and `each` after every step."""
     torch.manual_seed(0)
     problems: list[str] = []
@@ -45,7 +45,7 @@ def found(judge: Judge, *, drop: float = 0.3, each: Judge | None = None) -> set[
             patch.setattr(nn.Module, name, getattr(nn.Module, name))
         models = Models(1.0, lambda finding: codes.append(finding.code), problems.append)
         StandIns(models, problems.append).install()
-        model = Net(drop)
+        model = model or Net(drop)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
         models.attach(model, [optimizer], blind=False)
         for epoch in range(EPOCHS):
@@ -99,6 +99,57 @@ def unpickled(*, evaluates: bool) -> Judge:
             accuracy(final.eval() if evaluates else final)
 
     return judge
+
+
+class Scaled(nn.Module):
+    """Divides by statistics that `fit` takes of the data; `memory` is of the batch before."""
+
+    def __init__(self, *, buffers: bool = False) -> None:
+        super().__init__()
+        self.mean, self.memory, self.body = torch.zeros(6), torch.zeros(3), nn.Linear(6, 3)
+        if buffers:
+            del self.mean
+            self.register_buffer("mean", torch.zeros(6))
+        self.add = False
+
+    def fit(self, x: Tensor) -> None:
+        self.mean = x.mean(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer = self.body(x - self.mean) + (self.memory if self.add else 0)
+        self.memory = answer.detach().mean(0)
+        return answer
+
+
+def scaled(case: str) -> set[str]:
+    """Of a model that is read back after its training, and judged."""
+    data, other = torch.randn(64, 6) + 4, torch.randn(64, 6) - 4
+
+    def judge(model: nn.Module, epoch: int) -> None:
+        if epoch < EPOCHS - 1:
+            return
+        final = Scaled(buffers=case == "buffers")
+        if case == "fitted before":
+            final.fit(other)
+        final.load_state_dict(model.state_dict())
+        if case == "fitted after":
+            final.fit(other)
+        if case in ("copied after", "a memory"):
+            final.mean = model.mean
+        final.add = case == "a memory"
+        with torch.no_grad():
+            final.eval()(data)
+
+    model = Scaled(buffers=case == "buffers")
+    if case != "never fitted":
+        model.fit(data)
+    return found(judge, model=model)
+
+
+def test_what_is_kept_outside_of_the_state_does_not_come_back() -> None:
+    assert scaled("lost") == {"K1"}
+    for case in ("buffers", "fitted before", "fitted after", "copied after", "a memory", "never fitted"):
+        assert scaled(case) == set(), case
 
 
 @pytest.mark.parametrize("kind", [Average, read_back, unpickled])

@@ -5,8 +5,8 @@ or at chance (half of it is freshly initialised, with only a warning in the log)
 Root cause: only parameters were saved, without the buffers that learn too (batch norm's running statistics); names
 carry a wrapper's prefix (`module.` of data parallelism, `_orig_mod.` of torch.compile), or another name of the part,
 and are skipped by a loader with `strict=False`; a tensor was left out as "tied" that is not; the file was written
-before the last step, or in a coarser dtype than the weights have; or the best state was kept in memory without a copy,
-and went on training.
+before the last step, or in a coarser dtype than the weights have; the best state was kept in memory without a copy, and
+went on training; or statistics that the model needs are plain attributes, and no buffers.
 Fix: save `model.state_dict()` of the unwrapped model, in the dtype it trains in; load with `strict=True`; drop a tied
 name only where both really share memory; keep `copy.deepcopy(model.state_dict())`.
 Stays silent when: every value comes back, whatever the file's dtype; one of two names of shared memory was dropped;
@@ -36,6 +36,10 @@ def find(checkpoint: RoundTripSeen) -> Verdict:
     """Names first, for what is absent cannot be compared; then values and, where they differ, dtypes."""
     if checkpoint.kept:
         return _by_reference(checkpoint)
+    if out := checkpoint.outside:
+        message = f"{len(out)} tensors are plain attributes, in no state, and a model read back has none of them, e.g. "
+        fix = "call register_buffer(name, tensor) for them: buffers are saved, loaded and moved with the model"
+        return Finding("error", message + out[0], fix, {"of": out, "they change an answer by": checkpoint.gap})
     if not checkpoint.compared:
         return _prefixed(checkpoint) or CannotTell("names of the model in the checkpoint (give load=... to read it)")
     return _lost(checkpoint) or _changed(checkpoint) or _left_over(checkpoint)
@@ -44,8 +48,7 @@ def find(checkpoint: RoundTripSeen) -> Verdict:
 def _by_reference(checkpoint: RoundTripSeen) -> Finding:
     what = f"the state that is loaded is the model's own memory: {checkpoint.kept} of its tensors were written to"
     fix = "keep a copy: copy.deepcopy(model.state_dict()), or a file"
-    seen: dict[str, object] = {"written to": checkpoint.kept, "of": checkpoint.compared}
-    return Finding("error", f"{what} since it was kept, and nothing comes back", fix, seen)
+    return Finding("error", f"{what} since it was kept, and nothing comes back", fix, {"of": checkpoint.compared})
 
 
 def _prefixed(checkpoint: RoundTripSeen) -> Finding | None:
@@ -77,11 +80,10 @@ def _lost(checkpoint: RoundTripSeen) -> Finding | None:
     statistics = [name for name in rest if name.rpartition(".")[2] in STATISTICS]
     if not rest:
         return None
-    only = len(statistics) == len(rest)
+    only = ": batch norm will judge by its initial statistics" if len(statistics) == len(rest) else ""
     return Finding(
         severity="error",
-        message=f"{len(rest)} tensors of the model are not in the checkpoint, e.g. {rest[0]}"
-        + (": batch norm will judge by its initial statistics" if only else ""),
+        message=f"{len(rest)} tensors of the model are not in the checkpoint, e.g. {rest[0]}{only}",
         fix="save model.state_dict(), which holds parameters and buffers, and load it with strict=True",
         seen={"missing": rest[:SHOWN], "of": len(rest) + checkpoint.compared},
     )
@@ -91,16 +93,13 @@ def _changed(checkpoint: RoundTripSeen) -> Finding | None:
     if not checkpoint.changed:
         return None
     worst = max(checkpoint.changed, key=lambda name: checkpoint.changed[name])
-    rounded = all(name in checkpoint.dtypes for name in checkpoint.changed)
+    rounded = checkpoint.changed.keys() <= checkpoint.dtypes.keys()
     live, saved = checkpoint.dtypes.get(worst, ("", ""))
     fix = f"save in {live}; round only a copy that is exported" if rounded else "save this model, after its last step"
-    return Finding(
-        severity="warning" if rounded else "error",
-        message=f"{len(checkpoint.changed)} of {checkpoint.compared} tensors come back changed"
-        + (f": saved as {saved}, while the model holds {live}" if rounded else f", most of all {worst}"),
-        fix=fix,
-        seen={"tensor": worst, "largest difference": checkpoint.changed[worst]},
-    )
+    how = f": saved as {saved}, while the model holds {live}" if rounded else f", most of all {worst}"
+    message = f"{len(checkpoint.changed)} of {checkpoint.compared} tensors come back changed{how}"
+    seen = {"tensor": worst, "largest difference": checkpoint.changed[worst]}
+    return Finding("warning" if rounded else "error", message, fix, seen)
 
 
 def _left_over(checkpoint: RoundTripSeen) -> Finding | None:
@@ -108,7 +107,7 @@ def _left_over(checkpoint: RoundTripSeen) -> Finding | None:
         return None
     message = f"the checkpoint holds {len(checkpoint.unexpected)} tensors that the model does not know"
     fix = "save the model that is trained, under its own names: a strict load refuses this file"
-    return Finding("warning", message, fix, {"unexpected": list(checkpoint.unexpected[:SHOWN])})
+    return Finding("warning", message, fix, {"unexpected": checkpoint.unexpected[:SHOWN]})
 
 
 def specimen(run: Run, *, faulty: bool) -> None:
