@@ -186,6 +186,15 @@ def test_updates(ratio: float, name: str) -> None:
     assert look.found[0].causes[0].do == f"stages.see.lr={float(f'{1e-3 * 1e-3 / ratio:.0e}'):g}"
 
 
+def test_a_tower_that_no_step_moves() -> None:
+    still = look_at_updates(record(ratio=lambda n: {"vision": 0.0, "language": 1e-3}))
+    assert (
+        names(still) == [("updates-too-small", "warning")] and still.found[0].causes[0].do == "a higher stages.see.lr"
+    )
+    skipped = look_at_updates(record(ratio=lambda n: {"vision": 0.0}, skipped=lambda n: 10))
+    assert skipped.found[0].ordered()[0].likelihood == "shown"
+
+
 def test_attention_that_collapses() -> None:
     def points(*spreads: float) -> list[LayerPoint]:
         return [replace(layer(50 * k + 1), attention_entropy={"language.0": s}) for k, s in enumerate(spreads)]

@@ -129,6 +129,30 @@ def test_between_the_towers(data: Path, tmp_path: Path, change: Any, name: str, 
     assert says in one.says
 
 
+def overflowing(features: Any) -> Any:
+    """The gradient that comes back through here is beyond fp16, whatever the loss scale."""
+    if features.requires_grad:
+        features.register_hook(lambda gradient: gradient * 1e30)
+    return features
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("faulty", [True, False])
+def test_a_loss_scale_that_collapses(data: Path, tmp_path: Path, faulty: bool) -> None:
+    with between_towers(overflowing if faulty else lambda features: features):
+        train(recipe(data, precision="fp16"), tmp_path / "run")
+    found = looked_at(tmp_path / "run")
+    if not faulty:
+        assert found.wrong == ()
+        assert "overflow" in next(look.says for look in found.looks if look.about == "loss scale")
+        return
+    assert "loss-scale-collapses" in {one.name for one in found.wrong}
+    one = next(one for one in found.wrong if one.name == "loss-scale-collapses")
+    assert one.severity == "error" and one.ordered()[0].do == "precision=bf16"
+    told = next(look.says for look in found.looks if look.about == "loss scale")
+    assert int(told.split(", ")[-1].split()[0]) > 20, told  # from 65,536 on, until a scale of 0 shows no overflow
+
+
 @pytest.mark.slow
 def test_a_rate_that_is_too_high(data: Path, tmp_path: Path) -> None:
     stage = {"lr": 30.0, "optimizer": {"clip": None}, "schedule": {"warmup": 0.0, "kind": "constant"}}

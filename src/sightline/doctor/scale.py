@@ -5,7 +5,7 @@ from __future__ import annotations
 from sightline.doctor.diagnosis import Cause, Diagnosis, Look
 from sightline.doctor.loss import step_causes
 from sightline.doctor.record import Record, StageSeen
-from sightline.report.format import plural, whole
+from sightline.report.format import plural
 
 ABOUT = "loss scale"
 SETTLED = 2.0**7  # a healthy scale lies between 2^13 and 2^16; below this, small gradients are lost
@@ -26,7 +26,7 @@ def look_at_scale(record: Record) -> Look:
     for stage in stages:
         scales = [(p.own or 0, p.step, p.loss_scale) for p in stage.points if p.loss_scale is not None]
         skipped = sum(point.skipped or 0 for point in stage.points)
-        told.append(f"{stage.name}: {whole(scales[0][2])} to {whole(scales[-1][2])}, {plural(skipped, 'overflow')}")
+        told.append(f"{stage.name}: {scales[0][2]:g} to {scales[-1][2]:.3g}, {plural(skipped, 'overflow')}")
         found += [one for one in (_collapsed(stage, scales) or _overflowing(stage),) if one]
     return Look(ABOUT, "; ".join(told), tuple(found))
 
@@ -36,7 +36,7 @@ def _collapsed(stage: StageSeen, scales: list[tuple[int, int, float]]) -> Diagno
     if last >= SETTLED or highest / max(last, 1e-30) < FALLS:
         return None
     own, step, _ = next(each for each in scales if each[2] < SETTLED)
-    says = f"the loss scale collapses in stage {stage.name}: from {whole(highest)} to {last:g}"
+    says = f"the loss scale collapses in stage {stage.name}: from {highest:g} to {last:.3g}"
     seen = {"highest": highest, "last": last, "halvings": [scale for *_, scale in scales][-8:]}
     return Diagnosis("loss-scale-collapses", "error", says, _causes(stage, own), stage.name, step, seen)
 

@@ -44,12 +44,17 @@ def _ratios(points: Sequence[TrainPoint], tower: str) -> list[float]:
 
 def _moved(stage: StageSeen, tower: str, middle: float) -> Diagnosis:
     high, told = middle > HIGH, "too much to keep what was learned" if middle > HIGH else "next to nothing"
-    rate = stage.spec.rate_for(tower) if stage.spec else None  # type: ignore[arg-type]
-    better = f"={float(f'{rate * USUAL / middle:.0e}'):g}" if rate else f" {USUAL / middle:.1g} times as high"
     key = stage.key(f"lr.{tower}") if stage.spec and isinstance(stage.spec.lr, dict) else stage.key("lr")
-    says = f"a step changes {scientific(middle)} of the weights of {tower} in stage {stage.name}: {told}"
-    causes = [Cause("likely", f"the learning rate of {tower} is too {'high' if high else 'low'}", f"{key}{better}")]
+    rate = stage.spec.rate_for(tower) if stage.spec else None  # type: ignore[arg-type]
+    times = USUAL / middle if middle else math.inf
+    better = f"a higher {key}" if not middle else f"{key} {times:.1g} times as high"
+    if rate and middle:
+        better = f"{key}={float(f'{rate * times:.0e}'):g}"
+    causes = [Cause("likely", f"the learning rate of {tower} is too {'high' if high else 'low'}", better)]
     if not high:
         causes.append(Cause("possible", "updates are lost to rounding (`sightline explain P4`)", "precision=fp32"))
+    if not high and any(point.skipped for point in stage.points):
+        causes.insert(0, Cause("shown", "steps overflow and are skipped: see the loss scale", "precision=bf16"))
+    says = f"a step changes {scientific(middle)} of the weights of {tower} in stage {stage.name}: {told}"
     name, step = "updates-too-large" if high else "updates-too-small", stage.points[0].step
     return Diagnosis(name, "warning", says, tuple(causes), stage.name, step, {"median update over weights": middle})
