@@ -200,7 +200,7 @@ def changes(found: StageOnGpus, option: Option) -> list[str]:
     where, told = f"stages.{found.stage.name}", []
     parallel, told_now = found.parallel, (option.layout, option.split, option.offload)
     if told_now != (parallel.kind, Split(parallel.tensor, parallel.pipeline), parallel.offload):
-        told += parallel_line(option)
+        told += parallel_line(option, parallel.gather)
     if option.checkpointing != found.stage.gradient_checkpointing:
         told.append(f"{where}.gradient_checkpointing={str(option.checkpointing).lower()}")
     if option.micro != found.stage.micro_batch and not (option.times == 1 and found.stage.micro_batch is None):
@@ -208,15 +208,16 @@ def changes(found: StageOnGpus, option: Option) -> list[str]:
     return told
 
 
-def parallel_line(option: Option) -> list[str]:
+def parallel_line(option: Option, gather: str) -> list[str]:
     """The recipe's line for the layout of `option`; one GPU needs none."""
     if option.layout == "one":
         return []
     sizes = {"tensor": option.split.tensor, "pipeline": option.split.pipeline}
     parts = [f"{name}: {size}" for name, size in sizes.items() if size > 1]
     parts += [f"offload: {option.offload}"] if option.offload != "none" else []
-    if option.frozen == "shard" and option.layout in ("fsdp", "hybrid"):
-        parts.append("frozen: shard")
+    if option.layout in ("fsdp", "hybrid"):
+        parts += ["frozen: shard"] if option.frozen == "shard" else []
+        parts += [f"gather: {gather}"] if gather != "fp32" else []
     return [f"parallel={{kind: {', '.join([option.layout, *parts])}}}" if parts else f"parallel={option.layout}"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 from sightline.errors import UserError
 from sightline.plan.divided import Division, data_world, fullest
@@ -17,7 +18,7 @@ MOST_GPUS = 4096  # that are tried
 ALIKE = 1.02  # times that a plan does not tell apart
 STAGES = (1, 2, 4, 8)  # pipeline stages that are tried
 SHOWN = 6  # of the options with tensor or pipeline ranks: there are dozens
-DATA: tuple[Layout, ...] = ("fsdp", "hybrid")  # what is tried beside tensor and pipeline ranks
+DATA: tuple[Layout, ...] = ("fsdp", "hybrid")  # what is tried beside tensor ranks
 
 
 def options(found: StageOnGpus) -> list[Option]:
@@ -70,15 +71,20 @@ def as_written(found: StageOnGpus) -> Option:
     return option
 
 
-def split_options(found: StageOnGpus) -> list[Option]:
-    """Tensor ranks within a machine, pipeline stages over all of them, recomputed or not as the recipe says."""
+def split_options(found: StageOnGpus, pipelined: tuple[Layout, ...] = ("ddp",)) -> list[Option]:
+    """Tensor ranks within a machine, pipeline stages over all of them, all blocks computed again.
+
+    Args:
+        pipelined: what is tried beside pipeline stages; the trainer runs them with whole copies alone.
+    """
     told = []
     tensors = [size for size in (1, 2, 4, 8) if found.world.each % size == 0]
     for split in (Split(tensor, stages) for tensor in tensors for stages in STAGES):
         ranks, rest = divmod(found.world.size, split.size)
         if split == WHOLE or rest or not ranks or found.stage.batch % ranks:
             continue
-        for layout in DATA if ranks > 1 else ("ddp",):
+        beside = DATA if split.pipeline == 1 else pipelined
+        for layout in beside if ranks > 1 else ("ddp",):
             if layout == "hybrid" and data_world(found.world, split).nodes == 1:
                 continue
             try:
@@ -127,9 +133,17 @@ def _split(found: StageOnGpus, division: Division, layout: Layout, micro: int, r
     acts = [division.activations(stage, micro, times) for stage in range(division.split.pipeline)]
     place = fullest(states, acts)
     passing = gathered(division.model, layout, data, frozen=frozen) / division.split.pipeline if ranks > 1 else 0.0
+    passing *= found.wide(layout)
     overhead = CONTEXT + CHANNELS + FRAGMENTS * acts[place]
     held = sum(states[place].values(), StateBytes()).total + acts[place] + passing + overhead
-    time, idle = division.step(layout, found.world, found.gpu, half=found.half, micro=micro, times=times, frozen=frozen)
+    told: dict[str, Any] = {
+        "half": found.half,
+        "micro": micro,
+        "times": times,
+        "frozen": frozen,
+        "gather": found.gather,
+    }
+    time, idle = division.step(layout, found.world, found.gpu, **told)
     return Option(
         layout,
         division.checkpointing,

@@ -191,7 +191,7 @@ class Division:
         return {"vision": micro * self.shape.patches * vision, "language": micro * self.shape.tokens * language}
 
     def step(
-        self, layout: Layout, world: World, gpu: Gpu, *, half: bool, micro: int, times: int, frozen: Frozen
+        self, layout: Layout, world: World, gpu: Gpu, *, half: bool, micro: int, times: int, frozen: Frozen, gather: int
     ) -> tuple[StepTime, float]:
         """One optimizer step of `times` micro-batches of `micro` rows, and the share of it that is bubble."""
         data = data_world(world, self.split)
@@ -204,7 +204,7 @@ class Division:
         held = [sum(towers.values(), StateBytes()) for towers in self.states(layout, world, ema=False, frozen=frozen)]
         dearest = max(held, key=lambda each: each.optimizer)
         optimizer = stepping(dearest, weights, data, gpu, "none")
-        apart = exchanges(layout, data, weights, times, frozen=frozen, pieces=1 + max(self.sizes))
+        apart = exchanges(layout, data, weights, times, frozen=frozen, gather=gather, pieces=1 + max(self.sizes))
         between = self.between(world, micro, times)
         hidden = lasts if layout != "ddp" else max(stages) * backward / (forward + backward)
         exposed = max(0.0, sum(each.seconds for each in apart) - hidden) + sum(each.seconds for each in between)

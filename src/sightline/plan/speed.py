@@ -85,6 +85,7 @@ def step_time(
     share: float = 1.0,
     frozen: Frozen = "shard",
     offload: Offload = "none",
+    gather: int = HALF,
     pieces: int = 1,
 ) -> StepTime:
     """One optimizer step of `times` micro-batches a rank.
@@ -92,11 +93,11 @@ def step_time(
     Args:
         share: rows of a micro-batch over those that were rehearsed.
         useful: FLOPs of the micro-batch that was rehearsed, without what is computed again.
-        frozen, offload: as `layouts.rank_bytes`. pieces: as `exchanges`.
+        frozen, offload: as `layouts.rank_bytes`. gather, pieces: as `exchanges`.
     """
     forward, backward = (share * roofline(work, gpu, half) for work in (rehearsal.forward, rehearsal.backward))
     optimizer = stepping(state, weights, world, gpu, offload)
-    collectives = exchanges(layout, world, weights, times, frozen=frozen, pieces=pieces)
+    collectives = exchanges(layout, world, weights, times, frozen=frozen, gather=gather, pieces=pieces)
     if offload == "all":
         fetched = HALF * (2 * weights.all - weights.dead) * times / world.size
         collectives += (Collective("weights from the host", fetched, fetched / (gpu.host * WIRES)),)
@@ -120,11 +121,19 @@ def stepping(state: StateBytes, weights: Weights, world: World, gpu: Gpu, offloa
 
 
 def exchanges(
-    layout: Layout, world: World, weights: Weights, times: float, *, frozen: Frozen = "shard", pieces: int = 1
+    layout: Layout,
+    world: World,
+    weights: Weights,
+    times: float,
+    *,
+    frozen: Frozen = "shard",
+    gather: int = HALF,
+    pieces: int = 1,
 ) -> tuple[Collective, ...]:
     """What a rank sends in one step of `times` micro-batches.
 
     Args:
+        gather: bytes of an element in which FSDP sends weights; its gradients add up in fp32.
         pieces: blocks that sharded engines gather and reduce one by one.
     """
     if world.size == 1:
@@ -150,13 +159,14 @@ def exchanges(
             ring("all-to-all of gradients in int4", 0.5 * learning * times, world, calls),
         )
     near = inside if layout == "hybrid" else world
+    sent, added = (HALF, HALF) if layout == "zero3" else (gather, SINGLE)
     found: tuple[Collective, ...] = (
-        ring("all-gather of weights", HALF * (whole + again) * times, near, 2 * calls),
-        ring("reduce-scatter of gradients", HALF * learning * times, near, calls),
+        ring("all-gather of weights", sent * (whole + again) * times, near, 2 * calls),
+        ring("reduce-scatter of gradients", added * learning * times, near, calls),
     )
     if layout == "hybrid":
         across = World(1, world.nodes, world.peers, world.link / world.each)  # each GPU has its share of the link
-        found += (reduced("all-reduce of shards across nodes", HALF * learning / world.each * times, across),)
+        found += (reduced("all-reduce of shards across nodes", SINGLE * learning / world.each * times, across),)
     return found
 
 

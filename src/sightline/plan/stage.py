@@ -15,6 +15,8 @@ from sightline.models.vlm import VLM
 from sightline.plan.depth import rehearse_by_depth
 from sightline.plan.devices import GIB, Gpu
 from sightline.plan.layouts import (
+    HALF,
+    SINGLE,
     Frozen,
     Layout,
     World,
@@ -122,7 +124,7 @@ class StageOnGpus:
         """The two passes of one micro-batch on a rank of `tensor`; None where they cannot be rehearsed."""
         if self.loss is None or self.shape is None:
             return None
-        key = (autocast(layout), checkpointing, micro, tensor)
+        key = (self.casts(layout), checkpointing, micro, tensor)
         if key not in self._seen:
             try:
                 self._seen[key] = self._rehearse(*key)
@@ -202,6 +204,19 @@ class StageOnGpus:
         return Weights(learning, passed, dead)
 
     @property
+    def gather(self) -> int:
+        """Bytes of an element in which FSDP sends weights."""
+        return HALF if self.parallel.gather == "bf16" else SINGLE
+
+    def wide(self, layout: Layout) -> float:
+        """What passes through a rank, over the bytes that it has in half precision."""
+        return self.gather / HALF if layout in ("fsdp", "hybrid") else 1.0
+
+    def casts(self, layout: Layout) -> bool:
+        """Whether products are cast from fp32 weights, one by one."""
+        return autocast(layout) or (layout in ("fsdp", "hybrid") and self.gather == SINGLE)
+
+    @property
     def pieces(self) -> int:
         """Blocks that sharded engines gather one by one, and what stands outside them."""
         return 1 + sum(len(self.model.blocks(tower)) for tower in self.model.towers)
@@ -213,7 +228,7 @@ class StageOnGpus:
         frozen, ema = self.parallel.frozen, self.stage.ema is not None
         state = state_of(self.model, layout, self.world, ema=ema, frozen=frozen, offload=offload)
         host = self._on_host(layout, offload)
-        passing = float(gathered(self.model, layout, self.world, frozen=frozen))
+        passing = float(gathered(self.model, layout, self.world, frozen=frozen)) * self.wide(layout)
         fixed = CONTEXT + (CHANNELS if self.world.size > 1 else 0.0)
         held = sum(each.total for each in state.values()) + passing + fixed
         largest = self._largest(layout, checkpointing, self.gpu.memory - held)
@@ -270,5 +285,6 @@ class StageOnGpus:
             half=self.half,
             frozen=self.parallel.frozen,
             offload=offload,
+            gather=self.gather,
             pieces=self.pieces,
         )
