@@ -186,6 +186,22 @@ def test_updates(ratio: float, name: str) -> None:
     assert look.found[0].causes[0].do == f"stages.see.lr={float(f'{1e-3 * 1e-3 / ratio:.0e}'):g}"
 
 
+def test_what_is_wrong_is_told_without_a_recipe_too() -> None:
+    """Every kind of remedy that names the recipe's values, where it cannot be read."""
+    looks = (look_at_loss, look_at_towers, look_at_layers, look_at_updates, look_at_attention, look_at_units)
+    told = replace(layer(1), attention_entropy={"vision.0": 0.9}, dead_units={"vision.0": 0.9})
+    points = [told, *(layer(n, update_ratio={"vision.1": 0.9}, grad_norm={"vision.2": None}) for n in (50, 100, 150))]
+    points = [
+        points[0],
+        *(replace(p, attention_entropy={"vision.0": 0.0}, dead_units={"vision.0": 0.9}) for p in points[1:]),
+    ]
+    wild = record(lambda n: 0.5 if n < 100 else 50.0, ratio=lambda n: {"vision": 0.5, "language": 0.0}, layers=points)
+    wild = replace(wild, recipe=None)
+    found = [one for look in looks for one in look(wild).found]
+    assert len(found) >= 6 and all(cause.do for one in found for cause in one.ordered())
+    assert all("None" not in cause.do for one in found for cause in one.causes)
+
+
 def test_a_tower_that_no_step_moves() -> None:
     still = look_at_updates(record(ratio=lambda n: {"vision": 0.0, "language": 1e-3}))
     assert (

@@ -163,9 +163,9 @@ def _pulls(point: StepPoint, points: Sequence[StepPoint]) -> bool:
 def step_causes(stage: StageSeen, own: int, *, rising: bool) -> tuple[Cause, ...]:
     """Why a step may throw the weights too far, and what to set, with the values that the recipe has."""
     spec = stage.spec
-    if spec is None:
-        return (Cause("likely", "the learning rate is too high", f"a lower {stage.key('lr')}"),)
     causes = [too_fast(stage, "shown" if rising and _replaced(stage) else "likely" if rising else "possible")]
+    if spec is None:
+        return tuple(causes)
     warmup = spec.schedule.warmup
     steps = warmup if warmup >= 1 else warmup * (stage.planned or 0)
     if steps < own * 0.01 or (own <= max(50, 0.1 * (stage.planned or 0)) and steps < own):
@@ -181,12 +181,13 @@ def step_causes(stage: StageSeen, own: int, *, rising: bool) -> tuple[Cause, ...
 
 def too_fast(stage: StageSeen, likelihood: Likelihood) -> Cause:
     """The rate is too high, and the lower one at which the fastest tower's largest step would be of the usual size."""
-    assert stage.spec is not None
     says, lower = "the learning rate is too high", 1 / LOWER
     ratios = {tower: highest_ratio(stage, tower) for tower in stage.towers}
     if fastest := max(ratios, key=lambda tower: ratios[tower], default=None):
         says += f": a step changed up to {ratios[fastest]:.2g} of the weights of {fastest} ({USUAL:g} is usual)"
         lower = min(lower, USUAL / ratios[fastest]) if ratios[fastest] else lower
+    if stage.spec is None:
+        return Cause(likelihood, says, f"a lower {stage.key('lr')}")
     rate = stage.spec.lr
     told = _one_digit(rate * lower) if isinstance(rate, float) else None
     by_tower = [f"{tower}: {_one_digit(own * lower)}" for tower, own in rate.items()] if isinstance(rate, dict) else []
