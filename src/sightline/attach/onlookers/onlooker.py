@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from sightline.attach.mailbox import Mailbox
 from sightline.attach.open_step import OpenStep
+from sightline.attach.pace import Pace
 from sightline.guard.evidence import Evidence
 from sightline.guard.probes.call import Call
 
@@ -21,13 +22,14 @@ Kind = TypeVar("Kind")
 class Recording(Protocol):
     """What onlookers see of the recorder.
 
-    `step`: optimizer steps taken; `forwards`: training forwards, of all steps; `backwards`: backward passes through the
-    model's outputs, of steps that were heard; `muted`: our own forward pass is running; `stepped`: steps that are over
-    and not yet evidence, the last one last.
+    `pace`: when the guard looks; `step`: optimizer steps taken; `forwards`: training forwards, of all steps;
+    `backwards`: backward passes through the model's outputs, of steps that were heard; `muted`: our own forward pass is
+    running; `stepped`: steps that are over and not yet evidence, the last one last.
     """
 
     model: nn.Module
     mailbox: Mailbox
+    pace: Pace
     offer: Callable[[Evidence], Any]
     step: int
     forwards: int

@@ -22,6 +22,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     ScoreSeen     when an evaluation of text is over (the first few): its likelihoods, recomputed
     AccessSeen    from hosts that know which repositories of a hub a run reads and writes
     LoaderSeen    when the loader begins an epoch, where the loader is known
+    MatchesSeen   at the end, where a contrastive loss taught pairs of inputs to find each other
     PairedSeen    after the first training forward on images, where samples hold an image with a mask or with boxes
     FeedSeen      after 8, 16, 32, ... hashed training batches, and at the end
     WaitingSeen   after 32, 64, ... steps with a known loader, and at the end
@@ -92,6 +93,7 @@ from sightline.guard.evidence.loading import (
     Fed,
     FeedSeen,
     LoaderSeen,
+    MatchesSeen,
     PairedSeen,
     RowsSeen,
     SharedTextSeen,
@@ -133,6 +135,7 @@ __all__ = [
     "LeftInEvalSeen",
     "LoaderSeen",
     "LossSeen",
+    "MatchesSeen",
     "MetricsHistory",
     "MetricsSeen",
     "NearRowsSeen",
@@ -207,6 +210,7 @@ Evidence = (
     | FreshFrozenSeen
     | DrawsSeen
     | PairedSeen
+    | MatchesSeen
     | RowsSeen
     | WaitingSeen
     | RanksSeen

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
+PARTED = 4, 0.25  # readings, and share of those that tell
 SURE = 32  # roundings: what one of a sample's inputs does may be little, but must be surely more than nothing
 SHARE, FEWEST = 0.1, 4  # of the own row's change, in the median of the others, of so many rows at least
 
@@ -90,6 +91,29 @@ class DrawsSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class MatchesSeen:
+    """Pairs of inputs that a contrastive loss taught to find each other in their batch, in all batches looked at.
+
+    Attributes:
+        rows: the fewest pairs of a batch.
+        steps, won: of each batch: the optimizer steps before it, and the share of other partners that scored below the
+            own one (0.5 by chance, 1 where all pairs are found).
+        again: inputs that came back and whose partner then had been seen before; `kept`: it was theirs as before;
+            `expected`: so many, were partners dealt at random.
+        natural: both inputs look like images or texts, and not like random numbers.
+    """
+
+    step: int
+    rows: int
+    steps: tuple[int, ...]
+    won: tuple[float, ...]
+    again: int
+    kept: int
+    expected: float
+    natural: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PairedSeen:
     """Answer of a probe: samples of the data set, each read several times, beside their first reading.
 
@@ -103,6 +127,11 @@ class PairedSeen:
     kind: str
     moved: int
     apart: int
+
+    @property
+    def parted(self) -> bool:
+        """Whether targets go ways of their own: joint transforms leave none apart, one transform of several a half."""
+        return self.apart >= PARTED[0] and self.apart >= PARTED[1] * self.moved
 
 
 @dataclass(frozen=True, slots=True)

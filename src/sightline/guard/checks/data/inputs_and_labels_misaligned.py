@@ -1,7 +1,6 @@
 """I5 · Inputs and labels do not belong together: an input returns with another class, or an image without its mask.
 
-Symptom: the training loss stays near that of guessing, and what little it falls is memorised for one epoch; accuracy is
-chance on data that a simple model learns.
+Symptom: the loss stays near that of guessing, or falls for what is memorised; accuracy is chance on simple data.
 Root cause: inputs and labels are shuffled, sorted or filtered separately: two loaders zipped that shuffle on their own,
 a batch sorted by length without its labels, an off-by-one between two lists. Or their shapes are (n, 1) and (n,): then
 the difference is (n, n), each output is compared with every label, and the best answer to all is the mean.
@@ -9,11 +8,10 @@ Or image and mask (or boxes) are augmented with random numbers of their own.
 Fix: shuffle with one permutation (`i = torch.randperm(n); x, y = x[i], y[i]`), or keep each pair in one data set row;
 give outputs and targets one shape: `outputs.squeeze(-1)`.
 Stays silent when: inputs come back with the class they had, or so often that the rest is label noise; inputs never
-repeat (fresh augmentation, one epoch), or repeat as one fixed wrong pairing: then behaviour cannot tell. All targets of
+repeat (fresh augmentation, one epoch), or repeat as one fixed wrong pairing that is learnt by heart. All targets of
 a batch may be one number (a discriminator's), or the mean of its outputs (a loss that holds them together).
 Sources:
-- https://arxiv.org/abs/2103.14749 (2021-03-26): label errors in ten test sets are 3.4 % on average, 10 % at most: far
-  below what a separate shuffle makes
+- https://arxiv.org/abs/2103.14749 (2021-03-26): label errors in ten test sets are 3.4 % on average, 10 % at most
 - https://docs.pytorch.org/docs/stable/data.html (2026-11-01): a data set's row holds the sample with its label
 """
 
@@ -23,22 +21,27 @@ from collections import Counter
 from itertools import pairwise
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import FeedSeen, PairedSeen, PullSeen
+from sightline.guard.evidence import FeedSeen, MatchesSeen, PairedSeen, PullSeen
+from sightline.guard.evidence.matching import never_found
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vision", "vlm")
 AGAIN = 16  # inputs that came back: fewer would not tell a separate shuffle from label noise
 FEW = 8  # conflicts: at 10 % noise, 8 of 16 have a chance of 6e-5
 HALF = 0.5  # of the conflicts that independent labels would have; label noise (3-10 %) stays far below
-APART_LEAST, APART_SHARE = 4, 0.25  # readings; of those that tell: joint transforms leave none, one of several a half
 BATCHES = 5  # that pull all outputs to one number, each to another one: targets of one value have one, or two by turns
 APART = 1e-3  # of the outputs' spread: float32 finds where a line crosses 0 to about 1e-5 of it
 CLOSE = 0.01  # of these numbers' range: a GAN's real and fake by turns are two, and drift a little as sigmoids bend
 
 
-def find(feed: FeedSeen | None = None, pull: PullSeen | None = None, paired: PairedSeen | None = None) -> Verdict:
+def find(
+    feed: FeedSeen | None = None,
+    pull: PullSeen | None = None,
+    paired: PairedSeen | None = None,
+    matches: MatchesSeen | None = None,
+) -> Verdict:
     """Compare the classes of inputs that were fed more than once with what independent classes would give."""
-    if paired is not None and (finding := _augmented_apart(paired)):
+    if finding := (paired and _augmented_apart(paired)) or (matches and _never_found(matches)):
         return finding
     if pull is not None and _one_for_all(pull):
         return Finding(
@@ -74,14 +77,26 @@ def find(feed: FeedSeen | None = None, pull: PullSeen | None = None, paired: Pai
 
 
 def _augmented_apart(seen: PairedSeen) -> Finding | None:
-    if seen.apart < APART_LEAST or seen.apart < APART_SHARE * seen.moved:
+    if not seen.parted:
         return None
     return Finding(
         severity="error",
-        message=f"in {seen.apart} of {seen.moved} readings of a sample its image was mirrored or moved, and its"
-        f" {seen.kind} were not, or otherwise",
+        message=f"in {seen.apart} of {seen.moved} readings an image was mirrored or moved, its {seen.kind} otherwise",
         fix=f"draw each random transform once for image and {seen.kind}: one `flip = random.random() < 0.5` for both",
         seen={"readings that moved the image": seen.moved, "apart": seen.apart},
+    )
+
+
+def _never_found(seen: MatchesSeen) -> Finding | None:
+    if (found := never_found(seen)) is None:
+        return None
+    won, dealt = found
+    other = f"; {seen.again - seen.kept} of {seen.again} came back with another one" if dealt else ""
+    return Finding(
+        severity="error" if dealt else "warning",
+        message=f"after {seen.step} steps a partner scores above {won:.0%} of the others, as by chance{other}",
+        fix="shuffle, sort and filter both inputs of a pair with one index: images[i] with captions[i]",
+        seen={"came back": seen.again, "with their partner": seen.kept, "expected if dealt anew": seen.expected},
     )
 
 

@@ -1,0 +1,25 @@
+"""Whether pairs of inputs never came to find each other, though they were dealt anew or shown again and again."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+from sightline.guard.evidence.loading import MatchesSeen
+
+LATE, GUESSED = 8, 0.57  # batches of the second half; others below the own partner: 0.5 by chance, a little by heart
+AGAIN, CHANCE, FEW = 64, 2.0, 3  # inputs that came back; times more than chance that keep their partner, and some
+LONG, SHOWN = 150, 8  # steps; times a batch's pairs came back: a model that can learn them has begun to by then
+
+
+def never_found(seen: MatchesSeen) -> tuple[float, bool] | None:
+    """(share of the others that score below the own partner, whether partners were dealt anew); None where it learns.
+
+    A fixed wrong pairing looks like data without anything to learn, so that it is told of natural inputs alone.
+    """
+    late = [won for step, won in zip(seen.steps, seen.won, strict=True) if 2 * step >= seen.step]
+    if seen.again < AGAIN or len(late) < LATE or fmean(late) > GUESSED:
+        return None
+    dealt = seen.kept <= CHANCE * seen.expected + FEW
+    if not (dealt or (seen.natural and seen.step >= LONG and seen.again >= SHOWN * seen.rows)):
+        return None
+    return fmean(late), dealt
