@@ -30,11 +30,12 @@ from sightline.models.vlm import VLM
 from sightline.plan.divided import Division
 from sightline.plan.pipeline import balanced
 from sightline.plan.sample import row_shape, sample
-from sightline.plan.tensor import Split
+from sightline.plan.tensor import Split, narrowed
 from sightline.plan.trace import rehearse
 from sightline.recipe.parallel import Sizes
 from sightline.recipe.schema import AdaptiveClip, Clip, Parallel, Stage
 from sightline.train.clip import Norms
+from sightline.train.feed import plan_steps
 from sightline.train.groups import build_optimizer, parameters_by_tower
 from sightline.train.objectives import NextToken, Objective, Term
 from sightline.train.parallel.depth import Part, Shapes, alike, crossing, holders, leave_out, place_of
@@ -43,6 +44,7 @@ from sightline.train.parallel.ranks import Ranks
 from sightline.train.parallel.saved import read
 from sightline.train.parallel.sharded import fill, local, norm, whole
 from sightline.train.parallel.spread import double
+from sightline.train.parallel.tensor import cuts
 from sightline.train.precision import Precision
 
 WHERE = "parallel.pipeline"
@@ -89,9 +91,9 @@ class Pipeline(Grid):
             what = "answers are written by one rank at a time, which has only some of the blocks"
             raise UserError(what, where=f"{where}.early_stop", fix="stop by the loss")
         super().check(model, stage, objective, precision)
-        self.sizes = stage_sizes(model, stage, self.stages)
-        micro = stage.micro_batch or max(1, stage.batch // self.ranks.world)
-        if (count := stage.batch // (micro * self.ranks.world)) < self.stages and self.ranks.main:
+        self.sizes = stage_sizes(model, stage, self.stages, self.settings.tensor)
+        count = plan_steps(stage, {}, self.ranks.world).accumulate
+        if count < self.stages and self.ranks.main:
             told = f"stages.{stage.name}: {count} micro-batches a step keep {self.stages} pipeline stages waiting"
             warnings.warn(f"{told}: set micro_batch lower, or batch higher", stacklevel=2)
 
@@ -102,8 +104,8 @@ class Pipeline(Grid):
         away = double(home)
         assert isinstance(away, ComposedVLM)
         self.held_by = holders(away, self.sizes)
-        learns = {stage for name, p in away.named_parameters() if p.requires_grad for stage in self.held_by[name]}
-        self.learning = [any(before <= stage for before in learns) for stage in range(self.stages)]
+        first = min(self.held_by[name][0] for name, p in away.named_parameters() if p.requires_grad)
+        self.learning = [number >= first for number in range(self.stages)]
         self._join_ends()
         # A tower is in training mode where some of it learns, be it on another stage.
         decided = {tower: home.learns(tower) for tower in home.towers}
@@ -237,8 +239,10 @@ class Pipeline(Grid):
             fill(whole_home[name], value.to(whole_home[name].device))
 
 
-def stage_sizes(model: ComposedVLM, stage: Stage, stages: int) -> list[int]:
-    """How many blocks each stage holds, by what they cost on rows as long as `stage` admits (else by their weights).
+def stage_sizes(model: ComposedVLM, stage: Stage, stages: int, tensor: int = 1) -> list[int]:
+    """How many blocks each stage holds, by what they cost one of `tensor` ranks on rows as long as `stage` admits.
+
+    Where that cannot be rehearsed, by their weights.
 
     Raises:
         UserError: fewer blocks than stages.
@@ -249,10 +253,10 @@ def stage_sizes(model: ComposedVLM, stage: Stage, stages: int) -> list[int]:
         assert isinstance(made, ComposedVLM)
         return next_token(*made(sample(made, shape, 1)))[0]
 
+    made = narrowed(double(model).to("meta"), tensor, cuts)
     try:
-        seen = rehearse(double(model), loss)
+        seen = rehearse(made, loss)
     except (DataDependentOutputException, DynamicOutputShapeException):  # nothing that fake tensors can go through
         blocks = [block for tower in ("vision", "language") for block in model.blocks(tower)]
         return balanced([float(sum(p.numel() for p in block.parameters())) for block in blocks], stages)
-    split = Split(pipeline=stages)
-    return Division(model, split, seen, seen, seen, 1, shape, stage.gradient_checkpointing).sizes
+    return Division(made, Split(tensor, stages), seen, seen, seen, 1, shape, stage.gradient_checkpointing).sizes
