@@ -79,7 +79,8 @@ def hosts_page() -> str:
         "- **—**: not visible here, or it cannot happen here; the number tells why.",
         "",
         "Tests also train with and without the guard, and compare the weights to the last bit.",
-        "[In another training loop](guard.md#in-another-training-loop) tells how to attach.",
+        "[In another training loop](guard.md#in-another-training-loop) tells how to attach, and",
+        "[what only `sightline run` hears](guard.md#what-only-sightline-run-hears) what else a whole script shows.",
         "",
         *table,
     ]
