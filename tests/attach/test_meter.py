@@ -102,6 +102,19 @@ def test_a_model_that_changes_its_format_is_measured_anew() -> None:
     assert meter.before().samples[0].dtype is torch.float64
 
 
+def test_weights_packed_into_bytes_beside_adapters() -> None:
+    """Frozen weights of four bits are whole numbers: two in a byte."""
+    packed = nn.Parameter(torch.randint(0, 256, (8, 1), dtype=torch.uint8), requires_grad=False)
+    model = nn.ParameterDict({"packed": packed, "adapter": nn.Parameter(torch.ones(3))})
+    meter = Meter(model, {})
+    before = meter.before()
+    with torch.no_grad():
+        model["adapter"] += 1
+    adapter, still = sorted(meter.seen(meter.after(before), before, {}), key=lambda seen: seen.name)
+    assert adapter.moved and not still.moved
+    assert still.weight_norm == pytest.approx(packed.double().norm().item(), rel=1e-5)
+
+
 def test_what_becomes_nan_has_moved() -> None:
     model = nn.Linear(4, 2)
     model(torch.full((1, 4), float("nan"))).sum().backward()

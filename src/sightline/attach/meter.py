@@ -144,11 +144,12 @@ def rates_of(optimizer: Optimizer, names: dict[int, str]) -> dict[str, float]:
 
 
 def norms(tensors: list[Tensor]) -> list[Tensor]:
-    """L2 norm of each tensor, float32."""
+    """L2 norm of each tensor, float32; of whole numbers too, in which weights of four bits are packed."""
     if not tensors:
         return []
     with torch.no_grad():
-        real = [t.detach().float() if t.dtype == torch.float64 else t.detach() for t in tensors]
+        plain = [t.is_complex() or (t.is_floating_point() and t.dtype != torch.float64) for t in tensors]
+        real = [t.detach() if keep else t.detach().float() for t, keep in zip(tensors, plain, strict=True)]
         return list(torch._foreach_norm(real, 2, dtype=torch.float32))
 
 
