@@ -78,7 +78,8 @@ def run_stage(stage: ReadyStage, position: Position, around: Surroundings, guard
                 learner.ema.update(position.step)
             position = _counted(position, result, learner.precision)
             left_out = [each for batch in batches for each in batch.skipped]
-            around.run.skip(left_out, rank=stage.ranks.rank, stage=spec.name, global_step=position.global_step)
+            if not stage.ranks.twin:
+                around.run.skip(left_out, rank=stage.ranks.rank, stage=spec.name, global_step=position.global_step)
             pace.count(batches)
             around.steps.add(result, batches)
             guard.step(result)

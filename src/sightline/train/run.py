@@ -187,7 +187,7 @@ def _one_stage(run: _Run, stage: ReadyStage, position: Position, start: Path | N
     seed_everything(run.recipe.seed + SEED_STRIDE * stage.index + run.ranks.rank)
     if position.step and start:  # in the middle of this stage: everything as it was
         position = checkpoint.load(start, stage.learner)
-        if not run.ranks.main:  # the one saved state is the main rank's; its window counts all ranks
+        if run.ranks.rank:  # the one saved state is the main rank's and its twins'; its window counts all ranks
             position = position.advanced(window_loss=0.0)
             seed_everything(run.recipe.seed + position.global_step + run.ranks.rank)
     if run.ranks.main and position.step == 0:  # told as of the stage's first step, so that going back there drops them
