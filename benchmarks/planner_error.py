@@ -1,6 +1,6 @@
 """How far is `sightline plan` from what a step takes? Peaks and state, beside the public estimators.
 
-    python benchmarks/planner_error.py [--device auto] [--big]
+    python benchmarks/planner_error.py [--device auto] [--big] [--ranks 4]
 
 A small VLM (CLIP-like tower, MLP, Llama) in three sizes and three settings takes one real step. On a CPU the peak is
 that of `torch.distributed._tools.mem_tracker.MemTracker` beyond weights, from the forward pass to the end of the
@@ -9,6 +9,10 @@ backward pass; on CUDA it is `max_memory_allocated` beyond what was allocated be
 first step: weights, buffers, gradients, moments. *DeepSpeed* is its ZeRO-2 formula for one GPU (2P + 18P bytes) and
 *accelerate* what `accelerate estimate-memory` calls training with Adam (four times the weights): both count all
 parameters, whether they learn or not.
+
+--ranks: instead of peaks, what rank 0 of so many gloo processes holds under DeepSpeed in bf16, beside DeepSpeed's
+own estimators (`estimate_zero2_model_states_mem_needs`, `estimate_zero3_model_states_mem_needs`, nothing offloaded) and
+`accelerate`'s, which knows no ranks.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +30,7 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from sightline.plan.layouts import World, state_of  # noqa: E402
 from sightline.plan.memory import state_bytes  # noqa: E402
 from sightline.plan.sample import RowShape  # noqa: E402
 from sightline.plan.trace import rehearse  # noqa: E402
@@ -51,7 +57,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--big", action="store_true")
+    parser.add_argument("--ranks", type=int)
     asked = parser.parse_args()
+    if asked.ranks:
+        print(f"torch {torch.__version__}, {asked.ranks} processes\n")
+        print("| size | setting | layout | state | plan | DeepSpeed | accelerate |")
+        print("|---|---|---|---|---|---|---|")
+        for size, told in SIZES.items():
+            for name, learn in (("frozen language", rehearsed.ALIGN), ("language learns", rehearsed.TUNE)):
+                shared(size, told["model"], name, learn, asked.ranks)
+        return
     device = ("cuda" if torch.cuda.is_available() else "cpu") if asked.device == "auto" else asked.device
     where = torch.cuda.get_device_name() if device == "cuda" else "CPU, by torch's MemTracker"
     print(f"torch {torch.__version__}, {where}\n")
@@ -85,6 +100,29 @@ def line(size: str, told: dict[str, Any], name: str, setting: dict[str, Any], de
     cells = (size, name, mib(peak), mib(planned), f"{error:+.1%}", mib(held), f"{states / held - 1:+.2%}")
     print("|", " | ".join((*cells, f"{20 * count / held - 1:+.0%}", f"{16 * count / held - 1:+.0%}")), "|", flush=True)
     return abs(error)
+
+
+def shared(size: str, told: dict[str, Any], name: str, learn: dict[str, Any], ranks: int) -> None:
+    """Print what a rank holds under each kind of ZeRO, and what estimators say of it."""
+    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
+    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
+
+    from tests.plan.zero import held_by_a_rank
+
+    made = rehearsed.model(learn, **told)
+    count = sum(parameter.numel() for parameter in made.parameters())
+    largest = max(sum(p.numel() for p in module.parameters(recurse=False)) for module in made.modules())
+    _, second = estimate_zero2_model_states_mem_needs(count, ranks, 1, cpu_offload=False)
+    _, third, _ = estimate_zero3_model_states_mem_needs(count, largest, ranks, 1, cpu_offload=False)
+    told_by = {"zero2": second, "zero3": third}
+    with tempfile.TemporaryDirectory() as folder:
+        found = held_by_a_rank(ranks, learn, told, Path(folder))
+    for kind, each in found.items():
+        held = each.total
+        planned = sum(one.total for one in state_of(made, kind, World(ranks, 1, 1.0, 1.0)).values())
+        theirs = f"{told_by[kind] / held - 1:+.0%}" if kind in told_by else "none"
+        cells = (size, name, kind, mib(held), "exact" if planned == held else f"{planned / held - 1:+.2%}", theirs)
+        print("|", " | ".join((*cells, f"{16 * count / held - 1:+.0%}")), "|", flush=True)
 
 
 def on_cuda(made: nn.Module, run: Any) -> int:

@@ -67,8 +67,8 @@ def guarded(recipe: Recipe, stage: ReadyStage, run: RunDirectory) -> Iterator[St
         yield StageGuard(None)
         return
     if not stage.layout.watched:
-        what = "the guard asks a whole model, and each pipeline rank has some of its blocks"
-        raise UserError(what, where="guard.on", fix="set it to false, and run the guard without pipeline stages before")
+        what = "the guard asks a whole model for its gradients, and pipeline and ZeRO ranks have parts of it"
+        raise UserError(what, where="guard.on", fix="set it to false, and run the guard under ddp or fsdp before")
 
     def note(finding: Finding) -> None:  # at once, in case the process dies before the verdicts are written
         if stage.ranks.main:

@@ -19,6 +19,9 @@ def layout_of(settings: Parallel, everyone: Ranks) -> Layout:
     """
     if everyone.world == 1:
         settings.sizes(1, 1)
+        if settings.offload != "none":
+            what = "offload is done by DeepSpeed's engine, which is run by several processes, and this is one"
+            raise UserError(what, where="parallel.offload", fix="leave it out, or start several processes")
         return Layout(Parallel(), everyone)
     sizes = settings.sizes(everyone.world, int(os.environ.get("LOCAL_WORLD_SIZE", everyone.world)))
     if settings.pipeline > 1:

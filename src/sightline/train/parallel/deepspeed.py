@@ -60,6 +60,7 @@ class Zero(Layout):
 
     spreads = True
     layered = False
+    watched = False
 
     def __init__(self, settings: Parallel, everyone: Ranks, sizes: Sizes) -> None:
         super().__init__(settings, everyone)
@@ -90,6 +91,11 @@ class Zero(Layout):
         if kind == "zero++" and precision.device.type != "cuda":
             what = "zero++ sends weights and gradients in 8 and 4 bits, which only CUDA kernels make"
             raise UserError(what, where="parallel.kind", fix="set zero3, which sends them as they are")
+        if precision.kind == "fp8" or any(p.dtype != torch.float32 for p in model.parameters()):
+            what = "the engine moves fp32 copies of weights that it holds in the format of the forward pass by itself"
+            raise UserError(
+                what, where="precision", fix="set precision=bf16 and leave 'numbers' out, or parallel: fsdp"
+            )
         if precision.name == "fp16" and not deepspeed.accelerator.get_accelerator().is_fp16_supported():
             what = f"the engine has no fp16 on this machine's {precision.device.type}"
             raise UserError(what, where="precision", fix="set precision=bf16")
@@ -130,9 +136,9 @@ class Zero(Layout):
     ) -> dict[Term, Tensor]:
         """See `Layout.backward`."""
         scaler = getattr(self.engine.optimizer, "loss_scaler", None)
-        if precision.name == "fp16" and scaler is not None:
+        if precision.scales and scaler is not None:
             scaler.cur_scale = precision.scaler.get_scale()  # of a checkpoint, or as the last step left it
-        driven = _Driven(precision.name, precision.device, precision.scaler, engine=self.engine)
+        driven = _Driven(precision.name, precision.device, precision.scaler, precision.kind, engine=self.engine)
         sums: dict[Term, Tensor] = {}
         for number, batch in enumerate(batches, 1):
             self.engine.set_gradient_accumulation_boundary(number == len(batches))
@@ -140,11 +146,20 @@ class Zero(Layout):
                 sums[term] = sums[term] + loss if term in sums else loss
         return sums
 
+    def value(self, objective: Objective, model: VLM, batch: Batch) -> dict[Term, tuple[Tensor, float]]:
+        """See `Layout.value`: held-out pictures are not kept as features, so a batch of text runs the vision tower."""
+        before = model.goes_along
+        if before is not None:
+            model.goes_along = "vision"
+        found = objective.value(model, batch)
+        model.goes_along = before
+        return found
+
     def update(self, optimizer: Optimizer, precision: Precision, clip: Clip | None) -> Norms:
         """See `Layout.update`: the engine does all of it."""
         towers = self.pieces.gradient_norms(float(self.engine.optimizer.loss_scale))
         self.engine.step()
-        if precision.name == "fp16":
+        if precision.scales:
             precision.scaler.scale(torch.ones((), device=self.ranks.device))  # has it make what it is told next
             precision.scaler.update(float(self.engine.optimizer.loss_scale))
         return Norms(torch.as_tensor(self.engine.get_global_grad_norm(), device=self.ranks.device), towers)
@@ -242,10 +257,9 @@ def config(settings: Parallel, sizes: Sizes, precision: Precision, clip: float |
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,  # offloaded, torch's own AdamW runs on the host
         "bf16": {"enabled": precision.name == "bf16"},
-        "fp16": {  # as torch.amp.GradScaler begins and grows
+        "fp16": {  # as torch.amp.GradScaler does; its scale is set before each step
             "enabled": precision.name == "fp16",
-            "initial_scale_power": 16,
-            "loss_scale_window": 2000,
+            "loss_scale_window": precision.scaler.get_growth_interval() if precision.scales else 1,
             "hysteresis": 1,
         },
     }
