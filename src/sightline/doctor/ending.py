@@ -12,6 +12,7 @@ from sightline.report.values import Facts
 ABOUT = "how it ended"
 PATIENCE = 60.0  # seconds without a line that nobody worries about
 SLOW = 20  # windows of steps: a run that is so late is not just slow
+LATE = 3  # windows: one that is so late, and whose lock nobody holds, is gone
 SLOW_UNKNOWN = 1800.0  # seconds, where no step was timed
 TRACE_LINES = 6
 WITHIN = ("train", "steps", "layers")  # events after which the next step is to come
@@ -41,16 +42,9 @@ def _living(record: Record, where: str) -> Look:
     """A run whose status is still "running" lives, hangs, or was killed without a word."""
     age, limit = record.silent or 0.0, _limit(record)
     told = f"the last line was written {seconds(age)} ago"
-    if record.held is False and age > PATIENCE:
-        says = f"the process is gone and said nothing: run.json says running, nobody holds run.lock, {told}"
-        killed = (
-            "killed from outside: the system ran out of memory (see `dmesg`), the scheduler's limit, a lost machine"
-        )
-        causes = (
-            Cause("likely", killed, _go_on(record)),
-            Cause("possible", "too little memory on the host", "workers=0, or a smaller stages.<stage>.micro_batch"),
-        )
-        return Look(ABOUT, says, (_told(record, "killed", "error", says, causes),))
+    late = LATE / SLOW * limit if record.step_seconds else 0.0
+    if record.held is False and age > max(PATIENCE, late):
+        return _killed(record, told)
     if age > limit and record.last is not None and record.last.event in WITHIN:
         step = record.step_seconds
         pace = f"a step takes {seconds(step)}" if step else "no step was timed"
@@ -59,6 +53,17 @@ def _living(record: Record, where: str) -> Look:
     if age > limit:
         return Look(ABOUT, f"running{where}; {told}, in set-up or evaluation, which write none", recorded=False)
     return Look(ABOUT, f"running{where}; {told}")
+
+
+def _killed(record: Record, told: str) -> Look:
+    says = f"the process is gone and said nothing: run.json says running, nobody holds run.lock, {told}"
+    killed = "killed from outside: the system ran out of memory (see `dmesg`), the scheduler's limit, a lost machine"
+    causes = (
+        Cause("likely", killed, _go_on(record)),
+        Cause("possible", "it lives on another machine, whose lock is not seen here", "look there before going on"),
+        Cause("possible", "too little memory on the host", "workers=0, or a smaller stages.<stage>.micro_batch"),
+    )
+    return Look(ABOUT, says, (_told(record, "killed", "error", says, causes),))
 
 
 def _limit(record: Record) -> float:
