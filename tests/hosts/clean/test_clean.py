@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ class Ran:
     seconds: float
     output: str
     complaint: str
-    findings: dict[str, object] | None
+    findings: dict[str, Any] | None
 
 
 @pytest.fixture(scope="session")
@@ -98,6 +99,7 @@ def test_nothing_is_wrong_with_it(script: Path, ran: Callable[[Path], tuple[Ran,
     assert watched.status == 0, watched.complaint[-2000:]
     assert VARIES.sub("", watched.output) == VARIES.sub("", plain.output)
     assert watched.findings is not None, watched.complaint[-2000:]
+    assert not watched.findings["run"]["problems"]  # watched to the end
     serious = [f for f in watched.findings["findings"] if f["severity"] != "note"]
     assert not serious, "\n".join(f"{f['code']} at step {f['step']}: {f['message']} {f['evidence']}" for f in serious)
 

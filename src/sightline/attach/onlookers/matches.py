@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
+from sightline.attach.onlookers.shared_rows import wide_inputs
 from sightline.attach.prints import row_hashes
 from sightline.guard.evidence import MatchesSeen
 from sightline.guard.probes.call import Call, differentiable
@@ -105,13 +106,7 @@ class Matches(Onlooker):
 
 def _sides(call: Call) -> tuple[Tensor, Tensor] | None:
     """The two inputs of which each sample has one, masks and the like aside."""
-    named = [(str(place), value) for place, value in enumerate(call.args)] + list(call.kwargs.items())
-    named += [item for _, value in named if isinstance(value, dict) for item in value.items()]
-    found = [
-        value.detach()
-        for name, value in named
-        if isinstance(value, Tensor) and value.dim() > 1 and not any(word in str(name) for word in ASIDE)
-    ]
+    found = wide_inputs(call, ASIDE)
     if len(found) != 2 or len(found[0]) != len(found[1]) or not LEAST <= len(found[0]) <= MOST:
         return None
     return found[0], found[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -166,16 +166,20 @@ def _equal_pairs(rows: list[bytes]) -> int:
     return sum(count * (count - 1) // 2 for count in Counter(rows).values())
 
 
-def _rows(call: Call) -> list[Tensor]:
-    """The tensors whose rows make a sample, thinned out; [] where they do not agree on what a row is."""
+def wide_inputs(call: Call, aside: Collection[str] = OTHER) -> list[Tensor]:
+    """The tensors of a call that have rows, in order; none whose name has one of the words `aside` in it."""
     named = [(str(place), value) for place, value in enumerate(call.args)] + list(call.kwargs.items())
     named += [item for _, value in named if isinstance(value, Mapping) for item in value.items()]
-    found = [
+    return [
         value.detach()
         for name, value in named
-        if isinstance(value, Tensor) and value.dim() > 0 and not any(word in str(name) for word in OTHER)
+        if isinstance(value, Tensor) and value.dim() > 1 and not any(word in str(name) for word in aside)
     ]
-    wide = [value for value in found if value.dim() > 1]
+
+
+def _rows(call: Call) -> list[Tensor]:
+    """The tensors whose rows make a sample, thinned out; [] where they do not agree on what a row is."""
+    wide = wide_inputs(call)
     if not wide:
         return []
     count, mask = len(wide[0]), call.tensor("attention_mask")
