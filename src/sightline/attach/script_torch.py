@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sightline.attach.script_aliases import Aliases
 from sightline.attach.script_by_hand import ByHand
 from sightline.attach.script_collectives import Collectives
 from sightline.attach.script_hosts import Hosts
@@ -39,7 +40,7 @@ def watched(
     models = Models(budget, tell, fault)
     scout = Scout(models, fault)
     scout.install()
-    scout.beheld.append(Teachers(models, fault).look)
+    scout.beheld += [Teachers(models, fault).look, Aliases(models, fault).look]
     scout.made.append(Twins(models, fault).made)
     Loaders(fault).install()
     origins = Told(fault)
