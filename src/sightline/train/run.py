@@ -31,7 +31,7 @@ from sightline.train.loop import Surroundings, run_stage
 from sightline.train.parallel.choose import layout_of
 from sightline.train.parallel.layout import Layout
 from sightline.train.parallel.presence import explaining, present
-from sightline.train.parallel.ranks import Ranks, joined_ranks
+from sightline.train.parallel.ranks import Ranks, joined_ranks, limit_waiting
 from sightline.train.parallel.verdict import RanksLost
 from sightline.train.precision import Precision, pick_precision
 from sightline.train.stage import SEED_STRIDE, ReadyStage, Tell, make_ready
@@ -116,6 +116,7 @@ def _recorded(run: _Run) -> None:
     clock = Clock(run.directory.facts.get("time"))
     if presence := present():
         presence.closes(run.directory.path, lambda error: abandon(run.directory, run.ranks, error))
+        limit_waiting()  # by now the layout has made its groups
     with watched_signals() as interrupts:
         try:
             status, error, trace = "failed", None, None

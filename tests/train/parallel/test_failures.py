@@ -17,22 +17,25 @@ from typing import Any
 
 import psutil
 import pytest
+import torch.multiprocessing as mp
 
 from sightline.recipe.read import to_yaml
 from sightline.recipe.schema import Recipe
-from sightline.train.run import resume
+from sightline.train.run import resume, train
 from tests.ports import free_port
 from tests.train.parallel.runs import losses, on_processes, recipe, table
+from tests.train.tiny import RECIPE
 
 pytestmark = [pytest.mark.slow, pytest.mark.ddp]
 STEPS, EVERY, WORLD = 300, 20, 3
 
 
-def long(folder: Path, kind: str = "ddp", timeout: float = 60.0, **stage: Any) -> Recipe:
+def long(folder: Path, kind: str = "ddp", timeout: float = 60.0, guard: bool = False, **stage: Any) -> Recipe:
     """A run that is saved now and then, long enough to be killed in its middle."""
     stage = {"steps": STEPS, "batch": 6, "validate_every": None} | stage
     parallel = {"kind": kind, "timeout": timeout}
-    return recipe(table(folder), parallel=parallel, stage=stage, checkpoints={"every": EVERY}, evaluate={})
+    more = {"checkpoints": {"every": EVERY}, "evaluate": {}, "guard": {"on": guard}}
+    return recipe(table(folder), parallel=parallel, stage=stage, **more)
 
 
 def command(run: Recipe, folder: Path) -> list[str]:
@@ -67,7 +70,7 @@ def done(run: Path) -> int:
 
 @pytest.mark.parametrize(("number", "victim"), [("KILL", 1), ("KILL", 0), ("STOP", 1), ("STOP", 0)])
 def test_a_lost_rank_is_named_by_one_of_the_others(tmp_path: Path, number: str, victim: int) -> None:
-    processes = started(tmp_path, long(tmp_path, timeout=8.0))
+    processes = started(tmp_path, long(tmp_path, timeout=8.0, guard=victim == 0))  # the guard talks to the others, too
     told = lambda: "\n".join((tmp_path / f"rank-{rank}.txt").read_text() for rank in range(WORLD))  # noqa: E731
     wait(lambda: done(tmp_path / "run") >= EVERY + 10, told)
     try:
@@ -77,6 +80,7 @@ def test_a_lost_rank_is_named_by_one_of_the_others(tmp_path: Path, number: str, 
     finally:
         for process in processes:
             process.kill()
+            process.wait()  # its lock on the run's directory goes with it
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["status"] == "failed" and f"rank {victim} (" in facts["error"] and facts["finished"]
     assert "does not answer any more" in facts["error"] and f"--resume {tmp_path / 'run'}" in facts["error"]
@@ -84,6 +88,26 @@ def test_a_lost_rank_is_named_by_one_of_the_others(tmp_path: Path, number: str, 
     assert "error" not in (tmp_path / f"rank-{left[1]}.txt").read_text() and "Traceback" not in told()
     alone = resume(tmp_path / "run")  # another number of ranks goes on, and nothing saved was torn
     assert json.loads((alone / "run.json").read_text())["status"] == "finished" and len(losses(alone)) == STEPS
+
+
+def judging(rank: int, port: int, run: Recipe, folder: str) -> None:
+    """A rank whose evaluation takes longer than an exchange may."""
+    import sightline.train.run as running
+
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    running.evaluate = lambda *_, **__: time.sleep(25)  # type: ignore[assignment, return-value]
+    train(run, Path(folder))
+
+
+def test_ranks_wait_for_one_that_judges_longer_than_the_timeout(tmp_path: Path) -> None:
+    first = RECIPE["stages"][0] | {"steps": 2, "batch": 4, "micro_batch": 1}
+    stages = [first | {"name": name} for name in ("see", "tell")]
+    asked = {"evaluate_after": {"see": {"data": "train"}}, "evaluate": {"data": "train"}}
+    run = recipe(table(tmp_path), parallel={"kind": "ddp", "timeout": 12.0}, stages=stages, **asked)
+    mp.spawn(judging, (free_port(), run, str(tmp_path / "run")), nprocs=2)
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["status"] == "finished" and facts["time"]["evaluation"] >= 50
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])

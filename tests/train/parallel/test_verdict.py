@@ -72,6 +72,14 @@ def test_what_to_do_depends_on_the_launcher(monkeypatch: pytest.MonkeyPatch) -> 
     assert "--resume runs/one" in remedy(Path("runs/one"))
 
 
+def test_a_restart_must_know_where_the_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sightline.commands.train import train
+
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    with pytest.raises(UserError, match="--out: torchrun starts the ranks anew, and nothing says where the run is"):
+        train(None, None, None)
+
+
 def test_errors_that_tell_of_other_ranks() -> None:
     wrapped = UserError("the checkpoint could not be written")
     wrapped.__cause__ = RuntimeError(CLOSED)

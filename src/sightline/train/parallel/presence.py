@@ -31,6 +31,7 @@ BEAT = 1.0  # seconds between two signs of life
 SILENCE = 8.0  # seconds without a sign after which a rank counts as gone: threads starve for seconds on a busy host
 LINGER = 10.0  # seconds at most that the store outlives its keeper's part in the run
 STUCK = 20.0  # seconds that a rank may stay where it waits for others after the run was given up
+EXCHANGES = ("train/", "attach/ranks")  # where a rank waits for others; elsewhere it works, for as long as it likes
 GIVEN_UP = "given-up"  # the store's key of the verdicts, one JSON object a line
 
 
@@ -249,7 +250,7 @@ class Presence:
         An exchange on a GPU gives no error: the host waits for a kernel that waits for a peer.
         """
         waited = time.monotonic() - self._since
-        if self._stands or not self._place.startswith("train/"):
+        if self._stands or not self._place.startswith(EXCHANGES):
             return
         verdict = self._others_verdict()
         if verdict is None and waited > self.timeout + SILENCE:
@@ -273,7 +274,7 @@ class Presence:
         self._end.set()
         for thread in self._threads:
             if thread.is_alive():
-                thread.join(timeout=2 * BEAT)
+                thread.join(timeout=LINGER)  # a thread that is in torch's code when the process ends would abort it
         if self._threads[0].is_alive() or not self._in_contact():
             return
         with contextlib.suppress(RuntimeError):

@@ -136,16 +136,28 @@ def joined_ranks(device: str, timeout: float = TIMEOUT) -> Iterator[Ranks]:
 
 
 def _join(presence: Presence, device: torch.device) -> None:
-    # A kernel of NCCL that waits for a dead peer wakes no thread of the host: `presence` ends the process after its
-    # timeout, with a word, and torch's watchdog would after this one, without.
-    late = LATE if device.type == "cuda" else 0.0
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
         store=dist.PrefixStore("torch", presence.store),
         rank=presence.rank,
         world_size=presence.world,
-        timeout=timedelta(seconds=presence.timeout + late),
+        timeout=_limit(presence),
     )
+
+
+def _limit(presence: Presence) -> timedelta:
+    # A kernel of NCCL that waits for a dead peer wakes no thread of the host: `presence` ends the process after its
+    # timeout, with a word, and torch's watchdog would after this one, without.
+    late = LATE if presence.machines[presence.rank].device == "cuda" else 0.0
+    return timedelta(seconds=presence.timeout + late)
+
+
+def limit_waiting() -> None:
+    """Give all groups of ranks the time-out of the run; torch gives those of a mesh half an hour."""
+    if presence := present():
+        groups = dist.distributed_c10d
+        for group in list(groups._world.pg_map):
+            groups._set_pg_timeout(_limit(presence), group)
 
 
 def pick_device(wanted: str, local_rank: int = 0) -> torch.device:
