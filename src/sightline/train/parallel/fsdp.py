@@ -19,7 +19,7 @@ from sightline.errors import UserError
 from sightline.models.composed import ComposedVLM
 from sightline.models.vlm import VLM
 from sightline.recipe.parallel import Sizes
-from sightline.recipe.schema import AdaptiveClip, Parallel, Stage
+from sightline.recipe.schema import AdaptiveClip, Parallel, Stage, Tower
 from sightline.train.objectives import Objective
 from sightline.train.parallel.layout import Layout
 from sightline.train.parallel.ranks import Ranks
@@ -79,7 +79,7 @@ def share_out(model: VLM, stage: Stage, mesh: DeviceMesh, settings: Parallel, de
     policy = sent(settings)
     along = type(model) in GOES_ALONG
     model.goes_along = ("connector" if stage.cache_features else "vision") if along else None
-    idle = ("vision",) if stage.cache_features else ()
+    idle: tuple[Tower, ...] = ("vision",) if stage.cache_features else ()
     towers = model.towers if settings.frozen == "replicate" else idle
     kept = {p for tower in towers for _, p in model.tower_parameters(tower) if not p.requires_grad}
     for parameter in kept:
