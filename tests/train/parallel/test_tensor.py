@@ -145,9 +145,12 @@ def test_the_divisors_are_told() -> None:
     assert "1 or 2 or 4" in str(caught.value.fix)
 
 
-def learned(ranks: Ranks, rows: list[Any], tensor: int) -> dict[str, Tensor]:
+def learned(ranks: Ranks, rows: list[Any], tensor: int, dropped: float = 0.0) -> dict[str, Tensor]:
     """The weights after three steps on the same rows, whole or cut over `tensor` ranks; first what is left whole."""
     built, spec = fresh(rows), stage().stages[0]
+    for module in built.model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = dropped
     freeze(built.model, spec)
     settings = Parallel(tensor=tensor)
     layout = Grid(settings, ranks, settings.sizes(ranks.world, ranks.world)) if tensor > 1 else WHOLE
@@ -164,9 +167,11 @@ def learned(ranks: Ranks, rows: list[Any], tensor: int) -> dict[str, Tensor]:
 
 @pytest.mark.ddp
 def test_twins_keep_the_same_weights_to_the_bit(rows: list[Any], tmp_path: Path) -> None:
-    (cut,) = on_ranks(2, [(learned, (rows, 2))], tmp_path)
+    cut, dropped = on_ranks(2, [(learned, (rows, 2)), (learned, (rows, 2, 0.5))], tmp_path)
     alone = learned(Ranks(0, 1, torch.device("cpu")), rows, 1)
     for name, found in cut[0].items():
         assert torch.equal(found, cut[1][name]), name
+        assert torch.equal(dropped[0][name], dropped[1][name]), name
         torch.testing.assert_close(found, alone[name.removeprefix("left ")], atol=1e-5, rtol=0)
     assert {name for name in cut[0] if name.startswith("left")} < {name for name in alone if name.startswith("left")}
+    assert any(not torch.equal(found, dropped[0][name]) for name, found in cut[0].items())
