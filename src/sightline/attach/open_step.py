@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,8 @@ class Loss:
 class OpenStep:
     """A step in the making. `carried`: (P,) least norms of the gradients that its backward passes met, and `met` their
     norm in each pass; `reworked`: the host wrote into them between two steps, so what is left of them is meant;
-    `unheard`: a penalty on gradients was made, and no backward pass came through an output after that.
+    `unheard`: a penalty on gradients was made, and no backward pass came through an output after that; `scaler`: gives
+    the gradient scaler that made the loss of one of them larger.
 
     `summed`: the micro-batches' losses are parts of the step's mean, and not means of their own. `told`: the losses as
     the host itself told them, which count in place of those that the model returned. `unread`: those of either kind
@@ -57,6 +59,7 @@ class OpenStep:
     forwards: int = 0
     reworked: bool = False
     unheard: bool = False
+    scaler: Callable[[], Any] | None = None
 
     @property
     def measured(self) -> bool:

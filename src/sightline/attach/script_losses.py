@@ -47,7 +47,7 @@ class Losses:
         self._plain: Callable[..., Any] | None = None  # torch's own, while ours is in its place
         self._wrapped: Callable[..., Any] | None = None
         self._given: Tensor | None = None  # to a library that scales it before it goes backward
-        self._scaled: tuple[weakref.ref[Tensor], Tensor] | None = None
+        self._scaled: tuple[weakref.ref[Tensor], Tensor, weakref.ref[GradScaler]] | None = None
         self._heard: weakref.WeakKeyDictionary[Any, Heard] = weakref.WeakKeyDictionary()  # by recorder
         self._divisor: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
@@ -100,7 +100,7 @@ class Losses:
         def scaled(scaler: GradScaler, outputs: Any) -> Any:
             result = scale(scaler, outputs)
             if isinstance(result, Tensor) and isinstance(outputs, Tensor):
-                self._scaled = weakref.ref(result), outputs.detach()
+                self._scaled = weakref.ref(result), outputs.detach(), weakref.ref(scaler)
             return result
 
         return scaled
@@ -137,6 +137,9 @@ class Losses:
         else:
             divisor = _divisor(root.grad_fn)
         live = [one for one in self._models.live if one.listens]
+        only = live[0].recorder.open_step if len(live) == 1 else None
+        if only is not None and self._scaled is not None and self._scaled[0]() is root:
+            only.scaler = self._scaled[2]
         states = [(one, one.recorder.open_step, one.recorder.backwards, _known(one)) for one in live]
         softmax = None
         if any(step is not None and step.measured for _, step, _, _ in states):

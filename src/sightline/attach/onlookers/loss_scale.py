@@ -61,7 +61,7 @@ class LossScale(Onlooker):
         self._taken, self._stepped = self._taken + 1, self.recorder.forwards
         if self._scaler is None and self._tries:
             self._tries -= 1
-            self._scaler = _on_the_stack()
+            self._scaler = _on_the_stack() or self._of_the_loss()
             if self._scaler is not None:
                 self._listen(optimizer)
         if self._scaler is None or not measured:
@@ -84,6 +84,12 @@ class LossScale(Onlooker):
             self._offer(scale)
 
         self._read(sizes, arrived)
+
+    def _of_the_loss(self) -> GradScaler | None:
+        """The one that the loss went through, where the optimizer is called without it. Known under `sightline run`."""
+        told = getattr(getattr(self.recorder, "open_step", None), "scaler", None)
+        found = told() if told is not None else None
+        return found if isinstance(found, GradScaler) and found.is_enabled() else None
 
     def woke(self, steps: int) -> None:
         """Steps were taken."""

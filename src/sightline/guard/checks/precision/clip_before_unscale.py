@@ -3,8 +3,9 @@
 Symptom: with float16 the run learns next to nothing at a rate that works in float32 (SGD), or no spike is ever clipped
 as it should be, because all steps are (Adam); the gradient norm in the log is always about 65,536 times too large.
 Root cause: `clip_grad_norm_` before `scaler.unscale_(optimizer)`: the norm of scaled gradients is far above `max_norm`,
-so each step is cut to max_norm / scale.
-Fix: call `scaler.unscale_(optimizer)` after the backward pass and before `clip_grad_norm_` or `clip_grad_value_`.
+so each step is cut to max_norm / scale. Or `optimizer.step()` in place of `scaler.step(optimizer)`: nobody unscales.
+Fix: call `scaler.unscale_(optimizer)` after the backward pass and before `clip_grad_norm_` or `clip_grad_value_`; and
+step by `scaler.step(optimizer)`.
 Stays silent when: the gradients that reach the optimizer vary from step to step as the unclipped ones do, or have the
 norm (or largest value) that they were clipped to after unscaling; there is no loss scale.
 Sources:
@@ -28,6 +29,7 @@ EXACT = 2e-3  # relative: float32 sums, and the 1e-6 that clip_grad_norm_ adds
 LIMITS = (1e-3, 16.0)  # a limit in use (0.01 to 10): clipped after unscaling to this / scale makes no sense
 SCALE = 256.0  # least scale that tells the orders apart: 0.5, a limit in use, over it is below `LEAST`
 LEAST = 2e-3  # of a limit over the scale: below any limit in use, so that it was not clipped to that after unscaling
+FAR, LARGER = 16.0, 1.5  # times: ranks that are averaged differ by less; a clipped norm is exact
 CUT = 0.5  # of the gradient left, by one parameter's norm after its backward pass: it was really clipped
 
 
@@ -37,6 +39,10 @@ def find(scaler: ScalerSeen) -> Verdict:
     if len(steps) < STEPS:
         return CannotTell(f"{STEPS} measured steps under a loss scale of {SCALE:g} or more")
     recent = steps[-STEPS:]
+    if least := _never(recent):
+        message = f"the optimizer steps with gradients {least:.3g} times too large: the loss scale is still on them"
+        fix = "call scaler.step(optimizer) and scaler.update() in place of optimizer.step()"
+        return Finding("error", message, fix, {"loss scale": recent[-1].scale, "gradient norm": recent[-1].norm})
     if any(s.kept is None or s.kept > CUT for s in recent):
         return None
     for what, name in (("norm", "clip_grad_norm_"), ("largest value", "clip_grad_value_")):
@@ -44,6 +50,17 @@ def find(scaler: ScalerSeen) -> Verdict:
         if limit is not None:
             return _finding(recent[-1], what, name, limit)
     return None
+
+
+def _never(steps: list[ScaledStep]) -> float | None:
+    """How much larger than the true ones the gradients are at least, where nobody unscaled them.
+
+    By far; or, clipped to one norm, by some: clipping makes none larger.
+    """
+    kept = [s.kept or 0.0 for s in steps]
+    norms = [s.norm for s in steps]
+    clipped = max(norms) - min(norms) <= EXACT * max(norms)
+    return min(kept) if min(kept) > (LARGER if clipped else FAR) else None
 
 
 def _limit(steps: list[ScaledStep], what: str) -> float | None:
