@@ -70,13 +70,13 @@ def done(run: Path) -> int:
 
 @pytest.mark.parametrize(("number", "victim"), [("KILL", 1), ("KILL", 0), ("STOP", 1), ("STOP", 0)])
 def test_a_lost_rank_is_named_by_one_of_the_others(tmp_path: Path, number: str, victim: int) -> None:
-    processes = started(tmp_path, long(tmp_path, timeout=8.0, guard=victim == 0))  # the guard talks to the others, too
+    processes = started(tmp_path, long(tmp_path, timeout=40.0, guard=victim == 0))  # the guard talks to the others, too
     told = lambda: "\n".join((tmp_path / f"rank-{rank}.txt").read_text() for rank in range(WORLD))  # noqa: E731
     wait(lambda: done(tmp_path / "run") >= EVERY + 10, told)
     try:
         processes[victim].send_signal(getattr(signal, f"SIG{number}"))
         left = [rank for rank in range(WORLD) if rank != victim]
-        assert [processes[rank].wait(timeout=120) for rank in left] == [2, 2], told()
+        assert [processes[rank].wait(timeout=240) for rank in left] == [2, 2], told()
     finally:
         for process in processes:
             process.kill()
