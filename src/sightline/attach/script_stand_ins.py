@@ -109,11 +109,13 @@ class StandIns:
         for learner in alike:
             if shapes and shapes == [(name, p.shape) for name, p in learner.recorder.model.named_parameters()]:
                 one = StandIn(weakref.ref(module), learner, made=made)
-                one.handle = module.register_forward_hook(self._hook(_Asked(self, one)), with_kwargs=True)
+                one.handle = module.register_forward_hook(
+                    self._hook(functools.partial(self._asked, one)), with_kwargs=True
+                )
                 self._known.append(one)
                 return
 
-    def asked(self, one: StandIn, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _asked(self, one: StandIn, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
         """It was called."""
         recorder = one.learner.recorder
         if one.learner.attachment is None or recorder.muted or not recorder.step:
@@ -156,17 +158,6 @@ class StandIns:
             if one.learner is learner and one.seen is not None and learner.attachment is not None:
                 learner.attachment.show(one.seen)
                 one.leave()
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """Forward hook of one of them."""
-
-    all: StandIns
-    one: StandIn
-
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        self.all.asked(self.one, module, args, kwargs)
 
 
 def _recounts(module: nn.Module) -> bool:
