@@ -110,7 +110,9 @@ class Zero(Layout):
         clip = stage.optimizer.clip
         assert clip is None or isinstance(clip, int | float)
         told = config(self.settings, self.sizes, self.precision, clip)
-        self.engine, *_ = deepspeed.initialize(model=away, optimizer=build_optimizer(away, stage), config=told)
+        optimizer = build_optimizer(away, stage)
+        optimizer.__dict__["zero_grad"] = _cleared  # offloaded, pieces keep their gradients' memory from step to step
+        self.engine, *_ = deepspeed.initialize(model=away, optimizer=optimizer, config=told)
         self.pieces = Pieces(self.engine, away, self.ranks)
         own = home.state_dict()
         for parameter, (name, *_) in self.pieces.learning:  # which the engine made of weights that it had cast
@@ -263,6 +265,10 @@ def config(settings: Parallel, sizes: Sizes, precision: Precision, clip: float |
             "hysteresis": 1,
         },
     }
+
+
+def _cleared(set_to_none: bool = True) -> None:
+    """In place of an optimizer's `zero_grad`: the engine has cleared gradients at the end of its step."""
 
 
 def _forget_groups() -> None:
