@@ -82,3 +82,25 @@ def test_a_sigmoid_too_many_while_all_outputs_are_near_zero() -> None:
     weighted = torch.tensor([0.6] * 5)  # which is about what a second sigmoid does to the ones at first
     assert taken_twice(lambda z, y: F.binary_cross_entropy_with_logits(z, y, pos_weight=weighted)) == []
     assert taken_twice(F.binary_cross_entropy_with_logits, learns=0.0) == []
+
+
+@pytest.mark.parametrize("fault", ["none", "one sigmoid more"])
+def test_scores_of_pairs_that_are_the_same(fault: str) -> None:
+    """The gradient of a reward model whose chosen and rejected are alike is plus and minus one, whatever it scores."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+    opt = torch.optim.SGD(model.parameters(), lr=1e-3)
+    guard = sightline.attach(model, opt, on_finding=None, budget=1.0)
+    for _ in range(16):
+        x = torch.randn(24, 8)
+        if fault == "none":
+            chosen, rejected = model(torch.cat([x, x])).squeeze(1).chunk(2)
+            loss = -nn.functional.logsigmoid(chosen - rejected).mean()
+        else:
+            truth = (x[:, 0] > 0).float()
+            loss = nn.functional.binary_cross_entropy_with_logits(model(x).squeeze(1).sigmoid(), truth)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    guard.close()
+    assert ("T4" in {finding.code for finding in guard.findings}) == (fault != "none")

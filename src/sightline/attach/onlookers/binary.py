@@ -20,6 +20,7 @@ MOST = 65_536  # outputs looked at: enough for a mean, and less than a milliseco
 LEAST, LOWEST = 1e-12, -100.0  # torch's own bounds of p (1 - p), and of the logarithm of a probability
 UNSURE = 0.02  # of a probability: nearer to 0 and 1 the gradient is that of an absolute error, plus and minus one
 FEWEST = 2  # unsure outputs: they can hardly both lie within 2 % by chance
+SAME = 1e-3  # relative: a gradient that outputs do not change is no sigmoid's; of two, 2 % in the first are 0.6 % here
 EVEN = 0.02  # relative: all answers of a kind weigh the same, up to the rounding of bf16 gradients (2^-8)
 SHAPING = (
     "View",
@@ -104,6 +105,7 @@ def read_binary(outputs: Tensor, grad: Tensor) -> Tensor:
         unsure = (likely > UNSURE) & (likely < 1 - UNSURE)
         fits = _even(torch.where(probable, chance, logit), ones, seen, unsure)
         once, again = _even(logit, ones, seen, unsure), _even(logit, ones, seen, seen)
+        once = torch.maximum(once, _even(g.abs(), ones, seen, seen, SAME))  # so that two sigmoids are not told of it
         squashed = torch.sigmoid(z)  # flat where it is near 0 or 1: there every gradient fits, being none
         middling = (squashed > UNSURE) & (squashed < 1 - UNSURE)
         twice = _even(_through_sigmoid(z, g, ones), ones, seen, middling)
@@ -123,11 +125,11 @@ def _through_sigmoid(z: Tensor, grad: Tensor, ones: Tensor) -> Tensor:
     return grad.abs() / (s * (1 - s) * error).clamp(min=LEAST)
 
 
-def _even(weights: Tensor, ones: Tensor, seen: Tensor, unsure: Tensor) -> Tensor:
+def _even(weights: Tensor, ones: Tensor, seen: Tensor, unsure: Tensor, even: float = EVEN) -> Tensor:
     """Share of the outputs whose weight is the median one of their kind; 0 where none that is unsure proves it."""
     good = torch.zeros_like(seen)
     for kind in (ones & seen, ~ones & seen):
         middle = weights.masked_fill(~kind, float("nan")).nanmedian()
-        good |= ((weights - middle).abs() <= EVEN * middle.abs()) & kind
+        good |= ((weights - middle).abs() <= even * middle.abs()) & kind
     shares = [(good & part).sum() / (seen & part).sum().clamp(min=FEWEST) for part in (seen, unsure)]
     return torch.minimum(*shares)
