@@ -61,3 +61,28 @@ def test_placeholders_outside_the_vocabulary_are_not_asked_for() -> None:
     ids = IDS.masked_fill(IDS == 5, -200)
     seen = image_pairs(Call(Skips(), (ids, pictures())), 1)
     assert seen is not None and bool(seen.own.isfinite().all())
+
+
+class Prefix(nn.Module):
+    """Two outputs of the image stand before those of the text, which sees them unless they are masked out."""
+
+    def __init__(self, *, masked: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.masked = masked
+        self.eye, self.words, self.head = nn.Linear(48, 16), nn.Embedding(6, 8), nn.Linear(8, 6)
+
+    def forward(self, pictures: Tensor, tokens: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        seen = self.eye(pictures.flatten(1)).view(len(tokens), 2, 8)
+        x = torch.cat([seen, self.words(tokens)], dim=1)
+        attended = nn.functional.pad(mask, (2, 0), value=int(not self.masked)).bool()
+        allowed = attended[:, None] & torch.ones(x.shape[1], x.shape[1]).tril().bool() | torch.eye(x.shape[1]).bool()
+        return self.head(x + nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=allowed))
+
+
+def test_outputs_of_images_before_those_of_the_text() -> None:
+    ids = torch.tensor([[1, 3, 2, 4], [1, 4, 5, 0], [1, 5, 3, 3]])
+    given = (pictures(), ids, (ids != 0).long(), ids.masked_fill(ids == 0, -100))
+    for masked in (True, False):
+        seen = image_pairs(Call(Prefix(masked=masked), given), 64)
+        assert seen is not None and seen.changed is not masked and len(seen.own) == 3

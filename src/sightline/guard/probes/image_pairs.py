@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sightline.guard.evidence import IGNORE, ImagePairsSeen
 from sightline.guard.probes.call import Call, places
+from sightline.guard.probes.reads import before_text
 from sightline.guard.probes.refused import refusable
 from sightline.guard.probes.restore import untouched
 
@@ -33,7 +36,10 @@ def image_pairs(call: Call, step: int) -> ImagePairsSeen | None:
         return None
     with untouched(call.model), torch.no_grad():
         call.model.eval()
-        own, other = _losses(call), _losses(call.changed(**{name: other_images}))
+        own, first = _losses(call), 0
+        if own is None and (first := before_text(call) or 0):
+            own = _losses(call, first)
+        other = None if own is None else _losses(call.changed(**{name: other_images}), first)
     if own is None or other is None or not len(own):
         return None
     return ImagePairsSeen(step, own.cpu(), other.cpu(), changed=not torch.equal(own, other))
@@ -49,9 +55,14 @@ def _rolled(images: Tensor, grid: Tensor | None) -> Tensor | None:
     return images.roll(len(images) // len(grid), dims=0)
 
 
-def _losses(call: Call) -> Tensor | None:
-    """(n,) float32: mean negative log-likelihood of each row that has supervised tokens."""
+def _losses(call: Call, first: int = 0) -> Tensor | None:
+    """(n,) float32: mean negative log-likelihood of each row that has supervised tokens.
+
+    `first`: the first of the text's logits, where those of the images come before.
+    """
     result = call.unfused().run()
+    if first and result.logits is not None:
+        result = replace(result, logits=result.logits[:, first:])
     ids, labels, where = call.tensor("input_ids"), call.tensor("labels"), places(call, result)
     if result.logits is None or ids is None or where is None:
         return None

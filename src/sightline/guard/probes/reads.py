@@ -43,6 +43,28 @@ def reads(call: Call, ids: Tensor) -> Reads | None:
     return Reads(own=bool(moved[:, column].any()), ahead=bool(moved[:, :column].any()))
 
 
+def before_text(call: Call) -> int | None:
+    """How many outputs stand before those of the text, where a model puts images in front of its tokens.
+
+    Told by what a change of the first and of the last column of ids moves: nothing before the place it is given to.
+    None where outputs are as many as ids, or not in such an order.
+    """
+    ids, once = call.tensor("input_ids"), _logits(call)
+    if ids is None or once is None or ids.dim() != 2 or once.dim() != 3 or len(once) != len(ids):
+        return None
+    first = once.shape[1] - ids.shape[1]
+    for column in (0, ids.shape[1] - 1):
+        other = ids.clone()
+        other[:, column] = _others(ids, column)
+        after = _logits(call.swapped(ids, other)) if first > 0 else None
+        if after is None or after.shape != once.shape:
+            return None
+        moved = (after != once).any(dim=-1)
+        if moved.int().argmax(dim=1)[moved.any(dim=1)].unique().tolist() != [first + column]:
+            return None
+    return first
+
+
 def _others(ids: Tensor, column: int) -> Tensor:
     """(B,) for each row another token of the same row: of the kinds that stand in such a place. Its own if none."""
     differ = ids != ids[:, column, None]
