@@ -88,7 +88,9 @@ def test_a_sigmoid_too_many_while_all_outputs_are_near_zero() -> None:
 def test_scores_of_pairs_that_are_the_same(fault: str) -> None:
     """The gradient of a reward model whose chosen and rejected are alike is plus and minus one, whatever it scores."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+    last = nn.Linear(16, 1, bias=False)  # of scores about 0.1: too far from 0 for one sigmoid, near enough for two
+    nn.init.normal_(last.weight, std=0.02)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), last)
     opt = torch.optim.SGD(model.parameters(), lr=1e-3)
     guard = sightline.attach(model, opt, on_finding=None, budget=1.0)
     for _ in range(16):
