@@ -90,8 +90,8 @@ def pick_precision(
 
 
 def _scaler(device: torch.device, enabled: bool, numbers: Numbers) -> torch.amp.GradScaler:
-    growth = {"init_scale": numbers.initial_scale, "growth_interval": numbers.growth_interval}
-    return torch.amp.GradScaler(device.type, enabled=enabled, **growth)
+    scale, interval = numbers.initial_scale, numbers.growth_interval
+    return torch.amp.GradScaler(device.type, enabled=enabled, init_scale=scale, growth_interval=interval)
 
 
 def _capable(device: torch.device, least: tuple[int, int]) -> bool:

@@ -24,7 +24,7 @@ class Machine:
     device: str
     name: str
     memory: int
-    torch: str
+    version: str  # torch's
 
     @classmethod
     def here(cls, device: torch.device) -> Machine:
@@ -54,7 +54,7 @@ def unlike(machines: Mapping[int, Machine]) -> str | None:
     if len(kinds := _ranks_by(machines, "device")) > 1:
         fix = "set device to what all of them have, or leave the others out"
         raise UserError(f"ranks compute on unlike devices: {_listed(kinds)}", where="device", fix=fix)
-    if len(versions := _ranks_by(machines, "torch")) > 1:
+    if len(versions := _ranks_by(machines, "version")) > 1:
         fix = "install one version of torch everywhere"
         raise UserError(f"ranks have unlike versions of torch: {_listed(versions)}", where="torch", fix=fix)
     shown: dict[str, list[int]] = {}

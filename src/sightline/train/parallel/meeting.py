@@ -6,17 +6,19 @@ import os
 import socket
 import time
 from datetime import timedelta
+from typing import Any
 
 import torch.distributed as dist
 
 from sightline.errors import UserError
 
 
-def connect(rank: int, world: int, timeout: float) -> tuple[dist.Store, dist.Store]:
+def connect(rank: int, world: int, timeout: float) -> tuple[Any, Any]:
     """Two clients of the store where the ranks of a run meet; rank 0 keeps it, unless torchrun does.
 
     Two, since a client that waits blocks its other users. What they write is theirs: torchrun's store outlives its
-    processes and still holds what those before them wrote, such as the addresses at which they listened.
+    processes and still holds what those before them wrote, such as the addresses at which they listened. (Any: torch's
+    stubs of a store know no `append`.)
 
     Raises:
         UserError: it cannot be reached within `timeout` seconds.
