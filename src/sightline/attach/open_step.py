@@ -41,6 +41,10 @@ class OpenStep:
     `unheard`: a penalty on gradients was made, and no backward pass came through an output after that; `scaler`: gives
     the gradient scaler that made the loss of one of them larger.
 
+    `sources`: of each forward, whether another network made its inputs and learns through it. `turns`: `passes`
+    backward and forwards so far, at each step of an optimizer that holds none of these parameters. `strayed`: the norms
+    that the first pass after such a step met, which came from other inputs.
+
     `summed`: the micro-batches' losses are parts of the step's mean, and not means of their own. `told`: the losses as
     the host itself told them, which count in place of those that the model returned. `unread`: those of either kind
     that wait on their device until several are read at once.
@@ -60,6 +64,10 @@ class OpenStep:
     reworked: bool = False
     unheard: bool = False
     scaler: Callable[[], Any] | None = None
+    sources: list[bool] = field(default_factory=list)
+    turns: list[tuple[int, int]] = field(default_factory=list)
+    passes: int = 0
+    strayed: list[float] | None = None
 
     @property
     def measured(self) -> bool:
@@ -75,8 +83,19 @@ class OpenStep:
             self.summed = True
             mailbox.post([torch.as_tensor(items)], lambda v: setattr(self, "tokens", int(v[0].sum())))
 
-    def meet(self, norms: list[float]) -> None:
+    @property
+    def handed_over(self) -> bool:
+        """Whether the pass that begins is the first for these parameters' own step, and those before it were another's:
+        they went on into the network that made the inputs, and its optimizer stepped."""
+        if len(self.turns) != 1 or self.turns[0][0] != self.passes:
+            return False
+        before = self.turns[0][1]
+        return 0 < before < len(self.sources) and all(self.sources[:before]) and not any(self.sources[before:])
+
+    def meet(self, norms: list[float], *, handed_over: bool = False) -> None:
         """A backward pass met these gradients. The least counts: a host may clear them in between."""
+        if handed_over and self.met and not any(self.met):
+            self.strayed = norms
         self.met.append(math.hypot(*norms))
         known = self.carried
         self.carried = norms if known is None else [min(a, b) for a, b in zip(known, norms, strict=True)]

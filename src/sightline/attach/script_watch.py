@@ -149,7 +149,9 @@ class Models:
             act(optimizer)
         if self._asleep(optimizer) is not None:
             return
-        for one in self._closing(optimizer):
+        those = self._closing(optimizer)
+        others = [one for one in self.live if not one.adopted and not any(one is o for o in those)]
+        for one in (*those, *others):  # who holds none of its parameters only hears whose turn it was
             self._do(one, one.recorder.before_step, optimizer, args, kwargs)
 
     def _closing(self, optimizer: Optimizer) -> list[Watched]:

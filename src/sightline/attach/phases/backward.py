@@ -72,7 +72,9 @@ class Backward:
             s.backwards += first
             step.unheard = not met
             if step.measured and met:
-                s.mailbox.post([s.meter.grad_norms()], lambda v: step.meet(v[0].tolist()))
+                over = step.handed_over
+                step.passes += 1
+                s.mailbox.post([s.meter.grad_norms()], lambda v: step.meet(v[0].tolist(), handed_over=over))
             if loss is not None and first:
                 self.loss_came(step, loss)
 

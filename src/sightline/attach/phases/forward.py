@@ -144,6 +144,7 @@ class Forward:
         if step is None:
             return
         step.forwards += 1
+        step.sources.append(call.made)
         if step.measured:
             s.show_batch(call, "train")
             if shown := s.signals.evidence(s.step):

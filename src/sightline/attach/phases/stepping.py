@@ -35,12 +35,18 @@ class Stepping:
         self._met: dict[int, list[float]] = {}  # number of a measured step -> the least that its passes met
         self._strangers: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
         self._waiting: list[tuple[OpenStep, Build]] = []  # whose losses are still on a device
+        self._turns = 0  # steps in which a pass of another network came first
         self.sleepless: list[Onlooker] = []
 
     def before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Hook before any optimizer's step."""
         s = self._state
-        if s.asleep or s.muted or not self._knows(optimizer):
+        if s.asleep or s.muted:
+            return
+        if not self._knows(optimizer):
+            step = s.open_step or (s.stepped[-1][0] if s.stepped else None)
+            if step is not None and len(step.turns) < 2:  # the second makes another order of it
+                step.turns.append((step.passes, step.forwards))
             return
         with s.pace:
             s.mailbox.open()
@@ -120,6 +126,7 @@ class Stepping:
                 tokens=step.tokens,
                 micro=tuple(step.micro),
                 carried=carried,
+                strayed=self._strayed(step, rates),
                 met=tuple(step.met) if s.meter.whole else (),  # FSDP adds up micro-batches where no hook sees it
                 previous_grad_norm=norm if known == last and last else None,
                 parameters=parameters,
@@ -145,6 +152,16 @@ class Stepping:
             return None
         least = math.hypot(*(min(met[i] for met in since) for i in held))
         return None if (step.reworked or step.unheard) and least else least
+
+    def _strayed(self, step: OpenStep, rates: Mapping[str, float]) -> float | None:
+        """Gradients that a pass on to another network left in this optimizer's hands; 0 where none were left."""
+        if step.strayed is None or len(step.turns) != 1 or step.reworked or step.unheard:
+            return None
+        self._turns += 1
+        if self._turns < 2:  # once may be a beginning; an order repeats itself
+            return None
+        named = zip(self._state.meter.named, step.strayed, strict=True)
+        return math.hypot(*(norm for (name, _), norm in named if name in rates))
 
     def flush(self, *, all_: bool = True) -> None:
         """Steps that are over become evidence, once their measurements have arrived.

@@ -41,6 +41,8 @@ class StepSeen:
         micro: what the loss supervised, per micro-batch (sampled steps only).
         carried: L2 norm of the gradients that were still there when the step's first backward pass began: 0 after a
             zero_grad, `previous_grad_norm` when the last step's gradients were left. None when not sampled.
+        strayed: L2 norm of gradients that were cleared before a pass through these parameters into the network that
+            made their inputs, and were there when, after that network's step, their own pass began. None without one.
         met: L2 norms of the gradients of all parameters that were there when each of its backward passes began.
         parameters: one entry per parameter; empty on steps that were not sampled.
         first_non_finite: the first module whose output was not finite, told once a loss or gradient was not.
@@ -53,6 +55,7 @@ class StepSeen:
     micro: tuple[LossSeen, ...] = ()
     carried: float | None = None
     previous_grad_norm: float | None = None
+    strayed: float | None = None
     met: tuple[float, ...] = ()
     parameters: tuple[ParameterSeen, ...] = ()
     first_non_finite: str | None = None

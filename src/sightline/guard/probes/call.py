@@ -92,6 +92,11 @@ class Call:
         return Call(self.model, args, kwargs, self.forward)
 
     @property
+    def made(self) -> bool:
+        """Whether a backward pass goes on from its inputs, into what made them."""
+        return any(isinstance(v, Tensor) and v.grad_fn is not None for v in (*self.args, *self.kwargs.values()))
+
+    @property
     def repeatable(self) -> bool:
         """Whether running it again changes nothing of the host's: plain values and tensors only, no cache objects.
 

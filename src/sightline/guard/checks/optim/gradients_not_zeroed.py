@@ -4,9 +4,11 @@ Symptom: the loss falls at first, then jumps or diverges; the gradient norm grow
 do not change; a smaller learning rate only delays it. No error is raised, because adding up gradients is a feature.
 Root cause: `backward()` adds to `.grad`. Without `optimizer.zero_grad()` between a step and the next backward pass,
 every step uses the sum of all gradients so far (or, where only some parameter groups are cleared, of those left out).
+Two networks that learn from each other (a GAN): the generator's backward pass leaves gradients in the discriminator
+as well, and its `zero_grad()` after its own step comes too early for them.
 The reverse: with gradient accumulation it is called for each micro-batch, and the step uses that of the last one alone.
 Fix: call `optimizer.zero_grad()` once an optimizer step, after `optimizer.step()` or before the first `backward()` of
-the next one; with gradient accumulation not between the micro-batches.
+the next one; with gradient accumulation not between the micro-batches; of two networks, before its own backward pass.
 Stays silent when: the gradients are gone (None or all zero) at the moment the first backward pass after a step begins,
 wherever in the loop they were cleared; another optimizer's parameters, not this one's, still hold theirs; passes whose
 losses are no parts of one mean are cleared apart (sharpness-aware steps, gradients that are combined by hand).
@@ -19,6 +21,8 @@ Sources:
 
 from __future__ import annotations
 
+import math
+
 from sightline.guard.check import CannotTell, Finding, Verdict
 from sightline.guard.evidence import StepSeen
 from sightline.guard.specimen import Run
@@ -26,6 +30,7 @@ from sightline.guard.specimen import Run
 DOMAINS = ("any",)
 SHARE = 0.03  # relative: the weight of a token, read from its gradient, is good to about 1 %
 SOFTMAX = 0.9  # of the positions must look like cross-entropy; less, and a weight means something else
+STRAY = 0.03  # of this step's gradient norm: gradients that nobody left give exactly 0, less would turn no step
 LEFT = 0.5  # of the last step's gradient norm: whole gradients left give 1.0, cleared ones give exactly 0
 
 
@@ -33,6 +38,8 @@ def find(step: StepSeen) -> Verdict:
     """Compare the gradients that the step's first backward pass met with those that the last step used."""
     if (dropped := _dropped(step)) is not None:
         return dropped
+    if step.strayed and step.strayed >= STRAY * (step.grad_norm() or math.inf):
+        return _strayed(step)
     if step.carried is None or step.previous_grad_norm is None:
         return CannotTell("gradients at the start of two measured steps in a row")
     if step.previous_grad_norm == 0 or not step.carried >= LEFT * step.previous_grad_norm:  # NaN is P1's business
@@ -42,6 +49,15 @@ def find(step: StepSeen) -> Verdict:
         message="the gradients of the previous step were still there when this step's first backward pass began",
         fix="call optimizer.zero_grad() once after every optimizer.step() (moved by hand: set each p.grad to None)",
         seen={"norm left over": step.carried, "norm of the previous step": step.previous_grad_norm},
+    )
+
+
+def _strayed(step: StepSeen) -> Finding:
+    return Finding(
+        severity="error",
+        message="a backward pass on to the network before this one left gradients here, that were added to this step's",
+        fix="call this optimizer's zero_grad() right before its own backward pass, not only after its step",
+        seen={"norm left by the other's pass": step.strayed, "norm of this step": step.grad_norm()},
     )
 
 
