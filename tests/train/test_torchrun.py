@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
-from PIL import Image
 
 from sightline.recipe import load
 from sightline.train.run import train
-from tests.train.tiny import COLOURS, RECIPE
+from tests.train.parallel.runs import table
+from tests.train.tiny import RECIPE
 
 pytestmark = pytest.mark.ddp
 
@@ -22,15 +22,10 @@ pytestmark = pytest.mark.ddp
 @pytest.fixture
 def recipe_file(tmp_path: Path) -> Path:
     """Rows with and without images, so that some rank meets a batch of text alone."""
-    lines = []
-    for colour in COLOURS:
-        Image.new("RGB", (16, 16), colour).save(tmp_path / f"{colour}.png")
-        lines.append({"image": f"{colour}.png", "question": "what colour ?", "answer": colour})
-        lines.append({"image": None, "question": f"is {colour} a colour ?", "answer": f"yes {colour} is one"})
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = table(tmp_path)
     stage = RECIPE["stages"][0] | {"steps": 8, "batch": 4, "micro_batch": 1, "validate_every": 4}
     content = RECIPE | {
-        "data": {"train": {"reader": "table", "path": str(tmp_path / "rows.jsonl")}},
+        "data": {"train": {"reader": "table", "path": str(rows)}},
         "stages": [stage],
         "evaluate": {"validation": "train"},
         "checkpoints": {"every": 4},

@@ -73,12 +73,8 @@ def _logarithm(loss: LossSeen | None, value: float | None) -> Verdict:
 
 
 def _divergence(seen: DivergenceSeen) -> Finding:
-    message = (
-        "probabilities are given to a divergence that takes their logarithms, as kl_div does: it has no floor"
-    )
-    fix = (
-        "give kl_div log_softmax(logits) as its first argument; its second are probabilities (log_target=False)"
-    )
+    message = "probabilities are given to a divergence that takes their logarithms, as kl_div does: it has no floor"
+    fix = "give kl_div log_softmax(logits) as its first argument; its second are probabilities (log_target=False)"
     return Finding("error", message, fix, {"targets that are probabilities": seen.whole, "classes": seen.classes})
 
 
