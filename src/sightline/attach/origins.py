@@ -26,7 +26,7 @@ class Origins:
         self._begun: set[Sample] = set()
         self._loaded: dict[int, weakref.ref[Tensor]] = {}
         self._held: dict[int, tuple[weakref.ref[Tensor], Sample]] = {}
-        self._asked: dict[int, weakref.ref[Tensor]] = {}
+        self._asked: dict[int, tuple[weakref.ref[Tensor], Sample | None]] = {}
         self._grown: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
 
     def drawn(self, tensor: object) -> None:
@@ -43,8 +43,10 @@ class Origins:
     def held(self, tensors: Iterable[Tensor]) -> None:
         """An optimizer was given these. What nobody was seen to load into them is what training began with."""
         for tensor in tensors:
-            self._asked[id(tensor)] = weakref.ref(tensor)
-            if len(self._held) > MOST or (sample := _sample(tensor)) is None:
+            sample = _sample(tensor)
+            if not self.optimized(tensor):
+                self._asked[id(tensor)] = weakref.ref(tensor), sample
+            if len(self._held) > MOST or sample is None:
                 continue
             if not _is(self._loaded, tensor):
                 self._begun.add(sample)
@@ -64,7 +66,18 @@ class Origins:
 
     def optimized(self, tensor: Tensor) -> bool:
         """Whether any optimizer was ever given it."""
-        return _is(self._asked, tensor)
+        known = self._asked.get(id(tensor))
+        return known is not None and known[0]() is tensor
+
+    def moved(self, parameter: Tensor) -> bool:
+        """Whether it has other values than when an optimizer was first given it."""
+        return self.optimized(parameter) and self._asked[id(parameter)][1] not in (None, _sample(parameter))
+
+    def untrained(self, parameter: Tensor, trained: Tensor) -> bool:
+        """Whether `trained` was, and `parameter` has what that began with, or what an initialiser drew."""
+        if not self.moved(trained) or (sample := _sample(parameter)) is None:
+            return False
+        return sample == self._asked[id(trained)][1] or self.fresh(parameter)
 
     def fresh(self, parameter: Tensor) -> bool:
         """Whether its values are as an initialiser of this process drew them."""

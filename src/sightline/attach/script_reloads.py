@@ -15,6 +15,8 @@ from sightline.attach.origins import ORIGINS
 from sightline.attach.script_watch import Models, Watched
 from sightline.guard.evidence import RoundTripSeen
 from sightline.guard.evidence.answers import Prefix, prefix_between, renamed_between
+from sightline.guard.probes.call import Call
+from sightline.guard.probes.reach import reach, tensors_of
 
 ENOUGH = 8  # tensors that tell whether a module was given others after all
 PATIENCE = 16  # calls of a module until one of its script's models is watched
@@ -51,6 +53,77 @@ def watch_reload(
             one.attachment.show(RoundTripSeen(one.recorder.step, path, compared, lost))
 
     handles.append(module.register_forward_pre_hook(hook(used)))
+
+
+def watch_half(
+    module: nn.Module, state: Mapping[str, Any], missing: Sequence[str], models: Models, hook: Callable[..., Hook]
+) -> None:
+    """Judge a state that brought what a watched model had learned, from whatever file, and not all of that.
+
+    What did not come must be as it was before training, and all that the model answers must hang on it: values from
+    elsewhere are as their author wants them, and so is a part that is taken out of the live model, trained anew before
+    the run is over, or an extra that is dropped.
+    """
+    found = ((one, _not_brought(module, one.recorder.model, state, set(missing))) for one in models.live)
+    one, lost = next((each for each in found if each[1]), (None, []))
+    if one is None:
+        return
+    named = dict(module.named_parameters(remove_duplicate=False))
+    at_load = {name: named[name].detach().clone() for name in lost}
+    used, trained, compared = [False], [False], len(module.state_dict()) - len(missing)
+    mine = {id(named[name]) for name in lost}
+
+    def called(its: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        handles.pop(0).remove()
+        now, recorder = its.state_dict(), one.recorder
+        still = all(torch.equal(now[name], value) for name, value in at_load.items())
+        if still and not its.training and one.attachment is not None and not recorder.muted:
+            with recorder.silence():
+                used[0] = _all_move(Call(its, args, kwargs), lost, output)
+
+    def stepped(optimizer: Optimizer, *_: Any) -> None:
+        trained[0] = trained[0] or any(id(p) in mine for group in optimizer.param_groups for p in group["params"])
+
+    def ending(which: Watched) -> None:
+        if which is not one:
+            return
+        while handles:
+            handles.pop().remove()
+        if which.attachment is not None and used[0] and not trained[0]:
+            which.attachment.show(RoundTripSeen(which.recorder.step, "", compared, tuple(lost)))
+
+    handles = [
+        module.register_forward_hook(hook(called), with_kwargs=True),
+        register_optimizer_step_pre_hook(hook(stepped)),
+    ]
+    models.ending.append(ending)
+
+
+def _all_move(call: Call, names: Sequence[str], output: Any) -> bool:
+    """Whether there is an answer, and none that is the same whatever the values of `names` are."""
+    places = range(len(tensors_of(output)))
+    return bool(places) and all(reach(call, names, [place]) for place in places)
+
+
+def _not_brought(module: nn.Module, model: nn.Module, state: Mapping[str, Any], missing: set[str]) -> list[str]:
+    """Names of what `model` learned and `module` has not, though `state` brought `module` all else that it holds."""
+    own = {name: p.detach() for name, p in module.state_dict().items() if isinstance(p, Tensor)}
+    theirs = {name: p.detach() for name, p in model.state_dict().items() if isinstance(p, Tensor)}
+    brought = [name for name in own if name not in missing]
+    if model is module or list(own) != list(theirs) or not brought or any(own[n].shape != theirs[n].shape for n in own):
+        return []
+    live = {p.data_ptr() for p in theirs.values()}
+    if any(isinstance(value, Tensor) and value.data_ptr() in live for value in state.values()):
+        return []
+    parts = dict(model.named_parameters(remove_duplicate=False))
+    if not any(name in parts and ORIGINS.moved(parts[name]) for name in brought):
+        return []
+    if not all(torch.equal(own[name], theirs[name].to(own[name].device, own[name].dtype)) for name in brought):
+        return []
+    tied = {own[name].data_ptr() for name in brought}
+    named = dict(module.named_parameters(remove_duplicate=False))
+    learned = [name for name in missing if name in named and name in parts and parts[name].requires_grad]
+    return sorted(n for n in learned if ORIGINS.untrained(named[n], parts[n]) and own[n].data_ptr() not in tied)
 
 
 def watch_nothing_came(

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from sightline.attach.hook import Hook, unwrapped
 from sightline.attach.onlookers.schedule import schedules_of
-from sightline.attach.script_reloads import watch_nothing_came, watch_reload
+from sightline.attach.script_reloads import watch_half, watch_nothing_came, watch_reload
 from sightline.attach.script_saves import Saves
 from sightline.attach.script_watch import Models, Watched
 from sightline.guard.evidence import ResumeSeen
@@ -90,7 +90,10 @@ class Resumes:
     def _given(self, module: nn.Module, state: Mapping[str, Any], result: Any) -> None:
         inner = unwrapped(module)[1]
         watch_nothing_came(inner, state, result, self._read[0] if self._read else "", self._models, self._hook)
+        missing = tuple(getattr(result, "missing_keys", ()))
         if self._read is None:
+            if missing:
+                watch_half(inner, state, missing, self._models, self._hook)
             return
         path, content = self._read
         if not _among(state, content):
@@ -98,7 +101,7 @@ class Resumes:
         self._read = None
         if _tells_how_far(content):
             self._loaded = weakref.ref(inner), path, content
-        if missing := tuple(getattr(result, "missing_keys", ())):
+        if missing:
             watch_reload(inner, missing, self._saved[path].one, path, self._hook)
 
     def _stepping(self, optimizer: Optimizer) -> None:

@@ -6,12 +6,12 @@ Root cause: only parameters were saved, without the buffers that learn too (batc
 carry a wrapper's prefix (`module.` of data parallelism, `_orig_mod.` of torch.compile), or another name of the part,
 and are skipped by a loader with `strict=False`; a tensor was left out as "tied" that is not; the file was written
 before the last step, or in a coarser dtype than the weights have; the best state was kept in memory without a copy, and
-went on training; or statistics that the model needs are plain attributes, and no buffers.
+went on training; statistics that the model needs are no buffers; or an adapter's file lacks the head that was trained.
 Fix: save `model.state_dict()` of the unwrapped model, in the dtype it trains in; load with `strict=True`; drop a tied
 name only where both really share memory; keep `copy.deepcopy(model.state_dict())`.
 Stays silent when: every value comes back, whatever the file's dtype; one of two names of shared memory was dropped;
-the file holds all that learns and leaves frozen weights to their own source (an adapter's checkpoint); a script saves
-whole modules and leaves out others, or saves under other names, in another dtype, in shards.
+the file holds all that learns and leaves frozen weights to their own source (an adapter's checkpoint); what it leaves
+out is trained anew or comes from elsewhere; a script saves only whole modules, or other names or dtypes, or shards.
 Sources:
 - https://github.com/NVIDIA-NeMo/Automodel/pull/2511 (2026-06-10): an output head dropped as tied that was not
 - https://github.com/huggingface/transformers/issues/27293 (2023-11-05): tensors removed as shared that are not (so does
@@ -84,7 +84,8 @@ def _lost(checkpoint: RoundTripSeen) -> Finding | None:
     return Finding(
         severity="error",
         message=f"{len(rest)} tensors of the model are not in the checkpoint, e.g. {rest[0]}{only}",
-        fix="save model.state_dict(), which holds parameters and buffers, and load it with strict=True",
+        fix="save model.state_dict(), which holds parameters and buffers, and load it with strict=True; where a library"
+        " saves an adapter alone, tell it what else learns (PEFT: modules_to_save, or a task_type)",
         seen={"missing": rest[:SHOWN], "of": len(rest) + checkpoint.compared},
     )
 
