@@ -110,6 +110,8 @@ class Forward:
             return False
         steps, forwards = self._slept
         s.pace.settle(s.step, Kind.ASLEEP, steps=max(1, s.step - steps), forwards=s.forwards - forwards)
+        if s.lone is not None:
+            self._stepping.slept_through(s.lone)
         s.asleep, s.due, s.lone = False, False, None
         s.beside.woke()
         s.onlookers.woke(s.step - steps)

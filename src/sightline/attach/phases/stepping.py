@@ -92,6 +92,10 @@ class Stepping:
             s.pace.settle(s.step, step.kind, forwards=step.forwards)
             s.patience = max(PATIENCE, MANY * step.forwards)
 
+    def slept_through(self, optimizer: Optimizer) -> None:
+        """The last step that was counted is this optimizer's: what is met after it was not there for longer."""
+        self._took[id(optimizer)] = self._state.step
+
     def _slept(self, optimizer: Optimizer) -> None:
         """A step that nothing was heard of, but how many forwards it had."""
         s = self._state
@@ -99,6 +103,7 @@ class Stepping:
             return  # another optimizer, after the same backward pass
         s.step += 1
         s.at_step = s.forwards
+        self.slept_through(optimizer)
         s.stalled = s.forwards + s.patience
         for onlooker in self.sleepless:
             onlooker.slept(optimizer)
