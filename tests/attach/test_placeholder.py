@@ -85,6 +85,13 @@ def all_at_once(text: Tensor, where: Tensor, seen: Tensor) -> Tensor:
     return text.masked_scatter(where.unsqueeze(-1).expand_as(text), seen.reshape(-1, seen.shape[-1]))
 
 
+def as_many_as_places(text: Tensor, where: Tensor, seen: Tensor) -> Tensor:
+    """What is too much is left out before it is written."""
+    text = text.clone()
+    text[where] = seen.flatten(0, 1)[: int(where.sum())]
+    return text
+
+
 def row_by_row(text: Tensor, where: Tensor, seen: Tensor) -> Tensor:
     """Rows whose images are smaller have features of padding, at the end."""
     return torch.stack([t.masked_scatter(w[:, None], s) for t, w, s in zip(text, where, seen, strict=True)])
@@ -131,8 +138,9 @@ def said(rows: Callable[[int], list[int]], write: Callable[[Tensor, Tensor, Tens
     return [finding.message for finding in guard.findings if finding.code == "X4"]
 
 
-def test_features_that_find_no_place() -> None:
-    (message,) = said(left_cut, all_at_once)
+@pytest.mark.parametrize("write", [all_at_once, as_many_as_places])
+def test_features_that_find_no_place(write: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    (message,) = said(left_cut, write)
     assert "29 image placeholders in the ids for 30 features of 5 images" in message
 
 
@@ -140,7 +148,9 @@ def test_features_that_find_no_place() -> None:
     ("rows", "write"),
     [
         (lambda words: left_cut(words, 99), all_at_once),
+        (lambda words: left_cut(words, 99), as_many_as_places),
         (some_without, all_at_once),
+        (some_without, as_many_as_places),
         (smaller, row_by_row),
         (smaller, of_live_patches),
         (left_cut, stretched),

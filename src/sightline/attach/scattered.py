@@ -1,6 +1,7 @@
 """Features that a model writes into its embeddings with `masked_scatter`, which drops in silence what finds no place.
 
-The graph of the outputs keeps what was given: the mask, and the shape of the source.
+Or into those that a mask names, of as many features as there are places. The graph of the outputs keeps what was given:
+the mask, and the shape of the source.
 """
 
 from __future__ import annotations
@@ -14,25 +15,37 @@ from torch import Tensor
 from sightline.guard.probes.call import outcome
 
 NODES = 20_000  # of a graph that are gone through; its first layers come last
-SCATTER = "MaskedScatterBackward0"
+SCATTER, PUT, CUT = "MaskedScatterBackward0", "IndexPutBackward0", "SliceBackward0"
 
 
 def scattered(output: Any, ids: Tensor) -> tuple[Tensor, int] | None:
-    """Where the one `masked_scatter` into embeddings of `ids` (B, T) wrote, (B, T) bool; and how many features it had.
+    """Where the one such write into embeddings of `ids` (B, T) wrote, (B, T) bool; and how many features there were.
 
     None if there is none, or it did not write whole embeddings.
     """
     made = outcome(output)
     root = next((t.grad_fn for t in (made.logits, made.loss) if t is not None and t.grad_fn is not None), None)
-    found = [node for node in _nodes(root) if type(node).__name__ == SCATTER] if root is not None else []
+    found = [node for node in _nodes(root) if type(node).__name__ in (SCATTER, PUT)] if root is not None else []
     if len(found) != 1:
         return None
+    if type(found[0]).__name__ == PUT:
+        return _put(found[0], ids)
     mask, source = found[0]._saved_mask, tuple(found[0]._saved_source_sym_sizes)
     if mask.dim() != 3 or mask.shape[:2] != ids.shape or not source:
         return None
     width = mask.shape[-1] if mask.shape[-1] > 1 else source[-1]
     numel = torch.Size(source).numel()
     return (mask[..., 0], numel // width) if width and numel % width == 0 else None
+
+
+def _put(node: Any, ids: Tensor) -> tuple[Tensor, int] | None:
+    """The same of `embeddings[mask] = features[:places]`."""
+    masks, source = node._saved_indices, node.next_functions[1][0]
+    if len(masks) != 1 or masks[0] is None or masks[0].dtype is not torch.bool or masks[0].shape != ids.shape:
+        return None
+    if type(source).__name__ != CUT or source._saved_dim != 0:
+        return None
+    return masks[0], source._saved_self_sym_sizes[0]
 
 
 def partly_filled(ids: Tensor, mask: Tensor, features: int) -> tuple[int, int] | None:
