@@ -130,6 +130,32 @@ def test_it_is_watched(text: str, how: str, tmp_path: Path) -> None:
     assert told["run"]["problems"] == [] and all(model["steps"] >= 12 for model in told["run"]["models"])
 
 
+JUDGES = """
+makers, judges = ([nn.Linear(4, 4), nn.Linear(4, 4)] for _ in range(2))
+params = [[p for m in parts for p in m.parameters()] for parts in (makers, judges)]
+one, other = (torch.optim.SGD(each, lr=0.01) for each in params)
+for step in range(16):
+    x = torch.randn(32, 4)
+    made = makers[0](x) + makers[1](x)
+    loss = torch.autograd.grad((judges[0](made) + judges[1](made)).square().mean(), made, retain_graph=True)[0]
+    one.zero_grad()
+    (made * loss.detach()).sum().backward()
+    one.step()
+    for judge in judges:
+        (judge(made.detach()) - 1).square().mean().backward()
+    if step % 2:
+        other.step()
+        other.zero_grad()
+print(made.sum().item().hex())
+"""
+
+
+def test_passes_of_a_model_that_is_watched_a_step_later_are_not_anothers(tmp_path: Path) -> None:
+    """Neither is called as a whole, and the judges' optimizer steps first when the makers' has stepped twice."""
+    _, _, report = _run(tmp_path, JUDGES, "clean")
+    assert report["findings"] == []
+
+
 def test_a_loop_that_moves_nothing_is_said_not_to_be_watched(tmp_path: Path) -> None:
     _, said, told = _run(tmp_path, ASKED, "clean")
     assert "16 backward passes were seen, and nothing" in said

@@ -37,7 +37,7 @@ class Loss:
 @dataclass(slots=True)
 class OpenStep:
     """A step in the making. `carried`: (P,) least norms of the gradients that its backward passes met, and `met` their
-    norm in each pass; `reworked`: the host wrote into them between two steps, so what is left of them is meant;
+    norm in each pass; `reworked`: the host wrote into them between two steps, or a pass may have met others;
     `unheard`: a penalty on gradients was made, and no backward pass came through an output after that; `scaler`: gives
     the gradient scaler that made the loss of one of them larger.
 

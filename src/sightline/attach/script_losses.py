@@ -148,6 +148,9 @@ class Losses:
                 show_divergence(root, live[0].recorder)
         if len(live) == 1:
             self._terms.look(root, live[0].recorder)
+        for one, step, *_ in states if len(live) > 1 else ():
+            if one.blind and step is not None:
+                step.reworked = True  # whose pass it is nobody knows: this one's may have met nothing
         found += [Loss.of(loss), divisor, states, softmax]
         if len(live) == 1 and live[0].blind and (step := live[0].recorder.open_step) is not None:
             with torch.no_grad():  # as in a hook of an output, but no output of it tells so
