@@ -45,6 +45,7 @@ def test_bad_input_is_told_in_one_message(call, recipe_file: Path) -> None:
         (("--gpus", 3), "not dealt evenly to 3 GPUs"),
         (("--tokens", 2), "no room for an image"),
         (("--gpu", "t4-16gb", "precision=bf16"), "no bf16"),
+        (("precision=bf16", "numbers.weights=bf16"), "without fp32 copies"),
     ):
         done = call("plan", recipe_file, *arguments)
         assert done.exit_code == 2 and told in done.stderr, done.output

@@ -76,7 +76,10 @@ def on_gpus(recipe: Recipe, stage: Stage, gpu: Gpu, world: World, tokens: int | 
         freeze(model, stage)
         return model.train()
 
-    half = recipe.precision in ("bf16", "fp16", "auto")
+    if recipe.numbers.weights != "fp32":
+        what = "weights without fp32 copies are not planned: their averages are wider than they are"
+        raise UserError(what, where="numbers.weights", fix="add numbers.weights=fp32, which bounds it from above")
+    half = recipe.precision in ("bf16", "fp16", "fp8", "auto")  # fp8: kept for the backward pass as bf16 is
     if recipe.precision == "bf16" and not gpu.bf16:
         raise UserError("this GPU multiplies no bf16 in hardware", where="precision", fix="set precision=fp16")
     model = make()
