@@ -18,6 +18,7 @@ from sightline.attach.prints import row_hashes
 from sightline.attach.recorder import Recorder
 from sightline.guard.evidence import Fed, FeedSeen, LoaderSeen, WaitingSeen
 from sightline.guard.probes.call import Call, outcome
+from sightline.guard.probes.collated import collated
 from sightline.guard.probes.draws import draws, seconds_a_batch
 from sightline.guard.probes.paired import paired
 from sightline.guard.probes.rows import rows_apart
@@ -68,7 +69,7 @@ class Loading:
         self._seen: LoaderSeen | None = None
         self._fed: dict[int, Fed] = {}
         self._forwards, self._shown, self._rows_asked = 0, 0, not wants("RowsSeen")
-        self._pairs_asked = not wants("PairedSeen")
+        self._pairs_asked = self._collate_asked = not wants("PairedSeen")
         self._spent, self._began = 0.0, time.perf_counter()
         self._waits: deque[tuple[float, float]] = deque(maxlen=STEPS)
         self._stepped: float | None = None
@@ -112,6 +113,7 @@ class Loading:
             self.waited(feed.waited - self._waited_before)
             self._waited_before = feed.waited
             self._follow(feed)
+        self._ask_collate()
 
     def _follow(self, feed: Feed) -> None:
         """The loader that gave the last batch, and its epoch, where they are new."""
@@ -193,6 +195,15 @@ class Loading:
         if final or (count >= 8 and count & (count - 1) == 0 and count != self._shown):
             self._shown = count
             self._offer(FeedSeen(self._recorder.step, tuple(self._fed.values()), self._seen))
+
+    def _ask_collate(self) -> None:
+        """Once, of a loader that makes batches in a way of its own."""
+        if self._collate_asked or self._loader is None:
+            return
+        self._collate_asked = True
+        if (seen := collated(self._loader, self._recorder.step)) is not None and seen.parted:
+            self._pairs_asked = True
+            self._offer(seen)
 
     def _ask_pairs(self, call: Call, output: Any) -> None:
         """Once, of a loader that feeds images to a model which gives more than a row of numbers for each."""

@@ -118,7 +118,7 @@ class PairedSeen:
     """Answer of a probe: samples of the data set, each read several times, beside their first reading.
 
     Attributes:
-        kind: what belongs to the image: "masks" or "boxes".
+        kind: what belongs to the image: "masks" or "boxes"; "rows" of a batch that were collated, and no readings.
         moved: readings whose image was mirrored, turned or moved, and whose target shows whether it was too.
         apart: those of them whose target went another way, or stayed.
     """

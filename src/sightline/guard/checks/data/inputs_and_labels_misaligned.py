@@ -4,7 +4,7 @@ Symptom: the loss stays near that of guessing, or falls for what is memorised; a
 Root cause: inputs and labels are shuffled, sorted or filtered separately: two loaders zipped that shuffle on their own,
 a batch sorted by length without its labels, an off-by-one between two lists. Or their shapes are (n, 1) and (n,): then
 the difference is (n, n), each output is compared with every label, and the best answer to all is the mean.
-Or image and mask (or boxes) are augmented with random numbers of their own.
+Or image and mask (or boxes) are augmented with random numbers of their own; or a collate function sorts one part alone.
 Fix: shuffle with one permutation (`i = torch.randperm(n); x, y = x[i], y[i]`), or keep each pair in one data set row;
 give outputs and targets one shape: `outputs.squeeze(-1)`.
 Stays silent when: inputs come back with the class they had, or so often that the rest is label noise; inputs never
@@ -79,12 +79,12 @@ def find(
 def _augmented_apart(seen: PairedSeen) -> Finding | None:
     if not seen.parted:
         return None
-    return Finding(
-        severity="error",
-        message=f"in {seen.apart} of {seen.moved} readings an image was mirrored or moved, its {seen.kind} otherwise",
-        fix=f"draw each random transform once for image and {seen.kind}: one `flip = random.random() < 0.5` for both",
-        seen={"readings that moved the image": seen.moved, "apart": seen.apart},
-    )
+    what = f"in {seen.apart} of {seen.moved} readings an image was mirrored or moved, its {seen.kind} otherwise"
+    fix = f"draw each random transform once for image and {seen.kind}: one `flip = random.random() < 0.5` for both"
+    if seen.kind == "rows":
+        what = f"{seen.apart} of {seen.moved} rows that collate_fn makes hold parts of different samples"
+        fix = "sort or shuffle the samples before they are taken apart, never one of their parts alone"
+    return Finding("error", what, fix, {"looked at": seen.moved, "apart": seen.apart})
 
 
 def _never_found(seen: MatchesSeen) -> Finding | None:
