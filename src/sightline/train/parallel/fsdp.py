@@ -84,6 +84,9 @@ def share_out(model: VLM, stage: Stage, mesh: DeviceMesh, settings: Parallel, de
     kept = {p for tower in towers for _, p in model.tower_parameters(tower) if not p.requires_grad}
     for parameter in kept:
         parameter.data = parameter.data.to(device)
+    for parameter in model.parameters():  # filters of a convolution may lie channels last, which FSDP does not cut
+        if parameter not in kept and not parameter.is_contiguous():
+            parameter.data = parameter.data.contiguous()
     for tower in model.towers if along else ("language",):
         blocks = model.blocks(tower)
         for block in blocks:

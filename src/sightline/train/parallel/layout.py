@@ -24,6 +24,7 @@ from sightline.train.groups import build_optimizer, parameters_by_tower
 from sightline.train.objectives import Objective, Term
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.parallel.saved import load_weights, read, read_optimizer
+from sightline.train.parallel.spread import share_buffers
 from sightline.train.precision import Precision
 
 
@@ -140,4 +141,6 @@ class Layout:
         return Ema(model, decay)
 
     def bring_home(self, away: VLM, home: VLM) -> None:
-        """Give `home` the weights of `away`, on every rank; all ranks must call."""
+        """Give `home` the weights of `away`, and the first rank's buffers, on every rank; all ranks must call."""
+        if self.ranks.world > 1:
+            share_buffers(away)

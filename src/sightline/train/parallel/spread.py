@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import torch.distributed as dist
 from torch import nn
 
 from sightline.models.vlm import VLM
@@ -25,8 +26,15 @@ def double(home: VLM) -> VLM:
     return copy.deepcopy(home, memo)
 
 
+def share_buffers(model: nn.Module) -> None:
+    """Give every rank the first one's buffers, as DDP does: each saw other rows, and keeps statistics of its own."""
+    for buffer in model.buffers():
+        dist.broadcast(buffer, src=0)
+
+
 def bring_home(away: VLM, home: VLM) -> None:
     """Give `home` the weights and buffers of `away`; all ranks must call."""
+    share_buffers(away)
     own = home.state_dict()
     for name, tensor in away.state_dict().items():
         fill(own[name], whole(tensor).to(own[name].device))
