@@ -123,6 +123,11 @@ def leave_out(model: ComposedVLM, place: Place, held: set[str]) -> None:
             _demote(module, spared, {id(p) for p in module.parameters()})
 
 
+def in_a_row(top: nn.Module, blocks: Sequence[nn.Module]) -> bool:
+    """Whether one list of `top` holds all its `blocks`, so that some of them can be left out."""
+    return any(isinstance(m, nn.ModuleList) and list(m) == list(blocks) for m in top.modules())
+
+
 def _list_of(top: nn.Module, blocks: Sequence[nn.Module]) -> nn.ModuleList:
     return next(m for m in top.modules() if isinstance(m, nn.ModuleList) and list(m) == list(blocks))
 

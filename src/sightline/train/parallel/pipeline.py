@@ -38,7 +38,7 @@ from sightline.train.clip import Norms
 from sightline.train.feed import plan_steps
 from sightline.train.groups import build_optimizer, parameters_by_tower
 from sightline.train.objectives import NextToken, Objective, Term
-from sightline.train.parallel.depth import Part, Shapes, alike, crossing, holders, leave_out, place_of
+from sightline.train.parallel.depth import Part, Shapes, alike, crossing, holders, in_a_row, leave_out, place_of
 from sightline.train.parallel.grid import Grid
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.parallel.saved import read
@@ -77,6 +77,9 @@ class Pipeline(Grid):
             raise UserError(what, where=f"{where}.objective", fix="set it to next-token, or parallel: fsdp")
         if type(model) is not ComposedVLM or not isinstance(model.vision, VisionTower):
             what = "pipeline stages are cut from a vision transformer, a connector and a causal language model"
+            raise UserError(what, where=WHERE, fix="set parallel: fsdp")
+        if not in_a_row(model.vision, model.blocks("vision")):
+            what = "the vision tower's blocks do not stand in one row, so its depth cannot be cut (a convolutional one)"
             raise UserError(what, where=WHERE, fix="set parallel: fsdp")
         if self.settings.kind != "ddp":
             what = f"{self.settings.kind} does not go with pipeline stages"
