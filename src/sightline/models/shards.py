@@ -48,8 +48,10 @@ def stored(folder: Path) -> dict[str, Stored]:
         if (folder / f"{part}.safetensors").is_file():
             with safe_open(folder / f"{part}.safetensors", "pt") as file:
                 for name in file.keys():  # noqa: SIM118 - it is no mapping
-                    tensor = file.get_slice(name)
-                    names[f"{part}.{name}"] = Stored(tuple(tensor.get_shape()), file.get_tensor(name).dtype)
+                    shape = tuple(file.get_slice(name).get_shape())
+                    # No element is read of what has any dimension: only its dtype is wanted.
+                    dtype = (file.get_slice(name)[:0] if shape else file.get_tensor(name)).dtype
+                    names[f"{part}.{name}"] = Stored(shape, dtype)
     return names
 
 

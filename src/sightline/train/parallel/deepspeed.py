@@ -37,7 +37,7 @@ from sightline.train.parallel.layout import Layout
 from sightline.train.parallel.pieces import AVERAGE, PieceEma, Pieces, shape_of
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.parallel.saved import read
-from sightline.train.parallel.spread import double, share_buffers
+from sightline.train.parallel.spread import bring_buffers, double
 from sightline.train.precision import Precision
 
 deepspeed.utils.logger.setLevel(logging.WARNING)  # it tells of every buffer that it makes
@@ -220,11 +220,8 @@ class Zero(Layout):
 
     def bring_home(self, away: VLM, home: VLM) -> None:
         """See `Layout.bring_home`."""
-        share_buffers(away)
+        bring_buffers(away, home)
         own = home.state_dict()
-        for name, buffer in away.named_buffers():
-            if name in own:
-                own[name].copy_(buffer)
         for parameter, (name, *_) in self.pieces.learning:
             own[name].copy_(self.pieces.whole(parameter))
 

@@ -7,20 +7,18 @@ same gradients to the bit, so it needs no exchange to stay alike.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.optim import Optimizer
 
-from sightline.data.batch import Batch
 from sightline.errors import UserError
 from sightline.models.composed import ComposedVLM
 from sightline.models.vlm import VLM
 from sightline.recipe.parallel import Sizes
 from sightline.recipe.schema import AdaptiveClip, Parallel, Stage
-from sightline.train.objectives import Objective, Term
+from sightline.train.objectives import Objective
 from sightline.train.parallel.fsdp import share_out
 from sightline.train.parallel.layout import Layout
 from sightline.train.parallel.ranks import Ranks
@@ -88,7 +86,7 @@ class Grid(Layout):
             share_out(away, stage, self.shares, self.settings, self.ranks.device)
 
     def wrap(self, model: VLM, objective: Objective) -> nn.Module:
-        """See `Layout.wrap`: gradients are averaged by `backward`."""
+        """See `Layout.wrap`: gradients are averaged by `exchange`."""
         return model
 
     def optimizer(self, model: VLM, stage: Stage) -> Optimizer:
@@ -101,22 +99,8 @@ class Grid(Layout):
             group |= {key: False for key in ("fused", "foreach") if key in group}
         return optimizer
 
-    def backward(
-        self,
-        objective: Objective,
-        module: nn.Module,
-        batches: Sequence[Batch],
-        factors: Mapping[Term, float],
-        precision: Precision,
-        optimizer: Optimizer,
-    ) -> dict[Term, Tensor]:
-        """See `Layout.backward`."""
-        losses = objective.backward(module, batches, factors, precision, self.ranks)
-        self.exchange(optimizer)
-        return losses
-
-    def exchange(self, optimizer: Optimizer) -> None:
-        """What is left to exchange of gradients once a step's backward passes are done."""
+    def exchange(self, objective: Objective, optimizer: Optimizer) -> None:
+        """See `Layout.exchange`."""
         for parameter in (each for module in self.summed for each in module.parameters()):
             if parameter.grad is not None:
                 dist.all_reduce(local(parameter.grad), group=self.mesh.get_group("tensor"))

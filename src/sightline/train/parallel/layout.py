@@ -79,9 +79,13 @@ class Layout:
     ) -> dict[Term, Tensor]:
         """Gradients of a step, exchanged over ranks; returns this rank's sums (see `Objective.backward`)."""
         losses = objective.backward(module, batches, factors, precision, self.ranks)
+        self.exchange(objective, optimizer)
+        return losses
+
+    def exchange(self, objective: Objective, optimizer: Optimizer) -> None:
+        """What is left to exchange of gradients once a step's backward passes are done."""
         if not objective.overlaps:
             self.ranks.average_gradients([p for group in optimizer.param_groups for p in group["params"]])
-        return losses
 
     def value(self, objective: Objective, model: VLM, batch: Batch) -> dict[Term, tuple[Tensor, float]]:
         """Each term's sum and count on a held-out batch, as the placed `model` answers (see `Objective.value`)."""

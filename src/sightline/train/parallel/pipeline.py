@@ -156,7 +156,7 @@ class Pipeline(Grid):
             for name, parameter in self.part.model.named_parameters():
                 if len(self.held_by[name]) > 1 and parameter.grad is not None:
                     dist.all_reduce(local(parameter.grad), group=self.ends)
-        self.exchange(optimizer)
+        self.exchange(objective, optimizer)
         return losses
 
     def value(self, objective: Objective, model: VLM, batch: Batch) -> dict[Term, tuple[Tensor, float]]:

@@ -33,8 +33,18 @@ def share_buffers(model: nn.Module) -> None:
 
 
 def bring_home(away: VLM, home: VLM) -> None:
-    """Give `home` the weights and buffers of `away`; all ranks must call."""
+    """Give `home` the weights of `away` that learn (the others it has), and its buffers; all ranks must call."""
+    bring_buffers(away, home)
+    own = home.state_dict()
+    for name, parameter in away.named_parameters():
+        if parameter.requires_grad:
+            fill(own[name], whole(parameter.detach()).to(own[name].device))
+
+
+def bring_buffers(away: VLM, home: VLM) -> None:
+    """Give `home` the saved buffers of `away`, as the first rank has them; all ranks must call."""
     share_buffers(away)
     own = home.state_dict()
-    for name, tensor in away.state_dict().items():
-        fill(own[name], whole(tensor).to(own[name].device))
+    for name, buffer in away.named_buffers():
+        if name in own:
+            own[name].copy_(buffer)
