@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -147,10 +148,13 @@ def critic_follows(one: nn.Module, other: nn.Module, make: Callable[..., torch.o
         opt.step()
 
 
+@pytest.mark.parametrize("broken", [False, True])
 @pytest.mark.parametrize("keeps", [False, True])
-def test_a_critic_whose_optimizer_holds_the_generator(keeps: bool) -> None:
+def test_a_critic_whose_optimizer_holds_the_generator(keeps: bool, broken: bool) -> None:
     bystander = net(3, 3)  # had its gradients before, from something else
-    bystander(torch.ones(2, 3)).sum().backward()
+    bystander(torch.full((2, 3), math.nan if broken else 1.0)).sum().backward()
+    if broken:
+        nn.init.constant_(bystander[0].weight, math.nan)  # type: ignore[arg-type]
     (found,) = findings(game(mistaken=True, keeps=keeps))
     assert found.severity == "error" and "one never finds a gradient" in found.message and "Sequential" in found.message
     assert findings(game(mistaken=False, keeps=keeps)) == []

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from sightline.attach.hook import Hook
 from sightline.attach.origins import ORIGINS
 from sightline.attach.script_scout import Scout
-from sightline.attach.script_terms import few, variables
+from sightline.attach.script_terms import alike, few, variables
 from sightline.attach.script_watch import Models, Watched
 
 LOOKS = (*range(1, 13), 16, 24, 32, 48, 64)  # backward passes after which leaves are compared with the next one
@@ -131,7 +131,7 @@ def followed(leaves: Sequence[Leaf]) -> list[Tensor]:
     moved, shift, pull = list[Tensor](), list[Tensor](), list[Tensor]()
     for leaf in leaves:
         tensor = leaf.tensor()
-        if tensor is None or not torch.is_floating_point(tensor) or torch.equal(now := few(tensor), leaf.values):
+        if tensor is None or not torch.is_floating_point(tensor) or alike(now := few(tensor), leaf.values):
             continue
         moved.append(tensor)
         shift.append((now - leaf.values).float().to("cpu"))
@@ -221,4 +221,4 @@ class Hand:
             self._counted = True
             return True
         here = [p for p in tensors[:COMPARED] if p.device.type == "cpu" and not self._counted]
-        return any(not torch.equal(few(p), was) for p, was in zip(here, self._values, strict=False))
+        return any(not alike(few(p), was) for p, was in zip(here, self._values, strict=False))

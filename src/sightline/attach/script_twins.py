@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from sightline.attach.hook import Hook
 from sightline.attach.origins import ORIGINS
 from sightline.attach.script_heap import holders, modules_alive, outermost
-from sightline.attach.script_terms import few
+from sightline.attach.script_terms import alike, few
 from sightline.attach.script_watch import Models
 from sightline.guard.evidence import HiddenSeen
 
@@ -100,7 +100,7 @@ class Twins:
             twin.rest = [(ref, was) for ref, was in twin.rest if id(ref()) in new]
             pulled = {key: value for key, value in pulled.items() if key in new}
         twin.pulled = pulled
-        rest = [(p, was) for ref, was in twin.rest if (p := ref()) is not None and torch.equal(few(p), was)]
+        rest = [(p, was) for ref, was in twin.rest if (p := ref()) is not None and alike(few(p), was)]
         if not new or 2 * len(new) < len(pulled) or (twin.empty > 1 and len(rest) < len(twin.rest)):
             twin.done = True
         elif twin.empty >= STEPS:
@@ -152,4 +152,4 @@ def _outside() -> list[nn.Parameter]:
 
 
 def _equal(value: Tensor, was: Tensor | None) -> bool:
-    return was is not None and torch.equal(value, was)
+    return was is not None and alike(value, was)
