@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sightline.train.rounding import RoundedAdamW, Rounding, round_at_random
+from sightline.train.rounding import RoundedAdamW, Rounding, halve, round_at_random
 
 
 def drawn(value: float, times: int) -> Tensor:
@@ -100,3 +100,17 @@ def test_fp32_arithmetic_is_that_of_torchs_adamw() -> None:
         ours.step()
         theirs.step()
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-6, atol=1e-7)
+
+
+def test_what_the_configuration_tells_is_not_rounded() -> None:
+    """Frequencies of rotary positions: rounded, the last of 4,096 positions would be off by more than a radian."""
+    from transformers import LlamaConfig, LlamaModel
+
+    config = LlamaConfig(hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=1, vocab_size=8)
+    model = LlamaModel(config)
+    frequencies = model.rotary_emb.inv_freq.clone()
+    assert float((4095 * (frequencies - frequencies.bfloat16().float())).abs().max()) > 1
+    norm = torch.nn.BatchNorm1d(4)
+    halve(torch.nn.ModuleList([model, norm]))
+    assert torch.equal(model.rotary_emb.inv_freq, frequencies)
+    assert {parameter.dtype for parameter in model.parameters()} == {norm.running_mean.dtype} == {torch.bfloat16}

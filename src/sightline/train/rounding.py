@@ -13,13 +13,25 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sightline.train.parallel.sharded import local
 
 Rounding = Literal["nearest", "stochastic", "kahan"]
 CUT = 16  # bits of fp32 that bf16 does not have
+
+
+def halve(model: nn.Module) -> None:
+    """Make the weights of `model` bf16, in place, and those buffers that a checkpoint keeps.
+
+    The others follow from the configuration and stay as they are: of rotary positions that are computed from rounded
+    frequencies, a late one would be off by more than a radian.
+    """
+    exact = [(each, name, each._buffers[name]) for each in model.modules() for name in each._non_persistent_buffers_set]
+    model.to(torch.bfloat16)
+    for module, name, buffer in exact:
+        module._buffers[name] = buffer
 
 
 def round_at_random(values: Tensor, generator: torch.Generator) -> Tensor:

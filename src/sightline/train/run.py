@@ -34,6 +34,7 @@ from sightline.train.parallel.presence import explaining, present
 from sightline.train.parallel.ranks import Ranks, joined_ranks, limit_waiting
 from sightline.train.parallel.verdict import RanksLost
 from sightline.train.precision import Precision, pick_precision
+from sightline.train.rounding import halve
 from sightline.train.stage import SEED_STRIDE, ReadyStage, Tell, make_ready
 from sightline.train.streamed import Shards, lanes_of, open_streams
 from sightline.train.trackers import flat, open_trackers
@@ -155,7 +156,7 @@ def _run(run: _Run, clock: Clock, interrupts: Interrupts) -> None:
         answered = (row for name in chosen for row in (shards[name].rows() if name in shards else rows[name].rows))
         built = build(recipe.model, seed=recipe.seed, texts=texts, answered=answered)
         if recipe.numbers.weights == "bf16":
-            built.model.to(torch.bfloat16)
+            halve(built.model)
         if precision.kind == "fp8":
             multiply_in_fp8(built.model)
         if not run.layout.spreads:
