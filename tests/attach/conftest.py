@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sightline.attach.origins import ORIGINS, Origins
-from sightline.attach.script_origins import RANDOM, Told
+from sightline.attach.script.origins import RANDOM, Told
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ class Feed:
 
 
 class Source(Protocol):
-    """Somebody who notices loaders (see `attach/script_loaders.py`)."""
+    """Somebody who notices loaders (see `attach/script/loaders.py`)."""
 
     @property
     def feed(self) -> Feed | None: ...

@@ -102,7 +102,7 @@ def attach(
 
 
 class Attachment(Preflight):
-    """A watched loop. Made by `attach`; a context manager. `made`: told of each (see `attach/script_watch.py`)."""
+    """A watched loop. Made by `attach`; a context manager. `made`: told of each (see `attach/script/watch.py`)."""
 
     made: ClassVar[Callable[[Attachment], None] | None] = None
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sightline.attach.script import run_script
+from sightline.attach.script.session import run_script
 from sightline.errors import UserError
 
 VALUED = ("--findings", "--budget")  # our options that take a value

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from sightline.attach.onlookers.cut_off import Question
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.origins import ORIGINS, SMALLEST, matrices
-from sightline.attach.script_heap import compiled_parts
+from sightline.attach.script.heap import compiled_parts
 from sightline.guard.evidence import FreshFrozenSeen
 from sightline.guard.evidence.fresh_frozen import Place
 from sightline.guard.probes.call import Call

@@ -1,0 +1,74 @@
+"""A divergence between probabilities in the graph under a loss, whose input was to be their logarithms.
+
+`kl_div(input, target)` is the sum of target x (log target - input). Given probabilities for the input, it is a number
+that falls when they gather where the target is largest, and no divergence. Its graph shows what it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sightline.attach.recorder import Recorder
+from sightline.attach.script.logits import MOST, SAME
+from sightline.guard.evidence import DivergenceSeen
+
+ROWS = 256  # rows of a target that are looked at
+WHOLE = 1e-3  # probabilities sum to one within float16 rounding
+SURE = 0.999  # largest of a row of probabilities that teaches more than one class
+
+
+def show_divergence(root: Tensor, recorder: Recorder) -> None:
+    """A backward pass begins from `root`: tell of a divergence that was given probabilities, if one is under it."""
+    for taught in given_probabilities(root):
+        rows = taught.detach().flatten(0, -2)[:ROWS].float()
+        whole = (rows >= 0).all(dim=-1) & ((rows.sum(dim=-1) - 1).abs() <= WHOLE)
+        soft = whole & (rows.amax(dim=-1) < SURE)
+        classes, number = rows.shape[-1], recorder.step
+
+        def arrived(values: list[Tensor], number: int = number, classes: int = classes) -> None:
+            recorder.offer(DivergenceSeen(number, classes, *values[0].tolist()))
+
+        recorder.mailbox.post([torch.stack([whole.float().mean(), soft.float().mean()])], arrived)
+        return
+
+
+def given_probabilities(root: Tensor) -> Iterator[Tensor]:
+    """(..., C) what each divergence under `root` that takes a softmax for logarithms is to be like."""
+    seen: set[Any] = set()
+    open_: list[Any] = [root.grad_fn]
+    while open_ and len(seen) < MOST:
+        node = open_.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (taught := _taught(node)) is not None:
+            yield taught
+        open_ += [next_ for next_, _ in node.next_functions]
+
+
+def _taught(node: Any) -> Tensor | None:
+    """The probabilities t of t log t - t p, or of t (log t - p), where p came from a softmax and t does not learn."""
+    name, behind = type(node).__name__, [next_ for next_, _ in node.next_functions]
+    if name not in ("SubBackward0", "MulBackward0") or len(behind) != 2 or behind[0] is not None:
+        return None
+    inner = behind[1]
+    parts = [next_ for next_, _ in inner.next_functions] if inner is not None else []
+    fits = type(inner).__name__ == ("MulBackward0" if name == "SubBackward0" else "SubBackward0")
+    if not fits or len(parts) != 2 or parts[0] is not None or not _softmax(parts[1]):
+        return None
+    taught = getattr(inner if name == "SubBackward0" else node, "_saved_self", None)
+    return taught if isinstance(taught, Tensor) and taught.dim() > 1 else None
+
+
+def _softmax(node: Any) -> bool:
+    """Whether a value is a softmax's output, but for its shape and dtype."""
+    for _ in range(8):
+        name = type(node).__name__
+        if not name.startswith(SAME) or not node.next_functions:
+            return name.startswith("SoftmaxBackward")
+        node = node.next_functions[0][0]
+    return False

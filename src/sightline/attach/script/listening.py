@@ -1,0 +1,75 @@
+"""All that is listened to once a script has torch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from sightline.attach.script.aliases import Aliases
+from sightline.attach.script.by_hand import ByHand
+from sightline.attach.script.collectives import Collectives
+from sightline.attach.script.hosts import Hosts
+from sightline.attach.script.imports import Notice
+from sightline.attach.script.kept import Kept
+from sightline.attach.script.loaders import Loaders
+from sightline.attach.script.losses import Losses
+from sightline.attach.script.origins import Told
+from sightline.attach.script.plateaus import Plateaus
+from sightline.attach.script.resumes import Resumes
+from sightline.attach.script.saves import Saves
+from sightline.attach.script.scout import Scout
+from sightline.attach.script.stand_ins import StandIns
+from sightline.attach.script.teachers import Teachers
+from sightline.attach.script.twins import Twins
+from sightline.attach.script.watch import Models
+from sightline.attach.script.words import Words
+from sightline.attach.torch_loop import Attachment
+from sightline.guard.check import Finding
+
+
+def watched(
+    budget: float, tell: Callable[[Finding], None], fault: Callable[[str], None]
+) -> tuple[Models, Scout, Callable[[], None]]:
+    """Listen to this process from now on: the models, who finds them, and what is to be called at the end.
+
+    `tell` is called with each new finding, `fault` with an error of the guard's own.
+    """
+    models = Models(budget, tell, fault)
+    scout = Scout(models, fault)
+    scout.install()
+    scout.beheld += [Teachers(models, fault).look, Aliases(models, fault).look]
+    scout.made.append(Twins(models, fault).made)
+    Loaders(fault).install()
+    origins = Told(fault)
+    origins.install()
+    collectives = Collectives(models, fault)
+    collectives.install()
+    saves = Saves(models, fault)
+    saves.install()
+    Resumes(models, saves, fault).install()
+    Kept(models, fault).install()
+    Plateaus(models, fault).install()
+    StandIns(models, fault).install()
+    Words(models, fault).install()
+    losses = Losses(models, fault)
+    losses.install()
+    ByHand(models, scout, fault).install()
+    Attachment.made = models.adopt
+    for library in (Hosts(models, budget, fault), losses, origins):
+        Notice(library.on_import()).install()
+    torch.jit.script = _without_hooks(torch.jit.script, models)
+    return models, scout, collectives.close
+
+
+def _without_hooks(compile_: Callable[..., Any], models: Models) -> Callable[..., Any]:
+    """TorchScript reads a module's hooks as code of the model: ours are off while it does."""
+
+    @functools.wraps(compile_)
+    def script(*args: Any, **kwargs: Any) -> Any:
+        with models.lifted():
+            return compile_(*args, **kwargs)
+
+    return script

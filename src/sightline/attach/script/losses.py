@@ -1,0 +1,211 @@
+"""The losses of a script, whatever made them: the number from which each backward pass begins.
+
+A loop that calls a function (`F.cross_entropy`, `(y - x).square().mean()`) shows its loss nowhere else. It is taken
+where nobody else has told one: a model that returns its loss, a loss that is a module, a library's callback. What only
+scales a loss is taken off again: the gradient scaler's factor, the number of micro-batches by which a loop divides.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from sightline.attach.hook import Hook
+from sightline.attach.open_step import Loss, OpenStep
+from sightline.attach.recorder import Recorder
+from sightline.attach.script.divergence import show_divergence
+from sightline.attach.script.logits import SoftmaxLoss
+from sightline.attach.script.terms import Terms
+from sightline.attach.script.watch import Models, Watched
+
+ROUND = 1e-6  # relative: a factor such as 1/3 is the inverse of a whole number
+
+
+@dataclass(slots=True)
+class Heard:
+    """The roots of one step: each with the number that it was divided by at the last, 1 for none."""
+
+    step: OpenStep
+    roots: list[tuple[Loss, int]] = field(default_factory=list)
+
+
+class Losses:
+    """Every backward pass of the process, since `install`. `fault`: told of errors of our own."""
+
+    def __init__(self, models: Models, fault: Callable[[str], None]) -> None:
+        self._models = models
+        self._hook = lambda act: Hook(act, lambda error: fault(f"loss: {type(error).__name__}: {error}"))
+        self._inside, self._terms = False, Terms()
+        self._plain: Callable[..., Any] | None = None  # torch's own, while ours is in its place
+        self._wrapped: Callable[..., Any] | None = None
+        self._given: Tensor | None = None  # to a library that scales it before it goes backward
+        self._scaled: tuple[weakref.ref[Tensor], Tensor, weakref.ref[GradScaler]] | None = None
+        self._heard: weakref.WeakKeyDictionary[Any, Heard] = weakref.WeakKeyDictionary()  # by recorder
+        self._divisor: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+    def install(self) -> None:
+        """Notice where backward passes begin, and what scaled their losses."""
+        self.listen()
+        self._models.attention.ears.append(self)
+        GradScaler.scale = self._remembered(GradScaler.scale)  # type: ignore[method-assign]
+        self._models.closing.append(self._hook(self._stepping))
+
+    def on_import(self) -> Mapping[str, Callable[[], None]]:
+        """Module -> what to do once it is there."""
+        return {"accelerate.accelerator": self._accelerate}
+
+    def listen(self) -> None:
+        """Notice backward passes, also where a script has put its own function around torch's meanwhile."""
+        if self._plain is None:
+            self._plain = torch.autograd.backward
+            self._wrapped = torch.autograd.backward = self._noticed(self._plain)
+
+    def rest(self) -> None:
+        """Leave them alone, unless a script has put its own function around ours."""
+        if self._plain is not None and torch.autograd.backward is self._wrapped:
+            torch.autograd.backward, self._plain = self._plain, None
+
+    # --- what is wrapped -----------------------------------------------------------------------------------------
+
+    def _noticed(self, backward: Callable[..., Any]) -> Callable[..., Any]:
+        before, after = self._hook(self._begins), self._hook(self._ended)
+
+        @functools.wraps(backward)
+        def noticed(*args: Any, **kwargs: Any) -> Any:
+            self._models.backwards += not self._inside
+            if self._inside or not self._models.listening():
+                return backward(*args, **kwargs)
+            found: list[Any] = []
+            before(args[0] if args else kwargs.get("tensors"), found)
+            self._inside = True
+            try:
+                result = backward(*args, **kwargs)
+            finally:
+                self._inside = False
+            after(*found) if found else None
+            return result
+
+        return noticed
+
+    def _remembered(self, scale: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(scale)
+        def scaled(scaler: GradScaler, outputs: Any) -> Any:
+            result = scale(scaler, outputs)
+            if isinstance(result, Tensor) and isinstance(outputs, Tensor):
+                self._scaled = weakref.ref(result), outputs.detach(), weakref.ref(scaler)
+            return result
+
+        return scaled
+
+    def _accelerate(self) -> None:
+        from accelerate.accelerator import Accelerator
+
+        backward = Accelerator.backward
+
+        @functools.wraps(backward)
+        def given(accelerator: Any, loss: Any, **kwargs: Any) -> Any:
+            self._given = loss.detach() if isinstance(loss, Tensor) else None
+            try:
+                return backward(accelerator, loss, **kwargs)
+            finally:
+                self._given = None
+
+        Accelerator.backward = given
+
+    # --- a backward pass -----------------------------------------------------------------------------------------
+
+    def _begins(self, tensors: Any, found: list[Any]) -> None:
+        """Note how things stand for each model that listens, and the loss as it is now."""
+        root = tensors if isinstance(tensors, Tensor) else None
+        if root is None and isinstance(tensors, tuple | list) and len(tensors) == 1:
+            root = tensors[0]
+        if not isinstance(root, Tensor) or root.numel() != 1 or root.grad_fn is None:
+            return
+        loss, divisor = root, 1
+        if self._given is not None:
+            loss = self._given
+        elif self._scaled is not None and self._scaled[0]() is root:
+            loss, divisor = self._scaled[1], _divisor(root.grad_fn.next_functions[0][0])
+        else:
+            divisor = _divisor(root.grad_fn)
+        live = [one for one in self._models.live if one.listens]
+        only = live[0].recorder.open_step if len(live) == 1 else None
+        if only is not None and self._scaled is not None and self._scaled[0]() is root:
+            only.scaler = self._scaled[2]
+        states = [(one, one.recorder.open_step, one.recorder.backwards, _known(one)) for one in live]
+        softmax = None
+        if any(step is not None and step.measured for _, step, _, _ in states):
+            softmax = SoftmaxLoss.under(root)
+            if len(live) == 1:
+                show_divergence(root, live[0].recorder)
+        if len(live) == 1:
+            self._terms.look(root, live[0].recorder)
+        for one, step, *_ in states if len(live) > 1 else ():
+            if one.blind and step is not None:
+                step.reworked = True  # whose pass it is nobody knows: this one's may have met nothing
+        found += [Loss.of(loss), divisor, states, softmax]
+        if len(live) == 1 and live[0].blind and (step := live[0].recorder.open_step) is not None:
+            with torch.no_grad():  # as in a hook of an output, but no output of it tells so
+                live[0].recorder.backward.began(step, set(), None)
+
+    def _ended(self, loss: Loss, divisor: int, states: list[Any], softmax: SoftmaxLoss | None) -> None:
+        """Whose loss was it? That of the one model which it reached, where nobody else has told one."""
+        reached = [s for s in states if s[0].recorder.backwards > s[2] or (s[0].blind and len(states) == 1)]
+        if len(reached) != 1:
+            return
+        one, step, _, known = reached[0]
+        if step is None or one.recorder.open_step is not step:
+            return
+        if softmax is not None and step.measured and known[1] == one.recorder.backward.came:
+            softmax.tell(one.recorder, step)
+        if known[0] != _known(one)[0] or step.told:
+            return
+        if one.adopted:
+            step.hear(loss)
+        else:
+            self._keep(one.recorder, step, loss, divisor)
+
+    def _keep(self, recorder: Recorder, step: OpenStep, loss: Loss, divisor: int) -> None:
+        heard = self._heard.get(recorder)
+        if heard is None or heard.step is not step:
+            heard = self._heard[recorder] = Heard(step)
+        heard.roots.append((loss, divisor))
+
+    def _stepping(self, optimizer: Optimizer, those: list[Watched]) -> None:
+        """An optimizer is about to step: the step's losses, as means of their micro-batches."""
+        for one in those:
+            heard = self._heard.pop(one.recorder, None)
+            if heard is None or heard.step is not one.recorder.open_step or heard.step.losses or heard.step.unread:
+                continue
+            divisors, count = {divisor for _, divisor in heard.roots}, len(heard.roots)
+            if divisors == {count} and count > 1:
+                self._divisor[one.recorder] = count
+            known = self._divisor.get(one.recorder)  # the last step of an epoch may have fewer micro-batches
+            times = known if known is not None and divisors == {known} else 1
+            for loss, _ in heard.roots:
+                heard.step.hear(loss, times=times)
+
+
+def _known(one: Watched) -> tuple[int, int]:
+    """How many losses, and how many gradients of logits, others have told of the step in the making."""
+    step = one.recorder.open_step
+    told = 0 if step is None else len(step.losses) + len(step.unread) + len(step.told)
+    return told, one.recorder.backward.came
+
+
+def _divisor(node: Any) -> int:
+    """The whole number that a loss was divided by at the last, 1 for none. Reads no device."""
+    name, by = type(node).__name__, getattr(node, "_saved_other", None)
+    if not isinstance(by, Tensor) or by.dim() or by.device.type != "cpu" or node.next_functions[1][0] is not None:
+        return 1
+    number = float(by)
+    whole = number if name == "DivBackward0" else 1 / number if name == "MulBackward0" and number else 1.0
+    return round(whole) if whole > 1 and abs(whole - round(whole)) <= ROUND * whole else 1

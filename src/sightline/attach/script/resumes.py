@@ -1,0 +1,158 @@
+"""Notices a script that goes on from a checkpoint of its own, and compares what goes on with what was saved.
+
+Loading weights is no resume: they may be tuned on other data, at another rate, or judged. It is one when the same
+process saved them together with how far it had come, loads them, and trains on what it had trained on before, with an
+optimizer of the same kind and initial rate.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sightline.attach.hook import Hook, unwrapped
+from sightline.attach.onlookers.schedule import schedules_of
+from sightline.attach.script.reloads import watch_half, watch_nothing_came, watch_reload
+from sightline.attach.script.saves import Saves
+from sightline.attach.script.watch import Models, Watched
+from sightline.guard.evidence import ResumeSeen
+from sightline.guard.probes.resume import resume
+
+PARTS = ("optimizer", "schedule")  # the rest has moved by the first step: batch statistics, random numbers
+LARGEST = 2**30  # bytes of a checkpoint that is kept until the next step, so that it can be compared
+SAME = 0.5  # of the first batch's rows: a loader may mix in others
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A model's training when it was saved: its optimizers' kinds and initial rates, and the rows fed until then."""
+
+    one: Watched
+    kinds: frozenset[tuple[str, float]]
+    rows: frozenset[int]
+
+
+class Resumes:
+    """Follows checkpoints from saving to the first step after loading. `fault`: told of errors of our own."""
+
+    def __init__(self, models: Models, saves: Saves, fault: Callable[[str], None]) -> None:
+        self._models = models
+        self._hook = lambda act: Hook(act, lambda error: fault(f"resume: {type(error).__name__}: {error}"))
+        self._saved: dict[str, Saved] = {}
+        self._read: tuple[str, Any] | None = None  # the last checkpoint of our own that was read
+        self._loaded: tuple[weakref.ref[nn.Module], str, Any] | None = None
+        saves.told.append(self._wrote)
+        models.attention.needs.append(lambda: self._read is not None or self._loaded is not None)
+
+    def install(self) -> None:
+        """Notice from now on what is read, and into which module it goes."""
+        read, load = torch.load, nn.Module.load_state_dict
+        came, given = self._hook(self._came), self._hook(self._given)
+
+        @functools.wraps(read)
+        def reading(*args: Any, **kwargs: Any) -> Any:
+            content = read(*args, **kwargs)
+            came(args[0] if args else kwargs.get("f"), content)
+            return content
+
+        @functools.wraps(load)
+        def loading(module: nn.Module, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+            result = load(module, state_dict, *args, **kwargs)
+            given(module, state_dict, result)
+            return result
+
+        torch.load = torch.serialization.load = reading
+        nn.Module.load_state_dict = loading  # type: ignore[method-assign, assignment]
+        self._models.before.append(self._hook(self._stepping))
+
+    def _wrote(self, one: Watched, path: str) -> None:
+        """A model in training was saved."""
+        if path and one.recorder.step and one.attachment is not None:
+            rows = frozenset(row for fed in one.attachment.loading.fed for row in fed.inputs)
+            self._saved[os.path.abspath(path)] = Saved(one, frozenset(map(_kind, one.recorder.optimizers)), rows)
+
+    def _came(self, where: Any, content: Any) -> None:
+        name = where if isinstance(where, str | os.PathLike) else getattr(where, "name", None)
+        path = os.path.abspath(name) if isinstance(name, str | os.PathLike) else ""
+        if path in self._saved and isinstance(content, Mapping):
+            self._read = (path, content) if _bytes(content) <= LARGEST else None
+            self._models.attention.listen()
+
+    def _given(self, module: nn.Module, state: Mapping[str, Any], result: Any) -> None:
+        inner = unwrapped(module)[1]
+        watch_nothing_came(inner, state, result, self._read[0] if self._read else "", self._models, self._hook)
+        missing = tuple(getattr(result, "missing_keys", ()))
+        if self._read is None:
+            if missing:
+                watch_half(inner, state, missing, self._models, self._hook)
+            return
+        path, content = self._read
+        if not _among(state, content):
+            return
+        self._read = None
+        if _tells_how_far(content):
+            self._loaded = weakref.ref(inner), path, content
+        if missing:
+            watch_reload(inner, missing, self._saved[path].one, path, self._hook)
+
+    def _stepping(self, optimizer: Optimizer) -> None:
+        """The first step after weights were loaded: does it go on with all the rest?"""
+        self._read = None
+        if self._loaded is None:
+            return
+        ref, path, content = self._loaded
+        module, saved = ref(), self._saved[path]
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if module is not None and not any(id(p) in held for p in module.parameters()):
+            return  # another model's
+        self._loaded = None
+        one = next((one for one in self._models.live if one.recorder.model is module), None)
+        if one is None or one.attachment is None or _kind(optimizer) not in saved.kinds:
+            return
+        one.recorder.mailbox.open(wait=True)
+        fed = one.attachment.loading.fed
+        rows = fed[-1].inputs if fed else ()
+        if rows and sum(row in saved.rows for row in rows) >= SAME * len(rows):
+            schedules = schedules_of(optimizer)
+            seen = resume(content, one.recorder.model, [optimizer], schedules, Path(path), one.recorder.step)
+            one.attachment.show(_of_parts(seen, any(schedule.last_epoch > 1 for schedule in schedules)))
+
+
+def _of_parts(seen: ResumeSeen, set_forward: bool) -> ResumeSeen:
+    """Only what can be told at the first step. A schedule that was made at its position needs no saving."""
+    live = tuple(part for part in seen.live if part != "schedule" or "schedule" in seen.saved or not set_forward)
+    differ = tuple(one for one in seen.differ if one[0] in PARTS)
+    return replace(seen, live=live, differ=differ)
+
+
+def _kind(optimizer: Optimizer) -> tuple[str, float]:
+    rates = [float(group.get("initial_lr", group.get("lr")) or 0.0) for group in optimizer.param_groups]
+    return type(optimizer).__name__, max(rates, default=0.0)
+
+
+def _tells_how_far(content: Mapping[Any, Any]) -> bool:
+    """Whether a checkpoint holds a count beside its states: of epochs, steps or samples."""
+    return any(type(value) is int and value > 0 for value in content.values())
+
+
+def _bytes(content: Any) -> int:
+    if isinstance(content, Tensor):
+        return content.numel() * content.element_size()
+    parts = content.values() if isinstance(content, Mapping) else content if isinstance(content, list | tuple) else ()
+    return sum(_bytes(part) for part in parts)
+
+
+def _among(state: Mapping[str, Any], content: Mapping[Any, Any]) -> bool:
+    """Whether a module's state is one of the checkpoint's, or made of its tensors."""
+    tensors = {id(value) for value in state.values() if isinstance(value, Tensor)}
+    parts = [content, *(part for part in content.values() if isinstance(part, Mapping))]
+    return bool(tensors) and any(id(value) in tensors for part in parts for value in part.values())

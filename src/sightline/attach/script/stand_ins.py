@@ -1,0 +1,165 @@
+"""Copies of a model that is trained, by which a script judges it: its average, or what it reads back at the end.
+
+A copy is made in the mode that its original was in, and a new model is in train mode; and what a model keeps outside of
+its state does not come back with it (`attach/script/attributes.py`). Nothing is said of a copy that
+learns itself, answers at every step (a target, a teacher), is asked again about one input (to see how far its answers
+spread), or is asked in eval mode too (its batch statistics were taken anew before).
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sightline.attach.hook import Hook
+from sightline.attach.script.attributes import Kept, lost, plain
+from sightline.attach.script.watch import Models, Watched
+from sightline.attach.towers import changes_with_mode
+from sightline.guard.evidence import EvaluationSeen, RoundTripSeen
+from sightline.guard.probes.call import Call
+from sightline.guard.probes.twice import mode_gap
+
+PENDING = 4096  # modules that were copied or read before any model was watched
+MOST = 8  # copies listened to at a time
+
+
+@dataclass(eq=False)
+class StandIn:
+    """One of them. `at`: the learner's step and forwards at the last call; `asked`: what it was called with then.
+
+    `made`: what a model that was read back kept outside of its state, until that is compared.
+    """
+
+    module: weakref.ref[nn.Module]
+    learner: Watched
+    handle: Any = None
+    at: tuple[int, int] | None = None
+    asked: weakref.ref[Tensor] | None = None
+    seen: EvaluationSeen | None = None
+    made: Kept | None = None
+
+    def leave(self) -> None:
+        """Listen no more, and say nothing."""
+        self.seen = None
+        if self.handle is not None:
+            self.handle.remove()
+            self.handle = None
+
+
+class StandIns:
+    """Listens to modules that are built as a watched one is. `fault`: told of errors of our own."""
+
+    def __init__(self, models: Models, fault: Callable[[str], None]) -> None:
+        self._models, self._pending, self._known = models, list[weakref.ref[nn.Module]](), list[StandIn]()
+        self._hook = lambda act: Hook(act, lambda error: fault(f"stand-in: {type(error).__name__}: {error}"))
+        models.others.append(lambda: [m for one in self._known if one.handle and (m := one.module()) is not None])
+
+    def install(self) -> None:
+        """Notice what is copied, or made of a file or a state, from now on."""
+        rebuild, load, came = nn.Module.__setstate__, nn.Module.load_state_dict, self._hook(self._came)
+
+        @functools.wraps(rebuild)
+        def rebuilt(module: nn.Module, state: Any) -> None:
+            rebuild(module, state)
+            came(module, None)
+
+        @functools.wraps(load)
+        def loaded(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            result = load(module, *args, **kwargs)
+            came(module, plain(module))
+            return result
+
+        nn.Module.__setstate__ = rebuilt  # type: ignore[method-assign]
+        nn.Module.load_state_dict = loaded  # type: ignore[method-assign, assignment]
+        self._models.before.append(self._hook(self._stepping))
+        self._models.ending.append(self._hook(self._ends))
+
+    def _came(self, module: nn.Module, made: Kept | None) -> None:
+        if self._models.live:
+            self._look(module, made)
+        elif len(self._pending) < PENDING:
+            self._pending.append(weakref.ref(module))
+
+    def _stepping(self, optimizer: Optimizer) -> None:
+        """By now something is watched."""
+        if self._pending and self._models.live:
+            pending, self._pending = self._pending, []
+            for ref in pending:
+                if (module := ref()) is not None:
+                    self._look(module, None)
+
+    def _look(self, module: nn.Module, made: Kept | None) -> None:
+        """Is it built as a watched one is, and is not that one?"""
+        self._known = [one for one in self._known if one.handle is not None and one.module() is not None]
+        if len(self._known) >= MOST or any(one.module() is module for one in self._known):
+            return
+        alike = [one for one in self._models.live if type(one.recorder.model) is type(module)]
+        if any(one.recorder.model is module for one in alike):
+            return
+        if not made and not any(map(changes_with_mode, module.modules())):
+            return
+        shapes = [(name, p.shape) for name, p in module.named_parameters()]
+        for learner in alike:
+            if shapes and shapes == [(name, p.shape) for name, p in learner.recorder.model.named_parameters()]:
+                one = StandIn(weakref.ref(module), learner, made=made)
+                one.handle = module.register_forward_hook(
+                    self._hook(functools.partial(self._asked, one)), with_kwargs=True
+                )
+                self._known.append(one)
+                return
+
+    def _asked(self, one: StandIn, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
+        """It was called."""
+        recorder = one.learner.recorder
+        if one.learner.attachment is None or recorder.muted or not recorder.step:
+            return
+        if torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters()):
+            return  # it may learn
+        self._compare(one, Call(module, args, kwargs))
+        lively = [name for name, part in module.named_modules() if part.training and changes_with_mode(part)]
+        first = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
+        again = first is not None and one.asked is not None and one.asked() is first
+        one.asked = weakref.ref(first) if first is not None else None
+        at, was = (recorder.step, recorder.forwards), one.at
+        if not lively or again or (was is not None and was != at and at[0] - was[0] <= 1):
+            one.leave()
+            return
+        one.at = at
+        if was == at or one.seen is not None or any(map(_recounts, module.modules())):
+            return
+        call = Call(module, args, kwargs)
+        if call.repeatable:
+            with recorder.silence():
+                gap = mode_gap(call)
+            if gap:
+                one.seen = EvaluationSeen(at[0], False, tuple(lively), mode_gap=gap, copy=True)
+
+    def _compare(self, one: StandIn, call: Call) -> None:
+        """Once: does its answer hang on what it was made with, and was to have from the one that was trained?"""
+        made, one.made = one.made, None
+        learner, attachment = one.learner, one.learner.attachment
+        if made and call.repeatable and attachment is not None:
+            with learner.recorder.silence():
+                names, gap = lost(learner.recorder.model, call, made)
+            if names:
+                compared = len(learner.recorder.model.state_dict())
+                attachment.show(RoundTripSeen(learner.recorder.step, "", compared, outside=names, gap=gap))
+
+    def _ends(self, learner: Watched) -> None:
+        """The last chance to tell of copies of `learner`: none of them was ever asked in eval mode."""
+        for one in self._known:
+            if one.learner is learner and one.seen is not None and learner.attachment is not None:
+                learner.attachment.show(one.seen)
+                one.leave()
+
+
+def _recounts(module: nn.Module) -> bool:
+    """Whether its batch statistics are being taken anew, as of averaged weights (`update_bn`)."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and module.momentum is None

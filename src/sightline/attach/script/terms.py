@@ -1,0 +1,141 @@
+"""Terms of a loss that teach nothing: all that they hang on are parameters which no optimizer was ever given.
+
+A loss is often a sum, and its terms may be of several networks. A network beside the one that is watched is seen in
+the graph of the loss alone. A part that is only looked through (features, a target, a network that compares) shares its
+term with something that learns; a term of its own has no other use than to train it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sightline.attach.origins import ORIGINS
+from sightline.attach.recorder import Recorder
+from sightline.attach.script.heap import holders, modules_alive, outermost
+from sightline.guard.evidence import HiddenSeen
+
+SUMS = ("AddBackward0", "SubBackward0", "NegBackward0", "StackBackward0")
+SCALED = ("MulBackward0", "DivBackward0", "SumBackward0", "MeanBackward0")  # sums if one tensor is all they hang on
+MANY = 32  # terms of a loss
+DEEP = 4096  # nodes of a term that are gone through; one of what is watched meets a parameter that is held long before
+LATER = 16  # optimizer steps between the first look and the last: an optimizer may be made after the first step
+LOOKS = 64  # backward passes that are looked at
+FEW = 16  # numbers of a parameter that are compared
+
+
+@dataclass(slots=True)
+class Known:
+    """What was seen of one model's losses. `first`: id of a parameter -> itself, and its values at the first look."""
+
+    step: int = -1
+    looks: int = 0
+    first: dict[int, tuple[weakref.ref[Tensor], Tensor]] = field(default_factory=dict)
+
+
+class Terms:
+    """Looks at the losses of models that are awake, the first time and again some steps later."""
+
+    def __init__(self) -> None:
+        self._known: weakref.WeakKeyDictionary[Any, Known] = weakref.WeakKeyDictionary()
+
+    def look(self, root: Tensor, recorder: Recorder) -> None:
+        """A loss from which a backward pass begins, or has begun."""
+        known = self._known.setdefault(recorder, Known())
+        if known.looks >= LOOKS or (known.step >= 0 and recorder.step < known.step + LATER):
+            return
+        known.looks += 1
+        alone = {id(p): p for p in idle(root)}
+        if not alone:
+            return
+        if known.step < 0:
+            known.step = recorder.step
+            known.first = {key: (weakref.ref(p), few(p)) for key, p in alone.items()}
+            return
+        known.looks = LOOKS
+        still = [p for key, p in alone.items() if _same(p, *known.first.get(key, (None, p)))]
+        if still and len(still) == len(alone):
+            self._tell(recorder, still)
+
+    @staticmethod
+    def _tell(recorder: Recorder, parameters: list[nn.Parameter]) -> None:
+        owners = outermost(holders(modules_alive(), {id(p) for p in parameters}))
+        places = tuple(type(owner).__name__ for owner in owners) or ("a function",)
+        known = sum(p.numel() for p in recorder.model.parameters() if p.requires_grad)
+        norms = [p.grad.float().norm().to("cpu") for p in parameters if p.grad is not None]
+        norm = float(torch.stack(norms).norm()) if norms else 0.0
+        numel = sum(p.numel() for p in parameters)
+        recorder.offer(HiddenSeen(recorder.step, places, len(parameters), numel, known, norm, term=True))
+
+
+def idle(root: Tensor) -> list[nn.Parameter]:
+    """The parameters of terms that hang on no parameter of any optimizer, where other terms do."""
+    parts = terms(root.grad_fn)
+    if not 1 < len(parts) <= MANY:
+        return []
+    found = [leaves(part) for part in parts]
+    alone = [p for some in found if some is not None for p in some]
+    return alone if any(some is None for some in found) else []
+
+
+def terms(node: Any) -> list[Any]:
+    """The nodes whose values are summed to make that of `node`, however scaled by numbers."""
+    found: list[Any] = []
+    open_ = [node]
+    while open_ and len(found) + len(open_) <= MANY:
+        one = open_.pop()
+        name, behind = type(one).__name__, [next_ for next_, _ in one.next_functions if next_ is not None]
+        stacked = len(behind) == 1 and (name[:3] not in ("Sum", "Mea") or type(behind[0]).__name__ == "StackBackward0")
+        if name in SUMS or (name in SCALED and stacked):
+            open_ += behind
+        else:
+            found.append(one)
+    return found + open_
+
+
+def leaves(node: Any) -> list[nn.Parameter] | None:
+    """The parameters that a term hangs on; None where one is held by an optimizer, or something else is a leaf too."""
+    found: list[nn.Parameter] = []
+    for variable in variables(node):
+        if not isinstance(variable, nn.Parameter) or ORIGINS.optimized(variable):
+            return None
+        found.append(variable)
+    return found
+
+
+def variables(node: Any) -> Iterator[Tensor | None]:
+    """The leaves behind `node`; None, and no more, where there is more to go through than is gone through."""
+    seen: set[Any] = set()
+    open_ = [node]
+    while open_:
+        one = open_.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        if len(seen) > DEEP:
+            yield None
+            return
+        if (variable := getattr(one, "variable", None)) is not None:
+            yield variable
+        open_ += [next_ for next_, _ in one.next_functions if next_ is not None]
+
+
+def few(parameter: Tensor) -> Tensor:
+    """Some of its numbers, to know it again by."""
+    flat = parameter.detach().reshape(-1)
+    return flat[:: max(1, len(flat) // FEW)][:FEW].clone()
+
+
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Whether they are the same numbers. What is NaN has not changed by being NaN again."""
+    same = one.shape == other.shape and one.dtype == other.dtype
+    return same and torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)
+
+
+def _same(parameter: Tensor, ref: weakref.ref[Tensor] | None, values: Tensor) -> bool:
+    return ref is not None and ref() is parameter and alike(few(parameter), values)

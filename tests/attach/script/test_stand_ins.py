@@ -1,0 +1,201 @@
+"""Copies of a model by which a script judges it, in train mode; and copies that are in train mode for a reason."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, update_bn
+
+from sightline.attach.script.stand_ins import StandIns
+from sightline.attach.script.watch import Models
+
+EPOCHS, BATCHES = 3, 4
+Judge = Callable[[nn.Module, int], None]
+
+
+class Net(nn.Module):
+    def __init__(self, drop: float = 0.3) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12) if drop else nn.Identity(), nn.ReLU())
+        self.drop, self.head = nn.Dropout(drop), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.drop(self.body(x)))
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module) -> float:
+    hits = [float((model(x).argmax(1) == x[:, :3].argmax(1)).float().mean()) for x in torch.randn(3, 16, 6)]
+    return sum(hits) / len(hits)
+
+
+def found(judge: Judge, *, drop: float = 0.3, each: Judge | None = None, model: nn.Module | None = None) -> set[str]:
+    """Codes of findings of a run with `judge` after every epoch, and `each` after every step."""
+    torch.manual_seed(0)
+    problems: list[str] = []
+    codes: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("__setstate__", "load_state_dict"):
+            patch.setattr(nn.Module, name, getattr(nn.Module, name))
+        models = Models(1.0, lambda finding: codes.append(finding.code), problems.append)
+        StandIns(models, problems.append).install()
+        model = model or Net(drop)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        models.attach(model, [optimizer], blind=False)
+        for epoch in range(EPOCHS):
+            for _ in range(BATCHES):
+                x = torch.randn(16, 6)
+                optimizer.zero_grad()
+                F.cross_entropy(model(x), x[:, :3].argmax(1)).backward()
+                optimizer.step()
+                if each is not None:
+                    each(model, epoch)
+            judge(model, epoch)
+        models.close_all(whole=True)
+    assert not problems
+    return set(codes)
+
+
+class Average:
+    """As written by hand: its weights follow those of the model."""
+
+    def __init__(self, *, evaluates: bool) -> None:
+        self.evaluates, self.copy = evaluates, None
+
+    def __call__(self, model: nn.Module, epoch: int) -> None:
+        if self.copy is None:
+            self.copy = copy.deepcopy(model).requires_grad_(False)  # type: ignore[assignment]
+            assert isinstance(self.copy, nn.Module)
+            self.copy.train(not self.evaluates)
+        with torch.no_grad():
+            for mine, other in zip(self.copy.parameters(), model.parameters(), strict=True):
+                mine.lerp_(other, 0.5)
+        accuracy(self.copy)
+
+
+def read_back(*, evaluates: bool) -> Judge:
+    def judge(model: nn.Module, epoch: int) -> None:
+        if epoch == EPOCHS - 1:
+            final = Net()
+            final.load_state_dict(model.state_dict())
+            accuracy(final.eval() if evaluates else final)
+
+    return judge
+
+
+def unpickled(*, evaluates: bool) -> Judge:
+    def judge(model: nn.Module, epoch: int) -> None:
+        if epoch == EPOCHS - 1:
+            file = io.BytesIO()
+            torch.save(model, file)
+            file.seek(0)
+            final = torch.load(file, weights_only=False)
+            accuracy(final.eval() if evaluates else final)
+
+    return judge
+
+
+class Scaled(nn.Module):
+    """Divides by statistics that `fit` takes of the data; `memory` is of the batch before."""
+
+    def __init__(self, *, buffers: bool = False) -> None:
+        super().__init__()
+        self.mean, self.memory, self.body = torch.zeros(6), torch.zeros(3), nn.Linear(6, 3)
+        if buffers:
+            del self.mean
+            self.register_buffer("mean", torch.zeros(6))
+        self.add = False
+
+    def fit(self, x: Tensor) -> None:
+        self.mean = x.mean(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer = self.body(x - self.mean) + (self.memory if self.add else 0)
+        self.memory = answer.detach().mean(0)
+        return answer
+
+
+def scaled(case: str) -> set[str]:
+    """Of a model that is read back after its training, and judged."""
+    data, other = torch.randn(64, 6) + 4, torch.randn(64, 6) - 4
+
+    def judge(model: nn.Module, epoch: int) -> None:
+        if epoch < EPOCHS - 1:
+            return
+        final = Scaled(buffers=case == "buffers")
+        if case == "fitted before":
+            final.fit(other)
+        final.load_state_dict(model.state_dict())
+        if case == "fitted after":
+            final.fit(other)
+        if case in ("copied after", "a memory"):
+            final.mean = model.mean
+        final.add = case == "a memory"
+        with torch.no_grad():
+            final.eval()(data)
+
+    model = Scaled(buffers=case == "buffers")
+    if case != "never fitted":
+        model.fit(data)
+    return found(judge, model=model)
+
+
+def test_what_is_kept_outside_of_the_state_does_not_come_back() -> None:
+    assert scaled("lost") == {"K1"}
+    for case in ("buffers", "fitted before", "fitted after", "copied after", "a memory", "never fitted"):
+        assert scaled(case) == set(), case
+
+
+@pytest.mark.parametrize("kind", [Average, read_back, unpickled])
+def test_a_copy_is_judged_in_train_mode(kind: Callable[..., Judge]) -> None:
+    assert found(kind(evaluates=False)) == {"T3"}
+    assert found(kind(evaluates=True)) == set()
+
+
+def weights_averaged(model: nn.Module, epoch: int) -> None:
+    if epoch == EPOCHS - 1:
+        average = AveragedModel(model)
+        update_bn(torch.randn(4, 16, 6), average)
+        accuracy(average.eval())
+
+
+def statistics_taken_anew(model: nn.Module, epoch: int) -> None:
+    if epoch == EPOCHS - 1:
+        final = copy.deepcopy(model)
+        accuracy(final.train())
+        accuracy(final.eval())
+
+
+def spread_of_answers(model: nn.Module, epoch: int) -> None:
+    final, x = copy.deepcopy(model), torch.randn(16, 6)
+    with torch.no_grad():
+        torch.stack([final(x) for _ in range(8)]).std(0)
+
+
+def a_fold_of_its_own(model: nn.Module, epoch: int) -> None:
+    fold = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(fold.parameters(), lr=0.05)
+    for x in torch.randn(4, 16, 6):
+        F.cross_entropy(fold(x), x[:, :3].argmax(1)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    accuracy(fold.eval())
+
+
+@pytest.mark.parametrize("judge", [weights_averaged, statistics_taken_anew, spread_of_answers, a_fold_of_its_own])
+def test_copies_that_are_meant_so(judge: Judge) -> None:
+    assert found(judge) == set()
+
+
+def test_a_teacher_that_follows_answers_at_every_step() -> None:
+    assert found(lambda model, epoch: None, each=Average(evaluates=False)) == set()
+
+
+def test_a_copy_that_no_mode_changes() -> None:
+    assert found(Average(evaluates=False), drop=0.0) == set()

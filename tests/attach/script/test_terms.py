@@ -1,0 +1,121 @@
+"""A term of the loss whose parameters no optimizer was given; and terms and parts that are meant to be as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sightline
+from sightline.attach.script.terms import LATER, Terms
+from sightline.guard.catalogue import load, page
+
+pytestmark = pytest.mark.usefixtures("origins")
+Loss = Callable[[Tensor], Tensor]
+Moves = Callable[[], object]
+Case = tuple[nn.Module, Iterable[nn.Parameter], Loss, Moves]
+
+
+def net(outputs: int = 2) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, outputs))
+
+
+def policy_loss(actor: nn.Module, x: Tensor) -> Tensor:
+    return F.cross_entropy(actor(x), (x[:, 0] > 0).long())
+
+
+def critic(held: bool) -> Case:
+    actor, value = net(), net(1)
+    learning = [*actor.parameters(), *(value.parameters() if held else ())]
+    return actor, learning, lambda x: policy_loss(actor, x) + 0.5 * value(x).sub(x[:, :1]).pow(2).mean(), lambda: None
+
+
+def weights(held: bool) -> Case:
+    """Two tasks, whose weights are to be learned with them."""
+    model, logs = net(4), nn.Parameter(torch.zeros(2))
+
+    def loss(x: Tensor) -> Tensor:
+        out = model(x)
+        tasks = torch.stack([out[:, :2].sub(x[:, :2]).pow(2).mean(), out[:, 2:].sub(x[:, 2:4]).pow(2).mean()])
+        return (tasks * torch.exp(-logs)).sum() + logs.sum()
+
+    return model, [*model.parameters(), *((logs,) if held else ())], loss, lambda: None
+
+
+def stacked(held: bool) -> Case:
+    actor, value = net(), net(1)
+    learning = [*actor.parameters(), *(value.parameters() if held else ())]
+    return actor, learning, lambda x: torch.stack([policy_loss(actor, x), -value(x).mean()]).mean() / 2, lambda: None
+
+
+def two_optimizers() -> Case:
+    actor, learning, _, _ = critic(held=False)
+    value = net(1)
+    other = torch.optim.SGD(value.parameters(), lr=0.1)
+    return actor, learning, lambda x: policy_loss(actor, x) + value(x).pow(2).mean(), other.step
+
+
+def by_hand() -> Case:
+    actor, value = net(), net(1)
+
+    def move() -> None:
+        with torch.no_grad():
+            for p in value.parameters():
+                p -= 0.1 * p.grad
+
+    return actor, actor.parameters(), lambda x: policy_loss(actor, x) + value(x).sub(1).pow(2).mean(), move
+
+
+def perceptual() -> Case:
+    """A network that nobody froze compares; it is in no optimizer, on purpose."""
+    model, compare = net(6), net(4)
+    return (
+        model,
+        model.parameters(),
+        lambda x: model(x).sub(x).pow(2).mean() + compare(model(x)).sub(compare(x)).pow(2).mean(),
+        lambda: None,
+    )
+
+
+def random_target() -> Case:
+    guess, target = net(), net()
+    return guess, guess.parameters(), lambda x: policy_loss(guess, x) + F.mse_loss(guess(x), target(x)), lambda: None
+
+
+def probe() -> Case:
+    """Features that nobody froze, and a head."""
+    body, head = net(8), nn.Linear(8, 2)
+    whole = nn.Sequential(body, head)
+    return whole, head.parameters(), lambda x: policy_loss(whole, x) + 1e-3 * head.weight.pow(2).sum(), lambda: None
+
+
+def findings(case: Case) -> list[str]:
+    model, learning, loss_of, move = case
+    opt = torch.optim.SGD(learning, lr=0.05)
+    listener = Terms()
+    with sightline.attach(model, opt, on_finding=None, budget=1.0, checks=load((page("T1"),))) as guard:
+        for _ in range(LATER + 6):
+            loss = loss_of(torch.randn(8, 6))
+            listener.look(loss, guard._recorder)
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            move()
+    return [one.message for one in guard.findings]
+
+
+@pytest.mark.parametrize("case", [critic, weights, stacked])
+def test_a_term_that_teaches_nothing(case: Callable[..., Case]) -> None:
+    torch.manual_seed(0)
+    (found,) = findings(case(held=False))
+    assert found.startswith("a term of the loss hangs on")
+    assert findings(case(held=True)) == []
+
+
+@pytest.mark.parametrize("case", [two_optimizers, by_hand, perceptual, random_target, probe])
+def test_what_is_meant(case: Callable[[], Case]) -> None:
+    torch.manual_seed(0)
+    assert findings(case()) == []
