@@ -12,7 +12,6 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from sightline.errors import UserError
@@ -92,14 +91,13 @@ class Ranks:
 
 @contextlib.contextmanager
 def accumulating(model: nn.Module) -> Iterator[None]:
-    """Hold back the gradient exchange of all but a step's last micro-batch."""
+    """Hold back the gradient exchange of all but a step's last micro-batch, where every rank has whole gradients.
+
+    Where they are shared out (FSDP), a rank that held them back would hold all of them until the last one.
+    """
     if isinstance(model, DistributedDataParallel):
         with model.no_sync():
             yield
-    elif isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(False)
-        yield
-        model.set_requires_gradient_sync(True)
     else:
         yield
 
