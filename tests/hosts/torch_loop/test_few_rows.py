@@ -54,3 +54,31 @@ def test_a_part_of_training_evaluated_beside_new_rows(mixed: bool) -> None:
                     model(rows)
                 model.train()
     assert ("train-test-leakage" in {finding.check for finding in guard.findings}) == mixed
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before the split", "behind it"])
+def test_some_rows_copied(before: bool) -> None:
+    """Training repeats itself either way; only before the split do copies get to both sides."""
+    torch.manual_seed(0)
+    rows, place = torch.randn(500, 16), torch.arange(500)
+    seldom = place < 60
+    if before:
+        place = torch.cat([place, *[place[seldom]] * 5])
+    place = place[torch.randperm(len(place))]
+    judged, train = place[: len(place) // 4], place[len(place) // 4 :]
+    if not before:
+        train = torch.cat([train, *[train[train < 60]] * 5])
+    model = nn.Linear(16, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with sightline.attach(model, optimizer, on_finding=None) as guard:
+        for _ in range(3):
+            for some in train[torch.randperm(len(train))].split(16):
+                optimizer.zero_grad()
+                model(rows[some]).square().mean().backward()
+                optimizer.step()
+            with guard.evaluating(), torch.no_grad():
+                model.eval()
+                for some in judged.split(40):
+                    model(rows[some])
+                model.train()
+    assert ("train-test-leakage" in {finding.check for finding in guard.findings}) == before

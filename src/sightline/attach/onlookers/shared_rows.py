@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sightline.attach.onlookers.near_rows import NearRows
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
+from sightline.attach.onlookers.repeats import Repeats, equal_pairs
 from sightline.attach.onlookers.spans import Spans
 from sightline.attach.onlookers.tails import Tails
 from sightline.guard.evidence import SharedRowsSeen
@@ -41,7 +42,8 @@ class SharedRows(Onlooker):
         self._batches = self._hashed = self._mixed = self._pairs = self._twins = 0
         self._rows = self._again = self._old = 0  # `_old`: training rows in a row that had all been seen before
         self._parts: list[tuple[int, ...]] = []  # hashes of the parts of distinct training rows
-        self._near, self._spans, self._tails = NearRows(), Spans(), Tails()
+        self._near, self._spans, self._tails, self._repeats = NearRows(), Spans(), Tails(), Repeats()
+        recorder.pace.also.append(self._must_hear)
         self._at: tuple[int, int] | None = None  # the step of the evaluation under way, and which its host calls it
         self._phase: set[bytes] = set()
         self._kinds: set[str] = set()  # of its batches: of rows that were trained on, of new ones, of both
@@ -54,7 +56,7 @@ class SharedRows(Onlooker):
         if training:
             self._batches = self.recorder.forwards
             if (self._batches <= ALWAYS or measured) and len(self._trained) < MOST and (rows := _rows(call)):
-                self._post(rows, self._near.prints(call, training=True), partial(self._train, step))
+                self._post(rows, self._near.prints(call, training=True), partial(self._train, step, self._batches))
             return
         if step == 0 or len(self._evaluated) >= MOST:
             return
@@ -76,7 +78,11 @@ class SharedRows(Onlooker):
             self._offer(last=True)
             if (seen := self._spans.seen(self.recorder.step)) is not None:
                 self.recorder.offer(seen)
-        self._near, self._spans, self._tails = NearRows(), Spans(), Tails()
+        self._near, self._spans, self._tails, self._repeats = NearRows(), Spans(), Tails(), Repeats()
+
+    def _must_hear(self, step: int) -> bool:
+        """Of a small data set, whether rows repeat within it shows in its first pass alone."""
+        return step < ALWAYS
 
     def _post(self, rows: list[Tensor], prints: Tensor | None, take: Callable[..., None]) -> None:
         """`rows`, with the prints of images where there are some, to whoever takes them on the CPU."""
@@ -85,7 +91,7 @@ class SharedRows(Onlooker):
         else:
             self.recorder.mailbox.post([*rows, prints], lambda values: take(values[:-1], values[-1]))
 
-    def _train(self, step: int, values: list[Tensor], likes: Tensor | None) -> None:
+    def _train(self, step: int, number: int, values: list[Tensor], likes: Tensor | None) -> None:
         rows = _hashes(values)
         self._under_way = (step, {*rows, *(self._under_way[1] if self._under_way[0] == step else ())})
         self._near.trained(rows, likes)
@@ -96,8 +102,9 @@ class SharedRows(Onlooker):
         self._again += again
         self._old = self._old + again if again == len(rows) else 0
         self._hashed += 1
+        self._repeats.train(rows, whole=self._hashed == number)
         self._pairs += len(rows) * (len(rows) - 1) // 2
-        self._twins += _equal_pairs(rows)
+        self._twins += equal_pairs(Counter(rows))
         known = [row in self._evaluated for row in rows]
         self._mixed += any(known) and not all(known)
         self._keep_parts(rows, max(values, key=lambda value: value[0].numel()))
@@ -115,8 +122,9 @@ class SharedRows(Onlooker):
         self._spans.evaluate(step, values)
         fresh = [row for row in rows if row not in phase]
         self._pairs += len(rows) * (len(rows) - 1) // 2 + len(rows) * len(phase)
-        self._twins += len(rows) - len(fresh) + _equal_pairs(fresh)
+        self._twins += len(rows) - len(fresh) + equal_pairs(Counter(fresh))
         phase.update(rows)
+        self._repeats.evaluate(step, rows)
         known = [row in self._trained for row in rows]
         self._tails.evaluate(values, known)
         self._mixed += any(known) and known.count(False) >= self._least(len(rows))
@@ -157,13 +165,9 @@ class SharedRows(Onlooker):
                 keys=sum(len(set(part)) == len(part) for part in zip(*self._parts, strict=False)),
                 near=self._near.seen(self._trained) if last else None,
                 tails=self._tails.seen() if last else None,
+                repeats=self._repeats.seen() if last else None,
             )
         )
-
-
-def _equal_pairs(rows: list[bytes]) -> int:
-    """Of all pairs of `rows`: a row that is there four times makes six."""
-    return sum(count * (count - 1) // 2 for count in Counter(rows).values())
 
 
 def wide_inputs(call: Call, aside: Collection[str] = OTHER) -> list[Tensor]:

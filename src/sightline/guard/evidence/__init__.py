@@ -79,14 +79,10 @@ from sightline.guard.evidence.learning import (
     BinaryLossSeen,
     DivergenceSeen,
     HeadSeen,
-    NearRowsSeen,
     OutputsSeen,
     PlateauSeen,
     ScheduleSeen,
-    SharedRowsSeen,
-    SharedSpansSeen,
     StillSeen,
-    TailsSeen,
 )
 from sightline.guard.evidence.loading import (
     DrawsSeen,
@@ -105,6 +101,7 @@ from sightline.guard.evidence.pictures import PicturesSeen
 from sightline.guard.evidence.pull import PullSeen
 from sightline.guard.evidence.reference import ReferenceSeen
 from sightline.guard.evidence.rounding import AutocastSeen, RoundingSeen, ScaledStep, ScalerSeen
+from sightline.guard.evidence.rows import NearRowsSeen, RepeatsSeen, SharedRowsSeen, SharedSpansSeen, TailsSeen
 from sightline.guard.evidence.setup import Plan, Setup, TokenizerSetup, TowerSetup
 from sightline.guard.evidence.steps import History, ParameterSeen, Progress, StepSeen
 
@@ -157,6 +154,7 @@ __all__ = [
     "RanksSeen",
     "RanksStuckSeen",
     "ReferenceSeen",
+    "RepeatsSeen",
     "ResumeSeen",
     "Round",
     "RoundTripSeen",

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from math import exp, log
+from math import log, sqrt
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sightline.guard.evidence.learning import NearRowsSeen, SharedRowsSeen
+    from sightline.guard.evidence.rows import NearRowsSeen, RepeatsSeen, SharedRowsSeen
 
 DISTINCT, KEYS = 64, 2  # rows, and of four parts of a row those that tell all of these apart
-NEW, MORE = 0.2, 2.0  # share of new rows, and times what chance leaves: copies of some rows and none of the others
+NEW = 0.2  # share of new rows at least: copies of some rows and none of the others
+ALIKE, NOISE, TWINS = 1.3, 2.5, 4  # times: training repeats as often as it shares; so does the test, in a few pairs
+EVEN, ROWS, FEW = 1.4, 8, 40  # times as many as a random split puts into the test; rows there; fewer vary as much
+VAST = 20.0  # times as many different rows as there are: those that are there once come from no small set
 WINDOWS, FOLLOWED = 16, 0.5  # evaluated windows, and of them those behind which training goes on
 SAME, PARTED = 0.05, 0.05  # of the evaluated rows were trained on; of the spans that came again, went on otherwise
 AGAIN = 0.5  # of the training rows come again to the last byte, in two epochs of a fixed set of windows
 FREE = 0.2  # of the pairs of tokens that come again go on otherwise: rows that follow a rule overlap without a stream
 FEWER, EXPECTED = 4.0, 8.0  # times fewer rows trained on than draws would give, of so many
-GROUPS, LARGEST = 16, 8  # groups of one size, of at most so many rows: copies of a row are few
-CLEAR, UNSEEN = 4.0, 3  # times what draws would give at most; groups that may have been missed (95 %)
+GROUPS, LARGEST = 16, 8  # groups of one size, of at most so many rows: near copies of a row are few
+LONGEST = 64  # the same of equal rows
+SURE, UNSEEN = 3.0, 3  # standard deviations of a count; groups that may have been missed (95 %)
+CLEAR = 4.0  # times what draws would give at most
 
 
 def grouped(near: NearRowsSeen) -> bool:
@@ -26,26 +31,70 @@ def grouped(near: NearRowsSeen) -> bool:
     of k rows, k! N_k are moments of it, and the square of one is no more than the product of its neighbours.
     """
     several = sum(near.sizes[1:])
-    if several <= 2 * near.classes:  # the groups may be the classes, with so many rows of each
-        return False
-    of = (0, *near.sizes, *(0 for _ in range(LARGEST)))
-    for k in range(2, LARGEST + 1):
-        beside = (of[k - 1] + UNSEEN) * (of[k + 1] + UNSEEN)
-        if of[k] >= GROUPS and of[k] ** 2 * k / (k + 1) > CLEAR * beside:
-            return True
-    return False
+    # else the groups may be the classes, with so many rows of each
+    return several > 2 * near.classes and bool(_fixed(near.sizes, LARGEST))
+
+
+def _fixed(sizes: tuple[int, ...], largest: int) -> int:
+    """The size of which there are more groups than draws from any set of kinds would give; 0 for none."""
+    of = (0, *sizes, *(0 for _ in range(largest)))
+    for k in range(2, largest + 1):
+        least, beside = of[k] - SURE * sqrt(of[k]), _most(of[k - 1]) * _most(of[k + 1])
+        if of[k] >= GROUPS and least > 0 and least**2 * k / (k + 1) > beside:
+            return k
+    return 0
+
+
+def _most(count: int) -> float:
+    """What may well be expected where so many came."""
+    return count + SURE * sqrt(count + 1) + UNSEEN
 
 
 def copied(rows: SharedRowsSeen) -> bool:
-    """Whether rows are equal because they were copied, though the data's own repetitions would explain as many.
+    """Whether rows are equal because they were copied before the split, though they repeat within training too.
 
-    Half a row tells which one it is, so there is no small set that rows are drawn from; and more evaluated rows are new
-    than there would be, were all rows of the data repeated as often as the mean.
+    Of rows drawn from any set, however seldom some of them, the counts are a mixture of Poisson distributions. So they
+    were copied where many are there equally often; or where most rows are from a set that is far larger than the data,
+    and the others are not alike by their poverty: half a row tells which one it is. And rows of each count are on both
+    sides as a random split puts them there: not repeated behind it, and no training rows that are evaluated.
     """
-    if rows.parts < DISTINCT or rows.keys < KEYS or not rows.mixed:
+    seen = rows.repeats
+    if seen is None or 1 - rows.shared / rows.evaluated < NEW or not _exchanged(seen):
         return False
-    new = exp(-rows.trained * rows.twins / max(1, rows.pairs))
-    return 1 - rows.shared / rows.evaluated >= max(NEW, MORE * new)
+    if size := _fixed(seen.sizes, min(LONGEST, len(seen.sizes))):
+        return _rows(seen, range(size, size + 1)) >= ROWS
+    if rows.parts < DISTINCT or rows.keys < KEYS:
+        return False
+    once, twice, more = seen.sizes[0], sum(seen.sizes[1:2]), sum(seen.sizes[2:])
+    vast = once**2 / (2 * (twice + UNSEEN)) >= VAST * (seen.drawn + seen.judged)  # Chao (1984): the least unseen
+    chance = 2 * twice**2 / (3 * max(1, once))  # three times there, were all rows drawn alike
+    return (
+        vast and more >= max(GROUPS, CLEAR * (chance + UNSEEN)) and _rows(seen, range(3, len(seen.sizes) + 1)) >= ROWS
+    )
+
+
+def _exchanged(seen: RepeatsSeen) -> bool:
+    """Whether rows repeat within training, within the test and between them as those of a random split."""
+    drawn, judged = (n * (n - 1) / 2 for n in (seen.drawn, seen.judged))
+    if not drawn or not judged or not seen.twins or seen.judged_twins < TWINS:
+        return False
+    between = seen.twins / (seen.drawn * seen.judged)
+    alike = 1 / ALIKE <= seen.drawn_twins / drawn / between <= ALIKE
+    spans = [range(size, size + 1) for size in range(1, len(seen.sizes) + 1)]
+    even = all(1 / EVEN <= _there(seen, span) <= EVEN for span in (*spans, range(3, len(seen.sizes) + 1)))
+    return alike and even and 1 / NOISE <= seen.judged_twins / judged / between <= NOISE
+
+
+def _rows(seen: RepeatsSeen, sizes: range) -> float:
+    """How many rows of those that are there so often a random split puts into the test."""
+    every = sum(size * seen.sizes[size - 1] for size in sizes)
+    return every * seen.judged / (seen.drawn + seen.judged)
+
+
+def _there(seen: RepeatsSeen, sizes: range) -> float:
+    """How many are there, in times of that; 1 where they are few."""
+    expected = _rows(seen, sizes)
+    return sum(seen.judged_of[size - 1] for size in sizes) / expected if expected >= FEW else 1.0
 
 
 def interleaved(rows: SharedRowsSeen) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from sightline.attach.onlookers.repeats import Repeats
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.evaluation.train_test_leakage import find
-from sightline.guard.evidence import NearRowsSeen, SharedRowsSeen
+from sightline.guard.evidence import NearRowsSeen, RepeatsSeen, SharedRowsSeen
 
 LEAK = SharedRowsSeen(9, trained=400, evaluated=100, shared=40, mixed=5, complete=True, pairs=100_000, twins=0)
 
@@ -77,18 +79,88 @@ def test_near_rows_that_prove_nothing(seen: SharedRowsSeen) -> None:
     assert find(seen) is None
 
 
-COPIED = replace(LEAK, shared=40, twins=700, parts=300, keys=4)  # 280 would be shared by chance, but 60 are not
+def repeats(train: np.ndarray, test: np.ndarray) -> RepeatsSeen:
+    """Counted as the onlooker counts them."""
+    seen = Repeats()
+    for place in range(0, len(train), 32):
+        seen.train([str(row).encode() for row in train[place : place + 32]], whole=True)
+    seen.evaluate(1, [str(row).encode() for row in test])
+    found = seen.seen()
+    assert found is not None
+    return found
 
 
-def test_copies_of_some_rows() -> None:
-    assert isinstance(find(COPIED), Finding)
-    assert isinstance(find(replace(COPIED, keys=2)), Finding)
+def shown(train: np.ndarray, test: np.ndarray, **changes: Any) -> SharedRowsSeen:
+    """All that training and one evaluation show, whose own repetitions explain what they share."""
+    evaluated, shared = len(set(test)), len(set(test) & set(train))
+    seen = replace(LEAK, trained=len(set(train)), evaluated=evaluated, shared=shared, twins=5000, parts=300, keys=4)
+    return replace(seen, repeats=repeats(train, test), **changes)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"keys": 1}, {"parts": 63}, {"mixed": 0}, {"shared": 81}, {"twins": 300}],
-    ids=["rows share parts", "too few", "on their own", "as chance has it", "chance leaves many"],
-)
-def test_copies_that_may_be_chance(change: dict[str, Any]) -> None:
-    assert isinstance(find(replace(COPIED, **change)), CannotTell)
+def split(rows: np.ndarray, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    rows = draw.permutation(rows)
+    return rows[len(rows) // 5 :], rows[: len(rows) // 5]
+
+
+def copies(times: int, *, seldom: int, every: int = 1200) -> np.ndarray:
+    """Of `every` rows, `seldom` are there so many times."""
+    return np.concatenate([np.arange(every - seldom) + seldom, np.arange(seldom).repeat(times)])
+
+
+@pytest.mark.parametrize(("times", "seldom"), [(2, 300), (4, 200), (20, 50)])
+def test_copies_of_some_rows(times: int, seldom: int) -> None:
+    draw = np.random.default_rng(times)
+    train, test = split(copies(times, seldom=seldom), draw)
+    assert isinstance(find(shown(train, test)), Finding)
+    assert isinstance(find(shown(train[: len(train) * 4 // 5], test)), Finding)  # the rest was not seen
+    assert isinstance(find(shown(train, test, mixed=0, keys=0)), Finding)
+    assert isinstance(find(replace(shown(train, test), repeats=None)), CannotTell)
+
+
+def test_some_rows_drawn_again_and_again() -> None:
+    draw = np.random.default_rng(0)
+    more = np.concatenate([np.arange(1200), draw.integers(0, 200, 1000)])
+    seen = shown(*split(more, draw))
+    assert isinstance(find(seen), Finding)
+    for change in ({"keys": 1}, {"parts": 63}):  # rows of few words, some of which are said again and again
+        assert isinstance(find(replace(seen, **change)), CannotTell)
+
+
+def drawn_from(pool: str, draw: np.random.Generator) -> np.ndarray:
+    """1500 rows of a set as large, a larger or a smaller one; of one whose rows are seldom, all of them or but some."""
+    some = draw.random(1500) < 0.4
+    made = {
+        "as many": lambda: draw.integers(0, 1500, 1500),
+        "five times as many": lambda: draw.integers(0, 7500, 1500),
+        "few": lambda: draw.integers(0, 300, 1500),
+        "a long tail": lambda: np.minimum(draw.zipf(1.3, 1500), 10**7),
+        "two kinds": lambda: np.where(some, draw.integers(0, 60, 1500), 100 + draw.integers(0, 5000, 1500)),
+    }
+    return made[pool]()
+
+
+@pytest.mark.parametrize("pool", ["as many", "five times as many", "few", "a long tail", "two kinds"])
+def test_rows_from_a_set_that_repeats_itself(pool: str) -> None:
+    """Nobody copied anything before the split, though behind it somebody did, or trains or evaluates twice over."""
+    draw = np.random.default_rng(1)
+    for _ in range(5):
+        train, test = split(drawn_from(pool, draw), draw)
+        more = draw.permutation(np.concatenate([train, train[:150].repeat(5)]))
+        for seen in (train, train[:600], more, np.tile(train, 3)):
+            assert not isinstance(find(shown(seen, test)), Finding)
+        assert not isinstance(find(shown(train, test.repeat(2))), Finding)
+
+
+@pytest.mark.parametrize("seen", [1.0, 0.6])
+@pytest.mark.parametrize("times", [2, 6, 20])
+def test_a_training_score_where_rows_were_copied_behind_the_split(times: int, seen: float) -> None:
+    draw = np.random.default_rng(times)
+    train = draw.permutation(copies(times, seldom=200))
+    first = train[: int(seen * len(train))]
+    for judged in (
+        train,
+        train[::4],
+        draw.permutation(train)[:300],
+        np.concatenate([train[::4], np.arange(200) + 10**6]),
+    ):
+        assert not isinstance(find(shown(first, judged, mixed=0)), Finding)

@@ -4,6 +4,8 @@ Symptom: validation scores are too good, and the model disappoints on data that 
 The rows are equal by their bytes, or nearly: images that were scaled, saved as JPEG or brightened, texts of which nine
 word triples in ten are the same. Of these a sample is compared, and only where training repeats its rows exactly. Of
 windows drawn anywhere in a text, long spans are compared; of windows that overlap, what was trained on behind them.
+Where rows repeat within training too, it is counted how often each is there: copies are many that are there equally
+often, on both sides as a random split puts them there.
 Root cause: duplicates were made (oversampled, sliced, augmented) before the split; the training set still holds the
 rows that the validation set was taken from; or one file is in both folders.
 Fix: remove duplicates and split by source (photo, patient, document) before anything is copied or sliced; train on
@@ -89,10 +91,11 @@ def _equal(rows: SharedRowsSeen) -> Verdict:
     if rows.shared < max(ROWS, SHARE * rows.evaluated):
         return None
     chance = rows.evaluated * rows.trained * (rows.twins + BOUND) / rows.pairs if rows.pairs else 0.0
-    if rows.shared <= CHANCE * min(chance, float(rows.evaluated)) and not copied(rows):
+    copies = copied(rows)
+    if rows.shared <= CHANCE * min(chance, float(rows.evaluated)) and not copies:
         return CannotTell("rows different enough to tell a shared one from a chance")
     part = rows.shared == rows.evaluated and rows.complete and rows.evaluated <= PART * rows.trained
-    if rows.apart or not (part or rows.mixed):
+    if rows.apart or not (part or rows.mixed or copies):
         return None
     return Finding(
         severity="warning",

@@ -1,0 +1,130 @@
+"""Rows that a model was trained on, and rows by which it is judged: which of them are the same, nearly, or overlap?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class NearRowsSeen:
+    """A sample of the rows trained on and of those evaluated, compared by prints that survive scaling, JPEG or a word.
+
+    Attributes:
+        kind: "images" or "texts".
+        trained, evaluated: distinct rows compared.
+        near: rows of `evaluated` that are near to a row of `trained` and equal to none that was trained on.
+        mixed: those of them in a batch with rows that are neither.
+        pairs: pairs of different rows within `trained` and within `evaluated`; `twins`: those that are near.
+        sizes: how many groups of 1, 2, 3, ... rows near to each other there are in all; () where rows were left out.
+        classes: numbers that the model gives for each row.
+    """
+
+    kind: str
+    trained: int
+    evaluated: int
+    near: int
+    mixed: int
+    pairs: int
+    twins: int
+    sizes: tuple[int, ...] = ()
+    classes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TailsSeen:
+    """Evaluated windows of a stream, beside windows of training.
+
+    Attributes:
+        width: numbers of a window; `length`: of them at its end that are looked for.
+        judged: different ends of evaluated windows that were not trained on themselves.
+        found: those that stand inside of a window trained on before, which goes on behind them.
+        parted: of the spans of training windows that came again, the share that went on otherwise.
+        free: the same of two tokens in a row: 0 where a rule makes the rows; 1 for a series.
+    """
+
+    width: int
+    length: int
+    judged: int
+    found: int
+    parted: float
+    free: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatsSeen:
+    """How often each row is there: in training's first batches, up to an epoch, and in the first evaluation's pass.
+
+    Attributes:
+        drawn, judged: rows of either, repetitions included.
+        sizes: how many different rows are there 1, 2, 3, ... times in both together.
+        judged_of: how many of the `judged` rows belong to each of these.
+        drawn_twins, judged_twins: pairs of equal rows within either; `twins`: one of either.
+    """
+
+    drawn: int
+    judged: int
+    sizes: tuple[int, ...]
+    judged_of: tuple[int, ...]
+    drawn_twins: int
+    judged_twins: int
+    twins: int
+
+
+@dataclass(frozen=True, slots=True)
+class SharedRowsSeen:
+    """Rows that were trained on and, later, evaluated on, by the bytes of their inputs (labels left out).
+
+    Attributes:
+        trained, evaluated: distinct rows hashed.
+        shared: distinct rows of `evaluated` that had been trained on before.
+        mixed: batches (of either kind) in which some rows are shared and others are not.
+        complete: whether every training batch was hashed.
+        apart: in the last evaluation, some batches were of rows trained on and some of new ones, and none of both.
+        pairs: pairs of rows that were compared within one batch; `twins`: those that were equal. Together they say how
+            often two rows of this data are alike by chance.
+        again: share of the training rows hashed that had been hashed before: a later epoch gives them again to the last
+            byte, unless they are augmented.
+        parts: distinct training rows that were cut into four, and `keys`: of the four parts those that are another in
+            each of these rows. Where there are some, two rows do not come to be equal by chance, but by copying.
+        near: what nearly equals, though its bytes differ; None before the end, and for rows that are neither an image
+            nor a text, or both.
+        repeats: how often each of them is there; None before the end, and where batches were not hashed.
+        tails: whether training goes on where evaluated windows end; None before the end, and without such windows.
+    """
+
+    step: int
+    trained: int
+    evaluated: int
+    shared: int
+    mixed: int
+    complete: bool
+    pairs: int
+    twins: int
+    again: float = 0.0
+    parts: int = 0
+    keys: int = 0
+    near: NearRowsSeen | None = None
+    apart: bool = False
+    tails: TailsSeen | None = None
+    repeats: RepeatsSeen | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SharedSpansSeen:
+    """Windows of a stream of tokens that were evaluated, by the spans that they have in common with trained ones.
+
+    Attributes:
+        length: tokens of a span. trained: distinct spans in the sample of training's.
+        batches: evaluated; `rates`: of those which come from a smaller part of the text than training batches do: the
+            share of their spans that was trained on, over the share of a training batch's that had been trained on.
+        distinct: spans in all these together.
+        parted: of the spans that training met again, the share that went on otherwise: of a text without end.
+    """
+
+    step: int
+    length: int
+    trained: int
+    batches: int
+    rates: tuple[float, ...]
+    distinct: int
+    parted: float
