@@ -2,7 +2,7 @@
 
     python benchmarks/planner_error.py [--device auto] [--big] [--ranks 4]
 
-A small VLM (CLIP-like tower, MLP, Llama) in three sizes and three settings takes one real step. On a CPU the peak is
+A small VLM (CLIP-like tower, MLP, Llama) in three sizes and four settings takes one real step. On a CPU the peak is
 that of `torch.distributed._tools.mem_tracker.MemTracker` beyond weights, from the forward pass to the end of the
 backward pass; on CUDA it is `max_memory_allocated` beyond what was allocated before (--big: sizes that fill some GiB).
 `plan` is the rehearsal of the same step on fake tensors, made before it. State is what the process holds after AdamW's
@@ -34,6 +34,7 @@ from sightline.plan.layouts import World, state_of  # noqa: E402
 from sightline.plan.memory import state_bytes  # noqa: E402
 from sightline.plan.sample import RowShape  # noqa: E402
 from sightline.plan.trace import rehearse  # noqa: E402
+from sightline.train.rounding import RoundedAdamW, halve  # noqa: E402
 from tests.plan import rehearsed  # noqa: E402
 
 SIZES: dict[str, dict[str, Any]] = {  # width, depth, words, and the rows: tokens, supervised, how many
@@ -50,6 +51,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "frozen language, bf16": {"learn": rehearsed.ALIGN, "casting": True, "checkpointing": False},
     "language learns, bf16, recomputed": {"learn": rehearsed.TUNE, "casting": True, "checkpointing": True},
     "language learns, fp32": {"learn": rehearsed.TUNE, "casting": False, "checkpointing": False},
+    "language learns, bf16 weights": {"learn": rehearsed.TUNE, "casting": True, "checkpointing": False, "half": True},
 }
 
 
@@ -89,7 +91,10 @@ def line(size: str, told: dict[str, Any], name: str, setting: dict[str, Any], de
     plain = rehearsed.forward(rows, casting=setting["casting"], checkpointing=setting["checkpointing"], shape=shape)
 
     def make() -> Any:
-        return rehearsed.model(setting["learn"], **told["model"])
+        built = rehearsed.model(setting["learn"], **told["model"])
+        if setting.get("half"):
+            halve(built)
+        return built
 
     planned, states = rehearse(make(), plain).peak, sum(one.total for one in state_bytes(make()).values())
     made = rehearsed.real(make())
@@ -140,7 +145,11 @@ def on_cuda(made: nn.Module, run: Any) -> int:
 
 def state_held(made: nn.Module) -> int:
     """Bytes of weights, buffers, gradients and AdamW's state in this process."""
-    optimizer = torch.optim.AdamW([parameter for parameter in made.parameters() if parameter.requires_grad])
+    learning = [parameter for parameter in made.parameters() if parameter.requires_grad]
+    optimizer: torch.optim.Optimizer = torch.optim.AdamW(learning)
+    if learning[0].dtype == torch.bfloat16:
+        groups = [{"params": learning}]
+        optimizer = RoundedAdamW(groups, betas=(0.9, 0.999), eps=1e-8, rounding="stochastic")
     optimizer.step()
     tensors = [*made.parameters(), *made.buffers()]
     tensors += [parameter.grad for parameter in made.parameters() if parameter.grad is not None]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from sightline.plan.memory import state_bytes
 from sightline.recipe import load
 from sightline.train.freeze import freeze
@@ -30,6 +32,24 @@ def test_state_on_one_gpu_is_that_of_the_real_model(call, recipe_file: Path) -> 
     assert written["bytes"]["activations"] > 0 and written["seconds"]["total"] > 0
 
 
+@pytest.mark.slow
+def test_weights_in_bf16_are_planned(call, recipe_file: Path) -> None:
+    half = ("precision=bf16", "numbers.weights=bf16", "--tokens", 32)
+    found = planned(call, recipe_file, "--gpus", 2, *half)
+    states = {}
+    for weights in ("fp32", "bf16"):
+        stage = planned(call, recipe_file, "precision=bf16", f"numbers.weights={weights}", "--tokens", 32)["stages"][0]
+        states[weights] = stage["as_written"]["bytes"]
+    for kind in ("weights", "gradients"):
+        assert 2 * states["bf16"][kind] == states["fp32"][kind]
+    assert states["bf16"]["optimizer"] == states["fp32"]["optimizer"]
+    options = found["stages"][0]["options"]
+    assert {each["weights"] for each in options if not each["layout"].startswith("zero")} == {"bf16"}
+    for each in options:  # the engine's weights have formats of its own, and the recipe is refused
+        if each["layout"].startswith("zero"):
+            assert each["weights"] == "fp32" and "numbers.weights=fp32" in each["set"]
+
+
 def test_two_gpus_are_ranked_and_priced(call, recipe_file: Path) -> None:
     done = call("plan", recipe_file, "--tokens", 32, "--gpus", 2, "--gpu", "t4-16gb", "--price", 0.5)
     assert done.exit_code == 0, done.output
@@ -45,7 +65,7 @@ def test_bad_input_is_told_in_one_message(call, recipe_file: Path) -> None:
         (("--gpus", 3), "not dealt evenly to 3 GPUs"),
         (("--tokens", 2), "no room for an image"),
         (("--gpu", "t4-16gb", "precision=bf16"), "no bf16"),
-        (("precision=bf16", "numbers.weights=bf16"), "without fp32 copies"),
+        (("precision=bf16", "numbers.weights=bf16", "parallel=zero2"), "'numbers.weights' are the engine's own"),
     ):
         done = call("plan", recipe_file, *arguments)
         assert done.exit_code == 2 and told in done.stderr, done.output

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -23,10 +23,13 @@ from sightline.plan.sample import row_shape
 from sightline.plan.savings import savings
 from sightline.plan.stage import Option, StageOnGpus
 from sightline.plan.tensor import Split
-from sightline.recipe.schema import Recipe, Stage
+from sightline.recipe.override import apply
+from sightline.recipe.read import validate
+from sightline.recipe.schema import Optimizer, Recipe, Stage
 from sightline.train.freeze import freeze
 from sightline.train.objectives import objective_of
 from sightline.train.parallel.tensor import cuts
+from sightline.train.rounding import halve
 
 DONE, BAD_INPUT = 0, 2
 NUMBERS = "its forward pass looks at numbers, and a rehearsal has none"
@@ -73,12 +76,11 @@ def on_gpus(recipe: Recipe, stage: Stage, gpu: Gpu, world: World, tokens: int | 
 
     def make() -> VLM:
         model = build_meta(recipe.model)
+        if recipe.numbers.weights == "bf16":
+            halve(model)
         freeze(model, stage)
         return model.train()
 
-    if recipe.numbers.weights != "fp32":
-        what = "weights without fp32 copies are not planned: their averages are wider than they are"
-        raise UserError(what, where="numbers.weights", fix="add numbers.weights=fp32, which bounds it from above")
     half = recipe.precision in ("bf16", "fp16", "fp8", "auto")  # fp8: kept for the backward pass as bf16 is
     if recipe.precision == "bf16" and not gpu.bf16:
         raise UserError("this GPU multiplies no bf16 in hardware", where="precision", fix="set precision=fp16")
@@ -87,7 +89,31 @@ def on_gpus(recipe: Recipe, stage: Stage, gpu: Gpu, world: World, tokens: int | 
     head = recipe.model.compose.head if recipe.model.compose else None
     chosen = (head.answers or 1) if head and stage.objective == "answers" else 0
     shape = row_shape(model, stage.max_length, tokens, chosen) if loss and isinstance(model, ComposedVLM) else None
-    return StageOnGpus(stage, world, gpu, half, make, shape, loss, why_not, recipe.parallel, cuts)
+    found = StageOnGpus(stage, world, gpu, half, make, shape, loss, why_not, recipe.parallel, cuts)
+    lines = _to_other(recipe)
+    other = _changed(recipe, lines) if gpu.bf16 else None
+    if other is not None:
+        apart, own = other, next(each for each in other.stages if each.name == stage.name)
+        found = replace(found, other=lambda: on_gpus(apart, own, gpu, world, tokens), to_other=lines)
+    return replace(found, held=recipe.numbers.weights)
+
+
+def _to_other(recipe: Recipe) -> tuple[str, ...]:
+    """What to set so that weights are held in the other format."""
+    if recipe.numbers.weights == "fp32":
+        return (*(["precision=bf16"] if recipe.precision == "auto" else []), "numbers.weights=bf16")
+    usual = Optimizer().rounding
+    rounded = [each.name for each in recipe.stages if each.optimizer.rounding != usual]
+    return ("numbers.weights=fp32", *(f"stages.{name}.optimizer.rounding={usual}" for name in rounded))
+
+
+def _changed(recipe: Recipe, lines: Sequence[str]) -> Recipe | None:
+    """`recipe` with `lines` set, by ranks that hold whole weights; None: its other words do not go with them."""
+    apart = ["parallel=ddp"] if recipe.parallel.kind.startswith("zero") else []
+    try:
+        return validate(apply(recipe.model_dump(mode="json"), [*apart, *lines]), recipe.name)
+    except UserError:
+        return None
 
 
 def _loss(model: VLM, stage: Stage) -> tuple[Callable[[VLM, Any], Tensor] | None, str]:
@@ -204,6 +230,7 @@ def changes(found: StageOnGpus, option: Option) -> list[str]:
     parallel, told_now = found.parallel, (option.layout, option.split, option.offload)
     if told_now != (parallel.kind, Split(parallel.tensor, parallel.pipeline), parallel.offload):
         told += parallel_line(option, parallel.gather)
+    told += found.to_other if option.weights != found.held else ()
     if option.checkpointing != found.stage.gradient_checkpointing:
         told.append(f"{where}.gradient_checkpointing={str(option.checkpointing).lower()}")
     if option.micro != found.stage.micro_batch and not (option.times == 1 and found.stage.micro_batch is None):
@@ -253,6 +280,7 @@ def _as_data(found: StageOnGpus, option: Option, machines: Machines) -> dict[str
         "tensor": option.split.tensor,
         "pipeline": option.split.pipeline,
         "offload": option.offload,
+        "weights": option.weights,
         "bubble": option.bubble,
         "gradient_checkpointing": option.checkpointing,
         "micro_batch": option.micro,

@@ -24,12 +24,13 @@ from sightline.data.row import Skipped
 from sightline.data.shards import find_shards
 from sightline.errors import UserError
 from sightline.models.vlm import VLM
-from sightline.plan.memory import StateBytes, state_bytes
+from sightline.plan.memory import StateBytes, adam_of, state_bytes
 from sightline.recipe.schema import Recipe, Stage, Tower
 from sightline.train.feed import Plan, plan_steps
 from sightline.train.freeze import TowerPlan, freeze
 from sightline.train.parallel.ranks import pick_device
 from sightline.train.precision import pick_precision
+from sightline.train.rounding import halve
 from sightline.train.streamed import Shards
 from sightline.train.validate import check_markable
 
@@ -139,6 +140,8 @@ def _model(seen: Preflight, rows: dict[str, Rows]) -> None:
             spec, answers = with_answers(seen.recipe, rows)
     with seen.gathering():
         seen.model = draw(spec, tokens)
+        if seen.recipe.numbers.weights == "bf16":
+            halve(seen.model)
     if seen.model is not None and tokens is not None:
         with seen.gathering():
             seen.encoder = encoder_of(spec, seen.model, tokens)
@@ -167,7 +170,8 @@ def _stage(seen: Preflight, stage: Stage, rows: dict[str, Rows], streamed: dict[
     if seen.model is not None:
         with seen.gathering():
             found.towers = freeze(seen.model, stage)
-            found.memory = state_bytes(seen.model, ema=stage.ema is not None)
+            adam = adam_of(stage.optimizer.rounding, seen.recipe.numbers.weights)
+            found.memory = state_bytes(seen.model, ema=stage.ema is not None, adam=adam)
     encoder: Encoder | None = (seen.answers if stage.objective == "answers" else None) or seen.encoder
     if encoder is not None and all(name in rows for name in stage.data):
         with seen.gathering():

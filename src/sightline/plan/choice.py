@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from sightline.errors import UserError
 from sightline.plan.divided import Division, data_world, fullest
-from sightline.plan.layouts import LAYOUTS, Layout, World, gathered, layouts_of, offloads_of, state_of
+from sightline.plan.layouts import LAYOUTS, Layout, World, gathered, layouts_of, offloads_of, state_of, stepped
 from sightline.plan.memory import StateBytes
 from sightline.plan.pipeline import order
 from sightline.plan.stage import CHANNELS, CONTEXT, FRAGMENTS, Option, StageOnGpus
@@ -24,20 +25,24 @@ DATA: tuple[Layout, ...] = ("fsdp", "hybrid")  # what is tried beside tensor ran
 def options(found: StageOnGpus) -> list[Option]:
     """Every layout, with and without checkpointing; those that fit first, the fastest of them first.
 
-    Tensor and pipeline ranks are tried on several machines, or where nothing else fits. Where nothing can be rehearsed:
-    as the recipe recomputes, the plainest layout first.
+    Tensor and pipeline ranks are tried on several machines, or where nothing else fits; then weights in bf16. ZeRO is
+    planned with its own formats whatever the recipe says of weights. Where nothing can be rehearsed: as the recipe
+    recomputes, the plainest layout first.
     """
-    ways = (False, True) if found.rehearsable else (found.stage.gradient_checkpointing,)
-    every = [found.option(layout, again) for layout in layouts_of(found.world) for again in ways]
-    every += [
-        found.option(
-            layout, found.stage.gradient_checkpointing or not any(each.fits for each in every), offload=offload
-        )
-        for layout in layouts_of(found.world)
-        for offload in offloads_of(layout)
-    ]
+    zero = [layout for layout in layouts_of(found.world) if layout.startswith("zero")]
+    engine = found.other() if found.held == "bf16" and found.other else found
+    every = _plain(found, [layout for layout in layouts_of(found.world) if layout not in zero])
+    every += _plain(engine, zero)
+    again = found.stage.gradient_checkpointing or not any(each.fits for each in every)
+    for layout in zero:
+        every += [engine.option(layout, again, offload=offload) for offload in offloads_of(layout)]
     if found.world.size > 1 and (found.world.nodes > 1 or not any(each.fits for each in every)):
         every += _best(split_options(found))
+    if found.held == "fp32" and found.other and not any(each.fits for each in every):
+        narrow = found.other()
+        tried = _plain(narrow, [layout for layout in layouts_of(found.world) if layout not in zero])
+        tried += _best(split_options(narrow)) if found.world.size > 1 else []
+        every += [each for each in tried if each.fits]
     fastest = min((each.time.total for each in every if each.fits and each.time), default=0.0)
 
     def rank(each: Option) -> tuple[bool, float, float]:
@@ -50,6 +55,11 @@ def options(found: StageOnGpus) -> list[Option]:
         return False, 0.0 if slower < ALIKE else slower, float(plain)
 
     return sorted(every, key=rank)
+
+
+def _plain(found: StageOnGpus, layouts: Sequence[Layout]) -> list[Option]:
+    ways = (False, True) if found.rehearsable else (found.stage.gradient_checkpointing,)
+    return [found.option(layout, again) for layout in layouts for again in ways]
 
 
 def as_written(found: StageOnGpus) -> Option:
@@ -115,15 +125,16 @@ def split_option(found: StageOnGpus, layout: Layout, split: Split, checkpointing
     plain = found.rehearsal(layout, False, found.micro)
     if seen is None or twice is None or plain is None or found.shape is None or not order(found.model):
         return None
-    division = Division(found.part(split.tensor), split, seen, twice, plain, found.micro, found.shape, checkpointing)
+    told = (found.micro, found.shape, checkpointing, found.adam)
+    division = Division(found.part(split.tensor), split, seen, twice, plain, *told)
     ranks = data_world(found.world, split).size
     rows = {found.dividing(micro, ranks) for micro in (1, 2, 4, 8, found.micro)}
-    told = [_split(found, division, layout, micro, ranks) for micro in sorted(rows)]
-    fitting = [option for option in told if option.fits]
+    every = [_split(found, division, layout, micro, ranks) for micro in sorted(rows)]
+    fitting = [option for option in every if option.fits]
     if fitting:
         best = min(fitting, key=lambda option: option.time.total if option.time else math.inf)
         return replace(best, largest=max(option.micro for option in fitting))
-    return max(told, key=lambda option: option.room)
+    return max(every, key=lambda option: option.room)
 
 
 def _split(found: StageOnGpus, division: Division, layout: Layout, micro: int, ranks: int) -> Option:
@@ -135,6 +146,8 @@ def _split(found: StageOnGpus, division: Division, layout: Layout, micro: int, r
     passing = gathered(division.model, layout, data, frozen=frozen) / division.split.pipeline if ranks > 1 else 0.0
     passing *= found.wide(layout)
     overhead = CONTEXT + CHANNELS + FRAGMENTS * acts[place]
+    learning = (parameter for parameters in division.parts[place].values() for parameter in parameters)
+    overhead += max(0.0, stepped(learning, layout, data, found.adam) - acts[place] - passing)
     held = sum(states[place].values(), StateBytes()).total + acts[place] + passing + overhead
     told: dict[str, Any] = {
         "half": found.half,
@@ -142,6 +155,7 @@ def _split(found: StageOnGpus, division: Division, layout: Layout, micro: int, r
         "times": times,
         "frozen": frozen,
         "gather": found.gather,
+        "added": found.added(layout),
     }
     time, idle = division.step(layout, found.world, found.gpu, **told)
     return Option(
@@ -159,6 +173,7 @@ def _split(found: StageOnGpus, division: Division, layout: Layout, micro: int, r
         division.split,
         frozen,
         bubble=idle,
+        weights=found.held,
     )
 
 
@@ -168,7 +183,7 @@ def enough(found: StageOnGpus) -> int | None:
     size = 2 * found.world.size
     while size <= MOST_GPUS:
         wider = World(min(size, 8), math.ceil(size / 8), found.world.peers, found.world.link)
-        state = sum(each.total for each in state_of(found.model, "fsdp", wider).values())
+        state = sum(each.total for each in state_of(found.model, "fsdp", wider, adam=found.adam).values())
         passing = gathered(found.model, "fsdp", wider)
         if state + passing + CONTEXT + CHANNELS + (1 + FRAGMENTS) * acts <= found.gpu.memory:
             return size

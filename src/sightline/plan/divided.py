@@ -17,7 +17,7 @@ from torch import nn
 from sightline.models.vlm import VLM
 from sightline.plan.devices import Gpu
 from sightline.plan.layouts import HALF, Frozen, Layout, World, rank_bytes
-from sightline.plan.memory import StateBytes
+from sightline.plan.memory import FUSED, Adam, StateBytes
 from sightline.plan.pipeline import Place, balanced, bubble, duration, order, shared_out, under_way
 from sightline.plan.sample import RowShape
 from sightline.plan.speed import (
@@ -55,6 +55,7 @@ class Division:
         model: as a tensor rank holds it, on the meta device.
         seen, twice: a micro-batch of `rows` rows, and of twice as many, rehearsed on it: bytes are a straight line.
         plain: the whole model's micro-batch of `rows` rows, nothing computed again.
+        adam: how weights are moved.
     """
 
     model: VLM
@@ -65,6 +66,7 @@ class Division:
     rows: int
     shape: RowShape
     checkpointing: bool
+    adam: Adam = FUSED
     _states: dict[Any, list[dict[Tower, StateBytes]]] = field(default_factory=dict)
 
     @cached_property
@@ -125,7 +127,7 @@ class Division:
             towers = {}
             for tower, parameters in stage.items():
                 buffers = [b for _, module in self.model.tower_modules(tower) for b in module.buffers()]
-                towers[tower] = rank_bytes(parameters, buffers, kind, data, ema=ema, frozen=frozen)
+                towers[tower] = rank_bytes(parameters, buffers, kind, data, ema=ema, frozen=frozen, adam=self.adam)
             held.append(towers)
         return held
 
@@ -191,7 +193,17 @@ class Division:
         return {"vision": micro * self.shape.patches * vision, "language": micro * self.shape.tokens * language}
 
     def step(
-        self, layout: Layout, world: World, gpu: Gpu, *, half: bool, micro: int, times: int, frozen: Frozen, gather: int
+        self,
+        layout: Layout,
+        world: World,
+        gpu: Gpu,
+        *,
+        half: bool,
+        micro: int,
+        times: int,
+        frozen: Frozen,
+        gather: int,
+        added: int,
     ) -> tuple[StepTime, float]:
         """One optimizer step of `times` micro-batches of `micro` rows, and the share of it that is bubble."""
         data = data_world(world, self.split)
@@ -203,8 +215,9 @@ class Division:
         weights = self.weights
         held = [sum(towers.values(), StateBytes()) for towers in self.states(layout, world, ema=False, frozen=frozen)]
         dearest = max(held, key=lambda each: each.optimizer)
-        optimizer = stepping(dearest, weights, data, gpu, "none")
-        apart = exchanges(layout, data, weights, times, frozen=frozen, gather=gather, pieces=1 + max(self.sizes))
+        optimizer = stepping(dearest, weights, data, gpu, "none", self.adam)
+        sent: dict[str, Any] = {"frozen": frozen, "gather": gather, "added": added, "pieces": 1 + max(self.sizes)}
+        apart = exchanges(layout, data, weights, times, **sent)
         between = self.between(world, micro, times)
         hidden = lasts if layout != "ddp" else max(stages) * backward / (forward + backward)
         exposed = max(0.0, sum(each.seconds for each in apart) - hidden) + sum(each.seconds for each in between)

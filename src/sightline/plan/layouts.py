@@ -1,11 +1,12 @@
 """Layouts over several GPUs: the bytes of state that the fullest rank holds, by tower. Arithmetic on parameter shapes.
 
-What each engine holds of a model whose recipe says fp32 weights and a bf16 (or fp16) forward pass:
+What each engine holds of a model whose recipe says fp32 weights and a bf16 (or fp16) forward pass. Where it says bf16
+weights, "as held" is bf16, and averages are fp32 all the same; ZeRO has formats of its own.
 
 | layout | weights | gradients | optimizer |
 |---|---|---|---|
-| one, ddp | whole, fp32 | whole, fp32 | whole |
-| fsdp (FSDP2), hybrid (within a node) | fp32, sharded by rows | sharded, fp32 | sharded |
+| one, ddp | whole, as held | whole, as held | whole |
+| fsdp (FSDP2), hybrid (within a node) | as held, sharded by rows | sharded, as held | sharded |
 | zero1, zero2 (DeepSpeed bf16) | whole, bf16 | whole; zero2: sharded, bf16 | masters and moments, fp32, sharded |
 | zero3 | bf16, sharded, small ones whole, too | sharded, bf16 | masters and moments, fp32, sharded |
 | zero++ | zero3's, and a second copy in bf16, sharded within the node | as zero3 | as zero3 |
@@ -21,12 +22,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
 from sightline.models.vlm import VLM
-from sightline.plan.memory import STEP_BYTES, StateBytes, distinct, size_of, tensor_bytes
+from sightline.plan.memory import FUSED, STEP_BYTES, Adam, StateBytes, distinct, size_of, tensor_bytes
 from sightline.recipe.parallel import Offload
 from sightline.recipe.schema import Tower
 
@@ -85,13 +86,15 @@ def state_of(
     ema: bool = False,
     frozen: Frozen = "shard",
     offload: Offload = "none",
+    adam: Adam = FUSED,
 ) -> dict[Tower, StateBytes]:
     """State bytes of each tower of `model` on the fullest rank (the first), frozen by the stage's plan."""
     planned = {}
     for tower in model.towers:
         buffers = [buffer for _, module in model.tower_modules(tower) for buffer in module.buffers()]
         parameters = [parameter for _, parameter in model.tower_parameters(tower)]
-        planned[tower] = rank_bytes(parameters, buffers, layout, world, ema=ema, frozen=frozen, offload=offload)
+        told: dict[str, Any] = {"ema": ema, "frozen": frozen, "offload": offload, "adam": adam}
+        planned[tower] = rank_bytes(parameters, buffers, layout, world, **told)
     return planned
 
 
@@ -104,24 +107,27 @@ def rank_bytes(
     ema: bool = False,
     frozen: Frozen = "shard",
     offload: Offload = "none",
+    adam: Adam = FUSED,
 ) -> StateBytes:
     """State bytes of `parameters` on the fullest rank's device.
 
     Args:
         frozen: whether FSDP shards what does not learn. offload: what ZeRO keeps in the host's memory instead.
+        adam: how weights are moved, where not by ZeRO.
     """
     if layout in ("one", "ddp"):
-        return tensor_bytes(parameters, buffers, ema=ema)
+        return tensor_bytes(parameters, buffers, ema=ema, adam=adam)
     every = distinct(parameters)
     held = sum(size_of(buffer) for buffer in distinct(buffers))
     learning = [parameter for parameter in every if parameter.requires_grad]
     if layout in ("fsdp", "hybrid"):
         ranks = shards(layout, world)
-        mine = sum(_rows(parameter, ranks) * parameter.element_size() for parameter in learning)
+        shares = [_rows(parameter, ranks) for parameter in learning]
+        mine = sum(share * parameter.element_size() for share, parameter in zip(shares, learning, strict=True))
         apart = ranks if frozen == "shard" else 1
         rest = sum(_rows(p, apart) * p.element_size() for p in every if not p.requires_grad)
-        steps = STEP_BYTES * len(learning)
-        return StateBytes(mine + rest, held, mine, 2 * mine + steps, 0, mine if ema else 0)
+        moments = adam.state * sum(shares) + STEP_BYTES * len(learning)
+        return StateBytes(mine + rest, held, mine, moments, 0, mine if ema else 0)
     return _zero_bytes(every, held, layout, world, ema=ema, offload=offload)
 
 
@@ -180,6 +186,12 @@ def gathered(model: VLM, layout: Layout, world: World, *, frozen: Frozen = "shar
     largest = max(blocks, default=0)
     learns = any(p.requires_grad for p in model.parameters())
     return HALF * (2 * largest + outside) + (HALF * largest if learns else 0)
+
+
+def stepped(parameters: Iterable[Tensor], layout: Layout, world: World, adam: Adam) -> int:
+    """Bytes that the optimizer makes of a rank's largest weight, and gives back, when activations are gone."""
+    learning = [_rows(p, shards(layout, world)) for p in parameters if p.requires_grad]
+    return adam.passing * max(learning, default=0)
 
 
 def bubble(stages: int, micro_batches: int) -> float:

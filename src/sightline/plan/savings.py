@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sightline.models.vlm import VLM
-from sightline.plan.layouts import Layout, World, autocast, state_of
+from sightline.plan.layouts import Layout, autocast, state_of
 from sightline.plan.memory import StateBytes, human
 from sightline.plan.speed import PRODUCTS
 from sightline.plan.stage import Option, StageOnGpus
@@ -36,7 +36,7 @@ def savings(found: StageOnGpus, written: Option) -> list[Saving]:
         if not found.model.learns(tower) and (size := unfrozen(found, tower, written.layout)) > 0
     ]
     frozen = sum(p.numel() * p.element_size() for p in found.model.parameters() if not p.requires_grad)
-    if frozen and autocast(written.layout) and found.half:
+    if frozen and autocast(written.layout) and found.half and found.held == "fp32":
         told.append(Saving("holding frozen weights in half precision", False, frozen // 2))
     cached = _cached(found, written)
     return told + ([cached] if cached else [])
@@ -47,11 +47,11 @@ def unfrozen(found: StageOnGpus, tower: str, layout: Layout) -> int:
     learning: VLM = found.make()
     for _, parameter in learning.tower_parameters(tower):  # type: ignore[arg-type]
         parameter.requires_grad_(True)
-    return _state(learning, layout, found.world) - _state(found.model, layout, found.world)
+    return _state(learning, layout, found) - _state(found.model, layout, found)
 
 
-def _state(model: VLM, layout: Layout, world: World) -> int:
-    return sum(state_of(model, layout, world).values(), StateBytes()).total
+def _state(model: VLM, layout: Layout, found: StageOnGpus) -> int:
+    return sum(state_of(model, layout, found.world, adam=found.adam).values(), StateBytes()).total
 
 
 def _cached(found: StageOnGpus, written: Option) -> Saving | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sightline.plan.devices import Gpu
 from sightline.plan.layouts import HALF, SINGLE, Frozen, Layout, World, shards
-from sightline.plan.memory import StateBytes
+from sightline.plan.memory import FUSED, Adam, StateBytes
 from sightline.plan.trace import Rehearsal, Work, total_flops
 from sightline.recipe.parallel import Offload
 
@@ -22,7 +22,6 @@ HOP, FAR_HOP = 3.4e-6, 14e-6  # seconds from a GPU to the next of a ring, by NVL
 # hwLat of the protocol Simple in tuning.cc). A ring passes every GPU, so they add up where there are thousands.
 BUCKET = 25e6  # bytes that DDP reduces at a time
 HOST = 130e9  # bytes a second that AdamW reaches in a node's own memory: assumed, a third of two sockets' DDR4-3200
-ADAM_BYTES = 28  # a parameter: gradient, weight and two moments read, the last three written, all fp32
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +85,20 @@ def step_time(
     frozen: Frozen = "shard",
     offload: Offload = "none",
     gather: int = HALF,
+    added: int = SINGLE,
     pieces: int = 1,
+    adam: Adam = FUSED,
 ) -> StepTime:
     """One optimizer step of `times` micro-batches a rank.
 
     Args:
         share: rows of a micro-batch over those that were rehearsed.
         useful: FLOPs of the micro-batch that was rehearsed, without what is computed again.
-        frozen, offload: as `layouts.rank_bytes`. gather, pieces: as `exchanges`.
+        frozen, offload, adam: as `layouts.rank_bytes`. gather, added, pieces: as `exchanges`.
     """
     forward, backward = (share * roofline(work, gpu, half) for work in (rehearsal.forward, rehearsal.backward))
-    optimizer = stepping(state, weights, world, gpu, offload)
-    collectives = exchanges(layout, world, weights, times, frozen=frozen, gather=gather, pieces=pieces)
+    optimizer = stepping(state, weights, world, gpu, offload, adam)
+    collectives = exchanges(layout, world, weights, times, frozen=frozen, gather=gather, added=added, pieces=pieces)
     if offload == "all":
         fetched = HALF * (2 * weights.all - weights.dead) * times / world.size
         collectives += (Collective("weights from the host", fetched, fetched / (gpu.host * WIRES)),)
@@ -112,12 +113,14 @@ def step_time(
     )
 
 
-def stepping(state: StateBytes, weights: Weights, world: World, gpu: Gpu, offload: Offload) -> float:
+def stepping(
+    state: StateBytes, weights: Weights, world: World, gpu: Gpu, offload: Offload, adam: Adam = FUSED
+) -> float:
     """Seconds of AdamW: on the device as long as its bytes take, on the host as its processors and PCIe do."""
     if offload == "none":
-        return state.optimizer / (2 * SINGLE) * ADAM_BYTES / (gpu.hbm * MEMORY)
+        return state.optimizer / adam.state * adam.moved / (gpu.hbm * MEMORY)
     back = HALF * weights.learning / world.size / (gpu.host * WIRES)  # gradients go down during the backward pass
-    return weights.learning / world.nodes * ADAM_BYTES / HOST + back
+    return weights.learning / world.nodes * FUSED.moved / HOST + back
 
 
 def exchanges(
@@ -128,12 +131,13 @@ def exchanges(
     *,
     frozen: Frozen = "shard",
     gather: int = HALF,
+    added: int = SINGLE,
     pieces: int = 1,
 ) -> tuple[Collective, ...]:
     """What a rank sends in one step of `times` micro-batches.
 
     Args:
-        gather: bytes of an element in which FSDP sends weights; its gradients add up in fp32.
+        gather: bytes of an element in which FSDP sends weights. added: in which it and DDP add gradients up.
         pieces: blocks that sharded engines gather and reduce one by one.
     """
     if world.size == 1:
@@ -144,7 +148,7 @@ def exchanges(
         whole = again = learning
     calls = pieces * times
     if layout == "ddp":
-        return (reduced("all-reduce of gradients", SINGLE * learning, world),)
+        return (reduced("all-reduce of gradients", added * learning, world),)
     if layout in ("zero1", "zero2"):
         passes = times if layout == "zero2" else 1
         return (
@@ -159,14 +163,14 @@ def exchanges(
             ring("all-to-all of gradients in int4", 0.5 * learning * times, world, calls),
         )
     near = inside if layout == "hybrid" else world
-    sent, added = (HALF, HALF) if layout == "zero3" else (gather, SINGLE)
+    sent, added = (HALF, HALF) if layout == "zero3" else (gather, added)
     found: tuple[Collective, ...] = (
         ring("all-gather of weights", sent * (whole + again) * times, near, 2 * calls),
         ring("reduce-scatter of gradients", added * learning * times, near, calls),
     )
     if layout == "hybrid":
         across = World(1, world.nodes, world.peers, world.link / world.each)  # each GPU has its share of the link
-        found += (reduced("all-reduce of shards across nodes", SINGLE * learning / world.each * times, across),)
+        found += (reduced("all-reduce of shards across nodes", added * learning / world.each * times, across),)
     return found
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
@@ -23,8 +24,9 @@ from sightline.plan.layouts import (
     autocast,
     gathered,
     state_of,
+    stepped,
 )
-from sightline.plan.memory import StateBytes
+from sightline.plan.memory import Adam, StateBytes, adam_of
 from sightline.plan.sample import RowShape, cached, sample
 from sightline.plan.speed import StepTime, Weights, step_time, useful_flops
 from sightline.plan.tensor import WHOLE, Cuts, Split, narrowed
@@ -36,6 +38,7 @@ CONTEXT = 0.6 * GIB  # CUDA's context, cuBLAS' workspaces, torch's kernels: 0.4 
 CHANNELS = 0.7 * GIB  # NCCL's buffers, where there is more than one rank
 FRAGMENTS = 0.05  # of activations: what the caching allocator holds in pieces too small to use
 
+Format = Literal["fp32", "bf16"]
 Loss = Callable[[VLM, object], torch.Tensor]  # (model, batch) -> the loss that the stage learns by
 
 
@@ -45,7 +48,8 @@ class Option:
 
     `activations`: None where they could not be rehearsed; `total` is then a lower bound. `room`: what is left (below 0:
     what is lacking). `largest`: the largest micro-batch that fits, 0 where none does. `host`: bytes of a rank's state
-    that wait in its machine's memory. `bubble`: share of the step in which pipeline stages stand idle.
+    that wait in its machine's memory. `bubble`: share of the step in which pipeline stages stand idle. `weights`: the
+    recipe's `numbers.weights`.
     """
 
     layout: Layout
@@ -64,6 +68,7 @@ class Option:
     offload: Offload = "none"
     host: float = 0.0
     bubble: float = 0.0
+    weights: Format = "fp32"
 
     @property
     def name(self) -> str:
@@ -72,6 +77,7 @@ class Option:
         told += [f"tensor {self.split.tensor}"] if self.split.tensor > 1 else []
         told += [f"pipeline {self.split.pipeline}"] if self.split.pipeline > 1 else []
         told += [f"offload {self.offload}"] if self.offload != "none" else []
+        told += ["bf16 weights"] if self.weights == "bf16" else []
         return ", ".join(told)
 
     @property
@@ -94,6 +100,8 @@ class StageOnGpus:
         make: the model anew, on the meta device, frozen by the stage and in training mode.
         loss: None: nothing can be rehearsed, for the reason `why_not`.
         parallel: how the recipe lays the stage out. cuts: how blocks are cut over tensor ranks; None: they are not.
+        held: the format of weights, as `make` makes them. other: the stage with the other format; None: the recipe does
+            not go with it. to_other: what to set for it.
     """
 
     stage: Stage
@@ -106,6 +114,9 @@ class StageOnGpus:
     why_not: str = ""
     parallel: Parallel = field(default_factory=Parallel)
     cuts: Cuts | None = None
+    held: Format = "fp32"
+    other: Callable[[], StageOnGpus] | None = None
+    to_other: tuple[str, ...] = ()
     _seen: dict[tuple[bool, bool, int, int], Rehearsal | None] = field(default_factory=dict)
     _parts: dict[int, VLM] = field(default_factory=dict)
 
@@ -204,17 +215,27 @@ class StageOnGpus:
         return Weights(learning, passed, dead)
 
     @property
+    def adam(self) -> Adam:
+        """What moving a weight takes."""
+        return adam_of(self.stage.optimizer.rounding, self.held)
+
+    @property
     def gather(self) -> int:
         """Bytes of an element in which FSDP sends weights."""
-        return HALF if self.parallel.gather == "bf16" else SINGLE
+        return HALF if "bf16" in (self.parallel.gather, self.held) else SINGLE
+
+    def added(self, layout: Layout) -> int:
+        """Bytes of an element in which gradients are added up over ranks: as weights are held, unless FSDP casts."""
+        casts = layout in ("fsdp", "hybrid") and self.parallel.gather == "bf16"
+        return SINGLE if self.held == "fp32" or casts else HALF
 
     def wide(self, layout: Layout) -> float:
         """What passes through a rank, over the bytes that it has in half precision."""
         return self.gather / HALF if layout in ("fsdp", "hybrid") else 1.0
 
     def casts(self, layout: Layout) -> bool:
-        """Whether products are cast from fp32 weights, one by one."""
-        return autocast(layout) or (layout in ("fsdp", "hybrid") and self.gather == SINGLE)
+        """Whether products are cast one by one, where they are not in half precision yet."""
+        return autocast(layout) or (layout in ("fsdp", "hybrid") and (self.gather == SINGLE or self.held == "bf16"))
 
     @property
     def pieces(self) -> int:
@@ -226,7 +247,7 @@ class StageOnGpus:
     ) -> Option:
         """The stage run so; `micro` None: as the recipe says, or less where only less fits."""
         frozen, ema = self.parallel.frozen, self.stage.ema is not None
-        state = state_of(self.model, layout, self.world, ema=ema, frozen=frozen, offload=offload)
+        state = state_of(self.model, layout, self.world, ema=ema, frozen=frozen, offload=offload, adam=self.adam)
         host = self._on_host(layout, offload)
         passing = float(gathered(self.model, layout, self.world, frozen=frozen)) * self.wide(layout)
         fixed = CONTEXT + (CHANNELS if self.world.size > 1 else 0.0)
@@ -235,13 +256,14 @@ class StageOnGpus:
         if micro is None:
             micro = self.dividing(min(self.micro, largest or 1)) if largest is not None else self.micro
         acts = self.activations(layout, checkpointing, micro)
-        fragments = FRAGMENTS * (acts or 0.0)
+        stepping = stepped(self.model.parameters(), layout, self.world, self.adam)
+        beside = FRAGMENTS * (acts or 0.0) + max(0.0, stepping - (acts or 0.0) - passing)
         times = math.ceil(self.stage.batch / (micro * self.world.size))
-        room = self.gpu.memory - held - (acts or 0.0) - fragments
+        room = self.gpu.memory - held - (acts or 0.0) - beside
         time = self._time(layout, checkpointing, micro, times, sum(state.values(), StateBytes()), offload)
-        beside = fixed + fragments
+        beside += fixed
         option = Option(layout, checkpointing, micro, times, state, acts, passing, beside, room, largest, time)
-        return replace(option, frozen=frozen, offload=offload, host=host)
+        return replace(option, frozen=frozen, offload=offload, host=host, weights=self.held)
 
     def _on_host(self, layout: Layout, offload: Offload) -> float:
         """Bytes of a rank's share that wait in the host's memory: gradients there are fp32, as the masters are."""
@@ -286,5 +308,7 @@ class StageOnGpus:
             frozen=self.parallel.frozen,
             offload=offload,
             gather=self.gather,
+            added=self.added(layout),
             pieces=self.pieces,
+            adam=self.adam,
         )

@@ -17,7 +17,7 @@ from torch import nn
 from sightline.data.encode_answers import AnswerEncoder
 from sightline.data.row import Skipped
 from sightline.models.vlm import VLM
-from sightline.plan.memory import state_bytes
+from sightline.plan.memory import adam_of, state_bytes
 from sightline.recipe.schema import Recipe
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.precision import Precision
@@ -75,7 +75,8 @@ def peak_memory(device: torch.device) -> int:
 def stage_facts(stage: ReadyStage, seconds: float, ended: str, best: float | None) -> dict[str, Any]:
     """What a stage trained, for how long, and what it held in memory."""
     spec, model = stage.spec, stage.built.model
-    held = state_bytes(model, ema=spec.ema is not None)
+    adam = adam_of(spec.optimizer.rounding, "bf16" if next(model.parameters()).dtype == torch.bfloat16 else "fp32")
+    held = state_bytes(model, ema=spec.ema is not None, adam=adam)
     kinds: dict[str, int] = {}
     for tower in held.values():
         for kind, size in asdict(tower).items():
