@@ -24,7 +24,14 @@ class Evaluation:
         self._full = True
 
     def judged(self, call: Call, output: Any = None) -> None:
-        """An evaluation forward. The first after training steps stands for the others, but for scores and padding."""
+        """An evaluation forward."""
+        s = self._state
+        self._seen(call, output)
+        if s.audience is not None:
+            s.audience.gave(s, call, output)
+
+    def _seen(self, call: Call, output: Any) -> None:
+        """The first forward after training steps stands for the others, but for scores and padding."""
         s = self._state
         first = not s.evaluated
         if first:
@@ -54,3 +61,5 @@ class Evaluation:
         """No more batches belong to the evaluation that was running, if any."""
         s = self._state
         s.probing.language.round_over(s.step, s.mailbox, s.offer)
+        if s.evaluated and s.audience is not None:
+            s.audience.over(s)

@@ -39,6 +39,8 @@ class Forward:
             s.arriving()
         training = torch.is_grad_enabled() and not s.declared
         with s.pace:
+            if not training and s.audience is not None:
+                s.audience.enters(s)
             if training and s.open_step is None:
                 self.begin()
             if s.asleep and training:

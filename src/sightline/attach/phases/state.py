@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -41,6 +41,14 @@ class Ears(Protocol):
     def rest(self) -> None: ...
 
 
+class Audience(Protocol):
+    """Hears all evaluations of a process. `enters` is not called while the guard sleeps, and need not be."""
+
+    def enters(self, state: State) -> None: ...
+    def gave(self, state: State, call: Call, output: Any) -> None: ...
+    def over(self, state: State) -> None: ...
+
+
 class State:
     """One model's run so far. `offer` takes evidence; `budget` is the share of step time that the guard may cost.
 
@@ -55,7 +63,10 @@ class State:
         stepped: steps that are over and not yet evidence, with what makes them so.
         evaluated: the evaluation under way was shown already.
         arriving: told first of a forward pass, by whoever finds out only then that a step was taken.
+        audience: told of the evaluations of all models.
     """
+
+    audience: ClassVar[Audience | None] = None
 
     def __init__(
         self,

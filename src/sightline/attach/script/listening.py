@@ -20,6 +20,7 @@ from sightline.attach.script.origins import Told
 from sightline.attach.script.plateaus import Plateaus
 from sightline.attach.script.resumes import Resumes
 from sightline.attach.script.saves import Saves
+from sightline.attach.script.scoring.listen import Scores
 from sightline.attach.script.scout import Scout
 from sightline.attach.script.stand_ins import StandIns
 from sightline.attach.script.teachers import Teachers
@@ -54,6 +55,8 @@ def watched(
     Plateaus(models, fault).install()
     StandIns(models, fault).install()
     Words(models, fault).install()
+    scores = Scores(fault)
+    scores.install()
     losses = Losses(models, fault)
     losses.install()
     ByHand(models, scout, fault).install()
@@ -61,7 +64,12 @@ def watched(
     for library in (Hosts(models, budget, fault), losses, origins):
         Notice(library.on_import()).install()
     torch.jit.script = _without_hooks(torch.jit.script, models)
-    return models, scout, collectives.close
+
+    def close() -> None:
+        collectives.close()
+        scores.close()
+
+    return models, scout, close
 
 
 def _without_hooks(compile_: Callable[..., Any], models: Models) -> Callable[..., Any]:

@@ -32,7 +32,8 @@ class OracleSeen:
         name: the metric's.
         truth: its value for the ground truth.
         spoilt: its values for predictions that are wrong in part or in all, by shuffling.
-        perfect: what the host says a perfect score is; None where it does not say.
+        perfect: what the host says a perfect score is, or what the metric gives for `reads`; None where nobody says.
+        reads: what the metric takes for the truth, where that is known.
     """
 
     step: int
@@ -40,6 +41,7 @@ class OracleSeen:
     truth: float
     spoilt: tuple[float, ...]
     perfect: float | None = None
+    reads: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

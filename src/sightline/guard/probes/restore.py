@@ -47,6 +47,16 @@ def untouched(model: nn.Module, optimizer: Optimizer | None = None, *, weights: 
         _set_random_state(randomness)
 
 
+@contextmanager
+def same_randomness() -> Iterator[None]:
+    """Draw what you like inside: afterwards the random state of Python, NumPy and torch is what it was."""
+    randomness = _random_state()
+    try:
+        yield
+    finally:
+        _set_random_state(randomness)
+
+
 def _put_back(live: Tensor, value: Tensor) -> None:
     """Write only what changed: an in-place write would spoil a graph that saved the tensor."""
     with torch.no_grad():

@@ -4,12 +4,14 @@ Symptom: scores stay low however good the outputs look, or models rank against w
 Root cause: predictions and targets do not speak the same language: class ids shifted by one, boxes as corner and size
 where corners are expected, another order of rows, positions without a label (-100) that are counted, what a causal
 model says of the next token beside the label of this one; texts whose writing ends (`max_length`, 20 by default) before
-those that are wanted do; or the metric itself is wrong.
+those that are wanted do; texts stripped or in lower case on one side alone; probabilities squashed again; or the metric
+itself is wrong.
 Fix: convert predictions to the metric's format and offset (its docs say which), and feed it the targets as predictions
 until it says 1.0.
 Stays silent when: the ground truth scores what the host calls perfect, or, where the host says nothing, 1 (or more) as
 the best of all predictions tried, or the least of them (an error, a distance); the host showed no metric; all
-predictions score the same.
+predictions score the same; a function of a script's own (asked under `sightline run`) does more than compute, nothing
+shows in which form predictions come, or no form is perfect for it.
 Sources:
 - https://github.com/once-for-auto-driving/once_devkit/issues/32 (2022-08-16): the truth itself scores 72.65 %
 - https://github.com/cocodataset/cocoapi/issues/507 (2021-04-12): corners where size is expected: 0.73 for the truth
@@ -37,7 +39,8 @@ def find(oracle: OracleSeen | None = None, generated: GeneratedSeen | None = Non
     if oracle.perfect is not None:
         if abs(truth - oracle.perfect) <= NEAR * max(1.0, abs(oracle.perfect)):
             return None
-        return _finding(oracle, f"scores {truth:.4g} for the ground truth itself, not {oracle.perfect:g}")
+        reads = f", which it gives for {oracle.reads}" if oracle.reads else ""
+        return _finding(oracle, f"scores {truth:.4g} for the ground truth itself, not {oracle.perfect:g}{reads}")
     if truth == worst == best:
         return CannotTell("metric that tells the truth from shuffled predictions")
     if worst < truth < best:

@@ -1,0 +1,104 @@
+"""Metrics of a script's own: those that read the wrong thing, and those that are as they should be."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _BaseDataLoaderIter
+
+from sightline.attach.phases.state import State
+from sightline.attach.script.scoring import listen
+from sightline.attach.script.scoring.listen import Scores
+from sightline.attach.script.watch import Models
+from sightline.guard.check import Finding
+from tests.attach.script.scoring import scripts
+
+pytestmark = pytest.mark.usefixtures("origins")
+
+
+@pytest.fixture(autouse=True)
+def _loaders(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As they were, afterwards."""
+    monkeypatch.setattr(_BaseDataLoaderIter, "__next__", _BaseDataLoaderIter.__next__)
+    monkeypatch.setattr(State, "audience", None)
+    yield
+
+
+def script(source: str, folder: Path) -> ModuleType:
+    file = folder / "script.py"
+    file.write_text(source)
+    spec = importlib.util.spec_from_file_location("script", file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(
+    source: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, rounds: int = 2, watched: bool = True
+) -> tuple[list[Finding], list[Any]]:
+    """The findings of M3 in a script that trains and evaluates, and what its evaluations gave."""
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+    found: list[Finding] = []
+    problems: list[str] = []
+    loop = script(source, folder)
+    monkeypatch.setattr(listen, "folders", lambda: (str(folder),))
+    net = loop.net()
+    opt = torch.optim.Adam(net.parameters(), lr=0.02)
+    models = scores = None
+    if watched:
+        models, scores = Models(1.0, found.append, problems.append), Scores(problems.append)
+        scores.install()
+        models.attach(net, [opt], blind=False)
+    train = DataLoader(loop.rows(), batch_size=32, shuffle=True)
+    valid = DataLoader(loop.rows(), batch_size=48)
+    told = []
+    for _ in range(rounds):
+        for _ in range(4):
+            for batch in train:
+                opt.zero_grad()
+                loop.loss(net, batch).backward()
+                opt.step()
+        net.eval()
+        with torch.no_grad():
+            told.append(loop.evaluate(net, valid))
+        net.train()
+    if models and scores:
+        models.close_all(whole=True)
+        scores.close()
+    told.append(
+        (torch.rand(3).tolist(), random.random(), float(np.random.rand()), [p.sum().item() for p in net.parameters()])
+    )
+    assert not problems
+    return [one for one in found if one.code == "M3"], told
+
+
+@pytest.mark.parametrize("name", scripts.FAULTY)
+def test_metrics_that_read_the_wrong_thing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, says = scripts.FAULTY[name]
+    found, _ = run(source, tmp_path, monkeypatch)
+    assert [one.severity for one in found] == ["error"] and says in found[0].message
+
+
+@pytest.mark.parametrize("name", scripts.CLEAN)
+def test_metrics_that_are_as_they_should_be(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = run(scripts.CLEAN[name], tmp_path, monkeypatch)
+    assert found == []
+
+
+def test_the_run_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, _ = scripts.FAULTY["boxes"]
+    found, with_us = run(source, tmp_path, monkeypatch)
+    _, without = run(source, tmp_path, monkeypatch, watched=False)
+    assert found and with_us == without
