@@ -30,7 +30,7 @@ class Probing:
         self._next_pairs = FIRST_PAIRS
         self._evaluated: int | None = None
         self.reference: Reference | None = None
-        self._compared = False
+        self._compared, self._unmoved = False, False
 
     def on_training(self, call: Call, step: int, offer: Callable[[Evidence], Any]) -> None:
         """After a training forward: the first packed batch is probed for leaks, and images at 64, 128, ... steps."""
@@ -50,11 +50,17 @@ class Probing:
         if self.reference and (seen := self.reference.look(call, step)) is not None:
             offer(seen)
 
-    def look(self, call: Call, step: int, offer: Callable[[Evidence], Any]) -> None:
-        """Does the image matter? Asked of one batch. And is the reference where it was?"""
+    def look(self, call: Call, step: int, offer: Callable[[Evidence], Any], *, last: bool = False) -> None:
+        """Does the image matter? Asked of one batch. And is the reference where it was?
+
+        That no output moves counts the second time, or the `last`: a phase may begin without images.
+        """
         self._compare(call, step, offer)
-        if self._pairs and call.repeatable and (seen := image_pairs(call, step)) is not None:
+        if not self._pairs or not call.repeatable or (seen := image_pairs(call, step)) is None:
+            return
+        if len(seen.own) or self._unmoved or last:
             offer(seen)
+        self._unmoved = not len(seen.own)
 
     def due(self, step: int) -> bool:
         """Whether images are to be probed now."""

@@ -189,7 +189,7 @@ class Attachment(Preflight):
         recorder.onlookers.close(broken=self._broken)
         if recorder.last_call is not None and recorder.step:
             with recorder.silence():
-                recorder.probing.look(recorder.last_call, recorder.step, self._offer)
+                recorder.probing.look(recorder.last_call, recorder.step, self._offer, last=True)
         recorder.last_call = None
         recorder.beside.close()
         self._offer(recorder.progress(closed=not self._broken))

@@ -86,3 +86,55 @@ def test_outputs_of_images_before_those_of_the_text() -> None:
     for masked in (True, False):
         seen = image_pairs(Call(Prefix(masked=masked), given), 64)
         assert seen is not None and seen.changed is not masked and len(seen.own) == 3
+
+
+class Answers(nn.Module):
+    """A class for each row, from picture and question; `crossed` looks at the question in place of the picture."""
+
+    def __init__(self, *, crossed: bool = False, gives_loss: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.crossed, self.gives_loss = crossed, gives_loss
+        self.eye, self.words, self.head = nn.Linear(48, 8), nn.Embedding(6, 8), nn.Linear(16, 3)
+
+    def forward(self, tokens: Tensor, pictures: Tensor) -> tuple[Tensor, ...]:
+        seen, text = self.eye(pictures.flatten(1)), self.words(tokens).mean(dim=1)
+        logits = self.head(torch.cat([text if self.crossed else seen, text], dim=1))
+        return (logits, seen.square().mean()) if self.gives_loss else (logits,)
+
+
+def test_outputs_that_stand_for_no_token() -> None:
+    """No labels are needed to see that images move nothing."""
+    seen = image_pairs(Call(Answers(crossed=True), (IDS, pictures())), 64)
+    assert seen is not None and not seen.changed and not len(seen.own)
+    assert image_pairs(Call(Answers(), (IDS, pictures())), 64) is None
+
+
+def test_another_output_of_the_image_is_an_output() -> None:
+    varied = pictures() * torch.linspace(0, 1, 48).view(3, 4, 4)
+    assert image_pairs(Call(Answers(gives_loss=True), (IDS, varied)), 64) is None
+
+
+def test_images_that_no_parameter_takes_are_targets() -> None:
+    class Draws(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.paint = nn.Embedding(6, 8), nn.Linear(8, 48)
+
+        def forward(self, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+            drawn = self.paint(self.words(tokens).mean(dim=1))
+            return drawn, (drawn - wanted.flatten(1)).square().mean(dim=1).median()
+
+    assert image_pairs(Call(Draws(), (IDS, pictures())), 64) is None
+
+
+def test_a_mean_over_rows_does_not_tell_whose_image_it_was() -> None:
+    class Rebuilds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.both = nn.Linear(48, 48, bias=False)
+
+        def forward(self, pictures: Tensor) -> Tensor:
+            return self.both(pictures.flatten(1)).sum(dim=0).sum()
+
+    assert image_pairs(Call(Rebuilds(), (pictures(),)), 64) is None

@@ -41,7 +41,7 @@ def given_probabilities(root: Tensor) -> Iterator[Tensor]:
     seen: set[Any] = set()
     open_: list[Any] = [root.grad_fn]
     while open_ and len(seen) < MOST:
-        node = open_.pop()
+        node = open_.pop(0)  # the nearest come first: another term of the loss may go deep
         if node is None or node in seen:
             continue
         seen.add(node)

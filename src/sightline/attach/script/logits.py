@@ -23,9 +23,13 @@ EVEN = 0.05  # relative: softmax gradients sum to 0 within the rounding of bfloa
 
 
 class SoftmaxLoss:
-    """The one `log_softmax` under a loss. Its gradient is caught when the backward pass goes through it."""
+    """The one `log_softmax` under a loss. Its gradient is caught when the backward pass goes through it.
 
-    def __init__(self, node: Any) -> None:
+    `beside`: of a sum of several, it is one that was given a softmax's output.
+    """
+
+    def __init__(self, node: Any, *, beside: bool = False) -> None:
+        self.beside = beside
         self._classes, self._dtype = 0, ""
         self._statistics: Tensor | None = None
         self._targets: Tensor | None = None
@@ -35,12 +39,15 @@ class SoftmaxLoss:
 
     @classmethod
     def under(cls, root: Tensor) -> SoftmaxLoss | None:
-        """That under `root`; None where there is none, or more than one."""
+        """That under `root`; None where there is none, or more than one of which none takes probabilities.
+
+        The nearest nodes come first: another term of the loss may go deep.
+        """
         found: list[Any] = []
         seen: set[Any] = set()
         open_ = [root.grad_fn]
         while open_ and len(seen) < MOST:
-            node: Any = open_.pop()
+            node: Any = open_.pop(0)
             if node is None or node in seen:
                 continue
             seen.add(node)
@@ -48,7 +55,9 @@ class SoftmaxLoss:
                 found.append(node)
             else:
                 open_ += [next_ for next_, _ in node.next_functions]
-        return cls(found[0]) if len(found) == 1 else None
+        if len(found) == 1:
+            return cls(found[0])
+        return next((cls(node, beside=True) for node in found if _comes_from_softmax(node)), None)
 
     @torch.no_grad()
     def _came(self, inputs: Any, outputs: Any) -> None:
@@ -86,8 +95,10 @@ class SoftmaxLoss:
 
         def arrived(values: list[Tensor]) -> None:
             seen = loss_seen(number, len(step.micro), values, classes, dtype)
-            step.micro.append(replace(seen, log_z=None, largest_logit=None))  # of logits, which are not known
-            recorder.offer(step.micro[-1])
+            seen = replace(seen, log_z=None, largest_logit=None)  # of logits, which are not known
+            if not self.beside:
+                step.micro.append(seen)
+            recorder.offer(seen)
 
         recorder.mailbox.post([self._statistics, self._targets], arrived)
 

@@ -164,7 +164,7 @@ class Losses:
         one, step, _, known = reached[0]
         if step is None or one.recorder.open_step is not step:
             return
-        if softmax is not None and step.measured and known[1] == one.recorder.backward.came:
+        if softmax is not None and step.measured and (softmax.beside or known[1] == one.recorder.backward.came):
             softmax.tell(one.recorder, step)
         if known[0] != _known(one)[0] or step.told:
             return

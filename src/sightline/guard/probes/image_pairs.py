@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sightline.guard.evidence import IGNORE, ImagePairsSeen
 from sightline.guard.probes.call import Call, places
+from sightline.guard.probes.reach import raw, tensors_of
 from sightline.guard.probes.reads import before_text
 from sightline.guard.probes.refused import refusable
 from sightline.guard.probes.restore import untouched
 
 IMAGES = ("pixel_values", "features")
+BEGINNING = 4096  # numbers of an input that are compared: as many as a row of the first layer's, or more
 
 
 @refusable
@@ -40,9 +45,44 @@ def image_pairs(call: Call, step: int) -> ImagePairsSeen | None:
         if own is None and (first := before_text(call) or 0):
             own = _losses(call, first)
         other = None if own is None else _losses(call.changed(**{name: other_images}), first)
-    if own is None or other is None or not len(own):
-        return None
+        if own is None or other is None or not len(own):
+            nothing = torch.zeros(0)
+            unmoved = _unmoved(call, call.changed(**{name: other_images}), len(images))
+            return ImagePairsSeen(step, nothing, nothing, changed=False) if unmoved else None
     return ImagePairsSeen(step, own.cpu(), other.cpu(), changed=not torch.equal(own, other))
+
+
+def _unmoved(call: Call, other: Call, rows: int) -> bool:
+    """Whether no output moves with the images, some for each of the `rows`, though parameters are given them.
+
+    An image that goes into no parameter may be what a loss compares with. A mean over rows alone is the same in any
+    order of theirs.
+    """
+    with _inputs_of_parameters(call.model) as mine:
+        own = tensors_of(raw(call))
+    with _inputs_of_parameters(call.model) as theirs:
+        new = tensors_of(raw(other))
+    if len(own) != len(new) or not any(t.dim() > 1 and len(t) == rows for t in own):
+        return False
+    given = len(mine) != len(theirs) or any(not torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+    return given and all(torch.equal(a, b) for a, b in zip(own, new, strict=True))
+
+
+@contextmanager
+def _inputs_of_parameters(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Inside, the beginning of each tensor that a module with parameters of its own is given."""
+    kept: list[Tensor] = []
+
+    def given(module: nn.Module, args: tuple[Any, ...]) -> None:
+        kept.extend(value.detach().reshape(-1)[:BEGINNING].clone() for value in args if isinstance(value, Tensor))
+
+    owners = [m for m in model.modules() if m is not model and any(True for _ in m.parameters(recurse=False))]
+    handles = [module.register_forward_pre_hook(given) for module in owners]
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _rolled(images: Tensor, grid: Tensor | None) -> Tensor | None:

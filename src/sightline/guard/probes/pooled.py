@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sightline.guard.evidence import PaddingSeen
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.padding import bare_of, row_alone, side_of
-from sightline.guard.probes.reach import tensors_of
+from sightline.guard.probes.reach import raw, tensors_of
 from sightline.guard.probes.refused import refusable
 from sightline.guard.probes.restore import untouched
 
@@ -35,7 +35,7 @@ def read_inside(call: Call, shape: torch.Size) -> Tensor | None:
     if not call.repeatable:
         return None
     with untouched(call.model), torch.enable_grad(), _last_states(call.model, shape) as kept:
-        outputs = [t for t in tensors_of(_raw(call)) if t.requires_grad]
+        outputs = [t for t in tensors_of(raw(call)) if t.requires_grad]
         if not kept or not outputs:
             return None
         # weights that differ, for many an output has a sum that never changes
@@ -113,7 +113,7 @@ def _size(mask: Tensor, row: int, copies: int) -> torch.Size:
 
 def _states(call: Call, shape: torch.Size) -> Tensor | None:
     with _last_states(call.model, shape) as kept:
-        given = states_of(_raw(call), shape)
+        given = states_of(raw(call), shape)
     return given if given is not None else next(iter(kept), None)
 
 
@@ -136,14 +136,6 @@ def _last_states(model: nn.Module, shape: torch.Size) -> Iterator[list[Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _raw(call: Call) -> Any:
-    return (call.forward or _plainly)(call.model, *call.args, **call.kwargs)
-
-
-def _plainly(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    return model(*args, **kwargs)
 
 
 def _weights(values: Tensor) -> Tensor:

@@ -43,6 +43,13 @@ def tensors_of(output: Any) -> list[Tensor]:
     return [part for part in found if isinstance(part, Tensor) and part.is_floating_point()]
 
 
+def raw(call: Call) -> Any:
+    """What the model gives when it is run once more, as it is."""
+    if call.forward is not None:
+        return call.forward(call.model, *call.args, **call.kwargs)
+    return call.model(*call.args, **call.kwargs)
+
+
 def _run(call: Call, instead: Mapping[str, Tensor]) -> list[Tensor]:
     with untouched(call.model), torch.no_grad():
         return tensors_of(functional_call(call.model, dict(instead), call.args, dict(call.kwargs)))

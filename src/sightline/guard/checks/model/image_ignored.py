@@ -48,12 +48,7 @@ def find(
     if pairs.step < CONNECTED:
         return CannotTell(f"{CONNECTED} optimizer steps before the images were swapped")
     if not pairs.changed:
-        return Finding(
-            severity="error",
-            message="swapping the images of a batch changes no logit: they do not reach the language model",
-            fix="put the connector's output in place of the image placeholders, with attention_mask 1 there",
-            seen={"rows": len(pairs.own), "loss": float(pairs.own.mean()), "loss with other images": "the same"},
-        )
+        return _unmoved(pairs)
     rows = pairs.own != pairs.other  # a row without an image stays as it is
     own, gain = float(pairs.own[rows].mean()), (pairs.other - pairs.own)[rows]
     if len(gain) < ROWS:
@@ -68,6 +63,17 @@ def find(
         message=f"after {pairs.step} steps another row's image serves as well as the true one: images are ignored",
         fix="rule out X1 to X3 and mispaired images, then train the connector longer on captions, or at a higher rate",
         seen={"rows": len(gain), "loss": own, "gain by the true image": mean, "standard error": error},
+    )
+
+
+def _unmoved(pairs: ImagePairsSeen) -> Finding:
+    rows = len(pairs.own)
+    what = "logit: they do not reach the language model" if rows else "output: what is made of them goes nowhere"
+    return Finding(
+        severity="error",
+        message=f"swapping the images of a batch changes no {what}",
+        fix="put what is made of the image where the text reads it: at its placeholders, with attention_mask 1",
+        seen={"rows": rows, **({"loss": float(pairs.own.mean())} if rows else {}), "with other images": "the same"},
     )
 
 

@@ -1,0 +1,70 @@
+"""Softmax twice in one term of a loss that has several, told by its graph; and sums that are as they should be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sightline
+from sightline.attach.script.logits import SoftmaxLoss
+from sightline.guard.catalogue import load, page
+
+Loss = Callable[[Tensor, Tensor, nn.Module], Tensor]
+
+
+def deep(z: Tensor, y: Tensor, net: nn.Module) -> Tensor:
+    """A term that goes deep comes first."""
+    far = z
+    for _ in range(80):
+        far = far * 1.01
+    return far.square().mean() + F.cross_entropy(z.softmax(-1), y) + F.cross_entropy(z / 2, y)
+
+
+def distilled(z: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    return F.kl_div(F.log_softmax(z / 3, -1), F.softmax(target / 3, -1), reduction="batchmean")
+
+
+WRONG: dict[str, Loss] = {
+    "beside a distillation": lambda z, y, _: 0.7 * F.cross_entropy(z.softmax(-1), y) + distilled(z, y, z.detach() * 2),
+    "one of two heads": lambda z, y, _: F.cross_entropy(z, y) + 0.5 * F.cross_entropy(z.flip(1).softmax(-1), y),
+    "behind a deep term": deep,
+}
+RIGHT: dict[str, Loss] = {
+    "distillation": lambda z, y, _: 0.7 * F.cross_entropy(z, y) + distilled(z, y, z.detach() * 2),
+    "both directions": lambda z, y, _: F.cross_entropy(z[:5], y[:5] % 5) + F.cross_entropy(z[:5].T, y[:5] % 5),
+    "a softmax that is scaled": lambda z, y, _: F.cross_entropy(8 * z.softmax(-1), y) + F.cross_entropy(z, y),
+    "an entropy": lambda z, y, _: (
+        F.cross_entropy(z, y) + F.cross_entropy(z * 2, y) + (z.softmax(-1) * z.log_softmax(-1)).sum(-1).mean()
+    ),
+    "log_softmax twice": lambda z, y, _: F.cross_entropy(z.log_softmax(-1), y) + F.cross_entropy(z, y),
+}
+
+
+def codes(loss: Loss) -> set[str]:
+    torch.manual_seed(0)
+    model = nn.Linear(6, 5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with sightline.attach(model, optimizer, on_finding=None, checks=load((page("T4"),))) as guard:
+        for _ in range(4):
+            value = loss(model(torch.randn(16, 6)), torch.arange(16) % 5, model)
+            found, step = SoftmaxLoss.under(value), guard._recorder.open_step
+            optimizer.zero_grad()
+            value.backward()
+            if found is not None and found.beside and step is not None:
+                found.tell(guard._recorder, step)
+            optimizer.step()
+    return {finding.code for finding in guard.findings}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_one_term_takes_softmax_twice(name: str) -> None:
+    assert codes(WRONG[name]) == {"T4"}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_terms_that_are_meant_so(name: str) -> None:
+    assert codes(RIGHT[name]) == set()
