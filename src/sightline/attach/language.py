@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from sightline.attach.mailbox import Mailbox
+from sightline.attach.read import pad_id
 from sightline.attach.scores import Scores
 from sightline.guard.evidence import Evidence
 from sightline.guard.probes.call import Call, Outcome, outcome
 from sightline.guard.probes.context import context
+from sightline.guard.probes.padded import real_tokens
 from sightline.guard.probes.padding import padding, side_of
 
 LOOKS = 3  # padded batches of a kind that are compared row by row: after that, a difference would have shown
@@ -64,9 +66,9 @@ class Language:
         if ids.shape[1] < 2 or self._firsts <= 0:
             return
         self._firsts -= 1
-        mask = call.tensor("attention_mask")
-        told = mask is not None and mask.shape == ids.shape
-        real = mask.bool() if told and mask is not None else _by_pad_id(call, ids)
+        mask = real_tokens(call)
+        told = mask is not None
+        real = _by_pad_id(call, ids) if mask is None else mask
         if real is None or (side := side_of(real)) is None:
             return
         only = result.logits is not None and result.logits.dim() == 3 and result.logits.shape[1] == 1
@@ -112,8 +114,7 @@ def _went_on(before: Call, call: Call, ids: Tensor) -> Tensor | None:
 
 
 def _by_pad_id(call: Call, ids: Tensor) -> Tensor | None:
-    """(B, T) bool: True but on the runs of the config's pad id at the end of rows; None without such an id."""
-    pad = getattr(getattr(call.model, "config", None), "pad_token_id", None)
-    if not isinstance(pad, int):
+    """(B, T) bool: True but on the runs of the model's own pad id at the end of rows; None without such an id."""
+    if (pad := pad_id(call)) is None:
         return None
     return (ids == pad).flip(1).cumprod(dim=1).flip(1) == 0

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from sightline.guard.evidence import BatchSeen, Phase
 from sightline.guard.probes.call import Call
+from sightline.guard.probes.fields import leaves
+from sightline.guard.probes.padded import real_tokens
 
 TOKEN_FIELDS = (
     "input_ids",
@@ -74,14 +76,14 @@ def batch_seen(
         image_token_id=image_token_id,
         image_spans=image_spans(call),
         image_features=features,
-        pad_id=_pad_id(call),
+        pad_id=pad_id(call),
         where=tuple(str(e) for e in examples) if isinstance(examples, tuple | list) else (),
         decode=decode,
     )
 
 
-def _pad_id(call: Call) -> int | None:
-    """A model's own id of padding: its config's, that of all its embeddings that have one, or of a mask it is given."""
+def pad_id(call: Call) -> int | None:
+    """A model's own id of padding: its config's, that of all its embeddings that have one, or of what it is given."""
     config = getattr(call.model, "config", None)
     if config is not None and hasattr(config, "pad_token_id"):
         return config.pad_token_id if isinstance(config.pad_token_id, int) else None
@@ -93,8 +95,14 @@ def _pad_id(call: Call) -> int | None:
 
 
 def _hidden_id(call: Call) -> int | None:
-    """The one id that masks of the call hide wherever it stands: True there, as torch's `key_padding_mask` is."""
-    grids = [v for v in (*call.args, *call.kwargs.values()) if isinstance(v, Tensor) and v.dim() == 2]
+    """The one id that masks of the call hide wherever it stands (True there, as torch's `key_padding_mask` is), or that
+    its lengths cut off, and that stands nowhere else."""
+    own = call.tensor("input_ids")
+    if own is not None and (real := real_tokens(call)) is not None and not bool(real.all()):
+        beyond = own[~real].unique()
+        if len(beyond) == 1 and torch.equal(own != beyond, real):
+            return int(beyond)
+    grids = [v for v in leaves(call.args, call.kwargs).values() if v.dim() == 2]
     masks = [grid for grid in grids if grid.dtype is torch.bool]
     found = set()
     for ids in (grid for grid in grids if not grid.is_floating_point() and grid.dtype is not torch.bool):

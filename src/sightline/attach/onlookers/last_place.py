@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.guard.probes.call import Call
+from sightline.guard.probes.padded import real_tokens
 from sightline.guard.probes.padding import side_of
 from sightline.guard.probes.pooled import last_alone, pooled, pulled, read_inside, states_of
 
@@ -58,20 +58,3 @@ class LastPlace(Onlooker):
         if seen is not None:
             self._looks = -1
             self.recorder.offer(seen)
-
-
-def real_tokens(call: Call) -> Tensor | None:
-    """(B, T) bool, True on tokens that are none of padding: what the host gave as a mask of its ids. None without one.
-
-    It goes by its name; or it is the one other tensor of the ids' shape, of zeros and ones that start with ones.
-    """
-    ids, mask = call.tensor("input_ids"), call.tensor("attention_mask")
-    if ids is None or ids.dim() != 2 or ids.is_floating_point() or min(ids.shape) < 2:
-        return None
-    if mask is None:
-        others = [v for v in (*call.args, *call.kwargs.values()) if isinstance(v, Tensor) and v is not ids]
-        found = [v for v in others if v.shape == ids.shape]
-        if len(found) != 1 or not bool(((found[0] == 0) | (found[0] == 1)).all() & (found[0][:, 0] == 1).all()):
-            return None
-        mask = found[0]
-    return mask.to(torch.bool) if mask.shape == ids.shape else None

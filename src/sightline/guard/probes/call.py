@@ -1,15 +1,15 @@
 """One forward pass of a model, as its host called it: readable by name, changeable, repeatable.
 
 Hosts pass batches as keywords, one dictionary, one object with attributes, or bare tensors. All are read alike, by the
-names of the field: ``input_ids``, ``labels``, ``attention_mask``, ``pixel_values`` and so on.
+names of the field: ``input_ids``, ``labels``, ``attention_mask``, ``pixel_values`` and so on; those of a host's own by
+what they hold (see `fields.py`).
 """
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,11 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from sightline.guard.evidence import IGNORE
+from sightline.guard.probes.fields import leaves, plain, rebuilt, roles, whole_numbers
 
 PLAIN = (Tensor, bool, int, float, str, bytes, torch.dtype, torch.device, Path)
-BARE = ("input_ids", "labels")  # what bare positional tensors of whole numbers are taken for, in order
+IDS = ("input_ids", "decoder_input_ids", "inputs_embeds")  # one of these names says what the ids are, and what not
+NAMED = ("labels", "attention_mask", "position_ids", "token_type_ids", "group_ids", "segment_ids", "examples")
 SIGNATURES: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()  # model -> names of its arguments
-ROLES: WeakKeyDictionary[nn.Module, dict[str, int]] = WeakKeyDictionary()  # model -> what its bare tensors stand for
+Roles = dict[tuple[str, ...], dict[str, str]]
+ROLES: WeakKeyDictionary[nn.Module, Roles] = WeakKeyDictionary()  # model -> paths of tensors -> what they stand for
 SHARDED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # model -> whether its parameters are in pieces
 LOSS_ONLY = ("labels", "num_items_in_batch", "fused_lm_head")  # the last asks a model of TRL for log p without logits
 COLOURS = (1, 3, 4)  # channels that make a floating tensor (..., channels, height, width) an image
@@ -65,7 +68,7 @@ class Call:
     def ids_of(self, shape: torch.Size) -> Tensor | None:
         """The token ids that outputs of this shape stand for: a decoder's, where the first ids are an encoder's."""
         named = [self.tensor(name) for name in ("decoder_input_ids", "input_ids")]
-        every = [*named, *(v for v in (*self.args, *self.kwargs.values()) if isinstance(v, Tensor))]
+        every = [*named, *leaves(self.args, self.kwargs).values()]
         fits = (t for t in every if t is not None and t.shape == shape and t.dtype in (torch.int64, torch.int32))
         return next(fits, named[1])
 
@@ -80,16 +83,12 @@ class Call:
     def changed(self, **tensors: Tensor) -> Call:
         """The same call with these tensors in place of those that the host passed. Nothing is changed in place."""
         names = {id(self.value(name)): tensor for name, tensor in tensors.items()}
-        args = tuple(_replaced(argument, tensors, names) for argument in self.args)
-        kwargs = {key: _replaced(value, tensors, names) for key, value in self.kwargs.items()}
-        return Call(self.model, args, kwargs, self.forward)
+        return self._with(tensors, names)
 
     def swapped(self, old: Tensor, new: Tensor) -> Call:
         """The same call with `new` in place of the one tensor `old`."""
         same = {id(old): new}
-        args = tuple(_replaced(argument, {}, same) for argument in self.args)
-        kwargs = {key: _replaced(value, {}, same) for key, value in self.kwargs.items()}
-        return Call(self.model, args, kwargs, self.forward)
+        return self._with({}, same)
 
     @property
     def made(self) -> bool:
@@ -102,7 +101,7 @@ class Call:
 
         Nor does it where the model's parameters are in pieces on several ranks: each pass asks all ranks for them.
         """
-        return not _sharded(self.model) and all(_plain(value) for value in (*self.args, *self.kwargs.values()))
+        return not _sharded(self.model) and all(plain(value, PLAIN) for value in (*self.args, *self.kwargs.values()))
 
     def run(self) -> Outcome:
         """Run the model once more, as the host did."""
@@ -118,13 +117,29 @@ class Call:
         """The same call, but where it asks a model of TRL's for log probabilities: that then gives logits."""
         return self.without_loss() if self.kwargs.get("fused_lm_head") else self
 
+    def _with(self, named: Mapping[str, Tensor], same: Mapping[int, Tensor]) -> Call:
+        """The same call with other tensors: members of these names, and wherever a tensor of these ids stands."""
+
+        def act(value: Any, name: str) -> Any:
+            return same.get(id(value), value if value is None else named.get(name, value))
+
+        args = tuple(rebuilt(argument, act) for argument in self.args)
+        return Call(self.model, args, {key: rebuilt(value, act) for key, value in self.kwargs.items()}, self.forward)
+
     def _bare(self) -> dict[str, Tensor]:
-        tensors = [argument for argument in self.args if isinstance(argument, Tensor)]
-        whole = [tensor for tensor in tensors if tensor.dtype in (torch.int64, torch.int32) and tensor.dim() > 1]
-        if len(whole) > 1 and self.model not in ROLES:
-            ROLES[self.model] = _roles(whole)
-        roles = ROLES.get(self.model, {}) if len(whole) > 1 else dict.fromkeys(BARE[: len(whole)], 0)
-        return {**self._images(), **{role: whole[place] for role, place in roles.items() if place < len(whole)}}
+        """What no known name tells: bare arguments, and fields under names of the host's own."""
+        if any(name in self.kwargs or any(_member(a, name) is not None for a in self.args) for name in IDS):
+            tensors = {str(place): one for place, one in enumerate(self.args) if isinstance(one, Tensor)}
+        else:
+            every = leaves(self.args, self.kwargs)
+            tensors = {path: one for path, one in every.items() if path.rpartition(".")[2] not in NAMED}
+        whole = whole_numbers(tensors)
+        if len(whole) == 1 and (only := next(iter(whole))).isdigit():
+            return {**self._images(), "input_ids": whole[only]}
+        known = ROLES.setdefault(self.model, {})
+        if whole and tuple(whole) not in known:
+            known[tuple(whole)] = roles(whole)
+        return {**self._images(), **{role: whole[path] for role, path in known.get(tuple(whole), {}).items()}}
 
     def _images(self) -> dict[str, Tensor]:
         """The one tensor that looks like images, whatever its name (4-D attention masks are square and wide as ids)."""
@@ -190,42 +205,6 @@ def _named(model: nn.Module, name: str) -> int | None:
     return names.index(name) if name in names else None
 
 
-def _roles(whole: list[Tensor]) -> dict[str, int]:
-    """What bare whole numbers stand for: the first are the ids; others are told by their values, read once a model.
-
-    Numbers that count up, from 0 or anew from 0, are positions. Such as stay or go up by one number documents or
-    sentences, or are a mask. What is neither are labels.
-    """
-    roles = {"input_ids": 0}
-    for place, tensor in enumerate(whole[1:], start=1):
-        values = tensor.detach()
-        steps = values[..., 1:] - values[..., :-1]
-        if values.shape != whole[0].shape or not steps.numel():
-            roles.setdefault("labels", place)
-        elif bool(((steps == 1) | (values[..., 1:] == 0)).all()) and bool((values[..., 0] == 0).all()):
-            roles.setdefault("position_ids", place)
-        elif not _numbers_parts(values, steps):
-            roles.setdefault("labels", place)
-    return roles
-
-
-def _numbers_parts(values: Tensor, steps: Tensor) -> bool:
-    """Whether every row says of each token which part it is in: 0 or 1 at first, and then the same or one more (a mask
-    may fall as well)."""
-    starts = (values >= 0).all() & (values[..., 0] <= 1).all() & (steps == 0).any()
-    return bool(starts & (steps.abs() <= 1).all() & ((steps >= 0).all() | (steps <= 0).all()))
-
-
-def _plain(value: Any) -> bool:
-    if value is None or isinstance(value, PLAIN):
-        return True
-    if isinstance(value, Mapping):
-        return all(_plain(part) for part in value.values())
-    if isinstance(value, tuple | list):
-        return all(_plain(part) for part in value)
-    return is_dataclass(value) and all(_plain(getattr(value, f.name)) for f in fields(value))
-
-
 def _sharded(model: nn.Module) -> bool:
     """Whether this rank holds parts of parameters (of FSDP, of tensor parallelism)."""
     if model not in SHARDED:
@@ -237,25 +216,11 @@ def _member(thing: Any, name: str) -> Any:
     """A member of a mapping or of a plain object (never of a tensor or module)."""
     if isinstance(thing, Mapping):
         return thing.get(name)
-    if thing is None or isinstance(thing, Tensor | nn.Module | str | bytes | int | float | tuple | list):
+    if thing is None or isinstance(thing, Tensor | nn.Module | str | bytes | int | float | list):
         return None
+    if isinstance(thing, tuple) and name not in getattr(thing, "_fields", ()):
+        return None  # but not ``index`` or ``count``
     return getattr(thing, name, None)
-
-
-def _replaced(thing: Any, tensors: Mapping[str, Tensor], same: Mapping[int, Tensor]) -> Any:
-    if id(thing) in same:
-        return same[id(thing)]
-    touched = {name: tensor for name, tensor in tensors.items() if _member(thing, name) is not None}
-    if not touched:
-        return thing
-    if isinstance(thing, Mapping):
-        twin = copy.copy(thing)
-        twin.update(touched)  # type: ignore[attr-defined]
-        return twin
-    twin = copy.copy(thing)
-    for name, tensor in touched.items():
-        object.__setattr__(twin, name, tensor)
-    return twin
 
 
 def _floating(value: Any) -> Tensor | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -10,6 +9,8 @@ from torch import Tensor
 
 from sightline.guard.evidence import PaddingSeen
 from sightline.guard.probes.call import Call
+from sightline.guard.probes.fields import rebuilt
+from sightline.guard.probes.padded import real_tokens
 from sightline.guard.probes.refused import refusable
 from sightline.guard.probes.restore import untouched
 
@@ -118,21 +119,21 @@ def _alone(call: Call, mask: Tensor, row: int, copies: int) -> Tensor | None:
 def row_alone(call: Call, mask: Tensor, row: int, copies: int = 1) -> Call:
     """The call with one row only, `copies` times over and without its padding. ValueError where no row can be cut."""
     keep = mask[row].nonzero().flatten()
-    positions = torch.arange(len(keep), device=mask.device)
+    positions, counted = torch.arange(len(keep), device=mask.device), call.tensor("position_ids")
+    real = real_tokens(call)
+    lengths = None if real is None else real.sum(dim=1)
 
-    def cut(value: Any, name: str = "") -> Any:
+    def cut(value: Any, name: str) -> Any:
         if not isinstance(value, Tensor) or value.dim() == 0:
             return value
+        if lengths is not None and value.shape == lengths.shape and bool((value == lengths).all()):
+            return torch.full_like(value[:1], len(keep)).expand(copies)
         if value.dim() != 2 or value.shape != mask.shape:
             raise ValueError(f"{name}: not of the batch's shape")
-        part = positions if name == "position_ids" else value[row, keep]
+        part = positions if name == "position_ids" or value is counted else value[row, keep]
         return part.to(value.dtype).expand(copies, -1)
 
-    args = tuple(_each(argument, cut) for argument in call.args)
-    return Call(call.model, args, _each(dict(call.kwargs), cut), call.forward)
-
-
-def _each(thing: Any, cut: Callable[..., Any]) -> Any:
-    if isinstance(thing, Mapping):
-        return {name: cut(value, name) for name, value in thing.items()}
-    return cut(thing)
+    args = tuple(rebuilt(argument, cut) for argument in call.args)
+    return Call(
+        call.model, args, {name: rebuilt(value, cut, name) for name, value in call.kwargs.items()}, call.forward
+    )
