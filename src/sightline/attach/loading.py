@@ -31,7 +31,8 @@ PROBED, AT_LAST = 3, 16  # training forwards before rows are probed; by the seco
 WHY = {
     "LoaderSeen": "no loader was shown: attach(..., dataloader=loader)",
     "DrawsSeen": "no loader of a map-style data set with two or more forked workers was shown, or it was too slow",
-    "PairedSeen": "no loader of samples that hold an image and its mask or boxes was seen to move the image",
+    "PairedSeen": "no loader of samples that hold an image and its mask or boxes was seen to move the image,"
+    " nor one with a collate function of its own whose parts could be traced to its samples",
     "FeedSeen": "no training batch of tensors was seen",
     "RowsSeen": "no training batch was seen whose inputs share their leading dimension",
     "WaitingSeen": "no steps with a loader in sight: attach(..., dataloader=loader)",

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from sightline.guard.evidence import PairedSeen
 from sightline.guard.probes.draws import SECONDS, Copy, can_be_copied
-from sightline.guard.probes.paired import _arrays, _quiet
+from sightline.guard.probes.samples import arrays_of, quiet_worker
 
 SAMPLES, LEAST = 16, 6  # of which a batch is made; fewer may be in order by chance
 Order = list[set[int]]  # of each row of a batch, the samples that it may be of
@@ -33,7 +33,7 @@ def collated(loader: DataLoader[Any], step: int) -> PairedSeen | None:
         batch_sampler=[list(range(count))],
         num_workers=1,
         collate_fn=_Compared(loader.collate_fn),
-        worker_init_fn=_quiet,
+        worker_init_fn=quiet_worker,
         multiprocessing_context="fork",
         generator=torch.Generator().manual_seed(0),
         timeout=SECONDS,
@@ -53,7 +53,7 @@ class _Compared:
         self._collate = collate
 
     def __call__(self, samples: list[Any]) -> int | None:
-        parts = [[part.clone() for part in _arrays(sample)] for sample in samples]
+        parts = [[part.clone() for part in arrays_of(sample)] for sample in samples]
         if len({len(each) for each in parts}) != 1 or len(parts[0]) < 2:
             return None
         return _apart(list(zip(*parts, strict=True)), self._collate(list(samples)))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +13,7 @@ from torch.utils.data import DataLoader
 from sightline.guard.evidence import PairedSeen
 from sightline.guard.probes.draws import Copy, can_be_copied
 from sightline.guard.probes.placing import boxes_go, masks_go, place
+from sightline.guard.probes.samples import arrays_of, quiet_worker
 
 READS, SAMPLES = 8, 4  # of each sample: of two versions of it, 8 are the same once in 128
 SECONDS = 3.0
@@ -36,7 +34,7 @@ def paired(loader: DataLoader[Any], step: int) -> PairedSeen | None:
         batch_sampler=[[place * count // SAMPLES] * READS for place in range(min(SAMPLES, count))],
         num_workers=1,
         collate_fn=_compare,
-        worker_init_fn=_quiet,
+        worker_init_fn=quiet_worker,
         multiprocessing_context="fork",
         generator=torch.Generator().manual_seed(0),
         timeout=SECONDS,
@@ -51,14 +49,6 @@ def paired(loader: DataLoader[Any], step: int) -> PairedSeen | None:
         return None
     moved = found["together"] + found["apart"]
     return PairedSeen(step, "boxes" if found["boxes"] else "masks", moved, found["apart"]) if moved else None
-
-
-def _quiet(worker: int) -> None:
-    """What a data set prints as it is read belongs to the host's own readings."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):
-        os.dup2(nowhere, stream)
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the worker's short life
 
 
 def _compare(samples: list[Any]) -> list[str]:
@@ -81,7 +71,7 @@ def _compare(samples: list[Any]) -> list[str]:
 
 def _parts(sample: Any) -> tuple[Tensor, str, Tensor] | None:
     """(H, W) grey image, and its one mask (H, W) or its boxes (N, 4); None for other samples."""
-    arrays = list(_arrays(sample))
+    arrays = list(arrays_of(sample))
     pictures = [plane for array in arrays if (plane := _plane(array)) is not None]
     images = [p for p in pictures if len(p.unique()) > VALUES]
     masks = [p for p in pictures if 1 < len(p.unique()) <= VALUES]
@@ -100,21 +90,3 @@ def _plane(array: Tensor) -> Tensor | None:
     elif array.dim() == 3 and array.shape[-1] in (1, 3, 4):
         array = array.double().mean(-1)
     return array.double() if array.dim() == 2 and min(array.shape) >= LEAST else None
-
-
-def _arrays(value: Any) -> Iterator[Tensor]:
-    """The tensors, arrays and pictures of a sample."""
-    if isinstance(value, Tensor):
-        yield value.detach()
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _arrays(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _arrays(part)
-    elif hasattr(value, "__array__") and (hasattr(value, "dtype") or hasattr(value, "getbands")):
-        import numpy
-
-        array = numpy.asarray(value)
-        if array.dtype.kind in "biuf":
-            yield torch.from_numpy(array.copy())
