@@ -88,7 +88,7 @@ class ComposedVLM(QueryPairs, VLM):
     def forward(self, batch: Batch, task: str = "next-token", heads: Collection[str] = ()) -> Any:
         """See `VLM.forward`; for the task "pairs", see `PairModel.represent`; for "answers", `choose`."""
         if task == "pairs":
-            return self.represent(batch, heads)
+            return type(self).represent(self, batch, heads)  # an engine may have put another on this one object
         if task == "answers":
             return self.choose(batch)
         rows, targets = batch.supervised()

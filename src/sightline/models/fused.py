@@ -85,6 +85,10 @@ class FusedPairVLM(PairVLM):
         if spec.fusion.queue is not None:
             self.queue = Queue(spec.fusion.queue, spec.embed, ids=NAMES)
 
+    @property
+    def slow(self) -> FusedPairVLM | None:
+        return self.teacher
+
     def make_head(self, language: Any) -> PairHead:
         return FusedHead(self.vision, language, self.spec)
 

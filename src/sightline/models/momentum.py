@@ -39,7 +39,9 @@ def follow(teacher: nn.Module, student: nn.Module, momentum: float = 0.995) -> N
         if {n: t.shape for n, t in ours.items()} != {n: t.shape for n, t in theirs.items()}:
             odd = sorted(ours.keys() ^ theirs.keys()) or [n for n in ours if ours[n].shape != theirs[n].shape]
             raise UserError(f"the teacher is no copy of the student: they differ in {odd[0]}", where="momentum")
-    if slow:
-        torch._foreach_lerp_(list(slow.values()), [fast[name].to(p.dtype) for name, p in slow.items()], 1 - momentum)
+    # Those that lie on ranks, and those that do not: never in one operation.
+    for kind in {type(parameter) for parameter in slow.values()}:
+        own = {name: p for name, p in slow.items() if type(p) is kind}
+        torch._foreach_lerp_(list(own.values()), [fast[name].to(p.dtype) for name, p in own.items()], 1 - momentum)
     for name, buffer in kept.items():
         buffer.copy_(live[name])

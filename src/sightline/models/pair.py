@@ -66,7 +66,7 @@ class PairVLM(VLM):
         """Embeddings of the batch's pairs; the name of the task is what a composed VLM is told, too."""
         if task != "pairs":
             raise UserError(NO_ANSWERS, where="stages.objective", fix="set objective to losses over pairs, e.g. itc: 1")
-        return self.represent(batch, heads)
+        return type(self).represent(self, batch, heads)  # an engine may have put another on this one object
 
     def represent(self, batch: Batch, heads: Collection[str] = ()) -> Pairs:
         """See `PairModel`. Each distinct image is encoded once."""

@@ -89,6 +89,11 @@ class VLM(nn.Module, ABC):
         """Modules of `tower` that its first block reads, where they are registered behind the blocks."""
         return []
 
+    @property
+    def slow(self) -> VLM | None:
+        """A copy of itself that it carries and that follows it: its weights move without gradients."""
+        return None
+
     def idle(self, tower: Tower, objective: str | Mapping[Any, float]) -> set[str]:
         """Full names of the parameters of `tower` that an objective does not reach: they cannot learn."""
         return set()

@@ -168,7 +168,7 @@ class QFormer(nn.Module):
         sight = torch.ones(self.count + length, self.count + length, dtype=torch.bool, device=device).tril()
         sight[: self.count, : self.count] = True  # queries see all queries, and no words
         hidden = self._both(seen, ids, sight[None, None])
-        return _unit(self.image_projection(hidden[:, : self.count])), hidden[:, self.count :]
+        return _unit(self.image_projection(hidden[:, : self.count])), hidden[:, self.count :].contiguous()
 
     def caption(
         self, seen: Float[Tensor, "B P D"], batch: Batch, kept: Float[Tensor, "B T H"] | None = None

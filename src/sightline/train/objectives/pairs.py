@@ -284,11 +284,13 @@ def _matching(model: PairModel, pairs: Pairs, batch: Batch) -> Tensor:
         similarity = scale.float() * (similarity.amax(1) if similarity.ndim == 3 else similarity)
         ids = alike_in(batch).to(similarity.device)
         text_for_image, image_for_text = sample_negatives(similarity, ids), sample_negatives(similarity.T, ids)
-    if bool((text_for_image == NONE).any()):  # one image alone: the count of this term is 0, too
-        return pairs.text.float().sum() * 0.0
     rows = torch.arange(len(similarity), device=similarity.device)
+    alone = bool((text_for_image == NONE).any())
+    if alone:  # one image: the count of this term is 0, too. Other ranks may judge pairs by weights that lie on all.
+        text_for_image = image_for_text = rows
     images, texts = torch.cat([rows, image_for_text, rows]), torch.cat([rows, rows, text_for_image])
     logits = model.match(pairs.seen[images], batch.input_ids[texts], batch.attention_mask[texts])
     matches = torch.zeros(len(images), dtype=torch.int64, device=logits.device)
     matches[: len(rows)] = 1
-    return matching(logits, matches)[0]
+    judged = matching(logits, matches)[0]
+    return judged * 0.0 if alone else judged

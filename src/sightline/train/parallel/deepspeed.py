@@ -59,12 +59,14 @@ class Zero(Layout):
     """ZeRO over all data ranks."""
 
     spreads = True
+    one_pass = "the engine takes one"
     layered = False
     watched = False
 
     def __init__(self, settings: Parallel, everyone: Ranks, sizes: Sizes) -> None:
         super().__init__(settings, everyone)
-        self.sizes, self.together = sizes, STAGES[settings.kind] == 3
+        self.sizes = sizes
+        self.together = self.parted = STAGES[settings.kind] == 3
         self.precision: Precision | None = None
         self.engine: Any = None
         self.home: VLM | None = None
@@ -72,10 +74,8 @@ class Zero(Layout):
 
     def check(self, model: VLM, stage: Stage, objective: Objective, precision: Precision) -> None:
         """See `Layout.check`."""
+        super().check(model, stage, objective, precision)
         self.precision, kind, where = precision, self.settings.kind, f"stages.{stage.name}"
-        if not objective.overlaps:
-            what = "losses that compare a step's pairs, and trades, run several passes at once, and the engine one"
-            raise UserError(what, where=f"{where}.objective", fix="set parallel: ddp")
         if stage.adversarial is not None:
             what = "an attack runs passes of its own, which the engine would take for the step's"
             raise UserError(what, where=f"{where}.adversarial", fix="set parallel: ddp")
@@ -85,9 +85,6 @@ class Zero(Layout):
         if stage.optimizer.kind == "lamb":
             what = "LAMB looks at whole matrices, and the engine moves flat pieces of all of them"
             raise UserError(what, where=f"{where}.optimizer.kind", fix="set adamw, or parallel: ddp")
-        if self.together and stage.early_stop and stage.early_stop.metric == "accuracy":
-            what = "answers are written by one rank at a time, which has only a part of the weights"
-            raise UserError(what, where=f"{where}.early_stop", fix="stop by the loss, or set parallel: zero2")
         if kind == "zero++" and precision.device.type != "cuda":
             what = "zero++ sends weights and gradients in 8 and 4 bits, which only CUDA kernels make"
             raise UserError(what, where="parallel.kind", fix="set zero3, which sends them as they are")

@@ -3,6 +3,10 @@
 Hybrid: shared out within a group of ranks (those of one machine), and copied from group to group, so that weights are
 gathered over fast links alone (arXiv 2304.11277, section 3.2.2).
 
+An objective may go through parts of the model by themselves (`PARTS`): each gathers what it needs, as a whole forward
+pass does, and every backward pass shares out its own gradients, which add up. A single number (a temperature, a bias)
+cannot be cut: each rank has it, and its gradients are averaged at the step's end.
+
 Weights that do not learn in a stage have no gradients to share out. Replicated they are never gathered at all. Shared
 out, a block that gradients pass through keeps its gathered weights from its forward to its backward pass: no frozen
 weight is gathered twice for one micro-batch.
@@ -10,23 +14,32 @@ weight is gathered twice for one micro-batch.
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from collections.abc import Iterator
 
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from sightline.data.batch import Batch
 from sightline.errors import UserError
 from sightline.models.composed import ComposedVLM
+from sightline.models.pair import PairVLM
+from sightline.models.pairs import PairModel
 from sightline.models.vlm import VLM
 from sightline.recipe.parallel import Sizes
 from sightline.recipe.schema import AdaptiveClip, Parallel, Stage, Tower
-from sightline.train.objectives import Objective
+from sightline.train.objectives import Objective, Term
 from sightline.train.parallel.layout import Layout
 from sightline.train.parallel.ranks import Ranks
+from sightline.train.parallel.sharded import one_by_one
 from sightline.train.parallel.spread import bring_home, double
 from sightline.train.precision import Precision
 
 GOES_ALONG = (ComposedVLM,)  # no subclasses: they treat a batch of text otherwise
+PARTS = ("represent", "match", "caption", "unmask")  # of a `PairModel`, called beside its forward pass
 
 
 class Fsdp(Layout):
@@ -34,6 +47,7 @@ class Fsdp(Layout):
 
     sharded = True
     spreads = True
+    parted = True
 
     def __init__(self, settings: Parallel, everyone: Ranks, sizes: Sizes) -> None:
         super().__init__(settings, everyone)
@@ -41,16 +55,17 @@ class Fsdp(Layout):
 
     def check(self, model: VLM, stage: Stage, objective: Objective, precision: Precision) -> None:
         """See `Layout.check`."""
+        super().check(model, stage, objective, precision)
         where = f"stages.{stage.name}"
-        if not objective.overlaps:
-            what = "losses that compare a step's pairs, and trades, need whole weights on every rank"
-            raise UserError(what, where=f"{where}.objective", fix="set parallel: ddp")
+        if stage.weighting.kind == "gradnorm":
+            what = "gradnorm compares gradients of whole matrices, and each rank has a part"
+            raise UserError(what, where=f"{where}.weighting", fix="set kind to uncertainty, or parallel: ddp")
+        if precision.name == "fp16" and any(p.ndim == 0 and p.requires_grad for p in model.parameters()):
+            what = "fp16 does not go with a temperature that learns beside shared out weights"
+            raise UserError(what, where="precision", fix="set precision=bf16, or parallel: ddp")
         if isinstance(stage.optimizer.clip, AdaptiveClip):
             what = "adaptive clipping looks at whole rows of a matrix, and each rank has a part"
             raise UserError(what, where=f"{where}.optimizer.clip", fix="set a number, or parallel: ddp")
-        if stage.early_stop and stage.early_stop.metric == "accuracy":
-            what = "answers are written by one rank at a time, which has only a part of the weights"
-            raise UserError(what, where=f"{where}.early_stop", fix="stop by the loss, or set parallel: ddp")
         if self.settings.gather == "bf16" and precision.name != "bf16":
             what = f"weights sent in bf16 are not multiplied in {precision.kind}"
             raise UserError(what, where="parallel.gather", fix="set precision=bf16, or leave gather out")
@@ -67,6 +82,22 @@ class Fsdp(Layout):
         """See `Layout.wrap`: a model that is shared out exchanges its gradients by itself."""
         return model
 
+    def optimizer(self, model: VLM, stage: Stage) -> Optimizer:
+        """See `Layout.optimizer`."""
+        made = super().optimizer(model, stage)
+        one_by_one(group for group in made.param_groups if len(set(map(type, group["params"]))) > 1)
+        return made
+
+    def exchange(self, objective: Objective, optimizer: Optimizer) -> None:
+        """See `Layout.exchange`."""
+        self.ranks.average_gradients(undivided(optimizer))
+
+    def value(self, objective: Objective, model: VLM, batch: Batch) -> dict[Term, tuple[Tensor, float]]:
+        """See `Layout.value`."""
+        found = super().value(objective, model, batch)
+        give_back(model)
+        return found
+
     def bring_home(self, away: VLM, home: VLM) -> None:
         """See `Layout.bring_home`."""
         bring_home(away, home)
@@ -82,19 +113,28 @@ def share_out(model: VLM, stage: Stage, mesh: DeviceMesh, settings: Parallel, de
     idle: tuple[Tower, ...] = ("vision",) if stage.cache_features else ()
     towers = model.towers if settings.frozen == "replicate" else idle
     kept = {p for tower in towers for _, p in model.tower_parameters(tower) if not p.requires_grad}
-    for parameter in kept:
-        parameter.data = parameter.data.to(device)
+    kept |= {p for p in model.parameters() if p.ndim == 0}
+    followed = _followed(model)
+    kept |= {p for p, leader in followed.items() if leader in kept}
+    for parameter in kept:  # what moves, in memory of its own
+        parameter.data = parameter.data.to(device, copy=parameter.requires_grad or parameter in followed)
     for parameter in model.parameters():  # filters of a convolution may lie channels last, which FSDP does not cut
         if parameter not in kept and not parameter.is_contiguous():
             parameter.data = parameter.data.contiguous()
-    for tower in model.towers if along else ("language",):
-        blocks = model.blocks(tower)
-        for block in blocks:
-            if not kept.issuperset(block.parameters()):
-                # The last block of all, too: the block behind it would gather it ahead, for a backward pass it has not.
-                passed = tower != "vision" or model.learns(tower) or block is blocks[-1]
-                _share_out(block, mesh, kept, policy, passed)
-    _share_out(model, mesh, kept, policy)
+    everywhere = along or isinstance(model, PairVLM)  # a pair has an image
+    for each in (model,) if model.slow is None else (model.slow, model):
+        for tower in model.towers if everywhere else ("language",):
+            blocks = each.blocks(tower)
+            for block in blocks:
+                if not kept.issuperset(block.parameters()):
+                    # The last block of all, too: the one behind it would gather it ahead, for no backward pass.
+                    passed = each is model and (tower != "vision" or model.learns(tower) or block is blocks[-1])
+                    _share_out(block, mesh, kept, policy, passed)
+        _share_out(each, mesh, kept, policy, passed=each is model)
+        for part in PARTS if isinstance(each, PairModel) else ():
+            register_fsdp_forward_method(each, part)
+        for module in _divided(each) if each is not model else ():
+            module.set_unshard_in_backward(False)  # nor does anything gather the slow copy ahead
     for name, buffer in model.named_buffers():
         _set_buffer(model, name, buffer.to(device))
 
@@ -118,6 +158,30 @@ def _share_out(
     # None: given back after the forward pass, but for the root, which the backward pass begins with
     again = False if held else None
     fully_shard(module, mesh=mesh, reshard_after_forward=again, ignored_params=kept, mp_policy=policy)
+
+
+def _followed(model: VLM) -> dict[nn.Parameter, nn.Parameter]:
+    """Each parameter of the copy that follows `model`, with the one that it follows."""
+    leaders, slow = dict(model.named_parameters()), model.slow
+    return {p: leaders[name] for name, p in slow.named_parameters()} if slow is not None else {}
+
+
+def undivided(optimizer: Optimizer) -> list[Tensor]:
+    """What `optimizer` moves and every rank has whole."""
+    return [p for group in optimizer.param_groups for p in group["params"] if not isinstance(p, DTensor)]
+
+
+def give_back(model: nn.Module) -> None:
+    """Let go of gathered weights after a forward pass that no backward pass follows.
+
+    The next one would take them as they were, and by then averages may have given way to the weights.
+    """
+    for module in _divided(model):
+        module.reshard()
+
+
+def _divided(model: nn.Module) -> Iterator[FSDPModule]:
+    return (module for module in model.modules() if isinstance(module, FSDPModule))
 
 
 def data_mesh(device: torch.device, sizes: Sizes) -> DeviceMesh:

@@ -22,7 +22,7 @@ from sightline.train.objectives import Objective
 from sightline.train.parallel.fsdp import share_out
 from sightline.train.parallel.layout import Layout
 from sightline.train.parallel.ranks import Ranks
-from sightline.train.parallel.sharded import local
+from sightline.train.parallel.sharded import local, one_by_one
 from sightline.train.parallel.spread import bring_home, double
 from sightline.train.parallel.tensor import cuts, split
 from sightline.train.precision import Precision
@@ -35,8 +35,10 @@ class Grid(Layout):
 
     sharded = True
     spreads = True
+    one_pass = "tensor ranks take one"
 
     def __init__(self, settings: Parallel, everyone: Ranks, sizes: Sizes) -> None:
+        self.parted = settings.kind != "ddp"
         self.everyone, self.mesh = everyone, _mesh(everyone, sizes)
         place = dict(zip(DIRECTIONS, self.mesh.get_coordinate() or (), strict=True))
         data = place["replicate"] * sizes.shard + place["shard"]
@@ -49,25 +51,19 @@ class Grid(Layout):
 
     def check(self, model: VLM, stage: Stage, objective: Objective, precision: Precision) -> None:
         """See `Layout.check`."""
-        where = f"stages.{stage.name}"
-        if not objective.overlaps:
-            what = "losses that compare a step's pairs, and trades, know of no tensor ranks"
-            raise UserError(what, where=f"{where}.objective", fix="set parallel: ddp")
+        super().check(model, stage, objective, precision)
         if precision.name == "fp16":
             what = "fp16 does not go with tensor or pipeline ranks"
             raise UserError(what, where="precision", fix="set precision=bf16")
         if type(model) is not ComposedVLM:
             what = f"a {type(model).__name__} cannot be cut over tensor ranks: towers joined by a connector can"
             raise UserError(what, where="parallel.tensor", fix="set parallel: fsdp")
-        if stage.early_stop and stage.early_stop.metric == "accuracy" and self.settings.kind != "ddp":
-            what = "answers are written by one data rank at a time, which has only a part of the weights"
-            raise UserError(what, where=f"{where}.early_stop", fix="stop by the loss, or set kind to ddp")
         if self.settings.tensor == 1:
             return
         if isinstance(stage.optimizer.clip, AdaptiveClip) or stage.optimizer.kind == "lamb":
             what = "adaptive clipping and LAMB look at whole matrices, and each rank has a part"
             fix = "clip by a number, and use adamw; or set parallel: ddp"
-            raise UserError(what, where=f"{where}.optimizer", fix=fix)
+            raise UserError(what, where=f"stages.{stage.name}.optimizer", fix=fix)
         cuts(model, self.settings.tensor)
 
     def place(self, home: VLM, stage: Stage) -> VLM:
@@ -95,8 +91,7 @@ class Grid(Layout):
 
     def in_parts(self, optimizer: Optimizer) -> Optimizer:
         """Let `optimizer` move one tensor at a time: cut and whole ones do not go together into one operation."""
-        for group in optimizer.param_groups if self.settings.tensor > 1 else ():
-            group |= {key: False for key in ("fused", "foreach") if key in group}
+        one_by_one(optimizer.param_groups if self.settings.tensor > 1 else ())
         return optimizer
 
     def exchange(self, objective: Objective, optimizer: Optimizer) -> None:

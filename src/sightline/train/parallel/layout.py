@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sightline.data.batch import Batch
+from sightline.errors import UserError
 from sightline.models.vlm import VLM
 from sightline.recipe.schema import Clip, Parallel, Stage
 from sightline.train.clip import Norms, clip_gradients
@@ -37,6 +38,8 @@ class Layout:
         together: whether no rank can go through the model alone, though the main one writes checkpoints.
         layered: whether weights and gradients are to be seen layer by layer after a step.
         watched: whether the guard can watch the model that is trained.
+        parted: whether a rank by itself has only a part of the weights to answer with.
+        one_pass: why an objective cannot take several passes through the model for one backward pass, where it cannot.
         ranks: those that are fed different rows.
     """
 
@@ -45,12 +48,24 @@ class Layout:
     together = False
     layered = True
     watched = True
+    parted = False
+    one_pass = ""
 
     def __init__(self, settings: Parallel, ranks: Ranks) -> None:
         self.settings, self.ranks = settings, ranks
 
     def check(self, model: VLM, stage: Stage, objective: Objective, precision: Precision) -> None:
         """Raise UserError where this layout cannot train `stage` of `model` (its `requires_grad` is decided)."""
+        where = f"stages.{stage.name}"
+        if self.one_pass and not objective.overlaps:
+            what = f"losses that compare a step's pairs, and trades, take several passes at once, and {self.one_pass}"
+            raise UserError(what, where=f"{where}.objective", fix="set parallel: ddp, or fsdp for pairs")
+        if self.parted and stage.adversarial is not None:
+            what = "an attack runs passes of its own, for which one rank's part of the weights is not enough"
+            raise UserError(what, where=f"{where}.adversarial", fix="set parallel: ddp")
+        if self.parted and stage.early_stop and stage.early_stop.metric == "accuracy":
+            what = "answers are written by one rank at a time, which has only a part of the weights"
+            raise UserError(what, where=f"{where}.early_stop", fix="stop by the loss, or set parallel: ddp")
 
     def place(self, home: VLM, stage: Stage) -> VLM:
         """The model to train: `home` itself, or another with its weights that lies on the ranks."""

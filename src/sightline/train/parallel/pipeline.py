@@ -58,6 +58,7 @@ class Pipeline(Grid):
 
     def __init__(self, settings: Parallel, everyone: Ranks, sizes: Sizes) -> None:
         super().__init__(settings, everyone, sizes)
+        self.parted = True
         self.group = self.mesh.get_group("pipeline")
         self.stage, self.stages = dist.get_rank(self.group), sizes.pipeline
         self.sizes: list[int] = []  # blocks of each stage
@@ -90,9 +91,6 @@ class Pipeline(Grid):
         if stage.cache_features:
             what = "kept features would leave the vision tower's stages without work"
             raise UserError(what, where=f"{where}.cache_features", fix="set it to false, or pipeline to 1")
-        if stage.early_stop and stage.early_stop.metric == "accuracy":
-            what = "answers are written by one rank at a time, which has only some of the blocks"
-            raise UserError(what, where=f"{where}.early_stop", fix="stop by the loss")
         super().check(model, stage, objective, precision)
         self.sizes = stage_sizes(model, stage, self.stages, self.settings.tensor)
         count = plan_steps(stage, {}, self.ranks.world).accumulate

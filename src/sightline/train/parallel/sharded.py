@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,3 +56,9 @@ def clip_norm(parameters: Sequence[Tensor], most: float | None) -> Tensor:
     if most is not None:
         torch._foreach_mul_([local(each) for each in gradients], (most / (total + 1e-6)).clamp(max=1.0))
     return total
+
+
+def one_by_one(groups: Iterable[dict[str, Any]]) -> None:
+    """Let an optimizer move one tensor of `groups` at a time: those that lie unlike do not go into one operation."""
+    for group in groups:
+        group |= {key: False for key in ("fused", "foreach") if key in group}

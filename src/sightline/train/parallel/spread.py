@@ -33,11 +33,11 @@ def share_buffers(model: nn.Module) -> None:
 
 
 def bring_home(away: VLM, home: VLM) -> None:
-    """Give `home` the weights of `away` that learn (the others it has), and its buffers; all ranks must call."""
+    """Give `home` the weights of `away` that learn or follow (the others it has), and its buffers; all ranks must call."""
     bring_buffers(away, home)
-    own = home.state_dict()
+    own, follows = home.state_dict(), set(away.slow.parameters()) if away.slow is not None else ()
     for name, parameter in away.named_parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad or parameter in follows:
             fill(own[name], whole(parameter.detach()).to(own[name].device))
 
 
