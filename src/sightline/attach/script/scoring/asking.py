@@ -1,0 +1,150 @@
+"""Asks a script's own function what it thinks of the truth, in the form in which predictions come."""
+
+from __future__ import annotations
+
+import io
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from types import CodeType
+from typing import Any
+
+import torch
+
+from sightline.attach.script.scoring.pairs import Data, Function, Pair
+from sightline.attach.script.scoring.readings import reading
+from sightline.attach.script.scoring.replica import Replica
+from sightline.attach.script.scoring.verdict import Verdict, judged, numbers
+from sightline.guard.evidence import IGNORE
+from sightline.guard.probes.restore import same_randomness
+
+
+def asked(function: Function, own: Callable[[str], bool], until: float) -> Verdict | None:
+    """What the function reads wrong, if all calls of it that can be told of agree."""
+    pairs = _joined(function.now) if function.now and function.now[0].single else function.now
+    before = _joined(function.before) if function.before and function.before[0].single else function.before
+    found: list[dict[tuple[str, str], Verdict]] = []
+    for place, one in enumerate(pairs):
+        roles = _roles(one, before[place] if place < len(before) else None)
+        if roles is None or time.perf_counter() > until:
+            continue
+        try:
+            verdicts = _truth(function, own, one, *roles, until)
+        except Exception:  # noqa: BLE001 - the script's own function, on other input than it was made for
+            return None
+        if verdicts is not None:
+            found.append(verdicts)
+    keys = set.intersection(*(set(one) for one in found)) if found else set()
+    return next((verdict for key, verdict in found[0].items() if key in keys), None) if found else None
+
+
+def _truth(
+    function: Function, own: Callable[[str], bool], one: Pair, pred: str, target: str, until: float
+) -> dict[tuple[str, str], Verdict] | None:
+    rows = {name: data.rows for name, data in one.data.items()}
+    with torch.no_grad():
+        read = reading(rows[pred], rows[target])
+    if read is None or not read.others:
+        return None
+    built = Replica(own)
+    metric = built.of(function.code, function.namespace, function.free)
+    rest = {name: built.argument(value) for name, value in one.values.items()}
+
+    def score(these: Any, those: Any) -> dict[str, float]:
+        if time.perf_counter() > until:
+            raise TimeoutError
+        return _scored(metric, function.code, rest, one, {**rows, pred: these, target: those})
+
+    with alone():
+        return judged(read, rows[pred], rows[target], score, _counts(rows[target]))
+
+
+def _scored(metric: Any, code: CodeType, rest: dict[str, Any], one: Pair, rows: dict[str, Any]) -> dict[str, float]:
+    """What the metric says of `rows`, row by row or at once."""
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+    def called(given: dict[str, Any]) -> Any:
+        values = {name: given[name] if name in given else rest[name] for name in names}
+        in_place = [values.pop(name) for name in names[: code.co_argcount]]
+        return metric(*in_place, **values)
+
+    if not one.single:
+        copies = {n: v.clone() if isinstance(v, torch.Tensor) else list(v) for n, v in rows.items()}
+        count = len(copies[one.names[0]])
+        return numbers(called({name: one.data[name].restored(copy) for name, copy in copies.items()}), count)
+    told = []
+    for each in zip(*rows.values(), strict=True):
+        row = zip(rows, each, strict=True)
+        told.append(
+            numbers(called({n: v if isinstance(v, str) else one.data[n].restored(v.clone()) for n, v in row}), 1)
+        )
+    return {name: sum(one[name] for one in told) / len(told) for name in told[0] if all(name in one for one in told)}
+
+
+def _joined(pairs: list[Pair]) -> list[Pair]:
+    """Calls that compare one row each, as one of many."""
+    first = pairs[0]
+    data = {}
+    for name, one in first.data.items():
+        rows = [each.data[name].rows[0] for each in pairs]
+        data[name] = Data(rows if isinstance(rows[0], str) else torch.stack(rows), one.restored)
+    most = len(pairs) / 2
+    given = {name for name in first.names if sum(name in one.given for one in pairs) > most}
+    return [Pair(first.names, data, first.values, given, single=True)]
+
+
+def _roles(one: Pair, before: Pair | None) -> tuple[str, str] | None:
+    """Which of the two is predicted, and which is the truth; None where that is not clear.
+
+    What the data gave is the truth, and so is what stayed the same in two evaluations while the other changed, or what
+    is no output beside one that is.
+    """
+    same = {name for name in one.names if before is not None and _equal(one, before, name)}
+
+    def fits(pred: str, target: str) -> bool:
+        made = pred in one.made or not (pred in one.given or pred in same)
+        true = (
+            target in one.given
+            or (target in same and pred not in same)
+            or (target not in one.made and pred in one.made)
+        )
+        return made and true
+
+    ways = [(a, b) for a, b in (one.names, one.names[::-1]) if fits(a, b)]
+    return ways[0] if len(ways) == 1 else None
+
+
+def _equal(one: Pair, other: Pair, name: str) -> bool:
+    if name not in other.data:
+        return False
+    mine, theirs = one.data[name].rows, other.data[name].rows
+    if isinstance(mine, list) or isinstance(theirs, list):
+        return bool(mine == theirs)
+    return mine.shape == theirs.shape and torch.equal(mine, theirs)
+
+
+def _counts(target: Any) -> set[int]:
+    """How many there are to be right."""
+    if isinstance(target, list):
+        return {len(target)} - {0, 1}
+    labelled = int((target != IGNORE).sum())
+    return {len(target), target.numel(), labelled} - {0, 1}
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, nothing that a function says or draws reaches the script, and no mode of the script's reaches it."""
+    show = warnings.showwarning
+    warnings.showwarning = lambda *args, **kwargs: None  # no filter is changed: that would make old warnings new
+    kinds = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    try:
+        with ExitStack() as inside:
+            for context in (redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), same_randomness()):
+                inside.enter_context(context)
+            for kind in kinds:
+                inside.enter_context(torch.autocast(kind, enabled=False))
+            inside.enter_context(torch.no_grad())
+            yield
+    finally:
+        warnings.showwarning = show
