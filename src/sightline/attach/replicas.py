@@ -20,9 +20,11 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from sightline.attach.hook import Hook
+from sightline.attach.onlookers.shared_rows import SharedRows
 from sightline.attach.prints import row_hashes, value_hashes
 from sightline.attach.ranks import Ranks, joined
 from sightline.attach.recorder import Recorder
+from sightline.attach.together import judged_together
 from sightline.attach.watchdog import PATIENCE, Watchdog
 from sightline.guard.evidence import RankFacts, RanksSeen, Round
 from sightline.guard.probes.call import Call
@@ -77,6 +79,8 @@ class Replicas:
             return
         if not self._handles:
             self._listen()
+            if (rows := self._rows) is not None:
+                rows.several = True
             self._recorder.pace.also.append(_due)  # the same steps on all ranks, whatever each has to do besides
             self._recorder.pace.inner += len(self._handles)
         self._begin(self._recorder.step)
@@ -196,6 +200,7 @@ class Replicas:
         self._recorder.mailbox.open(wait=True)
         self.ranks.put(f"{self.name}/end", [asdict(facts) for facts in self._recent])
         if self.ranks.rank != 0:
+            self._compare_rows()
             return
         met = self._rounds or any(len(self.ranks.those(f"{self.name}/{step}")) > 1 for step in self._waiting)
         ends = self.ranks.all(f"{self.name}/end", WAIT if met else BRIEFLY) or {}
@@ -207,6 +212,22 @@ class Replicas:
                 self._rounds.append(_round(step, shown))
         if self._rounds:
             self._offer(self._seen(final=True))
+        self._compare_rows()
+
+    @property
+    def _rows(self) -> SharedRows | None:
+        return next((one for one in self._recorder.onlookers.all if isinstance(one, SharedRows)), None)
+
+    def _compare_rows(self) -> None:
+        """Rank 0 judges what all ranks trained on and evaluated. Where each trains its own model, only its own."""
+        assert self.ranks is not None
+        if (rows := self._rows) is None:
+            return
+        seen = judged_together(self.ranks, self.name, rows, WAIT if self._rounds else 0.0)
+        if seen is not None and rows.final is not None and self._rounds:
+            last = self._rounds[-1]
+            one = (last.comparable and not last.differing) or any(facts.sharded for facts in last.ranks)
+            self._offer(seen if one and last.step else rows.final)
 
     def among(self, store: Any, rank: int, world: int) -> None:
         """This model is `rank` of `world`, which share `store` (a `torch.distributed.Store` of their own)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -78,7 +79,7 @@ class NearRows:
             self._kind = kind
             sample.add(hashes, likes if kind == "images" else likes[:, :LONG].to(torch.int32))
 
-    def seen(self, known: set[bytes]) -> NearRowsSeen | None:
+    def seen(self, known: Collection[bytes]) -> NearRowsSeen | None:
         """Compare. `known`: the hashes of all rows that were trained on."""
         self._trained.cut()
         self._evaluated.cut()
@@ -90,7 +91,7 @@ class NearRows:
         found = alike(other, own).any(dim=1).tolist()
         near = {name for name, is_near in zip(evaluated, found, strict=True) if is_near and name not in known}
         batches = self._evaluated.batches
-        fresh = evaluated.keys() - near - known
+        fresh = evaluated.keys() - near - set(known)
         mixed = [name for name in near if not fresh.isdisjoint(batches[evaluated[name][1]])]
         pairs = sum(len(part) * (len(part) - 1) // 2 for part in (own, other))
         twins = sum(int(alike(part, part).triu(1).sum()) for part in (own, other))

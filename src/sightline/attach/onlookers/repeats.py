@@ -7,6 +7,7 @@ the first on, and either side until hardly any row is new.
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from sightline.guard.evidence import RepeatsSeen
 
@@ -36,42 +37,46 @@ class Repeats:
     """Training's first batches, and the first evaluation."""
 
     def __init__(self) -> None:
-        self._trained, self._evaluated = Pass(), Pass()
+        self.trained, self.evaluated = Pass(), Pass()
         self._at: object = None
 
     def train(self, rows: list[bytes], *, whole: bool) -> None:
         """A training batch. `whole`: so far, every batch was hashed."""
-        self._trained.over = self._trained.over or not whole
-        self._trained.take(rows)
+        self.trained.over = self.trained.over or not whole
+        self.trained.take(rows)
 
     def evaluate(self, at: object, rows: list[bytes]) -> None:
         """A batch of the evaluation `at`."""
         if self._at is None:
             self._at = at
         if at == self._at:
-            self._evaluated.take(rows)
+            self.evaluated.take(rows)
 
     def seen(self) -> RepeatsSeen | None:
         """What both show together."""
-        ours, others = self._trained.rows, self._evaluated.rows
-        if not ours or not others:
-            return None
-        both = ours + others
-        sizes, judged_of = Counter(both.values()), Counter[int]()
-        for row, times in others.items():
-            judged_of[both[row]] += times
-        span = range(1, max(sizes) + 1)
-        return RepeatsSeen(
-            drawn=ours.total(),
-            judged=others.total(),
-            sizes=tuple(sizes[size] for size in span),
-            judged_of=tuple(judged_of[size] for size in span),
-            drawn_twins=equal_pairs(ours),
-            judged_twins=equal_pairs(others),
-            twins=sum(times * ours[row] for row, times in others.items()),
-        )
+        return counted(self.trained.rows, self.evaluated.rows)
 
 
-def equal_pairs(rows: Counter[bytes]) -> int:
+def counted(ours: Counter[Any], others: Counter[Any]) -> RepeatsSeen | None:
+    """The rows of training's pass beside those of an evaluation's."""
+    if not ours or not others:
+        return None
+    both = ours + others
+    sizes, judged_of = Counter(both.values()), Counter[int]()
+    for row, times in others.items():
+        judged_of[both[row]] += times
+    span = range(1, max(sizes) + 1)
+    return RepeatsSeen(
+        drawn=ours.total(),
+        judged=others.total(),
+        sizes=tuple(sizes[size] for size in span),
+        judged_of=tuple(judged_of[size] for size in span),
+        drawn_twins=equal_pairs(ours),
+        judged_twins=equal_pairs(others),
+        twins=sum(times * ours[row] for row, times in others.items()),
+    )
+
+
+def equal_pairs(rows: Counter[Any]) -> int:
     """Of all pairs of rows: one that is there four times makes six."""
     return sum(count * (count - 1) // 2 for count in rows.values())

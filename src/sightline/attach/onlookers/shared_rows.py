@@ -19,7 +19,8 @@ from sightline.attach.onlookers.tails import Tails
 from sightline.guard.evidence import SharedRowsSeen
 from sightline.guard.probes.call import Call, outcome
 
-ALWAYS = 64  # training batches that are hashed whatever the step costs; later ones on measured steps
+ALWAYS = 64  # training batches that are hashed whatever the step costs; later ones on measured steps, and
+LATER = 16  # some more, where they are heard: were their rows there before?
 MOST = 20_000  # rows kept of either kind: 2 MB of hashes
 WIDE = 512  # elements of a row whose bytes are hashed, evenly spaced; of token ids all up to LONG
 LONG = 2048
@@ -36,13 +37,18 @@ class SharedRows(Onlooker):
 
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)
-        self._trained: set[bytes] = set()
-        self._evaluated: set[bytes] = set()
+        self.trained: dict[bytes, int] = {}  # row -> the step that was first to train on it
+        self.evaluated: set[bytes] = set()
+        self.judged: list[tuple[int, list[bytes]]] = []  # the step of each evaluation batch, and its rows
+        self.several = False  # ranks train one model, who are judged together at the end
+        self.final: SharedRowsSeen | None = None
+        self.repeats = Repeats()
+        self.later: list[tuple[int, list[bytes]]] = []  # the same of training batches after the first ones
         self._shared: set[bytes] = set()
-        self._batches = self._hashed = self._mixed = self._pairs = self._twins = 0
+        self._batches = self._hashed = self._mixed = self.pairs = self.twins = 0
         self._rows = self._again = self._old = 0  # `_old`: training rows in a row that had all been seen before
         self._parts: list[tuple[int, ...]] = []  # hashes of the parts of distinct training rows
-        self._near, self._spans, self._tails, self._repeats = NearRows(), Spans(), Tails(), Repeats()
+        self._near, self._spans, self._tails = NearRows(), Spans(), Tails()
         recorder.pace.also.append(self._must_hear)
         self._at: tuple[int, int] | None = None  # the step of the evaluation under way, and which its host calls it
         self._phase: set[bytes] = set()
@@ -55,10 +61,11 @@ class SharedRows(Onlooker):
         step = self.recorder.step
         if training:
             self._batches = self.recorder.forwards
-            if (self._batches <= ALWAYS or measured) and len(self._trained) < MOST and (rows := _rows(call)):
+            wanted = measured or self._batches <= ALWAYS or len(self.later) < LATER
+            if wanted and len(self.trained) < MOST and (rows := _rows(call)):
                 self._post(rows, self._near.prints(call, training=True), partial(self._train, step, self._batches))
             return
-        if step == 0 or len(self._evaluated) >= MOST:
+        if step == 0 or len(self.evaluated) >= MOST:
             return
         if (logits := outcome(output).logits) is not None and logits.dim() == 2:
             self._near.classes = max(self._near.classes, logits.shape[1])
@@ -74,11 +81,18 @@ class SharedRows(Onlooker):
 
     def close(self, *, broken: bool) -> None:
         """The last comparison."""
-        if self._evaluated and self._trained:
-            self._offer(last=True)
+        self.final = self._seen(last=True)
+        if self.evaluated and self.trained:
+            if not self.several:
+                self.recorder.offer(self.final)
             if (seen := self._spans.seen(self.recorder.step)) is not None:
                 self.recorder.offer(seen)
-        self._near, self._spans, self._tails, self._repeats = NearRows(), Spans(), Tails(), Repeats()
+        self._near, self._spans, self._tails = NearRows(), Spans(), Tails()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every training batch was hashed."""
+        return self._hashed == self._batches
 
     def _must_hear(self, step: int) -> bool:
         """Of a small data set, whether rows repeat within it shows in its first pass alone."""
@@ -98,17 +112,19 @@ class SharedRows(Onlooker):
         self._spans.train(values)
         self._tails.train(values)
         self._rows += len(rows)
-        again = sum(row in self._trained for row in rows)
+        again = sum(row in self.trained for row in rows)
         self._again += again
         self._old = self._old + again if again == len(rows) else 0
         self._hashed += 1
-        self._repeats.train(rows, whole=self._hashed == number)
-        self._pairs += len(rows) * (len(rows) - 1) // 2
-        self._twins += equal_pairs(Counter(rows))
-        known = [row in self._evaluated for row in rows]
+        self.repeats.train(rows, whole=self._hashed == number)
+        self.pairs += len(rows) * (len(rows) - 1) // 2
+        self.twins += equal_pairs(Counter(rows))
+        known = [row in self.evaluated for row in rows]
         self._mixed += any(known) and not all(known)
         self._keep_parts(rows, max(values, key=lambda value: value[0].numel()))
-        self._trained.update(rows)
+        if number > ALWAYS and len(self.later) < LATER:
+            self.later.append((step, rows))
+        self.trained.update({row: step for row in rows if row not in self.trained})
         if any(known):
             self._offer()
 
@@ -121,16 +137,17 @@ class SharedRows(Onlooker):
         self._near.evaluated(rows, likes)
         self._spans.evaluate(step, values)
         fresh = [row for row in rows if row not in phase]
-        self._pairs += len(rows) * (len(rows) - 1) // 2 + len(rows) * len(phase)
-        self._twins += len(rows) - len(fresh) + equal_pairs(Counter(fresh))
+        self.pairs += len(rows) * (len(rows) - 1) // 2 + len(rows) * len(phase)
+        self.twins += len(rows) - len(fresh) + equal_pairs(Counter(fresh))
         phase.update(rows)
-        self._repeats.evaluate(step, rows)
-        known = [row in self._trained for row in rows]
+        self.repeats.evaluate(step, rows)
+        known = [row in self.trained for row in rows]
         self._tails.evaluate(values, known)
         self._mixed += any(known) and known.count(False) >= self._least(len(rows))
         kinds.add("old" if sum(known) >= OLD * len(known) else "both" if any(known) else "new")
+        self.judged.append((step, rows))
         self._shared.update(row for row, seen in zip(rows, known, strict=True) if seen)
-        self._evaluated.update(rows)
+        self.evaluated.update(rows)
 
     def _least(self, count: int) -> float:
         """Unknown rows of a batch of known ones that tell rows of two kinds.
@@ -138,35 +155,37 @@ class SharedRows(Onlooker):
         One, where every training batch was hashed. Where an epoch's worth of training rows had all been seen before, a
         few of the others were not: then more than can be those. Else no number, for most may be training rows.
         """
-        if self._hashed == self._batches:
+        if self.complete:
             return 1
-        return max(2, PART * count) if self._old >= len(self._trained) else math.inf
+        return max(2, PART * count) if self._old >= len(self.trained) else math.inf
 
     def _keep_parts(self, rows: list[bytes], value: Tensor) -> None:
         """Of rows that were not seen before."""
-        fresh = {row: place for place, row in enumerate(rows) if row not in self._trained}
+        fresh = {row: place for place, row in enumerate(rows) if row not in self.trained}
         for place in list(fresh.values())[: KEPT - len(self._parts)]:
             self._parts.append(tuple(hash(_bytes(part)) for part in value[place].chunk(PARTS)))
 
-    def _offer(self, *, last: bool = False) -> None:
-        self.recorder.offer(
-            SharedRowsSeen(
-                step=self.recorder.step,
-                trained=len(self._trained),
-                evaluated=len(self._evaluated),
-                shared=len(self._shared),
-                mixed=self._mixed,
-                complete=self._hashed == self._batches,
-                apart=self._kinds == {"old", "new"},
-                pairs=self._pairs,
-                twins=self._twins,
-                again=self._again / max(1, self._rows),
-                parts=len(self._parts),
-                keys=sum(len(set(part)) == len(part) for part in zip(*self._parts, strict=False)),
-                near=self._near.seen(self._trained) if last else None,
-                tails=self._tails.seen() if last else None,
-                repeats=self._repeats.seen() if last else None,
-            )
+    def _offer(self) -> None:
+        if not self.several:
+            self.recorder.offer(self._seen())
+
+    def _seen(self, *, last: bool = False) -> SharedRowsSeen:
+        return SharedRowsSeen(
+            step=self.recorder.step,
+            trained=len(self.trained),
+            evaluated=len(self.evaluated),
+            shared=len(self._shared),
+            mixed=self._mixed,
+            complete=self.complete,
+            apart=self._kinds == {"old", "new"},
+            pairs=self.pairs,
+            twins=self.twins,
+            again=self._again / max(1, self._rows),
+            parts=len(self._parts),
+            keys=sum(len(set(part)) == len(part) for part in zip(*self._parts, strict=False)),
+            near=self._near.seen(self.trained) if last else None,
+            tails=self._tails.seen() if last else None,
+            repeats=self.repeats.seen() if last else None,
         )
 
 

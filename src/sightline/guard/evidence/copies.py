@@ -18,6 +18,7 @@ SAME, PARTED = 0.05, 0.05  # of the evaluated rows were trained on; of the spans
 AGAIN = 0.5  # of the training rows come again to the last byte, in two epochs of a fixed set of windows
 FREE = 0.2  # of the pairs of tokens that come again go on otherwise: rows that follow a rule overlap without a stream
 FEWER, EXPECTED = 4.0, 8.0  # times fewer rows trained on than draws would give, of so many
+ABROAD, OWN = 16.0, 0.1  # rows; of a training score, a rank had trained on as many itself as each of the others
 GROUPS, LARGEST = 16, 8  # groups of one size, of at most so many rows: near copies of a row are few
 LONGEST = 64  # the same of equal rows
 SURE, UNSEEN = 3.0, 3  # standard deviations of a count; groups that may have been missed (95 %)
@@ -95,6 +96,11 @@ def _there(seen: RepeatsSeen, sizes: range) -> float:
     """How many are there, in times of that; 1 where they are few."""
     expected = _rows(seen, sizes)
     return sum(seen.judged_of[size - 1] for size in sizes) / expected if expected >= FEW else 1.0
+
+
+def held_out_on_one_rank(rows: SharedRowsSeen) -> bool:
+    """Whether ranks evaluate what others trained on, and they themselves did not: each has made a split of its own."""
+    return rows.abroad is not None and rows.abroad >= ABROAD and rows.own <= OWN * rows.abroad
 
 
 def interleaved(rows: SharedRowsSeen) -> bool:

@@ -89,6 +89,8 @@ class SharedRowsSeen:
         near: what nearly equals, though its bytes differ; None before the end, and for rows that are neither an image
             nor a text, or both.
         repeats: how often each of them is there; None before the end, and where batches were not hashed.
+        abroad: where ranks train one model, rows that one evaluates and another had trained on before, a mean over the
+            other ranks; `own`: rows that it had trained on itself. None of a single rank.
         tails: whether training goes on where evaluated windows end; None before the end, and without such windows.
     """
 
@@ -107,6 +109,8 @@ class SharedRowsSeen:
     apart: bool = False
     tails: TailsSeen | None = None
     repeats: RepeatsSeen | None = None
+    abroad: float | None = None
+    own: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ windows drawn anywhere in a text, long spans are compared; of windows that overl
 Where rows repeat within training too, it is counted how often each is there: copies are many that are there equally
 often, on both sides as a random split puts them there.
 Root cause: duplicates were made (oversampled, sliced, augmented) before the split; the training set still holds the
-rows that the validation set was taken from; or one file is in both folders.
+rows that the validation set was taken from; one file is in both folders; each rank of several splits by its own seed.
 Fix: remove duplicates and split by source (photo, patient, document) before anything is copied or sliced; train on
 `train_indices` alone.
 Stays silent when: evaluation rows are new; one row in many is shared by chance, because the data have few different
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
 from sightline.guard.evidence import NearRowsSeen, SharedRowsSeen, SharedSpansSeen
-from sightline.guard.evidence.copies import copied, grouped, interleaved
+from sightline.guard.evidence.copies import copied, grouped, held_out_on_one_rank, interleaved
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -91,16 +91,18 @@ def _equal(rows: SharedRowsSeen) -> Verdict:
     if rows.shared < max(ROWS, SHARE * rows.evaluated):
         return None
     chance = rows.evaluated * rows.trained * (rows.twins + BOUND) / rows.pairs if rows.pairs else 0.0
-    copies = copied(rows)
+    copies, abroad = copied(rows), held_out_on_one_rank(rows)
     if rows.shared <= CHANCE * min(chance, float(rows.evaluated)) and not copies:
         return CannotTell("rows different enough to tell a shared one from a chance")
     part = rows.shared == rows.evaluated and rows.complete and rows.evaluated <= PART * rows.trained
-    if rows.apart or not (part or rows.mixed or copies):
+    if rows.apart or not (part or rows.mixed or copies or abroad):
         return None
     return Finding(
         severity="warning",
-        message=f"{rows.shared} of {rows.evaluated} evaluated rows had been trained on",
-        fix="remove them from training: deduplicate and split before rows are copied, sliced or oversampled",
+        message=f"{rows.shared} of {rows.evaluated} evaluated rows had been trained on" + abroad * " by other ranks",
+        fix="split with one seed on all ranks: random_split(..., generator=torch.Generator().manual_seed(0))"
+        if abroad
+        else "remove them from training: deduplicate and split before rows are copied, sliced or oversampled",
         seen={"shared rows": rows.shared, "evaluated": rows.evaluated, "trained": rows.trained, "by chance": chance},
     )
 
