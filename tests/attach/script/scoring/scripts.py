@@ -20,6 +20,19 @@ def loss(net, batch):
     return F.cross_entropy(net(batch[0]), batch[1] - FIRST)
 """
 
+PLACES = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+def rows():
+    x = torch.randn(192, 1, 8, generator=torch.Generator().manual_seed(0))
+    return list(zip(x, torch.bucketize(x[:, 0], torch.tensor([-1.0, -0.3, 0.3, 1.0]))))
+net = lambda: nn.Sequential(nn.Conv1d(1, 32, 1), nn.ReLU(), nn.Conv1d(32, 5, 1))
+def loss(net, batch):
+    return F.cross_entropy(net(batch[0]), batch[1])
+"""
+
 BOXES = """
 import torch
 import torch.nn.functional as F
@@ -215,6 +228,40 @@ def evaluate(net, loader):
     return [accuracy(net(x), y) for x, y in loader]
 """,
         "not 1, which it gives for logits, while predictions are probabilities",
+    ),
+    "classes in another dimension": (
+        PLACES
+        + """
+def accuracy(p, t):
+    return (p.argmax(2) == t[:, :5]).float().mean().item()
+def evaluate(net, loader):
+    return [accuracy(net(x), y) for x, y in loader]
+""",
+        "not 1, which it gives for classes in dimension 2",
+    ),
+    "columns beside rows": (
+        BINARY.replace(", nn.Flatten(0))", ")").replace("net(batch[0])", "net(batch[0])[:, 0]")
+        + """
+def accuracy(p, y):
+    return ((p > 0.5) == (y > 0.5)).float().mean().item()
+def evaluate(net, loader):
+    return [accuracy(net(x), y) for x, y in loader]
+""",
+        "not 1, which it gives for predictions in the shape of targets",
+    ),
+    "numbers in a column beside a row": (
+        BOXES.replace("FORM(box)}", "FORM(box)[0]}")
+        .replace("nn.Linear(8, 4)", "nn.Linear(8, 1)")
+        .replace('["box"], batch["box"]', '["box"][:, 0], batch["box"]')
+        + """
+def mae(p, t):
+    return np.abs(p - t).mean()
+import numpy as np
+def evaluate(net, loader):
+    p, t = gathered(net, loader)
+    return mae(p.numpy(), t.numpy())
+""",
+        "not 0, which it gives for predictions in the shape of targets",
     ),
     "texts of another case": (
         TEXTS
@@ -412,6 +459,27 @@ def evaluate(net, loader):
         told += [flat(pred.flatten().numpy(), want.flatten().numpy()), whole_rows(pred, want)]
         told += [float(masked(pred, want, want != -100)), float(bits(logits[:, :-1], want))]
     return told
+""",
+    "columns beside columns": BINARY.replace(", nn.Flatten(0))", ")").replace("net(batch[0])", "net(batch[0])[:, 0]")
+    + """
+def accuracy(p, y):
+    return ((p[:, 0] > 0.5) == (y > 0.5)).float().mean().item()
+def above(p, y):
+    return (p.squeeze(-1) - y).abs().mean().item()
+def spread(p, y):  # between all pairs
+    return (p - p.T).abs().mean().item() + 0 * y.sum().item()
+def evaluate(net, loader):
+    return [metric(net(x), y) for x, y in loader for metric in (accuracy, above, spread)]
+""",
+    "classes of places": PLACES
+    + """
+def accuracy(p, t):
+    return (p.argmax(1) == t).float().mean().item()
+def mean_iou(p, t):
+    p = p.argmax(1)
+    return sum(float(((p == k) & (t == k)).sum() / ((p == k) | (t == k)).sum().clamp(min=1)) for k in range(5)) / 5
+def evaluate(net, loader):
+    return [metric(net(x), y) for x, y in loader for metric in (accuracy, mean_iou)]
 """,
     "yes or no": BINARY
     + """

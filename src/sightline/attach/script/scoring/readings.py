@@ -57,9 +57,35 @@ def reading(pred: Any, target: Any) -> Reading | None:
         if whole and classes and target.dtype != torch.bool:
             return _ids(pred, target)
         return _places(pred.double(), target.double()) if not whole and not classes else None
+    if pred.squeeze().shape == target.squeeze().shape:
+        return _spread(pred, target, whole, classes)
     if not whole and classes and pred.dim() == target.dim() + 1:
         return _logits(pred, target)
     return None
+
+
+def _spread(pred: Tensor, target: Tensor, whole: bool, classes: bool) -> Reading | None:
+    """Of as many numbers in another shape: (N, 1) beside (N,) makes (N, N) where nobody looks."""
+    aside = target.reshape(pred.shape)
+    if classes and not whole:
+        yes, count = aside > aside.float().mean(), aside.numel()
+        if count < LABELS or set(target.unique().tolist()) != {0, 1} or not yes.any() or yes.all():
+            return None
+        chances = bool((pred >= 0).all() and (pred <= 1).all())
+        high, low = (1 - NEARLY, NEARLY) if chances else (SURE, -SURE)
+        truth = torch.where(yes, high, low).to(pred.dtype)
+        near = float(pred[yes].mean() - pred[~yes].mean()) > APART * float(pred.max() - pred.min())
+    elif whole == classes:
+        truth = aside.to(pred.dtype)
+        far = [float((pred.double() - aside.double().roll(by, 0)).abs().mean()) for by in (0, 1, 2, 3)]
+        near = far[0] < NEARER * min(far[1:])
+    else:
+        return None
+    return (
+        Reading(truth, (Other("predictions in the shape of targets", truth.reshape(target.shape), target),))
+        if near
+        else None
+    )
 
 
 def _whole(values: Tensor) -> bool:
@@ -143,8 +169,21 @@ def _logits(pred: Tensor, target: Tensor) -> Reading | None:
         chances = bool((pred >= 0).all()) and bool(((pred.double().sum(dim) - 1).abs() < NEARLY).all())
         high, low = (1 - NEARLY, NEARLY / (classes - 1)) if chances else (SURE, -SURE)
         said = torch.full_like(pred, low).scatter(dim, found.truth.unsqueeze(dim), high)
-        return Reading(said, tuple(Other(o.says, said, o.target) for o in found.others))
+        others = [Other(o.says, said, o.target) for o in found.others]
+        return Reading(said, (*others, *_turned(pred, target, dim, high, low)))
     return None
+
+
+def _turned(pred: Tensor, target: Tensor, dim: int, high: float, low: float) -> Iterator[Other]:
+    """Classes in another dimension than they are, where labels (or the first of them) fit that."""
+    for other in range(1, pred.dim()):
+        shape = (*pred.shape[:other], *pred.shape[other + 1 :])
+        if other == dim or any(mine > there for mine, there in zip(shape, target.shape, strict=True)):
+            continue
+        labels = target[tuple(slice(size) for size in shape)].long()
+        if int(labels.min()) >= 0 and int(labels.max()) < pred.shape[other]:
+            said = torch.full_like(pred, low).scatter(other, labels.unsqueeze(other), high)
+            yield Other(f"classes in dimension {other}, which are in dimension {dim}", said, target)
 
 
 def _binary(pred: Tensor, target: Tensor) -> Reading | None:
