@@ -303,3 +303,15 @@ def test_the_rates_of_steps_slept_through(steady: bool) -> None:
     guard.close()
     expected = [0.5 if steady else 0.5 * 0.9**n for n in range(30)]
     assert of(ScheduleSeen, seen)[-1].rates == pytest.approx(expected)
+
+
+def test_waiting_for_the_processor_does_not_use_up_the_opening() -> None:
+    clock, work = Clock(), Clock()
+    pace = Pace(0.02, clock)
+    pace._work = work
+    for step in range(100):
+        with pace:
+            clock.now += 0.05
+            work.now += 0.005
+        pace.settle(step + 1, Kind.MEASURED)
+    assert 0.4 < pace._opening < 0.6

@@ -24,6 +24,7 @@ from sightline.guard.probes.paired import paired
 from sightline.guard.probes.rows import rows_apart
 
 AT_FIRST = 64  # batches that are all hashed: most faults of a loader show in its first ones
+OPENED = 32  # more, of steps that are measured anyway: rows of a longer epoch come back in these
 SHARE = 0.25  # of the guard's budget that hashing later batches may take
 ROWS = 65_536  # rows remembered
 STEPS = 256  # steps whose waits are remembered
@@ -69,7 +70,7 @@ class Loading:
         self._told, self._inferred = False, 0  # epochs are told by `epoch`, or inferred from the steps
         self._seen: LoaderSeen | None = None
         self._fed: dict[int, Fed] = {}
-        self._forwards, self._shown, self._rows_asked = 0, 0, not wants("RowsSeen")
+        self._forwards, self._hashed, self._shown, self._rows_asked = 0, 0, 0, not wants("RowsSeen")
         self._pairs_asked = self._collate_asked = not wants("PairedSeen")
         self._spent, self._began = 0.0, time.perf_counter()
         self._waits: deque[tuple[float, float]] = deque(maxlen=STEPS)
@@ -130,6 +131,7 @@ class Loading:
         self._forwards += 1
         self._ask_pairs(call, output)
         if output is not None and self._hashes():
+            self._hashed += 1
             self._hash(call, output)
             self._show()
             self._probe_rows(call)
@@ -159,6 +161,9 @@ class Loading:
 
     def _hashes(self) -> bool:
         if self._forwards <= AT_FIRST or self._budget >= 1:
+            return True
+        step = self._recorder.open_step
+        if self._hashed < AT_FIRST + OPENED and step is not None and step.measured:
             return True
         return self._spent < SHARE * self._budget * (time.perf_counter() - self._began)
 

@@ -58,7 +58,9 @@ class Pace:
 
     def __init__(self, budget: float, clock: Callable[[], float] = time.perf_counter) -> None:
         self._budget, self._clock = budget, clock
+        self._work = time.thread_time if clock is time.perf_counter else clock
         self.spent = self.late = 0.0
+        self._worked = self._work_start = 0.0  # of `spent`, while no other process had the processor
         self.also: list[Callable[[int], bool]] = []
         self.inner = 0
         self._began = self._start = clock()
@@ -66,14 +68,16 @@ class Pace:
         self._hearing, self._measuring = 0.0, 0.0  # seconds in the purses
         self._heard, self._measured, self._late = (deque[float](maxlen=RECENT) for _ in range(3))  # seconds a step
         self._step_time = 0.0
+        self._share = 1.0  # of the time spent that was work
         self._window = 0  # measured steps that are still to come in this window
         self._slept = 0
 
     def __enter__(self) -> None:
-        self._start = self._clock()
+        self._start, self._work_start = self._clock(), self._work()
 
     def __exit__(self, *_: object) -> None:
         self.spent += self._clock() - self._start
+        self._worked += self._work() - self._work_start
 
     def kind(self, step: int) -> Kind:
         """What the step after `step` steps is. Asked once for each that is not slept through."""
@@ -111,7 +115,8 @@ class Pace:
         """Steps of one kind are over, `step` is the number of all so far: earn, and pay."""
         now = self._clock()
         elapsed, spent, late = now - self._began, self.spent, self.late
-        self._began, self.spent, self.late = now, 0.0, 0.0
+        self._share = min(1.0, self._worked / spent) if spent > 0 else 1.0
+        self._began, self.spent, self.late, self._worked = now, 0.0, 0.0, 0.0
         own = max(elapsed - spent, 1e-6)
         self._step_time = MEMORY * self._step_time + (1 - MEMORY) * own / steps if self._step_time else own / steps
         self._earn(self._budget * own - self._hooks(steps, forwards))
@@ -127,10 +132,13 @@ class Pace:
         self._measuring = self._pay(self._measuring, spent - heard, opening)
 
     def _pay(self, purse: float, spent: float, opening: bool) -> float:
-        """What is left of a purse. In the opening it never owes: what it does not hold comes from the run's first."""
+        """What is left of a purse. In the opening it never owes: what it does not hold comes from the run's first.
+
+        That one is a fixed sum, of which a machine that does much else must not take more: it pays for our work alone.
+        """
         if not opening or purse >= spent:
             return purse - spent
-        self._opening -= min(spent - max(purse, 0.0), ONCE)
+        self._opening -= min(self._share * (spent - max(purse, 0.0)), ONCE)
         return min(purse, 0.0)
 
     def _earn(self, income: float) -> None:

@@ -45,9 +45,11 @@ def first(name, keep=("opt", "plan"), counted=True):
     return torch.load(name + ".pt")
 
 
-def again(name, state, *loaded, rate=3e-3, data=1):
+def again(name, state, *loaded, rate=3e-3, data=1, without="none", then=lambda model, state: None):
     model, opt, plan = parts(name, rate)
-    model.load_state_dict(state["model"])
+    given = {key: value for key, value in state["model"].items() if not key.startswith(without)}
+    model.load_state_dict(given, strict=without == "none")
+    then(model, state["model"])
     if "opt" in loaded:
         opt.load_state_dict(state["opt"])
     if "plan" in loaded:
@@ -63,6 +65,9 @@ again("NeverSaved", first("NeverSaved", keep=()))
 again("OtherRate", first("OtherRate"), rate=1e-3)
 again("OtherData", first("OtherData"), data=2)
 again("NoCount", first("NoCount", keep=(), counted=False))
+again("NoHead", first("NoHead"), "opt", "plan", without="2.")
+again("InParts", first("InParts"), "opt", "plan", without="2.", then=lambda m, s: m[2].load_state_dict(
+    {"weight": s["2.weight"], "bias": s["2.bias"]}))
 judged = kind("Judged")
 judged.load_state_dict(first("Judged")["model"])
 with torch.no_grad():
@@ -80,6 +85,7 @@ def test_which_loads_are_resumes(tmp_path: Path) -> None:
         ("NoMoments", "K2", "error"),
         ("NoPlan", "K2", "error"),
         ("NeverSaved", "K2", "warning"),
+        ("NoHead", "K2", "error"),
     }
     assert not told["run"]["problems"]
 

@@ -208,3 +208,22 @@ def test_a_batch_sampler_without_a_sampler() -> None:
     """The guard asks whether it splits the data, and goes on without an answer."""
     batches = DataLoader(Pictures(), batch_size=8, shuffle=True).batch_sampler
     assert fit(net(), DataLoader(Pictures(), batch_sampler=EveryOther(batches))) == ()
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_rows_of_an_epoch_that_is_longer_than_what_is_hashed_at_first(apart: bool) -> None:
+    """No loader: arrays that are shuffled by hand, and an epoch of 100 batches."""
+    torch.manual_seed(0)
+    x = torch.randn(800, 6)
+    y, model = (x[:, 0] > 0).long() + (x[:, 1] > 0).long(), nn.Linear(6, 3)
+    opt = torch.optim.SGD(model.parameters(), lr=0.01)
+    with sightline.attach(model, opt, on_finding=None) as guard:
+        for _ in range(4):
+            order = torch.randperm(800)
+            others = torch.randperm(800) if apart else order
+            for place in range(0, 800, 8):
+                loss = nn.functional.cross_entropy(model(x[order[place : place + 8]]), y[others[place : place + 8]])
+                opt.zero_grad()
+                loss.backward()
+                opt.step()
+    assert [one.code for one in guard.findings if one.severity != "note"] == (["I5"] if apart else [])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ class Resumes:
         self._saved: dict[str, Saved] = {}
         self._read: tuple[str, Any] | None = None  # the last checkpoint of our own that was read
         self._loaded: tuple[weakref.ref[nn.Module], str, Any] | None = None
+        self._lost: dict[str, Tensor] = {}  # of the last checkpoint: what it holds for a module that did not get it
         saves.told.append(self._wrote)
         models.attention.needs.append(lambda: self._read is not None or self._loaded is not None)
 
@@ -74,7 +75,7 @@ class Resumes:
         nn.Module.load_state_dict = loading  # type: ignore[method-assign, assignment]
         self._models.before.append(self._hook(self._stepping))
 
-    def _wrote(self, one: Watched, path: str) -> None:
+    def _wrote(self, one: Watched, path: str, *_: Any) -> None:
         """A model in training was saved."""
         if path and one.recorder.step and one.attachment is not None:
             rows = frozenset(row for fed in one.attachment.loading.fed for row in fed.inputs)
@@ -100,7 +101,7 @@ class Resumes:
             return
         self._read = None
         if _tells_how_far(content):
-            self._loaded = weakref.ref(inner), path, content
+            self._loaded, self._lost = (weakref.ref(inner), path, content), _held(content, missing)
         if missing:
             watch_reload(inner, missing, self._saved[path].one, path, self._hook)
 
@@ -124,7 +125,8 @@ class Resumes:
         if rows and sum(row in saved.rows for row in rows) >= SAME * len(rows):
             schedules = schedules_of(optimizer)
             seen = resume(content, one.recorder.model, [optimizer], schedules, Path(path), one.recorder.step)
-            one.attachment.show(_of_parts(seen, any(schedule.last_epoch > 1 for schedule in schedules)))
+            seen = _of_parts(seen, any(schedule.last_epoch > 1 for schedule in schedules))
+            one.attachment.show(_with_lost(seen, one.recorder.model, self._lost))
 
 
 def _of_parts(seen: ResumeSeen, set_forward: bool) -> ResumeSeen:
@@ -132,6 +134,31 @@ def _of_parts(seen: ResumeSeen, set_forward: bool) -> ResumeSeen:
     live = tuple(part for part in seen.live if part != "schedule" or "schedule" in seen.saved or not set_forward)
     differ = tuple(one for one in seen.differ if one[0] in PARTS)
     return replace(seen, live=live, differ=differ)
+
+
+def _held(content: Mapping[Any, Any], missing: Sequence[str]) -> dict[str, Tensor]:
+    """What a checkpoint holds under the names that a module was not given."""
+    parts = [content, *(part for part in content.values() if isinstance(part, Mapping))]
+    return {n: part[n] for n in missing for part in parts if isinstance(part.get(n), Tensor)}
+
+
+def _with_lost(seen: ResumeSeen, model: nn.Module, lost: Mapping[str, Tensor]) -> ResumeSeen:
+    """Weights that were saved and not loaded, by a run that goes on with its optimizer's state: no part is new to it.
+
+    A head that is left out to be trained anew has no moments of its own that would fit.
+    """
+    if "optimizer" not in seen.compared or any(part == "optimizer" for part, _ in seen.differ):
+        return seen
+    live = model.state_dict()
+    away = [n for n, value in lost.items() if n in live and live[n].shape == value.shape and _differs(live[n], value)]
+    if not away:
+        return seen
+    what = f"{len(away)} tensors of the checkpoint were left out of the state that was loaded, e.g. {away[0]}"
+    return replace(seen, differ=(("weights", what), *seen.differ))
+
+
+def _differs(live: Tensor, saved: Tensor) -> bool:
+    return not torch.equal(live.detach().to(saved.device, saved.dtype), saved)
 
 
 def _kind(optimizer: Optimizer) -> tuple[str, float]:
