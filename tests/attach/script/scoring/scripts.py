@@ -302,6 +302,109 @@ def evaluate(net, loader):
     ),
 }
 
+WHOLE = {  # evaluations without a function for the score alone
+    "boxes": (
+        BOXES
+        + """
+def evaluate(net, loader):
+    total, count = 0.0, 0
+    net.eval()
+    for batch in loader:
+        total += iou(corners(net(batch["x"])["box"]), batch["box"] + 0).sum().item()
+        count += len(batch["box"])
+    net.train()
+    return {"iou": total / count, "count": count}
+""",
+        "not 1",
+    ),
+    "tokens": (
+        TOKENS
+        + """
+class Loop:
+    def __init__(self, net, loader):
+        self.net, self.loader, self.best = net, loader, 0.0
+    def validate(self):
+        right = every = 0
+        for batch in self.loader:
+            pred = self.net(batch["input_ids"]).argmax(-1)
+            keep = batch["labels"] != -100
+            right += (pred[keep] == batch["labels"][keep]).sum().item()
+            every += keep.sum().item()
+        return right / every
+def evaluate(net, loader):
+    return Loop(net, loader).validate()
+""",
+        "not 1, which it gives for labels one place earlier",
+    ),
+    "tokens without a label": (
+        TOKENS
+        + """
+LOSS = nn.CrossEntropyLoss()
+@torch.no_grad()
+def evaluate(net, loader, device="cpu"):
+    net.eval()
+    right = every = total = 0
+    for batch in loader:
+        batch = {k: v.to(device) for k, v in batch.items()}
+        logits, labels = net(batch["input_ids"])[:, :-1], batch["labels"][:, 1:]
+        total += LOSS(logits.flatten(0, 1), labels.flatten()).item()
+        right += (logits.argmax(-1) == labels).sum().item()
+        every += labels.numel()
+    return total / len(loader), right / every
+""",
+        "not 1, which it gives for labels where there are none",
+    ),
+}
+SOUND = {
+    "boxes": BOXES
+    + """
+def evaluate(net, loader):
+    total = far = 0.0
+    for batch in loader:
+        pred = net(batch["x"])["box"]
+        total += iou(corners(pred), corners(batch["box"])).sum().item()
+        far += F.l1_loss(pred, batch["box"]).item()
+    aspect = (pred[:, 2] / pred[:, 3]).mean().item()
+    return {"iou": total / len(loader.dataset), "far": far / len(loader), "aspect": aspect}
+""",
+    "tokens": TOKENS
+    + """
+def evaluate(net, loader):
+    right = every = total = same = 0
+    for batch in loader:
+        logits, labels = net(batch["input_ids"])[:, :-1], batch["labels"][:, 1:]
+        keep = labels != -100
+        right += ((logits.argmax(-1) == labels) & keep).sum().item()
+        same += (logits.argmax(-1) == batch["input_ids"][:, :-1]).sum().item()  # repeats what it reads
+        every += keep.sum().item()
+        total += F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum").item()
+    return {"loss": total / every, "accuracy": right / every, "repeats": same / every, "tokens": every}
+""",
+    "classes": CLASSES
+    + """
+def evaluate(net, loader):
+    confusion = torch.zeros(5, 5, dtype=torch.long)
+    loss = 0.0
+    for x, y in loader:
+        p = net(x)
+        loss += F.cross_entropy(p, y, label_smoothing=0.1).item() * len(y)
+        for a, b in zip(y, p.argmax(1)):
+            confusion[a, b] += 1
+    recall = confusion.diag() / confusion.sum(1)
+    wrong = 1 - confusion.diag().sum() / confusion.sum()
+    return loss / len(loader.dataset), wrong.item(), recall.mean().item(), confusion[0, 1].item() / 192
+""",
+    "yes or no": BINARY
+    + """
+def evaluate(net, loader):
+    p, y = map(torch.cat, zip(*[(net(x), y) for x, y in loader]))
+    guess = p > 0.7
+    hit = (guess & (y == 1)).sum().item()
+    rate = guess.float().mean().item()
+    return {"precision": hit / max(1, int(guess.sum())), "recall": hit / int(y.sum()), "rate": rate}
+""",
+}
+
 CLEAN = {
     "classes": CLASSES
     + """

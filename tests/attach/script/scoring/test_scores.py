@@ -97,6 +97,19 @@ def test_metrics_that_are_as_they_should_be(name: str, tmp_path: Path, monkeypat
     assert found == []
 
 
+@pytest.mark.parametrize("name", scripts.WHOLE)
+def test_evaluations_that_read_the_wrong_thing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, says = scripts.WHOLE[name]
+    found, _ = run(source, tmp_path, monkeypatch)
+    assert [one.severity for one in found] == ["error"] and says in found[0].message
+
+
+@pytest.mark.parametrize("name", scripts.SOUND)
+def test_evaluations_that_are_as_they_should_be(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = run(scripts.SOUND[name], tmp_path, monkeypatch)
+    assert found == []
+
+
 def test_the_run_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, _ = scripts.FAULTY["boxes"]
     found, with_us = run(source, tmp_path, monkeypatch)

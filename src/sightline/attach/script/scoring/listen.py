@@ -25,7 +25,8 @@ from sightline.attach.script.main import OURS
 from sightline.attach.script.scoring.asking import asked
 from sightline.attach.script.scoring.calls import listener
 from sightline.attach.script.scoring.pairs import Function, Pair, ends_alike, leaves, pair, said
-from sightline.attach.script.scoring.verdict import numbers
+from sightline.attach.script.scoring.replay import Recorded, places, replayed
+from sightline.attach.script.scoring.verdict import Verdict, numbers
 from sightline.guard.evidence import OracleSeen
 from sightline.guard.probes.call import Call
 
@@ -48,8 +49,10 @@ class Scores:
         self._functions: dict[CodeType, Function] = {}
         self._models: list[nn.Module] = []
         self._batch: Any = None
+        self._dataset: Any = None
         self._output: Any = None
-        self._evaluations, self._running, self._done = 0, False, False
+        self._record: Recorded | None = None
+        self._evaluations, self._running, self._done, self._found = 0, False, False, False
         self._folders: tuple[str, ...] = ()
         self.enters, self.gave, self.over = (self._hook(a) for a in (self._enters, self._gave, self._over))
 
@@ -65,6 +68,7 @@ class Scores:
             scores._calls.pause()
             try:
                 scores._batch = batch = fetch(iterator)
+                scores._dataset = iterator._dataset
             finally:
                 if scores._running:
                     scores._calls.resume()
@@ -98,10 +102,13 @@ class Scores:
                 one.before, one.now = one.now, []
             self._folders = self._folders or folders()
             self._models = [state.model]
+            self._record = Recorded(state.model, self._dataset, places(sys._getframe(), self._own))
             self._calls.start()
         elif not any(state.model is model for model in self._models):
             self._models.append(state.model)
         self._output = (call, output)
+        if self._record is not None:
+            self._record.add(self._batch, self._dataset, output)
         self._calls.resume()
 
     def _over(self, state: State) -> None:
@@ -111,13 +118,22 @@ class Scores:
         self._running = False
         self._calls.close()
         self._output = self._batch = None
-        until = time.perf_counter() + SECONDS
+        record, self._record = self._record, None
         for function in list(self._functions.values()):
-            if not function.done and (found := asked(function, self._own, until)) is not None:
-                label = f"{function.code.co_qualname} {found.name}".strip() + f" (called in {function.where})"
-                state.offer(OracleSeen(state.step, label, found.truth, found.spoilt, found.perfect, reads=found.says))
-                function.done = True
-                break  # what it calls, or who calls it, is the same mistake
+            if not function.done and (found := asked(function, self._own, time.perf_counter() + SECONDS)) is not None:
+                function.done = self._found = True
+                self._offer(state, function.code, function.where, found)
+                return  # what it calls, or who calls it, is the same mistake
+        if record is not None and not self._found:
+            again = replayed(record, self._own, time.perf_counter() + SECONDS)
+            if again is not None:
+                self._found = True
+                where = f"{os.path.basename(again[0].code.co_filename)}:{again[0].line}"
+                self._offer(state, again[0].code, where, again[1])
+
+    def _offer(self, state: State, code: CodeType, where: str, found: Verdict) -> None:
+        name = f"{code.co_qualname} {found.name}".strip() + f" ({where})"
+        state.offer(OracleSeen(state.step, name, found.truth, found.spoilt, found.perfect, reads=found.says))
 
     # --- calls ---------------------------------------------------------------------------------------------------
 

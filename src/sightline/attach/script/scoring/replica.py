@@ -8,6 +8,7 @@ files, draws random numbers, sets an option, writes to an attribute, keeps a rec
 from __future__ import annotations
 
 import builtins
+import copy
 import dis
 import inspect
 import os
@@ -22,13 +23,13 @@ from torch import Tensor, nn
 
 LIBRARIES = (
     *("torch", "numpy", "math", "cmath", "re", "string", "collections", "itertools", "functools", "operator", "typing"),
-    *("statistics", "difflib", "unicodedata", "dataclasses", "scipy", "sklearn", "torchvision", "torchmetrics"),
+    *("statistics", "difflib", "unicodedata", "dataclasses", "time", "scipy", "sklearn", "torchvision", "torchmetrics"),
     *("einops", "Levenshtein", "rapidfuzz", "editdistance", "jiwer"),
 )
 ACTS = re.compile(  # names by which those libraries do more than compute, wherever they stand
-    r"save\w*|load\w*|from_file|fromfile|tofile|dump\w*|memmap|open\w*|write\w*|print\w*|hub|distributed|multiprocessing"
+    r"save\w*|load|loads|load_\w+|loadtxt|from_file|fromfile|tofile|dump\w*|memmap|open\w*|write\w*|print\w*|hub|distributed|multiprocessing"
     r"|\w*seed\w*|rand\w*|random\w*|bernoulli\w*|multinomial|poisson|normal_?|uniform_|dropout\w*|shuffle|choice\w*"
-    r"|sample\w*|permutation|set_\w+|use_\w+|enable_\w+|seterr\w*|backward|requires_grad\w*|register_\w+|library"
+    r"|sample|sample_n|permutation|set_\w+|use_\w+|enable_\w+|seterr\w*|backward|requires_grad\w*|register_\w+|library"
     r"|jit|utils|share_memory_|__\w+__"
 )
 REFUSED = (
@@ -45,6 +46,9 @@ BUILTINS = (
 )
 PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, type(...), re.Pattern)
 TORCH = os.path.dirname(torch.__file__) + os.sep
+LAYERS = ("torch.nn.modules.loss", "torch.nn.modules.activation")
+BAGS = ("Namespace", "SimpleNamespace")  # of options
+BARS = ("tqdm", "trange")
 NUMPY = ("ufunc", "_ArrayFunctionDispatcher")
 MOST, DEEP = 1 << 20, 8  # elements of data that are copied; containers inside each other
 
@@ -54,10 +58,13 @@ class Unsafe(Exception):
 
 
 class Replica:
-    """Builds a function and what it reaches. `own`: whether a file is the script's: its functions are built anew."""
+    """Builds a function and what it reaches. `own`: whether a file is the script's: its functions are built anew.
 
-    def __init__(self, own: Callable[[str], bool]) -> None:
-        self._own = own
+    `instead`: what takes the place of a value, None for nothing special.
+    """
+
+    def __init__(self, own: Callable[[str], bool], instead: Callable[[Any], Any] = lambda value: None) -> None:
+        self._own, self._instead = own, instead
         self._built: dict[int, Any] = {}
         self._kept: list[Any] = []  # what was built of, so that no other thing gets its id
         self._names: frozenset[str] = frozenset()
@@ -110,8 +117,12 @@ class Replica:
         """What takes the place of `value`: itself where it cannot be changed, else a copy."""
         if isinstance(value, PLAIN) or value is Ellipsis:
             return value
+        if (other := self._instead(value)) is not None:
+            return other
         if id(value) in self._built:
             return self._built[id(value)]
+        if getattr(value, "__name__", "") in BARS and str(getattr(value, "__module__", "")).startswith("tqdm"):
+            return lambda rows, *args, **kwargs: rows
         if isinstance(value, ModuleType):
             if value.__name__.partition(".")[0] in LIBRARIES and not ACTS.fullmatch(value.__name__.rpartition(".")[2]):
                 return value
@@ -139,8 +150,12 @@ class Replica:
 
     def _object(self, value: Any, depth: int) -> Any:
         """An object of a class of the script: what the code names of it, as far as that is safe."""
-        functions = [one for one in vars(type(value)).values() if isinstance(one, FunctionType)]
-        if not any(self._own(one.__code__.co_filename) for one in functions) or not hasattr(value, "__dict__"):
+        kind = type(value)
+        if isinstance(value, nn.Module) and kind.__module__.startswith(LAYERS) and not any(_held(value)):
+            return copy.deepcopy(value)  # a loss
+        functions = [one for one in vars(kind).values() if isinstance(one, FunctionType)]
+        mine = any(self._own(one.__code__.co_filename) for one in functions)
+        if not (mine or kind.__name__ in BAGS) or not hasattr(value, "__dict__"):
             return None
         made = _Object()
         self._built[id(value)] = made
@@ -206,6 +221,11 @@ def _attributes(code: CodeType) -> frozenset[str]:
 
 def _globals(code: CodeType) -> list[str]:
     return sorted({i.argval for part in _codes(code) for i in dis.get_instructions(part) if i.opname in GLOBALS})
+
+
+def _held(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
 
 
 def _closure(function: FunctionType) -> Iterator[tuple[str, Any]]:

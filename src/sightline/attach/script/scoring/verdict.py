@@ -78,7 +78,10 @@ def judged(reading: Reading, pred: Any, target: Any, score: Score, counts: set[i
     actual = score(pred, target)
     found = {}
     for other in reading.others:
-        best = score(other.pred, other.target)
+        try:
+            best = score(other.pred, other.target)
+        except (IndexError, KeyError, RuntimeError, ValueError):
+            continue  # a form that the metric does not take at all
         hopeful = any(_share(value, counts) or abs(value) <= ZERO for value in best.values())
         worse = [score(moved(other.pred, by), other.target) for by in SHIFTS] if hopeful else []
         for name, value in best.items():
