@@ -76,6 +76,7 @@ def test_what_cannot_be_rehearsed_is_a_lower_bound(call) -> None:
     done = call("plan", "clip-small", "--gpus", 2)
     assert done.exit_code == 0, done.output
     assert "sums are lower bounds" in done.stdout and "the state fits in ddp, fsdp" in done.stdout
+    assert "zero" not in done.stdout, "which the trainer refuses for losses over pairs"
 
 
 def test_what_fits_nowhere_says_by_how_much(call, recipe_file: Path, monkeypatch) -> None:

@@ -29,12 +29,14 @@ def options(found: StageOnGpus) -> list[Option]:
     planned with its own formats whatever the recipe says of weights. Where nothing can be rehearsed: as the recipe
     recomputes, the plainest layout first.
     """
+    # Its engine takes one backward pass for each forward pass: neither losses over pairs nor attacks.
+    taken = not isinstance(found.stage.objective, dict) and found.stage.adversarial is None
     zero = [layout for layout in layouts_of(found.world) if layout.startswith("zero")]
     engine = found.other() if found.held == "bf16" and found.other else found
     every = _plain(found, [layout for layout in layouts_of(found.world) if layout not in zero])
-    every += _plain(engine, zero)
+    every += _plain(engine, zero if taken else [])
     again = found.stage.gradient_checkpointing or not any(each.fits for each in every)
-    for layout in zero:
+    for layout in zero if taken else ():
         every += [engine.option(layout, again, offload=offload) for offload in offloads_of(layout)]
     if found.world.size > 1 and (found.world.nodes > 1 or not any(each.fits for each in every)):
         every += _best(split_options(found))
