@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from sightline.guard.probes.call import Call
+from sightline.guard.probes.fields import leaves
 
 COLUMNS = 4096  # elements of a row that are hashed: all of a small one, an even sample of a large one
 VALUES = 65_536  # elements of a parameter that are hashed, likewise
@@ -25,8 +23,8 @@ def row_hashes(call: Call) -> Tensor | None:
 
     Padding on the right does not count: ids under a zero of ``attention_mask`` are left out.
     """
-    named = {**{str(i): a for i, a in enumerate(call.args)}, **call.kwargs}
-    tensors = [(name, t) for name, t in _named(named) if name not in TARGETS and t.dim() > 0 and t.numel()]
+    named = [(path.rpartition(".")[2], t) for path, t in leaves(call.args, call.kwargs).items()]
+    tensors = [(name, t) for name, t in named if name not in TARGETS and t.dim() > 0 and t.numel()]
     if not tensors:
         return None
     rows = len(tensors[0][1])
@@ -90,13 +88,3 @@ def _keys_of(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
         keys = mixed(torch.arange(1, max(count, COLUMNS) + 1, dtype=torch.int64, device=device) * GOLDEN)
         known = _keys[device] = keys, _scattered(keys.clone())
     return known[0][:count], known[1][:count]
-
-
-def _named(values: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    for name, value in values.items():
-        if isinstance(value, Tensor):
-            yield name, value
-        elif isinstance(value, dict):
-            yield from _named({str(key): part for key, part in value.items()})
-        elif type(value) in (list, tuple):
-            yield from _named({f"{name}.{i}": part for i, part in enumerate(value)})

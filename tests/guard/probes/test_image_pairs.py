@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -138,3 +140,29 @@ def test_a_mean_over_rows_does_not_tell_whose_image_it_was() -> None:
             return self.both(pictures.flatten(1)).sum(dim=0).sum()
 
     assert image_pairs(Call(Rebuilds(), (pictures(),)), 64) is None
+
+
+@dataclass
+class Sample:
+    picture: Tensor
+    tokens: Tensor
+
+    @property
+    def inputs(self) -> Tensor:
+        return self.tokens[:, :-1]
+
+
+def test_images_in_a_batch_of_ones_own() -> None:
+    class Whole(nn.Module):
+        def __init__(self, *, crossed: bool) -> None:
+            super().__init__()
+            self.inner = Answers(crossed=crossed)
+
+        def forward(self, batch: Sample) -> Tensor:
+            return self.inner(batch.inputs, batch.picture)[0]
+
+    batch = Sample(pictures(), IDS)
+    seen = image_pairs(Call(Whole(crossed=True), (batch,)), 64)
+    assert seen is not None and not seen.changed
+    assert image_pairs(Call(Whole(crossed=False), (batch,)), 64) is None
+    assert torch.equal(batch.picture, pictures())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.onlookers.origin import only_norms, trained_before
 from sightline.guard.evidence import HeadSeen, OutputsSeen
 from sightline.guard.probes.call import Call, outcome
+from sightline.guard.probes.fields import leaves
 
 ROWS = 64  # samples compared: enough to see that they are one
 WIDE = 4096  # elements of a sample compared
@@ -140,21 +140,11 @@ def _inputs(call: Call, output: Tensor) -> Tensor | None:
     ids = call.tensor("input_ids")
     if ids is not None:
         return (ids.min() != ids.max()).float()
-    for value in _leaves((*call.args, *call.kwargs.values())):
+    for value in leaves(call.args, call.kwargs).values():
         if value.is_floating_point() and value.dim() > 1 and len(value) == len(output):
             flat = value.detach().flatten(1)
             return spread(_few(flat)[:, :: max(1, flat.shape[1] // WIDE)].float())
     return None
-
-
-def _leaves(values: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, Mapping):
-            found += [part for part in value.values() if isinstance(part, Tensor)]
-    return found
 
 
 def _few(rows: Tensor) -> Tensor:

@@ -143,12 +143,10 @@ class Call:
 
     def _images(self) -> dict[str, Tensor]:
         """The one tensor that looks like images, whatever its name (4-D attention masks are square and wide as ids)."""
-        named = [(str(place), value) for place, value in enumerate(self.args)] + list(self.kwargs.items())
         found = [
             value
-            for name, value in named
-            if isinstance(value, Tensor)
-            and value.is_floating_point()
+            for name, value in leaves(self.args, self.kwargs).items()
+            if value.is_floating_point()
             and value.dim() >= 4
             and value.shape[-3] in COLOURS
             and "mask" not in name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.guard.probes.call import Call
+from sightline.guard.probes.fields import leaves
 from sightline.guard.probes.reach import tensors_of
 from sightline.guard.probes.restore import untouched
 
@@ -39,7 +40,7 @@ class Flow:
         hung: dict[int, bool] = {}  # id of a module -> whether all its calls hang on the source
 
         def called(module: nn.Module, args: Any, kwargs: Any) -> None:
-            hangs = any(tensor.requires_grad for tensor in _tensors((*args, *kwargs.values())))
+            hangs = any(tensor.requires_grad for tensor in leaves(args, kwargs).values())
             hung[id(module)] = hangs and hung.get(id(module), True)
 
         with untouched(self._call.model), torch.enable_grad():
@@ -81,13 +82,3 @@ def _detached(output: Any) -> Any:
     for name, value in output.items() if isinstance(output, dict) else ():
         output[name] = _detached(value)
     return output
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, Mapping):
-            yield from _tensors(value.values())
-        elif isinstance(value, tuple | list):
-            yield from _tensors(value)

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sightline.guard.probes.call import Call
+from sightline.guard.probes.fields import leaves, rebuilt
 
 SHARES = (1e-3, 3e-2)  # of the way to the other row; the larger where rounding hides what the smaller does
 
@@ -26,24 +27,23 @@ def nudged(call: Call, swapped: Call, rows: int, share: float) -> Iterator[Call]
     """
     embedded = _embedded(call, rows)
 
-    def towards(mine: Any, theirs: Any) -> Any:
-        if isinstance(mine, Tensor):
-            if mine is theirs or _place(mine) in embedded:
-                return mine
-            return _moved(mine, share) if mine.is_floating_point() else theirs
-        if isinstance(mine, dict):
-            return {key: towards(part, theirs[key]) for key, part in mine.items()}
-        if type(mine) in (list, tuple):
-            return type(mine)(towards(part, other) for part, other in zip(mine, theirs, strict=True))
-        return mine
+    theirs = leaves(swapped.args, swapped.kwargs)
+    new = {
+        id(mine): _moved(mine, share) if mine.is_floating_point() else theirs[path]
+        for path, mine in leaves(call.args, call.kwargs).items()
+        if mine is not theirs[path] and _place(mine) not in embedded
+    }
+
+    def towards(value: Any, name: str) -> Any:
+        return new.get(id(value), value)
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         return _moved(output, share) if _is_batch(args, rows) else None
 
     hooks = [m.register_forward_hook(after) for m in call.model.modules() if isinstance(m, nn.Embedding)]
-    kwargs = {key: towards(value, swapped.kwargs[key]) for key, value in call.kwargs.items()}
+    kwargs = {key: rebuilt(value, towards, key) for key, value in call.kwargs.items()}
     try:
-        yield Call(call.model, towards(call.args, swapped.args), kwargs)
+        yield Call(call.model, tuple(rebuilt(value, towards) for value in call.args), kwargs)
     finally:
         for hook in hooks:
             hook.remove()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sightline.guard.evidence import RowsSeen
 from sightline.guard.probes.call import Call
+from sightline.guard.probes.fields import leaves, rebuilt
 from sightline.guard.probes.nudge import SHARES, nudged
 from sightline.guard.probes.refused import refusable
 from sightline.guard.probes.restore import untouched
@@ -33,7 +34,7 @@ def rows_apart(call: Call, step: int, *, varied: bool) -> RowsSeen | None:
     that are no tensor, or an n x n output (all samples compared with all).
     """
     call = call.unfused()
-    inputs = [value for value in _tensors((*call.args, *call.kwargs.values())) if value.dim() > 0]
+    inputs = [value for value in leaves(call.args, call.kwargs).values() if value.dim() > 0]
     sizes = {len(value) for value in inputs if len(value) != 1 or value.dim() < 2}
     if len(sizes) != 1 or (rows := sizes.pop()) < 2 or _own_statistics(call.model) or _packed(inputs):
         return None
@@ -105,30 +106,16 @@ def _packed(inputs: list[Tensor]) -> bool:
 
 
 def _swapped(call: Call, rows: int, only: Tensor | None) -> Call:
-    def swap(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            if value.dim() == 0 or len(value) != rows or (only is not None and value is not only):
-                return value
-            twin = value.clone()
-            twin[0] = value[-1]
-            return twin
-        if isinstance(value, dict):
-            return {key: swap(part) for key, part in value.items()}
-        if type(value) in (list, tuple):
-            return type(value)(swap(part) for part in value)
-        return value
+    def swap(value: Any, name: str) -> Any:
+        rowless = not isinstance(value, Tensor) or value.dim() == 0 or len(value) != rows
+        if rowless or (only is not None and value is not only):
+            return value
+        twin = value.clone()
+        twin[0] = value[-1]
+        return twin
 
-    return Call(call.model, tuple(swap(a) for a in call.args), {k: swap(v) for k, v in call.kwargs.items()})
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, dict):
-            yield from _tensors(value.values())
-        elif type(value) in (list, tuple):
-            yield from _tensors(value)
+    args = tuple(rebuilt(a, swap) for a in call.args)
+    return Call(call.model, args, {k: rebuilt(v, swap, k) for k, v in call.kwargs.items()})
 
 
 def _output(output: Any) -> Tensor | None:
