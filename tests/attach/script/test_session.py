@@ -256,7 +256,7 @@ def test_interrupted(tmp_path: Path) -> None:
         assert process.stdout is not None and process.stdout.readline()
         time.sleep(0.2)
         os.kill(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=180)
     told = json.loads((tmp_path / "told.json").read_text())
     assert process.returncode == 130 and told["run"]["error"] == "KeyboardInterrupt: "
     assert [finding["code"] for finding in told["findings"]] == ["T2"]
