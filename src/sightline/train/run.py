@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
 
 from sightline.data.dataset import Rows, read_rows
 from sightline.errors import UserError
@@ -35,7 +31,7 @@ from sightline.train.parallel.ranks import Ranks, joined_ranks, limit_waiting
 from sightline.train.parallel.verdict import RanksLost
 from sightline.train.precision import Precision, pick_precision
 from sightline.train.rounding import halve
-from sightline.train.stage import SEED_STRIDE, ReadyStage, Tell, make_ready
+from sightline.train.stage import SEED_STRIDE, ReadyStage, Tell, make_ready, seed_everything
 from sightline.train.streamed import Shards, lanes_of, open_streams
 from sightline.train.trackers import flat, open_trackers
 from sightline.train.validate import check_markable
@@ -150,27 +146,13 @@ def _run(run: _Run, clock: Clock, interrupts: Interrupts) -> None:
                 lanes_of(spec, ranks.world)  # now rather than when an earlier stage has been trained
         rows = _read(run, shards)
         seed_everything(recipe.seed)
-        learned = (shards[name].rows() if name in shards else rows[name].rows for name in _stage_data(recipe))
-        texts = (turn.text for some in learned for row in some for turn in row.turns)
-        chosen = dict.fromkeys(name for stage in recipe.stages if stage.objective == "answers" for name in stage.data)
-        answered = (row for name in chosen for row in (shards[name].rows() if name in shards else rows[name].rows))
-        built = build(recipe.model, seed=recipe.seed, texts=texts, answered=answered)
-        if recipe.numbers.weights == "bf16":
-            halve(built.model)
-        if precision.kind == "fp8":
-            multiply_in_fp8(built.model)
-        if not run.layout.spreads:
-            built.model.to(ranks.device)
-    start = checkpoint.latest(run.directory.checkpoints)
-    if start and built.answers:
-        built.answers.same_as_in(run.directory.path / "encoder")
+        start = checkpoint.latest(run.directory.checkpoints)
+        built = run.layout.at_home(lambda: _built(run, rows, shards, precision, start))
     position = checkpoint.read_position(start) if start else Position()
     if ranks.main:
         built.save_parts(run.directory.path / "encoder")
         run.directory.rewind(position.global_step)
         run.directory.record(**starting_facts(recipe, built.model, precision, ranks))
-    if start:
-        checkpoint.load_weights(start, built.model)
     with precision.at_work(), _surroundings(run, clock, interrupts) as around:
         if position.step == 0:  # stopped between two stages: the weights are still those that the first ended on
             _evaluate_after(run, position.stage - 1, built, rows, precision, clock)
@@ -183,6 +165,27 @@ def _run(run: _Run, clock: Clock, interrupts: Interrupts) -> None:
     if ranks.main:
         _conclude(run, built, rows, precision, clock)
     ranks.barrier()
+
+
+def _built(
+    run: _Run, rows: dict[str, Rows], shards: Mapping[str, Shards], precision: Precision, start: Path | None
+) -> Built:
+    """The model, with the weights of the checkpoint `start` where there is one."""
+    recipe = run.recipe
+    learned = (shards[name].rows() if name in shards else rows[name].rows for name in _stage_data(recipe))
+    texts = (turn.text for some in learned for row in some for turn in row.turns)
+    chosen = dict.fromkeys(name for stage in recipe.stages if stage.objective == "answers" for name in stage.data)
+    answered = (row for name in chosen for row in (shards[name].rows() if name in shards else rows[name].rows))
+    built = build(recipe.model, seed=recipe.seed, texts=texts, answered=answered)
+    if recipe.numbers.weights == "bf16":
+        halve(built.model)
+    if precision.kind == "fp8":
+        multiply_in_fp8(built.model)
+    if start and built.answers:
+        built.answers.same_as_in(run.directory.path / "encoder")
+    if start:
+        checkpoint.load_weights(start, built.model)
+    return built
 
 
 def _one_stage(run: _Run, stage: ReadyStage, position: Position, start: Path | None, around: Surroundings) -> Position:
@@ -311,13 +314,6 @@ def _surroundings(run: _Run, clock: Clock, interrupts: Interrupts) -> Iterator[S
     finally:
         for tracker in trackers:
             tracker.close()
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def _deaf(event: dict[str, Any]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+import torch
 from torch import nn
 
 from sightline.data.augment import Augmenter
@@ -72,6 +75,13 @@ class ReadyStage:
         return replace(self.learner, model=self.home, ema=None, layout=whole)
 
 
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 def make_ready(
     recipe: Recipe,
     index: int,
@@ -101,8 +111,7 @@ def make_ready(
     sizes = {name: len(supplies[name] if name in supplies else streams[name]) for name in spec.data}
     plan = plan_steps(spec, sizes, ranks.world)
     at_hand = [row for each in supplies.values() for row in each.rows]
-    with layout.at_work(model):
-        features = _features(spec, built, at_hand, precision, tell) if spec.cache_features else None
+    features = _features(spec, built, at_hand, precision, layout, tell) if spec.cache_features else None
     augment = Augmenter(spec.augment, seed, at_hand) if spec.augment else None
     batches: MicroBatches | StreamedBatches = (
         StreamedBatches(streams, supplies, spec, plan, seed, ranks, built.encoder_for(spec), augment)
@@ -136,11 +145,14 @@ def _learner(layout: Layout, model: VLM, spec: Stage, precision: Precision, obje
     return Learner(model, layout.optimizer(model, spec), precision, average, objective.balance, layout)
 
 
-def _features(spec: Stage, built: Built, rows: list[Row], precision: Precision, tell: Tell) -> FeatureCache:
+def _features(
+    spec: Stage, built: Built, rows: list[Row], precision: Precision, layout: Layout, tell: Tell
+) -> FeatureCache:
     """What the frozen vision tower says of every image of `rows`."""
     images = len({image.key for row in rows for image in row.images})
     built.model.eval()
-    return encode_all(built.model, built.encoder_for(spec), rows, precision, tell("encoding images", images))
+    with layout.at_work(built.model):
+        return encode_all(built.model, built.encoder_for(spec), rows, precision, tell("encoding images", images))
 
 
 def _dropouts(model: VLM, spec: Stage) -> Dropouts:

@@ -18,17 +18,21 @@ from tests.ports import free_port
 Job = tuple[Callable[..., Any], tuple[Any, ...]]  # a function of (ranks, *args) and its args
 
 
-def on_ranks(world: int, jobs: Sequence[Job], out: Path) -> list[list[Any]]:
-    """Run the jobs one after the other on each of `world` processes; what each job returned on each rank."""
+def on_ranks(world: int, jobs: Sequence[Job], out: Path, machine: int | None = None) -> list[list[Any]]:
+    """Run the jobs one after the other on each of `world` processes; what each job returned on each rank.
+
+    Args:
+        machine: how many of them take themselves for the processes of one machine; None: all.
+    """
     port = free_port()
-    mp.spawn(_enter, (port, world, list(jobs), str(out)), nprocs=world)
+    mp.spawn(_enter, (port, world, list(jobs), str(out), machine or world), nprocs=world)
     by_rank = [torch.load(out / f"{rank}.pt") for rank in range(world)]
     return [list(found) for found in zip(*by_rank, strict=True)]
 
 
-def _enter(rank: int, port: int, world: int, jobs: list[Job], out: str) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
-    os.environ["MASTER_PORT"] = str(port)
+def _enter(rank: int, port: int, world: int, jobs: list[Job], out: str, machine: int) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"LOCAL_RANK": str(rank % machine), "LOCAL_WORLD_SIZE": str(machine)}
     torch.set_num_threads(1)
     with joined_ranks("cpu") as ranks:
         torch.save([work(ranks, *args) for work, args in jobs], f"{out}/{rank}.pt")

@@ -217,10 +217,13 @@ class Zero(Layout):
 
     def bring_home(self, away: VLM, home: VLM) -> None:
         """See `Layout.bring_home`."""
-        bring_buffers(away, home)
+        bring_buffers(away, home, self.keeps)
         own = home.state_dict()
         for parameter, (name, *_) in self.pieces.learning:
-            own[name].copy_(self.pieces.whole(parameter))
+            value = self.pieces.whole(parameter)
+            if self.keeps:
+                own[name].copy_(value)
+        self.ranks.barrier()
 
     def _kept(self, whole: Tensor) -> Tensor:
         return whole.cpu() if self.ranks.main else whole.new_empty(0)

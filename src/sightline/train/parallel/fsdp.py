@@ -100,7 +100,8 @@ class Fsdp(Layout):
 
     def bring_home(self, away: VLM, home: VLM) -> None:
         """See `Layout.bring_home`."""
-        bring_home(away, home)
+        bring_home(away, home, self.keeps)
+        self.ranks.barrier()
 
 
 def share_out(model: VLM, stage: Stage, mesh: DeviceMesh, settings: Parallel, device: torch.device) -> None:

@@ -113,7 +113,8 @@ class Grid(Layout):
 
     def bring_home(self, away: VLM, home: VLM) -> None:
         """See `Layout.bring_home`."""
-        bring_home(away, home)
+        bring_home(away, home, self.keeps)
+        self.ranks.barrier()
 
 
 def _mesh(everyone: Ranks, sizes: Sizes) -> DeviceMesh:
@@ -133,10 +134,10 @@ def _data_group(mesh: DeviceMesh, sizes: Sizes) -> dist.ProcessGroup:
 
 
 def _move(model: nn.Module, ranks: Ranks) -> None:
-    """What was not cut, to this rank's device."""
+    """What was not cut, to this rank's device; what learns, into memory of its own."""
     for parameter in model.parameters():
         if local(parameter) is parameter:
-            parameter.data = parameter.data.to(ranks.device)
+            parameter.data = parameter.data.to(ranks.device, copy=parameter.requires_grad)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = buffer.to(ranks.device)

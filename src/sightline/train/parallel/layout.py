@@ -2,12 +2,13 @@
 
 A run's model is at home: whole, on every rank. A layout may train another one in its place, `away`, which is spread
 over the ranks and has the same names; when the stage ends, its weights are brought home. So whatever comes between
-stages and behind the last one (evaluation, export) knows of one whole model alone.
+stages and behind the last one (evaluation, export) knows of one whole model alone. A home from which a layout spreads
+another is in memory that the processes of a machine share (`home.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from torch.optim import Optimizer
 
 from sightline.data.batch import Batch
 from sightline.errors import UserError
+from sightline.models.build import Built
 from sightline.models.vlm import VLM
 from sightline.recipe.schema import Clip, Parallel, Stage
 from sightline.train.clip import Norms, clip_gradients
 from sightline.train.ema import Ema
 from sightline.train.groups import build_optimizer, parameters_by_tower
 from sightline.train.objectives import Objective, Term
+from sightline.train.parallel.home import moved, shared
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.parallel.saved import load_weights, read, read_optimizer
 from sightline.train.parallel.spread import share_buffers
@@ -40,6 +43,8 @@ class Layout:
         watched: whether the guard can watch the model that is trained.
         parted: whether a rank by itself has only a part of the weights to answer with.
         one_pass: why an objective cannot take several passes through the model for one backward pass, where it cannot.
+        keeps: whether this process writes the home, which others of its machine may share. It does so when a stage has
+            ended; while one is trained nobody does, and what learns lies in memory of its own.
         ranks: those that are fed different rows.
     """
 
@@ -50,9 +55,19 @@ class Layout:
     watched = True
     parted = False
     one_pass = ""
+    keeps = True
 
     def __init__(self, settings: Parallel, ranks: Ranks) -> None:
         self.settings, self.ranks = settings, ranks
+
+    def at_home(self, make: Callable[[], Built]) -> Built:
+        """What `make` makes, where the run's model is at home; all ranks must call."""
+        if self.spreads:
+            built, self.keeps = shared(make)
+            return built
+        built = make()
+        built.model.to(self.ranks.device)
+        return built
 
     def check(self, model: VLM, stage: Stage, objective: Objective, precision: Precision) -> None:
         """Raise UserError where this layout cannot train `stage` of `model` (its `requires_grad` is decided)."""
@@ -129,11 +144,8 @@ class Layout:
         if not self.spreads:
             yield
             return
-        home.to(self.ranks.device)
-        try:
+        with moved(home, self.ranks.device):
             yield
-        finally:
-            home.to("cpu")
 
     def state(self, model: nn.Module, optimizer: Optimizer, averages: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All tensors of a checkpoint by part and name: "model.<name>", "optimizer.<name>.<kind>", "ema.<name>".

@@ -237,7 +237,9 @@ class Pipeline(Grid):
             else:
                 value = torch.empty_like(whole_home[name], device=self.ranks.device, requires_grad=False)
             dist.broadcast(value, dist.get_global_rank(self.group, stages[0]), group=self.group)
-            fill(whole_home[name], value.to(whole_home[name].device))
+            if self.keeps:
+                fill(whole_home[name], value.to(whole_home[name].device))
+        self.ranks.barrier()
 
 
 def stage_sizes(model: ComposedVLM, stage: Stage, stages: int, tensor: int = 1) -> list[int]:

@@ -32,19 +32,25 @@ def share_buffers(model: nn.Module) -> None:
         dist.broadcast(buffer, src=0)
 
 
-def bring_home(away: VLM, home: VLM) -> None:
-    """Give `home` the weights of `away` that learn or follow (the others it has), and its buffers; all ranks must call."""
-    bring_buffers(away, home)
+def bring_home(away: VLM, home: VLM, keeps: bool) -> None:
+    """Give `home` the weights of `away` that learn or follow (the others it has), and its buffers; all ranks must call.
+
+    Args:
+        keeps: whether this process is the one to write into `home`.
+    """
+    bring_buffers(away, home, keeps)
     own, follows = home.state_dict(), set(away.slow.parameters()) if away.slow is not None else ()
     for name, parameter in away.named_parameters():
         if parameter.requires_grad or parameter in follows:
-            fill(own[name], whole(parameter.detach()).to(own[name].device))
+            value = whole(parameter.detach())
+            if keeps:
+                fill(own[name], value.to(own[name].device))
 
 
-def bring_buffers(away: VLM, home: VLM) -> None:
-    """Give `home` the saved buffers of `away`, as the first rank has them; all ranks must call."""
+def bring_buffers(away: VLM, home: VLM, keeps: bool) -> None:
+    """Give `home` the saved buffers of `away`, as the first rank has them; all ranks must call (see `bring_home`)."""
     share_buffers(away)
     own = home.state_dict()
-    for name, buffer in away.named_buffers():
+    for name, buffer in away.named_buffers() if keeps else ():
         if name in own:
             own[name].copy_(buffer)
