@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from sightline.attach.onlookers.binary import Binary
 from sightline.attach.onlookers.casts import Casts
 from sightline.attach.onlookers.cut_off import CutOff
+from sightline.attach.onlookers.ends import Ends
 from sightline.attach.onlookers.fresh_frozen import FreshFrozen
 from sightline.attach.onlookers.hidden import Hidden
 from sightline.attach.onlookers.last_place import LastPlace
@@ -60,6 +61,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     LastPlace,
     OwnReference,
     Matches,
+    Ends,
 )
 
 

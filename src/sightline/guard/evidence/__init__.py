@@ -71,6 +71,7 @@ from sightline.guard.evidence.asked import GeneratedSeen, OracleSeen, OverfitSee
 from sightline.guard.evidence.batches import IGNORE, BatchSeen, LossSeen, Phase, SignalsSeen
 from sightline.guard.evidence.cut_off import CutOffSeen
 from sightline.guard.evidence.data import DataSeen, Objective
+from sightline.guard.evidence.endings import Ended
 from sightline.guard.evidence.fresh_frozen import FreshFrozenSeen
 from sightline.guard.evidence.hang import RanksStuckSeen, StuckRank
 from sightline.guard.evidence.hidden import HiddenSeen
@@ -118,6 +119,7 @@ __all__ = [
     "DataSeen",
     "DivergenceSeen",
     "DrawsSeen",
+    "Ended",
     "EvaluationSeen",
     "Evidence",
     "Fed",
@@ -194,6 +196,7 @@ Evidence = (
     | DataSeen
     | ContextSeen
     | CutOffSeen
+    | Ended
     | PaddingSeen
     | ScoreSeen
     | AccessSeen

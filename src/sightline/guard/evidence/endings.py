@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sightline.guard.evidence.batches import IGNORE
@@ -13,6 +14,47 @@ if TYPE_CHECKING:
 
 ROUND = (8, 10)  # widths that are multiples of these may be padded beyond the longest row
 KINDS = 3  # different lengths, and different last tokens, of answers: an end of one's own would be one token
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Batches that are as wide as their longest row, whose padding ends that row as well: once, and untaught.
+
+    Attributes:
+        id: what fills rows up, and stands nowhere else. batches, rows: how many were looked at; all are alike.
+        widths: how many different widths they have.
+    """
+
+    step: int
+    id: int
+    batches: int
+    rows: int
+    widths: int
+
+
+def ended_untaught(ids: Tensor, targets: Tensor) -> tuple[int | None, bool]:
+    """(the id by which each row ends and is filled up, which is never taught; whether that is refuted for good).
+
+    `ids` (B, W) are rows of a text, `targets` (B, T) what a loss taught after each of their first T tokens. The id ends
+    the longest row once and stands nowhere else; each row is taught up to its last token, and then nothing.
+    (None, False): this batch tells nothing.
+    """
+    import torch
+
+    pad, width = int(ids[0, -1]), ids.shape[1]
+    run = (ids == pad).flip(1).cumprod(dim=1).sum(dim=1)
+    labels = torch.full_like(ids, IGNORE)
+    labels[:, 1:] = targets[:, : width - 1]
+    taught = labels != IGNORE
+    if bool((labels == pad).any()):
+        return None, True
+    if not taught.any() or int(run.max()) < 2 or any(width % size == 0 for size in ROUND):
+        return None, False
+    last = width - 1 - run
+    alone = int(run.min()) == 1 and int((ids == pad).sum()) == int(run.sum()) and bool((last >= 1).all())
+    if not alone or not bool(taught.gather(1, last[:, None]).all()) or not bool((labels == ids)[taught].all()):
+        return None, True
+    return pad, False
 
 
 def endless_answers(data: DataSeen | None, ends: Collection[int]) -> int:
@@ -70,3 +112,13 @@ def attended(ids: Tensor, mask: Tensor, pad: int) -> Tensor:
     if int(run.min()) != 1 or any(ids.shape[1] % size == 0 for size in ROUND):
         return mask
     return mask.index_put((torch.arange(len(ids)), ids.shape[1] - run), torch.tensor(True))
+
+
+def hidden(ids: Tensor, mask: Tensor, taught: Tensor, pad: int, ends: bool) -> Tensor:
+    """(B, T) content tokens with the pad's id, right after a supervised token.
+
+    An ordinary token is inside the text, whatever the mask says, where tokens on both sides are supervised.
+    """
+    same, before, behind = ids == pad, taught.roll(1, dims=1), taught.roll(-1, dims=1)
+    before[:, 0] = behind[:, -1] = False
+    return same & before & (attended(ids, mask, pad) if ends else behind)

@@ -9,8 +9,8 @@ Fix: give padding an id of its own that the embedding has: `tokenizer.pad_token`
 `add_special_tokens({"pad_token": "<pad>"})` and `model.resize_token_embeddings(len(tokenizer))`, with
 `model.config.pad_token_id` the same; mask labels by attention_mask, so that the final EOS counts; write it.
 Stays silent when: nothing is padded (packed or equally long rows); EOS is used as pad and the one that ends a row is
-supervised; text without EOS has no prompts, or its answers one length or last token; the embedding has spare rows. A
-note where the tokenizer has no pad token and the mask is right.
+supervised; text without EOS has no prompts, or its answers one length or last token; the embedding has spare rows; no
+tokenizer is known, and batches have one width. A note where it has no pad token and the mask is right.
 Sources:
 - https://github.com/huggingface/transformers/issues/23530 (2023-05-20): with pad = EOS, all EOS labels become -100
 - https://github.com/huggingface/trl/issues/976 (2023-11-09): a completion-only collator, and a model without a stop
@@ -23,25 +23,29 @@ import torch
 from torch import Tensor
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import IGNORE, BatchSeen, DataSeen, LossSeen, Setup, TokenizerSetup
-from sightline.guard.evidence.endings import attended, endless_answers, endless_rows
+from sightline.guard.evidence import IGNORE, BatchSeen, DataSeen, Ended, LossSeen, Setup, TokenizerSetup
+from sightline.guard.evidence.endings import endless_answers, endless_rows, hidden
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vlm")
 ROWS = 2  # with a masked token: a single one may be chance
+STOP = "EOS, so that no row teaches the model to stop"
 ANSWERS = 4  # without an end, in one batch or among the first rows of a data set
 
 
-def find(batch: BatchSeen, setup: Setup, loss: LossSeen | None = None, data: DataSeen | None = None) -> Verdict:
+def find(
+    batch: BatchSeen, setup: Setup, loss: LossSeen | None = None, data: DataSeen | None = None, end: Ended | None = None
+) -> Verdict:
     """The pad id against the embedding, the attention mask and the labels of a training batch."""
     tokenizer, ids = setup.tokenizer, batch.input_ids
+    if tokenizer is None and end is not None:
+        return _both(end.id, STOP, end.rows, {"batches": end.batches, "widths": end.widths})
     if tokenizer is None or ids is None or batch.phase == "evaluation":
         return CannotTell("tokenizer (attach(..., tokenizer=...)) and token ids of a training batch")
-    ends = {end for end in (tokenizer.eos_id, *tokenizer.model_eos_id) if end is not None}
-    if finding := _beyond(batch, ids, setup, tokenizer) or _endless(endless_answers(data, ends), tokenizer):
+    stops = {end for end in (tokenizer.eos_id, *tokenizer.model_eos_id) if end is not None}
+    if finding := _beyond(batch, ids, setup, tokenizer) or _endless(endless_answers(data, stops), tokenizer):
         return finding
-    pad = tokenizer.pad_id
-    mask = ids != pad if batch.attention_mask is None and pad is not None else batch.attention_mask
+    mask = batch.attention_mask if (pad := tokenizer.pad_id) is None or batch.attention_mask is not None else ids != pad
     if mask is None or mask.shape != ids.shape:
         return CannotTell("attention mask of the shape of the token ids")
     unnamed = _unnamed(fillers := sorted(set(ids[~mask.bool()].tolist()))) if pad is None else None
@@ -53,8 +57,8 @@ def find(batch: BatchSeen, setup: Setup, loss: LossSeen | None = None, data: Dat
         labels = loss.targets.roll(1, dims=1)  # what position t - 1 was trained to predict
     if labels is None or labels.shape != ids.shape:
         return unnamed or CannotTell("labels aligned with the token ids")
-    endless = 0 if data is not None and data.objective != "sft" else endless_rows(ids, mask, labels, ends)
-    return _masked(batch, ids, mask, labels != IGNORE, pad, pad in ends) or _endless(endless, tokenizer) or unnamed
+    endless = 0 if data is not None and data.objective != "sft" else endless_rows(ids, mask, labels, stops)
+    return _masked(batch, ids, mask, labels != IGNORE, pad, pad in stops) or _endless(endless, tokenizer) or unnamed
 
 
 def _beyond(batch: BatchSeen, ids: Tensor, setup: Setup, tokenizer: TokenizerSetup) -> Finding | None:
@@ -87,21 +91,19 @@ def _unnamed(fillers: list[int]) -> Finding | None:
 
 def _masked(batch: BatchSeen, ids: Tensor, mask: Tensor, taught: Tensor, pad: int, ends: bool) -> Finding | None:
     """Content tokens with the pad's id, right after a supervised token: is any such token supervised?"""
-    same, before, behind = ids == pad, taught.roll(1, dims=1), taught.roll(-1, dims=1)
-    before[:, 0] = behind[:, -1] = False
-    # an ordinary token is inside the text, whatever the mask says, where tokens on both sides are supervised
-    content = same & before & (attended(ids, mask, pad) if ends else behind)
+    content, same = hidden(ids, mask, taught, pad, ends), ids == pad
     rows = content.any(dim=1).nonzero().flatten().tolist()
     packed = not ends and batch.group_ids is not None  # padding may stand between documents
     if len(rows) < ROWS or packed or pad == batch.image_token_id or (taught & same).any():
         return None
-    what = "EOS, so that no row teaches the model to stop" if ends else "an ordinary token of the text"
-    return Finding(
-        severity="warning",
-        message=f"the pad id {pad} is also {what}: its labels are -100 in all of {len(rows)} rows",
-        fix="labels = -100 where attention_mask == 0, not where input_ids == pad_token_id; or another pad token",
-        seen={"masked with the padding": int(content.sum()), "row": batch.text(ids[rows[0]].tolist())},
-    )
+    seen = {"masked with the padding": int(content.sum()), "row": batch.text(ids[rows[0]].tolist())}
+    return _both(pad, STOP if ends else "an ordinary token of the text", len(rows), seen)
+
+
+def _both(pad: int, what: str, rows: int, seen: dict[str, object]) -> Finding:
+    message = f"the pad id {pad} is also {what}: its labels are -100 in all of {rows} rows"
+    fix = "labels = -100 where attention_mask == 0, not where input_ids == pad_token_id; or another pad token"
+    return Finding("warning", message, fix, seen)
 
 
 def specimen(run: Run, *, faulty: bool) -> None:

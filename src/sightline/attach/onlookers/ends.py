@@ -1,0 +1,68 @@
+"""Texts of a tokenizer of the host's own: is the end of a row taught, or hidden with the padding that looks like it?"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from sightline.attach.onlookers.onlooker import Onlooker, Recording
+from sightline.guard.evidence import IGNORE, Ended
+from sightline.guard.evidence.endings import ended_untaught
+from sightline.guard.probes.call import Call, outcome
+
+LOOKS = 24  # measured batches that are looked at
+BATCHES, WIDTHS = 4, 3  # that agree: a longest row is one short of a fixed width by chance, but not of several
+
+
+class Ends(Onlooker):
+    """Reads off the gradient whether a row's last id is ever taught, where even the longest row ends in it."""
+
+    shows: ClassVar = ("Ended",)
+    measured_only: ClassVar = True
+
+    def __init__(self, recorder: Recording) -> None:
+        super().__init__(recorder)
+        self._looks = LOOKS
+        self._agreed: list[tuple[int, int, int]] = []  # id, width and rows of each batch
+
+    def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
+        """A training batch of token ids, with logits for each."""
+        if not training or self._looks <= 0:
+            return
+        logits, ids = outcome(output).logits, call.tensor("input_ids")
+        if logits is None or ids is None or ids.dim() != 2 or not logits.requires_grad or logits.dim() != 3:
+            return
+        if logits.shape[:2] != ids.shape:
+            return
+        self._looks -= 1
+        whole, done = uncut(ids), [False]
+
+        def came(grad: Tensor) -> None:
+            if not done[0] and not self.recorder.muted:
+                done[0] = True
+                least, at = grad.detach().min(dim=-1)
+                self.recorder.mailbox.post([whole, at.masked_fill(least >= 0, IGNORE)], lambda v: self._came(*v))
+
+        logits.register_hook(came)
+
+    def _came(self, ids: Tensor, targets: Tensor) -> None:
+        pad, refuted = ended_untaught(ids, targets)
+        if refuted:
+            self._looks, self._agreed = -1, []
+        if pad is None or self._looks < 0:
+            return
+        self._agreed.append((pad, ids.shape[1], len(ids)))
+        widths = len({width for _, width, _ in self._agreed})
+        if len({one for one, *_ in self._agreed}) == 1 and len(self._agreed) >= BATCHES and widths >= WIDTHS:
+            self._looks = -1
+            rows = sum(rows for *_, rows in self._agreed)
+            self.recorder.offer(Ended(self.recorder.step, pad, len(self._agreed), rows, widths))
+
+
+def uncut(ids: Tensor) -> Tensor:
+    """The ids (B, T + 1) that these are all but the last column of, where the host cut that off; else these."""
+    base = ids._base
+    if base is None or base.dim() != 2 or base.shape != (len(ids), ids.shape[1] + 1) or base.dtype != ids.dtype:
+        return ids
+    return base if base.data_ptr() == ids.data_ptr() and base.stride() == ids.stride() else ids
