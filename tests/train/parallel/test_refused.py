@@ -63,6 +63,33 @@ def test_it_is_told(rows: list[Any], settings: dict[str, Any], changes: dict[str
     assert caught.value.where and caught.value.fix
 
 
+@pytest.mark.parametrize(
+    ("quality", "changes", "told"),
+    [
+        (
+            {"one_pass": "it takes one"},
+            {"adversarial": {"kind": "trades", "epsilon": 0.1}},
+            "and it takes one",
+        ),
+        (
+            {"parted": True},
+            {"early_stop": {"metric": "accuracy"}, "validation": "test", "validate_every": 2},
+            "answers",
+        ),
+    ],
+)
+def test_what_layouts_have_in_common(
+    rows: list[Any], quality: dict[str, Any], changes: dict[str, Any], told: str
+) -> None:
+    built, spec, layout = fresh(rows), stage(**changes).stages[0], Layout(Parallel(), Ranks(0, 1, torch.device("cpu")))
+    asked = built.model, spec, objective_of(spec, 0, built.encoder), pick_precision("fp32", layout.ranks.device)
+    layout.check(*asked)
+    layout.__dict__ |= quality
+    with pytest.raises(UserError, match=told) as caught:
+        layout.check(*asked)
+    assert caught.value.where and caught.value.fix
+
+
 def test_fp16_is_told(rows: list[Any]) -> None:
     built, spec = fresh(rows), stage().stages[0]
     with pretended(2, tensor=2) as layout, pytest.raises(UserError, match="fp16"):

@@ -31,6 +31,7 @@ from sightline.evaluate.robust.attacks.pgd import pgd
 from sightline.evaluate.robust.attacks.target import Loss, Target, generator
 from sightline.losses.answers import choice
 from sightline.losses.next_token import next_token
+from sightline.models.composed import ComposedVLM
 from sightline.models.vlm import VLM
 from sightline.recipe.schema import Adversarial
 from sightline.train.objectives.objective import Term
@@ -102,9 +103,9 @@ class Attacked(OneLoss):
                 clean = self.inner.forward(module, own)
                 found = {self.name: loss_of(clean, own)}
                 pixels = self._pixels(module, own, _logits(clean).detach())
-                if pixels is not None:
+                if pixels is not None or _model(module).goes_along is not None:
                     moved = _logits(self.inner.forward(module, self._with(own, pixels)))
-                    found[DIVERGENCE] = divergence(_logits(clean), moved, own)
+                    found[DIVERGENCE] = divergence(_logits(clean), moved, own) * (pixels is not None)
             total = torch.stack([loss * factors[name] for name, loss in found.items()]).sum()
             precision.backward(total)
             for name, loss in found.items():
@@ -117,14 +118,23 @@ class Attacked(OneLoss):
         return batch if pixels is None else replace(batch, pixel_values=self.scale.values(pixels))
 
     def _pixels(self, module: nn.Module, batch: Batch, clean_logits: Tensor | None = None) -> Tensor | None:
-        """(N, 3, H, W) attacked pixels, clean ones where the share leaves them out; None: nothing to attack."""
+        """(N, 3, H, W) attacked pixels, clean ones where the share leaves them out; None: nothing to attack.
+
+        Where weights lie on all ranks, each goes through every attack: what it has not to attack, for nothing.
+        """
+        model, nothing = _model(module), batch.pixel_values is None
+        if nothing and model.goes_along is not None:
+            side = cast(ComposedVLM, model).vision.image_size
+            picture = self.scale.values(torch.zeros(1, 3, side, side, device=batch.input_ids.device))
+            batch = _with_unshown(batch, picture)
         if batch.pixel_values is None:
             return None
         settings, clean = self.settings, self.scale.pixels(batch.pixel_values)
         seeds = self._seeds(clean)
-        if not bool((chosen := self._chosen(seeds)).any()):
+        chosen = self._chosen(seeds)
+        nothing = nothing or not bool(chosen.any())
+        if nothing and model.goes_along is None:
             return None
-        model = cast(VLM, module.module if isinstance(module, DistributedDataParallel) else module)
         with model.evaluating(), torch.enable_grad():
             loss = self._target_loss(model, batch, clean_logits)
             owner = torch.zeros(len(clean), dtype=torch.int64, device=clean.device)
@@ -135,12 +145,10 @@ class Attacked(OneLoss):
                 begin = (clean + near).clamp(0, 1)
             bound = settings.epsilon, settings.norm
             found = pgd(target, *bound, steps=settings.steps, step_size=settings.step_size, begin=begin)
-        return torch.where(chosen.to(clean.device)[:, None, None, None], found, clean)
+        return None if nothing else torch.where(chosen.to(clean.device)[:, None, None, None], found, clean)
 
     def _target_loss(self, model: VLM, batch: Batch, clean_logits: Tensor | None) -> Loss:
-        # `forward` itself and not the module: hooks that watch training (the guard's) are not told of the attack's
-        # passes, which are no step's.
-        quiet = cast(nn.Module, model.forward)
+        quiet = cast(nn.Module, model.unseen)  # the attack's passes are no step's
 
         def loss(pixels: Tensor) -> Tensor:
             seen = self._with(batch, pixels)
@@ -181,6 +189,15 @@ def one_picture_a_place(batch: Batch) -> Batch:
     keys = tuple(batch.image_keys[place] for place in places.tolist())
     own = torch.arange(len(places), device=places.device)
     return replace(batch, pixel_values=batch.pixel_values[places], image_index=own, image_keys=keys)
+
+
+def _model(module: nn.Module) -> VLM:
+    return cast(VLM, module.module if isinstance(module, DistributedDataParallel) else module)
+
+
+def _with_unshown(batch: Batch, picture: Tensor) -> Batch:
+    """`batch`, of text alone, with a `picture` that no sequence shows."""
+    return replace(batch, pixel_values=picture, image_index=batch.image_index.new_empty(0), image_keys=("",))
 
 
 def loss_of(found: Any, batch: Batch) -> Tensor:

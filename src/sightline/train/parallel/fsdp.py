@@ -39,7 +39,7 @@ from sightline.train.parallel.spread import bring_home, double
 from sightline.train.precision import Precision
 
 GOES_ALONG = (ComposedVLM,)  # no subclasses: they treat a batch of text otherwise
-PARTS = ("represent", "match", "caption", "unmask")  # of a `PairModel`, called beside its forward pass
+PARTS = ("unseen", "represent", "match", "caption", "unmask")  # of a `PairModel`, called beside its forward pass
 
 
 class Fsdp(Layout):
@@ -57,6 +57,9 @@ class Fsdp(Layout):
         """See `Layout.check`."""
         super().check(model, stage, objective, precision)
         where = f"stages.{stage.name}"
+        if stage.adversarial is not None and type(model) not in GOES_ALONG:
+            what = f"a {type(model).__name__} cannot go along with other ranks' attacks where it has no image"
+            raise UserError(what, where=f"{where}.adversarial", fix="set parallel: ddp")
         if stage.weighting.kind == "gradnorm":
             what = "gradnorm compares gradients of whole matrices, and each rank has a part"
             raise UserError(what, where=f"{where}.weighting", fix="set kind to uncertainty, or parallel: ddp")
@@ -132,7 +135,7 @@ def share_out(model: VLM, stage: Stage, mesh: DeviceMesh, settings: Parallel, de
                     passed = each is model and (tower != "vision" or model.learns(tower) or block is blocks[-1])
                     _share_out(block, mesh, kept, policy, passed)
         _share_out(each, mesh, kept, policy, passed=each is model)
-        for part in PARTS if isinstance(each, PairModel) else ():
+        for part in PARTS if isinstance(each, PairModel) else ("unseen",):
             register_fsdp_forward_method(each, part)
         for module in _divided(each) if each is not model else ():
             module.set_unshard_in_backward(False)  # nor does anything gather the slow copy ahead

@@ -75,9 +75,6 @@ class Layout:
         if self.one_pass and not objective.overlaps:
             what = f"losses that compare a step's pairs, and trades, take several passes at once, and {self.one_pass}"
             raise UserError(what, where=f"{where}.objective", fix="set parallel: ddp, or fsdp for pairs")
-        if self.parted and stage.adversarial is not None:
-            what = "an attack runs passes of its own, for which one rank's part of the weights is not enough"
-            raise UserError(what, where=f"{where}.adversarial", fix="set parallel: ddp")
         if self.parted and stage.early_stop and stage.early_stop.metric == "accuracy":
             what = "answers are written by one rank at a time, which has only a part of the weights"
             raise UserError(what, where=f"{where}.early_stop", fix="stop by the loss, or set parallel: ddp")
