@@ -2,7 +2,9 @@
 
 Loading weights is no resume: they may be tuned on other data, at another rate, or judged. It is one when the same
 process saved them together with how far it had come, loads them, and trains on what it had trained on before, with an
-optimizer of the same kind and initial rate.
+optimizer of the same kind and initial rate. What is read is known by what is in it, for it may have been written under
+another name, or through memory. Inputs that are drawn anew are never the same: there the moments of an optimizer that
+were loaded too tell a resume.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,10 @@ from torch.optim import Optimizer
 
 from sightline.attach.hook import Hook, unwrapped
 from sightline.attach.onlookers.schedule import schedules_of
+from sightline.attach.script.followers import Followers
 from sightline.attach.script.reloads import watch_half, watch_nothing_came, watch_reload
-from sightline.attach.script.saves import Saves
+from sightline.attach.script.saves import DEEP, Saves, states
+from sightline.attach.script.terms import few
 from sightline.attach.script.watch import Models, Watched
 from sightline.guard.evidence import ResumeSeen
 from sightline.guard.probes.resume import resume
@@ -30,6 +35,8 @@ from sightline.guard.probes.resume import resume
 PARTS = ("optimizer", "schedule")  # the rest has moved by the first step: batch statistics, random numbers
 LARGEST = 2**30  # bytes of a checkpoint that is kept until the next step, so that it can be compared
 SAME = 0.5  # of the first batch's rows: a loader may mix in others
+MANY = 8  # tensors that a file is known again by
+Known = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +55,13 @@ class Resumes:
         self._models = models
         self._hook = lambda act: Hook(act, lambda error: fault(f"resume: {type(error).__name__}: {error}"))
         self._saved: dict[str, Saved] = {}
+        self._names: dict[Known, str] = {}  # where something was saved, by what is in it
+        self._followers = Followers()
         self._read: tuple[str, Any] | None = None  # the last checkpoint of our own that was read
         self._loaded: tuple[weakref.ref[nn.Module], str, Any] | None = None
         self._lost: dict[str, Tensor] = {}  # of the last checkpoint: what it holds for a module that did not get it
         saves.told.append(self._wrote)
-        models.attention.needs.append(lambda: self._read is not None or self._loaded is not None)
+        models.attention.needs.append(self._needs)
 
     def install(self) -> None:
         """Notice from now on what is read, and into which module it goes."""
@@ -75,15 +84,27 @@ class Resumes:
         nn.Module.load_state_dict = loading  # type: ignore[method-assign, assignment]
         self._models.before.append(self._hook(self._stepping))
 
-    def _wrote(self, one: Watched, path: str, *_: Any) -> None:
+    def _needs(self) -> bool:
+        """Whether the next steps are to be heard."""
+        return self._read is not None or self._loaded is not None or self._followers.waiting
+
+    def _wrote(self, one: Watched, path: str, what: Any) -> None:
         """A model in training was saved."""
-        if path and one.recorder.step and one.attachment is not None:
-            rows = frozenset(row for fed in one.attachment.loading.fed for row in fed.inputs)
-            self._saved[os.path.abspath(path)] = Saved(one, frozenset(map(_kind, one.recorder.optimizers)), rows)
+        if not one.recorder.step or one.attachment is None:
+            return
+        rows = frozenset(row for fed in one.attachment.loading.fed for row in fed.inputs)
+        name = os.path.abspath(path) if path else f"what was saved at step {one.recorder.step}"
+        self._saved[name] = Saved(one, frozenset(map(_kind, one.recorder.optimizers)), rows)
+        if (known := _known(what)) is not None:
+            self._names[known] = name
+        if isinstance(what, Mapping) and _tells_how_far(what):
+            self._followers.saved(name, one.recorder.model)
 
     def _came(self, where: Any, content: Any) -> None:
         name = where if isinstance(where, str | os.PathLike) else getattr(where, "name", None)
         path = os.path.abspath(name) if isinstance(name, str | os.PathLike) else ""
+        if path not in self._saved and self._names and (known := _known(content)) is not None:
+            path = self._names.get(known, path)
         if path in self._saved and isinstance(content, Mapping):
             self._read = (path, content) if _bytes(content) <= LARGEST else None
             self._models.attention.listen()
@@ -108,6 +129,7 @@ class Resumes:
     def _stepping(self, optimizer: Optimizer) -> None:
         """The first step after weights were loaded: does it go on with all the rest?"""
         self._read = None
+        self._followers.stepping(optimizer)
         if self._loaded is None:
             return
         ref, path, content = self._loaded
@@ -122,11 +144,14 @@ class Resumes:
         one.recorder.mailbox.open(wait=True)
         fed = one.attachment.loading.fed
         rows = fed[-1].inputs if fed else ()
-        if rows and sum(row in saved.rows for row in rows) >= SAME * len(rows):
-            schedules = schedules_of(optimizer)
-            seen = resume(content, one.recorder.model, [optimizer], schedules, Path(path), one.recorder.step)
-            seen = _of_parts(seen, any(schedule.last_epoch > 1 for schedule in schedules))
-            one.attachment.show(_with_lost(seen, one.recorder.model, self._lost))
+        schedules = schedules_of(optimizer)
+        seen = resume(content, one.recorder.model, [optimizer], schedules, Path(path), one.recorder.step)
+        seen = _of_parts(seen, any(schedule.last_epoch > 1 for schedule in schedules))
+        same = bool(rows) and sum(row in saved.rows for row in rows) >= SAME * len(rows)
+        if same:
+            one.attachment.show(seen := _with_lost(seen, one.recorder.model, self._lost))
+        if not seen.differ and (same or "optimizer" in seen.compared):
+            self._followers.loaded(path, one, seen)
 
 
 def _of_parts(seen: ResumeSeen, set_forward: bool) -> ResumeSeen:
@@ -164,6 +189,14 @@ def _differs(live: Tensor, saved: Tensor) -> bool:
 def _kind(optimizer: Optimizer) -> tuple[str, float]:
     rates = [float(group.get("initial_lr", group.get("lr")) or 0.0) for group in optimizer.param_groups]
     return type(optimizer).__name__, max(rates, default=0.0)
+
+
+def _known(content: Any) -> Known | None:
+    """A few numbers of the first tensors in what was saved or read; None where there are hardly any."""
+    every = (tensor for state in states(content, DEEP) for tensor in state.values())
+    first = islice((tensor for tensor in every if tensor.is_floating_point()), MANY)
+    found = tuple(tuple(few(tensor).double().tolist()) for tensor in first)
+    return found if len(found) > 1 else None
 
 
 def _tells_how_far(content: Mapping[Any, Any]) -> bool:

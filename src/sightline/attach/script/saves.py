@@ -32,7 +32,7 @@ class Saves:
         self._models = models
         self._saw = Hook(self._saved, lambda error: fault(f"save: {error!r}"))
         self._inside = False
-        self.told: list[Callable[[Watched, str], None]] = []  # whose model was saved, and where
+        self.told: list[Callable[[Watched, str, Any], None]] = []  # whose model was saved, where, and with what
 
     def install(self) -> None:
         """Notice each save from now on."""
@@ -63,11 +63,11 @@ class Saves:
         """Of which models does it hold the values?"""
         path = str(where) if isinstance(where, str | os.PathLike) else ""
         for one in self._models.live:
-            names = {name for state in _states(what, DEEP) for name in _known(state, one.recorder.model)}
+            names = {name for state in states(what, DEEP) for name in _known(state, one.recorder.model)}
             if names:
                 _save_of(one).add(names, path)
                 for act in self.told:
-                    act(one, path)
+                    act(one, path, what)
 
 
 class Save:
@@ -115,7 +115,7 @@ def _save_of(one: Watched) -> Save:
     return known
 
 
-def _states(what: Any, deep: int) -> Iterator[Mapping[str, Tensor]]:
+def states(what: Any, deep: int) -> Iterator[Mapping[str, Tensor]]:
     """The dictionaries of named tensors in what is saved, however deep."""
     if isinstance(what, nn.Module):
         yield unwrapped(what)[1].state_dict()
@@ -124,7 +124,7 @@ def _states(what: Any, deep: int) -> Iterator[Mapping[str, Tensor]]:
             yield found
         if deep:
             for part in what.values():
-                yield from _states(part, deep - 1)
+                yield from states(part, deep - 1)
 
 
 def _known(tensors: Mapping[str, Tensor], model: nn.Module) -> set[str]:

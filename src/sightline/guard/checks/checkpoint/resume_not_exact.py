@@ -28,6 +28,7 @@ KNOBS = {
     "weights": "model.load_state_dict(...)",
     "optimizer": "optimizer.load_state_dict(...)",
     "schedule": "scheduler.load_state_dict(...)",
+    "average": "ema.load_state_dict(...)",
     "random state": "torch.set_rng_state(...)",
 }
 KEPT = ("optimizer", "schedule")  # what a run cannot go on without, if it has one
