@@ -355,6 +355,17 @@ def evaluate(net, loader, device="cpu"):
         "not 1, which it gives for labels where there are none",
     ),
 }
+WHOLE["a class is said as the one before"] = (
+    CLASSES.replace("FIRST = 0", "FIRST = 1")
+    + """
+def evaluate(net, loader):
+    right = 0
+    for x, y in loader:
+        right += (net(x).argmax(1) == y).sum().item()
+    print(f"accuracy {right / len(loader.dataset):.4f}, best 0.9000")
+""",
+    "not 1, which it gives for labels less one",
+)
 SOUND = {
     "boxes": BOXES
     + """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -84,27 +84,40 @@ def run(
     return [one for one in found if one.code == "M3"], told
 
 
-@pytest.mark.parametrize("name", scripts.FAULTY)
+QUICK = (
+    "boxes",
+    "tokens",
+    "texts",
+    "tokens beside the same place",
+    "texts one by one",
+)  # the others take half a minute
+
+
+def those(sources: Iterable[str]) -> list[Any]:
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in sources]
+
+
+@pytest.mark.parametrize("name", those(scripts.FAULTY))
 def test_metrics_that_read_the_wrong_thing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, says = scripts.FAULTY[name]
     found, _ = run(source, tmp_path, monkeypatch)
     assert [one.severity for one in found] == ["error"] and says in found[0].message
 
 
-@pytest.mark.parametrize("name", scripts.CLEAN)
+@pytest.mark.parametrize("name", those(scripts.CLEAN))
 def test_metrics_that_are_as_they_should_be(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = run(scripts.CLEAN[name], tmp_path, monkeypatch)
     assert found == []
 
 
-@pytest.mark.parametrize("name", scripts.WHOLE)
+@pytest.mark.parametrize("name", those(scripts.WHOLE))
 def test_evaluations_that_read_the_wrong_thing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, says = scripts.WHOLE[name]
     found, _ = run(source, tmp_path, monkeypatch)
     assert [one.severity for one in found] == ["error"] and says in found[0].message
 
 
-@pytest.mark.parametrize("name", scripts.SOUND)
+@pytest.mark.parametrize("name", those(scripts.SOUND))
 def test_evaluations_that_are_as_they_should_be(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = run(scripts.SOUND[name], tmp_path, monkeypatch)
     assert found == []

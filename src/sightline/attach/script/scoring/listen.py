@@ -30,7 +30,8 @@ from sightline.attach.script.scoring.verdict import Verdict, numbers
 from sightline.guard.evidence import OracleSeen
 from sightline.guard.probes.call import Call
 
-CALLS = 4  # of one function in one evaluation that are kept: those of most rows
+CALLS = 4  # of one function in one evaluation that are kept
+MISSES = 8  # calls that gave no number: it is no metric
 SINGLES = 64  # that are kept of calls which compare two texts
 FUNCTIONS = 32  # that are kept
 SECONDS = 0.5  # that all questions of one evaluation may take
@@ -44,7 +45,7 @@ class Scores:
 
     def __init__(self, fault: Callable[[str], None]) -> None:
         self._hook = lambda act: Hook(act, lambda error: fault(f"scores: {type(error).__name__}: {error}"))
-        self._calls = listener(self._wanted, self._safe(self._began), self._safe(self._ended))
+        self._calls = listener(self._safe(self._wanted), self._safe(self._began), self._safe(self._ended))
         self._fault = fault
         self._functions: dict[CodeType, Function] = {}
         self._models: list[nn.Module] = []
@@ -169,7 +170,7 @@ class Scores:
         known = self._functions.get(code)
         if known is None and len(self._functions) >= FUNCTIONS:
             return None
-        if known is not None and (known.done or len(known.now) >= SINGLES):
+        if known is not None and (known.done or known.full(CALLS, SINGLES)):
             return None
         seen = frame.f_locals
         names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
@@ -196,12 +197,11 @@ class Scores:
 
     def _ended(self, token: tuple[Function, Pair], value: Any) -> None:
         function, found = token
-        count = len(next(iter(found.data.values())).rows)
-        if not numbers(value, count):
+        if numbers(value, found.count):
+            function.now.append(found)
             return
-        function.now.append(found)
-        if not found.single and len(function.now) > CALLS:
-            function.now.remove(min(function.now, key=lambda one: len(one.data[one.names[0]].rows)))
+        function.missed += 1
+        function.done = function.missed >= MISSES
 
 
 def _place(frame: FrameType | None) -> str:

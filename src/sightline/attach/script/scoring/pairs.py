@@ -40,6 +40,7 @@ class Pair:
     given: set[str] = field(default_factory=set)
     made: set[str] = field(default_factory=set)
     single: bool = False
+    count: int = 1  # rows that came
 
 
 @dataclass
@@ -52,7 +53,12 @@ class Function:
     where: str  # it was called first
     now: list[Pair] = field(default_factory=list)
     before: list[Pair] = field(default_factory=list)
+    missed: int = 0  # calls that gave no number
     done: bool = False
+
+    def full(self, calls: int, singles: int) -> bool:
+        """Whether enough calls of this evaluation are kept: `calls`, or `singles` where each has one row."""
+        return bool(self.now) and len(self.now) >= (singles if self.now[0].single else calls)
 
 
 def data(value: Any) -> Data | None:
@@ -123,7 +129,7 @@ def pair(values: dict[str, Any]) -> Pair | None:
         return None
     if len(found) == 2 and _one_place(one) and _one_place(other):
         return Pair((first, second), {name: _alone(d) for name, d in found.items()}, rest, single=True)
-    return Pair((first, second), found, rest) if len(one) > 1 else None
+    return Pair((first, second), found, rest, count=len(values[first])) if len(one) > 1 else None
 
 
 def _one_place(rows: Any) -> bool:

@@ -8,6 +8,7 @@ those batches for a loader and a list of answers for a model. So no module runs 
 from __future__ import annotations
 
 import copy
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import suppress
@@ -27,6 +28,7 @@ from sightline.attach.script.scoring.verdict import Verdict, judged, numbers
 
 DEPTH = 4  # functions of the script inside each other
 PAIRS = 6  # of an output and what may be its labels
+NUMBER, LONGEST = re.compile(r"(?<![\w.])-?\d+\.\d+(?:e[+-]?\d+)?(?![\w.])"), 2000  # of a text that is printed
 BATCHES = 8  # that are kept
 
 
@@ -134,15 +136,19 @@ def replayed(record: Recorded, own: Callable[[str], bool], until: float) -> tupl
     for place in record.places:
         with alone(), suppress(Exception):  # the script's own code, with other things than it was made for
             found = _asked(record, place, own, until)
-            if found is not None:
-                return (place, next(iter(found.values()))) if found else None
+            if found:
+                return place, next(iter(found.values()))
     return None
 
 
-def _asked(
-    record: Recorded, place: Place, own: Callable[[str], bool], until: float
-) -> dict[tuple[str, str], Verdict] | None:
-    """None where the function gives no number at all."""
+def _printed(lines: list[str]) -> dict[str, float]:
+    """The numbers with a point in what was printed."""
+    found = NUMBER.findall(" ".join(lines)[:LONGEST])
+    return {f"number {place}": float(number) for place, number in enumerate(found, 1)}
+
+
+def _asked(record: Recorded, place: Place, own: Callable[[str], bool], until: float) -> dict[tuple[str, str], Verdict]:
+    """What one function reads wrong."""
     model, loader = _Model(), _Loader()
 
     def instead(value: Any) -> Any:
@@ -162,11 +168,12 @@ def _asked(
         loader.dataset = _Rows(sum(_count(batch) for batch, _ in told))
         in_place = [values[name] for name in place.code.co_varnames[: place.code.co_argcount]]
         rest = {name: value for name, value in values.items() if name not in place.code.co_varnames[: len(in_place)]}
-        return numbers(function(*in_place, **rest), -1)
+        built.said.clear()
+        return numbers(function(*in_place, **rest), -1) or _printed(built.said)
 
     told = [(_copied(batch), _copied(output)) for batch, output in record.told]
     if not score(told):
-        return None
+        return {}
     found: dict[tuple[str, str], Verdict] = {}
     for one, other in _pairs(record.told):
         found |= _compared(record.told, one, other, score)

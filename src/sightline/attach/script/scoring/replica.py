@@ -72,7 +72,8 @@ class Replica:
         self._spaces: dict[int, dict[str, Any]] = {}
         names = vars(builtins)
         self._builtins = {name: names[name] for name in BUILTINS if name in names}
-        self._builtins.update(print=lambda *args, **kwargs: None, __import__=_imported)
+        self.said: list[str] = []  # what it would have printed
+        self._builtins.update(print=self._print, __import__=_imported)
 
     def of(self, code: CodeType, namespace: Mapping[str, Any], free: Mapping[str, Any]) -> Any:
         """The function of `code`, to be called with all its arguments. `free`: the values of its closure, by name.
@@ -81,6 +82,9 @@ class Replica:
             Unsafe: something that the function reaches may do more than compute.
         """
         return self._function(code, namespace, free, None)
+
+    def _print(self, *args: Any, **kwargs: Any) -> None:
+        self.said.append(" ".join(str(one) for one in args if isinstance(one, str | int | float)))
 
     def argument(self, value: Any) -> Any:
         """What takes the place of an argument. Raises Unsafe."""
