@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sightline
+from sightline.guard.probes.call import Call
 
 Fields = dict[str, Tensor]
 
@@ -152,3 +153,11 @@ def test_padding_that_is_taught(way: str, pads: bool) -> None:
         return next_word(logits, fields, pads=pads)
 
     assert found(Tagger(), way, draw, loss) == ([("L2", "error")] if pads else [])
+
+
+def test_the_edges_of_a_graph_are_no_text() -> None:
+    """Whole numbers under a name of the host's own that the model has no table for."""
+    layer, table = nn.Linear(4, 4), nn.Embedding(50, 4)
+    edges = {"graph": {"edges": torch.randint(0, 40, (2, 30)), "x": torch.randn(40, 4)}}
+    assert Call(layer, (), edges).tensor("input_ids") is None
+    assert Call(table, (), edges).tensor("input_ids") is edges["graph"]["edges"]

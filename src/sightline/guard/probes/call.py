@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.guard.evidence import IGNORE
-from sightline.guard.probes.fields import leaves, plain, rebuilt, roles, whole_numbers
+from sightline.guard.probes.fields import leaves, plain, rebuilt, roles, table_rows, whole_numbers
 
 PLAIN = (Tensor, bool, int, float, str, bytes, torch.dtype, torch.device, Path)
 IDS = ("input_ids", "decoder_input_ids", "inputs_embeds")  # one of these names says what the ids are, and what not
@@ -138,7 +138,7 @@ class Call:
             return {**self._images(), "input_ids": whole[only]}
         known = ROLES.setdefault(self.model, {})
         if whole and tuple(whole) not in known:
-            known[tuple(whole)] = roles(whole)
+            known[tuple(whole)] = roles(whole, table_rows(self.model))
         return {**self._images(), **{role: whole[path] for role, path in known.get(tuple(whole), {}).items()}}
 
     def _images(self) -> dict[str, Tensor]:

@@ -62,12 +62,25 @@ def rebuilt(thing: Any, act: Callable[[Any, str], Any], name: str = "") -> Any:
     return twin
 
 
-def roles(whole: Mapping[str, Tensor]) -> dict[str, str]:
+def table_rows(model: nn.Module) -> int:
+    """Rows of the largest table that a model may look ids up in: its embeddings, and matrices of classes of its own."""
+    tables = [
+        p
+        for module in model.modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) or not type(module).__module__.startswith("torch.")
+        for p in module.parameters(recurse=False)
+        if p.dim() == 2
+    ]
+    return max((len(p) for p in tables), default=0)
+
+
+def roles(whole: Mapping[str, Tensor], rows: int) -> dict[str, str]:
     """What whole numbers (B, T) stand for, role -> path: told by their values, which are read once a model.
 
     Numbers that count up, from 0 or anew from 0, are positions. Such as stay or go up by one number documents or
     sentences, or are a mask. The first that are neither are the ids (bare arguments have theirs in front), and what is
-    neither after those are labels; under a name or in a container only if they are of this text.
+    neither after those are labels. Under a name or in a container ids must be places in a table of `rows` (the edges of
+    a graph may not), and labels of this text.
     """
     found: dict[str, str] = {}
     bare = next(iter(whole), "").isdigit()
@@ -85,7 +98,7 @@ def roles(whole: Mapping[str, Tensor]) -> dict[str, str]:
         elif steps.numel() and _numbers_parts(values, steps):
             continue
         elif ids is None:
-            if values.dim() == 2:
+            if values.dim() == 2 and values.numel() and bool((values.min() >= 0) & (values.max() < rows)):
                 found["input_ids"] = path
         elif path.isdigit() or _of_text(values, ids):
             found.setdefault("labels", path)
