@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.attach.prints import row_hashes
+from sightline.guard.checks.data.batch_collapsed import find
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.rows import rows_apart
 
@@ -45,3 +46,27 @@ def test_rows_in_containers(kind: Any) -> None:
         assert seen is not None and (max(seen.others) > 0) is mixed
     hashes = row_hashes(Call(nn.Identity(), (batch,)))
     assert hashes is not None and len(set(hashes.tolist())) == 5
+
+
+class Spliced(nn.Module):
+    """Features of pictures are written over the placeholders (token 9) of the batch, in order, as many as fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.eye, self.words, self.head = nn.Linear(4, 8), nn.Embedding(10, 8), nn.Linear(8, 5)
+
+    def forward(self, tokens: Tensor, pictures: Tensor) -> Tensor:
+        x = self.words(tokens)
+        where = tokens == 9
+        features = 0.01 * self.eye(pictures.flatten(2).mT).flatten(0, 1)
+        x[where] = features[: int(where.sum())]
+        return self.head(x.mean(dim=1))
+
+
+@pytest.mark.parametrize("slots", [3, 4])
+def test_features_that_go_on_into_the_next_row(slots: int) -> None:
+    """Four features an image: with three places a row, the last of each image is the next row's first."""
+    tokens = torch.cat([torch.full((8, slots), 9), torch.randint(0, 8, (8, 3))], dim=1)
+    seen = rows_apart(Call(Spliced(), (tokens, torch.randn(8, 4, 2, 2))), 8, varied=True)
+    assert seen is not None and (find(rows=seen) is not None) is (slots == 3)

@@ -146,7 +146,7 @@ class RowsSeen:
         noise: what two equal passes differ by, or one rounding of the largest output makes.
         varied: whether the run had fed different batches by then (a fixed set of rows may be one sample).
         alone: where a row has several inputs, for each of images or features that was replaced alone: the change of
-            that row's output, and the median of the other rows'.
+            that row's output, and the median of the other rows'. beside: the largest of the other rows', likewise.
         jumps: other rows do not move at all when the row is changed a little: experts were full, and are less so.
     """
 
@@ -159,12 +159,20 @@ class RowsSeen:
     varied: bool = True
     alone: tuple[tuple[float, float], ...] = ()
     jumps: bool = False
+    beside: tuple[float, ...] = ()
 
     @property
     def pooled(self) -> tuple[float, float] | None:
         """Those of `alone` that tell most other rows about as much as their own: surely more than any rounding."""
         least = SURE * self.noise
         found = [(own, other) for own, other in self.alone if own > least < other and other > SHARE * own]
+        return found[0] if found and self.rows >= FEWEST else None
+
+    @property
+    def passed_on(self) -> tuple[float, float] | None:
+        """Those of `alone` that move one other row, at least, about as much as their own."""
+        least, pairs = SURE * self.noise, zip(self.alone, self.beside, strict=False)
+        found = [(own, most) for (own, _), most in pairs if own > least < most and most > SHARE * own]
         return found[0] if found and self.rows >= FEWEST else None
 
 

@@ -20,7 +20,7 @@ SHARES = (1e-3, 3e-2)  # of the way to the other row; the larger where rounding 
 
 
 @contextmanager
-def nudged(call: Call, swapped: Call, rows: int, share: float) -> Iterator[Call]:
+def nudged(call: Call, swapped: Call, rows: int, share: float, *, texts: bool = True) -> Iterator[Call]:
     """The call with row 0 moved by `share` towards the last row: floating inputs, and what embeddings make of ids.
 
     Ids that no embedding is seen to take as they are are those of `swapped`, where they are the other row's.
@@ -40,7 +40,8 @@ def nudged(call: Call, swapped: Call, rows: int, share: float) -> Iterator[Call]
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         return _moved(output, share) if _is_batch(args, rows) else None
 
-    hooks = [m.register_forward_hook(after) for m in call.model.modules() if isinstance(m, nn.Embedding)]
+    owners = [m for m in call.model.modules() if texts and isinstance(m, nn.Embedding)]
+    hooks = [m.register_forward_hook(after) for m in owners]
     kwargs = {key: rebuilt(value, towards, key) for key, value in call.kwargs.items()}
     try:
         yield Call(call.model, tuple(rebuilt(value, towards) for value in call.args), kwargs)

@@ -22,6 +22,7 @@ from sightline.guard.probes.restore import untouched
 
 ROWS = 16  # samples of a batch that are looked at: enough to see a mix, few enough to cost little
 STAY = 1e-2  # of the change in row 0: a mix moves others as much, what experts with room leave is rounding
+STAY_ALONE = 5e-2  # the same of one of several inputs: half of what counts as passed on to another row
 SURELY = 4  # roundings of the largest output
 ALONE = 2  # inputs that are replaced alone, of images or features: a forward pass each
 
@@ -48,15 +49,20 @@ def rows_apart(call: Call, step: int, *, varied: bool) -> RowsSeen | None:
         again = _output(call.model(*call.args, **call.kwargs))
         sets = _alike(inputs, rows)
         wholes = [_moved(call, rows, first, only) for only in sets or (None,)]
-        parts = [_moved(call, rows, first, only) for only in _apart(inputs, rows)] if not sets else []
-        jumps = not sets and wholes[0] is not None and _jumps(call, rows, first, wholes[0])
+        singles = [] if sets else _apart(inputs, rows)
+        parts = [_moved(call, rows, first, only) for only in singles]
+        leaps = [_jumps(call, rows, first, p, only) for p, only in zip(parts, singles, strict=True) if p is not None]
+        jumps = not sets and wholes[0] is not None and _jumps(call, rows, first, wholes[0]) is True
     if again is None or any(whole is None for whole in wholes):
         return None
     change = min((whole for whole in wholes if whole is not None), key=lambda whole: float(whole[1:].max()))
-    alone = [(float(part[0]), float(part[1:].median())) for part in parts if part is not None]
+    told = [part for part in parts if part is not None]
+    alone = tuple((float(part[0]), float(part[1:].median())) for part in told)
+    beside = tuple(0.0 if full is not False else float(part[1:].max()) for part, full in zip(told, leaps, strict=True))
     noise = max(_gap(first, again), torch.finfo(first.dtype).eps * float(first.abs().max()))
     others = sorted(change[1:].tolist(), reverse=True)[:ROWS]
-    return RowsSeen(step, rows, tuple(first.shape), float(change[0]), tuple(others), noise, varied, tuple(alone), jumps)
+    own, shape = float(change[0]), tuple(first.shape)
+    return RowsSeen(step, rows, shape, own, tuple(others), noise, varied, alone, jumps, beside)
 
 
 def _alike(inputs: list[Tensor], rows: int) -> list[Tensor]:
@@ -86,17 +92,21 @@ def _difference(other: Call, rows: int, first: Tensor) -> Tensor | None:
     return (changed.float() - first.float()).abs().reshape(rows, -1).amax(dim=1)
 
 
-def _jumps(call: Call, rows: int, first: Tensor, change: Tensor) -> bool:
-    """Whether other rows stay where they are when row 0 is given only a little of the last row's input."""
+def _jumps(call: Call, rows: int, first: Tensor, change: Tensor, only: Tensor | None = None) -> bool | None:
+    """Whether other rows stay where they are when row 0 is given only a little of the last row's input.
+
+    `only`: of this one input, whose effect may be small. None where rounding hides what a little does.
+    """
+    stay = STAY if only is None else STAY_ALONE
     rounding = SURELY * torch.finfo(first.dtype).eps * float(first.abs().max())
     if float(change[1:].max()) <= rounding:
         return False
     for share in SHARES:
-        with nudged(call, _swapped(call, rows, None), rows, share) as other:
+        with nudged(call, _swapped(call, rows, only), rows, share, texts=only is None) as other:
             little = _difference(other, rows, first)
-        if little is not None and float(little[0]) > rounding / STAY:
-            return float(little[1:].max()) <= STAY * float(little[0])
-    return False
+        if little is not None and float(little[0]) > rounding / stay:
+            return float(little[1:].max()) <= stay * float(little[0])
+    return None
 
 
 def _packed(inputs: list[Tensor]) -> bool:

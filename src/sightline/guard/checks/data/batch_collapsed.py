@@ -2,8 +2,8 @@
 
 Symptom: a model that trains far below its worth; a prediction that changes with its batch; an error at the last batch.
 Root cause: a data set that gives out one buffer and fills it again; a processor that gives one row of token ids for a
-batch of images; a `view` that takes the batch for another dimension, a recurrent or attention layer without
-`batch_first=True` that is given (batch, time, features), a softmax or mean over dimension 0, a `squeeze()` at batch 1.
+batch; features that run on into the next row's places; a `view` that takes the batch for another dimension, a recurrent
+or attention layer without `batch_first=True`, a softmax or mean over dimension 0, a `squeeze()` at batch 1.
 Fix: name the dimension: `squeeze(-1)`, `flatten(1)`, `softmax(dim=-1)`; `batch_first=True`; keep dimension 0 for the
 batch from input to output; give a processor one list of images for each text.
 Stays silent when: changing one sample's input, or its image, moves that sample's output alone, in eval mode, beyond
@@ -30,6 +30,7 @@ from sightline.guard.specimen import Run
 DOMAINS = ("llm", "vision", "vlm")
 NOISE = 4  # times one rounding of the largest output
 POOLED = "an image, or features, of one sample moved the outputs of most other samples as well"
+PASSED_ON = "an image, or features, of one sample moved the outputs of another sample as well"
 LEAK = 1e-2  # of the change in the changed row: a real mix moves others as much; batch-wide numerics stay below 1e-3
 ALIKE, MOST = 8, 0.9  # different batches of one input each, and their share of all: a last one may hold one sample
 BATCHES, SAMPLES = 16, 8  # fewer batches or samples tell nothing of how the others scatter
@@ -79,19 +80,18 @@ def _mixed(rows: RowsSeen | None) -> Verdict:
     """One row's input was replaced: which rows of the output moved? Are there as many rows as samples?"""
     if rows is None:
         return CannotTell("batch whose rows could be changed")
+    if not rows.varied:
+        return CannotTell("batch other than the one the model is always fed")
     if rows.rows > 1 and rows.output and rows.output[0] < rows.rows and rows.rows % rows.output[0] == 0:
-        if not rows.varied:
-            return CannotTell("batch other than the one the model is always fed")
         return _finding(f"{rows.rows} samples went in and {rows.output[0]} came out", rows, {})
     if rows.own is None:
         return CannotTell("output with one entry for each sample")
     if rows.own <= NOISE * rows.noise:
         return CannotTell("sample whose own output a changed input moves")
-    if not rows.varied:
-        return CannotTell("batch other than the one the model is always fed")
     moved = [change for change in rows.others if change > max(NOISE * rows.noise, LEAK * rows.own)]
     if not moved or rows.jumps:
-        return _finding(POOLED, rows, {"moved in it, median of the others": rows.pooled}) if rows.pooled else None
+        found = [(POOLED, rows.pooled), (PASSED_ON, rows.passed_on)]
+        return next((_finding(what, rows, {"moved in it and in others": told}) for what, told in found if told), None)
     seen = {"moved in it": rows.own, "most moved in others": moved[0], "others moved": len(moved)}
     return _finding(f"a change in one sample's input moved the outputs of {len(moved)} other samples", rows, seen)
 
