@@ -28,13 +28,13 @@ def rows(lengths: list[int]) -> list[Tensor]:
 
 
 def batch(kind: str, step: int) -> tuple[Tensor, Tensor]:
-    """Texts of 3 to 17 tokens, and labels that leave out two tokens of a prompt and the padding."""
-    texts = rows([3, 5, 11 + step, 7])
+    """Texts of 3 to 12 tokens, and labels that leave out two tokens of a prompt and the padding."""
+    texts = rows([3, 5, 12 if step % 2 else 9, 7])
     end = torch.tensor([END])
     texts = texts if kind in ("no end", "fixed width") else [torch.cat([text, end]) for text in texts]
     fill = PAD if kind == "own pad" else END
     ids = pad_sequence(texts, batch_first=True, padding_value=fill)
-    ids = F.pad(ids, (0, 19 - ids.shape[1]), value=fill) if kind == "fixed width" else ids
+    ids = F.pad(ids, (0, 13 - ids.shape[1]), value=fill) if kind == "fixed width" else ids
     labels = ids.masked_fill(ids == fill, -100)
     if kind == "first end taught":
         labels = torch.stack(

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.guard.evidence import IGNORE, Ended
-from sightline.guard.evidence.endings import ended_untaught
+from sightline.guard.evidence.endings import ROUND, ended_untaught
 from sightline.guard.probes.call import Call, outcome
 
 LOOKS = 24  # measured batches that are looked at
-BATCHES, WIDTHS = 4, 3  # that agree: a longest row is one short of a fixed width by chance, but not of several
+BATCHES, WIDTHS = 4, 2  # that agree: a longest row is one short of a fixed width by chance, but not of several
 
 
 class Ends(Onlooker):
@@ -53,11 +53,13 @@ class Ends(Onlooker):
         if pad is None or self._looks < 0:
             return
         self._agreed.append((pad, ids.shape[1], len(ids)))
-        widths = len({width for _, width, _ in self._agreed})
-        if len({one for one, *_ in self._agreed}) == 1 and len(self._agreed) >= BATCHES and widths >= WIDTHS:
+        widths = {width for _, width, _ in self._agreed}
+        exact = any(all(width % size for size in ROUND) for width in widths)
+        alike = len({one for one, *_ in self._agreed}) == 1 and len(self._agreed) >= BATCHES
+        if alike and exact and len(widths) >= WIDTHS:
             self._looks = -1
             rows = sum(rows for *_, rows in self._agreed)
-            self.recorder.offer(Ended(self.recorder.step, pad, len(self._agreed), rows, widths))
+            self.recorder.offer(Ended(self.recorder.step, pad, len(self._agreed), rows, len(widths)))
 
 
 def uncut(ids: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def ended_untaught(ids: Tensor, targets: Tensor) -> tuple[int | None, bool]:
     taught = labels != IGNORE
     if bool((labels == pad).any()):
         return None, True
-    if not taught.any() or int(run.max()) < 2 or any(width % size == 0 for size in ROUND):
+    if not taught.any() or int(run.max()) < 2:
         return None, False
     last = width - 1 - run
     alone = int(run.min()) == 1 and int((ids == pad).sum()) == int(run.sum()) and bool((last >= 1).all())
