@@ -19,6 +19,8 @@ from sightline.attach.script.scoring.verdict import Verdict, judged, numbers
 from sightline.guard.evidence import IGNORE
 from sightline.guard.probes.restore import same_randomness
 
+TWICE = 2  # evaluations in which a function has answered well: it will in the others
+
 
 def asked(function: Function, own: Callable[[str], bool], until: float) -> Verdict | None:
     """What the function reads wrong, if all calls of it that can be told of agree."""
@@ -35,6 +37,8 @@ def asked(function: Function, own: Callable[[str], bool], until: float) -> Verdi
             return None
         if verdicts is not None:
             found.append(verdicts)
+    function.answered += bool(found)
+    function.done = function.answered >= TWICE
     keys = set.intersection(*(set(one) for one in found)) if found else set()
     return next((verdict for key, verdict in found[0].items() if key in keys), None) if found else None
 

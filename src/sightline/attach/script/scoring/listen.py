@@ -34,7 +34,7 @@ CALLS = 4  # of one function in one evaluation that are kept
 MISSES = 8  # calls that gave no number: it is no metric
 SINGLES = 64  # that are kept of calls which compare two texts
 FUNCTIONS = 32  # that are kept
-SECONDS = 0.5  # that all questions of one evaluation may take
+SECONDS = 0.5  # that all questions of one evaluation may take to functions, and to the evaluation itself
 FIRST = 4  # evaluations that are listened to; then the 8th, 16th, ...
 INSTALLED = ("site-packages", "dist-packages")
 INSIDE = nn.Module._wrapped_call_impl.__code__
@@ -120,8 +120,9 @@ class Scores:
         self._calls.close()
         self._output = self._batch = None
         record, self._record = self._record, None
+        until = time.perf_counter() + SECONDS
         for function in list(self._functions.values()):
-            if not function.done and (found := asked(function, self._own, time.perf_counter() + SECONDS)) is not None:
+            if not function.done and (found := asked(function, self._own, until)) is not None:
                 function.done = self._found = True
                 self._offer(state, function.code, function.where, found)
                 return  # what it calls, or who calls it, is the same mistake

@@ -54,6 +54,7 @@ class Function:
     now: list[Pair] = field(default_factory=list)
     before: list[Pair] = field(default_factory=list)
     missed: int = 0  # calls that gave no number
+    answered: int = 0  # evaluations after which it could be asked
     done: bool = False
 
     def full(self, calls: int, singles: int) -> bool:
