@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -18,37 +18,48 @@ from sightline.attach.ranks import gathered, merged
 from sightline.attach.torch_loop import Attachment, attach
 from sightline.data.batch import Batch
 from sightline.errors import UserError
-from sightline.guard.catalogue import pages
 from sightline.guard.check import Finding
 from sightline.guard.evidence import Plan
 from sightline.guard.watch import GuardError
 from sightline.recipe.schema import Recipe, Tower
 from sightline.train.directory import RunDirectory
+from sightline.train.overheard import Overheard, among, heard, unheard
 from sightline.train.stage import ReadyStage
 from sightline.train.step import StepResult
 
 __all__ = ["GuardError", "StageGuard", "guarded"]
 
 _BLOCKS = count()  # of this process, alike on all ranks: names what they tell each other
-IN_PARTS = "the guard asks a whole model for its gradients, and pipeline and ZeRO ranks have parts of it"
 PREFLIGHT_SECONDS = 5.0  # for showing the data to the guard; encoding has proved every row's length by then
 
 
 class StageGuard:
-    """What the loop says to the guard; without an attachment it says nothing."""
+    """What the loop says to the guard; without an attachment it says nothing.
 
-    def __init__(self, attachment: Attachment | None, *, whole: bool = True) -> None:
-        self._attachment = attachment
+    `overheard`: what is attached to where the model lies in parts.
+    """
+
+    def __init__(
+        self, attachment: Attachment | None, *, whole: bool = True, overheard: Overheard | None = None
+    ) -> None:
+        self._attachment, self._overheard = attachment, overheard if attachment else None
         self._saved = not whole  # what a rank holds a part of is not compared with a checkpoint
 
-    def step(self, result: StepResult) -> None:
-        """A step was taken."""
+    def step(self, result: StepResult, batches: Sequence[Batch]) -> None:
+        """A step was taken on `batches`."""
+        if self._overheard:
+            self._overheard.step(batches)
         if self._attachment:
             self._attachment.step(loss=result.loss_sum / result.tokens, tokens=result.tokens)
 
     def evaluating(self) -> contextlib.AbstractContextManager[None]:
         """What runs inside is validation."""
         return self._attachment.evaluating() if self._attachment else contextlib.nullcontext()
+
+    def evaluated(self, batch: Batch) -> None:
+        """The model was asked about a held-out batch."""
+        if self._overheard:
+            self._overheard.evaluated(batch)
 
     def saved(self, checkpoint: Path) -> None:
         """A checkpoint was written; the stage's first is read back and compared."""
@@ -63,15 +74,9 @@ def guarded(recipe: Recipe, stage: ReadyStage, run: RunDirectory) -> Iterator[St
 
     Raises:
         GuardError: an error that shows before the first step; `guard.allow` suppresses it with a reason.
-        UserError: a layout of which the guard cannot watch a rank.
+        UserError: the same, on the ranks that did not find it.
     """
     if not recipe.guard.on:
-        yield StageGuard(None)
-        return
-    if not stage.layout.watched:
-        if stage.ranks.main:
-            unseen = [{"kind": "not-run", "check": page.name, "code": page.code, "why": IN_PARTS} for page in pages()]
-            keep_verdicts(run.path / "findings.jsonl", stage.spec.name, unseen)
         yield StageGuard(None)
         return
 
@@ -79,23 +84,34 @@ def guarded(recipe: Recipe, stage: ReadyStage, run: RunDirectory) -> Iterator[St
         if stage.ranks.main:
             run.append("findings.jsonl", _line(finding) | {"stage": stage.spec.name})
 
-    attachment, name = _attach(recipe, stage, note), f"trainer/{next(_BLOCKS)}"
+    name, watched = f"trainer/{next(_BLOCKS)}", stage.layout.watched
+    overheard = None if watched else Overheard(stage.learner.optimizer, stage.built.encoder_for(stage.spec))
+    attachment = None
+    if overheard is None:
+        attachment = _attach(recipe, stage, note)
+    elif not stage.ranks.twin:  # which is fed what its first twin is fed
+        attachment = _attach_beside(recipe, stage, note, overheard)
+        among(attachment, stage.ranks, name)
     try:
-        _agree(stage, [one for one in attachment.preflight(_shown(stage), runnable=1) if one.severity == "error"])
-        yield StageGuard(attachment, whole=not stage.layout.spreads)
-        attachment.close()
+        found = attachment.preflight(_shown(stage), runnable=int(watched)) if attachment else ()
+        _agree(stage, [one for one in found if one.severity == "error"])
+        yield StageGuard(attachment, whole=not stage.layout.spreads, overheard=overheard)
+        if attachment:
+            attachment.close()
     finally:
-        everyone = gathered(attachment.records(), name=name)
+        everyone = gathered(attachment.records() if attachment else [], name=name)
         if everyone is not None:
-            keep_verdicts(run.path / "findings.jsonl", stage.spec.name, merged(everyone))
+            verdicts = merged(everyone) + ([] if watched else unheard(stage.layout))
+            keep_verdicts(run.path / "findings.jsonl", stage.spec.name, verdicts)
 
 
 def _agree(stage: ReadyStage, errors: list[Finding]) -> None:
     """Stop on all ranks when one has errors: none may wait for those that stopped."""
+    everyone = stage.layout.parts  # twins, too
     if errors:
-        stage.ranks.sum([1.0])
+        everyone.sum([1.0])
         raise GuardError(errors)
-    if elsewhere := stage.ranks.sum([0.0])[0]:
+    if elsewhere := everyone.sum([0.0])[0]:
         what = f"{elsewhere:.0f} other ranks found errors before the first step"
         raise UserError(what, where="guard", fix="see findings.jsonl")
 
@@ -119,6 +135,23 @@ def _attach(recipe: Recipe, stage: ReadyStage, note: Any) -> Attachment:
         allow=recipe.guard.allow,
         on_finding=note,
         forward=stage.objective.forward,
+    )
+
+
+def _attach_beside(recipe: Recipe, stage: ReadyStage, note: Any, overheard: Overheard) -> Attachment:
+    """To a stand-in for the model, with the checks that need no more."""
+    encoder = stage.built.encoder_for(stage.spec)
+    return attach(
+        overheard.stand_in,
+        overheard.optimizer,
+        tokenizer=encoder.tokenizer,
+        decode=lambda ids: encoder.decode(list(ids)),
+        image_token_id=encoder.image_token_id,
+        tokens_per_image=encoder.tokens_per_image,
+        accumulation=stage.plan.accumulate,
+        allow=recipe.guard.allow,
+        on_finding=note,
+        checks=heard(stage.layout),
     )
 
 

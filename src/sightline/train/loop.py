@@ -82,7 +82,7 @@ def run_stage(stage: ReadyStage, position: Position, around: Surroundings, guard
                 around.run.skip(left_out, rank=stage.ranks.rank, stage=spec.name, global_step=position.global_step)
             pace.count(batches)
             around.steps.add(result, batches)
-            guard.step(result)
+            guard.step(result, batches)
         if layers is not None:
             _write(stage, position, "layers", layers.told(result, spec.optimizer.clip, stage.ranks), around)
         if ratio is not None:
@@ -168,7 +168,14 @@ def _validate(stage: ReadyStage, position: Position, around: Surroundings, guard
     with around.clock.phase("validation"), averaged, guard.evaluating():
         encoder = stage.built.encoder_for(stage.spec)
         loss, tokens = validation_loss(
-            model, stage.validation, encoder, stage.plan.micro, learner.precision, stage.layout, stage.objective
+            model,
+            stage.validation,
+            encoder,
+            stage.plan.micro,
+            learner.precision,
+            stage.layout,
+            stage.objective,
+            guard.evaluated,
         )
         seen: dict[str, float] = {"loss": loss, "tokens": tokens}
         if by_accuracy:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
+from sightline.data.batch import Batch
 from sightline.data.dataset import Rows
 from sightline.data.encode import Encoder
 from sightline.evaluate.answer import Answerer
@@ -29,11 +30,12 @@ def validation_loss(
     precision: Precision,
     layout: Layout,
     objective: Objective | None = None,
+    seen: Callable[[Batch], None] | None = None,
 ) -> tuple[float, int]:
     """The objective's loss (None: next-token, in nats a supervised token), and the count of its first term.
 
     Each term is a mean over all that it counts. Ranks share the work. The model is in evaluation mode meanwhile, and
-    each module in its own mode afterwards.
+    each module in its own mode afterwards. `seen` is told of each batch whose answer counts.
     """
     objective, ranks = objective or NextToken(), layout.ranks
     sums = {name: torch.zeros((), dtype=torch.float64, device=ranks.device) for name in objective.weights}
@@ -49,6 +51,8 @@ def validation_loss(
             batch = encoder.collate(sequences).to(ranks.device)
             with precision.autocast():
                 found = layout.value(objective, model, batch)
+            if seen is not None and not idle:
+                seen(batch)
             for name, (loss, count) in found.items() if not idle else ():
                 sums[name] += loss
                 counts[name] += count
