@@ -13,10 +13,11 @@ import torch.distributed as dist
 from PIL import Image
 from torch.distributed.tensor import DTensor
 
+from sightline.data.batch import Batch
 from sightline.data.dataset import read_rows
 from sightline.data.pack import pack
 from sightline.errors import UserError
-from sightline.models.build import build
+from sightline.models.build import Built, build
 from sightline.recipe.schema import Parallel, Recipe
 from sightline.train.freeze import freeze
 from sightline.train.objectives import objective_of
@@ -28,11 +29,10 @@ from sightline.train.run import resume, train
 from tests.models.connectors.former import CONFIG
 from tests.train.objectives.test_pairs import TEXT
 from tests.train.objectives.test_slow import BERT
-from tests.train.parallel.runs import ALL, on_processes, recipe
+from tests.train.parallel.runs import ALL, FROZEN, on_processes, recipe, table
 from tests.train.parallel.test_layouts import SHARED, copied, same
 from tests.train.tiny import COLOURS, RECIPE
 
-LOCKED = {"connector": "all", "language": "all"}  # vision frozen
 SIZES = {name: CONFIG[name] for name in CONFIG if name != "vocab_size"} | {"max_position_embeddings": 16}
 SIDES = {
     "vision": RECIPE["model"]["compose"]["vision"],
@@ -98,20 +98,14 @@ def layout() -> Iterator[Fsdp]:
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("kind", ["siglip", "albef", "blip2"])
-@pytest.mark.parametrize("size", [2, 4], ids=["embedded twice", "at once"])
-def test_gradients_are_those_of_a_whole_model(rows: Path, layout: Fsdp, kind: str, size: int) -> None:
-    spec = pairs(rows, kind)
-    stage, read = spec.stages[0], read_rows(spec.data["train"], "train").rows
-    built = build(spec.model, seed=0, texts=[turn.text for row in read for turn in row.turns])
-    home, encoder, precision = built.model, built.encoder_for(stage), pick_precision("fp32", layout.ranks.device)
+def check_gradients(layout: Fsdp, spec: Recipe, built: Built, batches: list[Batch]) -> set[str]:
+    """Shared out, the losses and gradients of a step are those of the whole model; names of what has any."""
+    stage, home, precision = spec.stages[0], built.model, pick_precision("fp32", layout.ranks.device)
     freeze(home, stage)
-    objective = objective_of(stage, 0, encoder)
+    objective = objective_of(stage, 0, built.encoder_for(stage))
     objective.check(home)
     layout.check(home, stage, objective, precision)
     objective.before_step(0, 20)
-    sequences = [pack([encoder.encode(row)], "none", 64)[0] for row in read[:4]]  # each image in two pairs
-    batches = [encoder.collate(sequences[i : i + size]) for i in range(0, 4, size)]
     factors = dict.fromkeys(objective.weights, 0.1)
 
     away = layout.place(home, stage)
@@ -122,17 +116,42 @@ def test_gradients_are_those_of_a_whole_model(rows: Path, layout: Fsdp, kind: st
 
     torch.manual_seed(3)
     expected = objective.backward(home, batches, factors, precision, layout.ranks)
-    assert {name: float(each) for name, each in told.items()} == pytest.approx(
-        {name: float(each) for name, each in expected.items()}, abs=1e-6
-    )
+    assert told.keys() == expected.keys()
+    for name, total in expected.items():
+        assert float(told[name]) == pytest.approx(float(total), abs=1e-6), name
     wanted = {name: p.grad for name, p in home.named_parameters() if p.grad is not None}
-    assert found.keys() == wanted.keys() and "connector.temperature.log_scale" in found
+    assert found.keys() == wanted.keys()
     for name, grad in wanted.items():
         torch.testing.assert_close(found[name], grad, atol=1e-6, rtol=1e-5, msg=name)
 
     with torch.no_grad():
         layout.value(objective, away, batches[0])
     assert all(isinstance(p, DTensor) for p in away.parameters() if p.requires_grad and p.ndim)  # nothing is held on to
+    return set(found)
+
+
+@pytest.mark.parametrize("kind", ["siglip", "albef", "blip2"])
+@pytest.mark.parametrize("size", [2, 4], ids=["embedded twice", "at once"])
+def test_gradients_are_those_of_a_whole_model(rows: Path, layout: Fsdp, kind: str, size: int) -> None:
+    spec = pairs(rows, kind)
+    read = read_rows(spec.data["train"], "train").rows
+    built = build(spec.model, seed=0, texts=[turn.text for row in read for turn in row.turns])
+    encoder = built.encoder_for(spec.stages[0])
+    sequences = [pack([encoder.encode(row)], "none", 64)[0] for row in read[:4]]  # each image in two pairs
+    batches = [encoder.collate(sequences[i : i + size]) for i in range(0, 4, size)]
+    assert "connector.temperature.log_scale" in check_gradients(layout, spec, built, batches)
+
+
+@pytest.mark.parametrize("kind", ["pgd", "trades"])
+def test_attacks_are_those_on_a_whole_model(layout: Fsdp, tmp_path: Path, kind: str) -> None:
+    """The second micro-batch shows nothing to attack."""
+    attack = {"kind": kind, "epsilon": "8/255", "steps": 2}
+    spec = recipe(table(tmp_path), FROZEN, stage={"adversarial": attack})
+    read = read_rows(spec.data["train"], "train").rows
+    built = build(spec.model, seed=0, texts=[turn.text for row in read for turn in row.turns])
+    batches = [built.encoder.collate([pack([built.encoder.encode(row)], "none", 64)[0]]) for row in read[:2]]
+    assert [len(batch.image_keys) for batch in batches] == [1, 0]
+    check_gradients(layout, spec, built, batches)
 
 
 def test_gradnorm_is_refused(rows: Path, layout: Fsdp) -> None:
@@ -148,14 +167,33 @@ def test_gradnorm_is_refused(rows: Path, layout: Fsdp) -> None:
 @pytest.mark.ddp
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("learn", [ALL, LOCKED], ids=["all", "frozen-vision"])
-def test_losses_and_weights_of_one_process(rows: Path, tmp_path: Path, world: int, learn: dict[str, Any]) -> None:
-    alone = {kind: train(pairs(rows, kind, learn), tmp_path / kind) for kind in KINDS}
-    layouts = SHARED if learn is LOCKED else {name: SHARED[name] for name in ("fsdp", "hybrid")}
-    runs = {tmp_path / f"{kind}-{name}": pairs(rows, kind, learn, SHARED[name]) for kind in KINDS for name in layouts}
+@pytest.mark.parametrize("learn", [ALL, FROZEN], ids=["all", "frozen-vision"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_and_weights_of_one_process(
+    rows: Path, tmp_path: Path, world: int, learn: dict[str, Any], kind: str
+) -> None:
+    alone = train(pairs(rows, kind, learn), tmp_path / "alone")
+    layouts = SHARED if learn is FROZEN else {name: SHARED[name] for name in ("fsdp", "hybrid")}
+    runs = {tmp_path / name: pairs(rows, kind, learn, parallel) for name, parallel in layouts.items()}
     on_processes(world, runs)
     for run in runs:
-        same(run, alone[run.name.split("-")[0]], but=("queue.",))  # which holds a step's pairs in the order of ranks
+        same(run, alone, but=("queue.",))  # which holds a step's pairs in the order of ranks
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["pgd", "trades"])
+@pytest.mark.parametrize("learn", [ALL, FROZEN], ids=["all", "frozen-vision"])
+def test_attacks_of_one_process(tmp_path: Path, learn: dict[str, Any], kind: str) -> None:
+    """Half of the pictures are attacked, and half of the micro-batches show none."""
+    attack = {"kind": kind, "epsilon": "8/255", "steps": 2, "share": 0.5, "norm": "l2"}  # smooth: no sign to flip
+    stage = {"adversarial": attack, "optimizer": EVEN}
+    read = table(tmp_path)
+    alone = train(recipe(read, learn, stage=stage), tmp_path / "alone")
+    runs = {tmp_path / name: recipe(read, learn, parallel, stage=stage) for name, parallel in SHARED.items()}
+    on_processes(2, runs)
+    for run in runs:
+        same(run, alone)
 
 
 @pytest.mark.ddp

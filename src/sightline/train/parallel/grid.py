@@ -9,17 +9,18 @@ from __future__ import annotations
 import logging
 
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.optim import Optimizer
 
+from sightline.data.batch import Batch
 from sightline.errors import UserError
 from sightline.models.composed import ComposedVLM
 from sightline.models.vlm import VLM
 from sightline.recipe.parallel import Sizes
 from sightline.recipe.schema import AdaptiveClip, Parallel, Stage
-from sightline.train.objectives import Objective
-from sightline.train.parallel.fsdp import share_out
+from sightline.train.objectives import Objective, Term
+from sightline.train.parallel.fsdp import give_back, share_out, undivided
 from sightline.train.parallel.layout import Layout
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.parallel.sharded import local, one_by_one
@@ -99,8 +100,15 @@ class Grid(Layout):
         for parameter in (each for module in self.summed for each in module.parameters()):
             if parameter.grad is not None:
                 dist.all_reduce(local(parameter.grad), group=self.mesh.get_group("tensor"))
-        if self.settings.kind == "ddp":
-            self.ranks.average_gradients([p for group in optimizer.param_groups for p in group["params"]])
+        whole = self.settings.kind == "ddp"
+        own = [p for group in optimizer.param_groups for p in group["params"]] if whole else undivided(optimizer)
+        self.ranks.average_gradients(own)
+
+    def value(self, objective: Objective, model: VLM, batch: Batch) -> dict[Term, tuple[Tensor, float]]:
+        """See `Layout.value`."""
+        found = super().value(objective, model, batch)
+        give_back(model)
+        return found
 
     @property
     def parts(self) -> Ranks:
