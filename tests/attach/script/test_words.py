@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sightline.attach.script.words import NAMED
+from sightline.attach.script.words import LOSS, NAMED, rounding
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,21 @@ from sightline.attach.script.words import NAMED
 )
 def test_a_number_behind_its_name(line: str, found: list[tuple[str, str]]) -> None:
     assert NAMED.findall(line) == found
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("step 60 loss 2.105 val loss 2.301", [("val loss", "2.301")]),
+        ("{'eval_loss': 1.25, 'lr': 0.1}", [("eval_loss", "1.25")]),
+        ("Test NLL = 3.5e-1", [("Test NLL", "3.5e-1")]),
+        ("validation mean loss: 0.70", [("validation mean loss", "0.70")]),
+        ("loss 2.1, train_loss 2.0, interval loss 3.5", []),
+    ],
+)
+def test_a_loss_of_an_evaluation(line: str, found: list[tuple[str, str]]) -> None:
+    assert LOSS.findall(line) == found
+
+
+def test_what_the_last_digit_leaves_open() -> None:
+    assert [rounding(number) for number in ("9.90", "3.25e+02", "1.5e-1")] == pytest.approx([0.005, 0.5, 0.005])

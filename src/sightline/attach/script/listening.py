@@ -13,6 +13,7 @@ from sightline.attach.script.by_hand import ByHand
 from sightline.attach.script.collectives import Collectives
 from sightline.attach.script.hosts import Hosts
 from sightline.attach.script.imports import Notice
+from sightline.attach.script.judging import Judging
 from sightline.attach.script.kept import Kept
 from sightline.attach.script.loaders import Loaders
 from sightline.attach.script.losses import Losses
@@ -57,6 +58,8 @@ def watched(
     Words(models, fault).install()
     scores = Scores(fault)
     scores.install()
+    judging = Judging(fault)
+    judging.install()
     losses = Losses(models, fault)
     losses.install()
     ByHand(models, scout, fault).install()
@@ -67,6 +70,7 @@ def watched(
 
     def close() -> None:
         collectives.close()
+        judging.close()
         scores.close()
 
     return models, scout, close

@@ -1,4 +1,4 @@
-"""Reads the perplexities that a script prints or logs after an evaluation: most scripts report them nowhere else.
+"""Reads the perplexities and losses that a script prints or logs after an evaluation: most report them nowhere else.
 
 Only a number behind its own name counts, only while what was evaluated is fresh, and only as what the script reports:
 whether it is the right one is for the check to compute.
@@ -14,13 +14,20 @@ from collections.abc import Callable
 from typing import Any
 
 from sightline.attach.hook import Hook
+from sightline.attach.recorder import Recorder
 from sightline.attach.script.watch import Models
+from sightline.guard.evidence import MetricsSeen
 
 NAMED = re.compile(
     r"((?:[\w/-]*[_/-])?(?:ppl|perplexity)(?:[_/-][\w/-]*)?)[\"')\]]*\s*(?:[:=]|is|of)?\s*(\d+\.\d+(?:e[+-]?\d+)?)",
     re.I,
 )
-WORDS = ("ppl", "perplexity")
+LOSS = re.compile(
+    r"\b((?:val|valid|validation|eval|evaluation|test|dev|held[ -]?out)[ _/-](?:[a-z]+[ _/-])?(?:loss|nll))"
+    r"[\"')\]]*\s*(?:[:=]|is|of)?\s*(\d+\.\d+(?:e[+-]?\d+)?)",
+    re.I,
+)
+WORDS = ("ppl", "perplexity", "loss", "nll")
 LONGEST = 2000  # characters of a line that are read
 
 
@@ -60,10 +67,24 @@ class Words:
             line = " ".join(_text(part) for part in parts)
         if len(line) > LONGEST or not any(word in line.lower() for word in WORDS):
             return
-        found = {name: float(number) for name, number in NAMED.findall(line) if "train" not in name.lower()}
+        said = [*NAMED.findall(line), *LOSS.findall(line)]
+        found = {name: number for name, number in said if "train" not in name.lower()}
         for one in self._models.live if found else ():
             if one.attachment is not None and one.recorder.evaluated:
-                one.attachment.log(found, phase="evaluation")
+                _show(one.recorder, found)
+
+
+def _show(recorder: Recorder, found: dict[str, str]) -> None:
+    recorder.end_evaluation()
+    values = {name: float(number) for name, number in found.items()}
+    seen = MetricsSeen(recorder.step, values, "evaluation", {name: rounding(n) for name, n in found.items()})
+    recorder.mailbox.post([], lambda _: recorder.offer(seen))
+
+
+def rounding(number: str) -> float:
+    """How far off a written number may be: half of its last digit."""
+    digits, _, power = number.lower().partition("e")
+    return 0.5 * 10.0 ** (int(power or 0) - len(digits.partition(".")[2]))
 
 
 def _text(part: Any) -> str:

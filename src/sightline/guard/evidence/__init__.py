@@ -20,6 +20,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     PaddingSeen   for the first padded batches without gradients, and what a host generates from them; once for
                   padded training batches whose rows are read at their last place alone
     ScoreSeen     when an evaluation of text is over (the first few): its likelihoods, recomputed
+    JudgedLossesSeen   the same under `sightline run`, of the losses that the script itself computed
     AccessSeen    from hosts that know which repositories of a hub a run reads and writes
     LoaderSeen    when the loader begins an epoch, where the loader is known
     MatchesSeen   at the end, where a contrastive loss taught pairs of inputs to find each other
@@ -75,7 +76,14 @@ from sightline.guard.evidence.endings import Ended
 from sightline.guard.evidence.fresh_frozen import FreshFrozenSeen
 from sightline.guard.evidence.hang import RanksStuckSeen, StuckRank
 from sightline.guard.evidence.hidden import HiddenSeen
-from sightline.guard.evidence.language import AccessSeen, BatchScore, ContextSeen, PaddingSeen, ScoreSeen
+from sightline.guard.evidence.language import (
+    AccessSeen,
+    BatchScore,
+    ContextSeen,
+    JudgedLossesSeen,
+    PaddingSeen,
+    ScoreSeen,
+)
 from sightline.guard.evidence.learning import (
     BinaryLossSeen,
     DivergenceSeen,
@@ -130,6 +138,7 @@ __all__ = [
     "HiddenSeen",
     "History",
     "ImagePairsSeen",
+    "JudgedLossesSeen",
     "LeakSeen",
     "LeftInEvalSeen",
     "LoaderSeen",
@@ -199,6 +208,7 @@ Evidence = (
     | Ended
     | PaddingSeen
     | ScoreSeen
+    | JudgedLossesSeen
     | AccessSeen
     | LeakSeen
     | LeftInEvalSeen

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import exp, log
 from statistics import fmean
 
-from sightline.guard.evidence.language import BatchScore, ScoreSeen
+from sightline.guard.evidence.language import BatchScore, JudgedLossesSeen, ScoreSeen
 
+Scored = ScoreSeen | JudgedLossesSeen
 EXACT = 2e-3  # relative, of nats: sums in another order or dtype; two ways to count seldom agree so well by chance
 LARGEST = 50.0  # nats whose exponential is still a number worth naming
 WAYS = {"told": "every labelled token", "every": "every position, padding included", "fair": "every token once"}
@@ -19,8 +21,13 @@ def mean(batches: tuple[BatchScore, ...], way: str) -> float | None:
     return sum(nll for nll, _ in sums) / count if count else None
 
 
-def explained(score: ScoreSeen, nats: float) -> tuple[str, bool] | None:
-    """The wrong way that gives these nats, in words, and whether it is a mean of means."""
+def same(one: float, other: float) -> bool:
+    """Whether they can be one number, rounded twice."""
+    return abs(one - other) <= EXACT * max(abs(one), abs(other))
+
+
+def explained(score: Scored, nats: float, same: Callable[[float, float], bool] = same) -> tuple[str, bool] | None:
+    """The wrong way that gives these nats, in words, and whether it is a mean of means. `same`: as far as they tell."""
     for way, words in WAYS.items():
         whole = mean(score.batches, way)
         if whole is not None and same(nats, whole):
@@ -34,7 +41,8 @@ def explained(score: ScoreSeen, nats: float) -> tuple[str, bool] | None:
             return f"a mean over {len(means)} batches", True
         if same(nats, log(fmean(map(exp, means)))):
             return f"a mean of {len(means)} batches' perplexities", True
-    return ("over every labelled token of a batch, padding included", False) if _half_masked(score, nats) else None
+    half = isinstance(score, ScoreSeen) and _half_masked(score, nats)
+    return ("over every labelled token of a batch, padding included", False) if half else None
 
 
 def _half_masked(score: ScoreSeen, nats: float) -> bool:
@@ -45,8 +53,3 @@ def _half_masked(score: ScoreSeen, nats: float) -> bool:
         return False
     means = [b.told[0] / b.told[1] for b in batches]
     return any(same(nats, sum(m * n for m, n in zip(means, few, strict=True)) / sum(few)) for few in counts)
-
-
-def same(one: float, other: float) -> bool:
-    """Whether they can be one number, rounded twice."""
-    return abs(one - other) <= EXACT * max(abs(one), abs(other))

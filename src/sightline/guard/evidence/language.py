@@ -85,6 +85,16 @@ class ScoreSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class JudgedLossesSeen:
+    """The cross-entropies that a script computed in an evaluation: in each, `told` and `fair` are of what it did not
+    ignore, and `every` has the same sum over all targets.
+    """
+
+    step: int
+    batches: tuple[BatchScore, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AccessSeen:
     """What a run needs of a model hub, and whether it can prove who it is. Never holds the token itself.
 

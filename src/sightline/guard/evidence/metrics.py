@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 
 from sightline.guard.evidence.batches import Phase
@@ -17,11 +17,13 @@ class MetricsSeen:
         step: optimizer steps taken by then.
         values: name -> number, in the host's words (``rewards/margins``) but for the prefix by which it marks an
             evaluation (``eval_``): that is told by `phase`. What is no number is left out.
+        rounding: how far off each may be by its last digit, of numbers that were read in what the host printed.
     """
 
     step: int
     values: Mapping[str, float]
     phase: Phase = "train"
+    rounding: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

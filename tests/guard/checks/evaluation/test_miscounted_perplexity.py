@@ -7,9 +7,10 @@ from statistics import fmean
 
 import pytest
 
+from sightline.attach.script.words import rounding
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.evaluation.miscounted_perplexity import find
-from sightline.guard.evidence import BatchScore, MetricsHistory, MetricsSeen, ScoreSeen
+from sightline.guard.evidence import BatchScore, JudgedLossesSeen, MetricsHistory, MetricsSeen, ScoreSeen
 
 
 def batch(mean: float, tokens: int, rows: int = 4, pads: int = 0, pad_nll: float = 0.0, again: int = 0) -> BatchScore:
@@ -19,7 +20,7 @@ def batch(mean: float, tokens: int, rows: int = 4, pads: int = 0, pad_nll: float
 
 
 def reported(score: ScoreSeen, step: int = 8, **values: float) -> object:
-    return find(score, MetricsHistory((MetricsSeen(step, {"loss": 9.0}), MetricsSeen(step, values, "evaluation"))))
+    return find(MetricsHistory((MetricsSeen(step, {"loss": 9.0}), MetricsSeen(step, values, "evaluation"))), score)
 
 
 UNEQUAL = ScoreSeen(8, (batch(2.0, 100), batch(4.0, 10, rows=1)), labelled=True)
@@ -84,3 +85,55 @@ def test_a_loss_that_is_a_mean_of_means_is_a_note() -> None:
 )
 def test_cannot_tell(verdict: object) -> None:
     assert isinstance(verdict, CannotTell)
+
+
+def heard(mean: float, tokens: int, pads: int = 0) -> BatchScore:
+    """A loss that the script computed itself."""
+    told = mean * tokens, tokens
+    return BatchScore(4, told, told, (told[0], tokens + pads), padding=pads)
+
+
+OWN = JudgedLossesSeen(8, (heard(2.0, 100, 20), heard(4.0, 10, 40), heard(3.0, 50)))
+OWN_MEAN, OWN_RIGHT, OWN_PADDED = 3.0, 390 / 160, 390 / 220
+
+
+def printed(name: str, text: str) -> object:
+    """The verdict on a number that the script wrote so."""
+    seen = MetricsSeen(8, {name: float(text)}, "evaluation", {name: rounding(text)})
+    return find(MetricsHistory((seen,)), None, OWN)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "severity"),
+    [
+        ("val ppl", f"{exp(OWN_MEAN):.3f}", "warning"),
+        ("perplexity", f"{exp(OWN_PADDED):.2f}", "warning"),
+        ("ppl", f"{(exp(2) + exp(4) + exp(3)) / 3:.2f}", "warning"),
+        ("val loss", f"{OWN_MEAN:.4f}", "note"),
+        ("test loss", f"{OWN_PADDED:.3f}", "warning"),
+    ],
+)
+def test_a_number_made_of_the_scripts_own_losses(name: str, text: str, severity: str) -> None:
+    verdict = printed(name, text)
+    assert isinstance(verdict, Finding) and verdict.severity == severity
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("ppl", f"{exp(OWN_RIGHT):.2f}"), ("val loss", f"{OWN_RIGHT:.3f}"), ("ppl", f"{exp(OWN_RIGHT):.6f}")],
+)
+def test_the_mean_over_tokens(name: str, text: str) -> None:
+    assert printed(name, text) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ppl", f"{exp(OWN_MEAN):.0f}.0"),
+        ("ppl", f"{exp(OWN_MEAN) * 1.002:.3f}"),
+        ("val loss", f"{OWN_MEAN + 0.002:.3f}"),
+    ],
+    ids=["too few digits", "nearly", "another loss"],
+)
+def test_a_number_that_is_made_otherwise(name: str, text: str) -> None:
+    assert isinstance(printed(name, text), CannotTell)

@@ -8,8 +8,8 @@ sliding window that scores its overlap again counts some tokens twice, with more
 Fix: sum the losses of supervised tokens and their number over all batches, divide once, take exp once; labels -100 on
 padding and on the overlap of a sliding window.
 Stays silent when: the reported number is that of the tokens; another way to count gives less than 5 % else; nothing
-reported can be explained by the evaluation's own batches (another data set, smoothing). A loss that is a mean over
-batches is a note: most trainers report it so.
+reported can be explained by the evaluation's own batches (another data set, smoothing, weights). A loss that is a mean
+over batches is a note: most trainers report it so.
 Sources:
 - https://github.com/ml-explore/mlx-lm/pull/1855 (2026-09-07): perplexity that depended on the batch size by padding
 - https://github.com/axolotl-ai-cloud/axolotl/pull/3988 (2026-09-09): padding scored as text by a perplexity metric
@@ -20,25 +20,36 @@ Sources:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import exp, log
+from functools import partial
+from math import exp, isclose, log
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import MetricsHistory, ScoreSeen
-from sightline.guard.evidence.counting import LARGEST, explained, mean, same
+from sightline.guard.evidence import JudgedLossesSeen, MetricsHistory, MetricsSeen, ScoreSeen
+from sightline.guard.evidence.counting import LARGEST, Scored, explained, mean, same
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vlm")
+UNSEEN = "reported evaluation whose token losses were seen (guard.log(..., phase='evaluation'))"
+FLOAT, CLEAR = 2e-5, 2e-3  # nats: sums of float32, and what the digits of a number must tell: one way from another
 HARM = 0.05  # nats: a perplexity that is off by 5 % is off by more than most papers' improvements
 
 
-def find(score: ScoreSeen, metrics: MetricsHistory) -> Verdict:
+def find(metrics: MetricsHistory, score: ScoreSeen | None = None, heard: JudgedLossesSeen | None = None) -> Verdict:
     """Which way to count explains what the host reported of this evaluation?"""
-    fair = mean(score.batches, "fair")
     last = next((m for m in reversed(metrics.seen) if m.phase == "evaluation"), None)
-    if fair is None or last is None or last.step != score.step:
-        return CannotTell("reported evaluation whose token losses were seen (guard.log(..., phase='evaluation'))")
-    told = dict(_reported(last.values))
-    if not told:
+    verdict: Verdict = CannotTell(UNSEEN)
+    if last is not None and score is not None and last.step == score.step:
+        verdict = _recomputed(last, score)
+    if last is not None and heard is not None and last.step == heard.step and isinstance(verdict, CannotTell):
+        verdict = _heard(last, heard)
+    return verdict
+
+
+def _recomputed(last: MetricsSeen, score: ScoreSeen) -> Verdict:
+    """By the likelihoods of the model's own logits."""
+    told, fair = dict(_reported(last.values)), mean(score.batches, "fair")
+    told = {name: nats for name, nats in told.items() if not (_is_loss(name) and name in last.rounding)}
+    if not told or fair is None:
         return CannotTell("loss or perplexity among the reported numbers")
     for name, nats in told.items():
         wrong = None if same(nats, fair) else explained(score, nats)
@@ -48,20 +59,41 @@ def find(score: ScoreSeen, metrics: MetricsHistory) -> Verdict:
     return None if any(abs(nats - fair) <= HARM for nats in told.values()) else CannotTell("count that explains it")
 
 
+def _heard(last: MetricsSeen, heard: JudgedLossesSeen) -> Verdict:
+    """By the script's own losses, of which a printed number is made to its last digit, or is not."""
+    fair, right = mean(heard.batches, "fair"), False
+    if fair is None:
+        return CannotTell("loss of an evaluation's tokens")
+    for name, nats in _reported(last.values):
+        value = last.values[name]
+        off = last.rounding.get(name, 0.0) / (1 if _is_loss(name) else value) + FLOAT * max(1.0, abs(nats))
+        alike = partial(isclose, rel_tol=0.0, abs_tol=off)
+        right = right or alike(nats, fair)
+        if off > CLEAR or alike(nats, fair) or abs(nats - fair) <= HARM:
+            continue
+        if wrong := explained(heard, nats, alike):
+            return _finding(name, value, fair, wrong, heard)
+    return None if right else CannotTell("count that explains it")
+
+
+def _is_loss(name: str) -> bool:
+    return name.lower().endswith(("loss", "nll"))
+
+
 def _reported(values: object) -> Iterator[tuple[str, float]]:
     """Name -> nats a token, of what is named a perplexity or a loss."""
     for name, value in dict(values).items():  # type: ignore[call-overload]
         last = name.lower().split("/")[-1]
         if ("ppl" in last or "perplexity" in last) and value > 0:
             yield name, log(value)
-        elif last.endswith(("loss", "nll")):
+        elif _is_loss(last):
             yield name, value
 
 
-def _finding(name: str, value: float, fair: float, wrong: tuple[str, bool], score: ScoreSeen) -> Finding:
+def _finding(name: str, value: float, fair: float, wrong: tuple[str, bool], score: Scored) -> Finding:
     how, means = wrong
     padding, repeated = (sum(getattr(b, part) for b in score.batches) for part in ("padding", "repeated"))
-    loss = name.lower().endswith(("loss", "nll"))
+    loss = _is_loss(name)
     right = fair if loss else exp(min(fair, LARGEST))
     return Finding(
         severity="note" if means and loss else "warning",

@@ -1,0 +1,140 @@
+"""The losses by which a script judges its model: calls of cross-entropy, while an evaluation is under way.
+
+A loop that computes its perplexity itself shows nowhere else how many targets each of its losses is a mean of. What is
+kept are tensors on their way to the CPU, so an evaluation waits for nothing; training is not listened to.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sightline.attach.hook import Hook
+from sightline.attach.phases.state import Audience, State
+from sightline.guard.evidence import BatchScore, JudgedLossesSeen
+from sightline.guard.probes.call import Call
+
+ROUNDS = 64  # evaluations that are listened to: a wrong count is wrong every time
+MOST = 4096  # losses of one evaluation
+MEAN, SUM = 1, 2  # torch's numbers for reductions
+PLAIN = "cross_entropy_loss"  # of torch._C._nn: what F.cross_entropy and nn.CrossEntropyLoss come to
+
+
+@dataclass(eq=False)
+class Round:
+    """One evaluation of one model. `kinds`: numbers of classes. `other`: losses that are no plain sum over targets."""
+
+    state: State
+    step: int
+    batches: list[BatchScore] = field(default_factory=list)
+    kinds: set[int] = field(default_factory=set)
+    heard: int = 0
+    other: bool = False
+
+
+class Judging:
+    """All evaluations of the process, since `install`. `fault`: told of errors of our own."""
+
+    def __init__(self, fault: Callable[[str], None]) -> None:
+        hook = functools.partial(Hook, fault=lambda error: fault(f"judging: {type(error).__name__}: {error}"))
+        self._round: Round | None = None
+        self._rounds, self._rows = 0, 0
+        self._others: Audience | None = None
+        self._plain: Callable[..., Any] | None = None  # torch's own, while ours is in its place
+        self._wrapped: Callable[..., Any] | None = None
+        self._saw, self._listen, self._tell = hook(self._came), hook(self._begins), hook(self._ends)
+
+    def install(self) -> None:
+        """Notice evaluations, beside whoever does already."""
+        self._others, State.audience = State.audience, self
+
+    def close(self) -> None:
+        """Nothing is listened to any more."""
+        self._rest()
+        if State.audience is self:
+            State.audience = self._others
+
+    def enters(self, state: State) -> None:
+        """A model is about to be run, to judge it."""
+        if self._others is not None:
+            self._others.enters(state)
+
+    def gave(self, state: State, call: Call, output: Any) -> None:
+        """It gave `output`."""
+        self._listen(state, call)
+        if self._others is not None:
+            self._others.gave(state, call, output)
+
+    def over(self, state: State) -> None:
+        """Training goes on, or the script says what came out."""
+        self._tell(state)
+        if self._others is not None:
+            self._others.over(state)
+
+    # --- an evaluation -------------------------------------------------------------------------------------------
+
+    def _begins(self, state: State, call: Call) -> None:
+        shapes = [value.shape for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor)]
+        self._rows = shapes[0][0] if shapes and shapes[0] else 0
+        here = self._round
+        if here is not None and here.step == state.step:
+            here.other = here.other or here.state is not state  # whose losses they are is not known
+            return
+        self._rest()
+        if self._rounds < ROUNDS and state.probing.wants("JudgedLossesSeen"):
+            self._rounds += 1
+            self._round = Round(state, state.step)
+            self._plain = getattr(torch._C._nn, PLAIN)
+            self._wrapped = self._noticed(self._plain)
+            setattr(torch._C._nn, PLAIN, self._wrapped)
+
+    def _rest(self) -> None:
+        """Leave torch alone, unless somebody has put their own function around ours."""
+        if self._plain is not None and getattr(torch._C._nn, PLAIN) is self._wrapped:
+            setattr(torch._C._nn, PLAIN, self._plain)
+        self._plain, self._round = None, None
+
+    def _noticed(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(plain)
+        def cross_entropy_loss(*args: Any, **kwargs: Any) -> Any:
+            result = plain(*args, **kwargs)
+            self._saw(result, args)
+            return result
+
+        return cross_entropy_loss
+
+    @torch.no_grad()
+    def _came(self, result: Tensor, args: tuple[Any, ...]) -> None:
+        """A loss: torch hands over (logits, targets, weight, reduction, ignore_index, label_smoothing) by place."""
+        here = self._round
+        if here is None or result.requires_grad or here.state.muted or type(result) is not Tensor:
+            return
+        logits, targets, weight, reduction, ignored, smoothing = args
+        sums = weight is None and not smoothing and not targets.is_floating_point() and reduction in (MEAN, SUM)
+        here.heard += 1
+        here.kinds.add(logits.shape[-1 if logits.dim() < 2 else 1])
+        if not sums or here.heard > MOST or len(here.kinds) > 1:
+            here.other = True
+            return
+        rows, every = len(targets) if targets.dim() > 1 else self._rows, targets.numel()
+
+        def arrived(values: list[Tensor]) -> None:
+            value, count = float(values[0]), int(values[1])
+            if count:
+                told = (value * count if reduction == MEAN else value, count)
+                here.batches.append(BatchScore(rows, told, told, (told[0], every), padding=every - count))
+
+        here.state.mailbox.post([result.detach(), (targets != ignored).sum()], arrived)
+
+    def _ends(self, state: State) -> None:
+        here = self._round
+        if here is None or here.state is not state:
+            return
+        self._rest()
+        if here.heard and not here.other:
+            state.mailbox.post([], lambda _: state.offer(JudgedLossesSeen(here.step, tuple(here.batches))))

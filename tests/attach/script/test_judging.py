@@ -1,0 +1,109 @@
+"""A script's own perplexity: its losses are heard while it evaluates, and no longer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
+
+import sightline
+from sightline.attach.phases.state import State
+from sightline.attach.script.judging import Judging
+from sightline.attach.script.words import _show
+
+PAD, KINDS = 0, 12
+
+
+@pytest.fixture
+def judging() -> Iterator[Judging]:
+    faults: list[str] = []
+    one, before = Judging(faults.append), State.audience
+    one.install()
+    yield one
+    one.close()
+    assert State.audience is before and not faults
+
+
+def batches() -> list[Tensor]:
+    """Short texts of any tokens, long ones of a single one, padded."""
+    draw = torch.Generator().manual_seed(3)
+    short = torch.randint(2, KINDS, (8, 5), generator=draw)
+    long = torch.ones(4, 40, dtype=torch.long)
+    long[0, 10:] = PAD
+    return [short, long, short.flip(0)]
+
+
+def losses(style: str, model: nn.Module) -> tuple[list[Tensor], list[int], list[int]]:
+    """Each batch's loss, its tokens, and its places."""
+    smoothing = 0.1 if style == "smoothed" else 0.0
+    criterion = nn.CrossEntropyLoss(ignore_index=PAD, label_smoothing=smoothing)
+    found, counts = [], []
+    for ids in batches():
+        logits, wanted = model(ids[:, :-1]), ids[:, 1:]
+        if style == "sums over padding":
+            found.append(F.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=PAD, reduction="sum"))
+        elif style == "masked by hand":
+            each = cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
+            found.append((each * (wanted != PAD)).sum() / (wanted != PAD).sum())
+        else:
+            found.append(criterion(logits.flatten(0, 1), wanted.flatten()))
+        counts.append(int((wanted != PAD).sum()))
+    return found, counts, [ids[:, 1:].numel() for ids in batches()]
+
+
+def said(style: str, judging: Judging, name: str = "val ppl") -> list[tuple[str, str]]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(KINDS, 16), nn.Linear(16, KINDS))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    guard = sightline.attach(model, optimizer, on_finding=None)
+    for _ in range(20):
+        ids = batches()[1]
+        cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten(), ignore_index=PAD).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    plain = torch._C._nn.cross_entropy_loss
+    model.eval()
+    with torch.no_grad():
+        found, counts, places = losses(style, model)
+    assert torch._C._nn.cross_entropy_loss is not plain
+    if style == "tokens":
+        nats = sum(float(loss) * count for loss, count in zip(found, counts, strict=True)) / sum(counts)
+    elif style == "sums over padding":
+        nats = float(sum(found)) / sum(places)
+    else:
+        nats = sum(float(loss) for loss in found) / len(found)
+    _show(guard._recorder, {name: f"{nats if 'loss' in name else math.exp(nats):.3f}"})
+    guard.close()
+    assert torch._C._nn.cross_entropy_loss is plain
+    return [(finding.code, finding.severity) for finding in guard.findings if finding.code == "L7"]
+
+
+@pytest.mark.parametrize("style", ["means of batches", "sums over padding"])
+def test_a_perplexity_that_is_miscounted(style: str, judging: Judging) -> None:
+    assert said(style, judging) == [("L7", "warning")]
+
+
+@pytest.mark.parametrize("style", ["tokens", "smoothed", "masked by hand"])
+def test_one_that_is_right_or_made_otherwise(style: str, judging: Judging) -> None:
+    assert said(style, judging) == []
+
+
+def test_a_loss_is_a_note(judging: Judging) -> None:
+    assert said("means of batches", judging, "val loss") == [("L7", "note")]
+
+
+def test_two_models_judged_at_once_show_nothing(judging: Judging) -> None:
+    torch.manual_seed(0)
+    models = [nn.Linear(4, 3) for _ in range(2)]
+    guards = [sightline.attach(m, torch.optim.SGD(m.parameters(), lr=0.1), on_finding=None) for m in models]
+    with torch.no_grad():
+        for model in models:
+            cross_entropy(model(torch.randn(6, 4)), torch.randint(0, 3, (6,)))
+    for guard in guards:
+        guard.close()
+        assert "JudgedLossesSeen" not in guard.watch._latest
