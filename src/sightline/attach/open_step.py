@@ -43,7 +43,7 @@ class OpenStep:
 
     `sources`: of each forward, whether another network made its inputs and learns through it. `turns`: `passes`
     backward and forwards so far, at each step of an optimizer that holds none of these parameters. `strayed`: the norms
-    that the first pass after such a step met, which came from other inputs.
+    that the first pass after such a step met, which came from other inputs. `task`: the last pass, by its number.
 
     `summed`: the micro-batches' losses are parts of the step's mean, and not means of their own. `told`: the losses as
     the host itself told them, which count in place of those that the model returned. `unread`: those of either kind
@@ -68,6 +68,7 @@ class OpenStep:
     turns: list[tuple[int, int]] = field(default_factory=list)
     passes: int = 0
     strayed: list[float] | None = None
+    task: int = -1
 
     @property
     def measured(self) -> bool:
@@ -91,6 +92,12 @@ class OpenStep:
             return False
         before = self.turns[0][1]
         return 0 < before < len(self.sources) and all(self.sources[:before]) and not any(self.sources[before:])
+
+    def anew(self, task: int) -> bool:
+        """Whether torch's engine is in another backward pass than when this was asked last: through a model that was
+        called several times, one pass comes several times, and adds up its gradients at the end."""
+        before, self.task = self.task, task
+        return task < 0 or task != before
 
     def meet(self, norms: list[float], *, handed_over: bool = False) -> None:
         """A backward pass met these gradients. The least counts: a host may clear them in between."""

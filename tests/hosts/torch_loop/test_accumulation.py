@@ -151,3 +151,25 @@ def penalised(where: str, steps: int = 6) -> tuple[str, ...]:
 def test_a_penalty_before_the_gradients_are_cleared() -> None:
     assert penalised("in one loss") == penalised("a step of its own") == ()
     assert penalised("never") == ("T2",)
+
+
+def letter_by_letter(*, clears: bool, steps: int = 4) -> tuple[str, ...]:
+    """A model that is called once for each letter, and one backward pass through all the calls."""
+    torch.manual_seed(0)
+    poet, verse = Poet(), torch.tensor([[4, 1, 2, 3], [4, 2, 3, 1]])
+    adam = torch.optim.Adam(poet.parameters(), lr=1e-3)
+    with sightline.attach(poet, adam, on_finding=None) as guard:
+        for _ in range(steps):
+            if clears:
+                adam.zero_grad()
+            spoken = torch.stack([poet(verse[:, place : place + 1])[:, 0] for place in range(3)], 2)
+            nn.functional.cross_entropy(spoken, verse[:, 1:]).backward()
+            adam.step()
+    assert guard.records()
+    return tuple(finding.code for finding in guard.findings)
+
+
+def test_one_backward_pass_through_many_calls() -> None:
+    """All calls are one pass, which met no gradients and clears none; and one that met the last step's is seen."""
+    assert letter_by_letter(clears=True) == ()
+    assert letter_by_letter(clears=False) == ("T2",)
