@@ -207,10 +207,18 @@ def test_labels_of_ones_own_and_rollouts() -> None:
 # --- outputs that are one -------------------------------------------------------------------------------------------
 
 
-def fit(model: nn.Module, wanted: Callable[[torch.Tensor], torch.Tensor], lr: float = 1e-2, steps: int = 48) -> list:
+def fit(
+    model: nn.Module,
+    wanted: Callable[[torch.Tensor], torch.Tensor],
+    lr: float = 1e-2,
+    steps: int = 48,
+    later: float | None = None,
+) -> list:
     opt = torch.optim.Adam(model.parameters(), lr=lr)
     with sightline.attach(model, opt, on_finding=None) as guard:
-        for _ in range(steps):
+        for step in range(steps):
+            if later is not None and step == 40:
+                opt.param_groups[0]["lr"] = later
             x = torch.randn(16, 10)
             opt.zero_grad()
             F.mse_loss(model(x), wanted(x)).backward()
@@ -249,3 +257,13 @@ def test_a_head_of_zeros_opens() -> None:
     model = nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 2))
     nn.init.zeros_(model[2].weight)
     assert fit(model, lambda x: x[:, :2], lr=1e-3) == []
+
+
+@pytest.mark.parametrize(("later", "told"), [(1e-2, []), (1e-6, ["M2"])], ids=["left behind", "to the end"])
+def test_a_plateau_of_nearly_one_output(later: float, told: list[str]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 2))
+    with torch.no_grad():
+        model[2].weight.mul_(1e-4)
+        model[2].bias.fill_(1.0)
+    assert fit(model, lambda x: x[:, :2], lr=1e-6, steps=120, later=later) == told

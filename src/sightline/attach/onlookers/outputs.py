@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -88,6 +89,7 @@ class Outputs(Onlooker):
         super().__init__(recorder)
         self._recent: list[tuple[float, float]] = []
         self._looks = 0
+        self._last: OutputsSeen | None = None
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """Compare the samples of a measured training forward, once its gradient has come."""
@@ -111,9 +113,15 @@ class Outputs(Onlooker):
         def arrived(values: list[Tensor]) -> None:
             self._recent = [*self._recent[-RECENT + 1 :], (float(values[0]), float(values[2]))]
             outputs, pulls = zip(*self._recent, strict=True)
-            self.recorder.offer(OutputsSeen(self.recorder.step, len(kept), outputs, float(values[1]), pulls))
+            self._last = OutputsSeen(step, len(kept), outputs, float(values[1]), pulls)
+            self.recorder.offer(self._last)
 
         given.register_hook(came)
+
+    def close(self, *, broken: bool) -> None:
+        """The last passes once more, where they tell of the run's end."""
+        if self._last is not None and 2 * self._last.step >= self.recorder.step:
+            self.recorder.offer(replace(self._last, over=True))
 
 
 def spread(samples: Tensor) -> Tensor:

@@ -109,6 +109,7 @@ class OutputsSeen:
         inputs: spread of the inputs, or 1.0 for token ids that are not all the same.
         pulls: spread of the loss's gradients with respect to the outputs in the same passes: large where the samples
             are wanted to differ, small where all are wanted to be alike.
+        over: whether the run is over, and the last of these passes was in its second half.
     """
 
     step: int
@@ -116,6 +117,7 @@ class OutputsSeen:
     outputs: tuple[float, ...]
     inputs: float
     pulls: tuple[float, ...]
+    over: bool = False
 
 
 @dataclass(frozen=True, slots=True)

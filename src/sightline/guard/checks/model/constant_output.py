@@ -8,7 +8,8 @@ collapses because nothing in its loss keeps samples apart.
 Fix: lower `lr` (with warm-up) or use GELU or LeakyReLU for dead units; normalise inputs for saturated ones; stop the
 gradient of one branch, or add negatives, for collapsed representations.
 Stays silent when: inputs hardly differ; the loss wants all outputs alike (the gradients of the samples agree); the run
-has just begun (a head of zeros); outputs differ by more than a thousandth of their size.
+has just begun (a head of zeros); outputs differ by more than a thousandth of their size, or by more than rounding while
+the run goes on: many start on a plateau where all outputs are nearly the commonest answer, and leave it.
 Sources:
 - https://github.com/ayush9818/MLDS-SQ (2026-11-21): a network of dead ReLUs is a constant function
 - https://arxiv.org/abs/2011.10566 (2020-11-20): SimSiam without stop-gradient: outputs collapse to one vector
@@ -25,6 +26,7 @@ DOMAINS = ("any",)
 ROWS = 4  # samples: two or three may be alike
 PASSES = 3  # measured passes in a row: one batch may be of one kind
 ONE = 1e-3  # relative spread: cosine within 1e-6 of 1; a regression of 300 K by a few K has 1e-2
+SAME = 1e-6  # what float32 rounds off: nothing of a sample is left, and no gradient can tell samples apart
 INPUTS = 0.05  # relative spread of inputs that differ: photos and features have 0.3 to 1
 APART = 0.1  # relative spread of the gradients: where targets differ it is about 1
 
@@ -33,7 +35,7 @@ def find(outputs: OutputsSeen) -> Verdict:
     """Are outputs one, though inputs are not, and though the loss pulls them apart?"""
     if outputs.rows < ROWS or len(outputs.outputs) < PASSES:
         return CannotTell(f"{PASSES} measured passes of {ROWS} samples or more after the first steps")
-    one = all(spread <= ONE for spread in outputs.outputs)  # NaN is P1's business
+    one = all(spread <= (ONE if outputs.over else SAME) for spread in outputs.outputs)  # NaN is P1's business
     if not one or outputs.inputs < INPUTS or min(outputs.pulls) < APART:
         return None
     return Finding(
