@@ -97,10 +97,10 @@ OWN = JudgedLossesSeen(8, (heard(2.0, 100, 20), heard(4.0, 10, 40), heard(3.0, 5
 OWN_MEAN, OWN_RIGHT, OWN_PADDED = 3.0, 390 / 160, 390 / 220
 
 
-def printed(name: str, text: str) -> object:
+def printed(name: str, text: str, own: JudgedLossesSeen = OWN) -> object:
     """The verdict on a number that the script wrote so."""
     seen = MetricsSeen(8, {name: float(text)}, "evaluation", {name: rounding(text)})
-    return find(MetricsHistory((seen,)), None, OWN)
+    return find(MetricsHistory((seen,)), None, own)
 
 
 @pytest.mark.parametrize(
@@ -137,3 +137,9 @@ def test_the_mean_over_tokens(name: str, text: str) -> None:
 )
 def test_a_number_that_is_made_otherwise(name: str, text: str) -> None:
     assert isinstance(printed(name, text), CannotTell)
+
+
+@pytest.mark.parametrize(("short", "told"), [(2.08, True), (2.03, False)], ids=["3 % off", "1 % off"])
+def test_what_its_digits_prove_counts_from_two_per_cent_on(short: float, told: bool) -> None:
+    own = JudgedLossesSeen(8, (heard(2.0, 100), heard(short, 10)))
+    assert isinstance(printed("ppl", f"{exp((2.0 + short) / 2):.3f}", own), Finding) == told

@@ -7,9 +7,9 @@ over their perplexities) weighs the tokens of small batches more; padding that i
 sliding window that scores its overlap again counts some tokens twice, with more context.
 Fix: sum the losses of supervised tokens and their number over all batches, divide once, take exp once; labels -100 on
 padding and on the overlap of a sliding window.
-Stays silent when: the reported number is that of the tokens; another way to count gives less than 5 % else; nothing
-reported can be explained by the evaluation's own batches (another data set, smoothing, weights). A loss that is a mean
-over batches is a note: most trainers report it so.
+Stays silent when: the reported number is that of the tokens; another way to count gives less than 5 % else (2 % where
+it makes the number to its last digit); nothing reported can be explained by the evaluation's own batches (another data
+set, smoothing, weights). A loss that is a mean over batches is a note: most trainers report it so.
 Sources:
 - https://github.com/ml-explore/mlx-lm/pull/1855 (2026-09-07): perplexity that depended on the batch size by padding
 - https://github.com/axolotl-ai-cloud/axolotl/pull/3988 (2026-09-09): padding scored as text by a perplexity metric
@@ -32,6 +32,7 @@ DOMAINS = ("llm", "vlm")
 UNSEEN = "reported evaluation whose token losses were seen (guard.log(..., phase='evaluation'))"
 FLOAT, CLEAR = 2e-5, 2e-3  # nats: sums of float32, and what the digits of a number must tell: one way from another
 HARM = 0.05  # nats: a perplexity that is off by 5 % is off by more than most papers' improvements
+PROVED = 0.02  # nats, where a number is made to its last digit: more than a last batch that is smaller than the others
 
 
 def find(metrics: MetricsHistory, score: ScoreSeen | None = None, heard: JudgedLossesSeen | None = None) -> Verdict:
@@ -69,7 +70,7 @@ def _heard(last: MetricsSeen, heard: JudgedLossesSeen) -> Verdict:
         off = last.rounding.get(name, 0.0) / (1 if _is_loss(name) else value) + FLOAT * max(1.0, abs(nats))
         alike = partial(isclose, rel_tol=0.0, abs_tol=off)
         right = right or alike(nats, fair)
-        if off > CLEAR or alike(nats, fair) or abs(nats - fair) <= HARM:
+        if off > CLEAR or alike(nats, fair) or abs(nats - fair) <= PROVED:
             continue
         if wrong := explained(heard, nats, alike):
             return _finding(name, value, fair, wrong, heard)
