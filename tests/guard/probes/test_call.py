@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -91,3 +93,24 @@ def test_a_model_in_pieces_is_not_run_again(sharded: bool) -> None:
     if sharded:
         model.weight.to_local = lambda: model.weight  # type: ignore[assignment]
     assert Call(model, (torch.ones(2, 3),)).repeatable is not sharded
+
+
+@dataclass
+class Kept:
+    input_ids: Tensor
+    pixel_values: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Slotted:
+    input_ids: Tensor
+    pixel_values: Tensor
+
+
+@pytest.mark.parametrize("kind", [Kept, Slotted])
+def test_a_batch_object_is_changed_whatever_keeps_its_fields(kind: type) -> None:
+    ids, images, others = torch.ones(2, 3, dtype=torch.long), torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
+    batch = kind(ids, images)
+    seen = Call(nn.Identity(), (batch,), {}).changed(pixel_values=others)
+    assert seen.args[0].pixel_values is others and seen.args[0].input_ids is ids and type(seen.args[0]) is kind
+    assert batch.pixel_values is images

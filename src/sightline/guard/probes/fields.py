@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -30,6 +30,8 @@ def members(thing: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(thing, tuple | list):
         names = getattr(thing, "_fields", range(len(thing)))
         yield from ((str(name), part) for name, part in zip(names, thing, strict=False) if len(thing) <= MANY)
+    elif is_dataclass(thing):  # with slots, it has no dictionary
+        yield from ((part.name, getattr(thing, part.name)) for part in fields(thing) if hasattr(thing, part.name))
     else:
         yield from getattr(thing, "__dict__", {}).items()
 
