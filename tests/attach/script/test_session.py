@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -252,7 +253,8 @@ def test_interrupted(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(FAULTY)
     command = [sys.executable, "-m", "sightline", "run", "--findings", "told.json", "train.py", "wait"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
+    heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    with subprocess.Popen(command, cwd=tmp_path, preexec_fn=heeds, **pipes) as process:
         assert process.stdout is not None and process.stdout.readline()
         time.sleep(0.2)
         os.kill(process.pid, signal.SIGINT)
