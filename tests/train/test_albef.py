@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from sightline.models.fused import FusedPairVLM
@@ -18,19 +17,14 @@ from sightline.models.saved import load_model, load_run
 from sightline.recipe.read import validate
 from sightline.train.run import resume, train
 from tests.train.objectives.test_slow import BERT
-from tests.train.tiny import COLOURS, RECIPE
+from tests.train.tiny import RECIPE, captioned
 
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Six images with two captions each; micro-batches, dropout, flips, and a queue that the second step wraps."""
     folder = tmp_path_factory.mktemp("pairs")
-    lines = []
-    for colour in COLOURS:
-        Image.new("RGB", (16, 16), colour).save(folder / f"{colour}.png")
-        for caption in (f"all {colour}", f"a wall that is {colour}"):
-            lines.append({"image": f"{colour}.png", "question": "say it", "answer": caption})
-    (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    captioned(folder)
     pair = {
         "vision": RECIPE["model"]["compose"]["vision"],
         "language": {"config": BERT, "pool": "first"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +92,15 @@ def drawn(folder: Path) -> list[Row]:
             turns = (Turn("user", (Picture(), question)), Turn("assistant", (answer,)))
             made.append(Row(Where("rows.jsonl", number + 1), turns, (image,)))
     return made
+
+
+def captioned(folder: Path) -> Path:
+    """A file of rows in `folder`: six images, and side by side two captions of each."""
+    lines = []
+    for colour in COLOURS:
+        Image.new("RGB", (16, 16), colour).save(folder / f"{colour}.png")
+        for caption in (f"all {colour}", f"a wall that is {colour}"):
+            lines.append({"image": f"{colour}.png", "question": "say it", "answer": caption})
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path

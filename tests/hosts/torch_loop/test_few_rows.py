@@ -33,6 +33,24 @@ def test_rows_drawn_from_a_few(different: int) -> None:
     assert ("train-test-leakage" in found) == (different > 25)
 
 
+def epochs(train: torch.Tensor, judged: torch.Tensor, batch: int, judged_batch: int) -> set[str]:
+    """The checks that find something in three epochs, each with an evaluation behind it."""
+    model = nn.Linear(16, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with sightline.attach(model, optimizer, on_finding=None) as guard:
+        for _ in range(3):
+            for rows in train[torch.randperm(len(train))].split(batch):
+                optimizer.zero_grad()
+                model(rows).square().mean().backward()
+                optimizer.step()
+            with guard.evaluating(), torch.no_grad():
+                model.eval()
+                for rows in judged.split(judged_batch):
+                    model(rows)
+                model.train()
+    return {finding.check for finding in guard.findings}
+
+
 @pytest.mark.parametrize("mixed", [False, True], ids=["a training score beside a test", "a split with training rows"])
 def test_a_part_of_training_evaluated_beside_new_rows(mixed: bool) -> None:
     torch.manual_seed(0)
@@ -40,20 +58,7 @@ def test_a_part_of_training_evaluated_beside_new_rows(mixed: bool) -> None:
     judged = torch.cat([train[:36], new])
     if mixed:
         judged = judged[torch.randperm(len(judged))]
-    model = nn.Linear(16, 1)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    with sightline.attach(model, optimizer, on_finding=None) as guard:
-        for _ in range(3):
-            for rows in train[torch.randperm(len(train))].split(12):
-                optimizer.zero_grad()
-                model(rows).square().mean().backward()
-                optimizer.step()
-            with guard.evaluating(), torch.no_grad():
-                model.eval()
-                for rows in judged.split(12):
-                    model(rows)
-                model.train()
-    assert ("train-test-leakage" in {finding.check for finding in guard.findings}) == mixed
+    assert ("train-test-leakage" in epochs(train, judged, 12, 12)) == mixed
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before the split", "behind it"])
@@ -68,17 +73,4 @@ def test_some_rows_copied(before: bool) -> None:
     judged, train = place[: len(place) // 4], place[len(place) // 4 :]
     if not before:
         train = torch.cat([train, *[train[train < 60]] * 5])
-    model = nn.Linear(16, 1)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    with sightline.attach(model, optimizer, on_finding=None) as guard:
-        for _ in range(3):
-            for some in train[torch.randperm(len(train))].split(16):
-                optimizer.zero_grad()
-                model(rows[some]).square().mean().backward()
-                optimizer.step()
-            with guard.evaluating(), torch.no_grad():
-                model.eval()
-                for some in judged.split(40):
-                    model(rows[some])
-                model.train()
-    assert ("train-test-leakage" in {finding.check for finding in guard.findings}) == before
+    assert ("train-test-leakage" in epochs(rows[train], rows[judged], 16, 40)) == before

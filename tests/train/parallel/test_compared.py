@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from PIL import Image
 from torch.distributed.tensor import DTensor
 
 from sightline.data.batch import Batch
@@ -31,7 +29,7 @@ from tests.train.objectives.test_pairs import TEXT
 from tests.train.objectives.test_slow import BERT
 from tests.train.parallel.runs import ALL, FROZEN, on_processes, recipe, table
 from tests.train.parallel.test_layouts import SHARED, copied, same
-from tests.train.tiny import COLOURS, RECIPE
+from tests.train.tiny import RECIPE, captioned
 
 SIZES = {name: CONFIG[name] for name in CONFIG if name != "vocab_size"} | {"max_position_embeddings": 16}
 SIDES = {
@@ -63,15 +61,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, float], dict[str, Any]]] = {
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two captions of each image, side by side: in some micro-batches of two no pair is a negative of the other."""
-    folder = tmp_path_factory.mktemp("pairs")
-    lines = []
-    for colour in COLOURS:
-        Image.new("RGB", (16, 16), colour).save(folder / f"{colour}.png")
-        for caption in (f"all {colour}", f"a wall that is {colour}"):
-            lines.append({"image": f"{colour}.png", "question": "say it", "answer": caption})
-    path = folder / "rows.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
+    return captioned(tmp_path_factory.mktemp("pairs"))
 
 
 def pairs(rows: Path, kind: str, learn: dict[str, Any] = ALL, parallel: Any = "ddp", **changes: Any) -> Recipe:

@@ -215,15 +215,14 @@ class Zero(Layout):
         """See `Layout.averages`."""
         return PieceEma(self.pieces, decay)
 
-    def bring_home(self, away: VLM, home: VLM) -> None:
-        """See `Layout.bring_home`."""
+    def collect(self, away: VLM, home: VLM) -> None:
+        """See `Layout.collect`."""
         bring_buffers(away, home, self.keeps)
         own = home.state_dict()
         for parameter, (name, *_) in self.pieces.learning:
             value = self.pieces.whole(parameter)
             if self.keeps:
                 own[name].copy_(value)
-        self.ranks.barrier()
 
     def _kept(self, whole: Tensor) -> Tensor:
         return whole.cpu() if self.ranks.main else whole.new_empty(0)

@@ -14,16 +14,13 @@ weight is gathered twice for one micro-batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from sightline.data.batch import Batch
 from sightline.errors import UserError
 from sightline.models.composed import ComposedVLM
 from sightline.models.pair import PairVLM
@@ -31,11 +28,11 @@ from sightline.models.pairs import PairModel
 from sightline.models.vlm import VLM
 from sightline.recipe.parallel import Sizes
 from sightline.recipe.schema import AdaptiveClip, Parallel, Stage, Tower
-from sightline.train.objectives import Objective, Term
+from sightline.train.objectives import Objective
 from sightline.train.parallel.layout import Layout
 from sightline.train.parallel.ranks import Ranks
-from sightline.train.parallel.sharded import one_by_one
-from sightline.train.parallel.spread import bring_home, double
+from sightline.train.parallel.sharded import divided, one_by_one
+from sightline.train.parallel.spread import double
 from sightline.train.precision import Precision
 
 GOES_ALONG = (ComposedVLM,)  # no subclasses: they treat a batch of text otherwise
@@ -95,17 +92,6 @@ class Fsdp(Layout):
         """See `Layout.exchange`."""
         self.ranks.average_gradients(undivided(optimizer))
 
-    def value(self, objective: Objective, model: VLM, batch: Batch) -> dict[Term, tuple[Tensor, float]]:
-        """See `Layout.value`."""
-        found = super().value(objective, model, batch)
-        give_back(model)
-        return found
-
-    def bring_home(self, away: VLM, home: VLM) -> None:
-        """See `Layout.bring_home`."""
-        bring_home(away, home, self.keeps)
-        self.ranks.barrier()
-
 
 def share_out(model: VLM, stage: Stage, mesh: DeviceMesh, settings: Parallel, device: torch.device) -> None:
     """Share out the weights of `model` over `mesh`, block by block, in place."""
@@ -137,7 +123,7 @@ def share_out(model: VLM, stage: Stage, mesh: DeviceMesh, settings: Parallel, de
         _share_out(each, mesh, kept, policy, passed=each is model)
         for part in PARTS if isinstance(each, PairModel) else ("unseen",):
             register_fsdp_forward_method(each, part)
-        for module in _divided(each) if each is not model else ():
+        for module in divided(each) if each is not model else ():
             module.set_unshard_in_backward(False)  # nor does anything gather the slow copy ahead
     for name, buffer in model.named_buffers():
         _set_buffer(model, name, buffer.to(device))
@@ -173,19 +159,6 @@ def _followed(model: VLM) -> dict[nn.Parameter, nn.Parameter]:
 def undivided(optimizer: Optimizer) -> list[Tensor]:
     """What `optimizer` moves and every rank has whole."""
     return [p for group in optimizer.param_groups for p in group["params"] if not isinstance(p, DTensor)]
-
-
-def give_back(model: nn.Module) -> None:
-    """Let go of gathered weights after a forward pass that no backward pass follows.
-
-    The next one would take them as they were, and by then averages may have given way to the weights.
-    """
-    for module in _divided(model):
-        module.reshard()
-
-
-def _divided(model: nn.Module) -> Iterator[FSDPModule]:
-    return (module for module in model.modules() if isinstance(module, FSDPModule))
 
 
 def data_mesh(device: torch.device, sizes: Sizes) -> DeviceMesh:

@@ -9,22 +9,21 @@ from __future__ import annotations
 import logging
 
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.optim import Optimizer
 
-from sightline.data.batch import Batch
 from sightline.errors import UserError
 from sightline.models.composed import ComposedVLM
 from sightline.models.vlm import VLM
 from sightline.recipe.parallel import Sizes
 from sightline.recipe.schema import AdaptiveClip, Parallel, Stage
-from sightline.train.objectives import Objective, Term
-from sightline.train.parallel.fsdp import give_back, share_out, undivided
+from sightline.train.objectives import Objective
+from sightline.train.parallel.fsdp import share_out, undivided
 from sightline.train.parallel.layout import Layout
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.parallel.sharded import local, one_by_one
-from sightline.train.parallel.spread import bring_home, double
+from sightline.train.parallel.spread import double
 from sightline.train.parallel.tensor import cuts, split
 from sightline.train.precision import Precision
 
@@ -104,12 +103,6 @@ class Grid(Layout):
         own = [p for group in optimizer.param_groups for p in group["params"]] if whole else undivided(optimizer)
         self.ranks.average_gradients(own)
 
-    def value(self, objective: Objective, model: VLM, batch: Batch) -> dict[Term, tuple[Tensor, float]]:
-        """See `Layout.value`."""
-        found = super().value(objective, model, batch)
-        give_back(model)
-        return found
-
     @property
     def parts(self) -> Ranks:
         """See `Layout.parts`."""
@@ -118,11 +111,6 @@ class Grid(Layout):
     def agreed(self, stop: bool) -> bool:
         """See `Layout.agreed`."""
         return self.everyone.sum([float(stop)])[0] > 0
-
-    def bring_home(self, away: VLM, home: VLM) -> None:
-        """See `Layout.bring_home`."""
-        bring_home(away, home, self.keeps)
-        self.ranks.barrier()
 
 
 def _mesh(everyone: Ranks, sizes: Sizes) -> DeviceMesh:

@@ -28,7 +28,8 @@ from sightline.train.objectives import Objective, Term
 from sightline.train.parallel.home import moved, shared
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.parallel.saved import load_weights, read, read_optimizer
-from sightline.train.parallel.spread import share_buffers
+from sightline.train.parallel.sharded import give_back
+from sightline.train.parallel.spread import bring_home, share_buffers
 from sightline.train.precision import Precision
 
 
@@ -116,7 +117,10 @@ class Layout:
 
     def value(self, objective: Objective, model: VLM, batch: Batch) -> dict[Term, tuple[Tensor, float]]:
         """Each term's sum and count on a held-out batch, as the placed `model` answers (see `Objective.value`)."""
-        return objective.value(model, batch)
+        found = objective.value(model, batch)
+        if self.sharded:
+            give_back(model)
+        return found
 
     @property
     def parts(self) -> Ranks:
@@ -170,5 +174,13 @@ class Layout:
 
     def bring_home(self, away: VLM, home: VLM) -> None:
         """Give `home` the weights of `away`, and the first rank's buffers, on every rank; all ranks must call."""
-        if self.ranks.world > 1:
+        self.collect(away, home)
+        if self.spreads:
+            self.ranks.barrier()  # until it is written by those that keep it
+
+    def collect(self, away: VLM, home: VLM) -> None:
+        """`bring_home` as far as this process has a part in it."""
+        if self.spreads:
+            bring_home(away, home, self.keeps)
+        elif self.ranks.world > 1:
             share_buffers(away)

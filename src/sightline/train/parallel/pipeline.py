@@ -228,8 +228,8 @@ class Pipeline(Grid):
         """See `Layout.load_weights`: the blocks of this stage alone."""
         read(folder, {f"model.{name}": tensor for name, tensor in model.state_dict().items()})
 
-    def bring_home(self, away: VLM, home: VLM) -> None:
-        """See `Layout.bring_home`: each weight comes from the first stage that holds it."""
+    def collect(self, away: VLM, home: VLM) -> None:
+        """See `Layout.collect`: each weight comes from the first stage that holds it."""
         own, whole_home = dict(away.named_parameters()), dict(home.named_parameters())
         for name, stages in self.held_by.items():
             if self.stage == stages[0]:
@@ -239,7 +239,6 @@ class Pipeline(Grid):
             dist.broadcast(value, dist.get_global_rank(self.group, stages[0]), group=self.group)
             if self.keeps:
                 fill(whole_home[name], value.to(whole_home[name].device))
-        self.ranks.barrier()
 
 
 def stage_sizes(model: ComposedVLM, stage: Stage, stages: int, tensor: int = 1) -> list[int]:

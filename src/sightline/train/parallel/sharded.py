@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
@@ -62,3 +63,17 @@ def one_by_one(groups: Iterable[dict[str, Any]]) -> None:
     """Let an optimizer move one tensor of `groups` at a time: those that lie unlike do not go into one operation."""
     for group in groups:
         group |= {key: False for key in ("fused", "foreach") if key in group}
+
+
+def give_back(model: nn.Module) -> None:
+    """Let go of gathered weights after a forward pass that no backward pass follows.
+
+    The next one would take them as they were, and by then averages may have given way to the weights.
+    """
+    for module in divided(model):
+        module.reshard()
+
+
+def divided(model: nn.Module) -> Iterator[FSDPModule]:
+    """What of `model` FSDP has shared out."""
+    return (module for module in model.modules() if isinstance(module, FSDPModule))
