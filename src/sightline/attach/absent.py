@@ -31,6 +31,7 @@ ABSENT = {
     "ScalerSeen": "no gradient scaler was at work",
     "CollectivesSeen": "the ranks' calls were not compared, or agreed",
     "AutocastSeen": "no training forward was seen under autocast that left matrix products in its graph",
+    "LeftOutSeen": "no training forward gave NaN and was left alone",
     "RoundingSeen": "no 16-bit parameter was seen in the hands of an optimizer whose state says what it will add",
     "SharedRowsSeen": "no evaluation was seen between training steps whose rows could be compared",
     "MatchesSeen": "no loss was seen that teaches pairs of two inputs to find each other",

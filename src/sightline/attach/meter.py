@@ -65,6 +65,10 @@ class Meter:
         zero = torch.zeros((), device=self.named[0][1].device)
         return _stack([zero if grad is None else next(found) for grad in grads])
 
+    def spoiled(self) -> bool:
+        """Whether any weight is NaN or infinite. Waits for the device."""
+        return any(not bool(norm.isfinite()) for norm in norms([_local(p) for _, p in self.named]))
+
     def before(self) -> Before:
         """Look at gradients and weights just before the step."""
         has_grad, learns = [p.grad is not None for _, p in self.named], [p.requires_grad for _, p in self.named]

@@ -41,13 +41,15 @@ class OpenStep:
     `unheard`: a penalty on gradients was made, and no backward pass came through an output after that; `scaler`: gives
     the gradient scaler that made the loss of one of them larger.
 
-    `sources`: of each forward, whether another network made its inputs and learns through it. `turns`: `passes`
-    backward and forwards so far, at each step of an optimizer that holds none of these parameters. `strayed`: the norms
-    that the first pass after such a step met, which came from other inputs. `task`: the last pass, by its number.
+    `begun`: of each forward, the outputs that a backward pass came through. `sources`: of each forward, whether another
+    network made its inputs and learns through it. `turns`: `passes` backward and forwards so far, at
+    each step of an optimizer that holds none of these parameters. `strayed`: the norms that the first pass after such a
+    step met, which came from other inputs. `task`: the last pass, by its number.
 
     `summed`: the micro-batches' losses are parts of the step's mean, and not means of their own. `told`: the losses as
     the host itself told them, which count in place of those that the model returned. `unread`: those of either kind
-    that wait on their device until several are read at once.
+    that wait on their device until several are read at once. `spoiled`: the weights were not finite when its loss was
+    not; `unsound`: the operation of its backward pass that first made NaN of finite gradients.
     """
 
     kind: Kind
@@ -57,6 +59,8 @@ class OpenStep:
     met: list[float] = field(default_factory=list)
     tokens: int | None = None
     non_finite: str | None = None
+    spoiled: bool = False
+    unsound: str | None = None
     summed: bool = False
     told: list[float] = field(default_factory=list)
     unread: list[tuple[Loss, list[float], float]] = field(default_factory=list)
@@ -64,6 +68,7 @@ class OpenStep:
     reworked: bool = False
     unheard: bool = False
     scaler: Callable[[], Any] | None = None
+    begun: list[set[int]] = field(default_factory=list)
     sources: list[bool] = field(default_factory=list)
     turns: list[tuple[int, int]] = field(default_factory=list)
     passes: int = 0

@@ -19,6 +19,7 @@ from sightline.attach.onlookers.fresh_frozen import FreshFrozen
 from sightline.attach.onlookers.hidden import Hidden
 from sightline.attach.onlookers.last_place import LastPlace
 from sightline.attach.onlookers.left_in_eval import LeftInEval
+from sightline.attach.onlookers.left_out import LeftOut
 from sightline.attach.onlookers.loss_scale import LossScale
 from sightline.attach.onlookers.matches import Matches
 from sightline.attach.onlookers.new_rows import NewRows
@@ -58,6 +59,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     Hidden,
     OwnMode,
     LeftInEval,
+    LeftOut,
     LastPlace,
     OwnReference,
     Matches,

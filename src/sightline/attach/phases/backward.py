@@ -34,9 +34,13 @@ class Backward:
         if result.loss is not None and learns(result.loss):
             value = Loss.of(result.loss)
             result.loss.register_hook(lambda _: self.began(step, begun, value))
+            step.begun.append(begun)
             if not step.measured:
                 return
-        for place, tensor in enumerate(differentiable(output), 1):  # the host may make its loss of any of them
+        outputs = differentiable(output)
+        if outputs and not (step.begun and step.begun[-1] is begun):
+            step.begun.append(begun)
+        for place, tensor in enumerate(outputs, 1):  # the host may make its loss of any of them
             if tensor is not result.loss:
                 tensor.register_hook(lambda _, place=place: self.began(step, begun, None, place))
         if step.measured and result.logits is not None and result.logits.dim() > 1 and learns(result.logits):

@@ -35,6 +35,7 @@ class Stepping:
         self._met: dict[int, list[float]] = {}  # number of a measured step -> the least that its passes met
         self._strangers: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
         self._waiting: list[tuple[OpenStep, Build]] = []  # whose losses are still on a device
+        self.unsound: str | None = None  # the last operation of a backward pass that made NaN of finite gradients
         self._turns = 0  # steps in which a pass of another network came first
         self.sleepless: list[Onlooker] = []
 
@@ -51,8 +52,13 @@ class Stepping:
         with s.pace:
             s.mailbox.open()
             step = s.open_step or (s.stepped[-1][0] if s.stepped else None)
-            if step and step.non_finite is None and any(not math.isfinite(loss) for loss in step.losses):
-                step.non_finite = self._name_non_finite()
+            if (
+                step
+                and step.non_finite is None
+                and not step.spoiled
+                and any(not math.isfinite(loss) for loss in step.losses)
+            ):
+                self._name_non_finite(step)
             if not any(callable(value) for value in (*args[1:], *kwargs.values())):  # a closure runs inside the step
                 self._look(optimizer, step)
             s.beside.stepping()
@@ -123,8 +129,10 @@ class Stepping:
             parameters = s.meter.seen(table[0], before, rates) if before and table else ()
             known, norm = self._grad_norms.get(id(optimizer), (-1, 0.0))
             carried = self._left(step, number, last, rates)
-            if step.non_finite is None and step.loss is not None and not math.isfinite(step.loss):
-                step.non_finite = self._name_non_finite()
+            unsound = step.loss is not None and not math.isfinite(step.loss)
+            if step.non_finite is None and not step.spoiled and unsound:
+                self._name_non_finite(step)
+            spoiled = step.spoiled or any(not math.isfinite(p.weight_norm) for p in parameters)
             seen = StepSeen(
                 step=number,
                 loss=step.loss,
@@ -136,6 +144,8 @@ class Stepping:
                 previous_grad_norm=norm if known == last and last else None,
                 parameters=parameters,
                 first_non_finite=step.non_finite,
+                spoiled=step.spoiled,
+                first_gradient=step.unsound or (self.unsound if spoiled else None),
                 optimizer=place,
             )
             if parameters:
@@ -210,12 +220,13 @@ class Stepping:
         s.optimizers.append(optimizer)
         return True
 
-    def _name_non_finite(self) -> str | None:
+    def _name_non_finite(self, step: OpenStep) -> None:
         s = self._state
-        if s.last_call is None or not s.last_call.repeatable:
-            return None
+        step.spoiled = s.meter.spoiled()
+        if step.spoiled or s.last_call is None or not s.last_call.repeatable:
+            return
         with s.silence():
-            return first_non_finite(s.last_call) or "the loss function"
+            step.non_finite = first_non_finite(s.last_call) or "the loss function"
 
 
 def _can_wait(step: OpenStep) -> bool:

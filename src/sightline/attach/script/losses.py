@@ -24,6 +24,7 @@ from sightline.attach.recorder import Recorder
 from sightline.attach.script.divergence import show_divergence
 from sightline.attach.script.logits import SoftmaxLoss
 from sightline.attach.script.terms import Terms
+from sightline.attach.script.unsound import Unsound
 from sightline.attach.script.watch import Models, Watched
 
 ROUND = 1e-6  # relative: a factor such as 1/3 is the inverse of a whole number
@@ -43,7 +44,7 @@ class Losses:
     def __init__(self, models: Models, fault: Callable[[str], None]) -> None:
         self._models = models
         self._hook = lambda act: Hook(act, lambda error: fault(f"loss: {type(error).__name__}: {error}"))
-        self._inside, self._terms = False, Terms()
+        self._inside, self._terms, self._unsound = False, Terms(), Unsound()
         self._plain: Callable[..., Any] | None = None  # torch's own, while ours is in its place
         self._wrapped: Callable[..., Any] | None = None
         self._given: Tensor | None = None  # to a library that scales it before it goes backward
@@ -151,14 +152,33 @@ class Losses:
         for one, step, *_ in states if len(live) > 1 else ():
             if one.blind and step is not None:
                 step.reworked = True  # whose pass it is nobody knows: this one's may have met nothing
-        found += [Loss.of(loss), divisor, states, softmax]
+        flags = self._listen(root, live)
+        found += [Loss.of(loss), divisor, states, softmax, flags]
         if len(live) == 1 and live[0].blind and (step := live[0].recorder.open_step) is not None:
             with torch.no_grad():  # as in a hook of an output, but no output of it tells so
                 live[0].recorder.backward.began(step, set(), None)
 
-    def _ended(self, loss: Loss, divisor: int, states: list[Any], softmax: SoftmaxLoss | None) -> None:
+    def _listen(self, root: Tensor, live: list[Watched]) -> list[tuple[str, Tensor]]:
+        """Listen inside this pass for what makes NaN of finite gradients, at the cost of whoever measures."""
+        steps = [(one.recorder, one.recorder.open_step) for one in live]
+        measuring = [recorder for recorder, step in steps if step is not None and step.measured]
+        recorder = (measuring or [recorder for recorder, _ in steps])[0]
+        with recorder.pace:
+            return self._unsound.listen(root, recorder, measured=bool(measuring))
+
+    def _ended(
+        self,
+        loss: Loss,
+        divisor: int,
+        states: list[Any],
+        softmax: SoftmaxLoss | None,
+        flags: list[tuple[str, Tensor]],
+    ) -> None:
         """Whose loss was it? That of the one model which it reached, where nobody else has told one."""
         reached = [s for s in states if s[0].recorder.backwards > s[2] or (s[0].blind and len(states) == 1)]
+        for one, step, *_ in reached if flags else ():
+            if step is not None:
+                self._unsound.tell(flags, one.recorder, step)
         if len(reached) != 1:
             return
         one, step, _, known = reached[0]

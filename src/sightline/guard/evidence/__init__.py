@@ -49,6 +49,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     CollectivesSeen   under `sightline run`, when a rank is about to call what another did not
     AutocastSeen  after the first measured training forwards under autocast
     LeftInEvalSeen   once, after 16 steps in evaluation mode that follow an evaluation, and at the end after 8
+    LeftOutSeen   when a training forward gave NaN and no backward pass came back to it
     TeacherSeen   once, under `sightline run`, when a network that is done with learning answers in train mode
     OwnModeSeen   once, after two steps of a model that overrides train()
     LeakSeen, ImagePairsSeen, EvaluationSeen, RoundTripSeen, DrawsSeen, RowsSeen    answers of probes (`guard/probes/`)
@@ -109,7 +110,7 @@ from sightline.guard.evidence.parallel import CollectivesSeen, RankFacts, RanksS
 from sightline.guard.evidence.pictures import PicturesSeen
 from sightline.guard.evidence.pull import PullSeen
 from sightline.guard.evidence.reference import ReferenceSeen
-from sightline.guard.evidence.rounding import AutocastSeen, RoundingSeen, ScaledStep, ScalerSeen
+from sightline.guard.evidence.rounding import AutocastSeen, LeftOutSeen, RoundingSeen, ScaledStep, ScalerSeen
 from sightline.guard.evidence.rows import NearRowsSeen, RepeatsSeen, SharedRowsSeen, SharedSpansSeen, TailsSeen
 from sightline.guard.evidence.setup import Plan, Setup, TokenizerSetup, TowerSetup
 from sightline.guard.evidence.steps import History, ParameterSeen, Progress, StepSeen
@@ -141,6 +142,7 @@ __all__ = [
     "JudgedLossesSeen",
     "LeakSeen",
     "LeftInEvalSeen",
+    "LeftOutSeen",
     "LoaderSeen",
     "LossSeen",
     "MatchesSeen",
@@ -247,6 +249,7 @@ Evidence = (
     | OwnModeSeen
     | ResumeSeen
     | RoundingSeen
+    | LeftOutSeen
     | AutocastSeen
     | ScalerSeen
 )

@@ -1,4 +1,4 @@
-"""Number formats at work: the loss scale, clipping beside it, and updates that rounding swallows."""
+"""Number formats at work: the loss scale, clipping beside it, updates that rounding swallows, batches left out."""
 
 from __future__ import annotations
 
@@ -65,6 +65,28 @@ class RoundingSeen:
     owed: int
     paid: int
     learning_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOutSeen:
+    """Training forwards that gave NaN and that no backward pass came back to. Since the first forward left alone.
+
+    Attributes:
+        forwards: training forwards that were heard since; trained: those of them that a backward pass came back to.
+        left_out: those that gave NaN or +inf, and were left alone.
+        asked, again: of the first few of them, those run once more with later weights; those that gave it again.
+        spoiled: the weights held NaN by then themselves.
+        origin: where it first showed, told by the last run.
+    """
+
+    step: int
+    forwards: int
+    trained: int
+    left_out: int
+    asked: int
+    again: int
+    spoiled: bool
+    origin: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,9 @@ class StepSeen:
         met: L2 norms of the gradients of all parameters that were there when each of its backward passes began.
         parameters: one entry per parameter; empty on steps that were not sampled.
         first_non_finite: the first module whose output was not finite, told once a loss or gradient was not.
+        spoiled: the weights themselves were not finite when the loss was found not to be.
+        first_gradient: the operation of a backward pass (this step's, or the last one's that had such) which was the
+            first to make NaN or infinity of finite gradients, where the loss was finite.
         optimizer: which of the run's optimizers stepped, in the order in which they were first seen.
     """
 
@@ -59,6 +62,8 @@ class StepSeen:
     met: tuple[float, ...] = ()
     parameters: tuple[ParameterSeen, ...] = ()
     first_non_finite: str | None = None
+    spoiled: bool = False
+    first_gradient: str | None = None
     optimizer: int = 0
 
     @cached_property
