@@ -14,6 +14,7 @@ ABSENT = {
     "ContextSeen": "no model with rotary positions and a config was seen",
     "Ended": "no texts of several widths were seen whose longest row ends in the padding's id",
     "PaddingSeen": "no padded batch of token ids was seen without gradients",
+    "BatchMeansSeen": "no number of an evaluation was seen that is the mean of its batches' numbers",
     "JudgedLossesSeen": "no cross-entropy was computed in an evaluation",
     "ScoreSeen": "no evaluation with token ids and their logits was seen",
     "AccessSeen": "the host named no repository of a hub",

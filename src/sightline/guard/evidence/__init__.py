@@ -21,6 +21,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
                   padded training batches whose rows are read at their last place alone
     ScoreSeen     when an evaluation of text is over (the first few): its likelihoods, recomputed
     JudgedLossesSeen   the same under `sightline run`, of the losses that the script itself computed
+    BatchMeansSeen   under `sightline run`, when a number of an evaluation is a mean over batches that differ in size
     AccessSeen    from hosts that know which repositories of a hub a run reads and writes
     LoaderSeen    when the loader begins an epoch, where the loader is known
     MatchesSeen   at the end, where a contrastive loss taught pairs of inputs to find each other
@@ -82,6 +83,7 @@ from sightline.guard.evidence.language import (
     BatchScore,
     ContextSeen,
     JudgedLossesSeen,
+    BatchMeansSeen,
     PaddingSeen,
     ScoreSeen,
 )
@@ -122,6 +124,7 @@ __all__ = [
     "BatchScore",
     "BatchSeen",
     "BinaryLossSeen",
+    "BatchMeansSeen",
     "CollectivesSeen",
     "ContextSeen",
     "CutOffSeen",
@@ -219,6 +222,7 @@ Evidence = (
     | RoundTripSeen
     | UnsettledSeen
     | LoaderSeen
+    | BatchMeansSeen
     | FeedSeen
     | FreshFrozenSeen
     | DrawsSeen

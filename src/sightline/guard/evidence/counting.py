@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from math import exp, log
 from statistics import fmean
 
@@ -24,6 +24,21 @@ def mean(batches: tuple[BatchScore, ...], way: str) -> float | None:
 def same(one: float, other: float) -> bool:
     """Whether they can be one number, rounded twice."""
     return abs(one - other) <= EXACT * max(abs(one), abs(other))
+
+
+def is_loss(name: str) -> bool:
+    """Whether a number of this name is a mean of losses, in nats."""
+    return name.lower().endswith(("loss", "nll"))
+
+
+def reported(values: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    """Name -> nats a token, of what is named a perplexity or a loss."""
+    for name, value in values.items():
+        last = name.lower().split("/")[-1]
+        if ("ppl" in last or "perplexity" in last) and value > 0:
+            yield name, log(value)
+        elif is_loss(last):
+            yield name, value
 
 
 def explained(score: Scored, nats: float, same: Callable[[float, float], bool] = same) -> tuple[str, bool] | None:

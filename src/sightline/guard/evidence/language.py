@@ -95,6 +95,28 @@ class JudgedLossesSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchMeansSeen:
+    """A number of an evaluation that is the plain mean of what its batches gave, which differ in size.
+
+    Attributes:
+        name: the number's, and where it is made.
+        value: as it was made. whole: the same code's batches, each weighted by its rows (or labels).
+        error: standard error of `whole`, as a mean over as many rows.
+        share: it is a share of hits: each batch's times its size is a whole number.
+        last: no batch but the last has another size.
+    """
+
+    step: int
+    name: str
+    value: float
+    whole: float
+    error: float
+    batches: int
+    share: bool
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
 class AccessSeen:
     """What a run needs of a model hub, and whether it can prove who it is. Never holds the token itself.
 

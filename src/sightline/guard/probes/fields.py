@@ -21,15 +21,16 @@ AGREE = 0.5  # of the labels are the ids at their places, or one on: of another 
 SINGLE = (Tensor, nn.Module, str, bytes, bool, int, float, type)
 
 
-def members(thing: Any) -> Iterator[tuple[str, Any]]:
-    """The named parts of a container: a mapping, a named tuple, a short list, an object with attributes."""
+def members(thing: Any, many: int | None = MANY) -> Iterator[tuple[str, Any]]:
+    """The named parts of a container: a mapping, a named tuple, a list (of up to `many`), an object with attributes."""
     if thing is None or isinstance(thing, SINGLE):
         return
     if isinstance(thing, Mapping):
         yield from ((str(name), part) for name, part in thing.items())
     elif isinstance(thing, tuple | list):
         names = getattr(thing, "_fields", range(len(thing)))
-        yield from ((str(name), part) for name, part in zip(names, thing, strict=False) if len(thing) <= MANY)
+        if many is None or len(thing) <= many:
+            yield from ((str(name), part) for name, part in zip(names, thing, strict=False))
     elif is_dataclass(thing):  # with slots, it has no dictionary
         yield from ((part.name, getattr(thing, part.name)) for part in fields(thing) if hasattr(thing, part.name))
     else:
@@ -44,13 +45,16 @@ def leaves(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor
     return found
 
 
-def rebuilt(thing: Any, act: Callable[[Any, str], Any], name: str = "") -> Any:
-    """`thing` with ``act(part, name)`` in place of its parts. Nothing is changed in place, or copied without need."""
+def rebuilt(thing: Any, act: Callable[[Any, str], Any], name: str = "", *, many: int | None = MANY) -> Any:
+    """`thing` with ``act(part, name)`` in place of its parts. Nothing is changed in place, or copied without need.
+
+    `many`: parts of a list that are gone through; None for all.
+    """
     new = act(thing, name)
     if new is not thing or isinstance(thing, Tensor):
         return new
-    old = dict(members(thing))
-    parts = {key: rebuilt(part, act, key) for key, part in old.items()}
+    old = dict(members(thing, many))
+    parts = {key: rebuilt(part, act, key, many=many) for key, part in old.items()}
     if all(parts[key] is part for key, part in old.items()):
         return thing
     if isinstance(thing, tuple | list):

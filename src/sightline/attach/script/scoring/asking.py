@@ -53,6 +53,8 @@ def _truth(
         return None
     built = Replica(own)
     metric = built.of(function.code, function.namespace, function.free)
+    if built.changes:
+        return None  # what it says depends on what it was asked before
     rest = {name: built.argument(value) for name, value in one.values.items()}
 
     def score(these: Any, those: Any) -> dict[str, float]:

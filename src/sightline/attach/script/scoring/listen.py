@@ -1,4 +1,4 @@
-"""Listens to a script while it evaluates, and asks its own metrics what they think of the ground truth (M3).
+"""Listens to a script while it evaluates, and asks its own metrics what they think of the ground truth (M3, and L7).
 
 A metric is a function of the script's own files that is given two things of as many rows, one that the model made and
 another that it did not, and returns a number. It is built anew from its bytecode, where that is safe, and called with
@@ -25,8 +25,10 @@ from sightline.attach.script.main import OURS
 from sightline.attach.script.scoring.asking import asked
 from sightline.attach.script.scoring.calls import listener
 from sightline.attach.script.scoring.pairs import Function, Pair, ends_alike, leaves, pair, said
-from sightline.attach.script.scoring.replay import Recorded, places, replayed
+from sightline.attach.script.scoring.recorded import Recorded, Spots
+from sightline.attach.script.scoring.replay import replayed
 from sightline.attach.script.scoring.verdict import Verdict, numbers
+from sightline.attach.script.scoring.weighing import weighed
 from sightline.guard.evidence import OracleSeen
 from sightline.guard.probes.call import Call
 
@@ -34,6 +36,7 @@ CALLS = 4  # of one function in one evaluation that are kept
 MISSES = 8  # calls that gave no number: it is no metric
 SINGLES = 64  # that are kept of calls which compare two texts
 FUNCTIONS = 32  # that are kept
+TWICE = 2  # evaluations whose mean over batches is told
 SECONDS = 0.5  # that all questions of one evaluation may take to functions, and to the evaluation itself
 FIRST = 4  # evaluations that are listened to; then the 8th, 16th, ...
 INSTALLED = ("site-packages", "dist-packages")
@@ -52,8 +55,9 @@ class Scores:
         self._batch: Any = None
         self._dataset: Any = None
         self._output: Any = None
-        self._record: Recorded | None = None
-        self._evaluations, self._running, self._done, self._found = 0, False, False, False
+        self._spots: Spots | None = None
+        self._known: dict[str, bool] = {}
+        self._evaluations, self._running, self._done, self._found, self._weighed = 0, False, False, False, 0
         self._folders: tuple[str, ...] = ()
         self.enters, self.gave, self.over = (self._hook(a) for a in (self._enters, self._gave, self._over))
 
@@ -103,13 +107,13 @@ class Scores:
                 one.before, one.now = one.now, []
             self._folders = self._folders or folders()
             self._models = [state.model]
-            self._record = Recorded(state.model, self._dataset, places(sys._getframe(), self._own))
+            self._spots = Spots(self._own)
             self._calls.start()
         elif not any(state.model is model for model in self._models):
             self._models.append(state.model)
         self._output = (call, output)
-        if self._record is not None:
-            self._record.add(self._batch, self._dataset, output)
+        if self._spots is not None:
+            self._spots.add(state.model, sys._getframe(), self._batch, self._dataset, output)
         self._calls.resume()
 
     def _over(self, state: State) -> None:
@@ -119,19 +123,30 @@ class Scores:
         self._running = False
         self._calls.close()
         self._output = self._batch = None
-        record, self._record = self._record, None
+        spots, self._spots = self._spots, None
         until = time.perf_counter() + SECONDS
         for function in list(self._functions.values()):
             if not function.done and (found := asked(function, self._own, until)) is not None:
                 function.done = self._found = True
                 self._offer(state, function.code, function.where, found)
                 return  # what it calls, or who calls it, is the same mistake
-        if record is not None and not self._found:
-            again = replayed(record, self._own, time.perf_counter() + SECONDS)
-            if again is not None:
+        records = spots.records() if spots is not None else []
+        self._again(state, records, time.perf_counter() + SECONDS)
+        self._weigh(state, records, time.perf_counter() + SECONDS)
+
+    def _again(self, state: State, records: list[Recorded], until: float) -> None:
+        for record in () if self._found else records:
+            if (again := replayed(record, self._own, until)) is not None:
                 self._found = True
-                where = f"{os.path.basename(again[0].code.co_filename)}:{again[0].line}"
-                self._offer(state, again[0].code, where, again[1])
+                self._offer(state, again[0].code, again[0].where, again[1])
+                return
+
+    def _weigh(self, state: State, records: list[Recorded], until: float) -> None:
+        for record in () if self._weighed >= TWICE else records:
+            if (means := weighed(record, self._own, state.step, until)) is not None:
+                self._weighed += 1
+                state.offer(means)
+                return
 
     def _offer(self, state: State, code: CodeType, where: str, found: Verdict) -> None:
         name = f"{code.co_qualname} {found.name}".strip() + f" ({where})"
@@ -158,6 +173,12 @@ class Scores:
         return plain and named and arguments >= 2 and self._own(code.co_filename)
 
     def _own(self, file: str) -> bool:
+        known = self._known.get(file)
+        if known is None:
+            known = self._known[file] = self._is_own(file)
+        return known
+
+    def _is_own(self, file: str) -> bool:
         path = os.path.abspath(file) if file else ""
         inside = path.startswith(self._folders) and not any(part in path for part in INSTALLED)
         return inside and not path.startswith(OURS) and os.path.exists(path)

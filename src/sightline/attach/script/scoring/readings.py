@@ -23,6 +23,8 @@ SURE = 20.0  # logit of the truth: rounding of float32 is all that its probabili
 NEARLY = 1e-3  # probability of what is not true
 NEARER = 0.7  # of the mean distance to the next form: noise of an untrained model is as far from all
 LABELS, ROWS = 16, 8  # that are compared, at least
+NO = -0.5  # the mean of what is said where nothing is: of numbers that learn 0 and 1 themselves it is about 0
+JUST = 0.49  # a logit that says yes with 62 %, and less than a half
 LEAST = 4  # texts that a normal form changes
 AS_THEY_ARE, EARLIER, LATER = "as they are", "one place earlier", "one place later"
 LONG = 64  # labels in one row that may be a text's, of several put one behind the other
@@ -187,9 +189,13 @@ def _turned(pred: Tensor, target: Tensor, dim: int, high: float, low: float) -> 
 
 
 def _binary(pred: Tensor, target: Tensor) -> Reading | None:
-    """Of one number for yes or no, where they are probabilities."""
+    """Of one number for yes or no, where they are probabilities, or cannot be any."""
     yes = target.bool()
     count, low, high = yes.numel(), float(pred.min()), float(pred.max())
+    if count >= LABELS and float(pred[~yes].mean()) < NO and float(pred[yes].mean()) > float(pred[~yes].mean()) - NO:
+        hesitant = torch.where(yes, JUST, -JUST).to(pred.dtype)
+        half = torch.where(yes, 1 - JUST, JUST).to(pred.dtype)
+        return Reading(hesitant, (Other("probabilities, while predictions are logits", half, target),), share=True)
     if count < LABELS or low < 0 or high > 1 or low > 0.1 or high < 0.9:
         return None
     if float(pred[yes].mean()) - float(pred[~yes].mean()) < APART:

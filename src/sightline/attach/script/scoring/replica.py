@@ -2,41 +2,27 @@
 
 All that the code names is gone through before: modules of plain computation, functions of theirs, the script's own
 functions (built anew in turn), and plain data, of which it gets copies. Anything else, and it is not built: what reads
-files, draws random numbers, sets an option, writes to an attribute, keeps a record in a global.
+files, draws random numbers, sets an option, writes to an attribute of another object, keeps a record in a global.
 """
 
 from __future__ import annotations
 
 import builtins
 import copy
-import dis
 import inspect
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-LIBRARIES = (
-    *("torch", "numpy", "math", "cmath", "re", "string", "collections", "itertools", "functools", "operator", "typing"),
-    *("statistics", "difflib", "unicodedata", "dataclasses", "time", "scipy", "sklearn", "torchvision", "torchmetrics"),
-    *("einops", "Levenshtein", "rapidfuzz", "editdistance", "jiwer"),
-)
-ACTS = re.compile(  # names by which those libraries do more than compute, wherever they stand
-    r"save\w*|load|loads|load_\w+|loadtxt|from_file|fromfile|tofile|dump\w*|memmap|open\w*|write\w*|print\w*|hub|distributed|multiprocessing"
-    r"|\w*seed\w*|rand\w*|random\w*|bernoulli\w*|multinomial|poisson|normal_?|uniform_|dropout\w*|shuffle|choice\w*"
-    r"|sample|sample_n|permutation|set_\w+|use_\w+|enable_\w+|seterr\w*|backward|requires_grad\w*|register_\w+|library"
-    r"|jit|utils|share_memory_|__\w+__"
-)
-REFUSED = (
-    *("STORE_GLOBAL", "DELETE_GLOBAL", "STORE_ATTR", "DELETE_ATTR", "STORE_NAME"),
-    *("LOAD_BUILD_CLASS", "IMPORT_STAR"),
-)
-GLOBALS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
+from sightline.attach.script.scoring.bytecode import ACTS, LIBRARIES, Unsafe, attributes, named
+
 BUILTINS = (
     *("abs", "all", "any", "divmod", "enumerate", "filter", "format", "hasattr", "isinstance", "issubclass"),
     *("iter", "len", "map", "max", "min", "next", "ord", "chr", "pow", "range", "repr", "reversed", "round", "sorted"),
@@ -47,24 +33,29 @@ BUILTINS = (
 PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, type(...), re.Pattern)
 TORCH = os.path.dirname(torch.__file__) + os.sep
 LAYERS = ("torch.nn.modules.loss", "torch.nn.modules.activation")
+METRICS = "torchmetrics."
+ASKED = "computed "  # before the name of a property
 BAGS = ("Namespace", "SimpleNamespace")  # of options
 BARS = ("tqdm", "trange")
 NUMPY = ("ufunc", "_ArrayFunctionDispatcher")
 MOST, DEEP = 1 << 20, 8  # elements of data that are copied; containers inside each other
 
 
-class Unsafe(Exception):
-    """The function may do more than compute, for all that can be told."""
-
-
 class Replica:
     """Builds a function and what it reaches. `own`: whether a file is the script's: its functions are built anew.
 
-    `instead`: what takes the place of a value, None for nothing special.
+    `instead`: what takes the place of a value, None for nothing special. `copied`: is told of each copy of data.
+    `changes`: what is built keeps something for its next call. `holds`: it has something that it could keep it in.
     """
 
-    def __init__(self, own: Callable[[str], bool], instead: Callable[[Any], Any] = lambda value: None) -> None:
-        self._own, self._instead = own, instead
+    def __init__(
+        self,
+        own: Callable[[str], bool],
+        instead: Callable[[Any], Any] = lambda value: None,
+        copied: Callable[[Any], None] = lambda copy: None,
+    ) -> None:
+        self._own, self._instead, self._tell = own, instead, copied
+        self.changes = self.holds = False
         self._built: dict[int, Any] = {}
         self._kept: list[Any] = []  # what was built of, so that no other thing gets its id
         self._names: frozenset[str] = frozenset()
@@ -93,10 +84,11 @@ class Replica:
     def _function(
         self, code: CodeType, namespace: Mapping[str, Any], free: Mapping[str, Any], defaults: FunctionType | None
     ) -> Any:
-        attributes = _attributes(code)
+        reads, stores = attributes(code)
+        self.changes = self.changes or stores
         for value, stand_in in list(self._objects):
-            self._fill(value, stand_in, attributes)
-        self._names |= attributes
+            self._fill(value, stand_in, reads)
+        self._names |= reads
         space = self._spaces.setdefault(id(namespace), {"__builtins__": self._builtins, "__name__": "replica"})
         cells = tuple(CellType() for _ in code.co_freevars)
         made = FunctionType(code, space, code.co_name, None, cells)
@@ -105,7 +97,7 @@ class Replica:
         if defaults is not None:
             made.__defaults__ = self._copied(defaults.__defaults__)
             made.__kwdefaults__ = self._copied(defaults.__kwdefaults__)
-        for name in _globals(code):
+        for name in named(code):
             if name in namespace:
                 if name not in space:
                     space[name] = None
@@ -137,11 +129,16 @@ class Replica:
             return self._function(value.__code__, value.__globals__, dict(_closure(value)), value)
         if _of_library(value):
             return value
+        if isinstance(value, type) and self._mine(value):
+            return lambda *args, **kwargs: self._made(value, args, kwargs)
         if depth < DEEP and (copy := self._data(value, depth)) is not None:
+            if not isinstance(copy, _Object | dict | set | frozenset):
+                self._tell(copy)
             return copy
         raise Unsafe(type(value).__name__)
 
     def _data(self, value: Any, depth: int) -> Any:
+        self.holds = self.holds or type(value) in (list, set, dict)
         if type(value) in (list, tuple, set, frozenset) and len(value) <= MOST:
             return type(value)(self._copied(one, depth + 1) for one in value)
         if type(value) is dict and len(value) <= MOST:
@@ -157,15 +154,40 @@ class Replica:
         kind = type(value)
         if isinstance(value, nn.Module) and kind.__module__.startswith(LAYERS) and not any(_held(value)):
             return copy.deepcopy(value)  # a loss
-        functions = [one for one in vars(kind).values() if isinstance(one, FunctionType)]
-        mine = any(self._own(one.__code__.co_filename) for one in functions)
-        if not (mine or kind.__name__ in BAGS) or not hasattr(value, "__dict__"):
+        if isinstance(value, nn.Module) and kind.__module__.startswith(METRICS) and hasattr(value, "reset"):
+            self.changes, twin = True, copy.deepcopy(value)
+            twin.reset()  # type: ignore[operator]
+            return twin
+        if not (self._mine(kind) or kind.__name__ in BAGS) or not hasattr(value, "__dict__"):
             return None
+        return self._stand_in(value)
+
+    def _mine(self, kind: type) -> bool:
+        """Whether a class is the script's, and nothing but Python's is behind it."""
+        functions = [one for one in vars(kind).values() if isinstance(one, FunctionType)]
+        return any(self._own(one.__code__.co_filename) for one in functions)
+
+    def _stand_in(self, value: Any) -> _Object:
         made = _Object()
         self._built[id(value)] = made
         self._kept.append(value)
         self._objects.append((value, made))
-        self._fill(value, made, self._names)
+        self._fill(value, made, self._names | {"__call__"})
+        return made
+
+    def _made(self, kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Object:
+        """A new object of a class of the script, begun as the class says."""
+        if kind.__mro__ != (kind, object) or "__new__" in vars(kind):
+            raise Unsafe(kind.__name__)
+        begin = vars(kind).get("__init__")
+        blank: Any = object.__new__(kind)
+        made = self._stand_in(blank)
+        if is_dataclass(kind):
+            made.__dict__.update(_begun(kind, args, kwargs))
+        elif isinstance(begin, FunctionType):
+            self._copied(begin)(made, *args, **kwargs)
+        elif begin is not None or args or kwargs:
+            raise Unsafe(kind.__name__)
         return made
 
     def _fill(self, value: Any, made: _Object, names: frozenset[str]) -> None:
@@ -174,19 +196,43 @@ class Replica:
             if name not in value.__dict__ and not hasattr(kind, name):
                 continue
             found = value.__dict__.get(name, inspect.getattr_static(kind, name, None))
+            asked = isinstance(found, property) and name not in value.__dict__
             bound = name not in value.__dict__ and isinstance(found, FunctionType)
-            found = found.__func__ if isinstance(found, staticmethod) else found
-            made.__dict__[name] = None
+            found = found.fget if asked else found.__func__ if isinstance(found, staticmethod) else found
+            place = ASKED + name if asked else name
+            made.__dict__[place] = None
             try:
                 copy = self._copied(found)
             except Unsafe:
-                del made.__dict__[name]  # the code may never touch it; if it does, it fails
+                del made.__dict__[place]  # the code may never touch it; if it does, it fails
                 continue
-            made.__dict__[name] = _bound(copy, made) if bound else copy
+            made.__dict__[place] = _bound(copy, made) if bound or asked else copy
 
 
 class _Object:
     """Stands for an object of the script."""
+
+    def __getattr__(self, name: str) -> Any:
+        """What the object computes when it is asked for it."""
+        if (asked := self.__dict__.get(ASKED + name)) is None:
+            raise AttributeError(name)
+        return asked()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__dict__["__call__"](*args, **kwargs)
+
+
+def _begun(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a new dataclass."""
+    given = dict(zip((one.name for one in fields(kind) if one.init), args, strict=False)) | kwargs
+    for one in fields(kind):
+        if one.name not in given and one.default is not MISSING:
+            given[one.name] = copy.copy(one.default)
+        elif one.name not in given and one.default_factory in (list, dict, set):
+            given[one.name] = one.default_factory()
+        elif one.name not in given or hasattr(kind, "__post_init__"):
+            raise Unsafe(kind.__name__)
+    return given
 
 
 def _bound(function: Any, made: _Object) -> Any:
@@ -198,33 +244,6 @@ def _imported(name: str, *args: Any) -> Any:
     if name not in sys.modules:
         raise Unsafe(name)
     return builtins.__import__(name, *args)
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _codes(constant)
-
-
-def _attributes(code: CodeType) -> frozenset[str]:
-    """The names of attributes that the code reads, if all it does is safe."""
-    found = set()
-    for part in _codes(code):
-        for step in dis.get_instructions(part):
-            if step.opname in REFUSED:
-                raise Unsafe(step.opname)
-            if step.opname == "IMPORT_NAME" and str(step.argval).partition(".")[0] not in LIBRARIES:
-                raise Unsafe(f"import {step.argval}")
-            if step.opname in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM", "LOAD_SUPER_ATTR"):
-                if ACTS.fullmatch(step.argval):
-                    raise Unsafe(step.argval)
-                found.add(step.argval)
-    return frozenset(found)
-
-
-def _globals(code: CodeType) -> list[str]:
-    return sorted({i.argval for part in _codes(code) for i in dis.get_instructions(part) if i.opname in GLOBALS})
 
 
 def _held(module: nn.Module) -> Iterator[Tensor]:
@@ -252,5 +271,5 @@ def _of_library(value: Any) -> bool:
     root = str(getattr(value, "__module__", None) or type(value).__module__).partition(".")[0]
     known = root in LIBRARIES or root.lstrip("_") in LIBRARIES
     callable_ = isinstance(value, type | FunctionType | BuiltinFunctionType) or type(value).__name__ in NUMPY
-    network = isinstance(value, type) and issubclass(value, nn.Module)
+    network = isinstance(value, type) and issubclass(value, nn.Module) and root != "torchmetrics"
     return known and callable_ and not network and not ACTS.fullmatch(name)

@@ -1,15 +1,13 @@
 """L7 · The reported perplexity is no mean over tokens: batches, padding or overlapping windows are counted wrongly.
 
-Symptom: perplexity changes with the batch size, the padding or the stride, though model and text are the same; it
-compares with nobody else's.
+Symptom: perplexity (or accuracy) changes with batch size, padding or stride alone; it compares with nobody else's.
 Root cause: perplexity is exp(sum of the tokens' negative log-likelihoods / number of tokens). A mean over batches (or
 over their perplexities) weighs the tokens of small batches more; padding that is scored adds easy or absurd tokens; a
 sliding window that scores its overlap again counts some tokens twice, with more context.
-Fix: sum the losses of supervised tokens and their number over all batches, divide once, take exp once; labels -100 on
-padding and on the overlap of a sliding window.
+Fix: sum the losses of supervised tokens and their number, divide once, take exp once; -100 on padding and overlap.
 Stays silent when: the reported number is that of the tokens; another way to count gives less than 5 % else (2 % where
-it makes the number to its last digit); nothing reported can be explained by the evaluation's own batches (another data
-set, smoothing, weights). A loss that is a mean over batches is a note: most trainers report it so.
+it makes the number to its last digit, and two standard errors of what is no loss); nothing reported can be explained by
+the evaluation's own batches (other data, smoothing). A mean of losses over batches is a note: most trainers report it.
 Sources:
 - https://github.com/ml-explore/mlx-lm/pull/1855 (2026-09-07): perplexity that depended on the batch size by padding
 - https://github.com/axolotl-ai-cloud/axolotl/pull/3988 (2026-09-09): padding scored as text by a perplexity metric
@@ -19,37 +17,45 @@ Sources:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
-from math import exp, isclose, log
+from math import exp, isclose
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import JudgedLossesSeen, MetricsHistory, MetricsSeen, ScoreSeen
-from sightline.guard.evidence.counting import LARGEST, Scored, explained, mean, same
+from sightline.guard.evidence import BatchMeansSeen, JudgedLossesSeen, MetricsHistory, MetricsSeen, ScoreSeen
+from sightline.guard.evidence.counting import LARGEST, Scored, explained, is_loss, mean, reported, same
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vlm")
-UNSEEN = "reported evaluation whose token losses were seen (guard.log(..., phase='evaluation'))"
 FLOAT, CLEAR = 2e-5, 2e-3  # nats: sums of float32, and what the digits of a number must tell: one way from another
 HARM = 0.05  # nats: a perplexity that is off by 5 % is off by more than most papers' improvements
 PROVED = 0.02  # nats, where a number is made to its last digit: more than a last batch that is smaller than the others
+SIGMAS = 2.0  # within them, another draw of as many rows gives another number as well: both say the same
 
 
-def find(metrics: MetricsHistory, score: ScoreSeen | None = None, heard: JudgedLossesSeen | None = None) -> Verdict:
+def find(
+    metrics: MetricsHistory | None = None,
+    score: ScoreSeen | None = None,
+    heard: JudgedLossesSeen | None = None,
+    means: BatchMeansSeen | None = None,
+) -> Verdict:
     """Which way to count explains what the host reported of this evaluation?"""
-    last = next((m for m in reversed(metrics.seen) if m.phase == "evaluation"), None)
-    verdict: Verdict = CannotTell(UNSEEN)
-    if last is not None and score is not None and last.step == score.step:
+    if means is not None and (finding := _over_batches(means)) is not None:
+        return finding
+    last = next((m for m in reversed(metrics.seen if metrics else ()) if m.phase == "evaluation"), None)
+    verdict: Verdict = CannotTell(
+        "reported evaluation whose token losses were seen (guard.log(..., phase='evaluation'))"
+    )
+    if last and score and last.step == score.step:
         verdict = _recomputed(last, score)
-    if last is not None and heard is not None and last.step == heard.step and isinstance(verdict, CannotTell):
+    if last and heard and last.step == heard.step and isinstance(verdict, CannotTell):
         verdict = _heard(last, heard)
     return verdict
 
 
 def _recomputed(last: MetricsSeen, score: ScoreSeen) -> Verdict:
     """By the likelihoods of the model's own logits."""
-    told, fair = dict(_reported(last.values)), mean(score.batches, "fair")
-    told = {name: nats for name, nats in told.items() if not (_is_loss(name) and name in last.rounding)}
+    told, fair = dict(reported(last.values)), mean(score.batches, "fair")
+    told = {name: nats for name, nats in told.items() if not (is_loss(name) and name in last.rounding)}
     if not told or fair is None:
         return CannotTell("loss or perplexity among the reported numbers")
     for name, nats in told.items():
@@ -65,9 +71,9 @@ def _heard(last: MetricsSeen, heard: JudgedLossesSeen) -> Verdict:
     fair, right = mean(heard.batches, "fair"), False
     if fair is None:
         return CannotTell("loss of an evaluation's tokens")
-    for name, nats in _reported(last.values):
+    for name, nats in reported(last.values):
         value = last.values[name]
-        off = last.rounding.get(name, 0.0) / (1 if _is_loss(name) else value) + FLOAT * max(1.0, abs(nats))
+        off = last.rounding.get(name, 0.0) / (1 if is_loss(name) else value) + FLOAT * max(1.0, abs(nats))
         alike = partial(isclose, rel_tol=0.0, abs_tol=off)
         right = right or alike(nats, fair)
         if off > CLEAR or alike(nats, fair) or abs(nats - fair) <= PROVED:
@@ -77,25 +83,23 @@ def _heard(last: MetricsSeen, heard: JudgedLossesSeen) -> Verdict:
     return None if right else CannotTell("count that explains it")
 
 
-def _is_loss(name: str) -> bool:
-    return name.lower().endswith(("loss", "nll"))
-
-
-def _reported(values: object) -> Iterator[tuple[str, float]]:
-    """Name -> nats a token, of what is named a perplexity or a loss."""
-    for name, value in dict(values).items():  # type: ignore[call-overload]
-        last = name.lower().split("/")[-1]
-        if ("ppl" in last or "perplexity" in last) and value > 0:
-            yield name, log(value)
-        elif _is_loss(last):
-            yield name, value
+def _over_batches(means: BatchMeansSeen) -> Verdict:
+    """By the script's own code, run again over each batch: a mean of a share of hits, or of something else."""
+    off, least = abs(means.value - means.whole), PROVED if means.share else HARM
+    if off <= max(SIGMAS * means.error, least * abs(means.whole)):
+        return None
+    return Finding(
+        severity="note" if means.last and not means.share else "warning",
+        message=f"'{means.name}' {means.value:.4g} is a mean over unequal batches; over rows it is {means.whole:.4g}",
+        fix="add up hits (or losses) and their number over all batches, and divide once",
+        seen={"reported": means.value, "recomputed": means.whole, "standard error": means.error},
+    )
 
 
 def _finding(name: str, value: float, fair: float, wrong: tuple[str, bool], score: Scored) -> Finding:
     how, means = wrong
     padding, repeated = (sum(getattr(b, part) for b in score.batches) for part in ("padding", "repeated"))
-    loss = _is_loss(name)
-    right = fair if loss else exp(min(fair, LARGEST))
+    right = fair if (loss := is_loss(name)) else exp(min(fair, LARGEST))
     return Finding(
         severity="note" if means and loss else "warning",
         message=f"'{name}' {value:.4g} is taken {how}; over the tokens it is {right:.4g}",
@@ -112,8 +116,7 @@ def specimen(run: Run, *, faulty: bool) -> None:
     from torch import nn
 
     model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9))
-    optimizer = torch.optim.SGD(model.parameters(), lr=2.0)
-    guard = run.attach(model, optimizer)
+    guard = run.attach(model, optimizer := torch.optim.SGD(model.parameters(), lr=2.0))
     batches = [torch.tensor([[1, 2, 3, 4]]), torch.randint(0, 9, (4, 12))]
     for _ in range(4):
         optimizer.zero_grad()
@@ -122,8 +125,6 @@ def specimen(run: Run, *, faulty: bool) -> None:
     model.eval()
     with guard.evaluating(), torch.no_grad():
         outputs = [(model(ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten()) for ids in batches]
-    sums = [nn.functional.cross_entropy(*output, reduction="sum") for output in outputs]
-    loss = sum(sums) / sum(len(targets) for _, targets in outputs)
-    if faulty:
-        loss = sum(one / len(targets) for one, (_, targets) in zip(sums, outputs, strict=True)) / len(batches)
+    whole = sum(nn.functional.cross_entropy(*one, reduction="mean" if faulty else "sum") for one in outputs)
+    loss = whole / (len(batches) if faulty else sum(len(targets) for _, targets in outputs))
     guard.log(perplexity=torch.as_tensor(loss).exp(), phase="evaluation")

@@ -1,0 +1,105 @@
+"""What is kept of an evaluation while it runs: which code of the script's asked the model, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import CodeType, FrameType
+from typing import Any
+
+from torch import Tensor, nn
+
+from sightline.attach.script.scoring.pairs import MOST, leaves
+
+DEPTH = 4  # functions of the script inside each other
+SPOTS = 6  # from which models are called in one evaluation
+BATCHES = 256  # that are kept
+ARGUMENTS = 0x2AC  # of a code's flags: *args, **kwargs, a generator, a coroutine
+
+
+@dataclass(frozen=True)
+class Place:
+    """Code at work. `values`: what the function was called with; None where it cannot be called so.
+
+    `names`: all that it could name when the model was called.
+    """
+
+    code: CodeType
+    namespace: Mapping[str, Any]
+    free: Mapping[str, Any]
+    values: Mapping[str, Any] | None
+    names: Mapping[str, Any]
+    line: int
+
+
+@dataclass
+class Recorded:
+    """The calls of a model from one spot. `dataset`: of its loader. `told`: (batch, output); None: from no loader.
+
+    `whole`: all calls are there. `paired`: each was of a batch of its own.
+    """
+
+    model: nn.Module
+    dataset: Any
+    places: list[Place]
+    told: list[tuple[Any, Any]] = field(default_factory=list)
+    size: int = 0
+    whole: bool = True
+    paired: bool = True
+
+    def add(self, batch: Any, dataset: Any, output: Any) -> None:
+        """The model gave `output` for `batch`."""
+        size = sum(leaf.numel() for leaf in (*leaves(batch), *leaves(output)) if isinstance(leaf, Tensor))
+        if not self.whole or len(self.told) >= BATCHES or self.size + size > MOST:
+            self.whole = False
+            return
+        if batch is None or dataset is not self.dataset or (self.told and self.told[-1][0] is batch):
+            self.paired = False
+        self.size += size
+        self.told.append((batch, output))
+
+
+class Spots:
+    """All that was recorded in one evaluation. `own`: whether a file is the script's."""
+
+    def __init__(self, own: Callable[[str], bool]) -> None:
+        self._own = own
+        self._known: dict[tuple[object, ...], Recorded] = {}
+
+    def add(self, model: nn.Module, frame: FrameType | None, batch: Any, dataset: Any, output: Any) -> None:
+        """`model` was called from `frame`."""
+        frames = self._frames(frame)
+        key = (id(model), id(dataset), *((id(one.f_code), one.f_lineno) for one in frames))
+        if key not in self._known:
+            if len(self._known) >= SPOTS:
+                return
+            self._known[key] = Recorded(model, dataset, [_place(one) for one in frames])
+        self._known[key].add(batch, dataset, output)
+
+    def records(self) -> list[Recorded]:
+        """Those with something in them, in their order."""
+        return [one for one in self._known.values() if one.told]
+
+    def _frames(self, frame: FrameType | None) -> list[FrameType]:
+        """Of the script that called `frame`, the innermost first."""
+        found: list[FrameType] = []
+        while frame is not None and len(found) < DEPTH:
+            code = frame.f_code
+            if (code.co_name == "<module>" or not code.co_name.startswith("<")) and self._own(code.co_filename):
+                found.append(frame)
+            frame = frame.f_back
+        return found
+
+
+def _place(frame: FrameType) -> Place:
+    code, seen = frame.f_code, frame.f_locals
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    plain = code.co_name != "<module>" and not code.co_flags & ARGUMENTS and all(name in seen for name in names)
+    return Place(
+        code,
+        frame.f_globals,
+        {name: seen[name] for name in code.co_freevars if name in seen},
+        {name: seen[name] for name in names} if plain else None,
+        {**frame.f_globals, **seen},
+        frame.f_lineno,
+    )
