@@ -29,6 +29,8 @@ ABSENT = {
     "DivergenceSeen": "no loss was seen that takes probabilities for their logarithms",
     "StillSeen": "no ten steps in a row wrote to nothing",
     "OutputsSeen": "no training batch of several samples whose inputs and outputs have one row each was seen",
+    "ExtractedSeen": "no model was trained on features that another one was seen to make of a loader's batches",
+    "CollapseSeen": "no two sets of vectors were seen in a step, from its beginning to its end",
     "ScalerSeen": "no gradient scaler was at work",
     "CollectivesSeen": "the ranks' calls were not compared, or agreed",
     "AutocastSeen": "no training forward was seen under autocast that left matrix products in its graph",

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from sightline.attach.onlookers.binary import Binary
 from sightline.attach.onlookers.casts import Casts
+from sightline.attach.onlookers.collapse import Collapse
 from sightline.attach.onlookers.cut_off import CutOff
 from sightline.attach.onlookers.ends import Ends
 from sightline.attach.onlookers.fresh_frozen import FreshFrozen
@@ -43,6 +44,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     Head,
     Binary,
     Outputs,
+    Collapse,
     Pictures,
     Placeholder,
     Pull,

@@ -100,7 +100,7 @@ class Outputs(Onlooker):
         if given is None or not given.requires_grad:
             return
         self._looks += 1
-        inputs, kept = _inputs(call, given), _samples(given)
+        inputs, kept = spread_of_inputs(call, given), _samples(given)
         if len(kept) < 2 or inputs is None:
             return
         out, done = spread(kept), [False]
@@ -140,10 +140,10 @@ def given_out(output: Any) -> Tensor | None:
 def _samples(values: Tensor) -> Tensor:
     """At most ROWS samples, evenly spaced: (rows, width) float32."""
     rows = values.detach().unsqueeze(-1) if values.dim() == 1 else values.detach().flatten(0, -2)
-    return _few(rows).float()
+    return few_rows(rows).float()
 
 
-def _inputs(call: Call, output: Tensor) -> Tensor | None:
+def spread_of_inputs(call: Call, output: Tensor) -> Tensor | None:
     """Spread of what the samples were made of; 1 for ids that are not all the same; None where that is unknown."""
     ids = call.tensor("input_ids")
     if ids is not None:
@@ -151,9 +151,10 @@ def _inputs(call: Call, output: Tensor) -> Tensor | None:
     for value in leaves(call.args, call.kwargs).values():
         if value.is_floating_point() and value.dim() > 1 and len(value) == len(output):
             flat = value.detach().flatten(1)
-            return spread(_few(flat)[:, :: max(1, flat.shape[1] // WIDE)].float())
+            return spread(few_rows(flat)[:, :: max(1, flat.shape[1] // WIDE)].float())
     return None
 
 
-def _few(rows: Tensor) -> Tensor:
+def few_rows(rows: Tensor) -> Tensor:
+    """At most ROWS of them, evenly spaced."""
     return rows[:: max(1, -(-len(rows) // ROWS))]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
@@ -25,6 +26,25 @@ def modules_alive() -> list[nn.Module]:
         if wanted and "_modules" in thing.__dict__ and "_parameters" in thing.__dict__:
             found.append(thing)
     return found
+
+
+def containers_alive(shapes: Mapping[str, torch.Size]) -> list[dict[str, Tensor] | list[Tensor]]:
+    """Dictionaries that hold a tensor of each shape by its name, and lists of tensors of just these shapes."""
+    if not shapes:
+        return []
+    (name, shape), wanted = next(iter(shapes.items())), list(shapes.values())
+    found: list[Any] = []
+    for thing in gc.get_objects():
+        if issubclass(type(thing), dict):
+            if _fits(dict.get(thing, name), shape) and all(_fits(dict.get(thing, n), s) for n, s in shapes.items()):
+                found.append(thing)
+        elif type(thing) is list and len(thing) == len(wanted) and all(map(_fits, thing, wanted)):
+            found.append(thing)
+    return found
+
+
+def _fits(thing: Any, shape: torch.Size) -> bool:
+    return type(thing) in (Tensor, nn.Parameter) and thing.shape == shape
 
 
 def children(module: nn.Module) -> Iterator[nn.Module]:

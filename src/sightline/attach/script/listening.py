@@ -11,6 +11,7 @@ import torch
 from sightline.attach.script.aliases import Aliases
 from sightline.attach.script.by_hand import ByHand
 from sightline.attach.script.collectives import Collectives
+from sightline.attach.script.extracted import Extracted
 from sightline.attach.script.hosts import Hosts
 from sightline.attach.script.imports import Notice
 from sightline.attach.script.judging import Judging
@@ -44,14 +45,18 @@ def watched(
     scout.install()
     scout.beheld += [Teachers(models, fault).look, Aliases(models, fault).look]
     scout.made.append(Twins(models, fault).made)
-    Loaders(fault).install()
+    loaders = Loaders(fault)
+    loaders.install()
+    Extracted(models, loaders, fault).install()
     origins = Told(fault)
     origins.install()
     collectives = Collectives(models, fault)
     collectives.install()
     saves = Saves(models, fault)
     saves.install()
-    Resumes(models, saves, fault).install()
+    resumes = Resumes(models, saves, fault)
+    resumes.install()
+    scout.made.append(resumes.made)
     Kept(models, fault).install()
     Plateaus(models, fault).install()
     StandIns(models, fault).install()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,9 @@ class Loaders:
         self._of: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._latest: weakref.ref[DataLoader[Any]] | None = None
         self._waited = 0.0
+        self.hearing: Callable[..., None] | None = None  # told of a batch: its pass, itself, its samples' places
+        self._passes = 0
+        self._places: weakref.WeakKeyDictionary[Any, tuple[int, deque[Any]]] = weakref.WeakKeyDictionary()
 
     def install(self) -> None:
         """Notice every epoch of every loader, and how long each batch is waited for."""
@@ -42,8 +46,19 @@ class Loaders:
         def fetched(iterator: Any) -> Any:
             start = time.perf_counter()
             batch = fetch(iterator)
-            gave(iterator, time.perf_counter() - start)
+            gave(iterator, time.perf_counter() - start, batch)
             return batch
+
+        if (order := getattr(_BaseDataLoaderIter, "_next_index", None)) is not None:
+            drew = self._hook(self._drew)
+
+            @functools.wraps(order)
+            def drawn(iterator: Any) -> Any:
+                places = order(iterator)
+                drew(iterator, places)
+                return places
+
+            _BaseDataLoaderIter._next_index = drawn  # type: ignore[method-assign]
 
         DataLoader.__iter__ = iterated  # type: ignore[method-assign]
         _BaseDataLoaderIter.__next__ = fetched  # type: ignore[method-assign, assignment]
@@ -53,10 +68,21 @@ class Loaders:
         self._epochs[loader] = self._epochs.get(loader, -1) + 1
         self._of[iterator] = weakref.ref(loader)
 
-    def _gave(self, iterator: Any, seconds: float) -> None:
+    def _drew(self, iterator: Any, places: Any) -> None:
+        """A batch is to be made of the samples in these places; workers are told a few batches ahead."""
+        if self.hearing is not None and isinstance(places, list) and all(type(place) is int for place in places):
+            if iterator not in self._places:
+                self._passes += 1
+                self._places[iterator] = self._passes, deque()
+            self._places[iterator][1].append(places)
+
+    def _gave(self, iterator: Any, seconds: float, batch: Any) -> None:
         if (loader := self._of.get(iterator)) is not None:
             self._latest = loader
             self._waited += seconds
+        number, ahead = self._places.get(iterator, (0, None))
+        if ahead and self.hearing is not None:
+            self.hearing(number, batch, ahead.popleft())
 
     @property
     def feed(self) -> Feed | None:

@@ -2,9 +2,9 @@
 
 Loading weights is no resume: they may be tuned on other data, at another rate, or judged. It is one when the same
 process saved them together with how far it had come, loads them, and trains on what it had trained on before, with an
-optimizer of the same kind and initial rate. What is read is known by what is in it, for it may have been written under
-another name, or through memory. Inputs that are drawn anew are never the same: there the moments of an optimizer that
-were loaded too tell a resume.
+optimizer of the same kind, made with the same rate. What is read is known by what is in it, for it may have been
+written under another name, or through memory. Inputs that are drawn anew are never the same: there the moments of an
+optimizer that were loaded too tell a resume.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Resumes:
         self._saved: dict[str, Saved] = {}
         self._names: dict[Known, str] = {}  # where something was saved, by what is in it
         self._followers = Followers()
+        self._rates: weakref.WeakKeyDictionary[Optimizer, float] = weakref.WeakKeyDictionary()  # they were made with
         self._read: tuple[str, Any] | None = None  # the last checkpoint of our own that was read
         self._loaded: tuple[weakref.ref[nn.Module], str, Any] | None = None
         self._lost: dict[str, Tensor] = {}  # of the last checkpoint: what it holds for a module that did not get it
@@ -94,7 +95,7 @@ class Resumes:
             return
         rows = frozenset(row for fed in one.attachment.loading.fed for row in fed.inputs)
         name = os.path.abspath(path) if path else f"what was saved at step {one.recorder.step}"
-        self._saved[name] = Saved(one, frozenset(map(_kind, one.recorder.optimizers)), rows)
+        self._saved[name] = Saved(one, frozenset(map(self._kind, one.recorder.optimizers)), rows)
         if (known := _known(what)) is not None:
             self._names[known] = name
         if isinstance(what, Mapping) and _tells_how_far(what):
@@ -139,19 +140,30 @@ class Resumes:
             return  # another model's
         self._loaded = None
         one = next((one for one in self._models.live if one.recorder.model is module), None)
-        if one is None or one.attachment is None or _kind(optimizer) not in saved.kinds:
+        if one is None or one.attachment is None:
+            return
+        if _moments_came(optimizer, content):
+            self._followers.loaded(path, one, ResumeSeen(one.recorder.step, path, ("optimizer",), ("optimizer",)))
+        if self._kind(optimizer) not in saved.kinds:
             return
         one.recorder.mailbox.open(wait=True)
         fed = one.attachment.loading.fed
         rows = fed[-1].inputs if fed else ()
-        schedules = schedules_of(optimizer)
-        seen = resume(content, one.recorder.model, [optimizer], schedules, Path(path), one.recorder.step)
-        seen = _of_parts(seen, any(schedule.last_epoch > 1 for schedule in schedules))
-        same = bool(rows) and sum(row in saved.rows for row in rows) >= SAME * len(rows)
-        if same:
-            one.attachment.show(seen := _with_lost(seen, one.recorder.model, self._lost))
-        if not seen.differ and (same or "optimizer" in seen.compared):
+        if not rows or sum(row in saved.rows for row in rows) < SAME * len(rows):
+            return
+        model, step, schedules = one.recorder.model, one.recorder.step, schedules_of(optimizer)
+        seen = resume(content, model, [optimizer], schedules, Path(path), step, rates=bool(schedules))
+        seen = _with_lost(_of_parts(seen, any(schedule.last_epoch > 1 for schedule in schedules)), model, self._lost)
+        one.attachment.show(seen)
+        if not seen.differ:
             self._followers.loaded(path, one, seen)
+
+    def made(self, optimizer: Optimizer) -> None:
+        """An optimizer was made: its rate may be set anew by hand at each step."""
+        self._rates[optimizer] = _rate(optimizer)
+
+    def _kind(self, optimizer: Optimizer) -> tuple[str, float]:
+        return type(optimizer).__name__, self._rates.get(optimizer, _rate(optimizer))
 
 
 def _of_parts(seen: ResumeSeen, set_forward: bool) -> ResumeSeen:
@@ -186,17 +198,28 @@ def _differs(live: Tensor, saved: Tensor) -> bool:
     return not torch.equal(live.detach().to(saved.device, saved.dtype), saved)
 
 
-def _kind(optimizer: Optimizer) -> tuple[str, float]:
+def _rate(optimizer: Optimizer) -> float:
     rates = [float(group.get("initial_lr", group.get("lr")) or 0.0) for group in optimizer.param_groups]
-    return type(optimizer).__name__, max(rates, default=0.0)
+    return max(rates, default=0.0)
 
 
 def _known(content: Any) -> Known | None:
     """A few numbers of the first tensors in what was saved or read; None where there are hardly any."""
     every = (tensor for state in states(content, DEEP) for tensor in state.values())
     first = islice((tensor for tensor in every if tensor.is_floating_point()), MANY)
-    found = tuple(tuple(few(tensor).double().tolist()) for tensor in first)
+    found = tuple(map(_few, first))
     return found if len(found) > 1 else None
+
+
+def _moments_came(optimizer: Optimizer, content: Any) -> bool:
+    """Whether what the optimizer keeps of each parameter is in the file, number for number."""
+    kept = {_few(tensor) for state in states(content, DEEP) for tensor in state.values() if tensor.dim()}
+    live = [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor) and t.dim()]
+    return bool(live) and all(_few(tensor) in kept for tensor in live)
+
+
+def _few(tensor: Tensor) -> tuple[float, ...]:
+    return tuple(few(tensor).double().tolist())
 
 
 def _tells_how_far(content: Mapping[Any, Any]) -> bool:

@@ -27,13 +27,14 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     MatchesSeen   at the end, where a contrastive loss taught pairs of inputs to find each other
     PairedSeen    after the first training forward on images, where samples hold an image with a mask or with boxes
     FeedSeen      after 8, 16, 32, ... hashed training batches, and at the end
+    ExtractedSeen under `sightline run`, at the end, where a model was trained on features that another one made
     WaitingSeen   after 32, 64, ... steps with a known loader, and at the end
     RanksSeen     on rank 0, when all ranks have shown the same step; RanksStuckSeen when all wait for ever
     ScheduleSeen  after 2, 4, 8, ... optimizer steps, and at the end
     PlateauSeen   under `sightline run`, after each cut of a schedule that waits for a number to get better
     HeadSeen      once, after the first training forward that gives logits
     BinaryLossSeen   in the first backward pass; in later ones too, where that tells too little
-    OutputsSeen   after sampled training forwards
+    OutputsSeen   after sampled training forwards; CollapseSeen at the end, where vectors are compared with each other
     CutOffSeen    once, when modules that are optimized run under no_grad, or are detached
     FreshFrozenSeen   once, under `sightline run`, when frozen parts that nobody gave a value stand in the way
     HiddenSeen    once, when parameters in plain containers have had gradients in three measured steps
@@ -72,18 +73,20 @@ from sightline.guard.evidence.answers import (
 )
 from sightline.guard.evidence.asked import GeneratedSeen, OracleSeen, OverfitSeen, ResumeSeen
 from sightline.guard.evidence.batches import IGNORE, BatchSeen, LossSeen, Phase, SignalsSeen
+from sightline.guard.evidence.collapse import CollapseSeen, Vectors
 from sightline.guard.evidence.cut_off import CutOffSeen
 from sightline.guard.evidence.data import DataSeen, Objective
 from sightline.guard.evidence.endings import Ended
+from sightline.guard.evidence.extracted import ExtractedSeen
 from sightline.guard.evidence.fresh_frozen import FreshFrozenSeen
 from sightline.guard.evidence.hang import RanksStuckSeen, StuckRank
 from sightline.guard.evidence.hidden import HiddenSeen
 from sightline.guard.evidence.language import (
     AccessSeen,
+    BatchMeansSeen,
     BatchScore,
     ContextSeen,
     JudgedLossesSeen,
-    BatchMeansSeen,
     PaddingSeen,
     ScoreSeen,
 )
@@ -121,10 +124,11 @@ __all__ = [
     "IGNORE",
     "AccessSeen",
     "AutocastSeen",
+    "BatchMeansSeen",
     "BatchScore",
     "BatchSeen",
     "BinaryLossSeen",
-    "BatchMeansSeen",
+    "CollapseSeen",
     "CollectivesSeen",
     "ContextSeen",
     "CutOffSeen",
@@ -134,6 +138,7 @@ __all__ = [
     "Ended",
     "EvaluationSeen",
     "Evidence",
+    "ExtractedSeen",
     "Fed",
     "FeedSeen",
     "FreshFrozenSeen",
@@ -193,6 +198,7 @@ __all__ = [
     "TokenizerSetup",
     "TowerSetup",
     "UnsettledSeen",
+    "Vectors",
     "WaitingSeen",
 ]
 
@@ -209,12 +215,14 @@ Evidence = (
     | ReferenceSeen
     | DataSeen
     | ContextSeen
+    | CollapseSeen
     | CutOffSeen
     | Ended
     | PaddingSeen
     | ScoreSeen
     | JudgedLossesSeen
     | AccessSeen
+    | BatchMeansSeen
     | LeakSeen
     | LeftInEvalSeen
     | ImagePairsSeen
@@ -222,8 +230,8 @@ Evidence = (
     | RoundTripSeen
     | UnsettledSeen
     | LoaderSeen
-    | BatchMeansSeen
     | FeedSeen
+    | ExtractedSeen
     | FreshFrozenSeen
     | DrawsSeen
     | PairedSeen

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+
+BATCHES = 5  # that pull all outputs to one number, each to another one: targets of one value have one, or two by turns
+APART = 1e-3  # of the outputs' spread: float32 finds where a line crosses 0 to about 1e-5 of it
+CLOSE = 0.01  # of these numbers' range: a GAN's real and fake by turns are two, and drift a little as sigmoids bend
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +28,13 @@ class PullSeen:
     centres: tuple[float, ...]
     means: tuple[float, ...]
     spread: tuple[float, ...]
+
+    @property
+    def targets_lost(self) -> bool:
+        """Whether all batches pull to one number, which differs from batch to batch, and is not the outputs' mean."""
+        if len(self.centres) < BATCHES:
+            return False
+        least = APART * max(self.spread)
+        ordered = sorted(self.centres)
+        new = all(b - a > max(least, CLOSE * (ordered[-1] - ordered[0])) for a, b in pairwise(ordered))
+        return new and all(abs(c - m) > least for c, m in zip(self.centres, self.means, strict=True))

@@ -23,11 +23,13 @@ def resume(
     schedules: Sequence[Any],
     path: Path,
     step: int,
+    *,
+    rates: bool = True,
 ) -> ResumeSeen:
     """Compare weights, optimizer, schedule and random state with those in `saved`, a checkpoint's content.
 
     Parts are known by their form, whatever their names: an optimizer's has ``state`` and ``param_groups``, a schedule's
-    ``last_epoch``. Nothing is loaded into anything.
+    ``last_epoch``. Nothing is loaded into anything. `rates`: compare the optimizer's, which a script may set by hand.
     """
     every = list(_mappings(saved, DEEP))
     live_weights = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
@@ -41,7 +43,7 @@ def resume(
     compared = [name for name, (one, other) in parts.items() if len(one) and len(other)]
     tests: dict[str, Callable[[Any, Any], str]] = {
         "weights": _weights,
-        "optimizer": _optimizers,
+        "optimizer": lambda kept, live: _optimizers(kept, live, rates=rates),
         "schedule": _schedules,
         "random state": _randoms,
     }
@@ -78,13 +80,14 @@ def _weights(saved: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> str:
     return f"{len(changed)} of {len(saved)} tensors are not as they were saved, e.g. {changed[0]}" if changed else ""
 
 
-def _optimizers(saved: Sequence[Mapping[str, Any]], live: Sequence[Optimizer]) -> str:
+def _optimizers(saved: Sequence[Mapping[str, Any]], live: Sequence[Optimizer], *, rates: bool) -> str:
     for optimizer, kept in zip(live, saved, strict=False):
         now = optimizer.state_dict()
         if kept["state"] and not now["state"]:
             return f"it has no state, where {len(kept['state'])} parameters' moments were saved"
-        rates = [(a.get("lr"), b.get("lr")) for a, b in zip(kept["param_groups"], now["param_groups"], strict=False)]
-        if wrong := [(a, b) for a, b in rates if a is not None and abs(float(a) - float(b)) > RATE * abs(float(a))]:
+        pairs = [(a.get("lr"), b.get("lr")) for a, b in zip(kept["param_groups"], now["param_groups"], strict=False)]
+        wrong = [(a, b) for a, b in pairs if a is not None and abs(float(a) - float(b)) > RATE * abs(float(a))]
+        if rates and wrong:
             return f"its learning rate is {float(wrong[0][1]):g}, where {float(wrong[0][0]):g} was saved"
         for place, state in kept["state"].items():
             mine = now["state"].get(place, {})

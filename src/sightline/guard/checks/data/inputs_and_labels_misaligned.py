@@ -4,7 +4,8 @@ Symptom: the loss stays near that of guessing, or falls for what is memorised; a
 Root cause: inputs and labels are shuffled, sorted or filtered separately: two loaders zipped that shuffle on their own,
 a batch sorted by length without its labels, an off-by-one between two lists. Or their shapes are (n, 1) and (n,): then
 the difference is (n, n), each output is compared with every label, and the best answer to all is the mean.
-Or image and mask (or boxes) are augmented with random numbers of their own; or a collate function sorts one part alone.
+Or image and mask (or boxes) are augmented with random numbers of their own; or a collate function sorts one part alone;
+or features were kept in the order of a shuffling loader, and the labels in that of the data set.
 Fix: shuffle with one permutation (`i = torch.randperm(n); x, y = x[i], y[i]`), or keep each pair in one data set row;
 give outputs and targets one shape: `outputs.squeeze(-1)`.
 Stays silent when: inputs come back with the class they had, or so often that the rest is label noise; inputs never
@@ -18,10 +19,9 @@ Sources:
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import FeedSeen, MatchesSeen, PairedSeen, PullSeen
+from sightline.guard.evidence import ExtractedSeen, FeedSeen, MatchesSeen, PairedSeen, PullSeen
 from sightline.guard.evidence.matching import never_found
 from sightline.guard.specimen import Run
 
@@ -29,9 +29,6 @@ DOMAINS = ("llm", "vision", "vlm")
 AGAIN = 16  # inputs that came back: fewer would not tell a separate shuffle from label noise
 FEW = 8  # conflicts: at 10 % noise, 8 of 16 have a chance of 6e-5
 HALF = 0.5  # of the conflicts that independent labels would have; label noise (3-10 %) stays far below
-BATCHES = 5  # that pull all outputs to one number, each to another one: targets of one value have one, or two by turns
-APART = 1e-3  # of the outputs' spread: float32 finds where a line crosses 0 to about 1e-5 of it
-CLOSE = 0.01  # of these numbers' range: a GAN's real and fake by turns are two, and drift a little as sigmoids bend
 
 
 def find(
@@ -39,11 +36,14 @@ def find(
     pull: PullSeen | None = None,
     paired: PairedSeen | None = None,
     matches: MatchesSeen | None = None,
+    kept: ExtractedSeen | None = None,
 ) -> Verdict:
     """Compare the classes of inputs that were fed more than once with what independent classes would give."""
     if finding := (paired and _augmented_apart(paired)) or (matches and _never_found(matches)):
         return finding
-    if pull is not None and _one_for_all(pull):
+    if kept is not None and kept.in_another_order:
+        return _of_others(kept)
+    if pull is not None and pull.targets_lost:
         return Finding(
             severity="error",
             message=f"the loss pulls all {pull.rows} outputs of a batch to one number, another one in each batch",
@@ -100,14 +100,14 @@ def _never_found(seen: MatchesSeen) -> Finding | None:
     )
 
 
-def _one_for_all(pull: PullSeen) -> bool:
-    """Whether single targets are lost: all batches pull to one number, which differs, and is not the outputs' mean."""
-    if len(pull.centres) < BATCHES:
-        return False
-    least = APART * max(pull.spread)
-    ordered = sorted(pull.centres)
-    new = all(b - a > max(least, CLOSE * (ordered[-1] - ordered[0])) for a, b in pairwise(ordered))
-    return new and all(abs(c - m) > least for c, m in zip(pull.centres, pull.means, strict=True))
+def _of_others(seen: ExtractedSeen) -> Finding:
+    return Finding(
+        severity="error",
+        message=f"{seen.conflicts} of {len(seen.taught)} kept features were taught the label of another sample: the"
+        " labels have the order of the data set, or of another pass, and the features that of the pass they are of",
+        fix="keep each batch's labels with its features, or make them with shuffle=False",
+        seen={"features": len(seen.taught), "with another sample's label": seen.conflicts},
+    )
 
 
 def specimen(run: Run, *, faulty: bool) -> None:

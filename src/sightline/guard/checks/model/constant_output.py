@@ -9,7 +9,8 @@ Fix: lower `lr` (with warm-up) or use GELU or LeakyReLU for dead units; normalis
 gradient of one branch, or add negatives, for collapsed representations.
 Stays silent when: inputs hardly differ; the loss wants all outputs alike (the gradients of the samples agree); the run
 has just begun (a head of zeros); outputs differ by more than a thousandth of their size, or by more than rounding while
-the run goes on: many start on a plateau where all outputs are nearly the commonest answer, and leave it.
+the run goes on: many start on a plateau where all outputs are nearly the commonest answer, and leave it. Vectors that
+the loss compares with each other alone may differ by 0.05 of their size, or 0.15 of what they did at the start.
 Sources:
 - https://github.com/ayush9818/MLDS-SQ (2026-11-21): a network of dead ReLUs is a constant function
 - https://arxiv.org/abs/2011.10566 (2020-11-20): SimSiam without stop-gradient: outputs collapse to one vector
@@ -18,8 +19,10 @@ Sources:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import OutputsSeen
+from sightline.guard.evidence import CollapseSeen, OutputsSeen, Vectors
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -31,8 +34,15 @@ INPUTS = 0.05  # relative spread of inputs that differ: photos and features have
 APART = 0.1  # relative spread of the gradients: where targets differ it is about 1
 
 
-def find(outputs: OutputsSeen) -> Verdict:
+ALONE = 0.01  # of a gradient: float32 leaves 1e-5; a loss with targets of its own has 0.1 to 1
+FLAT = 0.05  # spread of directions: a mean cosine of 0.998
+FALLEN = 0.15  # beside the start: a healthy run's spread rises or stays; sine of an angle: a cosine of 0.99
+
+
+def find(outputs: OutputsSeen, vectors: CollapseSeen | None = None) -> Verdict:
     """Are outputs one, though inputs are not, and though the loss pulls them apart?"""
+    if vectors is not None and (found := _collapsed(vectors)):
+        return found
     if outputs.rows < ROWS or len(outputs.outputs) < PASSES:
         return CannotTell(f"{PASSES} measured passes of {ROWS} samples or more after the first steps")
     one = all(spread <= (ONE if outputs.over else SAME) for spread in outputs.outputs)  # NaN is P1's business
@@ -48,6 +58,41 @@ def find(outputs: OutputsSeen) -> Verdict:
             "spread of what the loss asks for": min(outputs.pulls),
         },
     )
+
+
+def _collapsed(seen: CollapseSeen) -> Finding | None:
+    """Whether a loss that knows no targets, only these vectors, has made them one, or nothing."""
+    every = range(len(seen.ended[0].spread))
+    same = all(len(one.spread) == len(every) for one in (*seen.began, *seen.ended))
+    if seen.rows < ROWS or seen.inputs < INPUTS or not same:
+        return None
+
+    def fell(name: str, places: Sequence[int]) -> bool:
+        return all(max(of(seen.ended, name, i)) < FALLEN * min(of(seen.began, name, i)) for i in places)
+
+    turned = [i for i in every if max(of(seen.ended, "turned", i)) < ALONE]
+    name = "spread" if len(turned) > 1 else "sizes"
+    first, last = (max(value for i in every for value in of(part, name, i)) for part in (seen.began, seen.ended))
+    if len(turned) > 1:
+        flat = all(max(of(seen.ended, "spread", i)) < FLAT for i in turned)
+        gone = flat and fell("pulls", turned) and fell("spread", every)  # NaN is P1's business
+    else:
+        gone = fell("sizes", every) and all(one.opposed < ALONE for one in seen.ended)
+    if not gone:
+        return None
+    return Finding(
+        severity="error",
+        message=f"the vectors of {seen.rows} different samples came to be one: they differ by {last:.1g},"
+        f" at the start by {first:.1g}, and the loss compares them with each other alone",
+        fix="keep samples apart: stop the gradient of one branch (z.detach()) behind a predictor, or add negatives,"
+        " or a term for the variance",
+        seen={"at the start": first, "at the end": last, "spread of inputs": seen.inputs},
+    )
+
+
+def of(part: Sequence[Vectors], name: str, place: int) -> list[float]:
+    """One measure of one set of vectors, reading by reading."""
+    return [getattr(one, name)[place] for one in part]
 
 
 def specimen(run: Run, *, faulty: bool) -> None:
