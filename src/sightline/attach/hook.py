@@ -83,9 +83,14 @@ class Doze:
     """Hooks for the time awake and others for the time asleep; a handle for all of them."""
 
     def __init__(self, awake: Sequence[Callable[[], Any]], asleep: Sequence[Callable[[], Any]]) -> None:
-        self._awake, self._asleep, self._gone = awake, asleep, False
+        self._awake, self._asleep, self._gone = [*awake], asleep, False
         self._handles: list[Any] = []
         self.listen()
+
+    def also(self, one: Callable[[], Any]) -> None:
+        """Listen in one more way from now on, for the time awake. To be said while awake."""
+        self._awake.append(one)
+        self._handles.append(one())
 
     def listen(self) -> None:
         """Hear all."""
@@ -134,12 +139,10 @@ def hooked(
     heard: bool,
     *,
     steps: bool = True,
-    also: Callable[[], Any] | None = None,
 ) -> list[Any]:
     """Connect a recorder with the hooks of torch; returns the handles that take them away.
 
-    `heard`: hear its forward passes; `steps`: hear every optimizer's steps; `also`: listens in one more way, for the
-    time awake, and returns the handle that ends it.
+    `heard`: hear its forward passes; `steps`: hear every optimizer's steps.
     """
     r, model = recorder, recorder.model
     if fault is not None:  # tensors' hooks call these by name
@@ -152,7 +155,7 @@ def hooked(
     generated = generation_hook(r.probing.language, lambda: r.muted, lambda: r.step, r.silence, r.offer)
     r.pace.inner = len(connectors) + len(inner) + (embedding is not None) + isinstance(loss_fn, nn.Module)
     before, ready = Hook(r.before_forward, fault), Hook(r.before_step, fault)
-    awake: list[Callable[[], Any]] = [also] if also is not None else []
+    awake: list[Callable[[], Any]] = []
     asleep: list[Callable[[], Any]] = []
     if heard:
         after = Hook(r.after_forward, fault)

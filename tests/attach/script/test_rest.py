@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from sightline.attach.script.rest import Attention
@@ -26,6 +27,7 @@ Watch.offer = listening
 torch.manual_seed(0)
 model, x = torch.nn.Linear(8, 4), torch.randn(64, 8)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+# the script's own guard, if it has one
 plain, others = [], 0
 for step in range(1, 601):
     if step == 500:  # a script that puts its own function around what is there
@@ -46,8 +48,12 @@ with open("heard.json", "w") as file:
 """
 
 
-def test_backward_passes_are_left_alone_while_all_sleep(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text(SCRIPT)
+OWN = "import sightline; guard = sightline.attach(model, optimizer, budget=0.2, on_finding=None)"
+
+
+@pytest.mark.parametrize("own", ["", OWN], ids=["watched by the run", "watched by the script itself"])
+def test_backward_passes_are_left_alone_while_all_sleep(tmp_path: Path, own: str) -> None:
+    (tmp_path / "train.py").write_text(SCRIPT.replace("# the script's own guard, if it has one", own))
     command = [sys.executable, "-m", "sightline", "run", "--budget", "20", "--findings", "told.json", "train.py"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
     heard = json.loads((tmp_path / "heard.json").read_text())

@@ -41,6 +41,12 @@ class Ears(Protocol):
     def rest(self) -> None: ...
 
 
+class Open(Ears, Protocol):
+    """Those of a recorder: others may listen with them."""
+
+    def also(self, one: Callable[[], Any]) -> None: ...
+
+
 class Audience(Protocol):
     """Hears all evaluations of a process. `enters` is not called while the guard sleeps, and need not be."""
 
@@ -91,7 +97,7 @@ class State:
         self.last_call: Call | None = None
         self.open_step: OpenStep | None = None
         self.stepped: list[tuple[OpenStep, Build]] = []
-        self.ears: Ears | None = None
+        self.ears: Open | None = None
         self.arriving: Callable[[], None] | None = None
         self.signals = Signals()
         self.beside = Beside()

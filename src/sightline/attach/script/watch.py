@@ -84,12 +84,10 @@ class Models:
         one = Watched(type(inner).__name__, attachment, recorder, list(optimizers), blind, 0)
         fault = functools.partial(self._give_up, one)
         one.after = Stepped(recorder, recorder.after_step, fault)
-        attachment._handles = hooked(recorder, called, None, fault, not blind, steps=False, also=self.attention.awake)
+        attachment._handles = hooked(recorder, called, None, fault, not blind, steps=False)
         recorder.pace.inner += WRAPPERS
         one.references = sys.getrefcount(inner) - before
-        self.watched.append(one)
-        self._name_apart()
-        self._routes.clear()
+        self._enter(one)
         return one
 
     def adopt(self, attachment: Attachment) -> None:
@@ -102,12 +100,16 @@ class Models:
         own = attachment.watch._on_finding
         if own is None:
             attachment.watch._on_finding = self._tell
-        one = Watched(type(inner).__name__, attachment, recorder, [], False, 0, adopted=True)
-        self.watched.append(one)
-        self._name_apart()
-        self._routes.clear()
+        self._enter(Watched(type(inner).__name__, attachment, recorder, [], False, 0, adopted=True))
         if self.settled is not None:
             self.settled(inner)
+
+    def _enter(self, one: Watched) -> None:
+        self.watched.append(one)
+        if one.recorder.ears is not None:
+            one.recorder.ears.also(self.attention.awake)
+        self._name_apart()
+        self._routes.clear()
 
     def watch_of(self, model: nn.Module) -> Watched | None:
         """The watch that hears this very model already, with any optimizer's steps. None if parts are new."""
@@ -163,9 +165,9 @@ class Models:
     def _asleep(self, optimizer: Optimizer) -> list[Watched] | None:
         """Whose parameters it holds, if they are known and all asleep: then nobody else need be told of its step."""
         groups, those = self._routes.get(id(optimizer), (0, []))
-        if not those or groups != len(optimizer.param_groups):
+        if groups != len(optimizer.param_groups):
             return None
-        return those if self.attention.resting or all(map(_sleeps, those)) else None
+        return those if self.attention.resting or (those and all(map(_sleeps, those))) else None
 
     def after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """An optimizer, or what stands for one, has stepped."""
@@ -316,8 +318,8 @@ class Models:
 
 
 def _sleeps(one: Watched) -> bool:
-    """Whether it hears nothing but the ends of steps. What others attached hears by itself when it likes."""
-    return one.attachment is not None and not one.adopted and one.recorder.asleep
+    """Whether it hears nothing but the ends of steps. One that its owner closed hears nothing at all."""
+    return one.attachment is not None and (one.recorder.asleep or one.attachment._closed)
 
 
 def _rank() -> int | None:
