@@ -35,17 +35,22 @@ from sightline.guard.probes.resume import resume
 PARTS = ("optimizer", "schedule")  # the rest has moved by the first step: batch statistics, random numbers
 LARGEST = 2**30  # bytes of a checkpoint that is kept until the next step, so that it can be compared
 SAME = 0.5  # of the first batch's rows: a loader may mix in others
+MOVED, DOWN = 0.05, 0.2  # of a rate set by hand: it had moved by the save; and was not down yet, where cycles end
 MANY = 8  # tensors that a file is known again by
 Known = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A model's training when it was saved: its optimizers' kinds and initial rates, and the rows fed until then."""
+    """A model's training when it was saved: its optimizers' kinds and initial rates, and the rows fed until then.
+
+    `rates`: of its one optimizer at its first step, and now; None where it has several.
+    """
 
     one: Watched
     kinds: frozenset[tuple[str, float]]
     rows: frozenset[int]
+    rates: tuple[float, float] | None = None
 
 
 class Resumes:
@@ -58,6 +63,7 @@ class Resumes:
         self._names: dict[Known, str] = {}  # where something was saved, by what is in it
         self._followers = Followers()
         self._rates: weakref.WeakKeyDictionary[Optimizer, float] = weakref.WeakKeyDictionary()  # they were made with
+        self._first: weakref.WeakKeyDictionary[Optimizer, float] = weakref.WeakKeyDictionary()  # of their first steps
         self._read: tuple[str, Any] | None = None  # the last checkpoint of our own that was read
         self._loaded: tuple[weakref.ref[nn.Module], str, Any] | None = None
         self._lost: dict[str, Tensor] = {}  # of the last checkpoint: what it holds for a module that did not get it
@@ -95,7 +101,9 @@ class Resumes:
             return
         rows = frozenset(row for fed in one.attachment.loading.fed for row in fed.inputs)
         name = os.path.abspath(path) if path else f"what was saved at step {one.recorder.step}"
-        self._saved[name] = Saved(one, frozenset(map(self._kind, one.recorder.optimizers)), rows)
+        every = one.recorder.optimizers
+        rates = (self._first.get(every[0], 0.0), _highest(every[0], "lr")) if len(every) == 1 else None
+        self._saved[name] = Saved(one, frozenset(map(self._kind, every)), rows, rates)
         if (known := _known(what)) is not None:
             self._names[known] = name
         if isinstance(what, Mapping) and _tells_how_far(what):
@@ -130,6 +138,8 @@ class Resumes:
     def _stepping(self, optimizer: Optimizer) -> None:
         """The first step after weights were loaded: does it go on with all the rest?"""
         self._read = None
+        if optimizer not in self._first:
+            self._first[optimizer] = _highest(optimizer, "lr")
         self._followers.stepping(optimizer)
         if self._loaded is None:
             return
@@ -154,6 +164,8 @@ class Resumes:
         model, step, schedules = one.recorder.model, one.recorder.step, schedules_of(optimizer)
         seen = resume(content, model, [optimizer], schedules, Path(path), step, rates=bool(schedules))
         seen = _with_lost(_of_parts(seen, any(schedule.last_epoch > 1 for schedule in schedules)), model, self._lost)
+        if not seen.differ and "optimizer" in seen.compared and (again := self._begins_anew(optimizer, saved)):
+            seen = replace(seen, differ=(("rate", again),))
         one.attachment.show(seen)
         if not seen.differ:
             self._followers.loaded(path, one, seen)
@@ -161,6 +173,18 @@ class Resumes:
     def made(self, optimizer: Optimizer) -> None:
         """An optimizer was made: its rate may be set anew by hand at each step."""
         self._rates[optimizer] = _rate(optimizer)
+
+    def _begins_anew(self, optimizer: Optimizer, saved: Saved) -> str:
+        """Whether the script sets the rate by a count of its own, which the resumed run did not get.
+
+        Where the rate was down when it was saved, a new cycle may begin.
+        """
+        first, last = saved.rates or (0.0, 0.0)
+        now, base = _highest(optimizer, "lr"), self._rates.get(optimizer, 0.0)
+        moved = abs(first - last) > MOVED * max(first, last)
+        if schedules_of(optimizer) or not first or now != first or not moved or last < DOWN * max(first, base):
+            return ""
+        return f"it begins anew at {now:g}, as the first step did, where it was {last:g}"
 
     def _kind(self, optimizer: Optimizer) -> tuple[str, float]:
         return type(optimizer).__name__, self._rates.get(optimizer, _rate(optimizer))
@@ -199,8 +223,13 @@ def _differs(live: Tensor, saved: Tensor) -> bool:
 
 
 def _rate(optimizer: Optimizer) -> float:
-    rates = [float(group.get("initial_lr", group.get("lr")) or 0.0) for group in optimizer.param_groups]
-    return max(rates, default=0.0)
+    return _highest(optimizer, "initial_lr", "lr")
+
+
+def _highest(optimizer: Optimizer, *names: str) -> float:
+    """The highest rate of its groups, under the first of these names that each has."""
+    found = ([group[name] for name in names if group.get(name) is not None] for group in optimizer.param_groups)
+    return max((float(rates[0]) for rates in found if rates), default=0.0)
 
 
 def _known(content: Any) -> Known | None:

@@ -29,6 +29,7 @@ KNOBS = {
     "optimizer": "optimizer.load_state_dict(...)",
     "schedule": "scheduler.load_state_dict(...)",
     "average": "ema.load_state_dict(...)",
+    "rate": "step = checkpoint['step']",
     "random state": "torch.set_rng_state(...)",
 }
 KEPT = ("optimizer", "schedule")  # what a run cannot go on without, if it has one
@@ -52,7 +53,7 @@ def _finding(resume: ResumeSeen, part: str, what: str, severity: str) -> Finding
     return Finding(
         severity="error" if severity == "error" else "warning",
         message=f"the resumed run is not where it was saved: {what}",
-        fix=f"save the state_dict and call {KNOBS[part]} after everything is made (transformers' Trainer does it in"
+        fix=f"save it, and read it back with {KNOBS[part]} after everything is made (transformers' Trainer does it in"
         " train(resume_from_checkpoint=folder))",
         seen={"differs": [f"{name}: {how}" for name, how in resume.differ], "saved": list(resume.saved)},
     )
