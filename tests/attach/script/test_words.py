@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sightline.attach.script.words import LOSS, NAMED, rounding
+from sightline.attach.script.words import BITS, LOSS, NAMED, rounding
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,18 @@ def test_a_number_behind_its_name(line: str, found: list[tuple[str, str]]) -> No
 )
 def test_a_loss_of_an_evaluation(line: str, found: list[tuple[str, str]]) -> None:
     assert LOSS.findall(line) == found
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("val bits per char: 1.523", [("bits per char", "1.523")]),
+        ("step 9 | val_bpb=0.981 | lr 0.1", [("val_bpb", "0.981")]),
+        ("8 bits of 3.5, a bit later 1.2", []),
+    ],
+)
+def test_bits(line: str, found: list[tuple[str, str]]) -> None:
+    assert BITS.findall(line) == found
 
 
 def test_what_the_last_digit_leaves_open() -> None:

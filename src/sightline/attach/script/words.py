@@ -1,4 +1,4 @@
-"""Reads the perplexities and losses that a script prints or logs after an evaluation: most report them nowhere else.
+"""Reads the perplexities, bits and losses that a script prints or logs after an evaluation: most say them nowhere else.
 
 Only a number behind its own name counts, only while what was evaluated is fresh, and only as what the script reports:
 whether it is the right one is for the check to compute.
@@ -27,7 +27,12 @@ LOSS = re.compile(
     r"[\"')\]]*\s*(?:[:=]|is|of)?\s*(\d+\.\d+(?:e[+-]?\d+)?)",
     re.I,
 )
-WORDS = ("ppl", "perplexity", "loss", "nll")
+BITS = re.compile(
+    r"((?:[\w/-]*[_/-])?(?:bp[bct]|bits?[ _/-]*per[ _/-]*(?:byte|char|token|word)[a-z]*))"
+    r"[\"')\]]*\s*(?:[:=]|is|of)?\s*(\d+\.\d+(?:e[+-]?\d+)?)",
+    re.I,
+)
+WORDS = ("ppl", "perplexity", "loss", "nll", "bit", "bpb", "bpc", "bpt")
 LONGEST = 2000  # characters of a line that are read
 
 
@@ -67,7 +72,7 @@ class Words:
             line = " ".join(_text(part) for part in parts)
         if len(line) > LONGEST or not any(word in line.lower() for word in WORDS):
             return
-        said = [*NAMED.findall(line), *LOSS.findall(line)]
+        said = [*NAMED.findall(line), *LOSS.findall(line), *BITS.findall(line)]
         found = {name: number for name, number in said if "train" not in name.lower()}
         for one in self._models.live if found else ():
             if one.attachment is not None and one.recorder.evaluated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from math import exp, log
 from statistics import fmean
@@ -10,6 +11,8 @@ from sightline.guard.evidence.language import BatchScore, JudgedLossesSeen, Scor
 
 Scored = ScoreSeen | JudgedLossesSeen
 EXACT = 2e-3  # relative, of nats: sums in another order or dtype; two ways to count seldom agree so well by chance
+LOG2 = log(2.0)
+BITS = r"(?<![a-z])(bp[bct]|bits?[ _/-]*(per[ _/-]*)?(byte|char|token|word|dim))"
 LARGEST = 50.0  # nats whose exponential is still a number worth naming
 WAYS = {"told": "every labelled token", "every": "every position, padding included", "fair": "every token once"}
 
@@ -31,14 +34,41 @@ def is_loss(name: str) -> bool:
     return name.lower().endswith(("loss", "nll"))
 
 
+def in_bits(name: str) -> bool:
+    """Whether a number says of itself that it is in bits."""
+    return re.search(BITS, name.lower()) is not None
+
+
 def reported(values: Mapping[str, float]) -> Iterator[tuple[str, float]]:
-    """Name -> nats a token, of what is named a perplexity or a loss."""
+    """Name -> nats a token, of what is named a perplexity, a loss, or bits."""
     for name, value in values.items():
         last = name.lower().split("/")[-1]
-        if ("ppl" in last or "perplexity" in last) and value > 0:
+        if in_bits(name):
+            yield name, value * LOG2
+        elif ("ppl" in last or "perplexity" in last) and value > 0:
             yield name, log(value)
         elif is_loss(last):
             yield name, value
+
+
+def made(name: str, nats: float) -> float:
+    """What a number of this name is, of so many nats a token."""
+    return nats / LOG2 if in_bits(name) else nats if is_loss(name) else exp(min(nats, LARGEST))
+
+
+def nats_off(name: str, value: float, off: float) -> float:
+    """How far off the nats of a number are that is itself off by so much."""
+    return off * LOG2 if in_bits(name) else off / (1 if is_loss(name) else value)
+
+
+def unit(name: str, score: Scored, nats: float, same: Callable[[float, float], bool] = same) -> tuple[str, bool] | None:
+    """The wrong unit that gives these nats, in words: a logarithm of another base than the number's own."""
+    fair = mean(score.batches, "fair")
+    if fair is None or is_loss(name):
+        return None
+    if same(nats, fair * LOG2):
+        return ("in nats, not in bits" if in_bits(name) else "as 2 to the power of nats"), False
+    return ("as e to the power of bits", False) if not in_bits(name) and same(nats, fair / LOG2) else None
 
 
 def explained(score: Scored, nats: float, same: Callable[[float, float], bool] = same) -> tuple[str, bool] | None:

@@ -61,7 +61,8 @@ def rebuilt(thing: Any, act: Callable[[Any, str], Any], name: str = "", *, many:
         return type(thing)(*parts.values()) if hasattr(thing, "_fields") else type(thing)(parts.values())
     twin = copy.copy(thing)
     if isinstance(thing, Mapping):
-        twin.update({key: parts[str(key)] for key in thing})
+        for key in thing:
+            twin[key] = parts[str(key)]
         return twin
     for key, part in parts.items():
         object.__setattr__(twin, key, part)

@@ -105,6 +105,18 @@ for epoch in range(3):
     print(metric.compute().item())
     metric.reset()
 """,
+    "told to a list, of the end of a tensor": """
+import json
+history = []
+def judge(epoch):
+    said = net(X[320:])
+    history.append({"epoch": epoch, "top1": float((said.argmax(1) == Y[320:] - OFF).float().mean())})
+    open(__file__ + ".json", "w").write(json.dumps(history))
+for epoch in range(3):
+    train()
+    with torch.no_grad():
+        judge(epoch)
+""",
     "batches that are frozen": """
 @dataclass(frozen=True, slots=True)
 class Batch:

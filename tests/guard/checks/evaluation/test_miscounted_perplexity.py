@@ -110,6 +110,9 @@ def printed(name: str, text: str, own: JudgedLossesSeen = OWN) -> object:
         ("perplexity", f"{exp(OWN_PADDED):.2f}", "warning"),
         ("ppl", f"{(exp(2) + exp(4) + exp(3)) / 3:.2f}", "warning"),
         ("val loss", f"{OWN_MEAN:.4f}", "note"),
+        ("val bits per char", f"{OWN_RIGHT:.4f}", "warning"),
+        ("bpb", f"{OWN_MEAN / log(2):.4f}", "warning"),
+        ("ppl", f"{2**OWN_RIGHT:.3f}", "warning"),
         ("test loss", f"{OWN_PADDED:.3f}", "warning"),
     ],
 )
@@ -120,7 +123,12 @@ def test_a_number_made_of_the_scripts_own_losses(name: str, text: str, severity:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("ppl", f"{exp(OWN_RIGHT):.2f}"), ("val loss", f"{OWN_RIGHT:.3f}"), ("ppl", f"{exp(OWN_RIGHT):.6f}")],
+    [
+        ("bpc", f"{OWN_RIGHT / log(2):.3f}"),
+        ("ppl", f"{exp(OWN_RIGHT):.2f}"),
+        ("val loss", f"{OWN_RIGHT:.3f}"),
+        ("ppl", f"{exp(OWN_RIGHT):.6f}"),
+    ],
 )
 def test_the_mean_over_tokens(name: str, text: str) -> None:
     assert printed(name, text) is None
@@ -132,8 +140,10 @@ def test_the_mean_over_tokens(name: str, text: str) -> None:
         ("ppl", f"{exp(OWN_MEAN):.0f}.0"),
         ("ppl", f"{exp(OWN_MEAN) * 1.002:.3f}"),
         ("val loss", f"{OWN_MEAN + 0.002:.3f}"),
+        ("bits per byte", f"{OWN_RIGHT / log(2) / 3.7:.4f}"),
+        ("val loss", f"{OWN_RIGHT / log(2):.4f}"),
     ],
-    ids=["too few digits", "nearly", "another loss"],
+    ids=["too few digits", "nearly", "another loss", "tokens of several bytes", "a loss in bits"],
 )
 def test_a_number_that_is_made_otherwise(name: str, text: str) -> None:
     assert isinstance(printed(name, text), CannotTell)

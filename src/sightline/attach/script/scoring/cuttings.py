@@ -18,19 +18,21 @@ from typing import Any
 
 LOOPS = (ast.For, ast.While)
 BLOCKS = (*LOOPS, ast.If, ast.With, ast.Try)
+LONGEST = 60  # characters of an expression by which a number is called
 SIMPLE = (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Expr)
 Block = list[ast.stmt]
 
 
 @dataclass
 class Cutting:
-    """What is kept, in its order. `named`: what it gives a name. `lost`: names that left-out statements make.
+    """What is kept, in its order. `root`: None where all of it is told to a call. `named`: what it gives a name.
 
-    `aside`: statements that have to do with nothing of it so far, by the names they make.
+    `lost`: names that left-out statements make. `aside`: statements that have to do with nothing of it so far, by the
+    names they make.
     """
 
     before: Block
-    root: ast.stmt
+    root: ast.stmt | None
     after: Block = field(default_factory=list)
     named: list[str] = field(default_factory=list)
     lost: set[str] = field(default_factory=set)
@@ -51,7 +53,7 @@ def cuttings(code: CodeType, line: int, values: Mapping[str, Any]) -> Iterator[C
     alone = [len(path) - 1] if path and isinstance(path[-1][0][path[-1][1]], SIMPLE) else []
     for depth in dict.fromkeys([*roots, *alone]):
         found = _cut(path[: depth + 1])
-        if found.named or found.after or _says(found.root):
+        if found.named:
             yield _compiled(found, code, values)
 
 
@@ -107,7 +109,10 @@ def _cut(path: list[tuple[Block, int]]) -> Cutting:
         if keep:
             found.before.insert(0, one)
     begun = set().union(*map(_stored, found.before)) | _stored(root) | grows
-    found.named = sorted(_stored(root)) if isinstance(root, SIMPLE) else []
+    if isinstance(root, ast.Expr):
+        found.root = None
+        _tell(found, root, None)
+    found.named += sorted(_stored(root)) if isinstance(root, SIMPLE) else []
     for one in behind:
         _follow(found, one, begun)
     if not found.after:
@@ -121,18 +126,56 @@ def _follow(found: Cutting, one: ast.stmt, begun: set[str]) -> None:
         target = ast.Name("returned", ast.Store())
         one = ast.copy_location(ast.Assign([ast.copy_location(target, one)], one.value), one)
     loaded, stored = _loaded(one), _stored(one)
-    said = _says(one)
+    said = isinstance(one, ast.Expr) and isinstance(one.value, ast.Call)
     given = isinstance(one, ast.Assign | ast.AnnAssign | ast.AugAssign) and bool(stored)
-    if not (said or given) or loaded & found.lost:
+    if not (said or given) or (given and loaded & found.lost):
         found.lost |= stored
         return
     if not loaded & begun:
         found.aside.update(dict.fromkeys(stored if given else (), one))
         return
     aside = [other for name, other in found.aside.items() if name in loaded]
-    found.after += [*(other for other in dict.fromkeys(aside) if other not in found.after), one]
+    found.after += [other for other in dict.fromkeys(aside) if other not in found.after]
+    if said and not _changed(one) & begun:
+        _tell(found, one, begun)
+        return
+    found.after.append(one)
     begun |= stored
     found.named += [name for name in sorted(stored) if name not in found.named]
+
+
+def _tell(found: Cutting, one: ast.stmt, begun: set[str] | None) -> None:
+    """Give names to the numbers that a call is told, which is left out itself: what prints, logs or keeps them."""
+    for value in _parts(one.value, whole=True) if isinstance(one, ast.Expr) else ():
+        names = _loaded(value)
+        mine = bool(names & begun) if begun is not None else any(isinstance(part, ast.Call) for part in ast.walk(value))
+        if not mine or names & found.lost or (isinstance(value, ast.Name) and value.id in found.named):
+            continue
+        name = ast.unparse(value)[:LONGEST]
+        found.after.append(ast.copy_location(ast.Assign([ast.Name(name, ast.Store())], value), one))
+        found.named.append(name)
+
+
+def _parts(value: ast.expr, *, whole: bool = False) -> Iterator[ast.expr]:
+    """The expressions of numbers in what is told: in a text that is formatted, a table, a call around one of these.
+
+    `whole`: a call stands for nothing but what it is told.
+    """
+    inner: list[ast.expr] = []
+    if isinstance(value, ast.JoinedStr):
+        inner = [one.value for one in value.values if isinstance(one, ast.FormattedValue)]
+    elif isinstance(value, ast.BinOp) and isinstance(value.op, ast.Mod) and isinstance(value.left, ast.Constant):
+        inner = [value.right]
+    elif isinstance(value, ast.Dict | ast.Tuple | ast.List):
+        inner = value.values if isinstance(value, ast.Dict) else value.elts
+    elif isinstance(value, ast.Call):
+        told = [*value.args, *(one.value for one in value.keywords)]
+        text = isinstance(value.func, ast.Attribute) and isinstance(value.func.value, ast.Constant)
+        inner = told if whole or text or any(isinstance(one, ast.Dict | ast.JoinedStr) for one in told) else []
+    if not inner:
+        yield value
+    for one in inner:
+        yield from _parts(one)
 
 
 def _names(tree: ast.AST, kind: type[ast.expr_context]) -> set[str]:
@@ -151,11 +194,6 @@ def _loaded(tree: ast.AST) -> set[str]:
 def _added(tree: ast.AST) -> set[str]:
     added = (one.target for one in ast.walk(tree) if isinstance(one, ast.AugAssign))
     return {one.id for one in added if isinstance(one, ast.Name)}
-
-
-def _says(one: ast.stmt) -> bool:
-    call = one.value if isinstance(one, ast.Expr) else None
-    return isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "print"
 
 
 def _base(one: ast.AST) -> str:
@@ -184,7 +222,7 @@ def _grown(root: ast.stmt) -> set[str]:
 
 
 def _compiled(cut: Cutting, code: CodeType, values: Mapping[str, Any]) -> CodeType:
-    body = [*cut.before, cut.root, *cut.after]
+    body = [*cut.before, *([cut.root] if cut.root is not None else []), *cut.after]
     stored = set().union(*map(_stored, body))
     begun = set().union(*map(_stored, cut.before))
     first = [

@@ -38,7 +38,7 @@ def pieces(record: Recorded) -> Iterator[Piece]:
     for place in record.places:
         for number, code in enumerate(cuttings(place.code, place.line, place.names)):
             if number < CUTS:
-                yield Piece(code, place.names, {}, {}, place.line, cut=True)
+                yield Piece(code, place.names, {}, {}, place.line)
 
 
 def replayed(record: Recorded, own: Callable[[str], bool], until: float) -> tuple[Piece, Verdict] | None:

@@ -22,7 +22,7 @@ from sightline.attach.script.scoring.verdict import numbers
 NUMBER, LONGEST = re.compile(r"(?<![\w.])-?\d+\.\d+(?:e[+-]?\d+)?(?![\w.])"), 2000  # of a text that is printed
 NUMBERS = ("b", "i", "u", "f")  # kinds of arrays that share their memory with a tensor
 PRINTED = "number "  # what is printed has no other name
-HELD = 8  # things that labels may be in
+HELD = 12  # things that labels may be in
 
 
 class _Model:
@@ -74,14 +74,13 @@ class _Loader:
 
 @dataclass(frozen=True)
 class Piece:
-    """Code and what it is run with. `cut`: it was no function, and what it prints counts as what it gives."""
+    """Code and what it is run with."""
 
     code: CodeType
     namespace: Mapping[str, Any]
     free: Mapping[str, Any]
     values: Mapping[str, Any]
     line: int
-    cut: bool = False
 
     @property
     def where(self) -> str:
@@ -123,8 +122,9 @@ class Stage:
             return
         if not isinstance(value, list | tuple):
             whole = torch.as_tensor(value) if getattr(getattr(value, "dtype", None), "kind", "") in NUMBERS else value
-            if isinstance(whole, Tensor) and whole.dim() and len(whole) == sum(self._sizes):
-                self.held.append([whole])
+            count = sum(self._sizes)
+            if isinstance(whole, Tensor) and whole.dim() and len(whole) >= count:
+                self.held += [[whole[:count]], [whole[-count:]]][: 1 + (len(whole) > count)]
             return
         batches = [tensors(one) for one in value[: len(self._sizes)]]
         if len(value) != len(self._sizes) or not batches or len({len(one) for one in batches}) != 1:
@@ -156,8 +156,7 @@ class Stage:
         rest = {name: value for name, value in self._values.items() if name not in names}
         self._built.said.clear()
         told = numbers(self._function(*(self._values[name] for name in names), **rest), -1)
-        said = _printed(self._built.said)
-        return {**told, **said} if self._piece.cut else told or said
+        return told or _printed(self._built.said)
 
 
 def _fill(parts: list[Tensor], values: Tensor) -> None:

@@ -3,7 +3,7 @@
 Symptom: perplexity (or accuracy) changes with batch size, padding or stride alone; it compares with nobody else's.
 Root cause: perplexity is exp(sum of the tokens' negative log-likelihoods / number of tokens). A mean over batches (or
 over their perplexities) weighs the tokens of small batches more; padding that is scored adds easy or absurd tokens; a
-sliding window that scores its overlap again counts some tokens twice, with more context.
+sliding window that scores its overlap again counts some tokens twice; nats are no bits until log 2 divides them.
 Fix: sum the losses of supervised tokens and their number, divide once, take exp once; -100 on padding and overlap.
 Stays silent when: the reported number is that of the tokens; another way to count gives less than 5 % else (2 % where
 it makes the number to its last digit, and two standard errors of what is no loss); nothing reported can be explained by
@@ -18,11 +18,11 @@ Sources:
 from __future__ import annotations
 
 from functools import partial
-from math import exp, isclose
+from math import isclose
 
 from sightline.guard.check import CannotTell, Finding, Verdict
 from sightline.guard.evidence import BatchMeansSeen, JudgedLossesSeen, MetricsHistory, MetricsSeen, ScoreSeen
-from sightline.guard.evidence.counting import LARGEST, Scored, explained, is_loss, mean, reported, same
+from sightline.guard.evidence.counting import Scored, explained, is_loss, made, mean, nats_off, reported, same, unit
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vlm")
@@ -59,7 +59,7 @@ def _recomputed(last: MetricsSeen, score: ScoreSeen) -> Verdict:
     if not told or fair is None:
         return CannotTell("loss or perplexity among the reported numbers")
     for name, nats in told.items():
-        wrong = None if same(nats, fair) else explained(score, nats)
+        wrong = None if same(nats, fair) else explained(score, nats) or unit(name, score, nats)
         if wrong is None or abs(nats - fair) <= HARM:
             continue
         return _finding(name, last.values[name], fair, wrong, score)
@@ -73,12 +73,12 @@ def _heard(last: MetricsSeen, heard: JudgedLossesSeen) -> Verdict:
         return CannotTell("loss of an evaluation's tokens")
     for name, nats in reported(last.values):
         value = last.values[name]
-        off = last.rounding.get(name, 0.0) / (1 if is_loss(name) else value) + FLOAT * max(1.0, abs(nats))
+        off = nats_off(name, value, last.rounding.get(name, 0.0)) + FLOAT * max(1.0, abs(nats))
         alike = partial(isclose, rel_tol=0.0, abs_tol=off)
         right = right or alike(nats, fair)
         if off > CLEAR or alike(nats, fair) or abs(nats - fair) <= PROVED:
             continue
-        if wrong := explained(heard, nats, alike):
+        if wrong := explained(heard, nats, alike) or unit(name, heard, nats, alike):
             return _finding(name, value, fair, wrong, heard)
     return None if right else CannotTell("count that explains it")
 
@@ -99,9 +99,9 @@ def _over_batches(means: BatchMeansSeen) -> Verdict:
 def _finding(name: str, value: float, fair: float, wrong: tuple[str, bool], score: Scored) -> Finding:
     how, means = wrong
     padding, repeated = (sum(getattr(b, part) for b in score.batches) for part in ("padding", "repeated"))
-    right = fair if (loss := is_loss(name)) else exp(min(fair, LARGEST))
+    right = made(name, fair)
     return Finding(
-        severity="note" if means and loss else "warning",
+        severity="note" if means and is_loss(name) else "warning",
         message=f"'{name}' {value:.4g} is taken {how}; over the tokens it is {right:.4g}",
         fix="add up token losses and token counts over all batches, divide once, take exp once"
         + ("; labels -100 on padding" if padding else "")
