@@ -99,6 +99,10 @@ for epoch in range(3):
         opt.zero_grad()
         loss.backward()
         opt.step()
+judged = nn.Linear(8, 2).eval()
+assert len(judged._forward_hooks)
+torch.optim.SGD(judged.parameters(), lr=0.1)
+assert not len(judged._forward_hooks)
 copy.deepcopy(net)
 torch.jit.script(net)
 """

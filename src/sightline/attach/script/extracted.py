@@ -83,6 +83,15 @@ class Extracted:
             self._known.append((weakref.ref(module), handle))
             self._loaders.hearing = self._hook(self._batch)
 
+    def made(self, optimizer: Any) -> None:
+        """An optimizer was made: what it holds is to be trained, or compiled, without a hook of ours."""
+        self._hook(self._made)(optimizer)
+
+    def _made(self, optimizer: Any) -> None:
+        for module in [ref() for ref, _ in self._known]:
+            if module is not None and any(map(ORIGINS.optimized, module.parameters())):
+                self._leave(module)
+
     def _leave(self, module: nn.Module | None) -> None:
         for ref, handle in self._known:
             if module is None or ref() is module:

@@ -172,6 +172,9 @@ class Resumes:
 
     def made(self, optimizer: Optimizer) -> None:
         """An optimizer was made: its rate may be set anew by hand at each step."""
+        self._hook(self._made)(optimizer)
+
+    def _made(self, optimizer: Optimizer) -> None:
         self._rates[optimizer] = _rate(optimizer)
 
     def _begins_anew(self, optimizer: Optimizer, saved: Saved) -> str:
