@@ -49,7 +49,8 @@ class OpenStep:
     `summed`: the micro-batches' losses are parts of the step's mean, and not means of their own. `told`: the losses as
     the host itself told them, which count in place of those that the model returned. `unread`: those of either kind
     that wait on their device until several are read at once. `spoiled`: the weights were not finite when its loss was
-    not; `unsound`: the operation of its backward pass that first made NaN of finite gradients.
+    not; `unsound`: the operation of its backward pass that first made NaN of finite gradients. `asked`: its gradients
+    were asked for by name, and none stays with a parameter from one pass to the next.
     """
 
     kind: Kind
@@ -61,6 +62,7 @@ class OpenStep:
     non_finite: str | None = None
     spoiled: bool = False
     unsound: str | None = None
+    asked: bool = False
     summed: bool = False
     told: list[float] = field(default_factory=list)
     unread: list[tuple[Loss, list[float], float]] = field(default_factory=list)

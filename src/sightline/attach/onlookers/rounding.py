@@ -1,4 +1,9 @@
-"""What becomes of updates to 16-bit parameters: what the optimizer means to add, beside what the weight does."""
+"""What becomes of updates to 16-bit parameters: what the optimizer means to add, beside what the weight does.
+
+What moves tensors by hand says nothing of what it means to add. There it is guessed from the weights of the same
+tensor that are small enough to show it, and what large ones should move by is counted, not summed: each moves by whole
+spacings, as often as the size of the updates over the spacing, be its residue kept or rounded at random.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +23,8 @@ SAMPLE = 256  # elements of each
 SMALL = 0.2  # of the spacing: round-to-nearest loses below a half, and a quarter just above a power of two
 TRIES = 4  # measured steps until an optimizer of 16-bit parameters has shown itself
 FIRST, EVERY = 24, 4  # looks that a run gets whatever the budget, and the steps between them: some 20 ms in all
+FAR = 0.35  # of the spacing, where the update is guessed: most of such are below a half
+SHOWN, SHOWING = 2.0, 8  # spacings by which weights moved that show an update's size, and how many must do so
 GAP = 8  # unmeasured steps for which the last update is taken to have gone on (Adam's mean is over ten)
 
 
@@ -45,6 +52,7 @@ class Rounding(Onlooker):
         self._tries = TRIES
         self._owner: Optimizer | None = None
         self._counts = torch.zeros(2, dtype=torch.float64)
+        self._guessed = torch.zeros(2, dtype=torch.float64)  # moves that should have been, and that were
         self._steps = 0
         self._due = False
         self._before: list[tuple[Tensor, Tensor | None]] = []
@@ -68,6 +76,9 @@ class Rounding(Onlooker):
         if not self._due or optimizer is not self._owner or not self._before:
             return
         step, counts, table = self.recorder.step, [], []
+        if by_hand(optimizer):
+            self._guess()
+            return
         for sampled, (old, grad) in zip(self._sampled, self._before, strict=True):
             update = meant(optimizer, sampled, grad)
             if update is None:
@@ -87,6 +98,28 @@ class Rounding(Onlooker):
             table.append(torch.stack([(due & ~away).sum(), (due & away).sum()]))
         self._before, self._steps = [], self._steps + 1
         self._post(step, counts, table)
+
+    def _guess(self) -> None:
+        """What moved, and by how much the rest should have, of a step whose updates nobody says."""
+        rows = []
+        for sampled, (old, grad) in zip(self._sampled, self._before, strict=True):
+            if grad is not None:
+                rows.append(guessed(old, _at(sampled.parameter, sampled.places), grad))
+        self._before, self._steps = [], self._steps + 1
+        if not rows:
+            return
+        step, steps = self.recorder.step, self._steps
+        dtype = str(self._sampled[0].parameter.dtype).removeprefix("torch.")
+
+        def arrived(values: list[Tensor]) -> None:
+            found = values[0].double()
+            self._counts += found[:2]
+            self._guessed += found[2:]
+            updates, swallowed = (int(n) for n in self._counts.tolist())
+            owed, paid = (int(n) for n in self._guessed.tolist())
+            self.recorder.offer(RoundingSeen(step, dtype, steps, updates, swallowed, owed, paid, 0.0, guessed=True))
+
+        self.recorder.mailbox.post([torch.stack([row.to(rows[0].device) for row in rows]).sum(dim=0)], arrived)
 
     def close(self, *, broken: bool) -> None:
         """Let go of the parameters."""
@@ -137,6 +170,29 @@ def meant(optimizer: Optimizer, sampled: Sampled, grad: Tensor | None) -> Tensor
         kept = state.get("momentum_buffer")
         return -rate * (grad.float() if kept is None else _at(kept, sampled.places).float())
     return None
+
+
+def by_hand(optimizer: Optimizer) -> bool:
+    """Whether it stands for a script that moves its tensors itself, at a rate of its own."""
+    return all(group.get("lr", 0.0) is None for group in optimizer.param_groups)
+
+
+def guessed(old: Tensor, new: Tensor, grad: Tensor) -> Tensor:
+    """(4,) float32: updates, those that moved nothing; moves of large weights that should have been, and that were.
+
+    Large: an update, whether it is taken to be alike for all (Adam) or to go with the gradient, is below `FAR` of its
+    spacing. The lesser of both is what is owed. Nothing where too few small weights moved to tell.
+    """
+    shift, pull, spacing = (new.float() - old.float()).abs(), grad.float().abs(), _spacing(old)
+    active, showing = pull > 0, (shift >= SHOWN * spacing) & (pull > 0)
+    unknown = torch.full_like(shift, float("nan"))
+    alike = torch.where(showing, shift, unknown).nanmedian()
+    along = torch.where(showing, shift / pull.clamp(min=1e-30), unknown).nanmedian() * pull
+    large = active & (torch.maximum(alike, along) < FAR * spacing)
+    owed = torch.where(large, torch.minimum(alike, along) / spacing, 0.0).sum()
+    row = torch.stack([active.sum(), (active & (shift == 0)).sum(), owed, (large & (shift != 0)).sum()]).float()
+    told = torch.tensor([True, True, False, False], device=old.device) | (showing.sum() >= SHOWING)
+    return torch.where(told, row, 0.0)
 
 
 def _at(tensor: Tensor, places: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ class Stepping:
         def build(_: list[Tensor]) -> None:
             parameters = s.meter.seen(table[0], before, rates) if before and table else ()
             known, norm = self._grad_norms.get(id(optimizer), (-1, 0.0))
-            carried = self._left(step, number, last, rates)
+            carried = None if step.asked else self._left(step, number, last, rates)
             unsound = step.loss is not None and not math.isfinite(step.loss)
             if step.non_finite is None and not step.spoiled and unsound:
                 self._name_non_finite(step)
@@ -140,7 +140,7 @@ class Stepping:
                 micro=tuple(step.micro),
                 carried=carried,
                 strayed=self._strayed(step, rates),
-                met=tuple(step.met) if s.meter.whole else (),  # FSDP adds up micro-batches where no hook sees it
+                met=tuple(step.met) if s.meter.whole and not step.asked else (),  # FSDP adds up micro-batches where no hook sees it
                 previous_grad_norm=norm if known == last and last else None,
                 parameters=parameters,
                 first_non_finite=step.non_finite,

@@ -1,5 +1,7 @@
 """Scripts that move their tensors themselves, without an optimizer of torch: ``with no_grad(): p -= lr * p.grad``.
 
+Their gradients come of a backward pass, or are asked for by name (see `asked.py`).
+
 Who moves a tensor along its gradient between two backward passes takes a step, whatever it is written with. The leaves
 of the first losses are compared from one backward pass to the next; those that followed their gradients make up an
 optimizer of our own, which does nothing, and whose steps are told when torch has counted writes to them. Where an
@@ -10,8 +12,10 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -19,14 +23,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sightline.attach.hook import Hook
+from sightline.attach.open_step import Loss
 from sightline.attach.origins import ORIGINS
+from sightline.attach.script.asked import TWICE, Asked, Askings, Door, along, doors
 from sightline.attach.script.scout import Scout
 from sightline.attach.script.terms import alike, few, variables
 from sightline.attach.script.watch import Models, Watched
 
 LOOKS = (*range(1, 13), 16, 24, 32, 48, 64)  # backward passes after which leaves are compared with the next one
-TWICE = 2  # times that it followed its gradients: once may be a coincidence
-ALONG = 0.3  # cosine of movement and gradients, either way: momentum and Adam begin far above; chance gives 0.1
 COMPARED = 8  # tensors whose values are compared where they are written to in a way that torch does not count
 
 
@@ -43,6 +47,8 @@ class ByHand:
         self._before: list[Leaf] = []
         self._followed: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._hands: list[Hand] = []  # one for tensors that move together: halves of a game take turns
+        self._askings = Askings(models, self._sure)
+        self._doors: list[Door] = []
 
     def install(self) -> None:
         """Notice backward passes."""
@@ -63,14 +69,75 @@ class ByHand:
             return result
 
         self._wrapped = torch.autograd.backward = noticed
+        self._doors = doors(self._hear)
+        for where, name, _, ours in self._doors:
+            setattr(where, name, ours)
         self._scout.made.append(self._leave)
+
+    def _hear(
+        self,
+        call: Callable[[], Any],
+        made: Callable[[Any], Asked | None],
+        asked: Any,
+        own: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> Any:
+        """`call`, which asks for gradients of `asked`: `made` of what it gives. `own`: the script's tensors in it."""
+        if self._plain is None or self._inside or torch.compiler.is_compiling():
+            return call()
+        known: list[tuple[Watched, int]] = []
+        self._hook(self._asks)(known)
+        self._inside = True
+        try:
+            given = call()
+        finally:
+            self._inside = False
+        self._hook(self._gave)(functools.partial(made, given), asked, own, known)
+        return given
+
+    def _asks(self, known: list[tuple[Watched, int]]) -> None:
+        """Gradients are about to be asked for: did anything move meanwhile?"""
+        self._models.backwards += 1
+        for hand in self._hands:
+            hand.arrives()
+        known += [(one, _heard(one)) for one in self._models.live]
+
+    def _gave(
+        self,
+        made: Callable[[], Asked | None],
+        of: Any,
+        own: Mapping[str, Tensor],
+        known: list[tuple[Watched, int]],
+    ) -> None:
+        """These are the gradients."""
+        if not self._hands and self._askings.sleeps(of):
+            return
+        asked = made()
+        if asked is None:
+            return
+        ids = {id(own[place]): grad for place, grad in asked.grads.items() if place in own}
+        mine = [hand for hand in self._hands if any(id(p) in ids for p in hand.tensors)]
+        if not mine:
+            self._askings.came(asked, own)
+        for hand in mine:
+            hand.ready(ids)
+            for one, before in known:
+                step = one.recorder.open_step if one in hand.those and one.attachment is not None else None
+                if step is None:
+                    continue
+                step.asked = True
+                if asked.loss is not None and _heard(one) == before:
+                    step.hear(Loss.of(asked.loss))
 
     def _leave(self, optimizer: Optimizer | None = None) -> None:
         """There is an optimizer of torch, which takes the steps."""
         if self._plain is not None and torch.autograd.backward is self._wrapped:
             torch.autograd.backward = self._plain
+        for where, name, plain, ours in self._doors:
+            if getattr(where, name) is ours:
+                setattr(where, name, plain)
         self._plain = None
-        self._hands, self._leaves, self._before = [], [], []
+        self._doors, self._hands, self._leaves, self._before = [], [], [], []
+        self._askings.forget()
 
     def _begins(self, tensors: Any) -> None:
         """A backward pass begins: did anything move since the last one?"""
@@ -100,7 +167,10 @@ class ByHand:
         for p in moved:
             ref, times = self._followed.get(id(p), (None, 0))
             self._followed[id(p)] = weakref.ref(p), times + 1 if ref is not None and ref() is p else 1
-        sure = [p for p in moved if self._followed[id(p)][1] >= TWICE]
+        self._sure([p for p in moved if self._followed[id(p)][1] >= TWICE])
+
+    def _sure(self, sure: Sequence[Tensor]) -> None:
+        """These are trained."""
         together = [hand for hand in self._hands if any(hand.holds(p) for p in sure)]
         new = [p for p in sure if not any(hand.holds(p) for hand in self._hands)]
         if new and not together:
@@ -136,10 +206,7 @@ def followed(leaves: Sequence[Leaf]) -> list[Tensor]:
         moved.append(tensor)
         shift.append((now - leaf.values).float().to("cpu"))
         pull.append(leaf.grads.float().to("cpu"))
-    if not moved:
-        return []
-    cosine = torch.nn.functional.cosine_similarity(torch.cat(shift), torch.cat(pull), dim=0)
-    return moved if abs(float(cosine)) >= ALONG else []
+    return moved if moved and along(torch.cat(shift), torch.cat(pull)) else []
 
 
 @dataclass(eq=False)
@@ -173,17 +240,24 @@ class Hand:
         if len(self.param_groups) == 1:
             self.scout.wait(self)
 
-    def ready(self) -> None:
-        """A backward pass is over: what is there now is what the next step uses, if one comes next."""
+    def ready(self, grads: Mapping[int, Tensor] = MappingProxyType({})) -> None:
+        """A backward pass is over: what is there now is what the next step uses, if one comes next.
+
+        `grads`: those that were asked for, by the ids of their tensors, which keep none themselves.
+        """
+        with _lent(self.tensors, grads):
+            self._ready()
+
+    def _ready(self) -> None:
         tensors = self.tensors
         self._versions = [p._version for p in tensors]
         here = [p for p in tensors[:COMPARED] if p.device.type == "cpu" and not self._counted]
         self._values = [few(p) for p in here]
         self._grads = {id(p.grad): p.grad._version for p in tensors if p.grad is not None}
-        if not self._those and self._passes:
+        if not self.those and self._passes:
             self.scout.before_step(self)  # no module was called meanwhile that it may belong to
         self._passes += 1
-        for one in self._those:
+        for one in self.those:
             self._joins(one)  # of plain tensors, just now
             one.recorder.gradients_ready(cast(Optimizer, self))
             self._told = True
@@ -197,7 +271,7 @@ class Hand:
 
     def arrives(self) -> None:
         """A forward or a backward pass begins: if the tensors are no longer what they were, a step was taken."""
-        for one in self._those:
+        for one in self.those:
             self._joins(one)
         if self._told and self._moved():
             self._told = False
@@ -207,12 +281,13 @@ class Hand:
         """A backward pass begins, and meets gradients. What a script wrote into them is its own affair."""
         grads = [p.grad for p in self.tensors if p.grad is not None]
         if any(self._grads.get(id(grad), grad._version) != grad._version for grad in grads):
-            for one in self._those:
+            for one in self.those:
                 if one.recorder.open_step is not None:
                     one.recorder.open_step.reworked = True
 
     @property
-    def _those(self) -> list[Watched]:
+    def those(self) -> list[Watched]:
+        """The models that it moves."""
         return [one for one in self.models.live if any(o is cast(Optimizer, self) for o in one.optimizers)]
 
     def _moved(self) -> bool:
@@ -222,3 +297,22 @@ class Hand:
             return True
         here = [p for p in tensors[:COMPARED] if p.device.type == "cpu" and not self._counted]
         return any(not alike(few(p), was) for p, was in zip(here, self._values, strict=False))
+
+
+@contextmanager
+def _lent(tensors: Sequence[Tensor], grads: Mapping[int, Tensor]) -> Iterator[None]:
+    """Inside, those without a gradient have the one that was asked for."""
+    mine = [p for p in tensors if p.grad is None and id(p) in grads]
+    for p in mine:
+        p.grad = grads[id(p)]
+    try:
+        yield
+    finally:
+        for p in mine:
+            p.grad = None
+
+
+def _heard(one: Watched) -> int:
+    """How many losses the step in the making knows."""
+    step = one.recorder.open_step if one.attachment is not None else None
+    return 0 if step is None else len(step.losses) + len(step.unread) + len(step.told)

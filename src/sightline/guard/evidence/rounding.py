@@ -55,6 +55,9 @@ class RoundingSeen:
         owed: elements whose updates, each swallowed, add up to more than one spacing, and that never moved.
         paid: elements of the same kind that did move (a residue that is kept, or rounding at random).
         learning_rate: the largest of the groups that hold them.
+        guessed: nobody says what the updates were to be; their size is that of small weights' moves. `owed`: moves by
+            whole spacings that large weights, which updates of that size are below a fifth of, should have made in all,
+            and `paid` those that they made.
     """
 
     step: int
@@ -65,6 +68,7 @@ class RoundingSeen:
     owed: int
     paid: int
     learning_rate: float
+    guessed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,5 +26,12 @@ def test_silent(change: dict[str, Any]) -> None:
     assert find(replace(LOST, **change)) is None
 
 
+def test_what_is_guessed_has_room_for_the_guess() -> None:
+    guess = replace(LOST, guessed=True, learning_rate=0.0, paid=24)
+    verdict = find(guess)
+    assert isinstance(verdict, Finding) and "learning rate" not in verdict.fix
+    assert find(replace(guess, paid=26)) is None
+
+
 def test_no_updates() -> None:
     assert isinstance(find(replace(LOST, updates=0, swallowed=0)), CannotTell)

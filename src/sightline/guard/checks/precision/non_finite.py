@@ -86,8 +86,8 @@ def _left_out(seen: LeftOutSeen) -> Finding | None:
     return Finding(
         severity="warning" if seen.trained else "error",
         message=told + where,
-        fix=f"mend what these batches meet in {seen.origin}, instead of skipping them: no log, root or division of zero, no fully"
-        " masked row (give a row without keys one key, or a large negative number in place of -inf)",
+        fix=f"mend what these batches meet in {seen.origin}, instead of skipping them: no log, root or division of"
+        " zero, no fully masked row (give a row without keys one key, or a large negative number in place of -inf)",
         seen={"left out": seen.left_out, "forwards": seen.forwards, "NaN again": f"{seen.again} of {seen.asked}"},
     )
 

@@ -7,7 +7,8 @@ half the distance to it (0.2 to 0.4 % of the weight in bfloat16) changes nothing
 Fix: keep the weights in float32 and compute in bfloat16 (`torch.autocast`, `bf16=True` with a float32 model); or an
 optimizer that rounds at random or keeps what rounding lost (Kahan); or a higher learning rate.
 Stays silent when: the optimizer holds float32 weights, whatever the model computes in; most updates arrive; small
-updates add up and move the weights in time (random rounding, Kahan); the optimizer's state does not say what it adds.
+updates add up and move the weights in time (random rounding, Kahan, float32 weights rounded anew); the optimizer's
+state does not say what it adds (of weights that a script moves by hand, small ones show how large its updates are).
 Sources:
 - https://arxiv.org/abs/2010.06192 (2020-10-13): nearest rounding of weight updates is the bottleneck of bf16 training
 - https://github.com/pytorch/ao/pull/1124 (2024-10-21): updates below 1e-3 of a bf16 weight change nothing
@@ -23,6 +24,7 @@ from sightline.guard.specimen import Run
 DOMAINS = ("any",)
 MOST = 0.5  # of the updates: what is lost of a few large weights (norms at 1.0) harms little
 OWED = 32  # sampled elements that should have moved by a whole spacing: enough to exclude chance
+GUESSED = 0.25  # of the moves owed, where the updates' size is a guess: kept residues make about all of them
 PAID = 0.05  # of the owed: with random rounding or Kahan nearly all of them move
 
 
@@ -31,16 +33,16 @@ def find(rounding: RoundingSeen) -> Verdict:
     if not rounding.updates:
         return CannotTell("update to a 16-bit parameter")
     share = rounding.swallowed / rounding.updates
-    if share < MOST or rounding.owed < OWED or rounding.paid > PAID * rounding.owed:
+    if share < MOST or rounding.owed < OWED or rounding.paid > (GUESSED if rounding.guessed else PAID) * rounding.owed:
         return None
+    rate = f" (learning rate {rounding.learning_rate:g})" if rounding.learning_rate else ""
     return Finding(
         severity="warning",
         message=f"{share:.0%} of the updates to {rounding.dtype} weights are too small to change them, and are lost",
-        fix=f"keep float32 weights and compute in {rounding.dtype} by autocast, or round at random"
-        f" (learning rate {rounding.learning_rate:g})",
+        fix=f"keep float32 weights and compute in {rounding.dtype} by autocast, or round at random{rate}",
         seen={
             "updates lost": share,
-            "weights owed a whole step of their format": rounding.owed,
+            f"{'moves' if rounding.guessed else 'weights'} owed a whole step of their format": rounding.owed,
             "of these moved": rounding.paid,
             "measured steps": rounding.steps,
         },
