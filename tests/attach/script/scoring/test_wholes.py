@@ -66,6 +66,13 @@ def test_both_from_nought(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert run(wholes.BEGIN + wholes.OFFSETS[name].replace("OFF", "1"), tmp_path, monkeypatch) == []
 
 
+@pytest.mark.parametrize("how", wholes.SEEN_TO)
+def test_what_is_done_in_a_statement_that_is_left_out(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(wholes.BEGIN + wholes.OTHERWISE.replace("SEEN_TO", how), tmp_path, monkeypatch) == []
+
+
 @pytest.mark.parametrize("name", those(wholes.LOGITS))
 def test_yes_or_no_that_is_read_wrong(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = run(wholes.LOGITS[name], tmp_path, monkeypatch)

@@ -147,6 +147,18 @@ for epoch in range(3):
 """,
 }
 
+OTHERWISE = """
+def one_more(ids):
+    ids += 1
+for epoch in range(3):
+    train()
+    with torch.no_grad():
+        guess = net(Xte).argmax(1)
+    SEEN_TO
+    print((guess == Yte).float().mean().item())
+"""
+SEEN_TO = ["one_more(guess)", "for i in range(len(guess)): guess[i] += 1", "if epoch >= 0: guess = guess + 1"]
+
 YES = """
 import torch
 from torch import nn

@@ -129,7 +129,7 @@ def _follow(found: Cutting, one: ast.stmt, begun: set[str]) -> None:
     said = isinstance(one, ast.Expr) and isinstance(one.value, ast.Call)
     given = isinstance(one, ast.Assign | ast.AnnAssign | ast.AugAssign) and bool(stored)
     if not (said or given) or (given and loaded & found.lost):
-        found.lost |= stored
+        found.lost |= stored | _changed(one) | _handed(one)
         return
     if not loaded & begun:
         found.aside.update(dict.fromkeys(stored if given else (), one))
@@ -138,6 +138,7 @@ def _follow(found: Cutting, one: ast.stmt, begun: set[str]) -> None:
     found.after += [other for other in dict.fromkeys(aside) if other not in found.after]
     if said and not _changed(one) & begun:
         _tell(found, one, begun)
+        found.lost |= _handed(one)
         return
     found.after.append(one)
     begun |= stored
@@ -194,6 +195,13 @@ def _loaded(tree: ast.AST) -> set[str]:
 def _added(tree: ast.AST) -> set[str]:
     added = (one.target for one in ast.walk(tree) if isinstance(one, ast.AugAssign))
     return {one.id for one in added if isinstance(one, ast.Name)}
+
+
+def _handed(tree: ast.AST) -> set[str]:
+    """What is handed to a function that is called for nothing else, and may change it."""
+    calls = [one.value for one in ast.walk(tree) if isinstance(one, ast.Expr) and isinstance(one.value, ast.Call)]
+    kept = [call for call in calls if not (isinstance(call.func, ast.Name) and call.func.id == "print")]
+    return {value.id for call in kept for value in call.args if isinstance(value, ast.Name)}
 
 
 def _base(one: ast.AST) -> str:

@@ -36,7 +36,7 @@ CALLS = 4  # of one function in one evaluation that are kept
 MISSES = 8  # calls that gave no number: it is no metric
 SINGLES = 64  # that are kept of calls which compare two texts
 FUNCTIONS = 32  # that are kept
-TWICE = 2  # evaluations whose mean over batches is told
+TWICE = 2  # evaluations of which it is asked what they are a mean over
 SECONDS = 0.5  # that all questions of one evaluation may take to functions, and to the evaluation itself
 FIRST = 4  # evaluations that are listened to; then the 8th, 16th, ...
 INSTALLED = ("site-packages", "dist-packages")
@@ -142,9 +142,9 @@ class Scores:
                 return
 
     def _weigh(self, state: State, records: list[Recorded], until: float) -> None:
-        for record in () if self._weighed >= TWICE else records:
+        self._weighed += bool(records)
+        for record in () if self._weighed > TWICE else records:
             if (means := weighed(record, self._own, state.step, until)) is not None:
-                self._weighed += 1
                 state.offer(means)
                 return
 

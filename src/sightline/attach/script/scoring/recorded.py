@@ -47,10 +47,10 @@ class Recorded:
     whole: bool = True
     paired: bool = True
 
-    def add(self, batch: Any, dataset: Any, output: Any) -> None:
-        """The model gave `output` for `batch`."""
+    def add(self, batch: Any, dataset: Any, output: Any, room: int) -> None:
+        """The model gave `output` for `batch`. `room`: elements that may be kept."""
         size = sum(leaf.numel() for leaf in (*leaves(batch), *leaves(output)) if isinstance(leaf, Tensor))
-        if not self.whole or len(self.told) >= BATCHES or self.size + size > MOST:
+        if not self.whole or len(self.told) >= BATCHES or size > room:
             self.whole = False
             return
         if batch is None or dataset is not self.dataset or (self.told and self.told[-1][0] is batch):
@@ -74,7 +74,8 @@ class Spots:
             if len(self._known) >= SPOTS:
                 return
             self._known[key] = Recorded(model, dataset, [_place(one) for one in frames])
-        self._known[key].add(batch, dataset, output)
+        room = MOST - sum(one.size for one in self._known.values())
+        self._known[key].add(batch, dataset, output, room)
 
     def records(self) -> list[Recorded]:
         """Those with something in them, in their order."""
