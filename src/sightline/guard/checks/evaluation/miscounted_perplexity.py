@@ -125,6 +125,6 @@ def specimen(run: Run, *, faulty: bool) -> None:
     model.eval()
     with guard.evaluating(), torch.no_grad():
         outputs = [(model(ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten()) for ids in batches]
-    whole = sum(nn.functional.cross_entropy(*one, reduction="mean" if faulty else "sum") for one in outputs)
-    loss = whole / (len(batches) if faulty else sum(len(targets) for _, targets in outputs))
+    reduction, parts = ("mean", len(batches)) if faulty else ("sum", sum(len(targets) for _, targets in outputs))
+    loss = sum(nn.functional.cross_entropy(*one, reduction=reduction) for one in outputs) / parts
     guard.log(perplexity=torch.as_tensor(loss).exp(), phase="evaluation")
