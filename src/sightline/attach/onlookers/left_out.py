@@ -53,7 +53,7 @@ class LeftOut(Onlooker):
         self._forwards += 1
         with torch.no_grad():
             where = tensors[0].device
-            flag = torch.stack([unsound(t[..., 0] if t.dim() > 1 else t).to(where) for t in tensors]).any()
+            flag = torch.stack([unsound(t[..., :1] if t.dim() > 1 else t).to(where) for t in tensors]).any()
         self._settle(keep=AHEAD - 1)
         self._waiting.append((step.begun[-1], flag, call))
 
