@@ -24,13 +24,17 @@ SMALL = 0.2  # of the spacing: round-to-nearest loses below a half, and a quarte
 TRIES = 4  # measured steps until an optimizer of 16-bit parameters has shown itself
 FIRST, EVERY = 24, 4  # looks that a run gets whatever the budget, and the steps between them: some 20 ms in all
 FAR = 0.35  # of the spacing, where the update is guessed: most of such are below a half
+WALKED = 1.0  # squares of the spacing: a walk of random signs has by then gone its own length
 SHOWN, SHOWING = 2.0, 8  # spacings by which weights moved that show an update's size, and how many must do so
 GAP = 8  # unmeasured steps for which the last update is taken to have gone on (Adam's mean is over ten)
 
 
 @dataclass(slots=True, eq=False)
 class Sampled:
-    """Elements of one parameter: their places, values at the start, sum of updates, and whether all were small."""
+    """Elements of one parameter: their places, values at the start, sum of updates, and whether all were small.
+
+    The first `spread` are evenly spread; any after them are its least ones.
+    """
 
     parameter: Tensor
     group: dict[str, Any]
@@ -39,6 +43,7 @@ class Sampled:
     total: Tensor
     small: Tensor
     last: int
+    spread: int
 
 
 class Rounding(Onlooker):
@@ -104,7 +109,10 @@ class Rounding(Onlooker):
         rows = []
         for sampled, (old, grad) in zip(self._sampled, self._before, strict=True):
             if grad is not None:
-                rows.append(guessed(old, _at(sampled.parameter, sampled.places), grad))
+                row, ratio = guessed(old, _at(sampled.parameter, sampled.places), grad, sampled.spread, sampled.total)
+                rows.append(row)
+                sampled.total += ratio.square() * min(self.recorder.step - sampled.last, GAP)
+            sampled.last = self.recorder.step
         self._before, self._steps = [], self._steps + 1
         if not rows:
             return
@@ -146,9 +154,13 @@ class Rounding(Onlooker):
         found = []
         for p, group in held:
             places = torch.arange(0, p.numel(), max(1, p.numel() // SAMPLE), device=p.device)
+            spread = len(places)
+            if by_hand(optimizer):  # the least ones show how large updates are
+                least = p.detach().reshape(-1).abs().topk(min(SAMPLE, p.numel()), largest=False).indices
+                places = torch.cat([places, least])
             zero = torch.zeros(len(places), device=p.device)
             start, last = _at(p, places), self.recorder.step
-            found.append(Sampled(p, group, places, start, zero, zero == 0, last))
+            found.append(Sampled(p, group, places, start, zero, zero == 0, last, spread))
         return found
 
 
@@ -177,22 +189,27 @@ def by_hand(optimizer: Optimizer) -> bool:
     return all(group.get("lr", 0.0) is None for group in optimizer.param_groups)
 
 
-def guessed(old: Tensor, new: Tensor, grad: Tensor) -> Tensor:
+def guessed(old: Tensor, new: Tensor, grad: Tensor, spread: int, walked: Tensor) -> tuple[Tensor, Tensor]:
     """(4,) float32: updates, those that moved nothing; moves of large weights that should have been, and that were.
 
     Large: an update, whether it is taken to be alike for all (Adam) or to go with the gradient, is below `FAR` of its
     spacing. The lesser of both is what is owed. Nothing where too few small weights moved to tell.
+    Of the first `spread` alone: the others are there to show the size. Weights that are rounded anew begin half a
+    spacing from their first move: so only those count that updates of either sign have `walked` far enough since, in
+    squares of spacings. And (n,) float32: updates over spacings.
     """
     shift, pull, spacing = (new.float() - old.float()).abs(), grad.float().abs(), _spacing(old)
     active, showing = pull > 0, (shift >= SHOWN * spacing) & (pull > 0)
     unknown = torch.full_like(shift, float("nan"))
     alike = torch.where(showing, shift, unknown).nanmedian()
     along = torch.where(showing, shift / pull.clamp(min=1e-30), unknown).nanmedian() * pull
-    large = active & (torch.maximum(alike, along) < FAR * spacing)
-    owed = torch.where(large, torch.minimum(alike, along) / spacing, 0.0).sum()
+    active = active & (torch.arange(len(old), device=old.device) < spread)
+    ratio = torch.minimum(alike, along).nan_to_num(0.0) / spacing
+    large = active & (torch.maximum(alike, along) < FAR * spacing) & (walked >= WALKED)
+    owed = torch.where(large, ratio, 0.0).sum()
     row = torch.stack([active.sum(), (active & (shift == 0)).sum(), owed, (large & (shift != 0)).sum()]).float()
     told = torch.tensor([True, True, False, False], device=old.device) | (showing.sum() >= SHOWING)
-    return torch.where(told, row, 0.0)
+    return torch.where(told, row, 0.0), torch.where(showing.sum() >= SHOWING, ratio, 0.0)
 
 
 def _at(tensor: Tensor, places: Tensor) -> Tensor:
