@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import median
 
 from sightline.guard.evidence.batches import LossSeen
 
@@ -112,6 +113,11 @@ class History:
     def measured(self) -> tuple[StepSeen, ...]:
         """The steps whose parameters were measured."""
         return tuple(s for s in self.steps if s.parameters)
+
+    def fell(self, *, to: float, over: int) -> bool:
+        """Whether the median loss of the last measured steps is at most this share of that of the first ones."""
+        losses = [step.loss for step in (*self.measured[:over], *self.measured[-over:]) if step.loss is not None]
+        return len(losses) == 2 * over and median(losses[over:]) <= to * median(losses[:over])
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -95,6 +96,15 @@ def test_an_embedding_of_which_one_row_in_a_million_was_seen() -> None:
 def test_a_key_bias_counts_with_its_weight() -> None:
     weight, bias = layer("key", 1e-2), layer("key", 1e-12, 0.0, numel=100)
     assert find(steps([[*beside(weight), bias]] * 4)) is None
+
+
+@pytest.mark.parametrize(("first", "last", "found"), [(1e-3, 0.01, False), (1e-3, 0.5, True), (1e-9, 0.01, True)])
+def test_what_learned_and_has_nothing_left_to_learn(first: float, last: float, found: bool) -> None:
+    early, late = (
+        StepSeen(0, loss, parameters=tuple(beside(layer("odd", g, 1e-9)))) for loss, g in [(1.0, first), (last, 1e-9)]
+    )
+    seen = [replace(step, step=n) for n, step in enumerate([early] * 4 + [late] * 4)]
+    assert isinstance(find(History(tuple(seen))), Finding) is found
 
 
 def test_too_few_steps() -> None:

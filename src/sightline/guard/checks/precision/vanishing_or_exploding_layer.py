@@ -9,7 +9,7 @@ Fix: init by fan-in and activation (`nn.init.kaiming_normal_(w, nonlinearity="re
 or tanh, a residual path with normalisation; for explosions also a lower `lr` and clipping at 1.0.
 Stays silent when: a gradient is exactly 0 or absent (a gate or low-rank adapter that starts at 0, an expert or token
 that was not used) or is growing from step to step; the optimizer makes up for a small gradient, so that the layer moves
-as others do; only a bias or a scalar is affected; the learning rate is small for all.
+as others do; only a bias or a scalar is affected; the rate is small for all; the loss is next to nothing by now.
 Sources:
 - https://arxiv.org/abs/1803.01719 (2018-03-05): when signals vanish or explode at init, and that 2/fan-in avoids it
 - https://neptune.ai/blog/vanishing-and-exploding-gradients-debugging-monitoring-fixing (2026-11-21): both, by layer
@@ -34,6 +34,7 @@ STARVED = 0.1  # of the strongest layer's relative update: Adam moves layers ali
 GROWING = 1.5  # later shares over earlier ones: a gate that opens linearly has 2.3 to 1.57 in its first six steps
 REPLACED = 0.9  # update over weights, after the step: such a step replaces the weights (healthy: 1e-4 to 1e-1)
 EXPLODED = 1e6  # root mean square of a gradient's elements: TheDeepChecker's limit
+LEARNED = 0.05  # of the first losses: what is left to learn may well need some of the layers alone
 SMALL = 64  # elements: gates, temperatures and short biases say nothing of a layer
 
 Layers = dict[str, tuple[float, float]]  # name -> root mean square of its gradient, norm of update over weights
@@ -41,12 +42,11 @@ Layers = dict[str, tuple[float, float]]  # name -> root mean square of its gradi
 
 def find(history: History) -> Verdict:
     """Look at each layer of each tower in the last measured steps."""
-    measured = history.measured
-    if len(measured) < STEPS:
+    if len(measured := history.measured) < STEPS:
         return CannotTell(f"{STEPS} measured optimizer steps")
     for tower in measured[-1].towers:
         first, seen = ([_layers(step, tower) for step in part] for part in (measured[:STEPS], measured[-STEPS:]))
-        if finding := _exploding(seen) or _vanishing(seen, first):
+        if finding := _exploding(seen) or _vanishing(seen, first, history.fell(to=LEARNED, over=STEPS)):
             return finding
     return None
 
@@ -81,8 +81,8 @@ def _exploding(seen: list[Layers]) -> Finding | None:
     )
 
 
-def _vanishing(seen: list[Layers], first: list[Layers]) -> Finding | None:
-    faint = [_weak(layers) for layers in seen]
+def _vanishing(seen: list[Layers], first: list[Layers], learned: bool) -> Finding | None:
+    faint = [_weak(layers) for layers in (*seen, *(first if learned else ()))]
     weak = [name for name in seen[-1] if all(name in names for names in faint)]
     if not (bad := [name for name in weak if not _growing(_shares(seen, name), _shares(first, name))]):
         return None
