@@ -127,3 +127,42 @@ def test_an_optimizer_without_weights_is_refused() -> None:
     model, optimizer = build()
     with pytest.raises(ValueError, match="weights=True"), untouched(model, optimizer):
         pass
+
+
+class _Layout:
+    def __init__(self) -> None:
+        self.transposed, self.scales = False, torch.ones(2)
+
+
+class _Packed(nn.Parameter):
+    """Four-bit weights, as it were: how they lie is said by an object beside them."""
+
+    packing: _Layout
+
+
+class _Quantised(nn.Module):
+    """Its first call in evaluation mode changes how its weights lie, for good."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = _Packed(torch.arange(6, dtype=torch.uint8).reshape(2, 3), requires_grad=False)
+        self.weight.packing = _Layout()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        layout = self.weight.packing
+        if not self.training and not layout.transposed:
+            self.weight.data, layout.transposed = self.weight.data.T.contiguous(), True
+            del layout.scales
+        return x @ (self.weight if layout.transposed else self.weight.T).float()
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_quantised_weights_lie_as_before(weights: bool) -> None:
+    model = _Quantised()
+    data, layout = model.weight.data, model.weight.packing
+    with untouched(model, weights=weights):
+        model.eval()(torch.ones(1, 3))
+        assert layout.transposed and model.weight.shape == (3, 2)
+    assert model.weight.data_ptr() == data.data_ptr() and model.weight.shape == (2, 3)
+    assert model.weight.packing is layout and not layout.transposed and layout.scales.tolist() == [1, 1]
+    assert torch.equal(model(torch.ones(1, 3)), torch.tensor([[3.0, 12.0]]))

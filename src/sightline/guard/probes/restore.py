@@ -20,13 +20,14 @@ def untouched(model: nn.Module, optimizer: Optimizer | None = None, *, weights: 
     Restored: the random state of Python, NumPy and torch (CPU, CUDA, MPS), every module's train or eval mode, every
     buffer, requires_grad and gradients (inside, there are none). With `weights=True` also the parameters' values and
     `optimizer`'s state and groups; that needs a second copy of both, and must not happen between a forward pass and
-    its backward pass. Attributes that a model sets on itself in Python are beyond reach.
+    its backward pass. Quantised parameters get the layout that they had: some libraries pack them anew for inference.
+    Attributes that a model sets on itself in Python are beyond reach.
     """
     if optimizer is not None and not weights:
         raise ValueError("a probe that steps an optimizer writes weights: pass weights=True")
     randomness = _random_state()
     modes = [(module, module.training) for module in model.modules()]
-    buffers = _Buffers(model)
+    buffers, layouts = _Buffers(model), _Layouts(model)
     parameters = [(p, p.requires_grad, p.grad, p.detach().clone() if weights else None) for p in model.parameters()]
     state = _OptimizerState(optimizer) if optimizer is not None else None
     for parameter, *_ in parameters:
@@ -34,6 +35,7 @@ def untouched(model: nn.Module, optimizer: Optimizer | None = None, *, weights: 
     try:
         yield
     finally:
+        layouts.restore()
         for parameter, learns, gradient, value in parameters:
             parameter.requires_grad_(learns)
             parameter.grad = gradient
@@ -124,6 +126,31 @@ class _Buffers:
             setattr(module, name, buffer)
             if _version(buffer) != version:  # reached by another way than the module's name for it
                 _put_back(buffer, value)
+
+
+class _Layouts:
+    """Parameters of classes that are not torch's: their storage, and what else they hold, by which it is read.
+
+    bitsandbytes on CPUs with bfloat16 packs 4-bit weights anew in their first call in evaluation mode, for good.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        own = [p for p in model.parameters() if not type(p).__module__.startswith("torch.") and vars(p)]
+        self.saved = [(p, p.data, [(o, dict(vars(o))) for o in (p, *vars(p).values()) if _open(o)]) for p in own]
+
+    def restore(self) -> None:
+        for parameter, data, held in self.saved:
+            if parameter.data_ptr() != data.data_ptr():
+                parameter.data = data
+            for one, attributes in held:
+                vars(one).clear()
+                vars(one).update(attributes)
+
+
+def _open(value: Any) -> bool:
+    """Whether it is a parameter, or an object of no class of Python's or torch's, with attributes of its own."""
+    known = type(value).__module__.partition(".")[0] in ("builtins", "torch")
+    return isinstance(value, nn.Parameter) or (hasattr(value, "__dict__") and not known)
 
 
 class _OptimizerState:
