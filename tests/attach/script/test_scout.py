@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 
@@ -42,3 +44,23 @@ def judged(*, silent: bool, steps: int = 12) -> tuple[list[str], str]:
 def test_a_part_that_never_runs_with_gradients_is_watched_too() -> None:
     assert judged(silent=True) == (["T1"], "Sequential + Sequential")
     assert judged(silent=False) == ([], "Sequential + Sequential")
+
+
+def test_a_shallow_copy_shares_its_hooks() -> None:
+    problems: list[str] = []
+    models = Models(1.0, lambda _: None, problems.append)
+    scout = Scout(models, problems.append)
+    policy = nn.Linear(4, 2)
+    scout.noticed(before := torch.optim.SGD(policy.parameters(), lr=0.1))
+    reference = copy.copy(policy)  # with the hook that waits for the first call
+    scout.noticed(optimizer := torch.optim.SGD([*policy.parameters(), *nn.Linear(1, 1).parameters()], lr=0.1))
+    try:
+        for _ in range(3):
+            with torch.no_grad():
+                reference(torch.randn(3, 4))
+            policy(torch.randn(3, 4)).square().mean().backward()
+            optimizer.step()
+            before.zero_grad()
+    finally:
+        models.close_all(whole=True)
+    assert not problems and models.watched

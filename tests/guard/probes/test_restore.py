@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from sightline.guard.probes.restore import untouched
+from sightline.guard.probes.restore import as_bytes, untouched
 
 
 def build() -> tuple[nn.Sequential, torch.optim.Optimizer]:
@@ -127,6 +127,12 @@ def test_an_optimizer_without_weights_is_refused() -> None:
     model, optimizer = build()
     with pytest.raises(ValueError, match="weights=True"), untouched(model, optimizer):
         pass
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (0,), (3, 2)])
+def test_any_tensor_as_bytes(shape: tuple[int, ...]) -> None:
+    tensor = torch.arange(9000)[7:].as_strided(shape, [1800, 600][: len(shape)])
+    assert as_bytes(tensor).numpy().tobytes() == tensor.numpy().tobytes()
 
 
 class _Layout:

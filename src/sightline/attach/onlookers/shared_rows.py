@@ -18,6 +18,7 @@ from sightline.attach.onlookers.spans import Spans
 from sightline.attach.onlookers.tails import Tails
 from sightline.guard.evidence import SharedRowsSeen
 from sightline.guard.probes.call import Call, outcome
+from sightline.guard.probes.restore import as_bytes
 
 ALWAYS = 64  # training batches that are hashed whatever the step costs; later ones on measured steps, and
 LATER = 16  # some more, where they are heard: were their rows there before?
@@ -236,4 +237,4 @@ def _bare(row: Tensor) -> bytes:
 
 
 def _bytes(row: Tensor) -> bytes:
-    return bytes(row.contiguous().view(torch.uint8).numpy())
+    return as_bytes(row).numpy().tobytes()

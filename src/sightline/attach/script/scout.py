@@ -162,9 +162,13 @@ class Scout:
 
     # --- deciding ------------------------------------------------------------------------------------------------
 
-    def _called(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """A module that holds parameters of an optimizer is called: is it the model?"""
-        if not torch.is_grad_enabled():
+    def _called(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
+        """A module that holds parameters of an optimizer is called: is it the model?
+
+        A hook that another one took away within this call is called once more, without `kwargs`: shallow copies of a
+        module share their hooks.
+        """
+        if kwargs is None or not torch.is_grad_enabled():
             return
         inside = {id(p) for p in module.parameters() if p.requires_grad}
         claimed = []

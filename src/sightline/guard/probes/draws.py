@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from sightline.guard.evidence import DrawsSeen
+from sightline.guard.probes.restore import as_bytes
 
 DRAWS = 24  # a worker: of two outcomes (a flip), 24 in a row agree by chance once in 17 million
 SECONDS = 3.0  # for all draws; a slow data set is left alone
@@ -129,7 +130,7 @@ def _parts(value: Any) -> Iterator[bytes]:
     """The bytes of a sample: tensors, arrays, pictures, numbers and text, in lists, tuples and dictionaries."""
     if isinstance(value, torch.Tensor):
         yield str((value.dtype, tuple(value.shape))).encode()
-        yield value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        yield as_bytes(value.cpu()).numpy().tobytes()
     elif isinstance(value, Mapping):
         for key, part in value.items():
             yield from (str(key).encode(), *_parts(part))

@@ -62,7 +62,7 @@ def same_randomness() -> Iterator[None]:
 def _put_back(live: Tensor, value: Tensor) -> None:
     """Write only what changed: an in-place write would spoil a graph that saved the tensor."""
     with torch.no_grad():
-        if not torch.equal(_bytes(live.detach()), _bytes(value)):
+        if not torch.equal(as_bytes(live), as_bytes(value)):
             live.copy_(value)
 
 
@@ -71,9 +71,10 @@ def _version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
-def _bytes(tensor: Tensor) -> Tensor:
+def as_bytes(tensor: Tensor) -> Tensor:
     """As bytes, so that a NaN equals itself and -0.0 is not 0.0."""
-    return tensor.contiguous().view(-1).view(torch.uint8)
+    flat = tensor.detach().contiguous().view(-1)
+    return flat.as_strided(flat.shape, (1,)).view(torch.uint8)  # one number alone may have any stride
 
 
 def _random_state() -> dict[str, Any]:
