@@ -65,6 +65,12 @@ def test_silent(rates: list[float], more: dict[str, Any]) -> None:
     assert find(seen(rates, **more)) is None
 
 
+@pytest.mark.parametrize(("ticks", "both"), [(40, True), (20, False), (None, False)])
+def test_what_is_over_too_soon_may_count_epochs(ticks: int | None, both: bool) -> None:
+    verdict = find(seen(DOWN + [0.0] * 20, scheduler="X" if ticks else None, ticks=ticks))
+    assert isinstance(verdict, Finding) and ("once per epoch" in verdict.fix) == both
+
+
 def test_too_few_steps() -> None:
     assert isinstance(find(seen([0.1] * 7)), CannotTell)
 

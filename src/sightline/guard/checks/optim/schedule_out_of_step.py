@@ -60,7 +60,9 @@ def _over(s: ScheduleSeen) -> Finding | None:
     if zeros == len(s.rates) or zeros < max(LEAST, (LOST if s.rates[-1] else TAIL) * len(s.rates)):
         return None
     fast = " (it advances with every micro-batch)" if s.inside > s.heard // 2 else ""
-    fix = f"plan the schedule for all optimizer steps: it is over after {len(s.rates) - zeros} of them{fast}"
+    each = s.ticks is not None and not fast and s.ticks >= len(s.rates) - 1
+    also = ", or step it once per epoch, if its plan counts epochs" if each else ""
+    fix = f"plan the schedule for all optimizer steps: it is over after {len(s.rates) - zeros} of them{fast}{also}"
     what = "below a millionth of its largest" if s.rates[-1] else "0"
     return _finding(s, f"the learning rate is {what} in the last {zeros} steps: the schedule was over too soon", fix)
 
