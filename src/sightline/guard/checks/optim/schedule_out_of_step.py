@@ -39,9 +39,8 @@ def find(schedule: ScheduleSeen, loader: LoaderSeen | None = None, plateau: Plat
         return CannotTell(f"{STEPS} optimizer steps")
     if plateau is not None and (message := wrong_way(plateau)):
         fix = "give it mode='max', as for every number of which more is better"
-        return _finding(
-            schedule, f"the schedule is turned round: {message}, and cut the rate {len(plateau.cuts)} times", fix
-        )
+        message = f"the schedule is turned round: {message}, and cut the rate {len(plateau.cuts)} times"
+        return _finding(schedule, message, fix)
     found = _restarts(schedule) or _over(schedule) or _past(schedule) or _units(schedule) or _early(schedule)
     return found or _left(schedule, loader)
 
@@ -59,10 +58,9 @@ def _over(s: ScheduleSeen) -> Finding | None:
     zeros = next((n for n, rate in enumerate(reversed(s.rates)) if rate > GONE * max(s.rates)), len(s.rates))
     if zeros == len(s.rates) or zeros < max(LEAST, (LOST if s.rates[-1] else TAIL) * len(s.rates)):
         return None
-    fast = " (it advances with every micro-batch)" if s.inside > s.heard // 2 else ""
-    each = s.ticks is not None and not fast and s.ticks >= len(s.rates) - 1
-    also = ", or step it once per epoch, if its plan counts epochs" if each else ""
-    fix = f"plan the schedule for all optimizer steps: it is over after {len(s.rates) - zeros} of them{fast}{also}"
+    also = ", or step it once per epoch, if its plan counts epochs" if (s.ticks or 0) >= len(s.rates) - 1 else ""
+    also = " (it advances with every micro-batch)" if s.inside > s.heard // 2 else also
+    fix = f"plan the schedule for all optimizer steps: it is over after {len(s.rates) - zeros} of them{also}"
     what = "below a millionth of its largest" if s.rates[-1] else "0"
     return _finding(s, f"the learning rate is {what} in the last {zeros} steps: the schedule was over too soon", fix)
 
