@@ -1,8 +1,9 @@
-"""Which token stands for images, read off gradients, and only where spans of it look cut."""
+"""Which token stands for images, read off gradients, and only where spans of it look cut; how many images there are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 import sightline
 from sightline.attach.onlookers.placeholder import cut_placeholder
+from sightline.attach.read import image_spans
 from sightline.attach.scattered import scattered
+from sightline.guard.probes.call import Call
 
 IMAGE, PAD = 9, 0
 
@@ -169,3 +172,18 @@ def test_what_the_graph_shows_of_a_scatter() -> None:
         assert written is not None and torch.equal(written[0], ids == 9) and written[1] == 4
     assert scattered(text * 2, ids) is None
     assert scattered(text.masked_scatter(torch.rand(3, 4) > 0.5, torch.ones(3, 4)), ids) is None
+
+
+@pytest.mark.parametrize(
+    ("more", "spans"),
+    [
+        ({}, 0),
+        ({"attention_mask": torch.ones(2, 3)}, 0),
+        ({"pixel_values": torch.zeros(4, 3, 8, 8)}, 4),
+        ({"encoded": {"image": {"states": torch.zeros(4, 5, 8)}}}, None),  # as `generate` hands them on
+    ],
+)
+def test_images_that_a_call_shows(more: dict[str, Any], spans: int | None) -> None:
+    assert (
+        image_spans(Call(torch.nn.Identity(), (), {"input_ids": torch.ones(2, 3, dtype=torch.long), **more})) == spans
+    )

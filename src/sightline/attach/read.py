@@ -24,6 +24,7 @@ TOKEN_FIELDS = (
 )
 ALIASES = {"assistant_mask": ("assistant_masks",)}  # the name of TRL and of transformers' chat templates
 MASKS = ("attention_mask", "assistant_mask")
+NO_IMAGES = ("attention_mask", "past_key_values", "labels")  # what may be floating beside ids
 IMAGE_COUNTS = ("image_index", "image_grid_thw", "pixel_values", "features")  # first that is there counts the images
 
 
@@ -39,11 +40,18 @@ def token_tensors(call: Call) -> dict[str, Tensor]:
 
 
 def image_spans(call: Call) -> int | None:
-    """How many images the batch shows to the language tower; 0 for ids without any image input."""
+    """How many images the batch shows to the language tower; 0 for ids without any image input.
+
+    None without ids, and where features come under a name of their own: nobody knows of how many images they are.
+    """
     for name in IMAGE_COUNTS:
         if (tensor := call.tensor(name)) is not None:
             return len(tensor)
-    return 0 if call.tensor("input_ids") is not None else None
+    if call.tensor("input_ids") is None:
+        return None
+    inputs = {name: part for name, part in call.kwargs.items() if name not in NO_IMAGES}
+    more = (part for part in leaves(call.args, inputs).values() if part.is_floating_point() and part.dim() > 1)
+    return 0 if next(more, None) is None else None
 
 
 def image_features(call: Call, made: int | None) -> int | None:

@@ -101,3 +101,26 @@ def test_no_answer_where_a_row_cannot_be_taken_out(given: dict[str, Any]) -> Non
 )
 def test_side(mask: list[list[int]], side: str | None) -> None:
     assert side_of(torch.tensor(mask).bool()) == side
+
+
+class Sees(nn.Module):
+    """A decoder whose rows begin with what their image says."""
+
+    def __init__(self, *, shuffled: bool) -> None:
+        super().__init__()
+        self.look, self.language, self.shuffled = nn.Linear(12, 16), little("llama"), shuffled
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, pictures: Any) -> Any:
+        seen = self.look(torch.stack([*pictures]).flatten(1))
+        seen = seen.flip(0) if self.shuffled else seen
+        embeds = self.language.get_input_embeddings()(input_ids) + seen[:, None]
+        return self.language(inputs_embeds=embeds, attention_mask=attention_mask)
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["one tensor", "a list"])
+def test_each_row_takes_its_image_along(listed: bool) -> None:
+    pictures = torch.randn(3, 2, 6, generator=torch.Generator().manual_seed(0)) * 3
+    given = {**padded("right"), "pictures": list(pictures) if listed else pictures}
+    seen = look(Sees(shuffled=False), given, chosen=torch.tensor([0, 0, 0]))
+    assert seen is not None and seen.side == "right" and seen.gap > 0.1
+    assert look(Sees(shuffled=True), given, chosen=torch.tensor([0, 0, 0])) is None  # whose image it is nobody knows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -9,13 +10,14 @@ from torch import Tensor
 
 from sightline.guard.evidence import PaddingSeen
 from sightline.guard.probes.call import Call
-from sightline.guard.probes.fields import rebuilt
+from sightline.guard.probes.fields import leaves, rebuilt
 from sightline.guard.probes.padded import real_tokens
 from sightline.guard.probes.refused import refusable
 from sightline.guard.probes.restore import untouched
 
 CACHE = ("past_key_values", "cache_position", "use_cache", "logits_to_keep", "num_logits_to_keep", "labels")
-OTHER_INPUTS = ("decoder_input_ids", "encoder_outputs", "inputs_embeds", "pixel_values")  # a row is more than its ids
+OTHER_INPUTS = ("decoder_input_ids", "encoder_outputs", "inputs_embeds")  # a row is more than its ids
+SAME = 1e-3  # of the probability: what an image that went with its row leaves between the row alone and in its batch
 ROWS = 4  # padded rows that are compared with themselves alone
 
 Side = Literal["left", "right"]
@@ -69,6 +71,8 @@ def padding(
     generating = chosen is not None
     read = last if generating else real
     followed = None if chosen is None else _followed(chosen[rows], last, single, last_only)
+    if _more(bare, mask) and float(_distance(real, single).max()) > SAME:
+        return None  # the images may be another row's
     rounding = torch.finfo(together.dtype).eps * float(single.abs().max())
     return PaddingSeen(
         step=step,
@@ -108,6 +112,16 @@ def bare_of(call: Call) -> Call | None:
     return bare if bare.repeatable else None
 
 
+def _unlike_rows(parts: Sequence[Any], rows: int) -> bool:
+    """Whether these are a part for each row: tensors, none of which has all rows."""
+    return all(isinstance(part, Tensor) and part.dim() > 0 and len(part) != rows for part in parts)
+
+
+def _more(call: Call, mask: Tensor) -> bool:
+    """Whether a call holds more than text: anything that is no (B, T) or (B,) tensor."""
+    return any(t.dim() > 2 or t.shape[:1] != mask.shape[:1] for t in leaves(call.args, call.kwargs).values() if t.dim())
+
+
 def _alone(call: Call, mask: Tensor, row: int, copies: int) -> Tensor | None:
     """(V,) float32 logits of the last position of one row without its padding, given `copies` times over."""
     logits = row_alone(call, mask, row, copies).run().logits
@@ -117,17 +131,24 @@ def _alone(call: Call, mask: Tensor, row: int, copies: int) -> Tensor | None:
 
 
 def row_alone(call: Call, mask: Tensor, row: int, copies: int = 1) -> Call:
-    """The call with one row only, `copies` times over and without its padding. ValueError where no row can be cut."""
+    """The call with one row only, `copies` times over and without its padding. ValueError where no row can be cut.
+
+    Of what is no text, such as images, the part in the row's place is taken, where there is one for each row.
+    """
     keep = mask[row].nonzero().flatten()
     positions, counted = torch.arange(len(keep), device=mask.device), call.tensor("position_ids")
     real = real_tokens(call)
     lengths = None if real is None else real.sum(dim=1)
 
     def cut(value: Any, name: str) -> Any:
+        if isinstance(value, list | tuple) and len(value) == len(mask) and _unlike_rows(value, len(mask)):
+            return type(value)([value[row]] * copies)
         if not isinstance(value, Tensor) or value.dim() == 0:
             return value
         if lengths is not None and value.shape == lengths.shape and bool((value == lengths).all()):
             return torch.full_like(value[:1], len(keep)).expand(copies)
+        if value.dim() > 2 and len(value) == len(mask):
+            return value[row : row + 1].expand(copies, *value.shape[1:])
         if value.dim() != 2 or value.shape != mask.shape:
             raise ValueError(f"{name}: not of the batch's shape")
         part = positions if name == "position_ids" or value is counted else value[row, keep]
