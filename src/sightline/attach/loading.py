@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
-from sightline.attach.classes import may_teach_classes, taught_classes
+from sightline.attach.classes import Taught, may_teach_classes
 from sightline.attach.prints import row_hashes
 from sightline.attach.recorder import Recorder
 from sightline.guard.evidence import Fed, FeedSeen, LoaderSeen, WaitingSeen
@@ -70,6 +70,7 @@ class Loading:
         self._told, self._inferred = False, 0  # epochs are told by `epoch`, or inferred from the steps
         self._seen: LoaderSeen | None = None
         self._fed: dict[int, Fed] = {}
+        self._reader = Taught()
         self._forwards, self._hashed, self._shown, self._rows_asked = 0, 0, 0, not wants("RowsSeen")
         self._pairs_asked = self._collate_asked = not wants("PairedSeen")
         self._spent, self._began = 0.0, time.perf_counter()
@@ -185,7 +186,7 @@ class Loading:
 
     def _gradient_came(self, number: int, box: list[Tensor], grad: Tensor) -> None:
         if box and not self._recorder.muted:
-            self._recorder.mailbox.post([box.pop(), grad], lambda v: self._taught(number, taught_classes(*v)))
+            self._recorder.mailbox.post([box.pop(), grad], lambda v: self._taught(number, self._reader.classes(*v)))
 
     def _came(self, number: int, fed: Fed) -> None:
         self._fed[number] = fed

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sightline.attach.classes import MOST, taught_classes
+from sightline.attach.classes import MOST, Taught
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.prints import TARGETS, row_hashes
 from sightline.guard.evidence import SharedTextSeen
@@ -27,7 +27,7 @@ class SharedText(Onlooker):
         super().__init__(recorder)
         self._batches: list[tuple[int, tuple[int, ...]]] = []
         self._looked = self._seen = 0
-        self._nothing = nn.Identity()
+        self._nothing, self._taught = nn.Identity(), Taught()
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """A batch with one text for all: remember the text and, when they are known, the classes."""
@@ -50,7 +50,7 @@ class SharedText(Onlooker):
             self.recorder.mailbox.post([hashes, box.pop(), grad], self._arrived)
 
     def _arrived(self, came: list[Tensor]) -> None:
-        texts, classes = set(came[0].tolist()), taught_classes(*came[1:])
+        texts, classes = set(came[0].tolist()), self._taught.classes(*came[1:])
         if len(texts) > 1 or classes is None:
             self._looked = BATCHES if len(texts) > 1 else self._looked  # each sample has a text of its own
             return

@@ -111,3 +111,21 @@ def test_losses_that_know_each_sample_or_mean_one_number(name: str) -> None:
 def test_numbers_that_outputs_are_pulled_to(centres: tuple[float, ...], found: bool) -> None:
     seen = PullSeen(4, 32, centres, means=(-0.08,) * 5, spread=(0.02,) * 5)
     assert isinstance(find(pull=seen), Finding) is found
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_class_weights_hide_no_separate_shuffle(apart: bool) -> None:
+    """A class has the weight of its own in all batches; labels are shuffled on their own, or with their inputs."""
+    torch.manual_seed(0)
+    x, y, weights = torch.randn(96, 5), torch.arange(96) % 3, torch.tensor([0.3, 1.0, 2.5])
+    model = nn.Linear(5, 3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    with sightline.attach(model, optimizer, on_finding=None) as guard:
+        for _ in range(3):
+            order = torch.randperm(96)
+            labels = y[torch.randperm(96) if apart else order]
+            for rows, taught in zip(order.split(24), labels.split(24), strict=True):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(x[rows]), taught, weight=weights).backward()
+                optimizer.step()
+    assert ("I5" in {finding.code for finding in guard.findings}) is apart
