@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from sightline.attach.hook import Hook
 from sightline.attach.open_step import Loss, OpenStep
 from sightline.attach.recorder import Recorder
+from sightline.attach.script.crossed import Crossed
 from sightline.attach.script.divergence import show_divergence
 from sightline.attach.script.logits import SoftmaxLoss
 from sightline.attach.script.terms import Terms
@@ -45,6 +46,7 @@ class Losses:
         self._models = models
         self._hook = lambda act: Hook(act, lambda error: fault(f"loss: {type(error).__name__}: {error}"))
         self._inside, self._terms, self._unsound = False, Terms(), Unsound()
+        self._crossed = Crossed(self._hook)
         self._plain: Callable[..., Any] | None = None  # torch's own, while ours is in its place
         self._wrapped: Callable[..., Any] | None = None
         self._given: Tensor | None = None  # to a library that scales it before it goes backward
@@ -149,6 +151,7 @@ class Losses:
                 show_divergence(root, live[0].recorder)
         if len(live) == 1:
             self._terms.look(root, live[0].recorder)
+            self._crossed.look(root, live[0].recorder, only)
         for one, step, *_ in states if len(live) > 1 else ():
             if one.blind and step is not None:
                 step.reworked = True  # whose pass it is nobody knows: this one's may have met nothing

@@ -40,6 +40,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     HiddenSeen    once, when parameters in plain containers have had gradients in three measured steps
     PicturesSeen  once, when all images of many training batches were one and the same
     PullSeen      after first backward passes that pull all outputs of a batch to one number
+    CrossedSeen   once, under `sightline run`, when a loss compares each output with the values of all samples
     DivergenceSeen  under `sightline run`, when a loss was given probabilities where it takes their logarithms
     StillSeen     once, when optimizer steps have written to nothing for a while
     UnsettledSeen   after an evaluation of a model with spectral norm that had not been trained yet
@@ -113,7 +114,7 @@ from sightline.guard.evidence.loading import (
 from sightline.guard.evidence.metrics import MetricsHistory, MetricsSeen
 from sightline.guard.evidence.parallel import CollectivesSeen, RankFacts, RanksSeen, Round
 from sightline.guard.evidence.pictures import PicturesSeen
-from sightline.guard.evidence.pull import PullSeen
+from sightline.guard.evidence.pull import CrossedSeen, PullSeen
 from sightline.guard.evidence.reference import ReferenceSeen
 from sightline.guard.evidence.rounding import AutocastSeen, LeftOutSeen, RoundingSeen, ScaledStep, ScalerSeen
 from sightline.guard.evidence.rows import NearRowsSeen, RepeatsSeen, SharedRowsSeen, SharedSpansSeen, TailsSeen
@@ -131,6 +132,7 @@ __all__ = [
     "CollapseSeen",
     "CollectivesSeen",
     "ContextSeen",
+    "CrossedSeen",
     "CutOffSeen",
     "DataSeen",
     "DivergenceSeen",
@@ -216,6 +218,7 @@ Evidence = (
     | DataSeen
     | ContextSeen
     | CollapseSeen
+    | CrossedSeen
     | CutOffSeen
     | Ended
     | PaddingSeen

@@ -76,6 +76,21 @@ class FeedSeen:
     batches: tuple[Fed, ...]
     loader: LoaderSeen | None = None
 
+    def came_back(self) -> tuple[int, int, float]:
+        """Inputs that came in a later batch again; those with another class; the share of these if unrelated."""
+        last: dict[int, tuple[int, int]] = {}
+        classes: Counter[int] = Counter()
+        again = conflicts = 0
+        for batch in self.batches:
+            for row, label in zip(batch.inputs, batch.classes or (), strict=False):
+                step, before = last.get(row, (batch.step, label))
+                again += step < batch.step
+                conflicts += step < batch.step and before != label
+                last[row] = (batch.step, label)
+                classes[label] += 1
+        total = max(1, classes.total())
+        return again, conflicts, 1 - sum((count / total) ** 2 for count in classes.values())
+
 
 @dataclass(frozen=True, slots=True)
 class DrawsSeen:

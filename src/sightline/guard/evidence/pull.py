@@ -1,4 +1,4 @@
-"""Where a loss pulls the outputs of a batch."""
+"""Where a loss pulls the outputs of a batch, and what it compares them with."""
 
 from __future__ import annotations
 
@@ -38,3 +38,18 @@ class PullSeen:
         ordered = sorted(self.centres)
         new = all(b - a > max(least, CLOSE * (ordered[-1] - ordered[0])) for a, b in pairwise(ordered))
         return new and all(abs(c - m) > least for c, m in zip(self.centres, self.means, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class CrossedSeen:
+    """A loss that compares the output of each sample with the values of all, as their shapes make pairs by themselves.
+
+    Attributes:
+        given: shape of what comes of the outputs; `other`: of what it meets, which does not learn; `made`: of both
+            together. Seen in several batches, with values that differ.
+    """
+
+    step: int
+    given: tuple[int, ...]
+    other: tuple[int, ...]
+    made: tuple[int, ...]

@@ -10,7 +10,8 @@ Fix: shuffle with one permutation (`i = torch.randperm(n); x, y = x[i], y[i]`), 
 give outputs and targets one shape: `outputs.squeeze(-1)`.
 Stays silent when: inputs come back with the class they had, or so often that the rest is label noise; inputs never
 repeat (fresh augmentation, one epoch), or repeat as one fixed wrong pairing that is learnt by heart. All targets of
-a batch may be one number (a discriminator's), or the mean of its outputs (a loss that holds them together).
+a batch may be one number (a discriminator's), or the mean of its outputs (a loss that holds them together); all may be
+compared with all on purpose (contrast, ranks, distances, kernels): outputs on both sides, or a choice among the pairs.
 Sources:
 - https://arxiv.org/abs/2103.14749 (2021-03-26): label errors in ten test sets are 3.4 % on average, 10 % at most
 - https://docs.pytorch.org/docs/stable/data.html (2026-11-01): a data set's row holds the sample with its label
@@ -18,10 +19,8 @@ Sources:
 
 from __future__ import annotations
 
-from collections import Counter
-
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import ExtractedSeen, FeedSeen, MatchesSeen, PairedSeen, PullSeen
+from sightline.guard.evidence import CrossedSeen, ExtractedSeen, FeedSeen, MatchesSeen, PairedSeen, PullSeen
 from sightline.guard.evidence.matching import never_found
 from sightline.guard.specimen import Run
 
@@ -37,34 +36,20 @@ def find(
     paired: PairedSeen | None = None,
     matches: MatchesSeen | None = None,
     kept: ExtractedSeen | None = None,
+    crossed: CrossedSeen | None = None,
 ) -> Verdict:
     """Compare the classes of inputs that were fed more than once with what independent classes would give."""
     if finding := (paired and _augmented_apart(paired)) or (matches and _never_found(matches)):
         return finding
     if kept is not None and kept.in_another_order:
         return _of_others(kept)
-    if pull is not None and pull.targets_lost:
-        return Finding(
-            severity="error",
-            message=f"the loss pulls all {pull.rows} outputs of a batch to one number, another one in each batch",
-            fix="give outputs and targets the same shape (outputs.squeeze(-1)): (n, 1) minus (n,) is (n, n)",
-            seen={"pulled to": pull.centres, "mean of the outputs": pull.means},
-        )
+    if crossed is not None or (pull is not None and pull.targets_lost):
+        return _all_with_all(crossed, pull)
     if feed is None:
         return CannotTell("training batch of tensors")
-    last: dict[int, tuple[int, int]] = {}
-    classes: Counter[int] = Counter()
-    again = conflicts = 0
-    for batch in feed.batches:
-        for row, label in zip(batch.inputs, batch.classes or (), strict=False):
-            step, before = last.get(row, (batch.step, label))
-            again += step < batch.step
-            conflicts += step < batch.step and before != label
-            last[row] = (batch.step, label)
-            classes[label] += 1
+    again, conflicts, independent = feed.came_back()
     if again < AGAIN:
         return CannotTell(f"{AGAIN} inputs that came back, with the class that the loss taught for each")
-    independent = 1 - sum((count / classes.total()) ** 2 for count in classes.values())
     if conflicts < FEW or conflicts < HALF * independent * again:
         return None
     return Finding(
@@ -74,6 +59,17 @@ def find(
         " the data set",
         seen={"came back": again, "with another class": conflicts, "expected if unrelated": independent * again},
     )
+
+
+def _all_with_all(crossed: CrossedSeen | None, pull: PullSeen | None) -> Finding:
+    fix = "give outputs and targets the same shape (outputs.squeeze(-1)): (n, 1) minus (n,) is (n, n)"
+    if crossed is not None:
+        shapes = {"outputs": crossed.given, "with": crossed.other, "together": crossed.made}
+        what = "each output meets the values of all samples: in the loss {} and {} become {}".format(*shapes.values())
+        return Finding("error", what, fix, {name: list(shape) for name, shape in shapes.items()})
+    assert pull is not None
+    what = f"the loss pulls all {pull.rows} outputs of a batch to one number, another one in each batch"
+    return Finding("error", what, fix, {"pulled to": pull.centres, "mean of the outputs": pull.means})
 
 
 def _augmented_apart(seen: PairedSeen) -> Finding | None:
