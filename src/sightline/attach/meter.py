@@ -35,12 +35,13 @@ class Group:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Before:
-    """Just before a step. `norms` (P,): gradients; `learns`: requires_grad.
+    """Just before a step. `named`: the parameters; `norms` (P,): gradients; `learns`: requires_grad.
 
     `samples`: one vector of watched values for each group; `tops`: of each large parameter, the place of its largest
     gradient, and the value there.
     """
 
+    named: list[tuple[str, nn.Parameter]]
     norms: Tensor
     has_grad: list[bool]
     learns: list[bool]
@@ -52,11 +53,15 @@ class Meter:
     """Measures the parameters of one model."""
 
     def __init__(self, model: nn.Module, tower_of: dict[str, str]) -> None:
-        self.named = list(model.named_parameters())
-        self.tower_of = tower_of
-        self.whole = not any(hasattr(p, "to_local") for _, p in self.named)  # this rank has all of each parameter
+        self.named: list[tuple[str, nn.Parameter]] = []
+        self.renew(model, tower_of)
         self._groups: list[Group] = []
         self._layout: list[tuple[torch.device, torch.dtype, int]] = []
+
+    def renew(self, model: nn.Module, tower_of: dict[str, str]) -> None:
+        """Measure the parameters that the model has now. To be said between two steps."""
+        self.named, self.tower_of = list(model.named_parameters()), tower_of
+        self.whole = not any(hasattr(p, "to_local") for _, p in self.named)  # this rank has all of each parameter
 
     def grad_norms(self) -> Tensor:
         """(P,) float32 L2 norm of each parameter's gradient, 0 where it has none."""
@@ -75,7 +80,9 @@ class Meter:
         locals_ = [_local(p) for _, p in self.named]
         self._arrange(locals_)
         tops = [[self._top(place, locals_[place]) for place in group.large] for group in self._groups]
-        return Before(self.grad_norms(), has_grad, learns, [_sample(group, locals_) for group in self._groups], tops)
+        return Before(
+            self.named, self.grad_norms(), has_grad, learns, [_sample(group, locals_) for group in self._groups], tops
+        )
 
     def after(self, before: Before) -> Tensor:
         """(P, 4) float32 just after the step: gradient norm, weight norm, update norm, moved (0 or 1)."""
@@ -132,7 +139,7 @@ class Meter:
                 moved=bool(moved),
             )
             for (name, p), (grad, weight, update, moved), has, learns in zip(
-                self.named, table.tolist(), before.has_grad, before.learns, strict=True
+                before.named, table.tolist(), before.has_grad, before.learns, strict=True
             )
         )
 

@@ -10,6 +10,8 @@ loss and cheap counts are kept. *Asleep*, hooks return after one test; forwards 
   hooks. Half of that goes to hearing, half to measuring; what hearing does not need goes to measuring. Measured steps
   come in windows of two, for some faults show between two steps in a row. All of the guard's time counts, that of the
   checks too; what a measured step's evidence costs later is put down to measuring.
+- Where what can learn changes (parts are woken, another optimizer takes over), what was seen says little of what comes:
+  the next steps are measured as the first ones were, on credit, for the first few such changes of a run.
 - What compares ranks must happen on all of them at the same steps. Such steps follow from the step's number alone
   (`also`), are heard at least, and nothing else here may be asked for them.
 
@@ -26,6 +28,7 @@ from collections.abc import Callable
 from enum import Enum
 
 ALWAYS = 5  # the first steps are all measured: most faults show at once
+AGAIN = 8  # such changes that are looked at: stages of a run are fewer, and what changes at every step is no stage
 WINDOW = 2  # measured steps in a row
 OPENING = 1024  # steps; by their number, so that a run is opened alike whatever the machine does
 PURSE = 50.0  # seconds of the budget's rate that the opening may spend
@@ -71,6 +74,7 @@ class Pace:
         self._share = 1.0  # of the time spent that was work
         self._window = 0  # measured steps that are still to come in this window
         self._slept = 0
+        self._again = AGAIN
 
     def __enter__(self) -> None:
         self._start, self._work_start = self._clock(), self._work()
@@ -94,6 +98,12 @@ class Pace:
             return Kind.MEASURED
         heard = (opening and step < HEARD) or self._hearing >= _middle(self._heard) or self._must(step)
         return Kind.HEARD if heard else Kind.ASLEEP
+
+    def again(self, step: int) -> None:
+        """What can learn has changed: the next steps are measured, one more than at first, for this one was not."""
+        if step >= ALWAYS and self._window <= 0 < self._again:
+            self._again -= 1
+            self._window = ALWAYS + 1
 
     @property
     def affords(self) -> bool:

@@ -50,11 +50,14 @@ def read_setup(model: nn.Module, towers: Towers, optimizers: Sequence[Optimizer]
 
 def setup_mark(model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[object, ...]:
     """What a set-up is read from, in small: equal for as long as the set-up is."""
-    return (
-        tuple((id(p), p.requires_grad, p.dtype) for p in model.parameters()),
-        tuple(module.training for module in model.modules()),
-        tuple((id(group), len(group["params"])) for o in optimizers for group in o.param_groups),
-    )
+    modes = tuple(module.training for module in model.modules())
+    return modes, tuple(p.dtype for p in model.parameters()), learning_mark(model, optimizers)
+
+
+def learning_mark(model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[object, ...]:
+    """The same of what can learn: the parameters, which of them are frozen, and the groups of all optimizers."""
+    groups = tuple((id(group), len(group["params"])) for o in optimizers for group in o.param_groups)
+    return tuple((id(p), p.requires_grad) for p in model.parameters()), groups
 
 
 def same_setup(one: Setup, other: Setup) -> bool:

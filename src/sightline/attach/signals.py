@@ -17,13 +17,14 @@ class Signals:
     def __init__(self) -> None:
         self.counting, self.measuring = True, False
         self.features: int | None = None  # vectors that the connector made
+        self.graph = False  # whether they have one
         self._connector: tuple[Tensor, int] | None = None
         self._embedding: tuple[Tensor, int] | None = None
 
     def clear(self, *, measuring: bool) -> None:
         """A forward pass begins whose features are counted."""
         self.counting, self.measuring = True, measuring
-        self.features, self._connector, self._embedding = None, None, None
+        self.graph, self.features, self._connector, self._embedding = False, None, None, None
 
     def rest(self, *, counting: bool = False) -> None:
         """Training forwards begin of which nothing is wanted. `counting`: evaluations may come without `clear`."""
@@ -35,7 +36,7 @@ class Signals:
             return
         given = output[0] if isinstance(output, tuple | list) and output else output
         if isinstance(given, Tensor) and given.is_floating_point() and given.dim() > 1:
-            self.features = given.numel() // given.shape[-1]
+            self.features, self.graph = given.numel() // given.shape[-1], given.requires_grad
             if self.measuring:
                 self._connector = (rms(given), given.shape[-1])
 

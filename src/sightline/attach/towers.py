@@ -47,6 +47,17 @@ def resolve(model: nn.Module, given: Mapping[str, Sequence[str]] | None) -> Towe
         if prefix not in named:
             hint = nearest(prefix, [name for name in named if name.count(".") <= prefix.count(".")])
             raise UserError(f"the model has no module '{prefix}'", where="towers", fix=hint)
+    return _towers(model, prefixes)
+
+
+def renewed(model: nn.Module, towers: Towers) -> Towers:
+    """The same towers of a model that has got other parameters, or other modules of the same names."""
+    now = dict(model.named_modules())
+    return _towers(model, {prefix: name for name, parts in towers.modules.items() for prefix in parts if prefix in now})
+
+
+def _towers(model: nn.Module, prefixes: Mapping[str, str]) -> Towers:
+    named = dict(model.named_modules())
     of = {name: _owner(name, prefixes) for name, _ in model.named_parameters()}
     modules: dict[str, dict[str, nn.Module]] = {}
     for prefix, tower in prefixes.items():

@@ -5,9 +5,10 @@ A parameter without a gradient alone says little: a module may not be used, or i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,11 @@ from sightline.guard.evidence import CutOffSeen
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.reach import reach, tensors_of
 
-STEPS = 4  # measured steps without a gradient: towers that take turns, and gates that start at zero, have had theirs
+STEPS = (
+    4,
+    16,
+)  # measured steps without a gradient: gates that start at zero have opened; and again, if nobody ran then
+ASKS = 16  # times that modules are listened to
 VALUES = 16  # elements of a parameter that are compared: something else than the optimizer may move it (an average)
 
 
@@ -61,55 +66,108 @@ class Question:
             handle.remove()
 
 
+@dataclass(slots=True)
+class Bare:
+    """A parameter without a gradient: measured steps in a row, its first values, and how often its module was asked."""
+
+    steps: int
+    values: Tensor
+    asked: int = 0
+
+
 class CutOff(Onlooker):
-    """Finds the parameters without a gradient, then listens once to the modules that hold them."""
+    """Counts, parameter by parameter, the steps without a gradient, then listens to the modules that hold them.
+
+    What can learn may change: parts are woken, another optimizer takes over. So nothing is settled by how a run began:
+    a parameter that was frozen when last seen is looked at as a new one, and another optimizer's steps count anew.
+    """
 
     shows: ClassVar = ("CutOffSeen",)
 
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)
-        self._steps: dict[int, int] = {}  # id of an optimizer -> measured steps of it
-        self._without: dict[str, Tensor] = {}  # name -> its first values
+        self._lead: Callable[[], Optimizer | None] = lambda: None  # whose step was the last after its own pass
+        self._graded: set[int] = set()  # ids of parameters that learned, and were not frozen since
+        self._bare: dict[int, Bare] = {}
+        self._without: dict[str, Tensor] = {}  # name -> first values, of those that are listened for
         self._listening: Any = None  # of torch's own hooks for all modules: a copied model takes none of ours along
         self._asked: dict[int, str] = {}  # id of a module -> its name
         self._ran: dict[str, bool] = {}  # name -> whether it ran with gradients on in any of its calls
         self._last: dict[str, bool] | None = None  # the same in the step before, of a model that is not called as one
-        self._held = 0
+        self._idle: list[str] = []  # modules that ran under no_grad in this step, if no gradient comes to them yet
+        self._held, self._asks = 0, 0
+        self._new = False
         self._question: Question | None = None
         self._over = False
 
     def before_step(self, optimizer: Optimizer, *, measured: bool) -> None:
-        """Drop what has a gradient from the candidates."""
+        """Count those of its parameters that have no gradient."""
+        if self.recorder.open_step is not None and self._lead() is not optimizer:
+            self._take_over(optimizer)
         if self._question is not None:
             self._answer(self._question)
+        if self._idle:
+            self._tell(self._idle)
+            self._idle = []
         if self._listening is not None:
             self._between_steps()
         if not measured or self._over or self._listening is not None:
             return
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        mine = {n: p for n, p in self.recorder.model.named_parameters() if id(p) in held and p.requires_grad}
-        first = not self._steps
-        if not first and id(optimizer) not in self._steps:  # several optimizers: whose turn it is cannot be told
-            self._over = True
-            return
-        self._steps[id(optimizer)] = self._steps.get(id(optimizer), 0) + 1
-        if first:
-            self._without = {n: _few(p) for n, p in mine.items() if p.grad is None}
-        self._without = {n: v for n, v in self._without.items() if n in mine and mine[n].grad is None}
-        self._held = sum(p.numel() for p in mine.values())
-        self._over = not self._without
-        if not self._over and self._steps[id(optimizer)] >= STEPS:
+        self._count([p for group in optimizer.param_groups for p in group["params"]])
+        if any(_due(bare) for bare in self._bare.values()):
             self._listen()
+
+    def _take_over(self, optimizer: Optimizer) -> None:
+        """Another optimizer's turn or phase: towers that take turns are never long enough without a gradient."""
+        self._lead, self._new = ref(optimizer), True
+        self._bare.clear()
+        self.sleeps()
+        if self._question is not None:
+            self._question.close()
+        self._question, self._idle = None, []
+
+    def _count(self, held: list[Tensor]) -> None:
+        if self._new:
+            self._new = False
+            self._forget(self.recorder.model.parameters())
+        self._forget(held)
+        mine = [p for p in held if p.requires_grad]
+        self._held = sum(p.numel() for p in mine)
+        self._graded.update(id(p) for p in mine if p.grad is not None)
+        for p in mine:
+            if id(p) in self._graded:
+                self._bare.pop(id(p), None)
+                continue
+            if id(p) not in self._bare:
+                self._bare[id(p)] = Bare(0, _few(p))
+            self._bare[id(p)].steps += 1
+
+    def _forget(self, parameters: Iterable[Tensor]) -> None:
+        """Whether the frozen ones learned once says nothing of what they do when they are woken."""
+        for p in parameters:
+            if not p.requires_grad:
+                self._graded.discard(id(p))
+                self._bare.pop(id(p), None)
 
     def _listen(self) -> None:
         """Hear whether the next training forward runs these modules, and how."""
+        named = {n: self._bare.get(id(p)) for n, p in self.recorder.model.named_parameters()}
+        self._without = {n: bare.values for n, bare in named.items() if bare is not None and bare.steps >= STEPS[0]}
         for name, module in self.recorder.model.named_modules():
             own = [f"{name}.{n}".lstrip(".") for n, _ in module.named_parameters(recurse=False)]
             if own and all(n in self._without for n in own):
                 self._asked[id(module)] = name
         if self._asked:
             self._listening = register_module_forward_hook(self._heard)
-        self._over = not self._asked
+        else:
+            self._settle()
+
+    def _settle(self) -> None:
+        """These were asked: ask again only after many more steps."""
+        for bare in self._bare.values():
+            bare.asked += _due(bare)
+        self._asks += 1
+        self._over = self._asks >= ASKS
 
     def _heard(self, module: nn.Module, *_: Any) -> None:
         name = self._asked.get(id(module))
@@ -122,8 +180,7 @@ class CutOff(Onlooker):
             self._last, self._ran = self._ran, {}
             return
         both = {name: on or self._last[name] for name, on in self._ran.items() if name in self._last}
-        self._ran = both
-        self._conclude()
+        self._tell(self._conclude(both))
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """The forward that was listened to is over. What a host's evaluation runs does not count."""
@@ -133,7 +190,8 @@ class CutOff(Onlooker):
             self._ran.clear()
             return
         ran = [name for name, graded in self._ran.items() if graded]
-        if not self._conclude() and ran:
+        self._idle = self._conclude(self._ran)
+        if not self._idle and ran:
             self._question = Question(call, ran)
             self._question.listen(tensors_of(output), self._question.outputs)
             self._question.listen(self._parameters(ran).values(), self._question.parameters)
@@ -155,38 +213,45 @@ class CutOff(Onlooker):
         if depends:
             self._tell(question.modules, detached=True)
 
-    def _conclude(self) -> bool:
-        self.close(broken=False)
-        return self._tell([name for name, graded in self._ran.items() if not graded])
+    def _conclude(self, ran: Mapping[str, bool]) -> list[str]:
+        """Listen no more; which modules ran under no_grad."""
+        self.sleeps()
+        self._settle()
+        return [name for name, graded in ran.items() if not graded]
 
-    def _tell(self, names: list[str], *, detached: bool = False) -> bool:
-        """Unless something else moves them: an average, say."""
-        modules = dict(self.recorder.model.named_modules())
-        held = {
-            f"{name}.{n}".lstrip("."): p for name in names for n, p in modules[name].named_parameters(recurse=False)
-        }
-        if not held or not all(torch.equal(_few(p), self._without[n]) for n, p in held.items()):
-            return False
-        numel, steps = sum(p.numel() for p in held.values()), max(self._steps.values())
+    def _tell(self, names: list[str], *, detached: bool = False) -> None:
+        """Unless a gradient came to them by now, or something else moves them: an average, say."""
+        held = {n: p for n, p in self.recorder.model.named_parameters() if n.rpartition(".")[0] in names}
+        first = [self._without.get(n) for n in held]
+        same = (v is not None and torch.equal(_few(p), v) for p, v in zip(held.values(), first, strict=True))
+        if not held or any(p.grad is not None for p in held.values()) or not all(same):
+            return
+        self._over = True
+        numel, steps = (
+            sum(p.numel() for p in held.values()),
+            max((bare.steps for bare in self._bare.values()), default=0),
+        )
         seen = CutOffSeen(self.recorder.step, tuple(names), tuple(held), numel, self._held, steps, detached)
         self.recorder.mailbox.post([], lambda _: self.recorder.offer(seen))
-        return True
 
     def sleeps(self) -> bool:
         """Listen again after the next measured step: every module's calls are too much to hear for longer."""
         if self._listening is not None:
             self._listening.remove()
             self._listening = None
-            self._asked, self._ran = {}, {}
+        self._asked, self._ran, self._last, self._idle = {}, {}, None, []
         return False
 
     def close(self, *, broken: bool) -> None:
         """Listen no more."""
-        if self._listening is not None:
-            self._listening.remove()
+        self.sleeps()
         if self._question is not None:
             self._question.close()
-        self._listening, self._question, self._over = None, None, True
+        self._question, self._over = None, True
+
+
+def _due(bare: Bare) -> bool:
+    return bare.asked < len(STEPS) and bare.steps >= STEPS[bare.asked]
 
 
 def _few(parameter: Tensor) -> Tensor:

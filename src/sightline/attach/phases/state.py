@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -18,9 +19,9 @@ from sightline.attach.open_step import OpenStep
 from sightline.attach.pace import Pace
 from sightline.attach.probing import Probing
 from sightline.attach.read import batch_seen, decoder, image_features, token_tensors
-from sightline.attach.setup import Facts, image_token_of, read_setup, same_setup, setup_mark
+from sightline.attach.setup import Facts, image_token_of, learning_mark, read_setup, same_setup, setup_mark
 from sightline.attach.signals import Signals
-from sightline.attach.towers import Towers
+from sightline.attach.towers import Towers, renewed
 from sightline.guard.evidence import Evidence, Phase, Progress, Setup
 from sightline.guard.probes.call import Call
 
@@ -94,6 +95,7 @@ class State:
         self.lone: Optimizer | None = None
         self.setup: Setup | None = None
         self._mark: object = None
+        self._known: set[int] = set()  # what could learn so far: of networks that take turns, the same again and again
         self.last_call: Call | None = None
         self.open_step: OpenStep | None = None
         self.stepped: list[tuple[OpenStep, Build]] = []
@@ -111,8 +113,17 @@ class State:
         if mark == self._mark:
             return
         self._mark = mark
+        learning = hash(learning_mark(self.model, self.optimizers))
+        if learning not in self._known:
+            self._known.add(learning)
+            self.pace.again(self.step)
+        others = [id(p) for _, p in self.meter.named] != [id(p) for p in self.model.parameters()]
+        if others and any(True for _ in self.model.parameters()):
+            self.mailbox.open(wait=True)  # what was measured is of the others
+            self.towers = renewed(self.model, self.towers)
+            self.meter.renew(self.model, dict(self.towers.of))
         setup = read_setup(self.model, self.towers, self.optimizers, self.facts, self.step)
-        if self.setup is None or not same_setup(setup, self.setup):
+        if others or self.setup is None or not same_setup(setup, self.setup):
             self.setup = setup
             self.offer(setup)
 
@@ -121,12 +132,14 @@ class State:
         tensors = token_tensors(call)
         made = None if phase == "preflight" else self.signals.features  # a batch that is only shown made none
         step, features = self.step, image_features(call, made)
+        graph = made is not None and self.signals.graph
         image = image_token_of(self.model, self.facts)
         decode = self.facts.decode or decoder(self.facts.tokenizer)
 
         def arrived(values: list[Tensor]) -> None:
             seen = dict(zip(tensors, values, strict=True))
-            self.offer(batch_seen(seen, call, phase, step, image, features, decode))
+            told = batch_seen(seen, call, phase, step, image, features, decode)
+            self.offer(replace(told, image_graph=graph))
 
         self.mailbox.post(list(tensors.values()), arrived)
 

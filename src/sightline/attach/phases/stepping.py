@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -118,9 +118,11 @@ class Stepping:
 
     def _close_step(self, step: OpenStep, optimizer: Optimizer) -> None:
         s, before, number = self._state, self._before, self._state.step
-        rates = rates_of(optimizer, {id(p): name for name, p in s.meter.named}) if before else {}
+        named = s.meter.named
+        rates = rates_of(optimizer, {id(p): name for name, p in named}) if before else {}
         place = next((n for n, one in enumerate(s.optimizers) if one is optimizer), 0)
         last, self._took[id(optimizer)] = self._took.get(id(optimizer), 0), number
+        held = [name in rates for name, _ in named]
         table: list[Tensor] = []
         if before:
             s.mailbox.post([s.meter.after(before)], table.extend)
@@ -128,19 +130,20 @@ class Stepping:
         def build(_: list[Tensor]) -> None:
             parameters = s.meter.seen(table[0], before, rates) if before and table else ()
             known, norm = self._grad_norms.get(id(optimizer), (-1, 0.0))
-            carried = None if step.asked else self._left(step, number, last, rates)
+            carried = None if step.asked else self._left(step, number, last, held)
             unsound = step.loss is not None and not math.isfinite(step.loss)
             if step.non_finite is None and not step.spoiled and unsound:
                 self._name_non_finite(step)
             spoiled = step.spoiled or any(not math.isfinite(p.weight_norm) for p in parameters)
+            whole = s.meter.whole and not step.asked  # FSDP adds up micro-batches where no hook sees it
             seen = StepSeen(
                 step=number,
                 loss=step.loss,
                 tokens=step.tokens,
                 micro=tuple(step.micro),
                 carried=carried,
-                strayed=self._strayed(step, rates),
-                met=tuple(step.met) if s.meter.whole and not step.asked else (),  # FSDP adds up micro-batches where no hook sees it
+                strayed=self._strayed(step, held),
+                met=tuple(step.met) if whole else (),
                 previous_grad_norm=norm if known == last and last else None,
                 parameters=parameters,
                 first_non_finite=step.non_finite,
@@ -155,28 +158,28 @@ class Stepping:
 
         s.stepped.append((step, build))
 
-    def _left(self, step: OpenStep, number: int, last: int, rates: Mapping[str, float]) -> float | None:
+    def _left(self, step: OpenStep, number: int, last: int, holds: Sequence[bool]) -> float | None:
         """Of the gradients that this optimizer's last step used, what every backward pass since has met."""
         if step.carried is not None:
             self._met = {n: met for n, met in self._met.items() if n > number - TURNS} | {number: step.carried}
         if number - last > TURNS:
             return None
         since = [met for n in range(last + 1, number + 1) if (met := self._met.get(n)) is not None]
-        held = [place for place, (name, _) in enumerate(self._state.meter.named) if name in rates]
-        if not held or not since or len(since) < number - last:
+        held = [place for place, one in enumerate(holds) if one]
+        grown = any(len(met) != len(holds) for met in since)
+        if not held or not since or grown or len(since) < number - last:
             return None
         least = math.hypot(*(min(met[i] for met in since) for i in held))
         return None if (step.reworked or step.unheard) and least else least
 
-    def _strayed(self, step: OpenStep, rates: Mapping[str, float]) -> float | None:
+    def _strayed(self, step: OpenStep, holds: Sequence[bool]) -> float | None:
         """Gradients that a pass on to another network left in this optimizer's hands; 0 where none were left."""
         if step.strayed is None or len(step.turns) != 1 or step.reworked or step.unheard:
             return None
         self._turns += 1
         if self._turns < 2:  # once may be a beginning; an order repeats itself
             return None
-        named = zip(self._state.meter.named, step.strayed, strict=True)
-        return math.hypot(*(norm for (name, _), norm in named if name in rates))
+        return math.hypot(*(norm for one, norm in zip(holds, step.strayed, strict=True) if one))
 
     def flush(self, *, all_: bool = True) -> None:
         """Steps that are over become evidence, once their measurements have arrived.
@@ -218,6 +221,9 @@ class Stepping:
             self._strangers[optimizer] = len(optimizer.param_groups)
             return False
         s.optimizers.append(optimizer)
+        s.pace.again(s.step)
+        if s.asleep:
+            s.wakes = s.step + 1
         return True
 
     def _name_non_finite(self, step: OpenStep) -> None:

@@ -24,6 +24,7 @@ class BatchSeen:
         assistant_mask: True on tokens that the assistant says, where the host knows.
         image_spans: images shown to the language tower (an image that is shown twice counts twice).
         image_features: feature vectors that the connector made for those spans, all images together.
+        image_graph: whether these have a graph, through which a gradient could come back.
         pad_id: what the model itself takes for padding (its config's id, its embeddings', or the one that a mask it is
             given hides at the ends of rows); None where it says none.
         where: the places of the rows (file and row), where known.
@@ -42,6 +43,7 @@ class BatchSeen:
     image_token_id: int | None = None
     image_spans: int | None = None
     image_features: int | None = None
+    image_graph: bool = False
     pad_id: int | None = None
     where: tuple[str, ...] = ()
     decode: Callable[[Sequence[int]], str] | None = field(default=None, repr=False)

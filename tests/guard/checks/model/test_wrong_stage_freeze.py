@@ -95,7 +95,9 @@ def test_no_gradient_for_a_reason(batch: BatchSeen | None, grads: dict[str, floa
 
 def test_a_detached_connector() -> None:
     verdict = find(THREE, history({**BOTH, "vision": None, "connector": None}), IMAGES)
-    assert isinstance(verdict, Finding) and "'connector'" in verdict.message
+    assert isinstance(verdict, Finding) and "'connector'" in verdict.message and "no_grad" in verdict.message
+    verdict = find(THREE, history({**BOTH, "vision": None, "connector": None}), replace(IMAGES, image_graph=True))
+    assert isinstance(verdict, Finding) and "unused" in verdict.message and "no_grad" not in verdict.fix
 
 
 def test_a_model_without_towers_or_plan() -> None:

@@ -3,9 +3,8 @@
 Symptom: the language model forgets in a stage that was to train the projector; or a tower's weights never change; or
 a "frozen" tower differs from its source after training, and gives other features in training than in evaluation.
 Root cause: `requires_grad` is set before a later call undoes it (LoRA wraps every module whose name matches, frozen or
-not); a tower runs under `torch.no_grad()` although its parameters are trained; freezing parameters leaves dropout and
-batch norm's running statistics alive, and the next `model.train()` wakes them after an `eval()`; a backbone freezes
-its first stages in its own `train()`, which the loop never calls.
+not); a tower that is trained runs under `torch.no_grad()`, or its output is unused; freezing leaves dropout and batch
+norm's statistics alive, or `model.train()` wakes them; a backbone freezes its first stages in a `train()` of its own.
 Fix: set `requires_grad` per tower after the last wrapping, before the optimizer is made; name LoRA's `target_modules`
 by tower (or `exclude_modules`); call `tower.eval()` on frozen towers after every `model.train()`; remove `no_grad`
 from the forward pass of a tower that learns; call `model.train()` before the first step.
@@ -31,6 +30,8 @@ from sightline.guard.specimen import Run
 DOMAINS = ("vision", "vlm")
 FIXED = 0.05  # share of a tower that may be fixed under the plan "all": position tables are below 1 % of a ViT
 STEPS = 3  # measured steps without a gradient: a gate that starts at zero opens after the first
+CUT = "it runs under no_grad or is detached", "remove no_grad and detach around '{}', or set its requires_grad to False"
+UNUSED = "its output has a graph, but is unused, or detached behind it", "use what '{}' makes, and detach nothing of it"
 LOOKING = {"vision": "connector", "connector": "language"}  # tower -> the one that passes gradients on to it
 
 
@@ -91,9 +92,9 @@ def _cut_off(tower: TowerSetup, history: History, batch: BatchSeen | None) -> Fi
         return None
     if not measured[-1].grad_norm(LOOKING[tower.name]) or any(s.grad_norm(tower.name) is not None for s in measured):
         return None
-    message = f"tower '{tower.name}' is trainable, but no gradient reaches it: it runs under no_grad or is detached"
-    fix = f"remove no_grad and detach from the forward pass of '{tower.name}', or set its requires_grad to False"
-    return _finding(message, fix, tower, "error" if tower.planned else "warning")
+    why, fix = UNUSED if tower.name == "connector" and batch.image_graph else CUT
+    message = f"tower '{tower.name}' is trainable, but no gradient reaches it: {why}"
+    return _finding(message, fix.format(tower.name), tower, "error" if tower.planned else "warning")
 
 
 def _never_called(own: OwnModeSeen) -> Finding:
