@@ -25,10 +25,7 @@ from sightline.attach.script.terms import alike, few
 from sightline.attach.script.watch import Models
 
 ALONG = 0.3  # cosine of movement and gradients, either way: momentum and Adam begin far above; chance gives 0.1
-SIGNS, SOME = (
-    0.5,
-    16,
-)  # where rounding lets few elements move: surplus of signs that agree, and how many must have moved
+SIGNS, SOME = 0.5, 16  # where rounding lets few elements move: surplus of signs that agree; moved elements, at least
 TWICE = 2  # times that it followed its gradients: once may be a coincidence
 PASSES = 64  # calls for the same tensors until nobody looks any more
 Door = tuple[Any, str, Callable[..., Any], Callable[..., Any]]  # where, its name there, torch's own, ours
@@ -69,9 +66,7 @@ def doors(hear: Callable[..., Any]) -> list[Door]:
         def call() -> Any:
             return ask(outputs, inputs, grad_outputs, *args, **kwargs)
 
-        if (
-            kwargs.get("create_graph") or any(args[1:2]) or is_tensor_like(inputs)
-        ):  # to be computed with further, or one
+        if kwargs.get("create_graph") or any(args[1:2]) or is_tensor_like(inputs):  # to be computed with further, or one
             return call()
         inputs = inputs if isinstance(inputs, tuple | list) else tuple(inputs)  # what goes through them once
         own = {str(n): t for n, t in enumerate(inputs) if isinstance(t, Tensor)}
