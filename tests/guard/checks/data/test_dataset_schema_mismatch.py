@@ -14,6 +14,7 @@ from sightline.guard.evidence import DataSeen, Objective
 PAIR = {"prompt": "Is ice cold or warm?", "chosen": "It is cold.", "rejected": "It is warm."}
 TIE = {**PAIR, "rejected": PAIR["chosen"]}
 AGAIN = {"prompt": PAIR["prompt"], "chosen": PAIR["prompt"] + " Cold.", "rejected": PAIR["prompt"] + " Warm."}
+TWICE = {name: text if name == "prompt" else PAIR["prompt"] + text for name, text in AGAIN.items()}
 TALK = [{"role": "user", "content": "Is ice cold?"}, {"role": "assistant", "content": "Yes, it is."}]
 CALL = [{"role": "user", "content": "Look."}, {"role": "assistant", "content": "", "tool_calls": [{"name": "look"}]}]
 TAGGED = "<|user|>Is ice cold?</s><|assistant|>Yes, it is.</s>"
@@ -31,6 +32,8 @@ def data(rows: list[Mapping[str, Any]], objective: Objective | None = None, **mo
         data([{**PAIR, "chosen": "No.<eos>"}] * 2, "preference", marks=("<eos>",)),
         data([{k: PAIR[k] for k in ("chosen", "rejected")}], "reward"),
         data([{"prompt": TALK[:1], "chosen": TALK[1:], "rejected": CALL[1:], "score": 3}], "preference"),
+        data([AGAIN], "reward", prepared=True),
+        data([{"prompt": TALK[:1], "chosen": TALK, "rejected": TALK[:1] + CALL[1:]}], "reward", prepared=True),
         data([{"prompt": "Hi", "completion": "Hi there"}] * 2, "sft"),
         data([{"messages": TALK}], "sft", texts=(TAGGED,), templated=True),
         data([{"messages": TALK}], "sft", texts=("Is ice cold? Yes, it is.",), templated=False),
@@ -55,6 +58,7 @@ def test_silent(seen: DataSeen) -> None:
         (data([{"prompt": TALK[:1], "completion": [{"role": "assistant", "content": ""}]}] * 2), "error", "is empty"),
         (data([AGAIN]), "warning", "begins"),
         (data([{"prompt": TALK[:1], "chosen": TALK, "rejected": TALK[:1] + CALL[1:]}]), "warning", "begins"),
+        (data([TWICE], "reward", prepared=True), "warning", "begins"),
         (data([PAIR], "sft"), "warning", "needs messages or text or prompt and completion"),
         (data([{"messages": TALK}], "preference"), "warning", "needs chosen and rejected"),
         (data([{"text": "Is it?"}], "rollout", trainer="GRPOTrainer"), "warning", "GRPOTrainer (rollout) needs prompt"),

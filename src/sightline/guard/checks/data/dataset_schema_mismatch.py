@@ -9,7 +9,7 @@ Fix: the schema of the objective: SFT `messages`, `text`, or `prompt` and `compl
 `chosen`, `rejected`, the prompt in its own column only; rollouts `prompt`. Give conversations as lists of role and
 content, or call `tokenizer.apply_chat_template(messages, tokenize=False)`.
 Stays silent when: some pairs tie and some answers are empty, fewer than half; text comes without roles; the tokenizer
-has no chat template; rows are prepared and their origin is gone; extra columns.
+has no chat template; prepared rows of unknown origin; extra columns; a reward model's answers have the prompt (TRL's).
 Sources:
 - https://github.com/huggingface/trl/issues/1541 (2024-04-15): an example script that put all messages into both answers
 - https://github.com/axolotl-ai-cloud/axolotl/pull/2755 (2025-06-04): the columns that DPO needs, and no others
@@ -18,6 +18,7 @@ Sources:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,7 +37,7 @@ NEEDS: Mapping[str, tuple[tuple[str, ...], ...]] = {  # any one of these sets of
     "rollout": (("prompt",),),
 }
 KNOWN = {"messages", "text", "prompt", "completion", "chosen", "rejected"}  # columns that tell an objective
-ANSWERS = ("completion", "chosen", "rejected")
+ANSWERS, OWN = ("completion", "chosen", "rejected"), "the prompt in its own column only"
 
 
 def find(data: DataSeen) -> Verdict:
@@ -55,7 +56,7 @@ def find(data: DataSeen) -> Verdict:
     return (
         _most(pairs, lambda r: r["chosen"] == r["rejected"], "chosen and rejected are the same", "a pair that differs")
         or _most(answered, lambda r: _empty(r, data), "an answer is empty", "the answers' text in their column")
-        or _most(answered, _prompt_again, "the answer begins with the prompt", "the prompt in its own column only")
+        or _most(answered, lambda r: _prompt_again(r, data), "the answer begins with the prompt", OWN, sure=False)
         or _template(data, talks, told)
     )
 
@@ -79,11 +80,11 @@ def _columns(data: DataSeen) -> Finding | None:
     )
 
 
-def _most(rows: list[Any], wrong: Callable[[Any], bool], what: str, fix: str) -> Finding | None:
+def _most(rows: list[Any], wrong: Callable[[Any], bool], what: str, fix: str, *, sure: bool = True) -> Finding | None:
     bad = [row for row in rows if wrong(row)]
     if not bad or 2 * len(bad) < len(rows):
         return None
-    severity: Severity = "error" if len(bad) == len(rows) > 1 and wrong is not _prompt_again else "warning"
+    severity: Severity = "error" if sure and len(bad) == len(rows) > 1 else "warning"
     example = {name: str(bad[0][name])[:80] for name in ("prompt", *ANSWERS) if name in bad[0]}
     return Finding(severity, f"{what} in {len(bad)} of {len(rows)} rows", f"give {fix}", {"row": example})
 
@@ -96,12 +97,14 @@ def _empty(row: Mapping[str, Any], data: DataSeen) -> bool:
     return not all(answer.strip() for answer in told)
 
 
-def _prompt_again(row: Mapping[str, Any]) -> bool:
-    prompt, names = row.get("prompt"), [name for name in ANSWERS if name in row]
+def _prompt_again(row: Mapping[str, Any], data: DataSeen) -> bool:
+    """Once too often: a reward model reads the answers alone, and has the prompt in them."""
+    prompt, answers = row.get("prompt"), [row[name] for name in ANSWERS if name in row]
+    times = 2 if data.objective == "reward" else 1
     if isinstance(prompt, list):
-        return bool(prompt) and all(row[name][: len(prompt)] == prompt for name in names)
+        return bool(prompt) and all(one[: times * len(prompt)] == times * prompt for one in answers)
     prompt = str(prompt or "").strip()
-    return len(prompt) >= PROMPT and all(said(row[name]).strip().startswith(prompt) for name in names)
+    return len(prompt) >= PROMPT and all(re.match(times * rf"\s*{re.escape(prompt)}", said(one)) for one in answers)
 
 
 def _template(data: DataSeen, talks: list[Any], told: list[str]) -> Finding | None:
@@ -122,9 +125,6 @@ def specimen(run: Run, *, faulty: bool) -> None:
     from torch import nn
     from torch.optim import SGD
 
-    rejected = "No."
-    if faulty:
-        rejected = "Yes."
-    rows = ({"prompt": "Is ice cold?", "chosen": "Yes.", "rejected": rejected},) * 2
+    rows = ({"prompt": "Is ice cold?", "chosen": "Yes.", "rejected": "Yes." if faulty else "No."},) * 2
     model = nn.Linear(2, 2)
     run.attach(model, SGD(model.parameters(), lr=0.1)).show(DataSeen(0, tuple(rows[0]), rows, "preference"))
