@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 from transformers import EvalPrediction
 
-from sightline.attach.truth import _keeps_records, truths, written
+from sightline.attach.truth import keeps_records, texts_truths, truths, written
 from sightline.guard.check import Finding
 from sightline.guard.checks.evaluation.metric_fails_oracle import find
 
@@ -122,8 +122,8 @@ def test_functions_that_remember_their_calls_are_left_alone() -> None:
     def looks_up(p: Any) -> dict[str, float]:
         return {names[0]: 1.0}
 
-    assert _keeps_records(remembers) and _keeps_records(remembers.__call__)
-    assert not _keeps_records(looks_up) and not _keeps_records(everywhere) and not _keeps_records(macro_f1)
+    assert keeps_records(remembers) and keeps_records(remembers.__call__)
+    assert not keeps_records(looks_up) and not keeps_records(everywhere) and not keeps_records(macro_f1)
 
 
 def nearly(labels: Any, places: int, right: float) -> Any:
@@ -212,3 +212,88 @@ def test_texts_of_a_decoder_begin_with_their_prompt_and_are_left_alone() -> None
 class Plain(nn.Module):
     config = SimpleNamespace(is_encoder_decoder=False)
     generation_config = SimpleNamespace(eos_token_id=1)
+
+
+START, END, PAD, LETTERS = 30, 31, 32, 30
+
+
+def dates(*, given_pads: bool = False) -> tuple[Any, Any]:
+    """What a model wrote badly from its start token on, and labels of several lengths, each with its end of text."""
+    draw = np.random.default_rng(5)
+    lengths = draw.integers(3, 10, (40, 1))
+    at, ids = np.arange(11), draw.integers(0, LETTERS, (40, 11))
+    labels = np.where(at < lengths, ids, np.where(at == lengths, END, PAD if given_pads else -100))
+    texts = np.concatenate([np.full((40, 1), START), draw.integers(0, LETTERS, (40, 14))], axis=1)
+    return texts, labels
+
+
+class Translator(nn.Linear):
+    config = SimpleNamespace(is_encoder_decoder=True)
+    generation_config = SimpleNamespace(eos_token_id=END, pad_token_id=PAD, decoder_start_token_id=START)
+
+
+def decoded(ids: Any) -> list[tuple[int, ...]]:
+    return [tuple(one for one in row if one < START) for row in ids.tolist()]
+
+
+def texts_judged(metric: Metric, labels: Any, texts: Any, **more: Any) -> tuple[list[str], list[str]]:
+    """The metrics that M3 finds, and those of which it is told."""
+    given = EvalPrediction(predictions=texts, label_ids=labels, **more)
+    seen = list(texts_truths(metric, given, Translator(1, 1), 3, PAD))
+    return [one.name for one in seen if isinstance(find(one), Finding)], [one.name for one in seen]
+
+
+def exact(instead: int) -> Metric:
+    def of_texts(p: Any) -> dict[str, float]:
+        said, wanted = (decoded(np.where(ids == -100, instead, ids)) for ids in (p.predictions, p.label_ids))
+        right = np.array([one == other for one, other in zip(said, wanted, strict=True)])
+        wrong = [set(one) ^ set(other) for one, other in zip(said, wanted, strict=True)]
+        return {
+            "exact": float(right.mean()),
+            "percent": 100.0 * right.mean(),
+            "errors": float(np.mean([*map(len, wrong)])),
+        }
+
+    return of_texts
+
+
+def test_ids_that_take_the_place_of_no_label_before_they_are_decoded() -> None:
+    texts, labels = dates()
+    names = ["exact", "percent", "errors"]
+    assert texts_judged(exact(0), labels, texts) == (names, names)
+    assert texts_judged(exact(PAD), labels, texts) == ([], names)
+    assert texts_judged(exact(0), dates(given_pads=True)[1], texts) == ([], [])
+    longer = np.pad(labels, ((0, 0), (0, 4)), constant_values=PAD)  # as Seq2SeqTrainer hands them on
+    assert texts_judged(exact(0), longer, texts) == (names, names)
+    assert texts_judged(exact(PAD), longer, texts) == ([], names)
+
+
+def by_design(p: Any) -> dict[str, float]:
+    """Of texts alone, of labels alone, of the inputs, and a likeness that is never 1."""
+    assert p.inputs is None or len(p.inputs) == len(p.predictions)
+    labels = np.where(p.label_ids == -100, PAD, p.label_ids)
+    said, wanted = decoded(p.predictions), decoded(labels)
+    same = np.mean([one == other for one, other in zip(said, wanted, strict=True)])
+    copied = 0.0 if p.inputs is None else float((p.inputs[:, :3] == labels[:, :3]).mean())
+    return {
+        "length": float(np.mean([*map(len, said)])),
+        "diversity": len({one for row in said for one in row}) / sum(map(len, said)),
+        "unlabelled": float((p.label_ids == -100).sum()),
+        "labelled": float((p.label_ids != -100).mean()),
+        "perplexity": float(np.exp(1.0 if p.losses is None else p.losses.mean())),
+        "copied": copied,
+        "meteor": 0.998 * float(same),
+    }
+
+
+def only_masked(p: Any) -> dict[str, float]:
+    keep = p.label_ids != -100
+    said = p.predictions[:, 1 : p.label_ids.shape[1] + 1]
+    return {"tokens": float((said == p.label_ids)[keep].mean())}
+
+
+def test_metrics_of_texts_that_say_less_than_1_of_the_truth_by_design() -> None:
+    texts, labels = dates()
+    more = {"inputs": np.roll(np.abs(labels), 1, axis=0), "losses": np.ones(40)}
+    assert not texts_judged(by_design, labels, texts, **more)[0] and not texts_judged(by_design, labels, texts)[0]
+    assert texts_judged(only_masked, labels, texts) == ([], ["tokens"])

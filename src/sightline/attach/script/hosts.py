@@ -17,7 +17,7 @@ from sightline.attach.hook import Hook
 from sightline.attach.script.heap import tokenizer_for
 from sightline.attach.script.watch import Models
 from sightline.attach.setup import embedding_of
-from sightline.attach.truth import Kept, kept, truths, written
+from sightline.attach.truth import Kept, keeps_records, kept, texts_truths, truths, written
 
 HF_METHODS = ("evaluate", "predict")
 LIGHTNING_JUDGES = ("validate", "test")
@@ -102,8 +102,12 @@ class Hosts:
             return
         self._asked.add(id(trainer))
         if metrics.written:
-            if (lengths := written(metrics.given, guard.model, trainer.state.global_step)) is not None:
+            step, metrics_of = trainer.state.global_step, metrics.compute
+            if (lengths := written(metrics.given, guard.model, step)) is not None:
                 guard.show(lengths)
+            if not keeps_records(metrics_of):
+                for seen in texts_truths(metrics_of, metrics.given, guard.model, step, _padding(trainer)):
+                    guard.show(seen)
             return
         for seen in truths(metrics.compute, metrics.given, guard.model, trainer.state.global_step):
             guard.show(seen)
@@ -233,6 +237,12 @@ class Hosts:
         methods = {name: guarded(name) for name in own if name.startswith("on_") and name not in stays}
         still = {name: lambda *_, **__: None for name in stays}
         return type(door.__name__, (door,), {"__init__": made, **methods, **still})
+
+
+def _padding(trainer: Any) -> int | None:
+    """What a Trainer pads the texts with that its model writes."""
+    known = [getattr(of, "pad_token_id", None) for of in (trainer.processing_class, trainer.model.generation_config)]
+    return next((pad for pad in known if isinstance(pad, int)), None)
 
 
 def _within(method: Callable[..., Any], inside: Callable[[Any], Any]) -> Callable[..., Any]:
