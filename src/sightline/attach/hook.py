@@ -12,7 +12,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from sightline.attach.language import generation_hook, generators
-from sightline.attach.phases.state import State
+from sightline.attach.phases.state import FLAGS, State
 from sightline.attach.recorder import Recorder
 from sightline.attach.setup import embedding_of
 
@@ -71,7 +71,8 @@ class Stepped(Hook):
 
     def __call__(self, *args: Any) -> None:
         s = self._state
-        if not _dynamo() and s.lone is args[0] and s.step + 1 < s.wakes and s.forwards != s.at_step:
+        sleeps_on = s.step + 1 < s.wakes and (s.step + 1) % FLAGS
+        if not _dynamo() and s.lone is args[0] and sleeps_on and s.forwards != s.at_step:
             s.step += 1
             s.at_step = s.forwards
             s.stalled = s.forwards + s.patience

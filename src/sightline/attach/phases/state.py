@@ -25,6 +25,8 @@ from sightline.attach.towers import Towers, renewed
 from sightline.guard.evidence import Evidence, Phase, Progress, Setup
 from sightline.guard.probes.call import Call
 
+FLAGS = 64  # steps asleep between two looks at which parameters are frozen: for a thousand, half a microsecond a step
+
 Build = Callable[[list[Tensor]], None]
 
 
@@ -95,6 +97,7 @@ class State:
         self.lone: Optimizer | None = None
         self.setup: Setup | None = None
         self._mark: object = None
+        self._flags: set[int] = set()  # which parameters were frozen so far, as one number
         self._known: set[int] = set()  # what could learn so far: of networks that take turns, the same again and again
         self.last_call: Call | None = None
         self.open_step: OpenStep | None = None
@@ -116,6 +119,7 @@ class State:
         learning = hash(learning_mark(self.model, self.optimizers))
         if learning not in self._known:
             self._known.add(learning)
+            self.woken()
             self.pace.again(self.step)
         others = [id(p) for _, p in self.meter.named] != [id(p) for p in self.model.parameters()]
         if others and any(True for _ in self.model.parameters()):
@@ -126,6 +130,13 @@ class State:
         if others or self.setup is None or not same_setup(setup, self.setup):
             self.setup = setup
             self.offer(setup)
+
+    def woken(self) -> bool:
+        """Whether other parameters are frozen than ever before."""
+        flags = hash(tuple(p.requires_grad for _, p in self.meter.named))
+        new = flags not in self._flags
+        self._flags.add(flags)
+        return new
 
     def show_batch(self, call: Call, phase: Phase) -> None:
         """Offer what the model was given, as soon as it is on the CPU."""

@@ -14,7 +14,7 @@ from sightline.attach.meter import Before, rates_of
 from sightline.attach.onlookers.onlooker import Onlooker
 from sightline.attach.open_step import Loss, OpenStep, read
 from sightline.attach.pace import Kind
-from sightline.attach.phases.state import Build, State
+from sightline.attach.phases.state import FLAGS, Build, State
 from sightline.guard.evidence import StepSeen
 from sightline.guard.probes.non_finite import first_non_finite
 
@@ -113,6 +113,9 @@ class Stepping:
         s.stalled = s.forwards + s.patience
         for onlooker in self.sleepless:
             onlooker.slept(optimizer)
+        if not s.step % FLAGS and s.woken():
+            s.pace.again(s.step)
+            s.wakes = s.step
         if s.step >= s.wakes:
             s.wake()
 
