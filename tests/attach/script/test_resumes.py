@@ -68,6 +68,68 @@ again("NoCount", first("NoCount", keep=(), counted=False))
 again("NoHead", first("NoHead"), "opt", "plan", without="2.")
 again("InParts", first("InParts"), "opt", "plan", without="2.", then=lambda m, s: m[2].load_state_dict(
     {"weight": s["2.weight"], "bias": s["2.bias"]}))
+
+
+def drawn(model, opt, plan):
+    x = torch.randn(16, 6)
+    opt.zero_grad()
+    nn.functional.mse_loss(model(x), x[:, :3].prod(1, keepdim=True)).backward()
+    opt.step()
+    plan.step()
+
+
+def begun(name, kept="saved.pt"):
+    state, one = torch.load(kept), parts(name)
+    one[0].load_state_dict(state["model"])
+    return state, list(one)
+
+
+def counted(one, at):
+    while at < 30:
+        drawn(*one)
+        at += 1
+
+
+one = parts("First")
+for _ in range(20):
+    drawn(*one)
+every = dict(zip(("model", "opt", "plan"), (part.state_dict() for part in one)))
+torch.save({**every, "done": 20, "epoch": 2, "random": torch.get_rng_state()}, "saved.pt")
+
+state, one = begun("CountsOn")
+counted(one, state["done"])
+state, one = begun("PlanAnew")
+one[1].load_state_dict(state["opt"])
+counted(one, state["done"])
+state, one = begun("NextEpochs")
+for epoch in range(state["epoch"], 4):
+    for _ in range(10):
+        drawn(*one)
+state, one = begun("DrawsOn")
+torch.set_rng_state(state["random"])
+counted(one, 22)
+state, one = begun("AllOfIt")
+one[1].load_state_dict(state["opt"])
+one[2].load_state_dict(state["plan"])
+counted(one, state["done"])
+state, one = begun("Tuned")
+for epoch in range(2):
+    for _ in range(8):
+        drawn(*one)
+state, one = begun("ByLoops")
+one[2].load_state_dict(state["plan"])
+for p, moments in zip(one[0].parameters(), state["opt"]["state"].values()):
+    one[1].state[p] = {key: value.clone() for key, value in moments.items()}
+counted(one, state["done"])
+state, one = begun("OtherKind")
+one[1] = torch.optim.RMSprop(one[0].parameters(), lr=3e-3)
+one[2] = torch.optim.lr_scheduler.ExponentialLR(one[1], 0.9)
+counted(one, state["done"])
+state, one = begun("Farther")
+one[2] = torch.optim.lr_scheduler.StepLR(one[1], 8)
+one[1].load_state_dict(state["opt"])
+counted(one, state["done"])
+
 judged = kind("Judged")
 judged.load_state_dict(first("Judged")["model"])
 with torch.no_grad():
@@ -86,6 +148,7 @@ def test_which_loads_are_resumes(tmp_path: Path) -> None:
         ("NoPlan", "K2", "error"),
         ("NeverSaved", "K2", "warning"),
         ("NoHead", "K2", "error"),
+        *((name, "K2", "error") for name in ("CountsOn", "PlanAnew", "NextEpochs", "DrawsOn")),
     }
     assert not told["run"]["problems"]
 

@@ -27,6 +27,7 @@ from sightline.attach.script.scout import Scout
 from sightline.attach.script.stand_ins import StandIns
 from sightline.attach.script.teachers import Teachers
 from sightline.attach.script.twins import Twins
+from sightline.attach.script.unrestored import Unrestored
 from sightline.attach.script.watch import Models
 from sightline.attach.script.words import Words
 from sightline.attach.torch_loop import Attachment
@@ -59,6 +60,7 @@ def watched(
     resumes = Resumes(models, saves, fault)
     resumes.install()
     scout.made.append(resumes.made)
+    Unrestored(models, resumes, fault).install()
     Kept(models, fault).install()
     Plateaus(models, fault).install()
     StandIns(models, fault).install()

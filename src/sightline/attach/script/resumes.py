@@ -51,6 +51,7 @@ class Saved:
     kinds: frozenset[tuple[str, float]]
     rows: frozenset[int]
     rates: tuple[float, float] | None = None
+    again: bool = False  # some of the rows were fed twice, so that there is an end of them
 
 
 class Resumes:
@@ -66,6 +67,7 @@ class Resumes:
         self._first: weakref.WeakKeyDictionary[Optimizer, float] = weakref.WeakKeyDictionary()  # of their first steps
         self._read: tuple[str, Any] | None = None  # the last checkpoint of our own that was read
         self._loaded: tuple[weakref.ref[nn.Module], str, Any] | None = None
+        self.reads: list[Callable[[str, Any], None]] = []  # told of what torch.load read, and from where
         self._lost: dict[str, Tensor] = {}  # of the last checkpoint: what it holds for a module that did not get it
         saves.told.append(self._wrote)
         models.attention.needs.append(self._needs)
@@ -99,11 +101,12 @@ class Resumes:
         """A model in training was saved."""
         if not one.recorder.step or one.attachment is None:
             return
-        rows = frozenset(row for fed in one.attachment.loading.fed for row in fed.inputs)
+        fed = [row for batch in one.attachment.loading.fed for row in batch.inputs]
+        rows = frozenset(fed)
         name = os.path.abspath(path) if path else f"what was saved at step {one.recorder.step}"
         every = one.recorder.optimizers
         rates = (self._first.get(every[0], 0.0), _highest(every[0], "lr")) if len(every) == 1 else None
-        self._saved[name] = Saved(one, frozenset(map(self._kind, every)), rows, rates)
+        self._saved[name] = Saved(one, frozenset(map(self._kind, every)), rows, rates, len(fed) > len(rows))
         if (known := _known(what)) is not None:
             self._names[known] = name
         if isinstance(what, Mapping) and _tells_how_far(what):
@@ -114,6 +117,8 @@ class Resumes:
         path = os.path.abspath(name) if isinstance(name, str | os.PathLike) else ""
         if path not in self._saved and self._names and (known := _known(content)) is not None:
             path = self._names.get(known, path)
+        for act in self.reads:
+            act(path, content)
         if path in self._saved and isinstance(content, Mapping):
             self._read = (path, content) if _bytes(content) <= LARGEST else None
             self._models.attention.listen()
@@ -169,6 +174,13 @@ class Resumes:
         one.attachment.show(seen)
         if not seen.differ:
             self._followers.loaded(path, one, seen)
+
+    def other_rows(self, path: str, one: Watched) -> bool:
+        """Whether a model is fed none of the rows that were fed again and again until the save."""
+        saved = self._saved.get(path)
+        if saved is None or not saved.again or one.attachment is None:
+            return False
+        return not any(row in saved.rows for fed in one.attachment.loading.fed for row in fed.inputs)
 
     def made(self, optimizer: Optimizer) -> None:
         """An optimizer was made: its rate may be set anew by hand at each step."""

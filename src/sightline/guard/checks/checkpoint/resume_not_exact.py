@@ -9,8 +9,9 @@ Fix: save and load `optimizer.state_dict()`, `scheduler.state_dict()`, `torch.ge
 Stays silent when: every part that the checkpoint holds is live as it was saved, and it holds the optimizer's state if
 the optimizer keeps any; nobody resumes: weights alone are loaded to be judged, or tuned on other data or at another
 rate. `sightline run` takes it for a resume when a script trains on, alike and on the same rows, from a file of its own
-that says how far it had come, and a Trainer that begins with the weights of its last run, which was cut off; else the
-host must say so.
+that says how far it had come; when all weights of an optimizer that is like the file's are the file's, and a count of
+steps or epochs goes on from the file's, or its random numbers are set; and a Trainer that begins with the weights of
+its last run, which was cut off; else the host must say so.
 Sources:
 - https://github.com/IntelLabs/distiller/issues/145 (2019-02-06): the rate starts anew, the optimizer was never loaded
 - https://github.com/NVIDIA-NeMo/Automodel/issues/763 (2025-11-04): optimizer and schedule not restored, step at 0

@@ -1,0 +1,288 @@
+"""Notices a run that goes on with a checkpoint's weights and without the optimizer's state or schedule beside them.
+
+Loading weights alone is no resume: they may be tuned, on other data or for another task, by an optimizer made for that.
+It is one when what is trained is what the file's optimizer was made for, whole and with the same settings, and the run
+itself goes on: with the file's random numbers, or with a count that goes on from the file's. Then an optimizer that has
+no state, or a schedule at its beginning, was forgotten. Which parts a file holds is known by torch's own structure of
+them, and where they went by their values; no name counts.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sightline.attach.hook import Hook, unwrapped
+from sightline.attach.onlookers.schedule import schedules_of
+from sightline.attach.script.counters import Counters
+from sightline.attach.script.resumes import Resumes
+from sightline.attach.script.terms import few
+from sightline.attach.script.watch import Models, Watched
+from sightline.guard.evidence import ResumeSeen
+
+DEEP = 6  # {"state": {"opt": {"state": {0: {"exp_avg": ...}}}}} and one more
+COUNTS = 3  # as deep as a count of steps or epochs is looked for
+NEAR = 0.1  # of a rate that is set by hand, from one step to the next
+ALONG = 0.05  # of the saved rate: a schedule of the script's own that is as near goes on, whatever its count
+PATIENCE = 16  # steps of other optimizers until a file that was read is forgotten
+STARTED = 1  # of a schedule: some are stepped before the optimizer is
+CYCLED = ("betas", "momentum")  # which a one-cycle schedule moves
+MOVING = {"last_epoch", "_step_count", "_last_lr", "T_cur", "T_i", "best", "num_bad_epochs", "cooldown_counter"}
+Print = tuple[tuple[int, ...], tuple[float, ...]]
+
+
+@dataclass(eq=False)
+class Read:
+    """What is known of a file that holds more than weights. `numbers`: its counts. `random`: its random states."""
+
+    path: str
+    prints: frozenset[Print]
+    optimizers: tuple[Mapping[str, Any], ...]  # their groups, and which parameters have state
+    schedules: tuple[Mapping[str, Any], ...]
+    numbers: frozenset[int]
+    random: tuple[Tensor, ...]
+    drawn: bool = False
+    waited: int = 0
+    judged: weakref.WeakSet[Optimizer] = field(default_factory=weakref.WeakSet)
+
+
+@dataclass(eq=False)
+class Going:
+    """A run that may go on from what was read, without all of it. `proof`: what tells that it does."""
+
+    read: Read
+    optimizer: weakref.ref[Optimizer]
+    lost: tuple[tuple[str, str], ...]
+    counters: Counters
+    proof: str = ""
+
+
+class Unrestored:
+    """Follows a file from where it is read until the run is known to go on from it."""
+
+    def __init__(self, models: Models, resumes: Resumes, fault: Callable[[str], None]) -> None:
+        self._models, self._other_rows = models, resumes.other_rows
+        self._hook = lambda act: Hook(act, lambda error: fault(f"resume: {type(error).__name__}: {error}"))
+        self._read: Read | None = None
+        self._going: list[Going] = []
+        resumes.reads.append(self._came)
+        models.attention.needs.append(lambda: self._read is not None or bool(self._going))
+        models.before.append(self._hook(self._stepping))
+
+    def install(self) -> None:
+        """Notice from now on which random numbers a script sets."""
+        set_, came = torch.set_rng_state, self._hook(self._drawn)
+
+        @functools.wraps(set_)
+        def setting(new_state: Tensor) -> None:
+            set_(new_state)
+            came(new_state)
+
+        torch.set_rng_state = setting
+
+    def _came(self, path: str, content: Any) -> None:
+        found = read_of(path, content)
+        if found is not None:
+            self._read, self._going = found, []
+            self._models.attention.listen()
+
+    def _drawn(self, state: Tensor) -> None:
+        if self._read is not None and any(torch.equal(one, state.cpu()) for one in self._read.random):
+            self._read.drawn = True
+
+    def _stepping(self, optimizer: Optimizer) -> None:
+        for run in list(self._going):
+            if run.optimizer() is optimizer:
+                run.proof = run.proof or run.counters.stepped()
+                self._tell(run, optimizer)
+            elif run.optimizer() is None:
+                self._going.remove(run)
+        if (read := self._read) is not None:
+            read.waited += 1
+            if optimizer not in read.judged:
+                self._first(read, optimizer)
+            if read.waited >= PATIENCE:
+                self._read = None
+
+    def _first(self, read: Read, optimizer: Optimizer) -> None:
+        """The first step after a file was read: of what was trained as it was saved?"""
+        held = [p for group in optimizer.param_groups for p in group["params"]]
+        if not held or not all(_print(p) in read.prints for p in held):
+            return
+        read.judged.add(optimizer)
+        kept = [one for one in read.optimizers if _same_make(one, optimizer)]
+        if not kept:
+            return
+        lost = _lost(read, kept, optimizer)
+        if not lost:
+            self._whole(read, optimizer)
+            return
+        taken = {one["steps"] for one in kept} | {one["last_epoch"] for one in read.schedules}
+        proof = "it draws on with the saved random numbers" if read.drawn else ""
+        run = Going(read, weakref.ref(optimizer), lost, Counters(read.numbers, frozenset(taken)), proof)
+        self._going.append(run)
+        self._tell(run, optimizer)
+
+    def _tell(self, run: Going, optimizer: Optimizer) -> None:
+        if not run.proof:
+            if not run.counters.waiting:
+                self._going.remove(run)
+            return
+        one = self._watched(optimizer)
+        if one is None or one.attachment is None:
+            return  # it is not known yet
+        self._going.remove(run)
+        if not one.adopted and not self._other_rows(run.read.path, one):
+            part, what = run.lost[0]
+            differ = ((part, f"{what}, while the run goes on: {run.proof}"), *run.lost[1:])
+            one.attachment.show(_seen(run.read, one, tuple(part for part, _ in run.lost), differ))
+
+    def _whole(self, read: Read, optimizer: Optimizer) -> None:
+        """Say that nothing is missing, where what the optimizer keeps came from the file, number for number."""
+        live = [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor) and t.dim()]
+        one = self._watched(optimizer)
+        if live and one is not None and one.attachment is not None and all(_print(t) in read.prints for t in live):
+            one.attachment.show(_seen(read, one, ("optimizer",), ()))
+
+    def _watched(self, optimizer: Optimizer) -> Watched | None:
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        live = (one for one in self._models.live if any(id(p) in held for p in one.recorder.model.parameters()))
+        return next(live, None)
+
+
+def _seen(read: Read, one: Watched, parts: tuple[str, ...], differ: tuple[tuple[str, str], ...]) -> ResumeSeen:
+    saved = ("weights", *["optimizer"] * bool(read.optimizers), *["schedule"] * bool(read.schedules))
+    return ResumeSeen(one.recorder.step, read.path, saved, ("weights", *parts), parts, differ)
+
+
+def read_of(path: str, content: Any) -> Read | None:
+    """What to know of a file's content: nothing where it holds no state of an optimizer."""
+    every = list(_mappings(content, COUNTS))
+    optimizers = tuple(filter(None, map(_optimizer, every)))
+    if not optimizers:
+        return None
+    plain = [one for one in every if "param_groups" not in one and "last_epoch" not in one]
+    values = [value for one in plain for value in one.values()]
+    return Read(
+        path=path,
+        prints=frozenset(print_ for tensor in _tensors(content, DEEP) if (print_ := _print(tensor)) is not None),
+        optimizers=optimizers,
+        schedules=tuple(dict(one) for one in every if "last_epoch" in one and "param_groups" not in one),
+        numbers=frozenset(value for value in values if type(value) is int and value > 0),
+        random=tuple(
+            value.cpu().clone()
+            for value in values
+            if isinstance(value, Tensor) and value.dtype == torch.uint8 and value.dim() == 1
+        ),
+    )
+
+
+def _mappings(thing: Any, deep: int) -> Iterator[Mapping[str, Any]]:
+    """The dictionaries in a file's content; those in an optimizer's or a schedule's state are not entered."""
+    if isinstance(thing, Mapping):
+        yield thing
+    if deep and isinstance(thing, Mapping) and "param_groups" not in thing and "last_epoch" not in thing:
+        for value in thing.values():
+            yield from _mappings(value, deep - 1)
+    elif deep and isinstance(thing, list | tuple):
+        for value in thing:
+            yield from _mappings(value, deep - 1)
+
+
+def _tensors(thing: Any, deep: int) -> Iterator[Tensor]:
+    if isinstance(thing, Tensor):
+        yield thing
+    elif isinstance(thing, nn.Module):
+        yield from unwrapped(thing)[1].state_dict().values()
+    elif deep and isinstance(thing, Mapping | list | tuple):
+        for value in thing.values() if isinstance(thing, Mapping) else thing:
+            yield from _tensors(value, deep - 1)
+
+
+def _optimizer(one: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an optimizer's state: its groups' settings, how many parameters have state, and how many steps it took."""
+    states, groups = one.get("state"), one.get("param_groups")
+    if not isinstance(states, Mapping) or not isinstance(groups, list) or not groups:
+        return {}
+    if not all(isinstance(group, Mapping) and isinstance(group.get("params"), list) for group in groups):
+        return {}
+    kept = [state for state in states.values() if isinstance(state, Mapping)]
+    moments = sum(any(isinstance(t, Tensor) and t.dim() for t in state.values()) for state in kept)
+    steps = [int(state["step"]) for state in kept if isinstance(state.get("step"), int | float | Tensor)]
+    return {"groups": [dict(group) for group in groups], "moments": moments, "steps": max(steps, default=0)}
+
+
+def _same_make(kept: Mapping[str, Any], optimizer: Optimizer) -> bool:
+    """Whether it has the same groups, with the same settings."""
+    groups = optimizer.param_groups
+    if len(groups) != len(kept["groups"]):
+        return False
+    return all(_same_group(one, other) for one, other in zip(kept["groups"], groups, strict=True))
+
+
+def _same_group(kept: Mapping[str, Any], live: Mapping[str, Any]) -> bool:
+    if set(kept) != set(live) or len(kept["params"]) != len(live["params"]):
+        return False
+    cycled = CYCLED if "base_momentum" in live else ()
+    plain = [name for name in live if name not in ("params", "lr", "initial_lr", *cycled) and _is_plain(live[name])]
+    if any(not _is_plain(kept[name]) or _listed(kept[name]) != _listed(live[name]) for name in plain):
+        return False
+    if "initial_lr" in live:
+        return float(kept["initial_lr"]) == float(live["initial_lr"])
+    return abs(float(live["lr"]) - float(kept["lr"])) <= NEAR * float(kept["lr"])
+
+
+def _is_plain(value: Any) -> bool:
+    several = value if isinstance(value, list | tuple) else [value]
+    return all(one is None or isinstance(one, int | float | str) for one in several)
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _lost(read: Read, kept: Sequence[Mapping[str, Any]], optimizer: Optimizer) -> tuple[tuple[str, str], ...]:
+    """What the file holds for this optimizer and its schedule, of which nothing reached them."""
+    found = []
+    moments = min(one["moments"] for one in kept)
+    if moments and not any(optimizer.state.get(p) for group in optimizer.param_groups for p in group["params"]):
+        found.append(("optimizer", f"it has no state, where {moments} parameters' moments were saved"))
+    rates = [float(one["groups"][0]["lr"]) for one in kept]
+    now = float(optimizer.param_groups[0]["lr"])
+    along = any(abs(rate - now) <= ALONG * rate for rate in rates)
+    for schedule in schedules_of(optimizer):
+        places = [one["last_epoch"] for one in read.schedules if _same_plan(one, schedule.state_dict())]
+        at = schedule.last_epoch
+        if places and at <= STARTED and min(places) > at + STARTED and not (along and _by_the_script(schedule)):
+            found.append(("schedule", f"it stands at {at}, where it was saved at {min(places)}"))
+            break
+    return tuple(found)
+
+
+def _same_plan(kept: Mapping[str, Any], live: Mapping[str, Any]) -> bool:
+    if set(kept) != set(live) or not isinstance(kept["last_epoch"], int):
+        return False
+    plain = [name for name in live if name not in MOVING and _is_plain(live[name])]
+    return all(_is_plain(kept[name]) and _listed(kept[name]) == _listed(live[name]) for name in plain)
+
+
+def _by_the_script(schedule: Any) -> bool:
+    """Whether the script's own code tells the rate, which may know of a count beside the schedule's."""
+    parts = [schedule, *getattr(schedule, "_schedulers", ())]
+    return any(hasattr(p, "lr_lambdas") or type(p).__module__ != "torch.optim.lr_scheduler" for p in parts)
+
+
+def _print(tensor: Tensor) -> Print | None:
+    """Numbers to know it again by; None of what is no plain tensor."""
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided or tensor.device.type == "meta":
+        return None
+    if tensor.is_complex() or tensor.is_quantized:
+        return None
+    return tuple(tensor.shape), tuple(few(tensor).double().tolist())
