@@ -66,7 +66,7 @@ def doors(hear: Callable[..., Any]) -> list[Door]:
         def call() -> Any:
             return ask(outputs, inputs, grad_outputs, *args, **kwargs)
 
-        if kwargs.get("create_graph") or any(args[1:2]) or is_tensor_like(inputs):  # to be computed with further, or one
+        if kwargs.get("create_graph") or any(args[1:2]) or is_tensor_like(inputs):  # to compute with, or one
             return call()
         inputs = inputs if isinstance(inputs, tuple | list) else tuple(inputs)  # what goes through them once
         own = {str(n): t for n, t in enumerate(inputs) if isinstance(t, Tensor)}
