@@ -71,3 +71,29 @@ def test_a_gradient_that_leads_away_from_its_targets_is_no_double_softmax(away: 
     loss = cross_entropy(logits.flatten(0, 1), targets.flatten())
     seen = read(logits, -loss if away else loss)
     assert seen.doubled_rows == 0.0 and (seen.loss is None) == away
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0])
+def test_class_weights_hide_no_double_softmax(scale: float) -> None:
+    torch.manual_seed(0)
+    logits, targets = (scale * torch.randn(48, 3)).requires_grad_(), torch.randint(3, (48,))
+    weight = torch.tensor([0.3, 1.0, 2.5])
+
+    def doubled(loss: torch.Tensor) -> float:
+        return read(logits, loss).doubled_rows
+
+    def each() -> torch.Tensor:
+        return cross_entropy(logits, targets, reduction="none")
+
+    once = [
+        cross_entropy(logits, targets, weight=weight),
+        cross_entropy(logits, targets, weight=weight, label_smoothing=0.1),
+        ((1 - (-each()).exp()) ** 2 * each()).mean(),
+        (each() * weight[targets] * (1 - (-each()).exp())).mean(),
+        (each() * torch.rand(48)).mean(),
+        cross_entropy(logits, torch.randn(48, 3).softmax(dim=-1)),
+    ]
+    assert max(doubled(loss) for loss in once) < 0.7
+    if scale >= 1:  # before it learns, one softmax and two weigh all alike
+        assert doubled(cross_entropy(logits.softmax(dim=-1), targets, weight=weight)) > 0.9
+        assert doubled(cross_entropy(logits.softmax(dim=-1), targets)) > 0.9

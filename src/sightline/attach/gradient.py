@@ -12,6 +12,7 @@ SUM_TOLERANCE = 0.05  # softmax gradients sum to 0, those of -log p to -1 (relat
 ONE_TOLERANCE = 1e-3  # probabilities sum to one within float16 rounding
 ALL = 0.99  # of the positions: a few may be rounded
 FEW = 32  # positions for which softmax is taken twice: two more temporaries, so fewer rows
+SAME = 1e-3  # relative: of a class's own weight, float32 leaves 1e-5, and other losses (Brier's) come near within 1e-2
 EVEN = 0.02  # relative: one micro-batch weighs its tokens alike, up to the rounding of bf16 gradients (2^-8)
 
 
@@ -55,15 +56,21 @@ def _doubled(z: Tensor, at: Tensor, pull: Tensor) -> Tensor:
     p = z.softmax(dim=-1)
     q = p.softmax(dim=-1)
     p_t, q_t = (part.gather(-1, at[:, None]).squeeze(-1) for part in (p, q))
-    twice = pull / (p_t * (q_t - 1 + p_t - (p * q).sum(dim=-1)))
-    fits_once, fits_twice = _even(pull / (p_t - 1), pull < 0), _even(twice, pull < 0)
-    return fits_twice.masked_fill(fits_once > 0.5, 0.0)
+    once, twice = pull / (p_t - 1), pull / (p_t * (q_t - 1 + p_t - (p * q).sum(dim=-1)))
+    mates = at[:, None] == at[None, :]
+    alike = torch.ones_like(mates)
+    mates = torch.where(mates.sum(dim=-1, keepdim=True) > 1, mates, alike)  # one alone fits its own weight
+    found = torch.zeros_like(pull[0])
+    for among, close in ((mates, SAME), (alike, EVEN)):  # classes may have weights of their own
+        fits_once, fits_twice = _even(once, pull < 0, among, EVEN), _even(twice, pull < 0, among, close)
+        found = torch.where(fits_once > 0.5, 0.0, fits_twice.maximum(found))
+    return found
 
 
-def _even(weights: Tensor, seen: Tensor) -> Tensor:
-    """Fraction of seen weights that are the median weight, 0-dim."""
-    median = weights.masked_fill(~seen, float("nan")).nanmedian()
-    same = ((weights / median - 1).abs() <= EVEN) & seen
+def _even(weights: Tensor, seen: Tensor, among: Tensor, close: float) -> Tensor:
+    """Fraction of seen weights that are `close` to the median of those in their row of `among` (N, N), 0-dim."""
+    medians = weights.expand(len(weights), -1).masked_fill(~(seen & among), float("nan")).nanmedian(dim=-1).values
+    same = ((weights / medians - 1).abs() <= close) & seen
     return same.sum() / seen.sum().clamp(min=1)
 
 
