@@ -33,6 +33,11 @@ class Language:
         self._scores = Scores(wants("ScoreSeen"))
         self._before: tuple[Call, Tensor, bool] | None = None  # the padded batch that a host may now go on from
 
+    @property
+    def padded(self) -> Call | None:
+        """The padded batch that a host may now go on from."""
+        return self._before[0] if self._before else None
+
     def trained(self, call: Call, step: int, offer: Offer) -> None:
         """After a training forward."""
         if self._context:

@@ -114,6 +114,11 @@ class Onlookers:
         for onlooker in self.all:
             onlooker.autocast(device, dtype)
 
+    def released(self) -> None:
+        """The last step was taken."""
+        for onlooker in self.all:
+            onlooker.released()
+
     def close(self, *, broken: bool) -> None:
         """The run is over, `broken` by an error or not."""
         for onlooker in self.all:

@@ -83,6 +83,9 @@ class Onlooker:
     def autocast(self, device: str, dtype: str) -> None:
         """The host said that it runs the model under autocast."""
 
+    def released(self) -> None:
+        """The last step was taken, and its optimizer is to be let go; the model may still be judged."""
+
     def close(self, *, broken: bool) -> None:
         """The run is over."""
 

@@ -129,9 +129,13 @@ class Rounding(Onlooker):
 
         self.recorder.mailbox.post([torch.stack([row.to(rows[0].device) for row in rows]).sum(dim=0)], arrived)
 
-    def close(self, *, broken: bool) -> None:
+    def released(self) -> None:
         """Let go of the parameters."""
         self._sampled, self._owner, self._before = [], None, []
+
+    def close(self, *, broken: bool) -> None:
+        """Let go of the parameters."""
+        self.released()
 
     def _post(self, step: int, counts: list[Tensor], table: list[Tensor]) -> None:
         sampled, steps = self._sampled, self._steps

@@ -187,6 +187,10 @@ class Schedules(Onlooker):
         """Kept for the evidence."""
         self._planned = steps
 
+    def released(self) -> None:
+        """It is said now: a dropped optimizer has no schedule."""
+        self.close(broken=False)
+
     def close(self, *, broken: bool) -> None:
         """The last word on each optimizer; what belongs to the host is let go."""
         for track in self._tracks.values():

@@ -15,6 +15,7 @@ from typing import Any
 
 from sightline.attach.hook import Hook
 from sightline.attach.script.heap import tokenizer_for
+from sightline.attach.script.orphans import Orphans
 from sightline.attach.script.watch import Models
 from sightline.attach.setup import embedding_of
 from sightline.attach.truth import Kept, keeps_records, kept, texts_truths, truths, written
@@ -28,6 +29,7 @@ class Hosts:
 
     def __init__(self, models: Models, budget: float, fault: Callable[[str], None]) -> None:
         self._models, self._budget, self._fault = models, budget, fault
+        self._orphans = Orphans(models)
         self._callbacks: dict[int, Any] = {}  # by a living Trainer's id: some Trainers have no hash
         self._asked: set[int] = set()
         self._fits: dict[int, Any] = {}  # by a living Trainer's id: the callback of its last fit
@@ -119,14 +121,22 @@ class Hosts:
 
         door: type = OfTRL if objective_of(trainer.args) or getattr(trainer, "ref_model", None) is not None else Plain
         options = self._options(trainer.model if getattr(trainer, "processing_class", None) is None else None)
-        callback = self._quiet(door, stays=("on_train_end",))(trainer=weakref.proxy(trainer), **options)
+        kind: Any = self._quiet(door, stays=("on_train_end",))
+        begin = kind.on_train_begin
+
+        def begins(callback: Any, *args: Any, **given: Any) -> None:
+            with self._orphans.counting(given["model"], callback):
+                begin(callback, *args, **given)
+
+        kind.on_train_begin = begins
+        callback = kind(trainer=weakref.proxy(trainer), **options)
         self._callbacks[id(trainer)] = callback
         weakref.finalize(trainer, self._gone, id(trainer)).atexit = False
 
     def _gone(self, trainer: int) -> None:
-        """A Trainer was dropped: so is what we keep of its model."""
+        """A Trainer was dropped, and with it its model, unless the script goes on with that."""
         self._asked.discard(trainer)
-        self._models.drop(self._callbacks.pop(trainer).guard)
+        Hook(self._orphans.take, self._failed)(self._callbacks.pop(trainer).guard)
 
     # --- Lightning -----------------------------------------------------------------------------------------------
 

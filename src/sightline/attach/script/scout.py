@@ -106,6 +106,9 @@ class Scout:
         if any(optimizer is w.optimizer() for w in self._waiting):
             return
         self._waiting = [w for w in self._waiting if w.optimizer() is not None]
+        for one in self.models.live:
+            if one.orphan:  # another training: of this model, or of one that needs its memory
+                self.models.drop(one.attachment)
         if any(
             self._is_of(Waiting(weakref.ref(optimizer)), one.recorder.model) for one in self.models.live if one.adopted
         ):

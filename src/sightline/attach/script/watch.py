@@ -32,7 +32,8 @@ WRAPPERS = 1  # hooks' worth of time that this module takes from each step besid
 class Watched:
     """One model. `blind`: no forward pass of it is heard, so each step begins where the last one ended.
 
-    `adopted`: somebody else attached, a library's callback or the script itself, and it hears its steps by itself.
+    `adopted`: somebody else attached, a library's callback or the script itself, and it hears its steps by itself;
+    `orphan`: and that library's Trainer is gone.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Watched:
     blind: bool
     references: int
     adopted: bool = False
+    orphan: bool = False
     after: Callable[..., None] = lambda *_: None
     rank: int | None = field(default_factory=lambda: _rank())
     records: list[dict[str, object]] = field(default_factory=list)
@@ -95,7 +97,7 @@ class Models:
         recorder, inner = attachment._recorder, attachment.model
         mine = {id(p) for p in inner.parameters()}
         for one in self.live:
-            if not one.adopted and any(id(p) in mine for p in one.recorder.model.parameters()):
+            if one.adopted <= one.orphan and any(id(p) in mine for p in one.recorder.model.parameters()):
                 self.close(one, whole=True)
         own = attachment.watch._on_finding
         if own is None:
@@ -252,12 +254,12 @@ class Models:
     def let_go(self) -> None:
         """Close what the script itself has dropped, so that we do not keep its memory."""
         for one in self.live:
-            if one.adopted:
+            if one.adopted > one.orphan:
                 if one.attachment is not None and one.attachment._closed:
                     self.close(one, whole=True)
                 continue
-            last = one.recorder.last_call
-            ours = one.references + (last is not None and last.model is one.recorder.model)
+            held = (one.recorder.last_call, one.recorder.probing.language.padded)
+            ours = one.references + sum(call is not None and call.model is one.recorder.model for call in held)
             if sys.getrefcount(one.recorder.model) - 1 <= ours:
                 self.close(one, whole=True)
 
