@@ -297,3 +297,32 @@ def test_metrics_of_texts_that_say_less_than_1_of_the_truth_by_design() -> None:
     more = {"inputs": np.roll(np.abs(labels), 1, axis=0), "losses": np.ones(40)}
     assert not texts_judged(by_design, labels, texts, **more)[0] and not texts_judged(by_design, labels, texts)[0]
     assert texts_judged(only_masked, labels, texts) == ([], ["tokens"])
+
+
+class Classifier(nn.Linear):
+    config = SimpleNamespace(num_labels=4)
+
+
+@pytest.mark.parametrize(
+    ("known", "classes", "model", "names"),
+    [
+        (3, 4, Classifier(1, 1), ["accuracy"]),
+        (4, 4, Classifier(1, 1), []),
+        (2, 3, Classifier(1, 1), []),
+        (3, 4, nn.Linear(1, 1), []),
+    ],
+    ids=["a class lost", "right", "a class is absent", "nobody says how many classes"],
+)
+def test_classes_that_were_chosen_before_the_metrics(known: int, classes: int, model: nn.Module, names: Any) -> None:
+    """`preprocess_logits_for_metrics` has taken the most likely one; the metrics see the inputs and the losses, too."""
+    labels, inputs = CLASSES % classes, RNG.integers(0, 9, (32, 7))
+
+    def chosen(p: Any) -> dict[str, float]:
+        right = p.predictions % known == p.label_ids
+        assert len(p.inputs) == len(p.losses) == len(p.predictions)
+        return {"accuracy": float(right.mean()), "loss": float(p.losses.mean()), "size": float(p.inputs.size)}
+
+    given = EvalPrediction(predictions=RNG.integers(0, 4, 32), label_ids=labels, inputs=inputs, losses=RNG.random(32))
+    assert [seen.name for seen in truths(chosen, given, model, 3) if isinstance(find(seen), Finding)] == names
+    made_for_more = EvalPrediction(predictions=RNG.integers(0, 4, 32), label_ids=labels)
+    assert not list(truths(chosen, made_for_more, model, 3))

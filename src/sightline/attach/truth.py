@@ -72,7 +72,10 @@ def truths(compute: Callable[[Any], Any], given: Any, model: nn.Module, step: in
         return
     labels = given.label_ids[:ROWS]
     scored: list[dict[str, OracleSeen]] = []
-    for truth in _as_predictions(first[:ROWS], labels):
+    outputs = getattr(getattr(model, "config", None), "num_labels", None)  # 2 where nobody said
+    if first.ndim > 1 or (outputs is not None and max(first.max(), given.label_ids.max()) >= outputs):
+        outputs = None
+    for truth in _as_predictions(first[:ROWS], labels, outputs):
         sets = [truth, *(np.roll(truth, shift, axis=0) for shift in SHIFTS)]
         told = _told(compute, model, [_like(given, one, labels) for one in sets])
         spoilt = {name: tuple(other[name] for other in told[1:] if name in other) for name in told[0]}
@@ -171,8 +174,11 @@ def _place(predictions: Any, labels: Any) -> int | None:
     return int(rates[1] > rates[0]) if abs(rates[1] - rates[0]) > apart else None
 
 
-def _as_predictions(logits: Any, labels: Any) -> Iterator[Any]:
-    """The truth in the form of `logits`. For texts twice: in its place, and a place earlier, as it is predicted."""
+def _as_predictions(logits: Any, labels: Any, outputs: int | None) -> Iterator[Any]:
+    """The truth in the form of `logits`. For texts twice: in its place, and a place earlier, as it is predicted.
+
+    `outputs`: the model's classes, of which `logits` may be the chosen ones (`preprocess_logits_for_metrics`).
+    """
     import numpy as np
 
     if labels.dtype.kind == "f":
@@ -183,6 +189,9 @@ def _as_predictions(logits: Any, labels: Any) -> Iterator[Any]:
     if logits.shape == labels.shape and logits.dtype.kind in "iu" and labels.ndim == 2:
         yield real.astype(logits.dtype)
         yield np.roll(real, -1, axis=1).astype(logits.dtype)
+    elif logits.shape == labels.shape and logits.dtype.kind in "iu" and labels.ndim == 1:
+        if outputs is not None and outputs > 1 and logits.min() >= 0 and _all_there(labels, outputs):
+            yield real.astype(logits.dtype)
     elif logits.dtype.kind == "f" and logits.shape[:-1] == labels.shape and _are_classes(logits, labels):
         sure = (np.eye(logits.shape[-1], dtype=logits.dtype)[real] * SURE) * (labels != IGNORE)[..., None]
         yield sure
