@@ -22,6 +22,14 @@ def cleared(measured: Sequence[StepSeen]) -> bool:
     return all(not p.moved or _decayed(p) for p in held)
 
 
+def opposed(measured: Sequence[StepSeen]) -> str:
+    """What else leaves gradients at 0: several parameters that are 0 themselves, if they are factors of a product."""
+    zero = [p.name for p in measured[-1].parameters if p.trainable and p.optimized and not p.weight_norm]
+    if len(zero) < 2:
+        return ""
+    return f"if {' and '.join(zero[:2])} are factors of one product, initialise one of them away from 0; else "
+
+
 def _decayed(p: ParameterSeen) -> bool:
     return p.update_norm <= DECAY * (p.learning_rate or 0.0) * p.weight_norm
 

@@ -58,6 +58,10 @@ def test_gradients_of_zero_where_the_loss_pulls() -> None:
     for seen in (history(idle), history(decayed)):
         found = find(history=seen)
         assert isinstance(found, Finding) and "every gradient was 0" in found.message
+        assert "factors" not in found.fix
+    gate, projection = (replace(idle, name=name, weight_norm=0.0) for name in ("gate", "out.weight"))
+    found = find(history=history(gate, projection, idle))
+    assert isinstance(found, Finding) and found.fix.startswith("if gate and out.weight are factors of one product")
     assert find(history=history(idle, micro=())) is None  # a loss that does not pull
     assert find(history=history(idle, parameter("bias", grad_norm=0.1))) is None
     assert find(history=history(parameter(grad_norm=0.0))) is None  # something else moves it

@@ -154,6 +154,7 @@ SLOW = [1 - n / 400 for n in range(40)]
 def test_what_a_closure_shows_of_its_plan(rates: list[float], more: dict[str, Any], word: str) -> None:
     verdict = find(seen(rates, **more))
     assert isinstance(verdict, Finding) and word in verdict.message and verdict.severity == "warning"
+    assert ("interval='step'" in verdict.fix) == word.endswith("takes 99 steps")
 
 
 def test_a_run_that_ends_in_its_warm_up_may_be_a_trial() -> None:

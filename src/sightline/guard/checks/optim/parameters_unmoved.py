@@ -26,7 +26,7 @@ from sightline.guard.check import CannotTell, Finding, Verdict
 from sightline.guard.evidence import CutOffSeen, FreshFrozenSeen, HeadSeen, HiddenSeen, History, Progress, Setup
 from sightline.guard.evidence import ParameterSeen as Seen
 from sightline.guard.evidence.learning import StillSeen
-from sightline.guard.evidence.movement import cleared, stopped, ungraded
+from sightline.guard.evidence.movement import cleared, opposed, stopped, ungraded
 from sightline.guard.evidence.strays import ADD, stray
 from sightline.guard.specimen import Run
 
@@ -67,7 +67,7 @@ def find(
         return found[0]
     if cleared(measured):
         message = "every gradient was 0 in all measured steps, though the loss pulls at the outputs"
-        return Finding("error", message, BETWEEN, {"measured steps": len(measured)})
+        return Finding("error", message, opposed(measured) + BETWEEN, {"measured steps": len(measured)})
     if ungraded(measured):
         message = f"in {measured[-1].step} steps no parameter ever had a gradient: the loss does not hang on the model"
         return Finding("error", message, WHOLE, {"measured steps": len(measured)})

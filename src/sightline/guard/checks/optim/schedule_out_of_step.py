@@ -110,8 +110,9 @@ def _left(s: ScheduleSeen, loader: LoaderSeen | None) -> Finding | None:
         return _finding(s, message, fix)
     if (left := unfinished(s)) is None:
         return None
-    message, fix = f"the run is over and the schedule is not: {left[0]}", "plan it for the run's optimizer steps"
-    return _finding(s, message, fix, "warning" if left[1] else "note")
+    seldom = "step it with every optimizer step (Lightning: interval='step'), or plan it in epochs"
+    fix = seldom if 2 * (s.ticks or 0) < len(s.rates) else "plan it for the run's optimizer steps"
+    return _finding(s, f"the run is over and the schedule is not: {left[0]}", fix, "warning" if left[1] else "note")
 
 
 def specimen(run: Run, *, faulty: bool) -> None:
@@ -120,8 +121,7 @@ def specimen(run: Run, *, faulty: bool) -> None:
 
     model = torch.nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    plan = 8 if faulty else 24
-    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: max(0.0, 1 - n / plan))
+    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: max(0.0, 1 - n / (8 if faulty else 24)))
     run.attach(model, optimizer)
     for _ in range(24):
         optimizer.zero_grad()
