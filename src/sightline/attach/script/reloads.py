@@ -123,7 +123,13 @@ def _not_brought(module: nn.Module, model: nn.Module, state: Mapping[str, Any], 
     tied = {own[name].data_ptr() for name in brought}
     named = dict(module.named_parameters(remove_duplicate=False))
     learned = [name for name in missing if name in named and name in parts and parts[name].requires_grad]
-    return sorted(n for n in learned if ORIGINS.untrained(named[n], parts[n]) and own[n].data_ptr() not in tied)
+    learned = [name for name in learned if own[name].data_ptr() not in tied]
+    modules = {_module(name) for name in learned if ORIGINS.untrained(named[name], parts[name])}
+    return sorted(n for n in learned if _module(n) in modules and not torch.equal(own[n], theirs[n].to(own[n])))
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]  # what is too small to tell an origin by, such as a bias, is as the rest of its own
 
 
 def watch_nothing_came(
