@@ -29,6 +29,7 @@ from sightline.guard.evidence import ResumeSeen
 
 DEEP = 6  # {"state": {"opt": {"state": {0: {"exp_avg": ...}}}}} and one more
 COUNTS = 3  # as deep as a count of steps or epochs is looked for
+MANY = 64  # things in a list that may be states: longer ones are data
 NEAR = 0.1  # of a rate that is set by hand, from one step to the next
 ALONG = 0.05  # of the saved rate: a schedule of the script's own that is as near goes on, whatever its count
 PATIENCE = 16  # steps of other optimizers until a file that was read is forgotten
@@ -62,6 +63,7 @@ class Going:
     lost: tuple[tuple[str, str], ...]
     counters: Counters
     proof: str = ""
+    waited: int = 0
 
 
 class Unrestored:
@@ -136,9 +138,12 @@ class Unrestored:
                 self._going.remove(run)
             return
         one = self._watched(optimizer)
-        if one is None or one.attachment is None:
-            return  # it is not known yet
+        run.waited += 1
+        if (one is None or one.attachment is None) and run.waited < PATIENCE:
+            return  # the model is not known yet
         self._going.remove(run)
+        if one is None or one.attachment is None:
+            return
         if not one.adopted and not self._other_rows(run.read.path, one):
             part, what = run.lost[0]
             differ = ((part, f"{what}, while the run goes on: {run.proof}"), *run.lost[1:])
@@ -148,7 +153,9 @@ class Unrestored:
         """Say that nothing is missing, where what the optimizer keeps came from the file, number for number."""
         live = [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor) and t.dim()]
         one = self._watched(optimizer)
-        if live and one is not None and one.attachment is not None and all(_print(t) in read.prints for t in live):
+        if one is None or one.attachment is None or one.adopted:
+            return
+        if live and all(_print(t) in read.prints for t in live):
             one.attachment.show(_seen(read, one, ("optimizer",), ()))
 
     def _watched(self, optimizer: Optimizer) -> Watched | None:
@@ -174,7 +181,7 @@ def read_of(path: str, content: Any) -> Read | None:
         path=path,
         prints=frozenset(print_ for tensor in _tensors(content, DEEP) if (print_ := _print(tensor)) is not None),
         optimizers=optimizers,
-        schedules=tuple(dict(one) for one in every if "last_epoch" in one and "param_groups" not in one),
+        schedules=tuple(dict(one) for one in every if isinstance(one.get("last_epoch"), int)),
         numbers=frozenset(value for value in values if type(value) is int and value > 0),
         random=tuple(
             value.cpu().clone()
@@ -191,7 +198,7 @@ def _mappings(thing: Any, deep: int) -> Iterator[Mapping[str, Any]]:
     if deep and isinstance(thing, Mapping) and "param_groups" not in thing and "last_epoch" not in thing:
         for value in thing.values():
             yield from _mappings(value, deep - 1)
-    elif deep and isinstance(thing, list | tuple):
+    elif deep and isinstance(thing, list | tuple) and len(thing) <= MANY:
         for value in thing:
             yield from _mappings(value, deep - 1)
 
@@ -215,7 +222,8 @@ def _optimizer(one: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     kept = [state for state in states.values() if isinstance(state, Mapping)]
     moments = sum(any(isinstance(t, Tensor) and t.dim() for t in state.values()) for state in kept)
-    steps = [int(state["step"]) for state in kept if isinstance(state.get("step"), int | float | Tensor)]
+    found = (state.get("step") for state in kept)
+    steps = [int(n) for n in found if isinstance(n, int | float) or (isinstance(n, Tensor) and n.numel() == 1)]
     return {"groups": [dict(group) for group in groups], "moments": moments, "steps": max(steps, default=0)}
 
 
@@ -236,7 +244,8 @@ def _same_group(kept: Mapping[str, Any], live: Mapping[str, Any]) -> bool:
         return False
     if "initial_lr" in live:
         return float(kept["initial_lr"]) == float(live["initial_lr"])
-    return abs(float(live["lr"]) - float(kept["lr"])) <= NEAR * float(kept["lr"])
+    now, saved = (float(group.get("lr", 0.0)) for group in (live, kept))
+    return abs(now - saved) <= NEAR * saved
 
 
 def _is_plain(value: Any) -> bool:
@@ -254,8 +263,8 @@ def _lost(read: Read, kept: Sequence[Mapping[str, Any]], optimizer: Optimizer) -
     moments = min(one["moments"] for one in kept)
     if moments and not any(optimizer.state.get(p) for group in optimizer.param_groups for p in group["params"]):
         found.append(("optimizer", f"it has no state, where {moments} parameters' moments were saved"))
-    rates = [float(one["groups"][0]["lr"]) for one in kept]
-    now = float(optimizer.param_groups[0]["lr"])
+    rates = [float(one["groups"][0].get("lr", 0.0)) for one in kept]
+    now = float(optimizer.param_groups[0].get("lr", 0.0))
     along = any(abs(rate - now) <= ALONG * rate for rate in rates)
     for schedule in schedules_of(optimizer):
         places = [one["last_epoch"] for one in read.schedules if _same_plan(one, schedule.state_dict())]
@@ -267,7 +276,7 @@ def _lost(read: Read, kept: Sequence[Mapping[str, Any]], optimizer: Optimizer) -
 
 
 def _same_plan(kept: Mapping[str, Any], live: Mapping[str, Any]) -> bool:
-    if set(kept) != set(live) or not isinstance(kept["last_epoch"], int):
+    if set(kept) != set(live):
         return False
     plain = [name for name in live if name not in MOVING and _is_plain(live[name])]
     return all(_is_plain(kept[name]) and _listed(kept[name]) == _listed(live[name]) for name in plain)
