@@ -27,7 +27,8 @@ def opposed(measured: Sequence[StepSeen]) -> str:
     zero = [p.name for p in measured[-1].parameters if p.trainable and p.optimized and not p.weight_norm]
     if len(zero) < 2:
         return ""
-    return f"if {' and '.join(zero[:2])} are factors of one product, initialise one of them away from 0; else "
+    two = f"if two of the {len(zero)} parameters that are all 0 are factors of one product (a gate and a projection, say)"
+    return f"{two}, initialise one of them away from 0; else "
 
 
 def _decayed(p: ParameterSeen) -> bool:

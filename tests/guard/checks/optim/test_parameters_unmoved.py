@@ -61,7 +61,7 @@ def test_gradients_of_zero_where_the_loss_pulls() -> None:
         assert "factors" not in found.fix
     gate, projection = (replace(idle, name=name, weight_norm=0.0) for name in ("gate", "out.weight"))
     found = find(history=history(gate, projection, idle))
-    assert isinstance(found, Finding) and found.fix.startswith("if gate and out.weight are factors of one product")
+    assert isinstance(found, Finding) and found.fix.startswith("if two of the 2 parameters that are all 0 are factors")
     assert find(history=history(idle, micro=())) is None  # a loss that does not pull
     assert find(history=history(idle, parameter("bias", grad_norm=0.1))) is None
     assert find(history=history(parameter(grad_norm=0.0))) is None  # something else moves it
