@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from sightline.attach.phases.draws import Draws
 from sightline.attach.phases.state import State
+from sightline.guard.evidence import EvaluationSeen, Evidence
 from sightline.guard.probes.call import Call, outcome
 
 FIRST = 8  # evaluations that are looked at whatever they cost
@@ -22,6 +24,7 @@ class Evaluation:
         self._rounds = 0
         self._last = -1  # the step of the round before
         self._full = True
+        self._draws: Draws | None = None
 
     def judged(self, call: Call, output: Any = None) -> None:
         """An evaluation forward."""
@@ -42,6 +45,9 @@ class Evaluation:
         if self._full or first:
             s.onlookers.forward(call, output, training=False, measured=self._full)
         if not first:
+            if self._draws is not None:
+                with s.silence():
+                    self._draws.add(call)
             return
         if not self._full:
             s.probing.passed_over(s.step)
@@ -49,10 +55,18 @@ class Evaluation:
         s.show_batch(call, "evaluation")
         lively = tuple(name for tower in s.towers.modules for name in s.towers.lively(tower))
         with s.silence():
-            s.probing.on_evaluation(call, s.step, lively, s.declared, s.offer)
+            s.probing.on_evaluation(call, s.step, lively, s.declared, lambda seen: self._take(seen, call))
+
+    def _take(self, seen: Evidence, call: Call) -> None:
+        """What the first forward shows; dropout that may be on for many draws is judged when the evaluation is over."""
+        if isinstance(seen, EvaluationSeen) and Draws.may_be(seen, call.model):
+            self._draws = Draws(seen, call)
+        else:
+            self._state.offer(seen)
 
     def _begin(self) -> None:
         s = self._state
+        self._judge_draws()
         s.evaluated, habit = True, s.step - self._last <= 1 and not s.declared
         self._rounds, self._last = self._rounds + 1, s.step
         self._full = self._rounds <= FIRST or (s.pace.affords and not habit)
@@ -60,6 +74,12 @@ class Evaluation:
     def end(self) -> None:
         """No more batches belong to the evaluation that was running, if any."""
         s = self._state
+        self._judge_draws()
         s.probing.language.round_over(s.step, s.mailbox, s.offer)
         if s.evaluated and s.audience is not None:
             s.audience.over(s)
+
+    def _judge_draws(self) -> None:
+        draws, self._draws = self._draws, None
+        if draws is not None and not draws.meant():
+            self._state.offer(draws.seen)

@@ -33,11 +33,15 @@ COLOURS = (1, 3, 4)  # channels that make a floating tensor (..., channels, heig
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a forward pass gave: the host's own loss (0-dim), logits (..., V), and targets when they came along."""
+    """What a forward pass gave: the host's own loss (0-dim), logits (..., V), and targets when they came along.
+
+    `numbers`: one number a sample (B,), of a model that gives no logits.
+    """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     targets: Tensor | None = None
+    numbers: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +168,8 @@ def outcome(output: Any) -> Outcome:
     loss = next((t for t in tensors if t.dim() == 0 and t.is_floating_point()), None)
     logits = next((t for t in tensors if t.dim() > 1 and t.is_floating_point()), None)
     targets = next((t for t in tensors if not t.is_floating_point() and t.dim() > 0), None)
-    return Outcome(loss, logits, targets)
+    numbers = next((t for t in tensors if t.dim() == 1 and t.is_floating_point()), None)
+    return Outcome(loss, logits, targets, numbers)
 
 
 def differentiable(output: Any) -> list[Tensor]:

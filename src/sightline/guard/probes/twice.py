@@ -16,7 +16,7 @@ from sightline.guard.probes.restore import untouched
 def difference(call: Call) -> float | None:
     """Largest absolute difference between two forward passes of `call` in the model's present mode.
 
-    None when the model gives neither logits nor a loss.
+    None when the model gives neither logits, nor a loss, nor a number for each sample.
     """
     with untouched(call.model), torch.no_grad():
         return _gap(call.run(), call.run())
@@ -64,7 +64,7 @@ class _Dropouts(TorchFunctionMode):
 
 
 def _gap(one: Outcome, other: Outcome) -> float | None:
-    for a, b in ((one.logits, other.logits), (one.loss, other.loss)):
+    for a, b in ((one.logits, other.logits), (one.loss, other.loss), (one.numbers, other.numbers)):
         if a is not None and b is not None:
             return float((a.float() - b.float()).abs().max())
     return None
