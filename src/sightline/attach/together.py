@@ -96,6 +96,7 @@ def united(every: Mapping[int, Shown], own: SharedRowsSeen) -> SharedRowsSeen | 
         twins=sum(one["twins"] for one in every.values()),
         abroad=abroad / max(1, len(every) - 1),
         own=met,
+        worst=(),
         repeats=counted(*(_sum([one["counts"][side] for one in every.values()], limit) for side in (0, 1))),
     )
 

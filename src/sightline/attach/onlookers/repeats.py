@@ -38,19 +38,23 @@ class Repeats:
 
     def __init__(self) -> None:
         self.trained, self.evaluated = Pass(), Pass()
-        self._at: object = None
+        self._at: int | None = None
 
     def train(self, rows: list[bytes], *, whole: bool) -> None:
         """A training batch. `whole`: so far, every batch was hashed."""
         self.trained.over = self.trained.over or not whole
         self.trained.take(rows)
 
-    def evaluate(self, at: object, rows: list[bytes]) -> None:
+    def evaluate(self, at: int, rows: list[bytes]) -> None:
         """A batch of the evaluation `at`."""
         if self._at is None:
             self._at = at
         if at == self._at:
             self.evaluated.take(rows)
+
+    def over(self, step: int, *, whole: bool) -> bool:
+        """Whether nothing more will be counted at this step. `whole`: so far, every training batch was hashed."""
+        return self._at is not None and step > self._at and (self.trained.over or not whole)
 
     def seen(self) -> RepeatsSeen | None:
         """What both show together."""

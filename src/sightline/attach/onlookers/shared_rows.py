@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
@@ -27,8 +28,24 @@ WIDE = 512  # elements of a row whose bytes are hashed, evenly spaced; of token 
 LONG = 2048
 PART = 0.1  # of a batch: with n rows known and n seen again, fewer than three others are left (95 %)
 OLD = 0.7  # of a batch: not every training batch is hashed, and an epoch may drop its last rows
+SURE = 32  # rows that had been trained on: an evaluation of some of them tells more than one of two or three rows
 PARTS, KEPT = 4, 512  # of a row, and rows whose parts are kept: enough to see that none comes twice
 OTHER = ("label", "target", "mask", "position", "cache", "past", "group_ids", "segment_ids")  # not what a row is
+
+
+@dataclass(slots=True)
+class Phase:
+    """One evaluation: its different rows; of which kinds its batches are (of rows that were trained on, of new ones, of
+    both); how many rows it has, and how many had been trained on, repetitions included."""
+
+    rows: set[bytes] = field(default_factory=set)
+    kinds: set[str] = field(default_factory=set)
+    judged: int = 0
+    known: int = 0
+
+    def weight(self) -> tuple[int, float]:
+        """Of its rows the share that had been trained on, where these are not few."""
+        return min(self.known, SURE), self.known / max(1, self.judged)
 
 
 class SharedRows(Onlooker):
@@ -52,8 +69,9 @@ class SharedRows(Onlooker):
         self._near, self._spans, self._tails = NearRows(), Spans(), Tails()
         recorder.pace.also.append(self._must_hear)
         self._at: tuple[int, int] | None = None  # the step of the evaluation under way, and which its host calls it
-        self._phase: set[bytes] = set()
-        self._kinds: set[str] = set()  # of its batches: of rows that were trained on, of new ones, of both
+        self._phase = Phase()
+        self._judging = self._worst = Phase()  # the last that arrived, and of those before that of the largest share
+        self._compared = False  # how often each row is there
         self._last: int | None = None
         self._under_way: tuple[int, set[bytes]] = (-1, set())  # the rows of the step in the making, and its number
 
@@ -74,11 +92,9 @@ class SharedRows(Onlooker):
         if self._at != here:
             every = self._last is not None and step - self._last <= 1 and not self.recorder.declared
             self._last, self._at = step, None if every else here
-            self._phase, self._kinds = set(), set()
+            self._phase = Phase()
         if self._at == here and measured and (rows := _rows(call)):
-            self._post(
-                rows, self._near.prints(call, training=False), partial(self._evaluate, step, self._phase, self._kinds)
-            )
+            self._post(rows, self._near.prints(call, training=False), partial(self._evaluate, step, self._phase))
 
     def close(self, *, broken: bool) -> None:
         """The last comparison."""
@@ -126,26 +142,29 @@ class SharedRows(Onlooker):
         if number > ALWAYS and len(self.later) < LATER:
             self.later.append((step, rows))
         self.trained.update({row: step for row in rows if row not in self.trained})
-        if any(known):
-            self._offer()
+        if any(known) or self._passed(step):
+            self._offer(step)
 
-    def _evaluate(
-        self, step: int, phase: set[bytes], kinds: set[str], values: list[Tensor], likes: Tensor | None
-    ) -> None:
+    def _evaluate(self, step: int, phase: Phase, values: list[Tensor], likes: Tensor | None) -> None:
         rows = _hashes(values)
         if self._under_way[0] == step and self._under_way[1].issuperset(rows):
             return  # a part of training: a reference's log-probabilities, a teacher, an accuracy of this very batch
+        if self._passed(step):  # by the evaluation before
+            self._offer(step)
         self._near.evaluated(rows, likes)
         self._spans.evaluate(step, values)
-        fresh = [row for row in rows if row not in phase]
-        self.pairs += len(rows) * (len(rows) - 1) // 2 + len(rows) * len(phase)
+        fresh = [row for row in rows if row not in phase.rows]
+        self.pairs += len(rows) * (len(rows) - 1) // 2 + len(rows) * len(phase.rows)
         self.twins += len(rows) - len(fresh) + equal_pairs(Counter(fresh))
-        phase.update(rows)
+        phase.rows.update(rows)
         self.repeats.evaluate(step, rows)
         known = [row in self.trained for row in rows]
         self._tails.evaluate(values, known)
         self._mixed += any(known) and known.count(False) >= self._least(len(rows))
-        kinds.add("old" if sum(known) >= OLD * len(known) else "both" if any(known) else "new")
+        phase.judged, phase.known = phase.judged + len(rows), phase.known + sum(known)
+        if phase is not self._judging:
+            self._worst, self._judging = max(self._worst, self._judging, key=Phase.weight), phase
+        phase.kinds.add("old" if sum(known) >= OLD * len(known) else "both" if any(known) else "new")
         self.judged.append((step, rows))
         self._shared.update(row for row, seen in zip(rows, known, strict=True) if seen)
         self.evaluated.update(rows)
@@ -166,11 +185,18 @@ class SharedRows(Onlooker):
         for place in list(fresh.values())[: KEPT - len(self._parts)]:
             self._parts.append(tuple(hash(_bytes(part)) for part in value[place].chunk(PARTS)))
 
-    def _offer(self) -> None:
-        if not self.several:
-            self.recorder.offer(self._seen())
+    def _passed(self, step: int) -> bool:
+        """Whether it is known, and was not told yet, how often each row is there."""
+        return not self._compared and self.repeats.over(step, whole=self.complete)
 
-    def _seen(self, *, last: bool = False) -> SharedRowsSeen:
+    def _offer(self, step: int) -> None:
+        passed = self._passed(step)
+        self._compared = self._compared or passed
+        if not self.several:
+            self.recorder.offer(self._seen(passed=passed))
+
+    def _seen(self, *, last: bool = False, passed: bool = False) -> SharedRowsSeen:
+        worst = max(self._worst, self._judging, key=Phase.weight)
         return SharedRowsSeen(
             step=self.recorder.step,
             trained=len(self.trained),
@@ -178,7 +204,7 @@ class SharedRows(Onlooker):
             shared=len(self._shared),
             mixed=self._mixed,
             complete=self.complete,
-            apart=self._kinds == {"old", "new"},
+            apart=self._phase.kinds == {"old", "new"},
             pairs=self.pairs,
             twins=self.twins,
             again=self._again / max(1, self._rows),
@@ -186,7 +212,8 @@ class SharedRows(Onlooker):
             keys=sum(len(set(part)) == len(part) for part in zip(*self._parts, strict=False)),
             near=self._near.seen(self.trained) if last else None,
             tails=self._tails.seen() if last else None,
-            repeats=self.repeats.seen() if last else None,
+            repeats=self.repeats.seen() if last or passed else None,
+            worst=(worst.known, worst.judged),
         )
 
 

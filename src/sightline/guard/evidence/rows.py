@@ -88,9 +88,11 @@ class SharedRowsSeen:
             each of these rows. Where there are some, two rows do not come to be equal by chance, but by copying.
         near: what nearly equals, though its bytes differ; None before the end, and for rows that are neither an image
             nor a text, or both.
-        repeats: how often each of them is there; None before the end, and where batches were not hashed.
+        repeats: how often each of them is there; None until both were passed through; of the batches hashed.
         abroad: where ranks train one model, rows that one evaluates and another had trained on before, a mean over the
             other ranks; `own`: rows that it had trained on itself. None of a single rank.
+        worst: of the evaluation with the largest share of rows trained on, how many these are, and how many it has in
+            all, repetitions included; () where it is not known.
         tails: whether training goes on where evaluated windows end; None before the end, and without such windows.
     """
 
@@ -111,6 +113,7 @@ class SharedRowsSeen:
     repeats: RepeatsSeen | None = None
     abroad: float | None = None
     own: int = 0
+    worst: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,8 +63,7 @@ def _stream(seen: SharedSpansSeen) -> Finding | None:
 
 
 def _windows(rows: SharedRowsSeen) -> Finding | None:
-    seen = rows.tails
-    if seen is None:
+    if (seen := rows.tails) is None:
         return None
     message = f"training goes on where {seen.found} of {seen.judged} evaluated windows end: it was shown what follows"
     fix = "split the series or text in time before it is cut into overlapping windows, with a gap of one window"
@@ -97,13 +96,14 @@ def _equal(rows: SharedRowsSeen) -> Verdict:
     part = rows.shared == rows.evaluated and rows.complete and rows.evaluated <= PART * rows.trained
     if rows.apart or not (part or rows.mixed or copies or abroad):
         return None
+    known, judged = rows.worst if rows.worst and not abroad else (rows.shared, rows.evaluated)
     return Finding(
-        severity="warning",
-        message=f"{rows.shared} of {rows.evaluated} evaluated rows had been trained on" + abroad * " by other ranks",
-        fix="split with one seed on all ranks: random_split(..., generator=torch.Generator().manual_seed(0))"
+        "warning",
+        f"{known} of {judged} evaluated rows had been trained on" + abroad * " by other ranks",
+        "split with one seed on all ranks: random_split(..., generator=torch.Generator().manual_seed(0))"
         if abroad
         else "remove them from training: deduplicate and split before rows are copied, sliced or oversampled",
-        seen={"shared rows": rows.shared, "evaluated": rows.evaluated, "trained": rows.trained, "by chance": chance},
+        {"different": rows.shared, "evaluated": rows.evaluated, "trained": rows.trained, "by chance": chance},
     )
 
 

@@ -1,0 +1,47 @@
+"""Rows that were oversampled before the split: told while training goes on, by the evaluation that has them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sightline
+
+
+@torch.no_grad()
+def judged(net: nn.Module, rows: Tensor) -> None:
+    net.eval()
+    net(rows[:, :-1])
+    net.train()
+
+
+@pytest.mark.parametrize("leaks", [True, False], ids=["before the split", "behind it"])
+def test_oversampled_rows(leaks: bool) -> None:
+    torch.manual_seed(0)
+    table = torch.randn(1600, 7)
+    seldom = torch.arange(1600)[:60]
+    more = torch.cat([torch.arange(1600), seldom[torch.randint(60, (1000,))]])
+    order = more[torch.randperm(len(more))]
+    train, test = order[650:], order[:650]
+    if not leaks:
+        place = torch.randperm(1600)
+        test, train = place[:400], torch.cat([place[400:], place[place < 60][:40].repeat(20)])
+        train = train[~torch.isin(train, test)]
+    net, later = nn.Linear(6, 1), torch.randn(900, 7)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    with sightline.attach(net, optimizer, on_finding=None) as guard:
+        for _ in range(3):
+            for batch in table[train[torch.randperm(len(train))]].split(16):
+                optimizer.zero_grad()
+                F.mse_loss(net(batch[:, :-1]), batch[:, -1:]).backward()
+                optimizer.step()
+            judged(net, table[test])
+            early = [finding.message for finding in guard.findings if finding.code == "M1"]
+        judged(net, later)
+    assert [finding.message for finding in guard.findings if finding.code == "M1"] == early
+    assert len(early) == leaks
+    for message in early:
+        known, of = (int(word) for word in message.split()[:3:2])
+        assert of == 650 and 200 < known < 300  # of the evaluation alone, repetitions counted: 60 different rows
