@@ -27,7 +27,7 @@ def opposed(measured: Sequence[StepSeen]) -> str:
     zero = [p.name for p in measured[-1].parameters if p.trainable and p.optimized and not p.weight_norm]
     if len(zero) < 2:
         return ""
-    two = f"if two of the {len(zero)} parameters that are all 0 are factors of one product (a gate and a projection, say)"
+    two = f"if two of the {len(zero)} parameters that are all 0 are factors of one product (gate and projection, say)"
     return f"{two}, initialise one of them away from 0; else "
 
 
