@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +23,7 @@ STEPS = 8  # in a row in which a count rises by the same
 EPOCHS = 3  # of the same few steps, where the file does not tell how many there were before; long ones one less
 FRAMES, HELD = 32, 512  # functions that call each other, and what each of them knows, at most
 LONG = 4096  # steps that a count is followed
-Place = tuple[Any, str]
+Place = tuple[Any, str, str]  # a function or module, a name in it, and one in the object of that name, if any
 NO_COUNTS = (torch.Tensor, type, types.ModuleType, types.FunctionType)
 
 
@@ -42,7 +42,7 @@ class Counters:
     def __init__(self, numbers: frozenset[int], taken: frozenset[int]) -> None:
         self._taken = taken
         near = {number + more for number in numbers for more in (0, 1)}
-        begun = dict(_numbers(lambda value: value >= LEAST and value in near))
+        begun = {place: value for place, value in _numbers() if value >= LEAST and value in near}
         self._counts = {place: Count(value, value) for place, value in begun.items()}
         self._steps = 0
 
@@ -54,7 +54,7 @@ class Counters:
     def stepped(self) -> str:
         """One step later: the name of a number that is known by now to count on, and where it began; or nothing."""
         self._steps += 1
-        now = dict(_numbers(lambda value: True))
+        now = _again(self._counts)
         for place, count in list(self._counts.items()):
             value = now.get(place)
             if value is None or value < count.now:
@@ -64,7 +64,7 @@ class Counters:
                 count.rises.append((self._steps, value - count.now))
                 count.now = value
             if self._goes_on(count):
-                return f"'{place[1]}' counts on from {count.first}"
+                return f"'{place[2] or place[1]}' counts on from {count.first}"
         return ""
 
     def _goes_on(self, count: Count) -> bool:
@@ -81,39 +81,56 @@ class Counters:
         return enough or not self._taken.isdisjoint(at[0] * (count.first + more) for more in (-1, 0, 1))
 
 
-def _numbers(wanted: Callable[[int], bool]) -> Iterator[tuple[Place, int]]:
+def _numbers() -> Iterator[tuple[Place, int]]:
     """The whole numbers that the functions of a script have at hand as they step: their own, and those of objects."""
+    known: set[int] = set()
+    for where, names in _scopes():
+        for name, value in list(names.items())[:HELD]:
+            if type(value) is int:
+                yield (where, name, ""), value
+            elif (held := _held(value)) and len(held) <= HELD and id(held) not in known:
+                known.add(id(held))
+                inside = [(inner, number) for inner, number in held.items() if isinstance(inner, str)]
+                yield from (((where, name, inner), number) for inner, number in inside if type(number) is int)
+
+
+def _again(places: Iterable[Place]) -> dict[Place, int]:
+    """The numbers at these places now."""
+    wanted: dict[Any, list[Place]] = {}
+    for place in places:
+        wanted.setdefault(place[0], []).append(place)
+    found = {}
+    for where, names in _scopes():
+        for place in wanted.pop(where, ()):
+            value = names.get(place[1])
+            value = _held(value).get(place[2]) if place[2] else value
+            if type(value) is int:
+                found[place] = value
+        if not wanted:
+            break
+    return found
+
+
+def _scopes() -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    """The names that each function of a script knows which waits for this one, and its module's, innermost first."""
     frame: types.FrameType | None = sys._getframe(1)
     known: set[int] = set()
     for _ in range(FRAMES):
         if frame is None:
             return
         if not frame.f_code.co_filename.startswith(OWN):
-            own = frame.f_locals if frame.f_locals is not frame.f_globals else {}
-            for where, names in ((frame.f_code, own), (frame.f_globals["__name__"], frame.f_globals)):
-                for key, name, value in _of(where, names, known):
-                    if wanted(value):
-                        yield (key, name), value
+            if frame.f_locals is not frame.f_globals:
+                yield frame.f_code, frame.f_locals
+            if id(frame.f_globals) not in known:
+                known.add(id(frame.f_globals))
+                yield frame.f_globals["__name__"], frame.f_globals
         frame = frame.f_back
 
 
-def _of(where: Any, names: Mapping[str, Any], known: set[int]) -> Iterator[tuple[Any, str, int]]:
-    if not names or id(names) in known:
-        return
-    known.add(id(names))
-    for name, value in list(names.items())[:HELD]:
-        if type(value) is int:
-            yield where, name, value
-            continue
-        held = value if type(value) is dict else _attributes(value)
-        if held and len(held) <= HELD and id(held) not in known:
-            known.add(id(held))
-            for inner, number in list(held.items()):
-                if type(number) is int and isinstance(inner, str):
-                    yield id(value), inner, number
-
-
-def _attributes(value: Any) -> dict[str, Any]:
+def _held(value: Any) -> dict[str, Any]:
+    """The names in an object, or in a dictionary."""
+    if type(value) is dict:
+        return value
     if isinstance(value, NO_COUNTS):
         return {}
     found = getattr(value, "__dict__", None)
