@@ -74,8 +74,10 @@ def batch_seen(
     image_token_id: int | None,
     features: int | None,
     decode: Callable[[Sequence[int]], str] | None,
+    *,
+    graph: bool = False,
 ) -> BatchSeen:
-    """The evidence. `tensors` are those of `token_tensors`, on the CPU."""
+    """The evidence. `tensors` are those of `token_tensors`, on the CPU; `graph`: the features have one."""
     examples = call.value("examples")
     return BatchSeen(
         phase=phase,
@@ -84,6 +86,7 @@ def batch_seen(
         image_token_id=image_token_id,
         image_spans=image_spans(call),
         image_features=features,
+        image_graph=graph,
         pad_id=pad_id(call),
         where=tuple(str(e) for e in examples) if isinstance(examples, tuple | list) else (),
         decode=decode,

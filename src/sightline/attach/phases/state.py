@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -149,8 +148,7 @@ class State:
 
         def arrived(values: list[Tensor]) -> None:
             seen = dict(zip(tensors, values, strict=True))
-            told = batch_seen(seen, call, phase, step, image, features, decode)
-            self.offer(replace(told, image_graph=graph))
+            self.offer(batch_seen(seen, call, phase, step, image, features, decode, graph=graph))
 
         self.mailbox.post(list(tensors.values()), arrived)
 
