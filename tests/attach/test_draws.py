@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sightline
+from sightline.guard.catalogue import load, page
 
 
 class Net(nn.Module):
@@ -29,7 +30,7 @@ def found(judge: Callable[[Net, Tensor], None], *, always: bool = False, norm: b
     torch.manual_seed(0)
     net = Net(always=always, norm=norm)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
-    with sightline.attach(net, optimizer, on_finding=None) as guard:
+    with sightline.attach(net, optimizer, on_finding=None, checks=load((page("T3"),))) as guard:
         for _ in range(2):
             net.train()
             for _ in range(3):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sightline
+from sightline.guard.catalogue import load, page
 
 
 @torch.no_grad()
@@ -31,9 +32,9 @@ def test_oversampled_rows(leaks: bool) -> None:
         train = train[~torch.isin(train, test)]
     net, later = nn.Linear(6, 1), torch.randn(900, 7)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-    with sightline.attach(net, optimizer, on_finding=None) as guard:
+    with sightline.attach(net, optimizer, on_finding=None, checks=load((page("M1"),))) as guard:
         for _ in range(3):
-            for batch in table[train[torch.randperm(len(train))]].split(16):
+            for batch in table[train[torch.randperm(len(train))]].split(24):
                 optimizer.zero_grad()
                 F.mse_loss(net(batch[:, :-1]), batch[:, -1:]).backward()
                 optimizer.step()

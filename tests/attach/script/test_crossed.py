@@ -27,10 +27,10 @@ def said(loss: Loss, given: nn.Module | None = None, shape: tuple[int, ...] = (5
     faults: list[Exception] = []
     crossed = Crossed(lambda act: Hook(act, faults.append))
     with sightline.attach(model, optimizer, on_finding=None, checks=load((page("I5"),))) as guard:
-        for _ in range(6):
+        for _ in range(4):
             x = torch.randn(N, *shape)
             value = loss(model(x), x[:, 0] - 2 * x.flatten(1)[:, 1].view(N, *(1 for _ in shape[1:])))
-            crossed.look(value, guard._recorder, guard._recorder.open_step)
+            crossed.look(value, [(guard._recorder, guard._recorder.open_step)])
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
@@ -166,3 +166,25 @@ def test_masks_without_the_channel_of_the_outputs() -> None:
     (message,) = said(focal, net(), (3, 4, 4))
     assert "(16, 1, 4, 4) and (16, 4, 4) become (16, 16, 4, 4)" in message
     assert said(lambda p, y: focal(p, y[:, None]), net(), (3, 4, 4)) == []
+
+
+def test_the_critic_beside_an_actor() -> None:
+    torch.manual_seed(0)
+    actor, critic = nn.Linear(5, 3), nn.Linear(5, 1)
+    both = [torch.optim.Adam(net.parameters(), lr=1e-3) for net in (actor, critic)]
+    crossed = Crossed(lambda act: Hook(act))
+    checks = load((page("I5"),))
+    ours, its = (
+        sightline.attach(net, o, on_finding=None, checks=checks) for net, o in zip((actor, critic), both, strict=True)
+    )
+    for _ in range(4):
+        x, returns = torch.randn(N, 5), torch.randn(N)
+        policy = (actor(x).log_softmax(-1)[:, 0] * returns).mean()
+        value = policy.neg() + F.smooth_l1_loss(critic(x), returns)
+        crossed.look(value, [(guard._recorder, guard._recorder.open_step) for guard in (ours, its)])
+        value.backward()
+        for optimizer in both:
+            optimizer.step()
+            optimizer.zero_grad()
+    ours.close(), its.close()
+    assert ([f.code for f in ours.findings], [f.code for f in its.findings]) == ([], ["I5"])

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sightline.attach.open_step import OpenStep
 from sightline.attach.recorder import Recorder
@@ -50,11 +50,12 @@ class Deliberate(Exception):
 @dataclass(slots=True)
 class Meeting:
     """Where outputs meet the values of all samples: shapes of the outputs and of the pairs, the outputs' `axis` of
-    these, and each operation with the values, None where it kept none."""
+    these, what made them, and each operation with the values, None where it kept none."""
 
     given: Shape
     made: Shape
     axis: int
+    outputs: Any = None
     nodes: list[tuple[Any, Tensor | None]] = field(default_factory=list)
 
     @property
@@ -71,13 +72,18 @@ class Crossed:
         self._looks: WeakKeyDictionary[Recorder, set[int]] = WeakKeyDictionary()  # steps that showed it
         self._over: WeakKeyDictionary[Recorder, bool] = WeakKeyDictionary()
 
-    def look(self, root: Tensor, recorder: Recorder, step: OpenStep | None) -> None:
-        """A backward pass begins from `root`."""
-        if step is None or recorder in self._over or not (step.measured or recorder.step < FROM):
+    def look(self, root: Tensor, live: Sequence[tuple[Recorder, OpenStep | None]]) -> None:
+        """A backward pass begins from `root`, of one of these models in the steps that they are in."""
+        looking = [r for r, s in live if s and r not in self._over and (s.measured or r.step < FROM)]
+        found = meeting(root.grad_fn) if looking else None
+        if found is None:
             return
-        found = meeting(root.grad_fn)
-        if found is None or not _of_samples(found.made[0], recorder):
-            return
+        for recorder in looking:
+            if _of_samples(found.made[0], recorder) and (len(live) == 1 or _holds(recorder.model, found.outputs)):
+                self._listen(recorder, found)
+                return
+
+    def _listen(self, recorder: Recorder, found: Meeting) -> None:
         for node, kept in found.nodes:
             if kept is not None and _kind(node) in LOSSES:
                 self._post(torch.stack([torch.zeros_like(gap := _apart(kept)), gap]), recorder, found)
@@ -216,7 +222,7 @@ class _Search:
         if axis is None or shape is None or added or not inner.next_functions:
             raise Deliberate
         if self.found is None:
-            self.found = Meeting(shape, made, axis)
+            self.found = Meeting(shape, made, axis, inner)
         elif (self.found.made, self.found.axis) != (made, axis):
             raise Deliberate
 
@@ -268,3 +274,17 @@ def _of_samples(count: int, recorder: Recorder) -> bool:
     """Whether the model was given so many."""
     call = recorder.last_call
     return call is not None and any(t.dim() and len(t) == count for t in leaves(call.args, call.kwargs).values())
+
+
+def _holds(model: nn.Module, node: Any) -> bool:
+    """Whether the nearest parameter under `node` is one of the model's."""
+    seen, open_ = {node}, [node]
+    for one in open_:  # it grows
+        if (leaf := getattr(one, "variable", None)) is not None:
+            return any(p is leaf for p in model.parameters())
+        behind = [n for n, _ in one.next_functions if n is not None and n not in seen]
+        if len(seen) > MANY:
+            return False
+        seen.update(behind)
+        open_ += behind
+    return False

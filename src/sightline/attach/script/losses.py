@@ -151,7 +151,6 @@ class Losses:
                 show_divergence(root, live[0].recorder)
         if len(live) == 1:
             self._terms.look(root, live[0].recorder)
-            self._crossed.look(root, live[0].recorder, only)
         for one, step, *_ in states if len(live) > 1 else ():
             if one.blind and step is not None:
                 step.reworked = True  # whose pass it is nobody knows: this one's may have met nothing
@@ -160,6 +159,7 @@ class Losses:
         if len(live) == 1 and live[0].blind and (step := live[0].recorder.open_step) is not None:
             with torch.no_grad():  # as in a hook of an output, but no output of it tells so
                 live[0].recorder.backward.began(step, set(), None)
+        self._crossed.look(root, [(one.recorder, step) for one, step, *_ in states])
 
     def _listen(self, root: Tensor, live: list[Watched]) -> list[tuple[str, Tensor]]:
         """Listen inside this pass for what makes NaN of finite gradients, at the cost of whoever measures."""
