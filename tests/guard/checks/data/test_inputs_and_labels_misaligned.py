@@ -40,6 +40,12 @@ def test_true_pairs_and_a_little_noise_are_silent() -> None:
     assert find(epochs(5, 256, wrong=0.1)) is None
 
 
+@pytest.mark.parametrize("rows", [24, 32, 64, 256])
+def test_a_fifth_of_two_classes_is_wrong(rows: int) -> None:
+    """Answers that are wrong by chance, of inputs that are there more than once."""
+    assert find(epochs(3, rows, wrong=0.4, classes=2)) is None
+
+
 def test_augmented_inputs_never_come_back() -> None:
     assert isinstance(find(epochs(3, 64, wrong=1.0, fresh=True)), CannotTell)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -34,6 +35,15 @@ def mean(count: int, total: int) -> float:
 
 def right(count: int, total: int) -> float:
     return 1 / total
+
+
+def test_means_of_several_tasks_in_one_backward_pass() -> None:
+    def passes(count: int) -> History:
+        steps = run(mean, [UNEQUAL] * 6).steps
+        return History(tuple(replace(step, met=(0.0, 1.0, 2.0)[:count]) for step in steps))
+
+    assert isinstance(find(passes(3)), Finding)
+    assert not isinstance(find(passes(1)), Finding)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from sightline.guard.specimen import Run
 DOMAINS = ("llm", "vision", "vlm")
 AGAIN = 16  # inputs that came back: fewer would not tell a separate shuffle from label noise
 FEW = 8  # conflicts: at 10 % noise, 8 of 16 have a chance of 6e-5
-HALF = 0.5  # of the conflicts that independent labels would have; label noise (3-10 %) stays far below
+MOST = 0.8  # of what independent labels would have, and its scatter: noise of 20 % in two classes has 0.64
 
 
 def find(
@@ -50,7 +50,7 @@ def find(
     again, conflicts, independent = feed.came_back()
     if again < AGAIN:
         return CannotTell(f"{AGAIN} inputs that came back, with the class that the loss taught for each")
-    if conflicts < FEW or conflicts < HALF * independent * again:
+    if conflicts < max(FEW, MOST * independent * again + (independent * (1 - independent) * again) ** 0.5):
         return None
     return Finding(
         severity="error",

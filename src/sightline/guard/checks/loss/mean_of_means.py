@@ -8,7 +8,7 @@ Fix: sum the token losses (`reduction="sum"`) and divide by the number of superv
 micro-batches and ranks (in transformers' Trainer: pass on `num_items_in_batch`).
 Stays silent when: all tokens of a step weigh the same; micro-batches have about the same number of supervised tokens
 (then a mean of means is right); only a last, smaller micro-batch now and then differs; the loss is no softmax
-cross-entropy, or weighs its tokens on purpose in another way.
+cross-entropy, or weighs its tokens on purpose in another way, as several tasks' losses in one backward pass do.
 Sources:
 - https://github.com/huggingface/transformers/issues/24725 (2023-07-10): 11 and 101 tokens, tenfold unequal gradients
 - https://github.com/meta-pytorch/torchtune/pull/1875 (2024-10-20): dividing by all tokens gives the same loss curves
@@ -30,7 +30,8 @@ SOFTMAX = 0.9  # of the positions must look like cross-entropy; less, and a weig
 
 def find(history: History) -> Verdict:
     """Compare what one token weighs in each micro-batch of a step, as its gradient shows, with their counts."""
-    steps = [step for step in history.measured if len(step.micro) > 1 and all(_readable(m) for m in step.micro)]
+    several = [step for step in history.measured if len(step.micro) > 1 and len(step.met) != 1]
+    steps = [step for step in several if all(_readable(m) for m in step.micro)]
     if not steps:
         return CannotTell("optimizer step of two or more micro-batches whose cross-entropy could be read")
     wrong = [step for step in steps if _mean_of_means(step)]
