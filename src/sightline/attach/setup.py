@@ -44,13 +44,21 @@ def read_setup(model: nn.Module, towers: Towers, optimizers: Sequence[Optimizer]
         accumulation=facts.accumulation,
         optimizer=" and ".join(type(o).__name__ for o in optimizers) or None,
         orphans=sum(p.numel() for p in foreign),
+        unheeded=_unheeded(model),
         step=step,
     )
 
 
+def _unheeded(model: nn.Module) -> tuple[str, ...]:
+    """The modules that somebody meant to freeze by an attribute, though all their parameters learn."""
+    meant = [(name, m) for name, m in model.named_modules() if vars(m).get("requires_grad") is False]
+    held = ((name, [p.requires_grad for p in m.parameters()]) for name, m in meant)
+    return tuple(name or type(model).__name__ for name, learns in held if learns and all(learns))
+
+
 def setup_mark(model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[object, ...]:
     """What a set-up is read from, in small: equal for as long as the set-up is."""
-    modes = tuple(module.training for module in model.modules())
+    modes = tuple((module.training, "requires_grad" in vars(module)) for module in model.modules())
     return modes, tuple(p.dtype for p in model.parameters()), learning_mark(model, optimizers)
 
 

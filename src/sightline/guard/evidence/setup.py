@@ -49,7 +49,12 @@ class TokenizerSetup:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """How the run is set up. `orphans`: elements the optimizer holds that belong to no parameter of the model."""
+    """How the run is set up.
+
+    Attributes:
+        orphans: elements the optimizer holds that belong to no parameter of the model.
+        unheeded: modules with an attribute ``requires_grad = False``, which torch reads nowhere: all in them learns.
+    """
 
     towers: Mapping[str, TowerSetup]
     tokenizer: TokenizerSetup | None = None
@@ -60,4 +65,5 @@ class Setup:
     accumulation: int | None = None
     optimizer: str | None = None
     orphans: int = 0
+    unheeded: tuple[str, ...] = ()
     step: int = 0

@@ -6,7 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+import sightline
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.model.wrong_stage_freeze import find
 from sightline.guard.evidence import BatchSeen, History, OwnModeSeen, ParameterSeen, Setup, StepSeen, TowerSetup
@@ -98,6 +101,23 @@ def test_a_detached_connector() -> None:
     assert isinstance(verdict, Finding) and "'connector'" in verdict.message and "no_grad" in verdict.message
     verdict = find(THREE, history({**BOTH, "vision": None, "connector": None}), replace(IMAGES, image_graph=True))
     assert isinstance(verdict, Finding) and "unused" in verdict.message and "no_grad" not in verdict.fix
+
+
+@pytest.mark.parametrize(("freeze", "found"), [("attribute", True), ("method", False), ("both", False)])
+def test_an_attribute_that_no_module_heeds(freeze: str, found: bool) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with sightline.attach(model, optimizer, on_finding=None) as guard:
+        if freeze != "method":
+            model[0].requires_grad = False
+        if freeze != "attribute":
+            model[0].requires_grad_(False)
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.randn(3, 4)).square().mean().backward()
+            optimizer.step()
+    codes = {finding.code: finding for finding in guard.findings}
+    assert ("X1" in codes) is found and (not found or "'0'" in codes["X1"].message)
 
 
 def test_a_model_without_towers_or_plan() -> None:

@@ -2,9 +2,10 @@
 
 Symptom: the language model forgets in a stage that was to train the projector; or a tower's weights never change; or
 a "frozen" tower differs from its source after training, and gives other features in training than in evaluation.
-Root cause: `requires_grad` is set before a later call undoes it (LoRA wraps every module whose name matches, frozen or
-not); a tower that is trained runs under `torch.no_grad()`, or its output is unused; freezing leaves dropout and batch
-norm's statistics alive, or `model.train()` wakes them; a backbone freezes its first stages in a `train()` of its own.
+Root cause: `requires_grad` is set on a module, which heeds no such attribute, or before a later call undoes it (LoRA
+wraps every module whose name matches, frozen or not); a tower that is trained runs under `torch.no_grad()`, or its
+output is unused; freezing leaves dropout and batch norm's statistics alive, or `model.train()` wakes them; a backbone
+freezes its first stages in a `train()` of its own.
 Fix: set `requires_grad` per tower after the last wrapping, before the optimizer is made; name LoRA's `target_modules`
 by tower (or `exclude_modules`); call `tower.eval()` on frozen towers after every `model.train()`; remove `no_grad`
 from the forward pass of a tower that learns; call `model.train()` before the first step.
@@ -40,6 +41,10 @@ def find(
 ) -> Verdict:
     """Plan against requires_grad; then, once steps were taken, modes and gradients."""
     towers = setup.towers.values()
+    if setup.unheeded:
+        first, seen = setup.unheeded[0], {"modules": setup.unheeded[:5]}
+        message = f"'{first}' was given `requires_grad = False`, an attribute that freezes no module: all of it learns"
+        return Finding("error", message, f"{first}.requires_grad_(False), a method", seen)
     for tower in towers:
         if finding := _off_plan(tower):
             return finding
@@ -57,9 +62,9 @@ def find(
 def _off_plan(tower: TowerSetup) -> Finding | None:
     trainable, total = tower.trainable, tower.parameters
     if tower.planned == "none" and trainable:
-        lora = tower.adapters == trainable
-        what = "holds LoRA adapters that learn" if lora else f"learns {trainable:,} of {total:,} parameters"
-        fix = "name LoRA's target_modules by tower" if lora else f"{tower.name}.requires_grad_(False)"
+        what, fix = f"learns {trainable:,} of {total:,} parameters", f"{tower.name}.requires_grad_(False)"
+        if tower.adapters == trainable:
+            what, fix = "holds LoRA adapters that learn", "name LoRA's target_modules by tower"
         return _finding(f"tower '{tower.name}' {what}, though it is planned to be frozen", fix, tower)
     if tower.planned == "part" and not trainable:
         return _finding(f"tower '{tower.name}' is frozen, though a part of it is planned to learn", _wake(tower), tower)
@@ -76,9 +81,7 @@ def _wake(tower: TowerSetup) -> str:
 def _alive(tower: TowerSetup) -> Finding | None:
     if tower.trainable or not tower.parameters or not tower.lively:
         return None
-    message = (
-        f"tower '{tower.name}' is frozen, but {len(tower.lively)} of its modules are in train mode and change with it"
-    )
+    message = f"tower '{tower.name}' is frozen, but in train mode, which changes {len(tower.lively)} of its modules"
     return _finding(message, f"call {tower.name}.eval() after every model.train()", tower, "warning")
 
 
@@ -105,9 +108,7 @@ def _never_called(own: OwnModeSeen) -> Finding:
 
 def _finding(message: str, fix: str, tower: TowerSetup, severity: Severity = "error") -> Finding:
     seen: dict[str, object] = {"trainable": tower.trainable, "parameters": tower.parameters, "planned": tower.planned}
-    if tower.lively and not tower.trainable:
-        seen["alive"] = tower.lively[:5]
-    return Finding(severity, message, fix, seen)
+    return Finding(severity, message, fix, seen if tower.trainable else {**seen, "alive": tower.lively[:5]})
 
 
 def specimen(run: Run, *, faulty: bool) -> None:
@@ -115,8 +116,7 @@ def specimen(run: Run, *, faulty: bool) -> None:
     import torch
     from torch import nn
 
-    vision, connector = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 8)
-    language = nn.Linear(8, 5)
+    vision, connector, language = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 8), nn.Linear(8, 5)
     model = nn.ModuleDict({"vision": vision, "connector": connector, "language": language})
     model.forward = lambda x: language(connector(vision(x).flatten(2).mean(dim=2)))
     vision.requires_grad_(False)
