@@ -105,6 +105,13 @@ def pad_id(call: Call) -> int | None:
     return None if named else _hidden_id(call)
 
 
+def own_padding(call: Call) -> int | None:
+    """The id that is padding and nothing else: its table says so, or the call hides it wherever it stands."""
+    tables = [module for module in call.model.modules() if isinstance(module, nn.Embedding)]
+    named = {table.padding_idx for table in tables if table.padding_idx is not None}
+    return named.pop() if len(named) == 1 else _hidden_id(call)
+
+
 def _hidden_id(call: Call) -> int | None:
     """The one id that masks of the call hide wherever it stands (True there, as torch's `key_padding_mask` is), or that
     its lengths cut off, and that stands nowhere else."""

@@ -17,6 +17,7 @@ from sightline.attach.script.judging import Judging
 from sightline.attach.script.words import _show
 
 PAD, KINDS = 0, 12
+PADDED = ("pads scored", "pads left out", "mean times places")  # by models that know which id pads
 
 
 @pytest.fixture
@@ -50,6 +51,11 @@ def losses(style: str, model: nn.Module) -> tuple[list[Tensor], list[int], list[
         elif style == "masked by hand":
             each = cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
             found.append((each * (wanted != PAD)).sum() / (wanted != PAD).sum())
+        elif "pads" in style:
+            each = F.cross_entropy(logits.transpose(1, 2), wanted, reduction="none")
+            found.append(each.sum() if style == "pads scored" else each[wanted != PAD].sum())
+        elif style == "mean times places":
+            found.append(F.cross_entropy(logits.transpose(1, 2), wanted) * wanted.numel())
         else:
             found.append(criterion(logits.flatten(0, 1), wanted.flatten()))
         counts.append(int((wanted != PAD).sum()))
@@ -58,7 +64,8 @@ def losses(style: str, model: nn.Module) -> tuple[list[Tensor], list[int], list[
 
 def said(style: str, judging: Judging, name: str = "val ppl") -> list[tuple[str, str]]:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Embedding(KINDS, 16), nn.Linear(16, KINDS))
+    known = PAD if style in PADDED else None
+    model = nn.Sequential(nn.Embedding(KINDS, 16, padding_idx=known), nn.Linear(16, KINDS))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     guard = sightline.attach(model, optimizer, on_finding=None)
     for _ in range(20):
@@ -73,7 +80,9 @@ def said(style: str, judging: Judging, name: str = "val ppl") -> list[tuple[str,
     assert torch._C._nn.cross_entropy_loss is not plain
     if style == "tokens":
         nats = sum(float(loss) * count for loss, count in zip(found, counts, strict=True)) / sum(counts)
-    elif style == "sums over padding":
+    elif style == "pads left out":
+        nats = float(sum(found)) / sum(counts)
+    elif style == "sums over padding" or style in PADDED:
         nats = float(sum(found)) / sum(places)
     else:
         nats = sum(float(loss) for loss in found) / len(found)
@@ -83,12 +92,12 @@ def said(style: str, judging: Judging, name: str = "val ppl") -> list[tuple[str,
     return [(finding.code, finding.severity) for finding in guard.findings if finding.code == "L7"]
 
 
-@pytest.mark.parametrize("style", ["means of batches", "sums over padding"])
+@pytest.mark.parametrize("style", ["means of batches", "sums over padding", "pads scored", "mean times places"])
 def test_a_perplexity_that_is_miscounted(style: str, judging: Judging) -> None:
     assert said(style, judging) == [("L7", "warning")]
 
 
-@pytest.mark.parametrize("style", ["tokens", "smoothed", "masked by hand"])
+@pytest.mark.parametrize("style", ["tokens", "smoothed", "masked by hand", "pads left out"])
 def test_one_that_is_right_or_made_otherwise(style: str, judging: Judging) -> None:
     assert said(style, judging) == []
 

@@ -12,16 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sightline.attach.hook import Hook
 from sightline.attach.phases.state import Audience, State
+from sightline.attach.read import own_padding
 from sightline.guard.evidence import BatchScore, JudgedLossesSeen
 from sightline.guard.probes.call import Call
 
 ROUNDS = 64  # evaluations that are listened to: a wrong count is wrong every time
 MOST = 4096  # losses of one evaluation
-MEAN, SUM = 1, 2  # torch's numbers for reductions
+EACH, MEAN, SUM = 0, 1, 2  # torch's numbers for reductions
 PLAIN = "cross_entropy_loss"  # of torch._C._nn: what F.cross_entropy and nn.CrossEntropyLoss come to
 
 
@@ -44,6 +45,8 @@ class Judging:
         hook = functools.partial(Hook, fault=lambda error: fault(f"judging: {type(error).__name__}: {error}"))
         self._round: Round | None = None
         self._rounds, self._rows = 0, 0
+        self._pad: int | None = None  # the id that only pads, of what the model was just called with
+        self._tables: set[int] = set()  # rows of its vocabularies
         self._others: Audience | None = None
         self._plain: Callable[..., Any] | None = None  # torch's own, while ours is in its place
         self._wrapped: Callable[..., Any] | None = None
@@ -81,6 +84,8 @@ class Judging:
     def _begins(self, state: State, call: Call) -> None:
         shapes = [value.shape for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor)]
         self._rows = shapes[0][0] if shapes and shapes[0] else 0
+        self._pad = own_padding(call)
+        self._tables = {m.num_embeddings for m in call.model.modules() if isinstance(m, nn.Embedding)}
         here = self._round
         if here is not None and here.step == state.step:
             here.other = here.other or here.state is not state  # whose losses they are is not known
@@ -115,21 +120,30 @@ class Judging:
         if here is None or result.requires_grad or here.state.muted or type(result) is not Tensor:
             return
         logits, targets, weight, reduction, ignored, smoothing = args
-        sums = weight is None and not smoothing and not targets.is_floating_point() and reduction in (MEAN, SUM)
+        dim = 1 if logits.dim() > 1 else 0
+        classes = logits.shape[dim]
+        pad = self._pad if classes in self._tables else None  # of other targets the id says nothing
+        known = pad is not None or reduction != EACH
+        sums = weight is None and not smoothing and not targets.is_floating_point() and known
         here.heard += 1
-        here.kinds.add(logits.shape[-1 if logits.dim() < 2 else 1])
+        here.kinds.add(classes)
         if not sums or here.heard > MOST or len(here.kinds) > 1:
             here.other = True
             return
         rows, every = len(targets) if targets.dim() > 1 else self._rows, targets.numel()
+        real = targets != ignored
+        pads = real & (targets == pad) if pad is not None else real & False
+        likely = logits.detach().movedim(dim, -1)[pads].float().log_softmax(-1)  # not by the function that we are in
+        padding = -likely.gather(-1, targets[pads].unsqueeze(-1)).sum()
 
         def arrived(values: list[Tensor]) -> None:
-            value, count = float(values[0]), int(values[1])
+            value, count, apart, hidden = float(values[0]), int(values[1]), float(values[2]), int(values[3])
             if count:
-                told = (value * count if reduction == MEAN else value, count)
-                here.batches.append(BatchScore(rows, told, told, (told[0], every), padding=every - count))
+                nats = value * count if reduction == MEAN else value
+                fair = (nats - apart, count - hidden)
+                here.batches.append(BatchScore(rows, (nats, count), fair, (nats, every), padding=every - fair[1]))
 
-        here.state.mailbox.post([result.detach(), (targets != ignored).sum()], arrived)
+        here.state.mailbox.post([result.detach().sum(), real.sum(), padding, pads.sum()], arrived)
 
     def _ends(self, state: State) -> None:
         here = self._round
