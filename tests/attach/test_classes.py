@@ -91,3 +91,11 @@ def test_weights_that_no_two_samples_share_prove_nothing() -> None:
     z = torch.randn(4, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
     loss = functional.cross_entropy(z, torch.tensor([1, 3, 4, 6]), weight=torch.arange(1.0, 9.0))
     assert Taught().classes(z.detach(), torch.autograd.grad(loss, z)[0]) is None
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.05, 2.0])
+def test_the_better_and_the_worse_of_a_pair_are_no_classes(scale: float) -> None:
+    def pairs(z: Tensor, _: Tensor) -> Tensor:
+        return -functional.logsigmoid(z[::2] - z[1::2]).mean()
+
+    assert read(pairs, 1, scale=scale)[0] is None

@@ -64,17 +64,23 @@ class Taught:
         z, g = logits.float(), grad.float()
         if not torch.isfinite(z).all() or not torch.isfinite(g).all():
             return None
-        if z.dim() == 1 or z.shape[1] == 1:  # one number is a softmax's of two, of which one is 0
+        if lone := z.dim() == 1 or z.shape[1] == 1:  # one number is a softmax's of two, of which one is 0
             z, g = z.reshape(-1, 1) * torch.tensor([0.0, 1.0]), g.reshape(-1, 1) * torch.tensor([-1.0, 1.0])
         p, some = z.softmax(dim=1), slice(max(LEAST, FEW // z.shape[1]))
         for form in FORMS if self._vain < TRIES else FORMS[:1]:
             if len(p) > some.stop and _read(form, p[some], g[some], least=0) is None:
                 continue
-            if (classes := _read(form, p, g, least=LEAST)) is not None:
+            if (classes := _read(form, p, g, least=LEAST)) is not None and not (lone and _flat(g[:, 1], classes)):
                 self._vain = 0
                 return tuple(classes.tolist())
         self._vain += 1
         return None
+
+
+def _flat(grad: Tensor, classes: Tensor) -> bool:
+    """Whether all samples of a class have one gradient: that of any loss of alike numbers, as of pairs that differ."""
+    parts = [grad[classes == one].abs() for one in classes.unique()]
+    return all(float(part.max() - part.min()) <= 2 * EXACT * float(part.max()) for part in parts)
 
 
 def _read(form: Form, p: Tensor, g: Tensor, *, least: int) -> Tensor | None:
