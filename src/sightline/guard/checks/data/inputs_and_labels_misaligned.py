@@ -27,7 +27,7 @@ from sightline.guard.specimen import Run
 DOMAINS = ("llm", "vision", "vlm")
 AGAIN = 16  # inputs that came back: fewer would not tell a separate shuffle from label noise
 FEW = 8  # conflicts: at 10 % noise, 8 of 16 have a chance of 6e-5
-MOST = 0.8  # of what independent labels would have, and its scatter: noise of 20 % in two classes has 0.64
+MOST = 0.75  # of what independent labels would have, and its scatter: noise of 20 % in two classes has 0.64
 
 
 def find(
