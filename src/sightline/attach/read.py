@@ -98,18 +98,16 @@ def pad_id(call: Call) -> int | None:
     config = getattr(call.model, "config", None)
     if config is not None and hasattr(config, "pad_token_id"):
         return config.pad_token_id if isinstance(config.pad_token_id, int) else None
+    return own_padding(call)
+
+
+def own_padding(call: Call) -> int | None:
+    """The id that is padding and nothing else: its tables say so, or the call hides it wherever it stands."""
     tables = [module for module in call.model.modules() if isinstance(module, nn.Embedding)]
     named = {table.padding_idx for table in tables if table.padding_idx is not None}
     if len(named) == 1:
         return named.pop()
     return None if named else _hidden_id(call)
-
-
-def own_padding(call: Call) -> int | None:
-    """The id that is padding and nothing else: its table says so, or the call hides it wherever it stands."""
-    tables = [module for module in call.model.modules() if isinstance(module, nn.Embedding)]
-    named = {table.padding_idx for table in tables if table.padding_idx is not None}
-    return named.pop() if len(named) == 1 else _hidden_id(call)
 
 
 def _hidden_id(call: Call) -> int | None:

@@ -20,10 +20,7 @@ from sightline.guard.evidence import CutOffSeen
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.reach import reach, tensors_of
 
-STEPS = (
-    4,
-    16,
-)  # measured steps without a gradient: gates that start at zero have opened; and again, if nobody ran then
+STEPS = 4, 16  # measured steps without a gradient: gates that start at zero have opened; and again, if nobody ran then
 ASKS = 16  # times that modules are listened to
 VALUES = 16  # elements of a parameter that are compared: something else than the optimizer may move it (an average)
 
@@ -227,10 +224,8 @@ class CutOff(Onlooker):
         if not held or any(p.grad is not None for p in held.values()) or not all(same):
             return
         self._over = True
-        numel, steps = (
-            sum(p.numel() for p in held.values()),
-            max((bare.steps for bare in self._bare.values()), default=0),
-        )
+        numel = sum(p.numel() for p in held.values())
+        steps = max((bare.steps for bare in self._bare.values()), default=0)
         seen = CutOffSeen(self.recorder.step, tuple(names), tuple(held), numel, self._held, steps, detached)
         self.recorder.mailbox.post([], lambda _: self.recorder.offer(seen))
 

@@ -239,9 +239,7 @@ class StandIn:
     def __init__(self, models: Models, asked: Asked) -> None:
         self._models, self._told = models, False
         module = type("Tensors", (nn.Module,), {})()
-        parameters = {
-            place: nn.Parameter(tensor) for place, tensor in asked.tensors.items()
-        }  # shares the values: none are copied
+        parameters = {place: nn.Parameter(tensor) for place, tensor in asked.tensors.items()}  # of the same memory
         module.__dict__["_parameters"].update(parameters)
         self._places = parameters
         self.param_groups: list[dict[str, Any]] = [{"params": list(parameters.values()), "lr": None}]

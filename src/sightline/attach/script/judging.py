@@ -22,13 +22,17 @@ from sightline.guard.probes.call import Call
 
 ROUNDS = 64  # evaluations that are listened to: a wrong count is wrong every time
 MOST = 4096  # losses of one evaluation
+ASKED = 4  # of its calls: a batch of rows of one length hides no padding
 EACH, MEAN, SUM = 0, 1, 2  # torch's numbers for reductions
 PLAIN = "cross_entropy_loss"  # of torch._C._nn: what F.cross_entropy and nn.CrossEntropyLoss come to
 
 
 @dataclass(eq=False)
 class Round:
-    """One evaluation of one model. `kinds`: numbers of classes. `other`: losses that are no plain sum over targets."""
+    """One evaluation of one model. `kinds`: numbers of classes. `other`: losses that are no plain sum over targets.
+
+    `pad`: the id that only pads, as far as the first calls tell, of vocabularies with as many rows as `tables` holds.
+    """
 
     state: State
     step: int
@@ -36,6 +40,15 @@ class Round:
     kinds: set[int] = field(default_factory=set)
     heard: int = 0
     other: bool = False
+    pad: int | None = None
+    tables: frozenset[int] = frozenset()
+    asked: int = 0
+
+    def ask(self, call: Call) -> None:
+        """What pads, if that is not known yet. Reads the call's ids, so only of the first few."""
+        if self.pad is None and self.asked < ASKED:
+            self.asked, self.pad = self.asked + 1, own_padding(call)
+            self.tables = frozenset(m.num_embeddings for m in call.model.modules() if isinstance(m, nn.Embedding))
 
 
 class Judging:
@@ -45,8 +58,6 @@ class Judging:
         hook = functools.partial(Hook, fault=lambda error: fault(f"judging: {type(error).__name__}: {error}"))
         self._round: Round | None = None
         self._rounds, self._rows = 0, 0
-        self._pad: int | None = None  # the id that only pads, of what the model was just called with
-        self._tables: set[int] = set()  # rows of its vocabularies
         self._others: Audience | None = None
         self._plain: Callable[..., Any] | None = None  # torch's own, while ours is in its place
         self._wrapped: Callable[..., Any] | None = None
@@ -84,16 +95,16 @@ class Judging:
     def _begins(self, state: State, call: Call) -> None:
         shapes = [value.shape for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor)]
         self._rows = shapes[0][0] if shapes and shapes[0] else 0
-        self._pad = own_padding(call)
-        self._tables = {m.num_embeddings for m in call.model.modules() if isinstance(m, nn.Embedding)}
         here = self._round
         if here is not None and here.step == state.step:
             here.other = here.other or here.state is not state  # whose losses they are is not known
+            here.ask(call)
             return
         self._rest()
         if self._rounds < ROUNDS and state.probing.wants("JudgedLossesSeen"):
             self._rounds += 1
             self._round = Round(state, state.step)
+            self._round.ask(call)
             self._plain = getattr(torch._C._nn, PLAIN)
             self._wrapped = self._noticed(self._plain)
             setattr(torch._C._nn, PLAIN, self._wrapped)
@@ -122,7 +133,7 @@ class Judging:
         logits, targets, weight, reduction, ignored, smoothing = args
         dim = 1 if logits.dim() > 1 else 0
         classes = logits.shape[dim]
-        pad = self._pad if classes in self._tables else None  # of other targets the id says nothing
+        pad = here.pad if classes in here.tables else None  # of other targets the id says nothing
         known = pad is not None or reduction != EACH
         sums = weight is None and not smoothing and not targets.is_floating_point() and known
         here.heard += 1

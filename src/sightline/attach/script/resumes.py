@@ -258,8 +258,13 @@ def _known(content: Any) -> Known | None:
 def _moments_came(optimizer: Optimizer, content: Any) -> bool:
     """Whether what the optimizer keeps of each parameter is in the file, number for number."""
     kept = {_few(tensor) for state in states(content, DEEP) for tensor in state.values() if tensor.dim()}
-    live = [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor) and t.dim()]
+    live = moments(optimizer)
     return bool(live) and all(_few(tensor) in kept for tensor in live)
+
+
+def moments(optimizer: Optimizer) -> list[Tensor]:
+    """What it keeps of its parameters, element by element."""
+    return [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor) and t.dim()]
 
 
 def _few(tensor: Tensor) -> tuple[float, ...]:

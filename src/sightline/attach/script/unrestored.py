@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from sightline.attach.hook import Hook, unwrapped
 from sightline.attach.onlookers.schedule import schedules_of
 from sightline.attach.script.counters import Counters
-from sightline.attach.script.resumes import Resumes
+from sightline.attach.script.resumes import Resumes, moments
 from sightline.attach.script.terms import few
 from sightline.attach.script.watch import Models, Watched
 from sightline.guard.evidence import ResumeSeen
@@ -151,8 +151,7 @@ class Unrestored:
 
     def _whole(self, read: Read, optimizer: Optimizer) -> None:
         """Say that nothing is missing, where what the optimizer keeps came from the file, number for number."""
-        live = [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor) and t.dim()]
-        one = self._watched(optimizer)
+        live, one = moments(optimizer), self._watched(optimizer)
         if one is None or one.attachment is None or one.adopted:
             return
         if live and all(_print(t) in read.prints for t in live):

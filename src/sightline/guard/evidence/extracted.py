@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-AGAIN, FEW, HALF = 16, 8, 0.5  # of these features, of the conflicts, and of those of independent labels: as of inputs
+AGAIN, FEW, HALF = 16, 8, 0.5  # features; conflicts; and those of independent labels: noise has no other order to fit
 FITS = 0.98  # of the classes taught that are those of another order: by chance, 16 of 16 of two classes have 2e-5
 
 

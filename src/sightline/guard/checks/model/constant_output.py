@@ -32,8 +32,6 @@ ONE = 1e-3  # relative spread: cosine within 1e-6 of 1; a regression of 300 K by
 SAME = 1e-6  # what float32 rounds off: nothing of a sample is left, and no gradient can tell samples apart
 INPUTS = 0.05  # relative spread of inputs that differ: photos and features have 0.3 to 1
 APART = 0.1  # relative spread of the gradients: where targets differ it is about 1
-
-
 ALONE = 0.01  # of a gradient: float32 leaves 1e-5; a loss with targets of its own has 0.1 to 1
 FLAT = 0.05  # spread of directions: a mean cosine of 0.998
 FALLEN = 0.15  # beside the start: a healthy run's spread rises or stays; sine of an angle: a cosine of 0.99
