@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from sightline.attach.script.by_hand import ByHand
-from sightline.attach.script.losses import Losses
+from sightline.attach.script.loss.roots import Losses
 from sightline.attach.script.scout import Scout
 from sightline.attach.script.watch import Models
 from sightline.guard.check import Finding

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sightline.attach.script.losses import Losses
+from sightline.attach.script.loss.roots import Losses
 from sightline.attach.script.watch import Models
 
 

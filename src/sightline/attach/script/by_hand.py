@@ -26,8 +26,8 @@ from sightline.attach.hook import Hook
 from sightline.attach.open_step import Loss
 from sightline.attach.origins import ORIGINS
 from sightline.attach.script.asked import TWICE, Asked, Askings, Door, along, doors
+from sightline.attach.script.loss.terms import alike, few, variables
 from sightline.attach.script.scout import Scout
-from sightline.attach.script.terms import alike, few, variables
 from sightline.attach.script.watch import Models, Watched
 
 LOOKS = (*range(1, 13), 16, 24, 32, 48, 64)  # backward passes after which leaves are compared with the next one

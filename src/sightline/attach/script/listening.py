@@ -10,26 +10,26 @@ import torch
 
 from sightline.attach.script.aliases import Aliases
 from sightline.attach.script.by_hand import ByHand
-from sightline.attach.script.collectives import Collectives
+from sightline.attach.script.checkpoints.kept import Kept
+from sightline.attach.script.checkpoints.resumes import Resumes
+from sightline.attach.script.checkpoints.saves import Saves
+from sightline.attach.script.checkpoints.unrestored import Unrestored
 from sightline.attach.script.extracted import Extracted
 from sightline.attach.script.hosts import Hosts
 from sightline.attach.script.imports import Notice
-from sightline.attach.script.judging import Judging
-from sightline.attach.script.kept import Kept
 from sightline.attach.script.loaders import Loaders
-from sightline.attach.script.losses import Losses
+from sightline.attach.script.loss.judging import Judging
+from sightline.attach.script.loss.roots import Losses
+from sightline.attach.script.loss.words import Words
 from sightline.attach.script.origins import Told
 from sightline.attach.script.plateaus import Plateaus
-from sightline.attach.script.resumes import Resumes
-from sightline.attach.script.saves import Saves
+from sightline.attach.script.processes.collectives import Collectives
 from sightline.attach.script.scoring.listen import Scores
 from sightline.attach.script.scout import Scout
 from sightline.attach.script.stand_ins import StandIns
 from sightline.attach.script.teachers import Teachers
 from sightline.attach.script.twins import Twins
-from sightline.attach.script.unrestored import Unrestored
 from sightline.attach.script.watch import Models
-from sightline.attach.script.words import Words
 from sightline.attach.torch_loop import Attachment
 from sightline.guard.check import Finding
 

@@ -21,12 +21,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sightline.attach.script.children import Children, added, own_file
 from sightline.attach.script.hub import Hub
 from sightline.attach.script.imports import Notice
-from sightline.attach.script.launch import Launches
 from sightline.attach.script.main import Ended, ended_by, module_program, run_program, script_program
-from sightline.attach.script.ranks import report, share_of, this_rank
+from sightline.attach.script.processes.children import Children, added, own_file
+from sightline.attach.script.processes.launch import Launches
+from sightline.attach.script.processes.ranks import report, share_of, this_rank
 from sightline.attach.script.report import merged, say_end, say_finding, write
 from sightline.guard.catalogue import pages
 from sightline.guard.check import Finding

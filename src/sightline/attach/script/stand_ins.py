@@ -1,7 +1,7 @@
 """Copies of a model that is trained, by which a script judges it: its average, or what it reads back at the end.
 
 A copy is made in the mode that its original was in, and a new model is in train mode; and what a model keeps outside of
-its state does not come back with it (`attach/script/attributes.py`). Nothing is said of a copy that
+its state does not come back with it (`attach/script/checkpoints/attributes.py`). Nothing is said of a copy that
 learns itself, answers at every step (a target, a teacher), is asked again about one input (to see how far its answers
 spread), or is asked in eval mode too (its batch statistics were taken anew before).
 """
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sightline.attach.hook import Hook
-from sightline.attach.script.attributes import Kept, lost, plain
+from sightline.attach.script.checkpoints.attributes import Kept, lost, plain
 from sightline.attach.script.watch import Models, Watched
 from sightline.attach.towers import changes_with_mode
 from sightline.guard.evidence import EvaluationSeen, RoundTripSeen

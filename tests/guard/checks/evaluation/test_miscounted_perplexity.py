@@ -7,7 +7,7 @@ from statistics import fmean
 
 import pytest
 
-from sightline.attach.script.words import rounding
+from sightline.attach.script.loss.words import rounding
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.evaluation.miscounted_perplexity import find
 from sightline.guard.evidence import BatchScore, JudgedLossesSeen, MetricsHistory, MetricsSeen, ScoreSeen

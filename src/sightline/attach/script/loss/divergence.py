@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sightline.attach.recorder import Recorder
-from sightline.attach.script.logits import MOST, SAME
+from sightline.attach.script.loss.logits import MOST, SAME
 from sightline.guard.evidence import DivergenceSeen
 
 ROWS = 256  # rows of a target that are looked at

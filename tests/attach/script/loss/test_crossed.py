@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import sightline
 from sightline.attach.hook import Hook
-from sightline.attach.script.crossed import Crossed
+from sightline.attach.script.loss.crossed import Crossed
 from sightline.guard.catalogue import load, page
 
 Loss = Callable[[Tensor, Tensor], Tensor]

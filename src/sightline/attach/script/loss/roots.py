@@ -21,11 +21,11 @@ from torch.optim import Optimizer
 from sightline.attach.hook import Hook
 from sightline.attach.open_step import Loss, OpenStep
 from sightline.attach.recorder import Recorder
-from sightline.attach.script.crossed import Crossed
-from sightline.attach.script.divergence import show_divergence
-from sightline.attach.script.logits import SoftmaxLoss
-from sightline.attach.script.terms import Terms
-from sightline.attach.script.unsound import Unsound
+from sightline.attach.script.loss.crossed import Crossed
+from sightline.attach.script.loss.divergence import show_divergence
+from sightline.attach.script.loss.logits import SoftmaxLoss
+from sightline.attach.script.loss.terms import Terms
+from sightline.attach.script.loss.unsound import Unsound
 from sightline.attach.script.watch import Models, Watched
 
 ROUND = 1e-6  # relative: a factor such as 1/3 is the inverse of a whole number

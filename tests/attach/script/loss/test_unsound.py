@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sightline.attach.script.losses import Losses
-from sightline.attach.script.unsound import steep
+from sightline.attach.script.loss.roots import Losses
+from sightline.attach.script.loss.unsound import steep
 from sightline.attach.script.watch import Models
 from sightline.guard.check import Finding
 

@@ -21,9 +21,9 @@ from torch.optim import Optimizer
 
 from sightline.attach.hook import Hook, unwrapped
 from sightline.attach.onlookers.schedule import schedules_of
-from sightline.attach.script.counters import Counters
-from sightline.attach.script.resumes import Resumes, moments
-from sightline.attach.script.terms import few
+from sightline.attach.script.checkpoints.counters import Counters
+from sightline.attach.script.checkpoints.resumes import Resumes, moments
+from sightline.attach.script.loss.terms import few
 from sightline.attach.script.watch import Models, Watched
 from sightline.guard.evidence import ResumeSeen
 

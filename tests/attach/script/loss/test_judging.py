@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy
 
 import sightline
 from sightline.attach.phases.state import State
-from sightline.attach.script.judging import Judging
-from sightline.attach.script.words import _show
+from sightline.attach.script.loss.judging import Judging
+from sightline.attach.script.loss.words import _show
 
 PAD, KINDS = 0, 12
 PADDED = ("pads scored", "pads left out", "mean times places")  # by models that know which id pads

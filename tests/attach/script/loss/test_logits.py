@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sightline
-from sightline.attach.script.logits import SoftmaxLoss
+from sightline.attach.script.loss.logits import SoftmaxLoss
 from sightline.guard.catalogue import load, page
 
 Loss = Callable[[Tensor, Tensor, nn.Module], Tensor]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sightline.attach.script.counters import Counters
+from sightline.attach.script.checkpoints.counters import Counters
 
 READ, TAKEN, PER_EPOCH = frozenset({4, 40}), frozenset({40}), 10
 

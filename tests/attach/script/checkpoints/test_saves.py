@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from sightline.attach.script.saves import Saves
+from sightline.attach.script.checkpoints.saves import Saves
 from sightline.attach.script.watch import Models
 
 Save = Callable[[nn.Module, torch.optim.Optimizer, Path], None]

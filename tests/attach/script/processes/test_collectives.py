@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from sightline.attach.script.collectives import _names
-from sightline.attach.script.ranks import Rank, report, share_of
+from sightline.attach.script.processes.collectives import _names
+from sightline.attach.script.processes.ranks import Rank, report, share_of
 
 HEAD = """
 import datetime, os, signal, sys, torch, torch.distributed as dist

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sightline
-from sightline.attach.script.divergence import show_divergence
+from sightline.attach.script.loss.divergence import show_divergence
 from sightline.guard.catalogue import load, page
 
 Loss = Callable[[Tensor, Tensor], Tensor]

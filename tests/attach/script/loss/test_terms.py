@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sightline
-from sightline.attach.script.terms import LATER, Terms
+from sightline.attach.script.loss.terms import LATER, Terms
 from sightline.guard.catalogue import load, page
 
 pytestmark = pytest.mark.usefixtures("origins")

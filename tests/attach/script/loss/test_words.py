@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sightline.attach.script.words import BITS, LOSS, NAMED, rounding
+from sightline.attach.script.loss.words import BITS, LOSS, NAMED, rounding
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.attach.hook import Hook
-from sightline.attach.script.reloads import watch_half, watch_nothing_came
+from sightline.attach.script.checkpoints.reloads import watch_half, watch_nothing_came
 from sightline.attach.script.watch import Models
 from sightline.guard.check import Finding
 

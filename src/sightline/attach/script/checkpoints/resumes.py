@@ -24,10 +24,10 @@ from torch.optim import Optimizer
 
 from sightline.attach.hook import Hook, unwrapped
 from sightline.attach.onlookers.schedule import schedules_of
-from sightline.attach.script.followers import Followers
-from sightline.attach.script.reloads import watch_half, watch_nothing_came, watch_reload
-from sightline.attach.script.saves import DEEP, Saves, states
-from sightline.attach.script.terms import few
+from sightline.attach.script.checkpoints.followers import Followers
+from sightline.attach.script.checkpoints.reloads import watch_half, watch_nothing_came, watch_reload
+from sightline.attach.script.checkpoints.saves import DEEP, Saves, states
+from sightline.attach.script.loss.terms import few
 from sightline.attach.script.watch import Models, Watched
 from sightline.guard.evidence import ResumeSeen
 from sightline.guard.probes.resume import resume
