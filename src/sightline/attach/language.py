@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.attach.mailbox import Mailbox
+from sightline.attach.prompts import Prompts
 from sightline.attach.read import pad_id
 from sightline.attach.scores import Scores
 from sightline.guard.evidence import Evidence
@@ -32,6 +33,8 @@ class Language:
         self._firsts = FIRSTS
         self._scores = Scores(wants("ScoreSeen"))
         self._before: tuple[Call, Tensor, bool] | None = None  # the padded batch that a host may now go on from
+        self._prompts = Prompts(wants("PromptsSeen"))
+        self._last: Tensor | None = None  # the ids of the pass before
 
     @property
     def padded(self) -> Call | None:
@@ -53,16 +56,27 @@ class Language:
 
     def round_over(self, step: int, mailbox: Mailbox, offer: Offer) -> None:
         """Training goes on, or the host says what the evaluation gave."""
-        self._before = None
+        self._before = self._last = None
         self._scores.told(step, mailbox, offer)
 
     def generated(self, call: Call, result: Outcome, step: int, offer: Offer) -> None:
-        """A padded batch, and the next token after it."""
+        """A padded batch, and the next token after it; prompts."""
         ids, before = call.tensor("input_ids"), self._before
         self._before = None
-        if not any(self._looks.values()) or ids is None or ids.dim() != 2 or torch.is_grad_enabled():
+        if ids is None or ids.dim() != 2 or torch.is_grad_enabled():
             return
-        if before is not None and self._looks["generating"] and (chosen := _went_on(before[0], call, ids)) is not None:
+        if self._prompts.wanted:
+            went_on = _went_on(self._last, call, ids) is not None
+            if (prompts := self._prompts.passed(call, ids, went_on=went_on, step=step)) is not None:
+                offer(prompts)
+            self._last = ids
+        if not any(self._looks.values()):
+            return
+        if (
+            before is not None
+            and self._looks["generating"]
+            and (chosen := _went_on(before[0].tensor("input_ids"), call, ids)) is not None
+        ):
             padded, shown, last_only = before
             if (seen := padding(padded, shown, step, chosen=chosen, last_only=last_only)) is not None:
                 self._looks["generating"] -= 1
@@ -108,9 +122,8 @@ def generation_hook(
     return seen
 
 
-def _went_on(before: Call, call: Call, ids: Tensor) -> Tensor | None:
-    """(B,) the tokens by which this pass goes on from the one before; None where it does not."""
-    old = before.tensor("input_ids")
+def _went_on(old: Tensor | None, call: Call, ids: Tensor) -> Tensor | None:
+    """(B,) the tokens by which this pass goes on from the ids of the one before; None where it does not."""
     if old is None or len(old) != len(ids):
         return None
     cached = ids.shape[1] == 1 and call.value("past_key_values") is not None

@@ -16,6 +16,7 @@ from sightline.attach.onlookers.casts import Casts
 from sightline.attach.onlookers.collapse import Collapse
 from sightline.attach.onlookers.cut_off import CutOff
 from sightline.attach.onlookers.ends import Ends
+from sightline.attach.onlookers.first_words import FirstWords
 from sightline.attach.onlookers.fresh_frozen import FreshFrozen
 from sightline.attach.onlookers.hidden import Hidden
 from sightline.attach.onlookers.last_place import LastPlace
@@ -66,6 +67,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     OwnReference,
     Matches,
     Ends,
+    FirstWords,
 )
 
 

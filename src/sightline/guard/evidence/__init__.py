@@ -17,6 +17,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     ReferenceSeen at the first training forward, at 64, 128, ... steps and at the end, where a host has a reference
     DataSeen      at the start, from hosts that hold the data set itself: its columns and a few rows
     ContextSeen   at the first forward pass of a model with rotary positions
+    TaughtFromSeen after sampled training batches of masked prompts; PromptsSeen when a model wrote on from prompts
     PaddingSeen   for the first padded batches without gradients, and what a host generates from them; once for
                   padded training batches whose rows are read at their last place alone
     ScoreSeen     when an evaluation of text is over (the first few): its likelihoods, recomputed
@@ -74,6 +75,7 @@ from sightline.guard.evidence.answers import (
 )
 from sightline.guard.evidence.asked import GeneratedSeen, OracleSeen, OverfitSeen, ResumeSeen
 from sightline.guard.evidence.batches import IGNORE, BatchSeen, LossSeen, Phase, SignalsSeen
+from sightline.guard.evidence.beginnings import PromptsSeen, TaughtFromSeen
 from sightline.guard.evidence.collapse import CollapseSeen, Vectors
 from sightline.guard.evidence.cut_off import CutOffSeen
 from sightline.guard.evidence.data import DataSeen, Objective
@@ -172,6 +174,7 @@ __all__ = [
     "Plan",
     "PlateauSeen",
     "Progress",
+    "PromptsSeen",
     "PullSeen",
     "RankFacts",
     "RanksSeen",
@@ -196,6 +199,7 @@ __all__ = [
     "StillSeen",
     "StuckRank",
     "TailsSeen",
+    "TaughtFromSeen",
     "TeacherSeen",
     "TokenizerSetup",
     "TowerSetup",
@@ -221,6 +225,8 @@ Evidence = (
     | CrossedSeen
     | CutOffSeen
     | Ended
+    | TaughtFromSeen
+    | PromptsSeen
     | PaddingSeen
     | ScoreSeen
     | JudgedLossesSeen

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORE = -100  # torch.nn.functional.cross_entropy's default ignore_index: "not supervised"
+USER_TAGS = ("<|im_start|>user", "<|user|>", "<|start_header_id|>user", "<start_of_turn>user", "[INST]", "USER:")
 HALF = 0.5  # of the labels are ids of the text: those of another text agree by chance
 Phase = Literal["preflight", "train", "evaluation"]
 
@@ -178,6 +179,18 @@ def _at_ends(pads: Tensor) -> int:
     ends = pads.flip(1).cumprod(dim=1).sum(dim=1)
     one_length = len(set(ends.tolist())) < 2 or int(ends.max()) < 2
     return 0 if one_length or int(pads.sum()) != int(ends.sum()) else int(ends.sum())
+
+
+def users_taught(batch: BatchSeen, taught: Tensor) -> list[int]:
+    """Rows that supervise what a user says: by the assistant mask where there is one, else by a user's tag.
+
+    `taught` is (B, T) bool, of the shape of the batch's ids.
+    """
+    if batch.assistant_mask is not None and batch.assistant_mask.shape == taught.shape:
+        return (taught & ~batch.assistant_mask).any(dim=1).nonzero().flatten().tolist()
+    assert batch.input_ids is not None
+    texts = [batch.text(line[marked].tolist()) for line, marked in zip(batch.input_ids, taught, strict=True)]
+    return [row for row, text in enumerate(texts) if any(tag in text for tag in USER_TAGS)]
 
 
 def as_taught(batch: BatchSeen, loss: LossSeen | None) -> BatchSeen:

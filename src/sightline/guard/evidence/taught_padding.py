@@ -13,6 +13,16 @@ LEAST, SAME = 8, 0.98  # positions; share of them with one class: what fills lab
 SOFTMAX = 0.9  # of the positions have a gradient of cross-entropy's form
 
 
+def pads_taught(batch: BatchSeen, loss: LossSeen) -> tuple[int, int | None, bool]:
+    """(padding that the loss teaches, the class that it is taught, whether real tokens have that class as well)."""
+    taught = 0 if batch.labels is None else int((batch.labels != IGNORE).sum())
+    pads = loss.padding(batch.pad_id) if loss.step == batch.step else 0
+    if not pads and loss.step == batch.step and loss.supervised <= taught:
+        pads = batch.padded_labels if loss.supervised > taught - batch.padded_labels else 0
+    filled = None if pads else taught_padding(batch, loss)
+    return (*filled, True) if filled else (pads, batch.pad_id, False)
+
+
 def taught_padding(batch: BatchSeen, loss: LossSeen) -> tuple[int, int] | None:
     """(positions, class): padding with a gradient towards one class, towards which real tokens have one as well.
 

@@ -2,8 +2,8 @@
 
 Symptom: a fine loss, and a model that goes on with the user's turn, repeats the question or never stops; a loss near
 zero from the start (each token predicts itself); 0.0 logged while the forward pass gives NaN (nothing supervised).
-Root cause: labels are a copy of input_ids without -100 on the prompt and the padding; the mask's boundary is off;
-labels are shifted by the collator and again by the model; or truncation cut off all supervised tokens of a row.
+Root cause: labels are a copy of input_ids without -100 on the prompt and the padding; the mask is off by one, so that
+prompts end where nothing is taught; labels are shifted twice; or truncation cut off all supervised tokens of a row.
 Fix: labels = input_ids with -100 where attention_mask is 0 and outside the assistant's turns (a completion-only
 collator, or the chat template's assistant mask); shift once, in the loss or in the collator; raise max_length.
 Stays silent when: only assistant tokens are supervised; or everything is, in text without turns of a user (pretraining,
@@ -19,30 +19,36 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import IGNORE, BatchSeen, DataSeen, LossSeen
-from sightline.guard.evidence.batches import as_taught
-from sightline.guard.evidence.taught_padding import taught_padding
+from sightline.guard.check import CannotTell, Finding, Severity, Verdict
+from sightline.guard.evidence import IGNORE, BatchSeen, DataSeen, LossSeen, PromptsSeen, TaughtFromSeen
+from sightline.guard.evidence.batches import as_taught, users_taught
+from sightline.guard.evidence.beginnings import never_first
+from sightline.guard.evidence.taught_padding import pads_taught
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vlm")
-USER_TAGS = ("<|im_start|>user", "<|user|>", "<|start_header_id|>user", "<start_of_turn>user", "[INST]", "USER:")
 MOST = 0.9  # of the supervised positions: far above chance for any text that is not one token repeated
 HIDES = 0.5  # of them given as one token: hidden words, which in text that repeats itself stand two places on as well
 
 
-def find(batch: BatchSeen, loss: LossSeen | None = None, data: DataSeen | None = None) -> Verdict:
+def find(
+    batch: BatchSeen,
+    loss: LossSeen | None = None,
+    data: DataSeen | None = None,
+    begun: TaughtFromSeen | None = None,
+    prompts: PromptsSeen | None = None,
+) -> Verdict:
     """Labels against the attention mask, the speaker, and what the gradient shows each position was trained on."""
+    late = _begins_late(never_first(begun, prompts, batch.text))
     batch, own = as_taught(batch, loss), batch.labels
     ids, labels = batch.input_ids, batch.labels
-    if loss is not None and (finding := _shifted(loss) or _at_ends(batch, loss)):
+    if finding := late or (_shifted(loss) or _at_ends(batch, loss) if loss is not None else None):
         return finding
     if ids is None or labels is None or not batch.aligned or batch.phase == "evaluation":
         return CannotTell("labels of a training batch aligned with its token ids")
     taught = labels != IGNORE
     copied = own is not None and bool((labels == ids)[taught].all())  # not masked at random, nor read off a gradient
-    written = data is not None and data.objective == "rollout"  # by the policy, which may write any tag
-    said = None if written else _on_prompt(batch, ids, taught, data)
+    said = None if data and data.objective == "rollout" else _on_prompt(batch, taught, data)  # it may write any tag
     return _on_padding(batch, taught) or said or _on_columns(data) or (_nothing(batch, taught) if copied else None)
 
 
@@ -59,11 +65,7 @@ def _shifted(loss: LossSeen) -> Finding | None:
 
 def _at_ends(batch: BatchSeen, loss: LossSeen) -> Finding | None:
     """Labels with a length of their own, or of text without an attention mask, that end in padding with a gradient."""
-    taught = 0 if batch.labels is None else int((batch.labels != IGNORE).sum())
-    pads = loss.padding(batch.pad_id) if loss.step == batch.step else 0
-    if not pads and loss.step == batch.step and loss.supervised <= taught:
-        pads = batch.padded_labels if loss.supervised > taught - batch.padded_labels else 0
-    pads, kind = (filled := None if pads else taught_padding(batch, loss)) or (pads, batch.pad_id)
+    pads, kind, filled = pads_taught(batch, loss)
     how = "attention_mask == 0" if filled else f"labels == {kind}"  # words have a padding's class as well
     fix = f"labels[{how}] = -100" if filled else f"ignore_index={kind} in the loss, or labels[{how}] = -100"
     seen = {"padding": pads, "with a gradient": loss.supervised, "taught": kind, "pad id": batch.pad_id}
@@ -79,21 +81,19 @@ def _on_padding(batch: BatchSeen, taught: Tensor) -> Finding | None:
     return Finding("error", message, "labels[attention_mask == 0] = -100", seen)
 
 
-def _on_prompt(batch: BatchSeen, ids: Tensor, taught: Tensor, data: DataSeen | None) -> Finding | None:
-    """By the assistant mask where there is one, else by a user's tag among the supervised text."""
-    if batch.assistant_mask is not None and batch.assistant_mask.shape == taught.shape:
-        rows = (taught & ~batch.assistant_mask).any(dim=1).nonzero().flatten().tolist()
-    else:
-        texts = [batch.text(line[marked].tolist()) for line, marked in zip(ids, taught, strict=True)]
-        rows = [row for row, text in enumerate(texts) if any(tag in text for tag in USER_TAGS)]
-    if not rows:
-        return None
-    return Finding(
-        severity="note" if data and data.whole else "error",
-        message=f"{len(rows)} of {len(taught)} rows supervise what the user says",
-        fix="set labels to -100 outside the assistant's turns (completion-only collator, or the template's mask)",
-        seen={"row": batch.marked(rows[0])},
-    )
+def _on_prompt(batch: BatchSeen, taught: Tensor, data: DataSeen | None) -> Finding | None:
+    rows = users_taught(batch, taught)
+    message = f"{len(rows)} of {len(taught)} rows supervise what the user says"
+    fix = "set labels to -100 outside the assistant's turns (completion-only collator, or the template's mask)"
+    severity: Severity = "note" if data and data.whole else "error"
+    return Finding(severity, message, fix, {"row": batch.marked(rows[0])}) if rows else None
+
+
+def _begins_late(text: str | None) -> Finding | None:
+    """Prompts end in `text`, and what follows first is asked for but never taught."""
+    message = f"the first token of no answer is taught: labels begin one token later than prompts end ({text!r})"
+    fix = "begin the labels right after the prompt: what masks it is one token too long"
+    return None if text is None else Finding("warning", message, fix, {"prompts end in": text})
 
 
 def _on_columns(data: DataSeen | None) -> Finding | None:
