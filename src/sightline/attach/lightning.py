@@ -58,18 +58,22 @@ def _bases() -> tuple[type, ...]:
 
 @dataclass(slots=True)
 class Calls:
-    """The outermost calls of networks inside a step, in order."""
+    """The outermost calls of networks inside a step, in order. `done`: with training, what judges alone is heard."""
 
     recorder: Recorder
+    done: bool = False
     depth: int = 0
     made: list[tuple[Call, Any]] = field(default_factory=list)
 
     def entered(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Hook before a call."""
         redirected = "forward" in module.__dict__  # a strategy runs training_step as the module's forward
-        if self.recorder.muted or redirected or self._asleep():
+        if self.recorder.muted or redirected or self._asleep() or (self.done and torch.is_grad_enabled()):
             return
         self.depth += 1
+        if self.depth == 1 and self.done:
+            self.recorder.before_forward(module, args, kwargs)
+            return
         if self.depth == 1 and not self.made:
             step = self.recorder.open_step
             self.recorder.signals.clear(measuring=step is not None and step.measured)

@@ -28,7 +28,7 @@ class Probing:
         self._image_token_id = image_token_id
         self.language = Language(wants)
         self._next_pairs = FIRST_PAIRS
-        self._evaluated: int | None = None
+        self._evaluated: int | None = None  # the step of the last evaluation that the host did not declare
         self.reference: Reference | None = None
         self._compared, self._unmoved = False, False
 
@@ -75,7 +75,8 @@ class Probing:
     ) -> None:
         """After the first forward of an evaluation."""
         since = None if self._evaluated is None else step - self._evaluated
-        self._evaluated = step
+        if not declared:
+            self._evaluated = step
         seen = EvaluationSeen(step, declared, lively, since=since)
         if call.repeatable and (lively or self._twice):
             self._twice -= bool(self._twice)

@@ -171,6 +171,7 @@ class Attachment(Preflight):
             yield
         finally:
             recorder.declared = False
+            recorder.declarations += 1
 
     # --- the end, and the verdicts -------------------------------------------------------------------------------
 

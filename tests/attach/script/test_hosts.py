@@ -155,7 +155,10 @@ def main():
     net, every = Net(), torch.utils.data.ConcatDataset([data, other])
     part = torch.utils.data.Subset(every, [row * 37 % 96 for row in range(40)])
     trainer.fit(net, DataLoader(data, 8, shuffle=True), DataLoader(other, 8))
-    trainer.test(net, DataLoader(part if sys.argv[1:] else other, 8), verbose=False)
+    trainer.test(net, DataLoader(part if "leak" in sys.argv else other, 8), verbose=False)
+    net.train("by hand" in sys.argv)
+    with torch.no_grad():
+        print(sum((net.net(x).argmax(1) == y).sum().item() for x, y in DataLoader(other, 8)) / 32)
     print(names == [type(one).__name__ for one in trainer.callbacks])
 
 main()
@@ -171,10 +174,11 @@ def test_lightning_in_a_script(watched: Told) -> None:
     assert {"checkpoint-does-not-round-trip", "evaluation-in-train-mode", "initial-loss-off"} <= passed
 
 
-@pytest.mark.slow  # one more process of a watched script
-def test_a_lightning_test_on_rows_that_were_trained_on(watched: Told) -> None:
-    told = watched(LIGHTNING, "faulty", plainly=False)[2]
-    assert [finding["code"] for finding in told["findings"] if finding["severity"] != "note"] == ["M1"]
+@pytest.mark.slow  # two more processes of a watched script
+@pytest.mark.parametrize(("fault", "code"), [("leak", "M1"), ("by hand", "T3")])
+def test_what_is_judged_after_a_lightning_fit(watched: Told, fault: str, code: str) -> None:
+    told = watched(LIGHTNING, fault, plainly=False)[2]
+    assert [finding["code"] for finding in told["findings"] if finding["severity"] != "note"] == [code]
 
 
 ACCELERATE = """

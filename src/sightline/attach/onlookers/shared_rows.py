@@ -72,7 +72,7 @@ class SharedRows(Onlooker):
         self._phase = Phase()
         self._judging = self._worst = Phase()  # the last that arrived, and of those before that of the largest share
         self._compared = False  # how often each row is there
-        self._last: int | None = None
+        self._last: int | None = None  # the step of the last evaluation that the host did not declare
         self._under_way: tuple[int, set[bytes]] = (-1, set())  # the rows of the step in the making, and its number
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
@@ -91,7 +91,7 @@ class SharedRows(Onlooker):
         here = (step, self.recorder.declarations)  # two of one step may share rows: validation, then test
         if self._at != here:
             every = self._last is not None and step - self._last <= 1 and not self.recorder.declared
-            self._last, self._at = step, None if every else here
+            self._last, self._at = self._last if self.recorder.declared else step, None if every else here
             self._phase = Phase()
         if self._at == here and measured and (rows := _rows(call)):
             self._post(rows, self._near.prints(call, training=False), partial(self._evaluate, step, self._phase))

@@ -50,7 +50,8 @@ class Evaluation:
                     self._draws.add(call)
             return
         if not self._full:
-            s.probing.passed_over(s.step)
+            if not s.declared:
+                s.probing.passed_over(s.step)
             return
         s.show_batch(call, "evaluation")
         lively = tuple(name for tower in s.towers.modules for name in s.towers.lively(tower))

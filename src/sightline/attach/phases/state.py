@@ -62,7 +62,7 @@ class State:
 
     Attributes:
         step, forwards, backwards: optimizer steps taken, training forwards, and backward passes of heard steps.
-        declared: the host says that it evaluates. declarations: how often it began to.
+        declared: the host says that it evaluates. declarations: how often it began or ceased to.
         asleep: of this step only the forwards and the end are counted (see `attach/pace.py`). due: the next training
             forward wakes. wakes: the step from which it does; stalled: the forwards after which it does so too, should
             there be no more steps, `patience` after the last one. at_step: the forwards at the last step. lone: asleep,

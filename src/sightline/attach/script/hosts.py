@@ -15,7 +15,7 @@ from typing import Any
 
 from sightline.attach.hook import Hook
 from sightline.attach.script.heap import tokenizer_for
-from sightline.attach.script.orphans import Orphans
+from sightline.attach.script.orphans import Orphans, settle
 from sightline.attach.script.watch import Models
 from sightline.attach.setup import embedding_of
 from sightline.attach.truth import Kept, keeps_records, kept, texts_truths, truths, written
@@ -154,8 +154,8 @@ class Hosts:
             yield
 
     def _make_lightning_callback(self, trainer: Any) -> Any:
-        """One whose watch goes on behind the fit's end, deaf but for what the Trainer judges then."""
-        from sightline.attach.lightning import GuardCallback
+        """One whose watch goes on behind the fit's end, for what the Trainer or the script itself judges then."""
+        from sightline.attach.lightning import Calls, GuardCallback
 
         kind: Any = self._quiet(GuardCallback)
         begin = kind.on_train_start
@@ -164,7 +164,14 @@ class Hosts:
             Hook(lambda: self._drop_fits({id(p) for p in module.parameters()}), self._failed)()
             begin(callback, trainer, module)
 
-        kind.on_train_start, kind.close = starts, GuardCallback.rest
+        def ends(callback: Any) -> None:
+            callback.rest()
+            if callback.guard is not None and not callback.guard._closed:
+                settle(callback.guard._recorder)
+                callback._calls = Calls(callback.guard._recorder, done=True)
+                callback.listen(callback.guard.model)
+
+        kind.on_train_start, kind.close = starts, ends
         callback = kind(**self._options(None))
         if id(trainer) not in self._fits:
             weakref.finalize(trainer, self._fit_gone, id(trainer)).atexit = False
@@ -182,17 +189,16 @@ class Hosts:
 
     @contextmanager
     def _judge(self, trainer: Any) -> Iterator[None]:
-        """What a Trainer judges after the fit, the test rows for one; within it, its callback hears by itself."""
+        """What a Trainer judges after the fit, the test rows for one; within it, its callback says so by itself."""
         callback = self._fits.get(id(trainer))
-        if callback is None or callback.guard is None or callback.guard._closed or callback._handles:
+        if callback is None or callback.guard is None or callback.guard._closed or not callback._calls.done:
             yield
             return
-        Hook(callback.listen, self._failed)(callback.guard.model)
-        try:
-            with callback.guard.evaluating():
-                yield
-        finally:
-            Hook(callback.rest, self._failed)()
+        recorder = callback.guard._recorder
+        with callback.guard.evaluating():
+            yield
+        recorder.end_evaluation()
+        recorder.evaluated = False  # what the script judges by itself now is another evaluation
 
     # --- accelerate ----------------------------------------------------------------------------------------------
 

@@ -16,8 +16,22 @@ from typing import Any
 from torch import nn
 
 from sightline.attach.hook import unwrapped
+from sightline.attach.recorder import Recorder
 from sightline.attach.script.watch import Models, Watched
 from sightline.attach.torch_loop import Attachment
+
+
+def settle(recorder: Recorder) -> None:
+    """Training is over: judge what it showed, and let its optimizer and its last batch go. Evaluations may follow."""
+    recorder.forward.rouse()
+    recorder.wake()
+    recorder.flush()
+    recorder.end_evaluation()
+    recorder.evaluated = False
+    recorder.mailbox.open(wait=True)
+    recorder.onlookers.released()
+    recorder.last_call = recorder.lone = None
+    recorder.optimizers.clear()
 
 
 class Orphans:
@@ -38,16 +52,8 @@ class Orphans:
     def take(self, attachment: Attachment | None) -> None:
         """The Trainer of what `attachment` watches is gone, and with it the optimizer and the last batch."""
         for one in self._of(attachment):
-            one.orphan, recorder = True, one.recorder
-            recorder.forward.rouse()
-            recorder.wake()
-            recorder.flush()
-            recorder.end_evaluation()
-            recorder.evaluated = False
-            recorder.mailbox.open(wait=True)
-            recorder.onlookers.released()
-            recorder.last_call = recorder.lone = None
-            recorder.optimizers.clear()
+            one.orphan = True
+            settle(one.recorder)
             if self._collected not in gc.callbacks:
                 gc.callbacks.append(self._collected)
 
