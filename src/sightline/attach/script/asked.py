@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.overrides import is_tensor_like
 
 from sightline.attach.open_step import Loss
-from sightline.attach.script.loss.terms import alike, few
+from sightline.attach.script.again import alike, few
 from sightline.attach.script.watch import Models
 
 ALONG = 0.3  # cosine of movement and gradients, either way: momentum and Adam begin far above; chance gives 0.1

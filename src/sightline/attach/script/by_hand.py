@@ -25,8 +25,9 @@ from torch.optim import Optimizer
 from sightline.attach.hook import Hook
 from sightline.attach.open_step import Loss
 from sightline.attach.origins import ORIGINS
+from sightline.attach.script.again import alike, few
 from sightline.attach.script.asked import TWICE, Asked, Askings, Door, along, doors
-from sightline.attach.script.loss.terms import alike, few, variables
+from sightline.attach.script.loss.terms import variables
 from sightline.attach.script.scout import Scout
 from sightline.attach.script.watch import Models, Watched
 

@@ -19,8 +19,8 @@ from torch.optim import Optimizer
 
 from sightline.attach.hook import Hook
 from sightline.attach.origins import ORIGINS
+from sightline.attach.script.again import alike, few
 from sightline.attach.script.heap import holders, modules_alive, outermost
-from sightline.attach.script.loss.terms import alike, few
 from sightline.attach.script.watch import Models
 from sightline.guard.evidence import HiddenSeen
 

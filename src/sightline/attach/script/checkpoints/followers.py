@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sightline.attach.origins import ORIGINS
+from sightline.attach.script.again import alike, few
 from sightline.attach.script.heap import containers_alive, modules_alive
-from sightline.attach.script.loss.terms import alike, few
 from sightline.attach.script.watch import Watched
 from sightline.guard.evidence import ResumeSeen
 

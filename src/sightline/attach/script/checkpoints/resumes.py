@@ -24,10 +24,11 @@ from torch.optim import Optimizer
 
 from sightline.attach.hook import Hook, unwrapped
 from sightline.attach.onlookers.schedule import schedules_of
+from sightline.attach.script.again import Print, print_of
+from sightline.attach.script.checkpoints.contents import moments_among, prints, states
 from sightline.attach.script.checkpoints.followers import Followers
 from sightline.attach.script.checkpoints.reloads import watch_half, watch_nothing_came, watch_reload
-from sightline.attach.script.checkpoints.saves import DEEP, Saves, states
-from sightline.attach.script.loss.terms import few
+from sightline.attach.script.checkpoints.saves import Saves
 from sightline.attach.script.watch import Models, Watched
 from sightline.guard.evidence import ResumeSeen
 from sightline.guard.probes.resume import resume
@@ -37,7 +38,7 @@ LARGEST = 2**30  # bytes of a checkpoint that is kept until the next step, so th
 SAME = 0.5  # of the first batch's rows: a loader may mix in others
 MOVED, DOWN = 0.05, 0.2  # of a rate set by hand: it had moved by the save; and was not down yet, where cycles end
 MANY = 8  # tensors that a file is known again by
-Known = tuple[tuple[float, ...], ...]
+Known = tuple[Print, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ class Resumes:
         one = next((one for one in self._models.live if one.recorder.model is module), None)
         if one is None or one.attachment is None:
             return
-        if _moments_came(optimizer, content):
+        if moments_among(optimizer, prints(content)):
             self._followers.loaded(path, one, ResumeSeen(one.recorder.step, path, ("optimizer",), ("optimizer",)))
         if self._kind(optimizer) not in saved.kinds:
             return
@@ -249,26 +250,10 @@ def _highest(optimizer: Optimizer, *names: str) -> float:
 
 def _known(content: Any) -> Known | None:
     """A few numbers of the first tensors in what was saved or read; None where there are hardly any."""
-    every = (tensor for state in states(content, DEEP) for tensor in state.values())
+    every = (tensor for state in states(content) for tensor in state.values())
     first = islice((tensor for tensor in every if tensor.is_floating_point()), MANY)
-    found = tuple(map(_few, first))
+    found = tuple(print_ for tensor in first if (print_ := print_of(tensor)) is not None)
     return found if len(found) > 1 else None
-
-
-def _moments_came(optimizer: Optimizer, content: Any) -> bool:
-    """Whether what the optimizer keeps of each parameter is in the file, number for number."""
-    kept = {_few(tensor) for state in states(content, DEEP) for tensor in state.values() if tensor.dim()}
-    live = moments(optimizer)
-    return bool(live) and all(_few(tensor) in kept for tensor in live)
-
-
-def moments(optimizer: Optimizer) -> list[Tensor]:
-    """What it keeps of its parameters, element by element."""
-    return [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor) and t.dim()]
-
-
-def _few(tensor: Tensor) -> tuple[float, ...]:
-    return tuple(few(tensor).double().tolist())
 
 
 def _tells_how_far(content: Mapping[Any, Any]) -> bool:

@@ -9,19 +9,19 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sightline.attach.hook import Hook, unwrapped
+from sightline.attach.hook import Hook
+from sightline.attach.script.checkpoints.contents import states
 from sightline.attach.script.imports import Notice
 from sightline.attach.script.watch import Models, Watched
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.round_trip import left_out
 
-DEEP = 4  # dictionaries in dictionaries that are looked into: {"state": {"model": {...}}} and one more
 SAVERS = ("save_file", "save", "save_model")  # of safetensors.torch
 
 
@@ -63,7 +63,7 @@ class Saves:
         """Of which models does it hold the values?"""
         path = str(where) if isinstance(where, str | os.PathLike) else ""
         for one in self._models.live:
-            names = {name for state in states(what, DEEP) for name in _known(state, one.recorder.model)}
+            names = {name for state in states(what) for name in _known(state, one.recorder.model)}
             if names:
                 _save_of(one).add(names, path)
                 for act in self.told:
@@ -113,18 +113,6 @@ def _save_of(one: Watched) -> Save:
         known = Save(one)
         beside.all = (*beside.all, known)
     return known
-
-
-def states(what: Any, deep: int) -> Iterator[Mapping[str, Tensor]]:
-    """The dictionaries of named tensors in what is saved, however deep."""
-    if isinstance(what, nn.Module):
-        yield unwrapped(what)[1].state_dict()
-    elif isinstance(what, Mapping):
-        if found := {k: v for k, v in what.items() if isinstance(k, str) and isinstance(v, Tensor)}:
-            yield found
-        if deep:
-            for part in what.values():
-                yield from states(part, deep - 1)
 
 
 def _known(tensors: Mapping[str, Tensor], model: nn.Module) -> set[str]:

@@ -11,32 +11,30 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from sightline.attach.hook import Hook, unwrapped
+from sightline.attach.hook import Hook
 from sightline.attach.onlookers.schedule import schedules_of
+from sightline.attach.script.again import Print, print_of
+from sightline.attach.script.checkpoints.contents import mappings, moments_among, prints
 from sightline.attach.script.checkpoints.counters import Counters
-from sightline.attach.script.checkpoints.resumes import Resumes, moments
-from sightline.attach.script.loss.terms import few
+from sightline.attach.script.checkpoints.resumes import Resumes
 from sightline.attach.script.watch import Models, Watched
 from sightline.guard.evidence import ResumeSeen
 
-DEEP = 6  # {"state": {"opt": {"state": {0: {"exp_avg": ...}}}}} and one more
 COUNTS = 3  # as deep as a count of steps or epochs is looked for
-MANY = 64  # things in a list that may be states: longer ones are data
 NEAR = 0.1  # of a rate that is set by hand, from one step to the next
 ALONG = 0.05  # of the saved rate: a schedule of the script's own that is as near goes on, whatever its count
 PATIENCE = 16  # steps of other optimizers until a file that was read is forgotten
 STARTED = 1  # of a schedule: some are stepped before the optimizer is
 CYCLED = ("betas", "momentum")  # which a one-cycle schedule moves
 MOVING = {"last_epoch", "_step_count", "_last_lr", "T_cur", "T_i", "best", "num_bad_epochs", "cooldown_counter"}
-Print = tuple[tuple[int, ...], tuple[float, ...]]
 
 
 @dataclass(eq=False)
@@ -116,7 +114,7 @@ class Unrestored:
     def _first(self, read: Read, optimizer: Optimizer) -> None:
         """The first step after a file was read: of what was trained as it was saved?"""
         held = [p for group in optimizer.param_groups for p in group["params"]]
-        if not held or not all(_print(p) in read.prints for p in held):
+        if not held or not all(print_of(p) in read.prints for p in held):
             return
         read.judged.add(optimizer)
         kept = [one for one in read.optimizers if _same_make(one, optimizer)]
@@ -151,10 +149,10 @@ class Unrestored:
 
     def _whole(self, read: Read, optimizer: Optimizer) -> None:
         """Say that nothing is missing, where what the optimizer keeps came from the file, number for number."""
-        live, one = moments(optimizer), self._watched(optimizer)
+        one = self._watched(optimizer)
         if one is None or one.attachment is None or one.adopted:
             return
-        if live and all(_print(t) in read.prints for t in live):
+        if moments_among(optimizer, read.prints):
             one.attachment.show(_seen(read, one, ("optimizer",), ()))
 
     def _watched(self, optimizer: Optimizer) -> Watched | None:
@@ -170,7 +168,7 @@ def _seen(read: Read, one: Watched, parts: tuple[str, ...], differ: tuple[tuple[
 
 def read_of(path: str, content: Any) -> Read | None:
     """What to know of a file's content: nothing where it holds no state of an optimizer."""
-    every = list(_mappings(content, COUNTS))
+    every = list(mappings(content, COUNTS))
     optimizers = tuple(filter(None, map(_optimizer, every)))
     if not optimizers:
         return None
@@ -178,7 +176,7 @@ def read_of(path: str, content: Any) -> Read | None:
     values = [value for one in plain for value in one.values()]
     return Read(
         path=path,
-        prints=frozenset(print_ for tensor in _tensors(content, DEEP) if (print_ := _print(tensor)) is not None),
+        prints=prints(content),
         optimizers=optimizers,
         schedules=tuple(dict(one) for one in every if isinstance(one.get("last_epoch"), int)),
         numbers=frozenset(value for value in values if type(value) is int and value > 0),
@@ -188,28 +186,6 @@ def read_of(path: str, content: Any) -> Read | None:
             if isinstance(value, Tensor) and value.dtype == torch.uint8 and value.dim() == 1
         ),
     )
-
-
-def _mappings(thing: Any, deep: int) -> Iterator[Mapping[str, Any]]:
-    """The dictionaries in a file's content; those in an optimizer's or a schedule's state are not entered."""
-    if isinstance(thing, Mapping):
-        yield thing
-    if deep and isinstance(thing, Mapping) and "param_groups" not in thing and "last_epoch" not in thing:
-        for value in thing.values():
-            yield from _mappings(value, deep - 1)
-    elif deep and isinstance(thing, list | tuple) and len(thing) <= MANY:
-        for value in thing:
-            yield from _mappings(value, deep - 1)
-
-
-def _tensors(thing: Any, deep: int) -> Iterator[Tensor]:
-    if isinstance(thing, Tensor):
-        yield thing
-    elif isinstance(thing, nn.Module):
-        yield from unwrapped(thing)[1].state_dict().values()
-    elif deep and isinstance(thing, Mapping | list | tuple):
-        for value in thing.values() if isinstance(thing, Mapping) else thing:
-            yield from _tensors(value, deep - 1)
 
 
 def _optimizer(one: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,12 +261,3 @@ def _by_the_script(schedule: Any) -> bool:
     """Whether the script's own code tells the rate, which may know of a count beside the schedule's."""
     parts = [schedule, *getattr(schedule, "_schedulers", ())]
     return any(hasattr(p, "lr_lambdas") or type(p).__module__ != "torch.optim.lr_scheduler" for p in parts)
-
-
-def _print(tensor: Tensor) -> Print | None:
-    """Numbers to know it again by; None of what is no plain tensor."""
-    if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided or tensor.device.type == "meta":
-        return None
-    if tensor.is_complex() or tensor.is_quantized:
-        return None
-    return tuple(tensor.shape), tuple(few(tensor).double().tolist())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sightline.attach.origins import ORIGINS
 from sightline.attach.recorder import Recorder
+from sightline.attach.script.again import alike, few
 from sightline.attach.script.heap import holders, modules_alive, outermost
 from sightline.guard.evidence import HiddenSeen
 
@@ -26,7 +27,6 @@ MANY = 32  # terms of a loss
 DEEP = 4096  # nodes of a term that are gone through; one of what is watched meets a parameter that is held long before
 LATER = 16  # optimizer steps between the first look and the last: an optimizer may be made after the first step
 LOOKS = 64  # backward passes that are looked at
-FEW = 16  # numbers of a parameter that are compared
 
 
 @dataclass(slots=True)
@@ -123,18 +123,6 @@ def variables(node: Any) -> Iterator[Tensor | None]:
         if (variable := getattr(one, "variable", None)) is not None:
             yield variable
         open_ += [next_ for next_, _ in one.next_functions if next_ is not None]
-
-
-def few(parameter: Tensor) -> Tensor:
-    """Some of its numbers, to know it again by."""
-    flat = parameter.detach().reshape(-1)
-    return flat[:: max(1, len(flat) // FEW)][:FEW].clone()
-
-
-def alike(one: Tensor, other: Tensor) -> bool:
-    """Whether they are the same numbers. What is NaN has not changed by being NaN again."""
-    same = one.shape == other.shape and one.dtype == other.dtype
-    return same and torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)
 
 
 def _same(parameter: Tensor, ref: weakref.ref[Tensor] | None, values: Tensor) -> bool:
