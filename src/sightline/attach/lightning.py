@@ -16,13 +16,13 @@ import pickle
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sightline.attach.calls import Calls
 from sightline.attach.data_set import data_seen
 from sightline.attach.hook import Hook, listening
 from sightline.attach.open_step import Loss
@@ -31,7 +31,7 @@ from sightline.attach.recorder import Recorder
 from sightline.attach.torch_loop import Attachment, attach
 from sightline.errors import UserError
 from sightline.guard.check import Finding
-from sightline.guard.probes.call import Call, differentiable
+from sightline.guard.probes.call import Call, outcome
 
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")  # one library under two names, with a Callback class each
 REDUCED = {"16-mixed": "float16", "bf16-mixed": "bfloat16"}
@@ -56,48 +56,34 @@ def _bases() -> tuple[type, ...]:
     raise UserError("Lightning is not installed", where="sightline.attach.lightning", fix="pip install lightning")
 
 
-@dataclass(slots=True)
-class Calls:
-    """The outermost calls of networks inside a step, in order. `done`: with training, what judges alone is heard."""
+class Stepping(Calls):
+    """Those of a module in `Trainer.fit`, whose evaluations Lightning declares: in a step without gradients is none."""
 
-    recorder: Recorder
-    done: bool = False
-    depth: int = 0
-    made: list[tuple[Call, Any]] = field(default_factory=list)
+    def entered(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Hook before a call. A strategy runs training_step as the module's forward."""
+        if "forward" not in module.__dict__:
+            super().entered(module, args, kwargs)
+
+    def judged(self, call: Call, output: Any) -> None:
+        """A teacher's answer, features, or a rollout; else an evaluation."""
+        recorder = self.recorder
+        if recorder.declared or not self.within:
+            recorder.judged(call, output)
+            return
+        with recorder.silence():
+            recorder.probing.language.generated(call, outcome(output), recorder.step, recorder.offer)
+
+
+class Judging(Calls):
+    """Those that come after the fit: what learns is no longer this module's business."""
 
     def entered(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Hook before a call."""
-        redirected = "forward" in module.__dict__  # a strategy runs training_step as the module's forward
-        if self.recorder.muted or redirected or self._asleep() or (self.done and torch.is_grad_enabled()):
+        if self.training:
             return
-        self.depth += 1
-        if self.depth == 1 and self.done:
+        super().entered(module, args, kwargs)
+        if self.depth == 1:
             self.recorder.before_forward(module, args, kwargs)
-            return
-        if self.depth == 1 and not self.made:
-            step = self.recorder.open_step
-            self.recorder.signals.clear(measuring=step is not None and step.measured)
-
-    def left(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Hook after a call; also after one that raised, with no output."""
-        if self.recorder.muted or not self.depth:
-            return
-        self.depth -= 1
-        if self.depth or output is None:
-            return
-        call = Call(module, args, kwargs)
-        if torch.is_grad_enabled() and not self.recorder.declared:
-            self.made.append((call, output))
-        else:
-            self.recorder.judged(call, output)
-
-    def _asleep(self) -> bool:
-        return self.recorder.asleep and torch.is_grad_enabled() and not self.recorder.declared
-
-    def taken(self) -> tuple[Call, Any] | None:
-        """The call whose output the loss was made of: the last that carries a gradient. The others are forgotten."""
-        made, self.made, self.depth = self.made, [], 0
-        return next((one for one in reversed(made) if differentiable(one[1])), None)
 
 
 class GuardCallback(*_bases()):  # type: ignore[misc]
@@ -143,7 +129,7 @@ class GuardCallback(*_bases()):  # type: ignore[misc]
             self.guard.planned(int(planned))
         if (dtype := REDUCED.get(str(trainer.precision))) is not None:  # off again when the loss is differentiated
             self.guard.autocast(trainer.strategy.root_device.type, dtype)
-        self._calls = Calls(self.guard._recorder)
+        self._calls: Calls = Stepping(self.guard._recorder)
         self.listen(pl_module)
         tokenizer = facts.get("tokenizer")
         if (seen := data_seen(getattr(loader, "dataset", None), tokenizer=tokenizer)) is not None:
@@ -156,6 +142,7 @@ class GuardCallback(*_bases()):  # type: ignore[misc]
             return
         self._read_saved(trainer)
         self._calls.taken()
+        self._calls.within = True
         self._begin(self.guard._recorder)
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
@@ -179,6 +166,8 @@ class GuardCallback(*_bases()):  # type: ignore[misc]
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """What the module logged, as often as the Trainer hands it to its loggers."""
+        if self.guard is not None:
+            self._calls.within = False
         step, every = trainer.global_step, max(1, trainer.log_every_n_steps)
         if self.guard is not None and step % every == 0 and step != self._logged:
             self._logged = step
@@ -227,6 +216,18 @@ class GuardCallback(*_bases()):  # type: ignore[misc]
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+    def listen_on(self) -> None:
+        """The fit is over: hear what its networks judge, and no more."""
+        assert self.guard is not None
+        self.rest()
+        self._calls = Judging(self.guard._recorder)
+        self.listen(self.guard.model)
+
+    @property
+    def fitting(self) -> bool:
+        """Whether a fit is under way."""
+        return isinstance(getattr(self, "_calls", None), Stepping)
 
     def close(self) -> None:
         """Stop watching. A second call does nothing."""

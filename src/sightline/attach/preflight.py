@@ -74,7 +74,8 @@ class Preflight(Asked):
         recorder = self._recorder
         with recorder.silence(), untouched(self.model), torch.no_grad():
             call.run()
-        spans, features = image_spans(call), image_features(call, recorder.signals.features)
+            features = image_features(call, recorder.signals.gave.features)
+        spans = image_spans(call)
         fixed = call.tensor("image_grid_thw") is None
         if spans and features and fixed and features % spans == 0 and recorder.facts.tokens_per_image is None:
             recorder.facts = replace(recorder.facts, tokens_per_image=features // spans)

@@ -71,10 +71,16 @@ class Probing:
         self._evaluated = step
 
     def on_evaluation(
-        self, call: Call, step: int, lively: tuple[str, ...], declared: bool, offer: Callable[[Evidence], Any]
+        self,
+        call: Call,
+        step: int,
+        lively: tuple[str, ...],
+        declared: bool,
+        turn: int,
+        offer: Callable[[Evidence], Any],
     ) -> None:
-        """After the first forward of an evaluation."""
-        since = None if self._evaluated is None else step - self._evaluated
+        """After the first forward of an evaluation. `turn`: optimizer steps in a turn of the loop."""
+        since = None if self._evaluated is None else -(-(step - self._evaluated) // turn)
         if not declared:
             self._evaluated = step
         seen = EvaluationSeen(step, declared, lively, since=since)

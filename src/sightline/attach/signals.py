@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,20 +12,27 @@ from sightline.attach.read import rms
 from sightline.guard.evidence import SignalsSeen
 
 
+@dataclass(frozen=True, slots=True)
+class Gave:
+    """Of one forward pass: how many vectors the connector made, whether they have a graph; magnitudes and widths."""
+
+    features: int | None = None
+    graph: bool = False
+    connector: tuple[Tensor, int] | None = None
+    embedding: tuple[Tensor, int] | None = None
+
+
 class Signals:
     """Filled by forward hooks. `counting`: the features are wanted; `measuring`: magnitudes are."""
 
     def __init__(self) -> None:
         self.counting, self.measuring = True, False
-        self.features: int | None = None  # vectors that the connector made
-        self.graph = False  # whether they have one
-        self._connector: tuple[Tensor, int] | None = None
-        self._embedding: tuple[Tensor, int] | None = None
+        self.gave = Gave()
 
     def clear(self, *, measuring: bool) -> None:
         """A forward pass begins whose features are counted."""
         self.counting, self.measuring = True, measuring
-        self.graph, self.features, self._connector, self._embedding = False, None, None, None
+        self.gave = Gave()
 
     def rest(self, *, counting: bool = False) -> None:
         """Training forwards begin of which nothing is wanted. `counting`: evaluations may come without `clear`."""
@@ -36,18 +44,18 @@ class Signals:
             return
         given = output[0] if isinstance(output, tuple | list) and output else output
         if isinstance(given, Tensor) and given.is_floating_point() and given.dim() > 1:
-            self.features, self.graph = given.numel() // given.shape[-1], given.requires_grad
-            if self.measuring:
-                self._connector = (rms(given), given.shape[-1])
+            size = (rms(given), given.shape[-1]) if self.measuring else self.gave.connector
+            features = given.numel() // given.shape[-1]
+            self.gave = replace(self.gave, features=features, graph=given.requires_grad, connector=size)
 
     def embedding_gave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Forward hook of the token embedding."""
         if self.measuring and isinstance(output, Tensor):
-            self._embedding = (rms(output), output.shape[-1])
+            self.gave = replace(self.gave, embedding=(rms(output), output.shape[-1]))
 
     def evidence(self, step: int) -> tuple[list[Tensor], Callable[[list[Tensor]], SignalsSeen]] | None:
         """Magnitudes on the device, and how they become evidence once they are on the CPU."""
-        connector, embedding = self._connector, self._embedding
+        connector, embedding = self.gave.connector, self.gave.embedding
         if connector is None or embedding is None:
             return None
         widths = connector[1], embedding[1]

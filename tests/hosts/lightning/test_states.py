@@ -127,3 +127,41 @@ def test_averages_of_weights_are_saved_and_resumed_on_purpose(average: str, opti
         net = Net()
         trainer.fit(net, DataLoader(points(32), 8), ckpt_path=str(known) if known.exists() else None)
         assert loud(guard.records()) == []
+
+
+class Follows(Net):
+    """Two optimizers step in a turn, and every other turn features are made for a probe, without gradients."""
+
+    automatic_optimization = False
+
+    def __init__(self, judged: bool) -> None:
+        super().__init__()
+        self.judged, self.probe = judged, nn.Linear(4, 4)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        net, probe = self.optimizers()  # type: ignore[misc]
+        net.zero_grad()
+        self.manual_backward(F.cross_entropy(self.net(x), y))
+        net.step()
+        if batch_idx % 2 == 0:
+            with torch.no_grad():
+                features = self.net(x)
+            probe.zero_grad()
+            self.manual_backward(F.cross_entropy(self.probe(features), y))
+            probe.step()
+
+    def on_train_epoch_end(self) -> None:
+        if self.judged:
+            with torch.no_grad():
+                self.net(torch.randn(8, 16))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.net.parameters()), torch.optim.Adam(self.probe.parameters())
+
+
+@pytest.mark.parametrize("judged", [True, False])
+def test_only_what_runs_outside_of_steps_is_judged(judged: bool, tmp_path: Path) -> None:
+    guard = GuardCallback(on_finding=None, budget=1.0)
+    fit(Follows(judged), tmp_path, [guard], limit_val_batches=0, max_epochs=2)
+    assert [line.split(":")[0] for line in loud(guard.records())] == ["T3"] * judged

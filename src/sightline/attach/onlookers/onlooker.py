@@ -44,6 +44,8 @@ class Recording(Protocol):
 
     def silence(self) -> AbstractContextManager[None]: ...
 
+    def habit(self, last: int) -> bool: ...
+
 
 class Onlooker:
     """Does nothing; each onlooker overrides what it needs. `measured`: whether the step may be measured at a cost.

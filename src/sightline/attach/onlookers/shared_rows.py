@@ -90,7 +90,7 @@ class SharedRows(Onlooker):
             self._near.classes = max(self._near.classes, logits.shape[1])
         here = (step, self.recorder.declarations)  # two of one step may share rows: validation, then test
         if self._at != here:
-            every = self._last is not None and step - self._last <= 1 and not self.recorder.declared
+            every = self._last is not None and self.recorder.habit(self._last) and not self.recorder.declared
             self._last, self._at = self._last if self.recorder.declared else step, None if every else here
             self._phase = Phase()
         if self._at == here and measured and (rows := _rows(call)):

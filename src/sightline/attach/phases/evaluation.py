@@ -22,7 +22,7 @@ class Evaluation:
     def __init__(self, state: State) -> None:
         self._state = state
         self._rounds = 0
-        self._last = -1  # the step of the round before
+        self._last = -99  # the step of the round before
         self._full = True
         self._draws: Draws | None = None
 
@@ -56,7 +56,8 @@ class Evaluation:
         s.show_batch(call, "evaluation")
         lively = tuple(name for tower in s.towers.modules for name in s.towers.lively(tower))
         with s.silence():
-            s.probing.on_evaluation(call, s.step, lively, s.declared, lambda seen: self._take(seen, call))
+            turns = max(1, len(s.optimizers))
+            s.probing.on_evaluation(call, s.step, lively, s.declared, turns, lambda seen: self._take(seen, call))
 
     def _take(self, seen: Evidence, call: Call) -> None:
         """What the first forward shows; dropout that may be on for many draws is judged when the evaluation is over."""
@@ -68,7 +69,7 @@ class Evaluation:
     def _begin(self) -> None:
         s = self._state
         self._judge_draws()
-        s.evaluated, habit = True, s.step - self._last <= 1 and not s.declared
+        s.evaluated, habit = True, s.habit(self._last) and not s.declared
         self._rounds, self._last = self._rounds + 1, s.step
         self._full = self._rounds <= FIRST or (s.pace.affords and not habit)
 

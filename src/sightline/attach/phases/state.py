@@ -140,9 +140,9 @@ class State:
     def show_batch(self, call: Call, phase: Phase) -> None:
         """Offer what the model was given, as soon as it is on the CPU."""
         tensors = token_tensors(call)
-        made = None if phase == "preflight" else self.signals.features  # a batch that is only shown made none
+        made = None if phase == "preflight" else self.signals.gave.features  # a batch that is only shown made none
         step, features = self.step, image_features(call, made)
-        graph = made is not None and self.signals.graph
+        graph = made is not None and self.signals.gave.graph
         image = image_token_of(self.model, self.facts)
         decode = self.facts.decode or decoder(self.facts.tokenizer)
 
@@ -167,13 +167,18 @@ class State:
         """Our own forward passes are not the host's: neither this recorder nor another one of the model hears them."""
         self._silent += 1
         _HERE.silent += 1
-        forwards = self.forwards
+        forwards, signals = self.forwards, self.signals.gave
         try:
             yield
         finally:
             self.forwards = forwards  # asleep, every forward is counted
+            self.signals.gave = signals
             self._silent -= 1
             _HERE.silent -= 1
+
+    def habit(self, last: int) -> bool:
+        """Whether a pass at step `last` and one now are one turn of the loop apart: each optimizer may step in it."""
+        return self.step - last <= max(1, len(self.optimizers))
 
     @property
     def muted(self) -> bool:

@@ -155,7 +155,7 @@ class Hosts:
 
     def _make_lightning_callback(self, trainer: Any) -> Any:
         """One whose watch goes on behind the fit's end, for what the Trainer or the script itself judges then."""
-        from sightline.attach.lightning import Calls, GuardCallback
+        from sightline.attach.lightning import GuardCallback
 
         kind: Any = self._quiet(GuardCallback)
         begin = kind.on_train_start
@@ -168,8 +168,7 @@ class Hosts:
             callback.rest()
             if callback.guard is not None and not callback.guard._closed:
                 settle(callback.guard._recorder)
-                callback._calls = Calls(callback.guard._recorder, done=True)
-                callback.listen(callback.guard.model)
+                callback.listen_on()
 
         kind.on_train_start, kind.close = starts, ends
         callback = kind(**self._options(None))
@@ -191,7 +190,7 @@ class Hosts:
     def _judge(self, trainer: Any) -> Iterator[None]:
         """What a Trainer judges after the fit, the test rows for one; within it, its callback says so by itself."""
         callback = self._fits.get(id(trainer))
-        if callback is None or callback.guard is None or callback.guard._closed or not callback._calls.done:
+        if callback is None or callback.guard is None or callback.guard._closed or callback.fitting:
             yield
             return
         recorder = callback.guard._recorder

@@ -45,11 +45,12 @@ class ImagePairsSeen:
 class EvaluationSeen:
     """An evaluation forward. `declared`: the host said so; else it was a forward pass without gradients.
 
-    `lively`: modules in train mode that make a difference (dropout with p > 0, batch norm). `since`: optimizer steps
-    since the last such forward; None for the first. Answers of the probe, None when not probed, are largest absolute
-    differences: `difference` of the outputs of one batch seen twice, `mode_gap` of what the host saw and what eval mode
-    gives with the same random numbers. `dropouts`: functions that dropped values though no module is lively. `copy`: a
-    copy of the model that is trained was asked, and never in eval mode.
+    `lively`: modules in train mode that make a difference (dropout with p > 0, batch norm). `since`: turns of the loop
+    (a step of each optimizer) since the last such forward that no host declared; None for the first. Answers of the
+    probe, None when not probed, are largest absolute differences: `difference` of the outputs of one batch seen twice,
+    `mode_gap` of what the host saw and what eval mode gives with the same random numbers. `dropouts`: functions that
+    dropped values though no module is lively. `copy`: a copy of the model that is trained was asked, and never in eval
+    mode.
     """
 
     step: int
