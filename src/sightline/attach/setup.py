@@ -59,13 +59,13 @@ def _unheeded(model: nn.Module) -> tuple[str, ...]:
 def setup_mark(model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[object, ...]:
     """What a set-up is read from, in small: equal for as long as the set-up is."""
     modes = tuple((module.training, "requires_grad" in vars(module)) for module in model.modules())
-    return modes, tuple(p.dtype for p in model.parameters()), learning_mark(model, optimizers)
+    return modes, learning_mark(model, optimizers)
 
 
 def learning_mark(model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[object, ...]:
-    """The same of what can learn: the parameters, which of them are frozen, and the groups of all optimizers."""
+    """The same of what can learn: the parameters, in which format and whether frozen, and all optimizers' groups."""
     groups = tuple((id(group), len(group["params"])) for o in optimizers for group in o.param_groups)
-    return tuple((id(p), p.requires_grad) for p in model.parameters()), groups
+    return tuple((id(p), p.dtype, p.requires_grad) for p in model.parameters()), groups
 
 
 def same_setup(one: Setup, other: Setup) -> bool:

@@ -160,3 +160,47 @@ def test_float32_weights_under_autocast() -> None:
             loss.backward()
             opt.step()
     assert guard.findings == ()
+
+
+def staged(*stages: tuple[torch.dtype, Callable[[Any], torch.optim.Optimizer] | None], steps: int = 60) -> list[str]:
+    """One model, each stage in a format and with an optimizer of its own, or with the one before."""
+    model = net()
+    opt: torch.optim.Optimizer | None = None
+    with sightline.attach(model, on_finding=None) as guard:
+        for dtype, make in stages:
+            model.to(dtype)
+            opt = make(model.parameters()) if make is not None else opt
+            assert opt is not None
+            for _ in range(steps):
+                x, y = batch()
+                opt.zero_grad()
+                F.cross_entropy(model(x.to(dtype)).float(), y).backward()
+                opt.step()
+    return [f.code for f in guard.findings]
+
+
+def adam(rate: float) -> Callable[[Any], torch.optim.Optimizer]:
+    return lambda parameters: torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=1e-3)
+
+
+FULL, HALF = torch.float32, torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [((FULL, adam(1e-3)), (HALF, adam(4e-5))), ((HALF, adam(1e-2)), (HALF, adam(4e-5))), ((FULL, sgd), (HALF, None))],
+    ids=["another format", "another rate", "the same optimizer"],
+)
+def test_updates_that_vanish_in_a_later_stage(stages: Any) -> None:
+    assert staged(*stages) == ["P4"]
+
+
+@pytest.mark.parametrize(
+    "stages", [((FULL, adam(1e-3)), (HALF, adam(1e-2))), ((HALF, adam(1e-2)), (FULL, adam(4e-5)))], ids=["to", "from"]
+)
+def test_updates_that_arrive_in_a_later_stage(stages: Any) -> None:
+    assert staged(*stages) == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ LOW = (torch.bfloat16, torch.float16)
 PARAMETERS = 8  # the largest ones: they hold most of a model's elements
 SAMPLE = 256  # elements of each
 SMALL = 0.2  # of the spacing: round-to-nearest loses below a half, and a quarter just above a power of two
-TRIES = 4  # measured steps until an optimizer of 16-bit parameters has shown itself
+TURNS = 4  # times that the parameters are followed anew as one optimizer's: two that take turns are followed as one
 FIRST, EVERY = 24, 4  # looks that a run gets whatever the budget, and the steps between them: some 20 ms in all
 FAR = 0.35  # of the spacing, where the update is guessed: most of such are below a half
 WALKED = 1.0  # squares of the spacing: a walk of random signs has by then gone its own length
@@ -53,21 +54,26 @@ class Rounding(Onlooker):
 
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)
-        self._sampled: list[Sampled] = []
-        self._tries = TRIES
-        self._owner: Optimizer | None = None
+        self._turns: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()  # that each still has
+        self._due = False
+        self._begin(None)
+
+    def _begin(self, owner: Optimizer | None) -> None:
+        """What is counted from now on is `owner`'s; what is under way goes to the counts before."""
+        self._owner = owner
+        self._sampled: list[Sampled] = self._choose(owner) if owner is not None else []
+        self._before: list[tuple[Tensor, Tensor | None]] = []
         self._counts = torch.zeros(2, dtype=torch.float64)
         self._guessed = torch.zeros(2, dtype=torch.float64)  # moves that should have been, and that were
         self._steps = 0
-        self._due = False
-        self._before: list[tuple[Tensor, Tensor | None]] = []
 
     def before_step(self, optimizer: Optimizer, *, measured: bool) -> None:
         """Keep the values, and the gradients that this step uses."""
-        if self._owner is None and measured and self._tries:
-            self._tries -= 1
-            self._sampled = self._choose(optimizer)
-            self._owner = optimizer if self._sampled else None
+        if any(s.parameter.dtype != s.start.dtype for s in self._sampled):
+            self._begin(None)
+        if measured and optimizer is not self._owner and self._takes_over(optimizer):
+            self._turns[optimizer] = self._turns.get(optimizer, TURNS) - 1
+            self._begin(optimizer)
         self._due = measured or (self._steps < FIRST and self.recorder.step % EVERY == 0)
         if not self._due or optimizer is not self._owner:
             return
@@ -87,11 +93,8 @@ class Rounding(Onlooker):
         for sampled, (old, grad) in zip(self._sampled, self._before, strict=True):
             update = meant(optimizer, sampled, grad)
             if update is None:
-                self._sampled, self._owner, self._tries = (
-                    [],
-                    None,
-                    0,
-                )  # an optimizer of a kind that does not show what it adds
+                self._turns[optimizer] = 0  # it is of a kind that does not show what it adds
+                self._begin(None)
                 return
             new, spacing = _at(sampled.parameter, sampled.places), _spacing(old)
             small, away = update.abs() < SMALL * spacing, new != sampled.start
@@ -116,35 +119,42 @@ class Rounding(Onlooker):
         self._before, self._steps = [], self._steps + 1
         if not rows:
             return
-        step, steps = self.recorder.step, self._steps
+        step, steps, counts, guesses = self.recorder.step, self._steps, self._counts, self._guessed
         dtype = str(self._sampled[0].parameter.dtype).removeprefix("torch.")
 
         def arrived(values: list[Tensor]) -> None:
             found = values[0].double()
-            self._counts += found[:2]
-            self._guessed += found[2:]
-            updates, swallowed = (int(n) for n in self._counts.tolist())
-            owed, paid = (int(n) for n in self._guessed.tolist())
+            counts.add_(found[:2])
+            guesses.add_(found[2:])
+            updates, swallowed = (int(n) for n in counts.tolist())
+            owed, paid = (int(n) for n in guesses.tolist())
             self.recorder.offer(RoundingSeen(step, dtype, steps, updates, swallowed, owed, paid, 0.0, guessed=True))
 
         self.recorder.mailbox.post([torch.stack([row.to(rows[0].device) for row in rows]).sum(dim=0)], arrived)
 
     def released(self) -> None:
         """Let go of the parameters."""
-        self._sampled, self._owner, self._before = [], None, []
+        self._begin(None)
 
     def close(self, *, broken: bool) -> None:
         """Let go of the parameters."""
         self.released()
 
+    def _takes_over(self, optimizer: Optimizer) -> bool:
+        """Whether it holds 16-bit parameters: the first that does, or one that was made anew for the same ones."""
+        if not self._turns.get(optimizer, TURNS):
+            return False
+        mine = {id(p) for p, _ in _low(optimizer)}
+        return bool(mine) and (self._owner is None or any(id(s.parameter) in mine for s in self._sampled))
+
     def _post(self, step: int, counts: list[Tensor], table: list[Tensor]) -> None:
-        sampled, steps = self._sampled, self._steps
+        sampled, steps, all_ = self._sampled, self._steps, self._counts
         dtype = str(sampled[0].parameter.dtype).removeprefix("torch.")
         rate = max(float(s.group["lr"] or 0.0) for s in sampled)
 
         def arrived(values: list[Tensor]) -> None:
-            self._counts += values[0].double()
-            updates, swallowed = (int(n) for n in self._counts.tolist())
+            all_.add_(values[0].double())
+            updates, swallowed = (int(n) for n in all_.tolist())
             owed, paid = (int(n) for n in values[1].tolist())
             self.recorder.offer(RoundingSeen(step, dtype, steps, updates, swallowed, owed, paid, rate))
 
@@ -153,10 +163,8 @@ class Rounding(Onlooker):
         self.recorder.mailbox.post(both, arrived)
 
     def _choose(self, optimizer: Optimizer) -> list[Sampled]:
-        held = [(p, g) for g in optimizer.param_groups for p in g["params"] if p.dtype in LOW and p.requires_grad]
-        held = sorted((h for h in held if not hasattr(h[0], "to_local")), key=lambda h: -h[0].numel())[:PARAMETERS]
         found = []
-        for p, group in held:
+        for p, group in sorted(_low(optimizer), key=lambda h: -h[0].numel())[:PARAMETERS]:
             places = torch.arange(0, p.numel(), max(1, p.numel() // SAMPLE), device=p.device)
             spread = len(places)
             if by_hand(optimizer):  # the least ones show how large updates are
@@ -166,6 +174,12 @@ class Rounding(Onlooker):
             start, last = _at(p, places), self.recorder.step
             found.append(Sampled(p, group, places, start, zero, zero == 0, last, spread))
         return found
+
+
+def _low(optimizer: Optimizer) -> list[tuple[Tensor, dict[str, Any]]]:
+    """The 16-bit parameters that an optimizer moves, each with its group."""
+    held = ((p, g) for g in optimizer.param_groups for p in g["params"])
+    return [(p, g) for p, g in held if p.dtype in LOW and p.requires_grad and not hasattr(p, "to_local")]
 
 
 def meant(optimizer: Optimizer, sampled: Sampled, grad: Tensor | None) -> Tensor | None:
