@@ -36,10 +36,11 @@ class Loss:
 
 @dataclass(slots=True)
 class OpenStep:
-    """A step in the making. `carried`: (P,) least norms of the gradients that its backward passes met, and `met` their
-    norm in each pass; `reworked`: the host wrote into them between two steps, or a pass may have met others;
-    `unheard`: a penalty on gradients was made, and no backward pass came through an output after that; `scaler`: gives
-    the gradient scaler that made the loss of one of them larger.
+    """A step in the making. `carried`: (P,) least norms of the gradients that its backward passes met, and `met` those
+    in each pass; `early`: places of parameters that may have had a gradient of a pass itself before it was heard;
+    `reworked`: the host wrote into them between two steps, or a pass may have met others; `unheard`: a penalty on
+    gradients was made, and no backward pass came through an output after that; `scaler`: gives the gradient scaler that
+    made the loss of one of them larger.
 
     `begun`: of each forward, the outputs that a backward pass came through. `sources`: of each forward, whether another
     network made its inputs and learns through it. `turns`: `passes` backward and forwards so far, at
@@ -57,7 +58,7 @@ class OpenStep:
     losses: list[float] = field(default_factory=list)
     micro: list[LossSeen] = field(default_factory=list)
     carried: list[float] | None = None
-    met: list[float] = field(default_factory=list)
+    met: list[list[float]] = field(default_factory=list)
     tokens: int | None = None
     non_finite: str | None = None
     spoiled: bool = False
@@ -75,6 +76,7 @@ class OpenStep:
     turns: list[tuple[int, int]] = field(default_factory=list)
     passes: int = 0
     strayed: list[float] | None = None
+    early: set[int] = field(default_factory=set)
     task: int = -1
 
     @property
@@ -106,13 +108,24 @@ class OpenStep:
         before, self.task = self.task, task
         return task < 0 or task != before
 
-    def meet(self, norms: list[float], *, handed_over: bool = False) -> None:
-        """A backward pass met these gradients. The least counts: a host may clear them in between."""
-        if handed_over and self.met and not any(self.met):
+    def meet(self, norms: list[float], touched: frozenset[int] | None = None, *, handed_over: bool = False) -> None:
+        """A backward pass met these gradients. The least counts: a host may clear them in between.
+
+        `touched`: of the pass that came first after a step, where it, or the host, has put others since.
+        """
+        if touched is not None:
+            self.early |= {place for place, norm in enumerate(norms) if norm and place in touched}
+            norms = [0.0 if place in touched else norm for place, norm in enumerate(norms)]
+        if handed_over and self.met and not any(map(any, self.met)):
             self.strayed = norms
-        self.met.append(math.hypot(*norms))
+        self.met.append(norms)
         known = self.carried
         self.carried = norms if known is None else [min(a, b) for a, b in zip(known, norms, strict=True)]
+
+    def met_of(self, graded: Sequence[bool]) -> tuple[float, ...]:
+        """The norm in each pass, of what had no gradient of that pass itself by then. `graded`: had one at the step."""
+        late = [place for place, one in enumerate(graded) if one and place not in self.early]
+        return tuple(math.hypot(*(norms[place] for place in late) if late else norms) for norms in self.met)
 
     def hear(self, loss: Loss, *, told: bool = False, times: float = 1.0) -> None:
         """A loss counts, `times` what it is. What is not a number yet waits, for reading would wait for the device."""

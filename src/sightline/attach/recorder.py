@@ -20,6 +20,7 @@ from sightline.attach.phases.state import State
 from sightline.attach.phases.stepping import Stepping
 from sightline.attach.probing import Probing
 from sightline.attach.setup import Facts
+from sightline.attach.standing import Standing
 from sightline.attach.towers import Towers
 from sightline.guard.evidence import Evidence
 
@@ -39,7 +40,8 @@ class Recorder(State):
         budget: float,
     ) -> None:
         super().__init__(model, towers, facts, probing, offer, optimizer=optimizer, budget=budget)
-        self.backward, self.stepping, self.evaluation = Backward(self), Stepping(self), Evaluation(self)
+        standing, self.evaluation = Standing(self.meter), Evaluation(self)
+        self.backward, self.stepping = Backward(self, standing), Stepping(self, standing)
         self.forward = Forward(self, self.backward, self.stepping, self.evaluation)
         # hooks, and the words of hosts that hear a phase otherwise
         self.before_forward, self.after_forward = self.forward.before, self.forward.after

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sightline.attach.gradient import loss_seen, read_gradient
 from sightline.attach.open_step import Loss, OpenStep, learns
 from sightline.attach.phases.state import State
+from sightline.attach.standing import Standing
 from sightline.guard.probes.call import Call, differentiable, outcome
 from sightline.guard.probes.reads import reads
 
@@ -24,8 +25,8 @@ class Backward:
     `came`: how many gradients of logits have come.
     """
 
-    def __init__(self, state: State) -> None:
-        self._state, self.came = state, 0
+    def __init__(self, state: State, standing: Standing) -> None:
+        self._state, self._standing, self.came = state, standing, 0
         self._reads: bool | None = None  # the model reads each token at its place and none ahead, once it was asked
 
     def listen(self, step: OpenStep, call: Call, output: Any) -> None:
@@ -76,9 +77,9 @@ class Backward:
             s.backwards += first
             step.unheard = not met
             if step.measured and met and step.anew(torch._C._current_graph_task_id()):
-                over = step.handed_over
+                over, touched = step.handed_over, self._standing.touched(s.step)
                 step.passes += 1
-                s.mailbox.post([s.meter.grad_norms()], lambda v: step.meet(v[0].tolist(), handed_over=over))
+                s.mailbox.post([s.meter.grad_norms()], lambda v: step.meet(v[0].tolist(), touched, handed_over=over))
             if loss is not None and first:
                 self.loss_came(step, loss)
 

@@ -15,6 +15,7 @@ from sightline.attach.onlookers.onlooker import Onlooker
 from sightline.attach.open_step import Loss, OpenStep, read
 from sightline.attach.pace import Kind
 from sightline.attach.phases.state import FLAGS, Build, State
+from sightline.attach.standing import Standing
 from sightline.guard.evidence import StepSeen
 from sightline.guard.probes.non_finite import first_non_finite
 
@@ -27,12 +28,12 @@ PATIENCE, MANY = 64, 8  # forwards asleep without a step, and times as many as t
 class Stepping:
     """Hears every optimizer's step, and measures those of optimizers that hold parameters of the model."""
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def __init__(self, state: State, standing: Standing) -> None:
+        self._state, self._standing = state, standing
         self._before: Before | None = None
-        self._grad_norms: dict[int, tuple[int, float]] = {}
+        self._grad_norms: dict[int, tuple[int, list[float]]] = {}
         self._took: dict[int, int] = {}  # id of an optimizer -> the number of its last step that was heard
-        self._met: dict[int, list[float]] = {}  # number of a measured step -> the least that its passes met
+        self._met: dict[int, tuple[list[float], set[int]]] = {}  # measured step -> the least that its passes met
         self._strangers: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
         self._waiting: list[tuple[OpenStep, Build]] = []  # whose losses are still on a device
         self.unsound: str | None = None  # the last operation of a backward pass that made NaN of finite gradients
@@ -46,6 +47,8 @@ class Stepping:
             return
         if not self._knows(optimizer):
             step = s.open_step or (s.stepped[-1][0] if s.stepped else None)
+            if s.open_step is not None and s.open_step.measured:
+                self._standing.note(s.step)
             if step is not None and len(step.turns) < 2:  # the second makes another order of it
                 step.turns.append((step.passes, step.forwards))
             return
@@ -91,6 +94,8 @@ class Stepping:
             s.step += not second
             self._close_step(step, optimizer)
             s.open_step, self._before = None, None
+            if step.measured:
+                self._standing.note(s.step)
             s.onlookers.after_step(optimizer, measured=step.measured)
             if not second:
                 s.beside.stepped()
@@ -132,8 +137,7 @@ class Stepping:
 
         def build(_: list[Tensor]) -> None:
             parameters = s.meter.seen(table[0], before, rates) if before and table else ()
-            known, norm = self._grad_norms.get(id(optimizer), (-1, 0.0))
-            carried = None if step.asked else self._left(step, number, last, held)
+            carried, before_that = self._left(optimizer, step, number, last, held)
             unsound = step.loss is not None and not math.isfinite(step.loss)
             if step.non_finite is None and not step.spoiled and unsound:
                 self._name_non_finite(step)
@@ -146,8 +150,8 @@ class Stepping:
                 micro=tuple(step.micro),
                 carried=carried,
                 strayed=self._strayed(step, held),
-                met=tuple(step.met) if whole else (),
-                previous_grad_norm=norm if known == last and last else None,
+                met=step.met_of([p.grad_norm is not None for p in parameters]) if whole else (),
+                previous_grad_norm=before_that,
                 parameters=parameters,
                 first_non_finite=step.non_finite,
                 spoiled=step.spoiled,
@@ -155,25 +159,28 @@ class Stepping:
                 optimizer=place,
             )
             if parameters:
-                norms = (p.grad_norm for p in parameters if p.optimized and p.grad_norm is not None)
-                self._grad_norms[id(optimizer)] = (number, math.hypot(*norms))
+                self._grad_norms[id(optimizer)] = number, [(p.grad_norm or 0.0) * p.optimized for p in parameters]
             s.offer(seen)
 
         s.stepped.append((step, build))
 
-    def _left(self, step: OpenStep, number: int, last: int, holds: Sequence[bool]) -> float | None:
-        """Of the gradients that this optimizer's last step used, what every backward pass since has met."""
+    def _left(
+        self, optimizer: Optimizer, step: OpenStep, number: int, last: int, holds: Sequence[bool]
+    ) -> tuple[float | None, float | None]:
+        """Of the gradients that this optimizer's last step used, what every backward pass since has met; and their norm
+        at that step. Without those that a pass may have met as it had put them there itself."""
         if step.carried is not None:
-            self._met = {n: met for n, met in self._met.items() if n > number - TURNS} | {number: step.carried}
-        if number - last > TURNS:
-            return None
-        since = [met for n in range(last + 1, number + 1) if (met := self._met.get(n)) is not None]
-        held = [place for place, one in enumerate(holds) if one]
-        grown = any(len(met) != len(holds) for met in since)
-        if not held or not since or grown or len(since) < number - last:
-            return None
-        least = math.hypot(*(min(met[i] for met in since) for i in held))
-        return None if (step.reworked or step.unheard) and least else least
+            met = step.carried, step.early
+            self._met = {n: one for n, one in self._met.items() if n > number - TURNS} | {number: met}
+        since = [self._met[n] for n in range(last + 1, number + 1) if n in self._met]
+        held = [i for i, one in enumerate(holds) if one and not any(i in early for _, early in since)]
+        known, norms = self._grad_norms.get(id(optimizer), (-1, []))
+        used = math.hypot(*(norms[i] for i in held)) if known == last and last and len(norms) == len(holds) else None
+        grown = any(len(least) != len(holds) for least, _ in since)
+        if step.asked or number - last > TURNS or not held or not since or grown or len(since) < number - last:
+            return None, used
+        least = math.hypot(*(min(one[i] for one, _ in since) for i in held))
+        return None if (step.reworked or step.unheard) and least else least, used
 
     def _strayed(self, step: OpenStep, holds: Sequence[bool]) -> float | None:
         """Gradients that a pass on to another network left in this optimizer's hands; 0 where none were left."""

@@ -41,10 +41,11 @@ class StepSeen:
         tokens: supervised tokens of the step, where known.
         micro: what the loss supervised, per micro-batch (sampled steps only).
         carried: L2 norm of the gradients that were still there when the step's first backward pass began: 0 after a
-            zero_grad, `previous_grad_norm` when the last step's gradients were left. None when not sampled.
+            zero_grad, `previous_grad_norm` when the last step's gradients were left. None when not sampled. Both
+            without parameters that had one of this very pass by then, as the loss uses them outside the forward pass.
         strayed: L2 norm of gradients that were cleared before a pass through these parameters into the network that
             made their inputs, and were there when, after that network's step, their own pass began. None without one.
-        met: L2 norms of the gradients of all parameters that were there when each of its backward passes began.
+        met: L2 norms of the gradients of all other parameters that were there when each of its backward passes began.
         parameters: one entry per parameter; empty on steps that were not sampled.
         first_non_finite: the first module whose output was not finite, told once a loss or gradient was not.
         spoiled: the weights themselves were not finite when the loss was found not to be.

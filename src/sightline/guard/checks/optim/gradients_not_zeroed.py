@@ -10,7 +10,8 @@ The reverse: with gradient accumulation it is called for each micro-batch, and t
 Fix: call `optimizer.zero_grad()` once an optimizer step, after `optimizer.step()` or before the first `backward()` of
 the next one; with gradient accumulation not between the micro-batches; of two networks, before its own backward pass.
 Stays silent when: the gradients are gone (None or all zero) at the moment the first backward pass after a step begins,
-wherever in the loop they were cleared; another optimizer's parameters, not this one's, still hold theirs; passes whose
+wherever in the loop they were cleared, or are this pass's own (a temperature that the loss uses outside the model has
+its before the model's outputs do); another optimizer's parameters, not this one's, still hold theirs; passes whose
 losses are no parts of one mean are cleared apart (sharpness-aware steps, gradients that are combined by hand).
 Sources:
 - https://github.com/pytorch/ignite/issues/583 (2019-08-22): an official example that cleared at the wrong place
