@@ -5,7 +5,7 @@ hook; the first that is called with gradients on, and holds most of what the opt
 hooks go as soon as that is settled, so that a module which is not a model runs as without us.
 
 Some models are not called that way: a model compiled in place, layers called one by one, parts that share an optimizer.
-They are watched from the optimizer's first step on, and only their steps are seen.
+They are watched from the optimizer's first step on: by the calls of those parts, or else by their steps alone.
 """
 
 from __future__ import annotations
@@ -198,11 +198,17 @@ class Scout:
         return None
 
     def _attach(
-        self, model: nn.Module, claimed: list[Waiting], call: tuple[Any, ...] | None, *, heard: bool = False
+        self,
+        model: nn.Module,
+        claimed: list[Waiting],
+        call: tuple[Any, ...] | None,
+        *,
+        heard: bool = False,
+        parts: Sequence[nn.Module] = (),
     ) -> None:
         """Watch `model`. `call`: the call of it that is just beginning, of which its own hook knows nothing yet.
 
-        `heard`: it was called in this step, and will be heard from the next one on.
+        `heard`: it was called in this step, and will be heard from the next one on; or its `parts` were and will be.
         """
         optimizers = [o for w in claimed if (o := w.optimizer()) is not None]
         self._waiting = [w for w in self._waiting if w not in claimed]
@@ -211,9 +217,10 @@ class Scout:
             known.optimizers += [o for o in optimizers if o not in known.optimizers]
             self._unpost(None if not self._waiting else ())
             return
-        one = self.models.attach(model, optimizers, blind=call is None and not heard)
+        heard = heard or bool(parts)
+        one = self.models.attach(model, optimizers, blind=call is None and not heard, parts=parts)
         self._free = [ref for ref in self._free if (m := ref()) is not None and m not in set(model.modules())]
-        self.models.listen_to_losses([m for ref in self._free if (m := ref()) is not None])
+        self.models.losses.listen([m for ref in self._free if (m := ref()) is not None])
         if not self._waiting:
             self._unpost()
         if call is None:
@@ -251,7 +258,8 @@ class Scout:
                 parts = [loose(waiting.held())]  # a model of plain tensors and functions
             if parts:
                 whole = parts[0] if len(parts) == 1 else self._around(parts, waiting) or joined(parts)
-                self._attach(whole, [waiting], None, heard=len(called) == len(parts) == 1)
+                heard = len(called) == len(parts) == 1
+                self._attach(whole, [waiting], None, heard=heard, parts=() if heard else called)
                 return
         else:
             waiting.unmoved += 1

@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sightline.attach.hook import Hook, Stepped, hooked, unwrapped
-from sightline.attach.open_step import Loss, OpenStep
 from sightline.attach.recorder import Recorder
 from sightline.attach.script.heap import tokenizer_for
+from sightline.attach.script.loss.modules import LossModules
+from sightline.attach.script.parts import Parts
 from sightline.attach.script.rest import Attention
 from sightline.attach.setup import Facts, embedding_of
 from sightline.attach.torch_loop import Attachment
@@ -30,7 +30,8 @@ WRAPPERS = 1  # hooks' worth of time that this module takes from each step besid
 
 @dataclass(eq=False)
 class Watched:
-    """One model. `blind`: no forward pass of it is heard, so each step begins where the last one ended.
+    """One model. `blind`: no forward pass of it is heard, so each step begins where the last one ended. `parts`: they
+    are called one by one.
 
     `adopted`: somebody else attached, a library's callback or the script itself, and it hears its steps by itself;
     `orphan`: and that library's Trainer is gone.
@@ -44,6 +45,7 @@ class Watched:
     references: int
     adopted: bool = False
     orphan: bool = False
+    parts: Parts | None = None
     after: Callable[..., None] = lambda *_: None
     rank: int | None = field(default_factory=lambda: _rank())
     records: list[dict[str, object]] = field(default_factory=list)
@@ -60,12 +62,11 @@ class Models:
     """All models that are watched. `tell` is called with each new finding, `fault` with an error of the guard's own."""
 
     def __init__(self, budget: float, tell: Callable[[Finding], None], fault: Callable[[str], None]) -> None:
-        self._budget, self._tell, self._fault = budget, tell, fault
+        self._budget, self._tell, self.fault = budget, tell, fault
         self.watched: list[Watched] = []
         self.backwards = self.optimizers = 0  # in the process: backward passes begun, optimizers of torch made
         self._routes: dict[int, tuple[Any, list[Watched]]] = {}
-        self._losses: list[Any] = []
-        self._made: tuple[int, int] = (-1, 0)
+        self.losses = LossModules(self)
         self.others: list[Callable[[], list[nn.Module]]] = []  # modules that are not trained and have hooks of ours
         self.settled: Callable[[nn.Module], None] | None = None
         self.before: list[Callable[[Optimizer], None]] = []  # told before any optimizer's step
@@ -74,8 +75,10 @@ class Models:
         self.attention = Attention(self._before_step, lambda: all(map(_sleeps, self.live)))
         self._handles = [register_optimizer_step_post_hook(self.after_step)]
 
-    def attach(self, model: nn.Module, optimizers: Sequence[Optimizer], *, blind: bool) -> Watched:
-        """Watch `model` from now on. `blind`: its forward passes cannot be heard."""
+    def attach(
+        self, model: nn.Module, optimizers: Sequence[Optimizer], *, blind: bool, parts: Sequence[nn.Module] = ()
+    ) -> Watched:
+        """Watch `model` from now on. `blind`: its forward passes cannot be heard; `parts`: theirs are, in its place."""
         called, inner = unwrapped(model)
         embedding, before = embedding_of(inner), sys.getrefcount(inner)
         rows = embedding.num_embeddings if embedding is not None else None
@@ -86,8 +89,11 @@ class Models:
         one = Watched(type(inner).__name__, attachment, recorder, list(optimizers), blind, 0)
         fault = functools.partial(self._give_up, one)
         one.after = Stepped(recorder, recorder.after_step, fault)
-        attachment._handles = hooked(recorder, called, None, fault, not blind, steps=False)
-        recorder.pace.inner += WRAPPERS
+        attachment._handles = hooked(recorder, called, None, fault, not blind and not parts, steps=False)
+        if parts:
+            one.parts = Parts(recorder, parts, Hook, fault)
+            attachment._handles += one.parts.handles
+        recorder.pace.inner += WRAPPERS + 2 * len(parts)
         one.references = sys.getrefcount(inner) - before
         self._enter(one)
         return one
@@ -181,6 +187,8 @@ class Models:
             return
         for one in self._closing(optimizer):  # a closure's backward passes came within the step
             self._do(one, one.recorder.after_step, optimizer, args, kwargs)
+            if one.parts is not None:
+                self._do(one, one.parts.stepped)
             if one.blind:
                 self._do(one, one.recorder.begin)
 
@@ -201,33 +209,6 @@ class Models:
 
     def _do(self, one: Watched, act: Callable[..., Any], *args: Any) -> None:
         Hook(act, lambda error: self._give_up(one, error))(*args)
-
-    # --- losses that are modules ---------------------------------------------------------------------------------
-
-    def listen_to_losses(self, modules: Sequence[nn.Module]) -> None:
-        """Hear what parameterless modules give: a lone number that can be learned from is the loss."""
-        for handle in self._losses:
-            handle.remove()
-        hook = Hook(self._loss_made, lambda error: self._fault(f"loss: {error!r}"))
-        self._losses = [module.register_forward_hook(hook) for module in modules]
-
-    def _loss_made(self, module: nn.Module, args: Any, output: Any) -> None:
-        """Only where it is clear whose loss it is: one model, and one loss for each of its forward passes."""
-        if not isinstance(output, Tensor) or output.dim() or not output.requires_grad or len(self.live) != 1:
-            return
-        recorder = self.live[0].recorder
-        if recorder.open_step is None:  # asleep, or not of a training step
-            return
-        forwards, made = self._made
-        self._made = (recorder.forwards, made + 1 if forwards == recorder.forwards else 1)
-        if not recorder.muted and torch.is_grad_enabled():
-            key, value = self._made[0], Loss.of(output)
-            step = recorder.open_step
-            output.register_hook(Hook(lambda _: self._loss_came(recorder, step, key, value)))
-
-    def _loss_came(self, recorder: Recorder, step: OpenStep | None, key: int, value: Loss) -> None:
-        if self._made == (key, 1) and step is not None and step is recorder.open_step:
-            recorder.backward.loss_came(step, value)
 
     @contextmanager
     def lifted(self) -> Iterator[None]:
@@ -274,7 +255,7 @@ class Models:
         try:
             attachment.close() if whole else attachment.broken_off()
         except Exception as error:  # noqa: BLE001 - a fault of ours must not end somebody's run; it is told, not lost
-            self._fault(f"{one.name}: {type(error).__name__}: {error}")
+            self.fault(f"{one.name}: {type(error).__name__}: {error}")
         one.records, one.steps = attachment.records(), one.recorder.step
         one.optimizers.clear()
         self._routes.clear()
@@ -285,7 +266,7 @@ class Models:
         for one in self.live:
             self.close(one, whole=whole)
         self.attention.close()
-        for handle in (*self._handles, *self._losses):
+        for handle in (*self._handles, *self.losses.handles):
             handle.remove()
 
     def forget(self) -> None:
@@ -313,7 +294,7 @@ class Models:
         ]
 
     def _give_up(self, one: Watched, error: Exception) -> None:
-        self._fault(f"{one.name}: {type(error).__name__}: {error}")
+        self.fault(f"{one.name}: {type(error).__name__}: {error}")
         if (attachment := one.attachment) is not None:
             one.attachment, one.records, one.steps = None, attachment.records(), one.recorder.step
             attachment.mute()

@@ -130,6 +130,9 @@ class Losses:
         root = tensors if isinstance(tensors, Tensor) else None
         if root is None and isinstance(tensors, tuple | list) and len(tensors) == 1:
             root = tensors[0]
+        for one in self._models.live:
+            if one.parts is not None and one.listens:
+                one.parts.backward(root, alone=len(self._models.live) == 1)
         if not isinstance(root, Tensor) or root.numel() != 1 or root.grad_fn is None:
             return
         loss, divisor = root, 1

@@ -1,0 +1,81 @@
+"""Parts that share an optimizer and are called one by one: the last one called before a backward pass gives its output.
+
+An encoder and its heads in variables of their own, or in a module that has other methods than `forward`. What the loss
+was made of stands for the model's forward pass; what each part is given without gradients is an evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from sightline.attach.calls import Calls
+from sightline.attach.hook import Hook, listening, unwrapped
+from sightline.attach.recorder import Recorder
+from sightline.guard.probes.call import differentiable
+
+KEPT = 64  # calls between two backward passes: more come of a loop that does not go backward
+DEEP = 4096  # nodes of a graph that are gone through for a call's output
+
+
+class Parts(Calls):
+    """The calls of some parts, while they train. `hook`: makes hooks whose errors end nobody's run."""
+
+    def __init__(self, recorder: Recorder, parts: Sequence[nn.Module], hook: type[Hook], fault: Any) -> None:
+        super().__init__(recorder)
+        before, after = hook(self.entered, fault), hook(self.left, fault)
+        self.handles = [h for part in parts for h in listening(unwrapped(part)[0], before, after)]
+        self._last: nn.Module | None = None  # whose output losses are made of
+        self._times, self._slept = 1, 0  # how often it is called before a backward pass; and was, in one asleep
+
+    def entered(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Hook before a call: a step or an evaluation may begin with it."""
+        r = self.recorder
+        if not self.depth and not r.muted:
+            if not self.training:
+                r.before_forward(module, args, kwargs)
+            elif r.open_step is None and (not r.asleep or r.due):
+                r.begin()
+        super().entered(module, args, kwargs)
+
+    def left(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Hook after a call."""
+        if self.recorder.asleep and self.training and module is self._last:
+            self._slept = (self._slept + 1) % self._times
+            if not self._slept:
+                self.recorder.counted()
+            return
+        super().left(module, args, kwargs, output)
+        del self.made[:-KEPT]
+
+    def backward(self, root: Tensor | None, *, alone: bool) -> None:
+        """A backward pass is about to begin. `alone`: it can be of nobody else's outputs."""
+        if self.recorder.asleep or not self.made:
+            return
+        if not alone and not (root is not None and _reaches(root, [output for _, output in self.made])):
+            return
+        made = [call.model for call, output in self.made if differentiable(output)]
+        if (one := self.taken()) is not None:
+            self._last, self._times, self._slept = one[0].model, made.count(one[0].model), 0
+            self.recorder.trained(*one)
+
+    def stepped(self) -> None:
+        """The step is over, however its gradients were made."""
+        self.taken()
+
+
+def _reaches(root: Tensor, outputs: Sequence[Any]) -> bool:
+    """Whether a loss was made of one of these outputs, as far as its graph is gone through."""
+    wanted = {tensor.grad_fn for output in outputs for tensor in differentiable(output)} - {None}
+    seen: set[Any] = set()
+    open_ = [root.grad_fn]
+    while open_ and len(seen) < DEEP:
+        node = open_.pop()
+        if node in wanted:
+            return True
+        if node is not None and node not in seen:
+            seen.add(node)
+            open_ += [behind for behind, _ in node.next_functions]
+    return False
