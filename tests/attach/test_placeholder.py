@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import sightline
 from sightline.attach.onlookers.placeholder import cut_placeholder
 from sightline.attach.read import image_spans
-from sightline.attach.scattered import scattered
+from sightline.attach.scattered import partly_filled, scattered
 from sightline.guard.probes.call import Call
 
 IMAGE, PAD = 9, 0
@@ -187,3 +187,20 @@ def test_images_that_a_call_shows(more: dict[str, Any], spans: int | None) -> No
     assert (
         image_spans(Call(torch.nn.Identity(), (), {"input_ids": torch.ones(2, 3, dtype=torch.long), **more})) == spans
     )
+
+
+def filled(*counts: int, features: int) -> tuple[int, int] | None:
+    """Rows with so many placeholders each, and the features that are offered."""
+    ids = torch.full((len(counts), 40), 3)
+    for line, count in zip(ids, counts, strict=True):
+        line[:count] = IMAGE
+    return partly_filled(ids, ids == IMAGE, features)
+
+
+def test_features_that_go_astray() -> None:
+    assert filled(16, 13, 16, 12, features=64) == (IMAGE, 2)  # the fullest row is whole
+    assert filled(11, 13, 14, 12, features=64) == (IMAGE, 4)  # none is
+    assert filled(0, 13, 14, 12, features=64) == (IMAGE, 3)  # and one is of text alone
+    assert filled(16, 16, 16, 16, features=64) is None
+    assert filled(16, 32, 16, 0, features=80) is None  # whole images, and room in a buffer behind them
+    assert filled(11, 13, 14, 12, features=50) is None

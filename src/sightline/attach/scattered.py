@@ -6,6 +6,7 @@ the mask, and the shape of the source.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any
 
@@ -51,14 +52,15 @@ def _put(node: Any, ids: Tensor) -> tuple[Tensor, int] | None:
 def partly_filled(ids: Tensor, mask: Tensor, features: int) -> tuple[int, int] | None:
     """The token that the features were written over, and how many rows have too few of it, but some.
 
-    None unless every row's features are as many as the fullest row has places: then the rest of a row's go astray. A
-    row without any place may be one of text alone.
+    None unless every row's features are as many as the fullest row has places, or more than any has, of which no whole
+    images are left: then a row's go astray. A row without any place may be one of text alone.
     """
     counts, tokens = mask.sum(dim=1), ids[mask].unique()
-    most = int(counts.max())
-    if len(tokens) != 1 or most >= ids.shape[1] or features != len(ids) * most or int(counts.sum()) >= features:
+    most, each = int(counts.max()), features / len(ids)
+    fits = most == each or (most < each and each.is_integer() and math.gcd(*counts.tolist()) == 1)
+    if len(tokens) != 1 or most >= ids.shape[1] or not fits or int(counts.sum()) >= features:
         return None
-    partial = int(((counts > 0) & (counts < most)).sum())
+    partial = int(((counts > 0) & (counts < each)).sum())
     return (int(tokens), partial) if partial and torch.equal(ids == tokens, mask) else None
 
 
