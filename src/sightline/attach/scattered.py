@@ -53,11 +53,12 @@ def partly_filled(ids: Tensor, mask: Tensor, features: int) -> tuple[int, int] |
     """The token that the features were written over, and how many rows have too few of it, but some.
 
     None unless every row's features are as many as the fullest row has places, or more than any has, of which no whole
-    images are left: then a row's go astray. A row without any place may be one of text alone.
+    images are left (and no features for each token): a row's go astray. One without any place may be of text alone.
     """
     counts, tokens = mask.sum(dim=1), ids[mask].unique()
     most, each = int(counts.max()), features / len(ids)
-    fits = most == each or (most < each and each.is_integer() and math.gcd(*counts.tolist()) == 1)
+    cut = each.is_integer() and each != ids.shape[1] and math.gcd(*counts.tolist()) == 1
+    fits = most == each or (most < each and cut)
     if len(tokens) != 1 or most >= ids.shape[1] or not fits or int(counts.sum()) >= features:
         return None
     partial = int(((counts > 0) & (counts < each)).sum())
