@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from sightline.attach.inside import Inside
 from sightline.attach.language import generation_hook, generators
 from sightline.attach.phases.state import FLAGS, State
 from sightline.attach.recorder import Recorder
@@ -154,7 +155,8 @@ def hooked(
     connectors = list(r.towers.modules.get("connector", {}).values()) if whole else []
     inner = generators(model) if whole else ()
     generated = generation_hook(r.probing.language, lambda: r.muted, lambda: r.step, r.silence, r.offer)
-    r.pace.inner = len(connectors) + len(inner) + (embedding is not None) + isinstance(loss_fn, nn.Module)
+    inside = Inside(r)
+    r.pace.inner = len(connectors) + 2 * len(inner) + (embedding is not None) + isinstance(loss_fn, nn.Module)
     before, ready = Hook(r.before_forward, fault), Hook(r.before_step, fault)
     awake: list[Callable[[], Any]] = []
     asleep: list[Callable[[], Any]] = []
@@ -172,6 +174,7 @@ def hooked(
         *(module.register_forward_hook(Hook(r.signals.connector_gave, fault)) for module in connectors),
         *([embedding.register_forward_hook(Hook(r.signals.embedding_gave, fault))] if embedding is not None else []),
         *(m.register_forward_hook(Hook(generated, fault), with_kwargs=True) for m in inner),
+        *inside.listen(inner, lambda act: Hook(act, fault)),
         *([loss_fn.register_forward_hook(Hook(r.backward.loss_made, fault))] if isinstance(loss_fn, nn.Module) else []),
         *([register_optimizer_step_post_hook(Stepped(r, r.after_step, fault))] if steps else []),
     ]
