@@ -45,7 +45,8 @@ class OpenStep:
     `begun`: of each forward, the outputs that a backward pass came through. `sources`: of each forward, whether another
     network made its inputs and learns through it. `turns`: `passes` backward and forwards so far, at
     each step of an optimizer that holds none of these parameters. `strayed`: the norms that the first pass after such a
-    step met, which came from other inputs. `task`: the last pass, by its number.
+    step met, which came from other inputs. `task`: the last pass, by its number. `kept`: a pass left parameters their
+    gradients; `loose`: only such came so far that did not.
 
     `summed`: the micro-batches' losses are parts of the step's mean, and not means of their own. `told`: the losses as
     the host itself told them, which count in place of those that the model returned. `unread`: those of either kind
@@ -77,6 +78,8 @@ class OpenStep:
     passes: int = 0
     strayed: list[float] | None = None
     early: set[int] = field(default_factory=set)
+    kept: bool = False
+    loose: bool = False
     task: int = -1
 
     @property
@@ -121,6 +124,12 @@ class OpenStep:
         self.met.append(norms)
         known = self.carried
         self.carried = norms if known is None else [min(a, b) for a, b in zip(known, norms, strict=True)]
+
+    def forget(self) -> None:
+        """What its passes have shown so far was not of the step."""
+        self.carried, self.strayed = None, None
+        for known in (self.micro, self.met, self.early):
+            known.clear()
 
     def met_of(self, graded: Sequence[bool]) -> tuple[float, ...]:
         """The norm in each pass, of what had no gradient of that pass itself by then. `graded`: had one at the step."""

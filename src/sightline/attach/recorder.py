@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from sightline.attach.phases.backward import Backward
 from sightline.attach.phases.evaluation import Evaluation
 from sightline.attach.phases.forward import Forward
+from sightline.attach.phases.reach import Reach
 from sightline.attach.phases.state import State
 from sightline.attach.phases.stepping import Stepping
 from sightline.attach.probing import Probing
@@ -41,7 +42,8 @@ class Recorder(State):
     ) -> None:
         super().__init__(model, towers, facts, probing, offer, optimizer=optimizer, budget=budget)
         standing, self.evaluation = Standing(self.meter), Evaluation(self)
-        self.backward, self.stepping = Backward(self, standing), Stepping(self, standing)
+        self.backward = Backward(self, standing, Reach(self))
+        self.stepping = Stepping(self, standing)
         self.forward = Forward(self, self.backward, self.stepping, self.evaluation)
         # hooks, and the words of hosts that hear a phase otherwise
         self.before_forward, self.after_forward = self.forward.before, self.forward.after

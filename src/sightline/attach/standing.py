@@ -27,11 +27,15 @@ class Standing:
         grads = [p.grad for _, p in self._named]
         self._marks = [None if grad is None else (weakref.ref(grad), grad._version) for grad in grads]
 
-    def touched(self, step: int) -> frozenset[int] | None:
-        """The places of gradients that are others than those noted; None if none were since `step`, or it was asked."""
+    def touched(self, step: int, *, still: bool = False) -> frozenset[int] | None:
+        """The places of gradients that are others than those noted; None if none were since `step`, or it was asked.
+
+        `still`: what was noted stands, as the pass that begins leaves no gradients.
+        """
         if step != self._step or self._named is not self._meter.named:
             return None
-        self._step = -1
+        if not still:
+            self._step = -1
         now = zip(self._named, self._marks, strict=True)
         return frozenset(place for place, ((_, p), mark) in enumerate(now) if _other(p.grad, mark))
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sightline.attach.gradient import loss_seen, read_gradient
 from sightline.attach.open_step import Loss, OpenStep, learns
+from sightline.attach.phases.reach import Reach
 from sightline.attach.phases.state import State
 from sightline.attach.standing import Standing
 from sightline.guard.probes.call import Call, differentiable, outcome
@@ -25,8 +26,8 @@ class Backward:
     `came`: how many gradients of logits have come.
     """
 
-    def __init__(self, state: State, standing: Standing) -> None:
-        self._state, self._standing, self.came = state, standing, 0
+    def __init__(self, state: State, standing: Standing, reach: Reach) -> None:
+        self._state, self._standing, self._reach, self.came = state, standing, reach, 0
         self._reads: bool | None = None  # the model reads each token at its place and none ahead, once it was asked
 
     def listen(self, step: OpenStep, call: Call, output: Any) -> None:
@@ -67,6 +68,8 @@ class Backward:
         if s.muted:
             return
         first, of_gradients = not begun, torch.is_grad_enabled()
+        if not of_gradients and not self._reach.counts(step):
+            return
         met = not of_gradients and (place in begun or begun <= {ASKED})
         if met:
             begun.clear()
@@ -77,7 +80,7 @@ class Backward:
             s.backwards += first
             step.unheard = not met
             if step.measured and met and step.anew(torch._C._current_graph_task_id()):
-                over, touched = step.handed_over, self._standing.touched(s.step)
+                over, touched = step.handed_over, self._standing.touched(s.step, still=step.loose)
                 step.passes += 1
                 s.mailbox.post([s.meter.grad_norms()], lambda v: step.meet(v[0].tolist(), touched, handed_over=over))
             if loss is not None and first:
@@ -85,12 +88,13 @@ class Backward:
 
     def loss_came(self, step: OpenStep, loss: Loss) -> None:
         """A backward pass began from this loss of `step`."""
-        step.hear(loss)
+        if self._reach.counts(step):
+            step.hear(loss)
 
     def gradient_came(self, step: OpenStep, grad: Tensor, box: list[Tensor | None], call: Call | None = None) -> None:
         """Tensor hook: the gradient of the loss with respect to logits. `box`: the logits, and the ids they are of."""
         s = self._state
-        if s.muted or not box:
+        if s.muted or not box or not self._reach.counts(step):
             return
         with s.pace:
             logits, ids = box

@@ -74,8 +74,11 @@ def test_silent(history: History) -> None:
 )
 def test_found(history: History) -> None:
     verdict = find(history)
-    assert isinstance(verdict, Finding) and "counts 4" in verdict.message
-    assert verdict.seen["supervised tokens"] == [2, 8, 5]
+    assert isinstance(verdict, Finding) and "supervised rows counts 4" in verdict.message
+    assert verdict.seen["supervised rows"] == [2, 8, 5] and "num_items" not in verdict.fix
+    verdict = find(History(tuple(replace(step, tokens=15) for step in history.steps)))
+    assert isinstance(verdict, Finding) and "supervised tokens counts 4" in verdict.message
+    assert verdict.seen["supervised tokens"] == [2, 8, 5] and "num_items" in verdict.fix
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ Fix: sum the token losses (`reduction="sum"`) and divide by the number of superv
 micro-batches and ranks (in transformers' Trainer: pass on `num_items_in_batch`).
 Stays silent when: all tokens of a step weigh the same; micro-batches have about the same number of supervised tokens
 (then a mean of means is right); only a last, smaller micro-batch now and then differs; the loss is no softmax
-cross-entropy, or weighs its tokens on purpose in another way, as several tasks' losses in one backward pass do.
+cross-entropy, or weighs its tokens on purpose in another way, as several tasks' losses in one backward pass do; a pass
+leaves no parameter a gradient beside one that does (`torch.autograd.grad` for an attack on the inputs).
 Sources:
 - https://github.com/huggingface/transformers/issues/24725 (2023-07-10): 11 and 101 tokens, tenfold unequal gradients
 - https://github.com/meta-pytorch/torchtune/pull/1875 (2024-10-20): dividing by all tokens gives the same loss curves
@@ -39,18 +40,24 @@ def find(history: History) -> Verdict:
         return None
     few, many = (extreme(wrong[-1].micro, key=lambda m: m.supervised) for extreme in (min, max))
     ratio = (few.weight or 0.0) / (many.weight or 1.0)
+    word, how = ("token", " (num_items_in_batch)") if _text(wrong[-1]) else ("row", "")
     return Finding(
         severity="warning",
-        message=f"a token in a micro-batch of {few.supervised} supervised tokens counts {ratio:.2g} times as much as"
+        message=f"a {word} in a micro-batch of {few.supervised} supervised {word}s counts {ratio:.2g} times as much as"
         f" one in a micro-batch of {many.supervised} of the same step: the loss is a mean of means",
-        fix="divide each micro-batch's summed loss by the supervised tokens of the whole step (num_items_in_batch)",
+        fix=f"divide each micro-batch's summed loss by the supervised {word}s of the whole step{how}",
         seen={
-            "supervised tokens": [m.supervised for m in wrong[-1].micro],
-            "weight of a token": [float(f"{m.weight:.3g}") for m in wrong[-1].micro if m.weight],
+            f"supervised {word}s": [m.supervised for m in wrong[-1].micro],
+            f"weight of a {word}": [float(f"{m.weight:.3g}") for m in wrong[-1].micro if m.weight],
             "steps": len(wrong),
         },
         step=wrong[-1].step,
     )
+
+
+def _text(step: StepSeen) -> bool:
+    """Whether what is supervised are tokens, and not a classifier's rows."""
+    return step.tokens is not None or any(m.input_ids is not None for m in step.micro)
 
 
 def _readable(micro: LossSeen) -> bool:
