@@ -36,7 +36,10 @@ def resume(
     weights = max(every, key=lambda m: sum(n in live_weights for n in m), default={})
     parts: dict[str, tuple[Any, Any]] = {
         "weights": ({n: t for n, t in weights.items() if n in live_weights}, live_weights),
-        "optimizer": ([m for m in every if {"state", "param_groups"} <= set(m)], [o for o in optimizers if _keeps(o)]),
+        "optimizer": (
+            [m for m in every if {"state", "param_groups"} <= set(m)],
+            [o for o in optimizers if keeps_state(o)],
+        ),
         "schedule": ([m for m in every if "last_epoch" in m and "param_groups" not in m], list(schedules)),
         "random state": (_random(saved), torch.get_rng_state()),
     }
@@ -70,7 +73,7 @@ def _mappings(thing: Any, deep: int) -> Iterator[Mapping[str, Any]]:
             yield from _mappings(value, deep - 1)
 
 
-def _keeps(optimizer: Optimizer) -> bool:
+def keeps_state(optimizer: Optimizer) -> bool:
     """Whether it has state to lose: Adam's moments, momentum."""
     return any("betas" in g or g.get("momentum") or g.get("lr_decay") is not None for g in optimizer.param_groups)
 

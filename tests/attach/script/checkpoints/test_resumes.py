@@ -130,6 +130,69 @@ one[2] = torch.optim.lr_scheduler.StepLR(one[1], 8)
 one[1].load_state_dict(state["opt"])
 counted(one, state["done"])
 
+
+
+def warm(step):
+    return min(1.0, (step + 1) / 8) * (0.1 + max(0.0, 1 - step / 40))
+
+
+def planned(name, rate=3e-3, rule=warm, make=torch.optim.AdamW):
+    model = kind(name)
+    opt = make(model.parameters(), lr=rate)
+    return [model, opt, torch.optim.lr_scheduler.LambdaLR(opt, rule)]
+
+
+def went(name, steps, *without, **made):
+    one = planned(name, **made)
+    for _ in range(steps):
+        drawn(*one)
+    every = {"model": one[0].state_dict(), "opt": one[1].state_dict(), "plan": one[2].state_dict(), "done": steps}
+    torch.save({key: value for key, value in every.items() if key not in without}, name + ".pt")
+    return one
+
+
+def goes_on(name, kept, then=lambda one: None, at=None, **made):
+    one, state = planned(name, **made), torch.load(kept + ".pt")
+    one[0].load_state_dict(state["model"])
+    if "opt" in state:
+        one[1].load_state_dict(state["opt"])
+    if "plan" in state:
+        one[2].load_state_dict(state["plan"])
+    then(one)
+    done = state["done"] if at is None else at
+    for done in range(done, done + 14):
+        drawn(*one)
+
+
+def placed(one, at=-1):
+    one[2] = torch.optim.lr_scheduler.LambdaLR(one[1], warm, last_epoch=at)
+
+
+went("HalfWay", 20, "plan")
+went("AtTheEnd", 45, "plan")
+goes_on("WarmAgain", "HalfWay")
+goes_on("MadeAfter", "HalfWay", placed)
+goes_on("Placed", "HalfWay", lambda one: placed(one, 20))
+goes_on("Forward", "HalfWay", lambda one: [one[2].step() for _ in range(20)])
+goes_on("OtherPlan", "HalfWay", rule=lambda step: 0.5 / (1 + step))
+goes_on("Counting", "HalfWay", at=0)
+goes_on("NewCycle", "AtTheEnd")
+every = torch.load("HalfWay.pt")["done"]
+goes_on("FromHere", "HalfWay", rule=lambda step: warm(every + step))
+
+went("Planned", 20, "opt")
+bare = went("Bare", 20, "opt", "plan")
+went("NoState", 20, "opt", "plan", make=torch.optim.SGD)
+goes_on("MovesOn", "Planned")
+goes_on("StepsOn", "Bare")
+goes_on("Once", "Bare", at=0)
+goes_on("Slower", "Bare", rate=1e-3)
+goes_on("Descends", "NoState", make=torch.optim.SGD)
+bare[1] = torch.optim.AdamW(bare[0].parameters(), lr=3e-3)
+bare[0].load_state_dict(torch.load("Bare.pt")["model"])
+for done in range(20, 34):
+    drawn(bare[0], bare[1], bare[2])
+
 judged = kind("Judged")
 judged.load_state_dict(first("Judged")["model"])
 with torch.no_grad():
@@ -149,6 +212,8 @@ def test_which_loads_are_resumes(tmp_path: Path) -> None:
         ("NeverSaved", "K2", "warning"),
         ("NoHead", "K2", "error"),
         *((name, "K2", "error") for name in ("CountsOn", "PlanAnew", "NextEpochs", "DrawsOn")),
+        *((name, "K2", "error") for name in ("WarmAgain", "MadeAfter")),
+        *((name, "K2", "warning") for name in ("MovesOn", "StepsOn")),
     }
     assert not told["run"]["problems"]
 

@@ -49,6 +49,7 @@ class Saved:
     """
 
     one: Watched
+    model: weakref.ref[nn.Module]
     kinds: frozenset[tuple[str, float]]
     rows: frozenset[int]
     rates: tuple[float, float] | None = None
@@ -107,7 +108,8 @@ class Resumes:
         name = os.path.abspath(path) if path else f"what was saved at step {one.recorder.step}"
         every = one.recorder.optimizers
         rates = (self._first.get(every[0], 0.0), _highest(every[0], "lr")) if len(every) == 1 else None
-        self._saved[name] = Saved(one, frozenset(map(self._kind, every)), rows, rates, len(fed) > len(rows))
+        model = weakref.ref(one.recorder.model)
+        self._saved[name] = Saved(one, model, frozenset(map(self._kind, every)), rows, rates, len(fed) > len(rows))
         if (known := _known(what)) is not None:
             self._names[known] = name
         if isinstance(what, Mapping) and _tells_how_far(what):
@@ -182,6 +184,14 @@ class Resumes:
         if saved is None or not saved.again or one.attachment is None:
             return False
         return not any(row in saved.rows for fed in one.attachment.loading.fed for row in fed.inputs)
+
+    def other_run(self, path: str, one: Watched, optimizer: Optimizer) -> bool:
+        """Whether a file of this process is not what a model goes on from: it is the one that was saved, which trains
+        on, or its optimizer is of another kind or rate."""
+        saved = self._saved.get(path)
+        if saved is None:
+            return False
+        return saved.model() is one.recorder.model or self._kind(optimizer) not in saved.kinds
 
     def made(self, optimizer: Optimizer) -> None:
         """An optimizer was made: its rate may be set anew by hand at each step."""

@@ -1,10 +1,11 @@
-"""Notices a run that goes on with a checkpoint's weights and without the optimizer's state or schedule beside them.
+"""Notices a run that goes on with a checkpoint's weights, and without the optimizer's state or its schedule's place.
 
 Loading weights alone is no resume: they may be tuned, on other data or for another task, by an optimizer made for that.
 It is one when what is trained is what the file's optimizer was made for, whole and with the same settings, and the run
 itself goes on: with the file's random numbers, or with a count that goes on from the file's. Then an optimizer that has
-no state, or a schedule at its beginning, was forgotten. Which parts a file holds is known by torch's own structure of
-them, and where they went by their values; no name counts.
+no state, or a schedule at its beginning, was forgotten: also where the file does not hold the schedule, but an
+optimizer whose rate was that schedule's, and which came back number for number; and where it holds no optimizer at all.
+Which parts a file holds is known by torch's own structure of them, and where they went by their values; no name counts.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,17 +23,19 @@ from torch.optim import Optimizer
 from sightline.attach.hook import Hook
 from sightline.attach.onlookers.schedule import schedules_of
 from sightline.attach.script.again import Print, print_of
-from sightline.attach.script.checkpoints.contents import mappings, moments_among, prints
-from sightline.attach.script.checkpoints.counters import Counters
+from sightline.attach.script.checkpoints.contents import mappings, moments_among, prints, states
+from sightline.attach.script.checkpoints.counters import LONG, Counters
+from sightline.attach.script.checkpoints.places import STARTED, Restarted, restarted
 from sightline.attach.script.checkpoints.resumes import Resumes
 from sightline.attach.script.watch import Models, Watched
 from sightline.guard.evidence import ResumeSeen
+from sightline.guard.probes.resume import keeps_state
 
 COUNTS = 3  # as deep as a count of steps or epochs is looked for
 NEAR = 0.1  # of a rate that is set by hand, from one step to the next
 ALONG = 0.05  # of the saved rate: a schedule of the script's own that is as near goes on, whatever its count
 PATIENCE = 16  # steps of other optimizers until a file that was read is forgotten
-STARTED = 1  # of a schedule: some are stepped before the optimizer is
+BARE, NAMED = 3, 20_000  # files without an optimizer that are kept in mind, and tensors of one: more are data
 CYCLED = ("betas", "momentum")  # which a one-cycle schedule moves
 MOVING = {"last_epoch", "_step_count", "_last_lr", "T_cur", "T_i", "best", "num_bad_epochs", "cooldown_counter"}
 
@@ -54,13 +57,18 @@ class Read:
 
 @dataclass(eq=False)
 class Going:
-    """A run that may go on from what was read, without all of it. `proof`: what tells that it does."""
+    """A run that may go on from what was read, without all of it. `proof`: what tells that it does.
+
+    `lost`: what did not come back; nothing yet where a schedule began `anew`, until that shows in the rate; and nothing
+    where the file holds no optimizer.
+    """
 
     read: Read
     optimizer: weakref.ref[Optimizer]
     lost: tuple[tuple[str, str], ...]
     counters: Counters
     proof: str = ""
+    anew: Restarted | None = None
     waited: int = 0
 
 
@@ -68,12 +76,12 @@ class Unrestored:
     """Follows a file from where it is read until the run is known to go on from it."""
 
     def __init__(self, models: Models, resumes: Resumes, fault: Callable[[str], None]) -> None:
-        self._models, self._other_rows = models, resumes.other_rows
+        self._models, self._resumes = models, resumes
         self._hook = lambda act: Hook(act, lambda error: fault(f"resume: {type(error).__name__}: {error}"))
-        self._read: Read | None = None
+        self._reads: list[Read] = []
         self._going: list[Going] = []
         resumes.reads.append(self._came)
-        models.attention.needs.append(lambda: self._read is not None or bool(self._going))
+        models.attention.needs.append(lambda: bool(self._reads or self._going))
         models.before.append(self._hook(self._stepping))
 
     def install(self) -> None:
@@ -89,13 +97,18 @@ class Unrestored:
 
     def _came(self, path: str, content: Any) -> None:
         found = read_of(path, content)
-        if found is not None:
-            self._read, self._going = found, []
-            self._models.attention.listen()
+        if found is None:
+            return
+        if found.optimizers:
+            self._reads, self._going = [found], []
+        else:
+            others = [read for read in self._reads if read.prints != found.prints]
+            self._reads = [*others[-BARE + 1 :], found]
+        self._models.attention.listen()
 
     def _drawn(self, state: Tensor) -> None:
-        if self._read is not None and any(torch.equal(one, state.cpu()) for one in self._read.random):
-            self._read.drawn = True
+        for read in self._reads:
+            read.drawn |= any(torch.equal(one, state.cpu()) for one in read.random)
 
     def _stepping(self, optimizer: Optimizer) -> None:
         for run in list(self._going):
@@ -104,12 +117,11 @@ class Unrestored:
                 self._tell(run, optimizer)
             elif run.optimizer() is None:
                 self._going.remove(run)
-        if (read := self._read) is not None:
+        for read in self._reads:
             read.waited += 1
             if optimizer not in read.judged:
                 self._first(read, optimizer)
-            if read.waited >= PATIENCE:
-                self._read = None
+        self._reads = [read for read in self._reads if read.waited < PATIENCE]
 
     def _first(self, read: Read, optimizer: Optimizer) -> None:
         """The first step after a file was read: of what was trained as it was saved?"""
@@ -118,21 +130,37 @@ class Unrestored:
             return
         read.judged.add(optimizer)
         kept = [one for one in read.optimizers if _same_make(one, optimizer)]
-        if not kept:
+        if not kept and (read.optimizers or not keeps_state(optimizer) or _has_state(optimizer)):
             return
-        lost = _lost(read, kept, optimizer)
-        if not lost:
+        lost = _lost(read, kept, optimizer) if kept else ()
+        anew = self._anew(read, kept, optimizer) if kept and not lost else None
+        if kept and not lost and anew is None:
             self._whole(read, optimizer)
             return
         taken = {one["steps"] for one in kept} | {one["last_epoch"] for one in read.schedules}
-        proof = "it draws on with the saved random numbers" if read.drawn else ""
-        run = Going(read, weakref.ref(optimizer), lost, Counters(read.numbers, frozenset(taken)), proof)
+        proof = "it draws on with the saved random numbers" if read.drawn else _on_its_schedule(read, optimizer)
+        run = Going(read, weakref.ref(optimizer), lost, Counters(read.numbers, frozenset(taken)), proof, anew)
         self._going.append(run)
         self._tell(run, optimizer)
 
+    def _anew(self, read: Read, kept: Sequence[Mapping[str, Any]], optimizer: Optimizer) -> Restarted | None:
+        """The schedule that the file does not hold and that begins anew, of an optimizer that came back whole."""
+        plans = [schedule.state_dict() for schedule in schedules_of(optimizer)]
+        if any(_same_plan(one, plan) for one in read.schedules for plan in plans):
+            return None
+        if len(kept) != 1 or not moments_among(optimizer, read.prints):
+            return None
+        return restarted(kept[0], optimizer, (kept[0]["steps"], *sorted(read.numbers)))
+
     def _tell(self, run: Going, optimizer: Optimizer) -> None:
-        if not run.proof:
-            if not run.counters.waiting:
+        if run.anew is not None and not run.lost:
+            what = run.anew.tells(optimizer)
+            if what is None or run.anew.steps >= LONG:
+                self._going.remove(run)
+                return
+            run.lost = (("schedule", what),) if what else ()
+        if not run.proof or (run.anew is not None and not run.lost):
+            if not run.proof and not run.counters.waiting:
                 self._going.remove(run)
             return
         one = self._watched(optimizer)
@@ -142,10 +170,15 @@ class Unrestored:
         self._going.remove(run)
         if one is None or one.attachment is None:
             return
-        if not one.adopted and not self._other_rows(run.read.path, one):
+        if one.adopted or self._resumes.other_rows(run.read.path, one):
+            return
+        if run.lost:
             part, what = run.lost[0]
             differ = ((part, f"{what}, while the run goes on: {run.proof}"), *run.lost[1:])
             one.attachment.show(_seen(run.read, one, tuple(part for part, _ in run.lost), differ))
+        elif not self._resumes.other_run(run.read.path, one, optimizer):
+            seen = _seen(run.read, one, ("weights",), ())
+            one.attachment.show(replace(seen, live=("weights", "optimizer")))
 
     def _whole(self, read: Read, optimizer: Optimizer) -> None:
         """Say that nothing is missing, where what the optimizer keeps came from the file, number for number."""
@@ -167,19 +200,23 @@ def _seen(read: Read, one: Watched, parts: tuple[str, ...], differ: tuple[tuple[
 
 
 def read_of(path: str, content: Any) -> Read | None:
-    """What to know of a file's content: nothing where it holds no state of an optimizer."""
+    """What to know of a file's content: nothing where it holds neither an optimizer's state nor weights and a count."""
     every = list(mappings(content, COUNTS))
     optimizers = tuple(filter(None, map(_optimizer, every)))
-    if not optimizers:
-        return None
     plain = [one for one in every if "param_groups" not in one and "last_epoch" not in one]
+    weights = [] if optimizers else list(states(content))
+    if not optimizers:  # counts stand beside the weights; deeper there are sizes of a model
+        plain = [one for one in plain if any(isinstance(v, Tensor) or next(states(v), None) for v in one.values())]
     values = [value for one in plain for value in one.values()]
+    numbers = frozenset(value for value in values if type(value) is int and value > 0)
+    if not optimizers and (not weights or not numbers or sum(map(len, weights)) > NAMED):
+        return None
     return Read(
         path=path,
-        prints=prints(content),
+        prints=prints(content if optimizers else weights),
         optimizers=optimizers,
         schedules=tuple(dict(one) for one in every if isinstance(one.get("last_epoch"), int)),
-        numbers=frozenset(value for value in values if type(value) is int and value > 0),
+        numbers=numbers,
         random=tuple(
             value.cpu().clone()
             for value in values
@@ -236,7 +273,7 @@ def _lost(read: Read, kept: Sequence[Mapping[str, Any]], optimizer: Optimizer) -
     """What the file holds for this optimizer and its schedule, of which nothing reached them."""
     found = []
     moments = min(one["moments"] for one in kept)
-    if moments and not any(optimizer.state.get(p) for group in optimizer.param_groups for p in group["params"]):
+    if moments and not _has_state(optimizer):
         found.append(("optimizer", f"it has no state, where {moments} parameters' moments were saved"))
     rates = [float(one["groups"][0].get("lr", 0.0)) for one in kept]
     now = float(optimizer.param_groups[0].get("lr", 0.0))
@@ -248,6 +285,21 @@ def _lost(read: Read, kept: Sequence[Mapping[str, Any]], optimizer: Optimizer) -
             found.append(("schedule", f"it stands at {at}, where it was saved at {min(places)}"))
             break
     return tuple(found)
+
+
+def _has_state(optimizer: Optimizer) -> bool:
+    return any(optimizer.state.get(p) for group in optimizer.param_groups for p in group["params"])
+
+
+def _on_its_schedule(read: Read, optimizer: Optimizer) -> str:
+    """Whether a schedule of the optimizer goes on from where the file has it."""
+    for schedule in schedules_of(optimizer):
+        at = schedule.last_epoch
+        if at > STARTED and any(
+            one["last_epoch"] == at and _same_plan(one, schedule.state_dict()) for one in read.schedules
+        ):
+            return f"its schedule goes on at {at}"
+    return ""
 
 
 def _same_plan(kept: Mapping[str, Any], live: Mapping[str, Any]) -> bool:

@@ -1,0 +1,119 @@
+"""Where in its plan a schedule stood when an optimizer was saved, told by the rate that it had set by then.
+
+For files that hold the optimizer and not its schedule. Only schedules whose rate follows from their place are asked:
+those of torch that say so, and rules of the script that keep nothing. No step is taken, and nothing is written to.
+"""
+
+from __future__ import annotations
+
+import copy
+import dis
+import functools
+import types
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch.optim import Optimizer, lr_scheduler
+
+from sightline.attach.onlookers.schedule import horizon, schedules_of
+
+STARTED = 1  # of a schedule: some are stepped before the optimizer is
+EXACT = 1e-3  # relative: rates that are made from one another drift from their formula, by less than a step moves them
+OTHER = 0.2  # of the rate that is due: restarted schedules are as near at places that are alike, and do no harm there
+WRITING = ("STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR", "STORE_SUBSCR", "DELETE_SUBSCR", "YIELD_VALUE")
+FAILS = (ArithmeticError, LookupError, TypeError, ValueError)  # of a rule beyond its last place
+
+
+@dataclass(eq=False)
+class Restarted:
+    """A schedule at its beginning, whose optimizer was saved at `place` of it, with the rate `saved`."""
+
+    schedule: Any
+    place: int
+    saved: float
+    steps: int = 0
+
+    def tells(self, optimizer: Optimizer) -> str | None:
+        """One step later: what it does to the rate, once that is another one; None where it is set by another."""
+        self.steps += 1
+        at, now = self.schedule.last_epoch, _rate(optimizer.param_groups[0])
+        if not 0 <= at <= STARTED + self.steps:
+            return None
+        due, anew = rates_at(self.schedule, self.place + at), rates_at(self.schedule, at)
+        if not due or not anew or not _near(now, anew[0]) or abs(now - due[0]) <= OTHER * max(now, due[0]):
+            return ""
+        return (
+            f"it began anew, where it had come to {self.place} when its optimizer was saved (the checkpoint does not"
+            f" hold it): the learning rate is {now:.3g}, and {due[0]:.3g} is due"
+        )
+
+
+def restarted(kept: Mapping[str, Any], optimizer: Optimizer, numbers: Sequence[int]) -> Restarted | None:
+    """The schedule of an optimizer whose saved groups are `kept`, if it begins anew amid its plan.
+
+    `numbers`: of steps or epochs, the likeliest first, one of which tells its place, or one beside it.
+    """
+    groups, schedules = kept["groups"], schedules_of(optimizer)
+    if len(schedules) != 1 or schedules[0].last_epoch > STARTED or not all("initial_lr" in group for group in groups):
+        return None
+    saved = [_rate(group) for group in groups]
+    if all(_near(rate, float(group["initial_lr"])) for rate, group in zip(saved, groups, strict=True)):
+        return None
+    schedule = schedules[0]
+    for place in dict.fromkeys(number + more for number in numbers for more in (0, -1, 1)):
+        if place > STARTED and _same(rates_at(schedule, place), saved) and not _over(schedule, place):
+            return Restarted(schedule, place, saved[0])
+    return None
+
+
+def rates_at(schedule: Any, place: int) -> list[float] | None:
+    """The rate of each group at a place of the plan; None where that cannot be told, or depends on more."""
+    if isinstance(schedule, lr_scheduler.SequentialLR):
+        part = bisect_right(schedule._milestones, place)
+        return rates_at(schedule._schedulers[part], place - (schedule._milestones[part - 1] if part else 0))
+    try:
+        if type(schedule) is lr_scheduler.LambdaLR:
+            if not all(map(_keeps_nothing, schedule.lr_lambdas)):
+                return None
+            pairs = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+            return [float(base) * float(rule(place)) for base, rule in pairs]
+        if type(schedule).__module__ != lr_scheduler.__name__:
+            return None
+        moved = copy.copy(schedule)
+        moved.last_epoch = place
+        if isinstance(schedule, lr_scheduler.OneCycleLR):
+            moved.cycle_momentum = False  # it is written to the optimizer
+            moved._get_lr_called_within_step = True
+            return [float(rate) for rate in moved.get_lr()]
+        formula = getattr(moved, "_get_closed_form_lr", None)
+        return [float(rate) for rate in formula()] if formula is not None else None
+    except FAILS:
+        return None
+
+
+def _over(schedule: Any, place: int) -> bool:
+    """Whether the plan had come to its end, where another cycle may begin."""
+    end = horizon(schedule)
+    return place >= end - 1 if end is not None else _same(rates_at(schedule, 2 * place + 1), rates_at(schedule, place))
+
+
+def _keeps_nothing(rule: Any) -> bool:
+    """Whether a rule of the script may be asked: one that counts its calls would count ours too."""
+    while isinstance(rule, functools.partial):
+        rule = rule.func
+    plain = isinstance(rule, types.FunctionType | types.MethodType)
+    return plain and not any(one.opname in WRITING for one in dis.get_instructions(rule))
+
+
+def _rate(group: Mapping[str, Any]) -> float:
+    return float(group.get("lr", 0.0))
+
+
+def _near(one: float, other: float) -> bool:
+    return abs(one - other) <= EXACT * max(abs(one), abs(other))
+
+
+def _same(one: Sequence[float] | None, other: Sequence[float] | None) -> bool:
+    return bool(one and other) and len(one) == len(other) and all(map(_near, one, other))  # type: ignore[arg-type]
