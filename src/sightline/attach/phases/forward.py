@@ -93,7 +93,7 @@ class Forward:
         s.beside.begins()
         s.open_step = OpenStep(kind)
         if s.open_step.measured:
-            s.show_setup()
+            s.show_setup(self._settle)
         else:
             s.signals.rest()
 
@@ -105,6 +105,11 @@ class Forward:
         s.mailbox.open()
         if measured:
             s.pace.late += perf_counter() - start
+
+    def _settle(self) -> None:
+        """All steps so far become evidence now."""
+        self._stepping.flush()
+        self._state.mailbox.open(wait=True)
 
     def _wakes(self) -> bool:
         s = self._state

@@ -109,11 +109,16 @@ class State:
         if probing.wants("ImagePairsSeen"):
             self.pace.also.append(probing.due)
 
-    def show_setup(self) -> None:
-        """Offer the set-up, when it is new. Reading it whole takes longer than asking whether anything changed."""
+    def show_setup(self, settle: Callable[[], None] | None = None) -> None:
+        """Offer the set-up, when it is new. Reading it whole takes longer than asking whether anything changed.
+
+        `settle` is called before: what belongs to the one before is to be evidence by then.
+        """
         mark = (self.facts, setup_mark(self.model, self.optimizers))
         if mark == self._mark:
             return
+        if settle is not None and self._mark is not None:
+            settle()
         self._mark = mark
         learning = hash(learning_mark(self.model, self.optimizers))
         if learning not in self._known:

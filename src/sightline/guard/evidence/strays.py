@@ -149,6 +149,14 @@ def left_behind(measured: Sequence[StepSeen], setup: Setup | None) -> list[Param
     return left if setup.orphans or untrained(left) else []
 
 
+def graded_anew(seen: Sequence[ParameterSeen]) -> list[ParameterSeen]:
+    """Without those whose gradient is always the same to the last bit: an earlier stage's, not cleared since."""
+    norms: dict[str, set[float | None]] = {}
+    for p in seen:
+        norms.setdefault(p.name, set()).add(p.grad_norm)
+    return [p for p in seen if len(norms[p.name]) > 1]
+
+
 def _each(measured: Sequence[StepSeen]) -> list[tuple[ParameterSeen, ...]]:
     """Parameter by parameter, what the measured steps show of it."""
     return list(zip(*(step.parameters for step in measured), strict=False))

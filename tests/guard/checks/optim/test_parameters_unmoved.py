@@ -107,3 +107,19 @@ def test_a_new_output_layer_that_no_optimizer_holds() -> None:
     assert find(history=history(OTHER, out, last=15), head=head, setup=part) is None  # its turn may come
     assert find(history=history(OTHER, out, last=16), head=head, setup=all_of_it) is None  # held by another
     assert find(history=history(OTHER, replace(out, grad_norm=None), last=16), head=head, setup=part) is None
+
+
+def test_gradients_that_an_earlier_stage_left_behind() -> None:
+    """Nobody cleared them; the optimizer of this stage holds another part, and no gradient comes to these."""
+    learns = parameter("head.weight")
+    stays = [parameter("eye.weight", tower="vision", optimized=False, moved=False, update_norm=0.0)] * 3
+    pulled = [replace(one, grad_norm=0.1 * place) for place, one in enumerate(stays, 1)]
+
+    def told(steps: list[ParameterSeen]) -> object:
+        return find(
+            history=History(tuple(StepSeen(n, micro=(PULL,), parameters=(learns, p)) for n, p in enumerate(steps)))
+        )
+
+    assert not isinstance(told(stays), Finding)
+    found = told(pulled)
+    assert isinstance(found, Finding) and "'vision' requires gradients, but the optimizer holds none" in found.message

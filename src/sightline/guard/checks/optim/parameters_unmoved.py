@@ -27,7 +27,7 @@ from sightline.guard.evidence import CutOffSeen, FreshFrozenSeen, HeadSeen, Hidd
 from sightline.guard.evidence import ParameterSeen as Seen
 from sightline.guard.evidence.learning import StillSeen
 from sightline.guard.evidence.movement import cleared, opposed, stopped, ungraded
-from sightline.guard.evidence.strays import ADD, stray
+from sightline.guard.evidence.strays import ADD, graded_anew, stray
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -93,7 +93,7 @@ def _unmoved(tower: str, seen: list[Seen], setup: Setup | None) -> Finding | Non
         return None
     held = [p for p in pulled if p.optimized]
     if not held:
-        return _left_out(tower, pulled, setup)
+        return _left_out(tower, anew, setup) if (anew := graded_anew(pulled)) else None
     rate = max(p.learning_rate or 0.0 for p in held)
     message = f"tower '{tower}' has gradients, but none of its parameters moved in any measured step"
     numbers = {"largest gradient norm": max(p.grad_norm or 0.0 for p in held), "learning rate": rate}
