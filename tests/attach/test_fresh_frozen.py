@@ -390,3 +390,30 @@ def test_low_rank_additions_that_are_frozen_with_the_rest() -> None:
     (found,) = tuned("too late")
     assert "times zeros that are frozen too" in found
     assert tuned("meant") == tuned("half") == []
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_a_later_stage_forgets_the_projector(learn: bool) -> None:
+    """All is free in the first stage, in which the towers learn and the projector is not used."""
+    torch.manual_seed(0)
+    model = Bridge(tower(), nn.Sequential(nn.Linear(16, 16), nn.Tanh()), nn.Linear(16, 16), nn.Linear(16, 4))
+    projector, model.projector = model.projector, nn.Identity()
+    model.spare = projector
+    with sightline.attach(model, on_finding=None, budget=1.0, checks=load((page("T1"),))) as guard:
+        for stage in (1, 2):
+            if stage == 2:
+                model.projector = projector
+                model.requires_grad_(False)
+                model.head.requires_grad_(True)
+                projector.requires_grad_(learn)
+            held = [
+                p for p in model.parameters() if p.requires_grad and (stage == 2 or p not in {*projector.parameters()})
+            ]
+            opt = torch.optim.AdamW(held, lr=1e-2)
+            for _ in range(STEPS):
+                x = torch.randn(16, 12)
+                opt.zero_grad()
+                F.cross_entropy(model(x), x[:, :4].argmax(1)).backward()
+                opt.step()
+    told = [finding.message for finding in guard.findings]
+    assert [("as their init left them" in one) for one in told] == [True] * (not learn)

@@ -30,19 +30,24 @@ SINGLY = 8  # matrices that are asked one by one
 
 
 class FreshFrozen(Onlooker):
-    """Looks for them once; asks the flow through the model once."""
+    """Looks for them once a stage; asks the flow through the model once."""
 
     shows: ClassVar = ("FreshFrozenSeen",)
     measured_only: ClassVar = True
 
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)
-        self._looks, self._over = 0, False
+        self._looks, self._over, self._told = 0, False, False
+        self._learning: list[bool] = []  # which parameters did at the last look: another stage is asked anew
         self._question: Question | None = None
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """Which outputs does the loss of this pass hang on?"""
-        if self._over or not training or not measured or self._question is not None:
+        if not training or not measured or self._question is not None:
+            return
+        if (learning := [p.requires_grad for p in call.model.parameters()]) != self._learning:
+            self._looks, self._over, self._learning = 0, self._told, learning
+        if self._over:
             return
         self._looks += 1
         if self._looks > LOOKS + TRIES:
@@ -74,13 +79,14 @@ class FreshFrozen(Onlooker):
         numel = sum(model.get_parameter(name).numel() for name in names)
         plain = tuple(sorted({path for name in names for path in attributes(model, name)}))
         seen = FreshFrozenSeen(self.recorder.step, tuple(names), numel, place, len(frozen(model)[1]), plain)
+        self._told = True
         self.recorder.mailbox.post([], lambda _: self.recorder.offer(seen))
 
     def close(self, *, broken: bool) -> None:
         """Listen no more."""
         if self._question is not None:
             self._question.close()
-        self._question, self._over = None, True
+        self._question, self._over, self._told = None, True, True
 
 
 def frozen(model: nn.Module) -> tuple[list[str], list[str]]:
