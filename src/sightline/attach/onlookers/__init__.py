@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from sightline.attach.onlookers.binary import Binary
@@ -79,6 +80,7 @@ class Onlookers:
         # who does nothing in a phase is not called in it: there are many, and a step may take a millisecond
         self._forward = [one for one in self.all if type(one).forward is not Onlooker.forward]
         self._hearing = [one for one in self._forward if not one.measured_only]
+        self._backward = [one for one in self.all if type(one).backward is not Onlooker.backward]
         self._before = [one for one in self.all if type(one).before_step is not Onlooker.before_step]
         self._after = [one for one in self.all if type(one).after_step is not Onlooker.after_step]
 
@@ -86,6 +88,11 @@ class Onlookers:
         """The host ran the model, to train or to judge it."""
         for onlooker in self._forward if measured else self._hearing:
             onlooker.forward(call, output, training=training, measured=measured)
+
+    def backward(self, root: Tensor) -> None:
+        """A backward pass is about to begin."""
+        for onlooker in self._backward:
+            onlooker.backward(root)
 
     def before_step(self, optimizer: Optimizer, *, measured: bool) -> None:
         """An optimizer of the model is about to step."""
@@ -96,6 +103,11 @@ class Onlookers:
         """It stepped."""
         for onlooker in self._after:
             onlooker.after_step(optimizer, measured=measured)
+
+    def again(self) -> None:
+        """What can learn has changed: a stage of the run begins."""
+        for onlooker in self.all:
+            onlooker.again()
 
     def sleeps(self) -> list[Onlooker]:
         """The guard falls asleep: those who must be told of each step all the same."""

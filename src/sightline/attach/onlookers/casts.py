@@ -34,6 +34,10 @@ class Casts(Onlooker):
         self._looks = LOOKS
         self._told: tuple[str, str] | None = None
 
+    def again(self) -> None:
+        """Another stage may run in another format."""
+        self._looks = LOOKS
+
     def autocast(self, device: str, dtype: str) -> None:
         """The host says that it turns autocast on around the model's forward, where no hook is inside of it."""
         self._told = (device, dtype)

@@ -25,6 +25,11 @@ class Ends(Onlooker):
         super().__init__(recorder)
         self._looks = LOOKS
         self._agreed: list[tuple[int, int, int]] = []  # id, width and rows of each batch
+        self._told = False
+
+    def again(self) -> None:
+        """Another stage may have other texts."""
+        self._looks, self._agreed = -1 if self._told else LOOKS, []
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """A training batch of token ids, with logits for each."""
@@ -57,7 +62,7 @@ class Ends(Onlooker):
         exact = any(all(width % size for size in ROUND) for width in widths)
         alike = len({one for one, *_ in self._agreed}) == 1 and len(self._agreed) >= BATCHES
         if alike and exact and len(widths) >= WIDTHS:
-            self._looks = -1
+            self._looks, self._told = -1, True
             rows = sum(rows for *_, rows in self._agreed)
             self.recorder.offer(Ended(self.recorder.step, pad, len(self._agreed), rows, len(widths)))
 

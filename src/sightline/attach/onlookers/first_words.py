@@ -28,6 +28,10 @@ class FirstWords(Onlooker):
         self._before: Counter[int] = Counter()
         self._earlier: Counter[int] = Counter()
 
+    def again(self) -> None:
+        """Another stage may have other texts, or begin to mask them."""
+        self._looks, self._before, self._earlier = LOOKS, Counter(), Counter()
+
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """A training batch of token ids."""
         ids = call.tensor("input_ids")

@@ -26,6 +26,11 @@ class LastPlace(Onlooker):
         super().__init__(recorder)
         self._looks, self._inside = LOOKS, INSIDE
 
+    def again(self) -> None:
+        """Another stage may have other data."""
+        if self._looks >= 0:
+            self._looks, self._inside = LOOKS, INSIDE
+
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """A training batch of token ids with padding at the right."""
         if not training or self._looks <= 0:

@@ -91,6 +91,13 @@ class LossScale(Onlooker):
         found = told() if told is not None else None
         return found if isinstance(found, GradScaler) and found.is_enabled() else None
 
+    def again(self) -> None:
+        """Another stage may have a scaler of its own, or the first one."""
+        if self._handle is not None:
+            self._handle.remove()
+        self._scaler = self._watched = self._after_backward = self._handle = None
+        self._tries, self._scales, self._steps = TRIES, [], []
+
     def woke(self, steps: int) -> None:
         """Steps were taken."""
         self._stepped = self.recorder.forwards

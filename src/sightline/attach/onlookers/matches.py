@@ -40,6 +40,11 @@ class Matches(Onlooker):
         self._natural: bool | None = None
         self._next = 0
 
+    def again(self) -> None:
+        """This stage may be one of pairs."""
+        if not self._found:
+            self._vain, self._over, self._natural = 0, False, None
+
     def _due(self, step: int) -> bool:
         """Whether this step is to be heard."""
         return not self._over and step >= self._next

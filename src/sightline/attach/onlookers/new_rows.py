@@ -26,7 +26,12 @@ class NewRows(Onlooker):
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)
         self._looks = self._taught = 0
-        self._over = False
+        self._over = self._told = False
+
+    def again(self) -> None:
+        """Tokens may have been added before this stage."""
+        if not self._told:
+            self._looks, self._taught, self._over = 0, 0, False
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """Count the labels that are new tokens."""
@@ -43,7 +48,7 @@ class NewRows(Onlooker):
         def arrived(came: list[Tensor]) -> None:
             self._taught += float(came[0]) >= OFTEN
             if self._taught == LOOKS and not self._over:
-                self._over = True
+                self._over = self._told = True
                 numel = sum(rows * weight.shape[1] for _, weight, rows in tables)
                 seen = FreshFrozenSeen(self.recorder.step, tuple(n for n, _, _ in tables), numel, "rows", 0, tokens=new)
                 self.recorder.offer(seen)
@@ -52,7 +57,7 @@ class NewRows(Onlooker):
 
     def close(self, *, broken: bool) -> None:
         """Look no more."""
-        self._over = True
+        self._over = self._told = True
 
 
 def idle_tables(model: nn.Module) -> list[tuple[str, Tensor, int]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sightline.attach.mailbox import Mailbox
@@ -63,11 +63,17 @@ class Onlooker:
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """The host ran the model."""
 
+    def backward(self, root: Tensor) -> None:
+        """A backward pass is about to begin from a number, of whatever model. Told by the door for scripts alone."""
+
     def before_step(self, optimizer: Optimizer, *, measured: bool) -> None:
         """An optimizer of the model is about to step (the recorder's `step` does not count it yet)."""
 
     def after_step(self, optimizer: Optimizer, *, measured: bool) -> None:
         """It stepped (the recorder's `step` counts it)."""
+
+    def again(self) -> None:
+        """Other things can learn, or in another format, or by another optimizer: what was seen says little of this."""
 
     def sleeps(self) -> bool:
         """The guard falls asleep. Whether `slept` must be called after each step: a microsecond is all there is."""

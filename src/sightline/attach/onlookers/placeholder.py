@@ -35,6 +35,10 @@ class Placeholder(Onlooker):
         self._batch: tuple[Tensor, Tensor | None] | None = None
         self._looks = self._partial = 0
 
+    def again(self) -> None:
+        """Another stage may have other data."""
+        self._looks = self._partial = 0
+
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """Keep the ids of a batch with images: one forward's, for gradients add up."""
         if self._looks >= LOOKS or not training or not measured:

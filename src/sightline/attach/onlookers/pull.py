@@ -34,6 +34,10 @@ class Pull(Onlooker):
         self._rows = MANY
         self._looks = 0
 
+    def again(self) -> None:
+        """Another stage may have another loss."""
+        self._seen, self._rows, self._looks = [], MANY, 0
+
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """Listen to the gradient of outputs (B,) or (B, 1)."""
         if not training or not (measured or self.recorder.step < FROM) or self._looks >= LOOKS:

@@ -15,7 +15,7 @@ from sightline.attach.mailbox import Mailbox
 from sightline.attach.meter import Meter
 from sightline.attach.onlookers import Onlookers
 from sightline.attach.open_step import OpenStep
-from sightline.attach.pace import Pace
+from sightline.attach.pace import AGAIN, ALWAYS, Pace
 from sightline.attach.probing import Probing
 from sightline.attach.read import batch_seen, decoder, image_features, token_tensors
 from sightline.attach.setup import Facts, image_token_of, learning_mark, read_setup, same_setup, setup_mark
@@ -122,6 +122,8 @@ class State:
         self._mark = mark
         learning = hash(learning_mark(self.model, self.optimizers))
         if learning not in self._known:
+            if self._known and self.step >= ALWAYS and len(self._known) <= AGAIN:
+                self.onlookers.again()
             self._known.add(learning)
             self.woken()
             self.pace.again(self.step)
