@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import count
@@ -42,15 +43,17 @@ WHY = {
     "RanksSeen": "the run has one rank, or the others did not show themselves",
     "RanksStuckSeen": "none waited for ever",
 }
+UNEVEN = "the ranks take different numbers of steps (Join), so that the same step of two ranks is not the same moment"
 
 
 class Replicas:
     """One model on this rank. torch.distributed is asked for the others when training begins, or `among` tells."""
 
-    def __init__(self, recorder: Recorder, *, on: bool) -> None:
+    def __init__(self, recorder: Recorder, *, on: bool, absent: Callable[[str, str], None]) -> None:
         self.ranks: Ranks | None = None
         self.name = "0"
         self._recorder, self._offer, self._on, self._asked = recorder, recorder.offer, on, False
+        self._absent, self._uneven = absent, False
         self._wrapper: Any = None
         self._told: weakref.ref[DistributedDataParallel] | None = None
         self._wraps: bool | None = None
@@ -93,7 +96,11 @@ class Replicas:
         """A training forward: its backward pass will exchange gradients or not."""
         if not self._on or self._facts is None:
             return
-        step, synced = self._facts.step, getattr(self._wrapper, "require_backward_grad_sync", True)
+        step = self._facts.step
+        if self._wrapper is None and _due(step) and self._parts(self._caller()):  # called beside its wrapper at first
+            self._facts = None
+            return
+        synced = getattr(self._wrapper, "require_backward_grad_sync", True)
         self._facts = replace(self._facts, forwards=self._facts.forwards + bool(synced))
         if _due(step) and (hashes := row_hashes(call)) is not None:
             self._recorder.mailbox.post([hashes], lambda v: self._amend(step, batch=hash(tuple(v[0].tolist()))))
@@ -119,7 +126,10 @@ class Replicas:
 
     def _begin(self, step: int) -> None:
         assert self.ranks is not None
-        self._wraps = self._finds_unused()
+        self._wraps = self._finds_unused(wrapper := self._caller())
+        self._facts = None
+        if self._parts(wrapper):
+            return
         self._facts = RankFacts(self.ranks.rank, step, {}, finds_unused=self._wraps, sharded=self._sharded())
         self._called.clear()
         if _due(step):
@@ -192,6 +202,10 @@ class Replicas:
             handle.remove()
         if self.ranks is None or not self._on:
             return
+        if self._uneven:
+            self._compare()
+            self._compare_rows()
+            return
         if self._facts is not None:  # a step that never ended: the rank hangs, crashed, or was interrupted
             self._end()
         else:
@@ -205,6 +219,10 @@ class Replicas:
         met = self._rounds or any(len(self.ranks.those(f"{self.name}/{step}")) > 1 for step in self._waiting)
         ends = self.ranks.all(f"{self.name}/end", WAIT if met else BRIEFLY) or {}
         self._compare()
+        if _apart([end[-1]["step"] for end in ends.values() if end]):
+            self._part()
+            self._compare_rows()
+            return
         known = {r.step for r in self._rounds}
         for step in dict.fromkeys(f.step for f in self._recent if f.step not in known):
             shown = {rank: facts for rank, end in ends.items() for facts in end if facts["step"] == step}
@@ -223,6 +241,10 @@ class Replicas:
         assert self.ranks is not None
         if (rows := self._rows) is None:
             return
+        if self._uneven:
+            if self.ranks.rank == 0 and rows.final is not None:
+                self._offer(rows.final)
+            return
         seen = judged_together(self.ranks, self.name, rows, WAIT if self._rounds else 0.0)
         if seen is not None and rows.final is not None and self._rounds:
             last = self._rounds[-1]
@@ -239,7 +261,7 @@ class Replicas:
 
     # --- what the wrapper says -------------------------------------------------------------------------------------
 
-    def _finds_unused(self) -> bool | None:
+    def _caller(self) -> DistributedDataParallel | None:
         """DDP calls the model, so that it stands on the stack when a step begins; or the host told of it."""
         frame: FrameType | None = sys._getframe()
         wrapper = self._told() if self._told is not None else None
@@ -249,13 +271,32 @@ class Replicas:
             caller = frame.f_locals.get("self")
             wrapper = caller if isinstance(caller, DistributedDataParallel) else None
             frame = frame.f_back
+        return wrapper
+
+    def _finds_unused(self, wrapper: DistributedDataParallel | None) -> bool | None:
         self._wrapper = weakref.proxy(wrapper) if wrapper is not None else None
         if wrapper is None:
             return None
         return bool(wrapper.find_unused_parameters or getattr(wrapper, "static_graph", False))
 
+    def _parts(self, wrapper: DistributedDataParallel | None) -> bool:
+        """Whether ranks may step more often than others by now: those without data only answer the others' calls."""
+        config = getattr(wrapper, "_join_config", None)
+        if not self._uneven and getattr(config, "enable", False):
+            self._part()
+        return self._uneven
+
+    def _part(self) -> None:
+        self._uneven = True
+        self._absent("RanksSeen", UNEVEN)
+
     def _sharded(self) -> bool:
         return not all(_whole(p) for p in self._recorder.model.parameters())
+
+
+def _apart(steps: list[int]) -> bool:
+    """Counts of steps at the end that differ. By one they may where a rank was stopped in the middle of a step."""
+    return bool(steps) and max(steps) - min(steps) > 1
 
 
 def _joint(hashes: Tensor) -> int | None:

@@ -125,7 +125,7 @@ class Attachment(Preflight):
         self._recorder = Recorder(model, known, facts, probing, self._offer, optimizer=optimizer, budget=budget)
         self._handles: list[Any] = []
         self.loading = Loading(self._recorder, dataloader, watch.wants, budget)
-        self.replicas = Replicas(self._recorder, on=watch.wants("RanksSeen"))
+        self.replicas = Replicas(self._recorder, on=watch.wants("RanksSeen"), absent=watch.absent)
         self._recorder.beside.all = (self.loading, self.replicas)
         self._say_what_is_absent()
 

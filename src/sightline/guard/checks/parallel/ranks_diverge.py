@@ -10,7 +10,8 @@ Fix: start all ranks from the same weights (DDP, or a broadcast); call the wrapp
 load and initialise before wrapping, on all ranks; reduce the gradient of every parameter, zeros where a rank has none.
 Stays silent when: all ranks begin the step with the same bits; parameters are sharded; ranks never were alike and have
 gradients of their own (each trains its own model); values come together again at a later step (local SGD that averages
-every few steps). Buffers, such as running means, may differ.
+every few steps); ranks step unevenly (`Join`, or counts of steps that differ at the end), so that no step of one is
+another's. Buffers, such as running means, may differ.
 Sources:
 - https://docs.pytorch.org/docs/stable/notes/ddp.html (2026-11-01): replicas start alike and stay so because all get the
   same averaged gradient, by hooks that only the wrapper's forward prepares
