@@ -52,6 +52,14 @@ def test_cannot_tell_is_not_run() -> None:
     assert watch.records()[0] | {"why": "the run showed no labels", "kind": "not-run"} == watch.records()[0]
 
 
+def test_what_was_missing_at_the_last_is_the_reason() -> None:
+    """What had only not come yet is none: a run of many steps did not lack any."""
+    verdicts = iter([CannotTell("optimizer step"), CannotTell("two towers")])
+    watch = Watch([replace(check_that(None), find=lambda **_: next(verdicts))])
+    watch.offer(SETUP), watch.offer(BATCH), watch.offer(BATCH)
+    assert watch.records()[0]["why"] == "the run showed no two towers"
+
+
 @pytest.mark.parametrize("key", ["X4", "x4", "truncated-image-tokens", "x4-truncated-image-tokens"])
 def test_allowed_with_a_reason_is_kept_aside(key: str) -> None:
     watch = Watch([check_that(Finding("error", "m", "f"))], allow={key: "a test"})

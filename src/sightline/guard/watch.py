@@ -7,9 +7,8 @@ nothing, or that it could not look and why. Silence for lack of evidence is neve
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from sightline.errors import UserError, nearest
 from sightline.guard.catalogue import Check, Page, load, pages
@@ -38,7 +37,7 @@ class Verdicts:
 
     page: Page
     passed: int = 0
-    blind: Counter[str] = field(default_factory=Counter)
+    missing: str = ""  # what it lacked when it was shown evidence last: at first, much is still to come
     finding: Finding | None = None
     found: int = 0
     spent: float = 0.0  # seconds
@@ -140,7 +139,7 @@ class Watch:
             verdicts.passed += 1
             return []
         if isinstance(verdict, CannotTell):
-            verdicts.blind[verdict.missing] += 1
+            verdicts.missing = verdict.missing
             return []
         verdicts.found += 1
         if verdicts.finding is not None:
@@ -177,8 +176,8 @@ class Watch:
 
     def _why(self, v: Verdicts) -> str:
         """What a check that never looked was missing."""
-        if v.blind:
-            return f"the run showed no {' and no '.join(v.blind)}"
+        if v.missing:
+            return f"the run showed no {v.missing}"
         gone = [need for need in v.page.needs or v.page.uses if need not in self._latest]
         return "; ".join(self._absent.get(kind, f"the run showed no {kind}") for kind in gone)
 

@@ -41,12 +41,12 @@ def find(history: History, schedule: ScheduleSeen | None = None) -> Verdict:
     measured = history.measured
     if len(measured) < STEPS:
         return CannotTell(f"{STEPS} measured optimizer steps")
-    if schedule is not None and schedule.restored:
-        return CannotTell("first steps of the training, which was resumed")
     first, pulls = ([_pulls(step) for step in part] for part in (measured[:STEPS], measured[-STEPS:]))
     towers = [tower for tower in pulls[-1] if all(tower in pull for pull in pulls)]
     if len(towers) < 2:
         return CannotTell("two towers that learn")
+    if schedule is not None and schedule.restored:
+        return CannotTell("first steps of the training: the optimizer had a state before them")
     strong, weak = (extreme(towers, key=lambda t: pulls[-1][t][1]) for extreme in (max, min))
     ratios, before = ([_ratio(pull, strong, weak) for pull in part] for part in (pulls, first))
     half = STEPS // 2
