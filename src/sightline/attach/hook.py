@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,38 +13,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from sightline.attach.inside import Inside
 from sightline.attach.language import generation_hook, generators
 from sightline.attach.phases.state import FLAGS, State
+from sightline.attach.quiet import Hook as Hook
 from sightline.attach.recorder import Recorder
 from sightline.attach.setup import embedding_of
 
 Act = Callable[..., Any]
-_compiling, _tracing = torch.compiler.is_compiling, torch.jit.is_tracing  # found once: they are asked at each call
-_training, _dynamo = torch.is_grad_enabled, torch.compiler.is_dynamo_compiling
-
-
-class Hook:
-    """Calls `act` and returns None, so that the host's values go on unchanged.
-
-    A copied or pickled model (averages of weights, the best model so far, ``torch.save(model)``) gets a function of the
-    standard library in its place, which does nothing and loads without Sightline. A graph that torch compiles or
-    traces holds nothing of it. `fault`: told of the guard's own errors, which are raised without it.
-    """
-
-    def __init__(self, act: Act, fault: Callable[[Exception], None] | None = None) -> None:
-        self._act, self._fault = act, fault
-
-    def __call__(self, *args: Any) -> None:
-        if _compiling() or _tracing():
-            return
-        if self._fault is None:
-            self._act(*args)
-            return
-        try:
-            self._act(*args)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not end somebody's run; it is told, not lost
-            self._fault(error)
-
-    def __reduce__(self) -> Any:
-        return getattr, (contextlib.nullcontext(), "__exit__")
+_training, _dynamo = torch.is_grad_enabled, torch.compiler.is_dynamo_compiling  # found once: asked at each call
 
 
 class Dozing(Hook):

@@ -143,13 +143,20 @@ def _samples(values: Tensor) -> Tensor:
     return few_rows(rows).float()
 
 
-def spread_of_inputs(call: Call, output: Tensor) -> Tensor | None:
-    """Spread of what the samples were made of; 1 for ids that are not all the same; None where that is unknown."""
+def spread_of_inputs(call: Call, output: Tensor | None) -> Tensor | None:
+    """Spread of what the samples were made of; 1 for ids that are not all the same; None where that is unknown.
+
+    Without `output` (a loss), of whatever number of them.
+    """
     ids = call.tensor("input_ids")
     if ids is not None:
         return (ids.min() != ids.max()).float()
     for value in leaves(call.args, call.kwargs).values():
-        if value.is_floating_point() and value.dim() > 1 and len(value) == len(output):
+        if (
+            value.is_floating_point()
+            and value.dim() > 1
+            and len(value) == (len(value) if output is None else len(output))
+        ):
             flat = value.detach().flatten(1)
             return spread(few_rows(flat)[:, :: max(1, flat.shape[1] // WIDE)].float())
     return None

@@ -17,8 +17,9 @@ class Vectors:
             matter to the loss, as in a cosine.
         pulls: of each set, the root mean square of gradient times vector: of a cosine, how far it is from its bound
             (the sine of the angle, but for a factor).
-        opposed: the sum of the gradients of two sets over these themselves: 0 where one is drawn to the other, and the
-            loss knows nothing else; 1 where the gradients are one and the same for all samples.
+        opposed: of two sets, the sum of their gradients over these themselves, as they are or each times its vector's
+            length, the least: 0 where one is drawn to the other, and the loss knows nothing else; 1.4 where they know
+            nothing of each other, 2 where both are drawn the same way; 1 where they are one for all samples.
     """
 
     spread: tuple[float, ...]

@@ -42,6 +42,7 @@ SHRUNK = replace(LAST, turned=(0.3, 0.3), spread=(0.7, 0.7), sizes=(0.01, 0.01),
 
 
 def test_vectors_that_came_to_be_one() -> None:
+    assert isinstance(find(None, CAME), Finding) and find(None, replace(CAME, inputs=0.01)) is None
     assert isinstance(find(WELL, CAME), Finding)
     assert isinstance(find(WELL, replace(CAME, ended=(SHRUNK,) * 3)), Finding)
 
@@ -53,9 +54,10 @@ def test_vectors_that_came_to_be_one() -> None:
         {"began": (replace(FIRST, spread=(0.1, 0.7)),)},
         {"inputs": 0.01},
         {"ended": (LAST, LAST, replace(LAST, turned=(1e-6, 0.2)))},
-        {"ended": (LAST, LAST, replace(LAST, pulls=(0.3, 0.3)))},
+        {"ended": (LAST, LAST, replace(LAST, pulls=(0.6, 0.6)))},
         {"rows": 3},
         {"ended": (replace(LAST, spread=(float("nan"),) * 2),) * 3},
+        {"ended": (replace(LAST, opposed=1.4),) * 3},
         {"ended": (replace(SHRUNK, opposed=0.5),) * 3},
         {"ended": (replace(SHRUNK, sizes=(0.01, 0.4)),) * 3},
     ],

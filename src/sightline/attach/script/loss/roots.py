@@ -157,6 +157,9 @@ class Losses:
         for one, step, *_ in states if len(live) > 1 else ():
             if one.blind and step is not None:
                 step.reworked = True  # whose pass it is nobody knows: this one's may have met nothing
+        for one in live:
+            with one.recorder.pace:
+                one.recorder.onlookers.backward(root)
         flags = self._listen(root, live)
         found += [Loss.of(loss), divisor, states, softmax, flags]
         if len(live) == 1 and live[0].blind and (step := live[0].recorder.open_step) is not None:

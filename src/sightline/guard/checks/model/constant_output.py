@@ -10,7 +10,8 @@ gradient of one branch, or add negatives, for collapsed representations.
 Stays silent when: inputs hardly differ; the loss wants all outputs alike (the gradients of the samples agree); the run
 has just begun (a head of zeros); outputs differ by more than a thousandth of their size, or by more than rounding while
 the run goes on: many start on a plateau where all outputs are nearly the commonest answer, and leave it. Vectors that
-the loss compares with each other alone may differ by 0.05 of their size, or 0.15 of what they did at the start.
+the loss compares with each other alone may differ by 0.1 of their size, or 0.2 of what they did at the start, and may
+be drawn to targets that are alike, as those of a teacher: then they do not draw at each other.
 Sources:
 - https://github.com/ayush9818/MLDS-SQ (2026-11-21): a network of dead ReLUs is a constant function
 - https://arxiv.org/abs/2011.10566 (2020-11-20): SimSiam without stop-gradient: outputs collapse to one vector
@@ -33,15 +34,19 @@ SAME = 1e-6  # what float32 rounds off: nothing of a sample is left, and no grad
 INPUTS = 0.05  # relative spread of inputs that differ: photos and features have 0.3 to 1
 APART = 0.1  # relative spread of the gradients: where targets differ it is about 1
 ALONE = 0.01  # of a gradient: float32 leaves 1e-5; a loss with targets of its own has 0.1 to 1
-FLAT = 0.05  # spread of directions: a mean cosine of 0.998
-FALLEN = 0.15  # beside the start: a healthy run's spread rises or stays; sine of an angle: a cosine of 0.99
+FLAT = 0.1  # spread of directions: a mean cosine of 0.99
+FALLEN = 0.2  # beside the start: a healthy run's spread rises or stays
+NEARER = 0.5  # the loss to its bound than at the start: where all is one, large steps still move it to and fro
+DRAWN = 1.0  # of a gradient, what is left beside another's: 0 of two that draw at each other, 1.4 of any two
 
 
-def find(outputs: OutputsSeen, vectors: CollapseSeen | None = None) -> Verdict:
+def find(outputs: OutputsSeen | None = None, vectors: CollapseSeen | None = None) -> Verdict:
     """Are outputs one, though inputs are not, and though the loss pulls them apart?"""
     if vectors is not None and (found := _collapsed(vectors)):
         return found
-    if outputs.rows < ROWS or len(outputs.outputs) < PASSES:
+    if outputs is None and vectors is not None and vectors.rows >= ROWS:
+        return None  # nothing but these vectors is made
+    if outputs is None or outputs.rows < ROWS or len(outputs.outputs) < PASSES:
         return CannotTell(f"{PASSES} measured passes of {ROWS} samples or more after the first steps")
     one = all(spread <= (ONE if outputs.over else SAME) for spread in outputs.outputs)  # NaN is P1's business
     if not one or outputs.inputs < INPUTS or min(outputs.pulls) < APART:
@@ -65,15 +70,16 @@ def _collapsed(seen: CollapseSeen) -> Finding | None:
     if seen.rows < ROWS or seen.inputs < INPUTS or not same:
         return None
 
-    def fell(name: str, places: Sequence[int]) -> bool:
-        return all(max(of(seen.ended, name, i)) < FALLEN * min(of(seen.began, name, i)) for i in places)
+    def fell(name: str, places: Sequence[int], to: float = FALLEN) -> bool:
+        return all(max(of(seen.ended, name, i)) < to * min(of(seen.began, name, i)) for i in places)
 
     turned = [i for i in every if max(of(seen.ended, "turned", i)) < ALONE]
     name = "spread" if len(turned) > 1 else "sizes"
     first, last = (max(value for i in every for value in of(part, name, i)) for part in (seen.began, seen.ended))
     if len(turned) > 1:
         flat = all(max(of(seen.ended, "spread", i)) < FLAT for i in turned)
-        gone = flat and fell("pulls", turned) and fell("spread", every)  # NaN is P1's business
+        gone = flat and fell("pulls", turned, NEARER) and fell("spread", every)  # NaN is P1's business
+        gone = gone and all(one.opposed < DRAWN for one in seen.ended)
     else:
         gone = fell("sizes", every) and all(one.opposed < ALONE for one in seen.ended)
     if not gone:
