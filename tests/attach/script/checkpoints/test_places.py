@@ -75,3 +75,31 @@ def test_a_plan_that_begins_again(make: Callable[[Optimizer], Any], at: int) -> 
     found = restarted(kept, opt, (schedule.last_epoch, 3))
     assert (found.place if found is not None else 0) == (0 if over and not endless else at)
     assert restarted(kept, opt, (at + 5,)) is None or isinstance(fresh, lr_scheduler.StepLR | lr_scheduler.MultiStepLR)
+
+
+@pytest.mark.parametrize("make", MADE)
+def test_what_a_plan_that_begins_again_does_to_the_rate(make: Callable[[Optimizer], Any]) -> None:
+    """Told when it is another one than is due: never where each is the same part of the one before."""
+    opt = optimizer()
+    schedule = make(opt)
+    for _ in range(15):
+        opt.step()
+        schedule.step()
+    kept = {"groups": [{k: v for k, v in group.items() if k != "params"} for group in opt.param_groups]}
+    told = []
+    for whole in (True, False):
+        again = optimizer()
+        fresh = make(again)
+        run = restarted(kept, again, (15,))
+        assert run is not None
+        for group, old in zip(again.param_groups, kept["groups"], strict=True):
+            group["lr"] = old["lr"]
+        if whole:
+            fresh.load_state_dict(schedule.state_dict())
+            assert run.tells(again) is None
+            continue
+        for _ in range(24):
+            told.append(run.tells(again))
+            again.step()
+            fresh.step()
+    assert any(told) != isinstance(schedule, lr_scheduler.ExponentialLR) and None not in told

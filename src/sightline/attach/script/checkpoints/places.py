@@ -41,8 +41,11 @@ class Restarted:
         at, now = self.schedule.last_epoch, _rate(optimizer.param_groups[0])
         if not 0 <= at <= STARTED + self.steps:
             return None
-        due, anew = rates_at(self.schedule, self.place + at), rates_at(self.schedule, at)
-        if not due or not anew or not _near(now, anew[0]) or abs(now - due[0]) <= OTHER * max(now, due[0]):
+        due, anew, first = (rates_at(self.schedule, place) for place in (self.place + at, at, 0))
+        if not due or not anew or not first or abs(now - due[0]) <= OTHER * max(now, due[0]):
+            return ""
+        along = self.saved * anew[0] / first[0] if first[0] else anew[0]  # some make each rate of the one before
+        if not _near(now, anew[0]) and not (at and _near(now, along)):
             return ""
         return (
             f"it began anew, where it had come to {self.place} when its optimizer was saved (the checkpoint does not"
