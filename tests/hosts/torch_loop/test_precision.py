@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -85,18 +85,20 @@ def test_a_scale_that_finds_its_level() -> None:
     assert half("after norm", scale=2.0**40, steps=60) == []
 
 
-def plain(
-    dtype: torch.dtype, make: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer], steps: int = 60
-) -> list[str]:
-    """Parameters of `dtype`, trained without any scaler."""
-    model = net(96).to(dtype)
-    opt = make(model.parameters())
-    with sightline.attach(model, opt, on_finding=None) as guard:
-        for _ in range(steps):
-            x, y = batch()
-            opt.zero_grad()
-            F.cross_entropy(model(x.to(dtype)).float(), y).backward()
-            opt.step()
+def staged(*stages: tuple[torch.dtype, Callable[[Any], torch.optim.Optimizer] | None]) -> list[str]:
+    """One model without any scaler, each stage in a format and with an optimizer of its own, or with the one before."""
+    model = net(96)
+    opt: torch.optim.Optimizer | None = None
+    with sightline.attach(model, on_finding=None) as guard:
+        for dtype, make in stages:
+            model.to(dtype)
+            opt = make(model.parameters()) if make is not None else opt
+            assert opt is not None
+            for _ in range(60):
+                x, y = batch()
+                opt.zero_grad()
+                F.cross_entropy(model(x.to(dtype)).float(), y).backward()
+                opt.step()
     return [f.code for f in guard.findings]
 
 
@@ -135,17 +137,17 @@ class Careful(torch.optim.AdamW):
 def test_updates_that_vanish(dtype: torch.dtype, make: Any) -> None:
     rate = 4e-5 if dtype is torch.bfloat16 else 5e-6
     eps = 1e-8 if dtype is torch.bfloat16 else 1e-4
-    assert plain(dtype, lambda p: make(p, lr=rate, eps=eps)) == ["P4"]
+    assert staged((dtype, lambda p: make(p, lr=rate, eps=eps))) == ["P4"]
 
 
 @pytest.mark.parametrize("way", ["random", "kahan"])
 def test_updates_that_arrive_in_time(way: str) -> None:
-    assert plain(torch.bfloat16, lambda p: Careful(p, 4e-5, way)) == []
+    assert staged((torch.bfloat16, lambda p: Careful(p, 4e-5, way))) == []
 
 
 @pytest.mark.parametrize("rate", [1e-2, 1e-3])
 def test_updates_that_arrive(rate: float) -> None:
-    assert plain(torch.bfloat16, lambda p: torch.optim.AdamW(p, lr=rate)) == []
+    assert staged((torch.bfloat16, lambda p: torch.optim.AdamW(p, lr=rate))) == []
 
 
 def test_float32_weights_under_autocast() -> None:
@@ -160,23 +162,6 @@ def test_float32_weights_under_autocast() -> None:
             loss.backward()
             opt.step()
     assert guard.findings == ()
-
-
-def staged(*stages: tuple[torch.dtype, Callable[[Any], torch.optim.Optimizer] | None], steps: int = 60) -> list[str]:
-    """One model, each stage in a format and with an optimizer of its own, or with the one before."""
-    model = net()
-    opt: torch.optim.Optimizer | None = None
-    with sightline.attach(model, on_finding=None) as guard:
-        for dtype, make in stages:
-            model.to(dtype)
-            opt = make(model.parameters()) if make is not None else opt
-            assert opt is not None
-            for _ in range(steps):
-                x, y = batch()
-                opt.zero_grad()
-                F.cross_entropy(model(x.to(dtype)).float(), y).backward()
-                opt.step()
-    return [f.code for f in guard.findings]
 
 
 def adam(rate: float) -> Callable[[Any], torch.optim.Optimizer]:
