@@ -16,6 +16,7 @@ from sightline.guard.probes.fields import leaves
 ROWS = 64  # samples compared: enough to see that they are one
 WIDE = 4096  # elements of a sample compared
 RECENT = 3  # readings shown together
+SETS = 4  # of vectors in one output
 FROM = 8  # steps: outputs that start out equal (a head of zeros) differ by then
 WRITES = 16  # to a matrix, one for each step: an init and a checkpoint's loading make a few, so this one was trained
 FIRST, EVERY = 6, 4  # looks that a run gets whatever the budget, and the steps between them: a millisecond in all
@@ -87,9 +88,9 @@ class Outputs(Onlooker):
 
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)
-        self._recent: list[tuple[float, float]] = []
+        self._recent: dict[int, list[tuple[float, float]]] = {}
         self._looks = 0
-        self._last: OutputsSeen | None = None
+        self._last: dict[int, OutputsSeen] = {}
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """Compare the samples of a measured training forward, once its gradient has come."""
@@ -97,9 +98,14 @@ class Outputs(Onlooker):
         if not training or step < FROM or not (measured or (self._looks < FIRST and step % EVERY == 0)):
             return
         given = given_out(output)
-        if given is None or not given.requires_grad:
-            return
-        self._looks += 1
+        every = _vectors(output) if given is None else [given]
+        self._looks += any(one.requires_grad for one in every)
+        for place, one in enumerate(every):
+            if one.requires_grad:
+                self._listen(place, call, one)
+
+    def _listen(self, place: int, call: Call, given: Tensor) -> None:
+        step = self.recorder.step
         inputs, kept = spread_of_inputs(call, given), _samples(given)
         if len(kept) < 2 or inputs is None:
             return
@@ -111,17 +117,25 @@ class Outputs(Onlooker):
                 self.recorder.mailbox.post([out, inputs, spread(_samples(grad))], arrived)
 
         def arrived(values: list[Tensor]) -> None:
-            self._recent = [*self._recent[-RECENT + 1 :], (float(values[0]), float(values[2]))]
-            outputs, pulls = zip(*self._recent, strict=True)
-            self._last = OutputsSeen(step, len(kept), outputs, float(values[1]), pulls)
-            self.recorder.offer(self._last)
+            recent = [*self._recent.get(place, [])[-RECENT + 1 :], (float(values[0]), float(values[2]))]
+            self._recent[place] = recent
+            outputs, pulls = zip(*recent, strict=True)
+            self._last[place] = OutputsSeen(step, len(kept), outputs, float(values[1]), pulls)
+            self.recorder.offer(self._last[place])
 
         given.register_hook(came)
 
     def close(self, *, broken: bool) -> None:
         """The last passes once more, where they tell of the run's end."""
-        if self._last is not None and 2 * self._last.step >= self.recorder.step:
-            self.recorder.offer(replace(self._last, over=True))
+        for last in self._last.values():
+            if 2 * last.step >= self.recorder.step:
+                self.recorder.offer(replace(last, over=True))
+
+
+def _vectors(output: Any) -> list[Tensor]:
+    """Of an output without logits: what has a vector for each sample, which nobody repeated for all of them."""
+    every = [t for t in leaves((output,), {}).values() if t.dim() == 2 and t.is_floating_point() and t.stride(0)]
+    return [t for t in every if len(t) == len(every[0]) and t.shape[1] > 1][:SETS]
 
 
 def spread(samples: Tensor) -> Tensor:

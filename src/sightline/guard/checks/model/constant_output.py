@@ -54,7 +54,8 @@ def find(outputs: OutputsSeen | None = None, vectors: CollapseSeen | None = None
     return Finding(
         severity="error",
         message=f"{outputs.rows} different samples give one output: it differs by {max(outputs.outputs):.1g} of itself",
-        fix="look for dead or saturated units (lower lr, warm-up, GELU or LeakyReLU, normalised inputs)",
+        fix="look for dead or saturated units (lower lr, warm-up, GELU or LeakyReLU, normalised inputs), and at which"
+        " place a text is pooled (an eos_token_id that no row has)",
         seen={
             "spread of outputs": max(outputs.outputs),
             "spread of inputs": outputs.inputs,
