@@ -53,6 +53,71 @@ def now_and_then(teacher: nn.Module, x: Tensor, state: list[int] = [0]) -> Tenso
     return once(teacher, x) if state[0] % 3 == 0 else torch.zeros(len(x), 3)
 
 
+class Both(nn.Module):
+    """A student, and its teacher as a part. `calls`: how the teacher is asked."""
+
+    def __init__(self, teacher: nn.Module, calls: Ask) -> None:
+        super().__init__()
+        self.teacher, self.student, self.calls = teacher, nn.Sequential(nn.Linear(6, 3)), calls
+
+    def forward(self, x: Tensor) -> Tensor:
+        wanted = self.calls(self.teacher, x)
+        return F.cross_entropy(self.student(x), wanted.softmax(-1))
+
+
+def inside(teacher: nn.Module, ask: Ask = once, *, calm: bool = False) -> list[Finding]:
+    """The same with a teacher that is a part of the model. `calm`: it is put back into evaluation mode."""
+    problems: list[str] = []
+    found: list[Finding] = []
+    model = Both(teacher, ask).train()
+    teacher.train(not calm)
+    opt = torch.optim.SGD(model.student.parameters(), lr=0.1)
+    models = Models(1.0, found.append, problems.append)
+    Teachers(models, problems.append).look([model, *model.modules()], {id(p) for p in model.student.parameters()})
+    models.attach(model, [opt], blind=False)
+    for _ in range(STEPS + 6):
+        opt.zero_grad()
+        model(torch.randn(16, 6)).backward()
+        opt.step()
+    models.close_all(whole=True)
+    assert not problems
+    return [one for one in found if one.code == "T3"]
+
+
+def test_a_teacher_inside_the_model() -> None:
+    """`train()` of the model switches it back."""
+    torch.manual_seed(0)
+    teacher = trained(net())
+    (found,) = inside(teacher)
+    assert "'teacher'" in found.message and "the parent's train() switched it back" in found.fix
+    assert not teacher._forward_hooks
+    assert inside(teacher, calm=True) == []
+
+
+def graded(teacher: nn.Module, x: Tensor) -> Tensor:
+    """A frozen backbone in train mode, through which gradients could pass."""
+    return teacher(x)
+
+
+def partly(teacher: nn.Module, x: Tensor) -> Tensor:
+    """Its batch norm alone is in train mode, or its dropout: somebody chose that."""
+    teacher.eval()[1].train()
+    return once(teacher, x)
+
+
+@pytest.mark.parametrize("ask", [average, spread, now_and_then, graded, partly])
+def test_a_part_of_the_model_on_purpose(ask: Ask) -> None:
+    torch.manual_seed(0)
+    assert inside(trained(net()), ask) == []
+
+
+def test_a_random_part_and_one_whose_mode_changes_nothing() -> None:
+    torch.manual_seed(0)
+    assert inside(net().requires_grad_(False)) == []
+    plain = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Dropout(0.0), nn.Linear(16, 3))
+    assert inside(trained(plain)) == []
+
+
 def findings(teacher: nn.Module, ask: Ask = once) -> list[Finding]:
     """Distil `teacher` into a student."""
     problems: list[str] = []

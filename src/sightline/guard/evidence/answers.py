@@ -119,6 +119,7 @@ class TeacherSeen:
         kind: its class; `calls`: steps in a row at which it answered in train mode.
         lively: its modules in train mode whose output depends on it.
         mode_gap: largest absolute difference that evaluation mode makes to an answer.
+        part: its name in the model that is trained, if it is inside of that; "" for another one.
     """
 
     step: int
@@ -126,6 +127,7 @@ class TeacherSeen:
     calls: int
     lively: tuple[str, ...]
     mode_gap: float
+    part: str = ""
 
 
 @dataclass(frozen=True, slots=True)

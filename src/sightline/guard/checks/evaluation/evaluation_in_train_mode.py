@@ -4,10 +4,10 @@ Symptom: validation scores are lower than they should be and change when nothing
 other samples of its batch; evaluating often makes training worse, because batch norm learns from validation data.
 Root cause: `model.eval()` was not called (`torch.no_grad()` does not do it), or a validation loop in the middle of an
 epoch left it and a callback turned train mode on again; or dropout is a function call that does not ask for the mode:
-`F.dropout(x)` drops always, because `training=True` is its default; or a teacher was left in train mode. The reverse:
-`model.train()` stands before the loop that evaluates, so that all steps after the first evaluation train without
-dropout, on fixed batch statistics; `spectral_norm` in eval mode, before any pass in train mode, divides by a random
-number.
+`F.dropout(x)` drops always, because `training=True` is its default; or a teacher was left in train mode, or its
+parent's `train()` switched it back. The reverse: `model.train()` stands before the loop that evaluates, so that all
+steps after the first evaluation train without dropout, on fixed batch statistics; `spectral_norm` in eval mode, before
+any pass in train mode, divides by a random number.
 Fix: call `model.eval()` before each evaluation and `model.train()` after it; write
 `F.dropout(x, p, training=self.training)`, and `dropout_p=p if self.training else 0.0` for attention; use
 `torch.nn.utils.parametrizations.spectral_norm`, which estimates at once.
@@ -32,6 +32,8 @@ from sightline.guard.specimen import Run
 DOMAINS = ("any",)
 OWN = 1  # step: what runs without gradients at every step is a part of training, unless the host says otherwise
 LARGE = 2.5  # times its norm: one power iteration on a random matrix leaves 1.1 to 1.7, none leaves 4 to 200
+BESIDE = "a {}", "call its eval() before it is used; model.train() of a module around it undoes that"
+PART = "the frozen part '{}'", "call {}.eval() after every model.train(): the parent's train() switched it back"
 SHOWN = 5  # module names in a finding: enough to recognise the part of the model
 
 
@@ -62,8 +64,8 @@ def _left(seen: LeftInEvalSeen) -> Finding:
 
 
 def _teacher(seen: TeacherSeen) -> Finding:
-    what = f"a {seen.kind} that was trained before answers at every step with {len(seen.lively)} modules in train mode"
-    fix = "call its eval() before it is used; model.train() of a module around it undoes that"
+    who, fix = (text.format(seen.part or seen.kind) for text in (PART if seen.part else BESIDE))
+    what = f"{who}, trained before, answers at every step with {len(seen.lively)} modules in train mode"
     numbers: dict[str, object] = {"in train mode": list(seen.lively[:SHOWN]), "eval mode changes it by": seen.mode_gap}
     return Finding("warning", f"{what}, e.g. {seen.lively[0]}", fix, numbers)
 
@@ -123,8 +125,6 @@ def specimen(run: Run, *, faulty: bool) -> None:
         optimizer.zero_grad()
         model(torch.randn(8, 4)).square().mean().backward()
         optimizer.step()
-    model.eval()
-    if faulty:
-        model.train()
+    model.train(faulty)
     with guard.evaluating(), torch.no_grad():
         model(torch.randn(8, 4))
