@@ -62,11 +62,11 @@ class Models:
     """All models that are watched. `tell` is called with each new finding, `fault` with an error of the guard's own."""
 
     def __init__(self, budget: float, tell: Callable[[Finding], None], fault: Callable[[str], None]) -> None:
-        self._budget, self._tell, self.fault = budget, tell, fault
+        self._budget, self._tell, self._fault = budget, tell, fault
         self.watched: list[Watched] = []
         self.backwards = self.optimizers = 0  # in the process: backward passes begun, optimizers of torch made
         self._routes: dict[int, tuple[Any, list[Watched]]] = {}
-        self.losses = LossModules(self)
+        self.losses = LossModules(lambda: [one.recorder for one in self.live], fault)
         self.others: list[Callable[[], list[nn.Module]]] = []  # modules that are not trained and have hooks of ours
         self.settled: Callable[[nn.Module], None] | None = None
         self.before: list[Callable[[Optimizer], None]] = []  # told before any optimizer's step
@@ -255,7 +255,7 @@ class Models:
         try:
             attachment.close() if whole else attachment.broken_off()
         except Exception as error:  # noqa: BLE001 - a fault of ours must not end somebody's run; it is told, not lost
-            self.fault(f"{one.name}: {type(error).__name__}: {error}")
+            self._fault(f"{one.name}: {type(error).__name__}: {error}")
         one.records, one.steps = attachment.records(), one.recorder.step
         one.optimizers.clear()
         self._routes.clear()
@@ -294,7 +294,7 @@ class Models:
         ]
 
     def _give_up(self, one: Watched, error: Exception) -> None:
-        self.fault(f"{one.name}: {type(error).__name__}: {error}")
+        self._fault(f"{one.name}: {type(error).__name__}: {error}")
         if (attachment := one.attachment) is not None:
             one.attachment, one.records, one.steps = None, attachment.records(), one.recorder.step
             attachment.mute()

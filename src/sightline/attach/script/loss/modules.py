@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +12,12 @@ from sightline.attach.hook import Hook
 from sightline.attach.open_step import Loss, OpenStep
 from sightline.attach.recorder import Recorder
 
-if TYPE_CHECKING:
-    from sightline.attach.script.watch import Models
-
 
 class LossModules:
-    """Hears those of a script."""
+    """Hears those of a script. `recorders`: of its models; `fault`: told of errors of our own."""
 
-    def __init__(self, models: Models) -> None:
-        self._models = models
+    def __init__(self, recorders: Callable[[], Sequence[Recorder]], fault: Callable[[str], None]) -> None:
+        self._recorders, self._fault = recorders, fault
         self.handles: list[Any] = []
         self._made: tuple[int, int] = (-1, 0)
 
@@ -28,17 +25,17 @@ class LossModules:
         """To these from now on, and to no others."""
         for handle in self.handles:
             handle.remove()
-        hook = Hook(self._came, lambda error: self._models.fault(f"loss: {error!r}"))
+        hook = Hook(self._came, lambda error: self._fault(f"loss: {error!r}"))
         self.handles = [module.register_forward_hook(hook) for module in modules]
 
     def _came(self, module: nn.Module, args: Any, output: Any) -> None:
         """Only where it is clear whose loss it is: one model, and one loss for each of its forward passes."""
-        live = self._models.live
-        if not isinstance(output, Tensor) or output.dim() or not output.requires_grad or len(live) != 1:
+        if not isinstance(output, Tensor) or output.dim() or not output.requires_grad:
             return
-        recorder = live[0].recorder
-        if recorder.open_step is None:  # asleep, or not of a training step
+        live = self._recorders()
+        if len(live) != 1 or live[0].open_step is None:  # asleep, or not of a training step
             return
+        recorder = live[0]
         forwards, made = self._made
         self._made = (recorder.forwards, made + 1 if forwards == recorder.forwards else 1)
         if not recorder.muted and torch.is_grad_enabled():
