@@ -42,13 +42,12 @@ class Tails:
             return
         bits, spans, length = found
         self._read(bits)
-        for row, numbers in zip(spans[:, :-1].tolist(), bits[:, length:].tolist(), strict=True):
-            for span, behind in zip(row, numbers, strict=True):
-                if span % self._every():
-                    continue
-                before = self.inside.setdefault(span, behind)
-                self.again += 1
-                self.parted += before != behind
+        spans, sequels = spans[:, :-1], bits[:, length:]
+        kept = spans % self._every() == 0  # before they are Python's: there are thousands in a row
+        for span, behind in zip(spans[kept].tolist(), sequels[kept].tolist(), strict=True):
+            before = self.inside.setdefault(span, behind)
+            self.again += 1
+            self.parted += before != behind
 
     def evaluate(self, values: list[Tensor], known: list[bool]) -> None:
         """The windows of an evaluation batch. `known`: those that were trained on themselves."""
