@@ -18,7 +18,7 @@ from sightline.guard.evidence import CollapseSeen, Vectors
 from sightline.guard.probes.call import Call, differentiable
 
 FIRST = 4  # steps that tell how a run began: of a model that is met in its first step, from the second on
-EVERY = 4  # later ones come after a fourth of all steps so far: a few dozen in a run of any length
+EVERY = 8  # later ones come after an eighth of all steps so far: some fifty in a run of a thousand
 LAST = 3  # readings shown of its end
 SETS = 6  # of vectors in one step
 EVEN = 0.1  # relative spread of gradients: below, the loss asks the same of all samples, as a critic's

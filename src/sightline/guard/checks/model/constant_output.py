@@ -10,7 +10,7 @@ gradient of one branch, or add negatives, for collapsed representations.
 Stays silent when: inputs hardly differ; the loss wants all outputs alike (the gradients of the samples agree); the run
 has just begun (a head of zeros); outputs differ by more than a thousandth of their size, or by more than rounding while
 the run goes on: many start on a plateau where all outputs are nearly the commonest answer, and leave it. Vectors that
-the loss compares with each other alone may differ by 0.1 of their size, or 0.2 of what they did at the start, and may
+the loss compares with each other alone may differ by 0.15 of their size, or 0.2 of what they did at the start, and may
 be drawn to targets that are alike, as those of a teacher: then they do not draw at each other.
 Sources:
 - https://github.com/ayush9818/MLDS-SQ (2026-11-21): a network of dead ReLUs is a constant function
@@ -34,7 +34,7 @@ SAME = 1e-6  # what float32 rounds off: nothing of a sample is left, and no grad
 INPUTS = 0.05  # relative spread of inputs that differ: photos and features have 0.3 to 1
 APART = 0.1  # relative spread of the gradients: where targets differ it is about 1
 ALONE = 0.01  # of a gradient: float32 leaves 1e-5; a loss with targets of its own has 0.1 to 1
-FLAT = 0.1  # spread of directions: a mean cosine of 0.99
+FLAT = 0.15  # spread of directions: a mean cosine of 0.98
 FALLEN = 0.2  # beside the start: a healthy run's spread rises or stays
 NEARER = 0.5  # the loss to its bound than at the start: where all is one, large steps still move it to and fro
 DRAWN = 1.0  # of a gradient, what is left beside another's: 0 of two that draw at each other, 1.4 of any two
