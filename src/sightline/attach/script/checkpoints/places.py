@@ -10,6 +10,7 @@ import copy
 import dis
 import functools
 import types
+import weakref
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,9 +29,12 @@ FAILS = (ArithmeticError, LookupError, TypeError, ValueError)  # of a rule beyon
 
 @dataclass(eq=False)
 class Restarted:
-    """A schedule at its beginning, whose optimizer was saved at `place` of it, with the rate `saved`."""
+    """A schedule at its beginning, whose optimizer was saved at `place` of it, with the rate `saved`.
 
-    schedule: Any
+    `schedules`: with others like it that are not in use any more, if the script made some.
+    """
+
+    schedules: Sequence[weakref.ref[Any]]
     place: int
     saved: float
     steps: int = 0
@@ -38,10 +42,14 @@ class Restarted:
     def tells(self, optimizer: Optimizer) -> str | None:
         """One step later: what it does to the rate, once that is another one; None where it is set by another."""
         self.steps += 1
-        at, now = self.schedule.last_epoch, _rate(optimizer.param_groups[0])
+        alive = [schedule for ref in self.schedules if (schedule := ref()) is not None]
+        if not alive:
+            return None
+        schedule = max(alive, key=lambda one: one.last_epoch)
+        at, now = schedule.last_epoch, _rate(optimizer.param_groups[0])
         if not 0 <= at <= STARTED + self.steps:
             return None
-        due, anew, first = (rates_at(self.schedule, place) for place in (self.place + at, at, 0))
+        due, anew, first = (rates_at(schedule, place) for place in (self.place + at, at, 0))
         if not due or not anew or not first or abs(now - due[0]) <= OTHER * max(now, due[0]):
             return ""
         along = self.saved * anew[0] / first[0] if first[0] else anew[0]  # some make each rate of the one before
@@ -59,15 +67,15 @@ def restarted(kept: Mapping[str, Any], optimizer: Optimizer, numbers: Sequence[i
     `numbers`: of steps or epochs, the likeliest first, one of which tells its place, or one beside it.
     """
     groups, schedules = kept["groups"], schedules_of(optimizer)
-    if len(schedules) != 1 or schedules[0].last_epoch > STARTED or not all("initial_lr" in group for group in groups):
+    if any(one.last_epoch > STARTED for one in schedules) or not all("initial_lr" in group for group in groups):
         return None
     saved = [_rate(group) for group in groups]
     if all(_near(rate, float(group["initial_lr"])) for rate, group in zip(saved, groups, strict=True)):
         return None
-    schedule = schedules[0]
     for place in dict.fromkeys(number + more for number in numbers for more in (0, -1, 1)):
-        if place > STARTED and _same(rates_at(schedule, place), saved) and not _over(schedule, place):
-            return Restarted(schedule, place, saved[0])
+        amid = (_same(rates_at(one, place), saved) and not _over(one, place) for one in schedules)
+        if place > STARTED and schedules and all(amid):
+            return Restarted([weakref.ref(one) for one in schedules], place, saved[0])
     return None
 
 
