@@ -18,10 +18,15 @@ def as_lines(records: Sequence[Mapping[str, object]]) -> str:
 def told(finding: Finding) -> str:
     """One finding in plain text: what, proof, fix, and where to read more."""
     at = "" if finding.step is None else f" (step {finding.step})"
-    proof = ", ".join(f"{name} {_short(value)}" for name, value in finding.seen.items())
+    proof = proven(finding.seen)
     lines = [f"{finding.severity} {finding.code} {finding.check}{at}: {finding.message}"]
     lines += [f"  seen: {proof}"] if proof else []
     return "\n".join([*lines, f"  fix: {finding.fix}", f"  more: sightline explain {finding.code}"])
+
+
+def proven(seen: Mapping[str, object]) -> str:
+    """What was measured, in a line; what could not be measured is left out."""
+    return ", ".join(f"{name} {_short(value)}" for name, value in seen.items() if value is not None)
 
 
 def print_finding(finding: Finding) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sightline.atomic import write_json
 from sightline.guard.check import Finding
-from sightline.guard.report import told
+from sightline.guard.report import proven, told
 
 Record = Mapping[str, object]
 COLOURS = {"error": "\033[1;31m", "warning": "\033[33m", "note": "\033[36m"}
@@ -100,8 +100,8 @@ def say_end(verdicts: Mapping[str, Sequence[Record]], run: Mapping[str, Any]) ->
         say(
             f"  {record['severity']} {record['code']} {record['check']}{at}{place}: {record['message']}", _style(record)
         )
-        if seen := record.get("evidence"):
-            say(f"    seen: {', '.join(f'{name} {_short(value)}' for name, value in dict(seen).items())}")  # type: ignore[call-overload]
+        if proof := proven(dict(record.get("evidence") or {})):  # type: ignore[call-overload]
+            say(f"    seen: {proof}")
         say(f"    fix: {record['fix']}")
     for problem in run["problems"]:
         say(f"  not watched to the end: {problem}")
@@ -111,7 +111,3 @@ def say_end(verdicts: Mapping[str, Sequence[Record]], run: Mapping[str, Any]) ->
 
 def _style(record: Record) -> str:
     return str(record["severity"])
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

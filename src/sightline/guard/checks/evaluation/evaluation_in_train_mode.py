@@ -109,7 +109,7 @@ def _always_on(seen: EvaluationSeen) -> Finding:
         severity="error" if seen.declared else "warning",
         message=f"the same batch gives two answers in evaluation: {', '.join(seen.dropouts)} drops values",
         fix="pass training=self.training to F.dropout (its default is True), or use nn.Dropout and model.eval()",
-        seen={"difference": seen.difference, "functions": list(seen.dropouts)},
+        seen={"outputs differ by up to": seen.difference, "functions": list(seen.dropouts)},
     )
 
 

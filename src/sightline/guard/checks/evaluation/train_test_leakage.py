@@ -103,7 +103,7 @@ def _equal(rows: SharedRowsSeen) -> Verdict:
         "split with one seed on all ranks: random_split(..., generator=torch.Generator().manual_seed(0))"
         if abroad
         else "remove them from training: deduplicate and split before rows are copied, sliced or oversampled",
-        {"different": rows.shared, "evaluated": rows.evaluated, "trained": rows.trained, "by chance": chance},
+        {"distinct shared": rows.shared, "evaluated": rows.evaluated, "trained": rows.trained, "chance pairs": chance},
     )
 
 
