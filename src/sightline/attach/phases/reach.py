@@ -60,15 +60,18 @@ class Reach:
     def _ask(self) -> Way:
         named = self._state.meter.named
         apart = max(1, len(named) // LOOKS)
-        given = False
+        given = learns = False
         for place in (self._last, *range(0, len(named), apart), len(named) - 1):
             parameter = named[place][1] if 0 <= place < len(named) else None
             if parameter is None or not parameter.requires_grad:
                 continue
+            learns = True
             try:
                 if torch._C._will_engine_execute_node(get_gradient_edge(parameter).node):
                     self._last = place
                     return Way.KEPT
             except RuntimeError:  # so it answers for a leaf whose gradient was asked for by name
                 given = True
+        if not learns:  # all of them are frozen, and tell nothing
+            return Way.KEPT
         return Way.GIVEN if given else Way.ELSEWHERE
