@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -181,6 +182,17 @@ def prefix_between(names: Sequence[str], others: Sequence[str]) -> Prefix | None
             if text != name and all(text + other in known for other in others):
                 return Prefix(text, longer=False)
     return None
+
+
+def partly_prefixed(names: Sequence[str], others: Sequence[str]) -> list[Prefix]:
+    """A prefix that most of `others` have before one of `names`: an average's count has none, a new head is not there.
+
+    At most one; none of a single name.
+    """
+    known = set(names)
+    found = Counter(o.removesuffix(n) for o in others for n in known if o.endswith(f".{n}"))
+    text, count = max(found.items(), key=lambda one: one[1], default=("", 0))
+    return [Prefix(text, longer=True)] if count > 1 and 2 * count >= len(others) else []
 
 
 def renamed_between(names: Sequence[str], others: Sequence[str]) -> list[Prefix]:

@@ -12,6 +12,7 @@ from sightline.attach.hook import Hook
 from sightline.attach.script.checkpoints.reloads import watch_half, watch_nothing_came
 from sightline.attach.script.watch import Models
 from sightline.guard.check import Finding
+from sightline.guard.evidence.answers import partly_prefixed
 
 pytestmark = pytest.mark.usefixtures("origins")
 State = dict[str, Tensor]
@@ -194,3 +195,13 @@ def test_a_file_that_holds_a_part_of_what_was_trained() -> None:
 )
 def test_parts_that_are_meant(quiet: Callable[[], list[Finding]]) -> None:
     assert quiet() == []
+
+
+def test_a_prefix_that_most_names_have() -> None:
+    """An average keeps a count beside its weights, and the head is left out on purpose."""
+    names = ("head.bias", "tower.bias", "tower.weight")
+    (prefix,) = partly_prefixed(names, ("n_averaged", "module.tower.bias", "module.tower.weight"))
+    assert prefix.other("tower.bias") == "module.tower.bias"
+    assert partly_prefixed(names, ("module.tower.bias", "a", "b")) == []
+    assert partly_prefixed(names, ("eyes.tower.bias", "body.tower.weight", "x.y")) == []
+    assert partly_prefixed(names, ()) == []

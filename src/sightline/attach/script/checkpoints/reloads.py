@@ -14,7 +14,7 @@ from sightline.attach.hook import Hook
 from sightline.attach.origins import ORIGINS
 from sightline.attach.script.watch import Models, Watched
 from sightline.guard.evidence import RoundTripSeen
-from sightline.guard.evidence.answers import Prefix, prefix_between, renamed_between
+from sightline.guard.evidence.answers import Prefix, partly_prefixed, prefix_between, renamed_between
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.reach import reach, tensors_of
 
@@ -146,7 +146,8 @@ def watch_nothing_came(
         return
     live = module.state_dict()
     prefix = prefix_between(missing, given)
-    found = [_meant(live, state, missing, one) for one in ([prefix] if prefix else renamed_between(missing, given))]
+    others = renamed_between(missing, given) or partly_prefixed(missing, given)
+    found = [_meant(live, state, missing, one) for one in ([prefix] if prefix else others)]
     if sum(map(bool, found)) != 1:
         return
     meant = next(filter(None, found))

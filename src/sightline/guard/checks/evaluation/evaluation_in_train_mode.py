@@ -125,6 +125,6 @@ def specimen(run: Run, *, faulty: bool) -> None:
         optimizer.zero_grad()
         model(torch.randn(8, 4)).square().mean().backward()
         optimizer.step()
-    model.train(faulty)
+    (model.train if faulty else model.eval)()
     with guard.evaluating(), torch.no_grad():
         model(torch.randn(8, 4))
