@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 _compiling, _tracing = torch.compiler.is_compiling, torch.jit.is_tracing  # found once: they are asked at each call
+_transforming = torch._C._functorch.peek_interpreter_stack
 
 
 class Hook:
@@ -16,14 +17,15 @@ class Hook:
 
     A copied or pickled model (averages of weights, the best model so far, ``torch.save(model)``) gets a function of the
     standard library in its place, which does nothing and loads without Sightline. A graph that torch compiles or
-    traces holds nothing of it. `fault`: told of the guard's own errors, which are raised without it.
+    traces holds nothing of it, and inside `vmap`, `grad` and their kind, where tensors have no memory, it does nothing.
+    `fault`: told of the guard's own errors, which are raised without it.
     """
 
     def __init__(self, act: Callable[..., Any], fault: Callable[[Exception], None] | None = None) -> None:
         self._act, self._fault = act, fault
 
     def __call__(self, *args: Any) -> None:
-        if _compiling() or _tracing():
+        if _compiling() or _tracing() or _transforming() is not None:
             return
         if self._fault is None:
             self._act(*args)
