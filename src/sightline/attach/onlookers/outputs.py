@@ -166,11 +166,8 @@ def spread_of_inputs(call: Call, output: Tensor | None) -> Tensor | None:
     if ids is not None:
         return (ids.min() != ids.max()).float()
     for value in leaves(call.args, call.kwargs).values():
-        if (
-            value.is_floating_point()
-            and value.dim() > 1
-            and len(value) == (len(value) if output is None else len(output))
-        ):
+        fits = value.is_floating_point() and value.dim() > 1
+        if fits and (output is None or len(value) == len(output)):
             flat = value.detach().flatten(1)
             return spread(few_rows(flat)[:, :: max(1, flat.shape[1] // WIDE)].float())
     return None

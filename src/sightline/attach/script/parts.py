@@ -6,7 +6,7 @@ was made of stands for the model's forward pass; what each part is given without
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,11 +21,11 @@ DEEP = 4096  # nodes of a graph that are gone through for a call's output
 
 
 class Parts(Calls):
-    """The calls of some parts, while they train. `hook`: makes hooks whose errors end nobody's run."""
+    """The calls of some parts, while they train. `fault`: told of errors of our own, which end nobody's run."""
 
-    def __init__(self, recorder: Recorder, parts: Sequence[nn.Module], hook: type[Hook], fault: Any) -> None:
+    def __init__(self, recorder: Recorder, parts: Sequence[nn.Module], fault: Callable[[Exception], None]) -> None:
         super().__init__(recorder)
-        before, after = hook(self.entered, fault), hook(self.left, fault)
+        before, after = Hook(self.entered, fault), Hook(self.left, fault)
         self.handles = [h for part in parts for h in listening(unwrapped(part)[0], before, after)]
         self._last: nn.Module | None = None  # whose output losses are made of
         self._times, self._slept = 1, 0  # how often it is called before a backward pass; and was, in one asleep

@@ -91,7 +91,7 @@ class Models:
         one.after = Stepped(recorder, recorder.after_step, fault)
         attachment._handles = hooked(recorder, called, None, fault, not blind and not parts, steps=False)
         if parts:
-            one.parts = Parts(recorder, parts, Hook, fault)
+            one.parts = Parts(recorder, parts, fault)
             attachment._handles += one.parts.handles
         recorder.pace.inner += WRAPPERS + 2 * len(parts)
         one.references = sys.getrefcount(inner) - before
