@@ -24,6 +24,7 @@ DEEP = 24  # frames looked through: wrappers of hosts stand between
 SEARCHED = (16, 64, 256)  # training forwards without one optimizer step, after which a scaler is looked for
 EVERY = 8  # training forwards between two readings of the scale while steps are skipped
 KEPT = 64  # steps and scales kept
+LEVEL = 1 - 1e-5  # of the largest value: as large, in float32
 LARGEST = 2**20  # elements of the parameter whose gradient is compared before and after: cheap, and one is enough
 
 
@@ -71,16 +72,18 @@ class LossScale(Onlooker):
             return
         scaled = isinstance(getattr(optimizer, "grad_scale", None), Tensor)  # a fused optimizer unscales by itself
         own, had = self._watched, self._after_backward
-        sizes = [_norm(grads, 2), _norm(grads, float("inf"))]
+        largest = _norm(grads, float("inf"))
+        sizes = [_norm(grads, 2), largest, _at(grads, largest)]
         if own is not None and own.grad is not None and had is not None:
             sizes += [own.grad.detach().float().norm(), had]
         step = self.recorder.step + 1
 
         def arrived(values: list[Tensor]) -> None:
-            scale, norm, largest, *kept = (float(value) for value in values)
+            scale, norm, largest, level, *kept = (float(value) for value in values)
             unscale = scale if scaled and scale else 1.0
             share = kept[0] / unscale * scale / kept[1] if len(kept) == 2 and kept[1] else None
-            self._steps = [*self._steps[-KEPT + 1 :], ScaledStep(step, scale, norm / unscale, largest / unscale, share)]
+            seen = ScaledStep(step, scale, norm / unscale, largest / unscale, share, int(level))
+            self._steps = [*self._steps[-KEPT + 1 :], seen]
             self._offer(scale)
 
         self._read(sizes, arrived)
@@ -160,3 +163,9 @@ def _norm(grads: list[Tensor], order: float) -> Tensor:
     with torch.no_grad():
         each = torch._foreach_norm(grads, order, dtype=torch.float32)
         return torch.linalg.vector_norm(torch.stack([n.to(each[0].device) for n in each]), order)
+
+
+def _at(grads: list[Tensor], largest: Tensor) -> Tensor:
+    """How many values of all gradients are as large as the largest, but for rounding. 0-dim int64."""
+    with torch.no_grad():
+        return torch.stack([(g.abs() >= LEVEL * largest.to(g.device)).sum().to(largest.device) for g in grads]).sum()

@@ -20,6 +20,8 @@ RISEN, NEAR = 0.1, 0.05  # of a share: from the first to the best; a cut at one 
 LARGEST, ROUNDED = 5000, 2e-7  # rows of an evaluation, and the rounding of a share in float32, several times
 SAME = 0.05  # relative: two counts are of the same thing, up to the last partial batch of an epoch
 TRIAL = 32  # steps: a shorter run may only show that the script works
+OFTEN = 1.5  # times as many micro-batches as steps, at least
+GRADUAL = 6  # rates one after another: a decay in stairs may end early by design
 
 
 def implied_end(seen: ScheduleSeen) -> int | None:
@@ -81,6 +83,23 @@ def unfinished(seen: ScheduleSeen) -> tuple[str, bool] | None:
     return ("it is still warming up", False) if rising and seen.rates[-1] <= HALF * (seen.base or 0.0) else None
 
 
+def too_often(seen: ScheduleSeen) -> str | None:
+    """Whether a decay that was planned for all optimizer steps was over long before the last, as it advanced with each
+    micro-batch: after as many of these as the run has steps. Its floor need not be 0."""
+    steps, ticks, rates = len(seen.rates), seen.ticks, seen.rates
+    if not seen.closed or seen.restored or not ticks or ticks < steps * OFTEN:
+        return None
+    if seen.inside <= seen.heard // 2 or abs(ticks - seen.forwards) > SAME * seen.forwards:
+        return None
+    last = next((n for n in range(steps - 1, 0, -1) if rates[n] != rates[n - 1]), 0)
+    top = max(range(steps), key=lambda n: rates[n])
+    falls = all(a > b for a, b in pairwise(rates[top : last + 1])) and last - top >= GRADUAL
+    each = ticks / steps
+    if not falls or abs(last * each - steps) > SAME * steps + each:
+        return None
+    return f"the schedule is over after {last} of {steps} steps, for it advanced {ticks} times in them"
+
+
 def wrong_way(seen: PlateauSeen) -> str | None:
     """Whether a schedule that wants less was given shares (of hits, say) that rose, and cut the rate at the best ones.
 
@@ -94,7 +113,8 @@ def wrong_way(seen: PlateauSeen) -> str | None:
     cut = [values[place] for place in seen.cuts if place]
     if max(values) - values[0] < RISEN or any(value < top - NEAR for value, top in zip(cut, best, strict=True)):
         return None
-    return f"it waits for less of a share that rose from {values[0]:.3g} to {max(values):.3g}"
+    rose = f"from {values[0]:.3g} to {max(values):.3g}"
+    return f"it waits for less of a share that rose {rose}, and cut the rate {len(cut)} times"
 
 
 def _shares(values: Sequence[float]) -> bool:

@@ -15,6 +15,7 @@ class ScaledStep:
         norm, largest: L2 norm and largest absolute value of all gradients.
         kept: of one parameter's gradient, the share of its norm that was left after the backward pass (1.0 where
             nothing clipped it); None where it was not seen.
+        level: how many values are as large as the largest.
     """
 
     step: int
@@ -22,6 +23,7 @@ class ScaledStep:
     norm: float
     largest: float
     kept: float | None = None
+    level: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ def seen(rates: list[float], **more: Any) -> ScheduleSeen:
 
 
 FLAT = [0.1] * 40
+FLOOR = [0.1 * max(0.01, 1 - 4 * n / 40) for n in range(40)]  # planned for 40, and 4 micro-batches a step
+MICRO = {"scheduler": "LambdaLR", "ticks": 160, "inside": 40, "forwards": 160, "closed": True}
 DOWN = [0.1 * (1 - n / 20) for n in range(20)]
 SAW = [0.1 * min(1.0, (n % 10) / 5) for n in range(40)]
 
@@ -30,6 +32,7 @@ SAW = [0.1 * min(1.0, (n % 10) / 5) for n in range(40)]
         (FLAT, {"scheduler": "OneCycleLR", "ticks": 4, "horizon": 40, "closed": True}, "optimizer steps"),
         (FLAT, {"scheduler": "X", "ticks": 40, "horizon": 160, "forwards": 160, "closed": True}, "micro-batches"),
         (DOWN + DOWN[::-1], {"scheduler": "CosineAnnealingLR", "ticks": 40, "horizon": 20, "periodic": True}, "rises"),
+        (FLOOR, MICRO, "over after 10 of 40 steps"),
         (FLAT, {"scheduler": "X", "ticks": 40, "early": 39}, "before the optimizer"),
         (FLAT, {"scheduler": "X", "ticks": 40, "first_tick": 1, "first_forwards": 1}, "before the optimizer"),
     ],
@@ -56,6 +59,10 @@ def test_found(rates: list[float], more: dict[str, Any], word: str) -> None:
         (FLAT, {"scheduler": "X", "ticks": 4, "horizon": 40, "closed": False}),
         (FLAT, {"scheduler": "X", "ticks": 4, "horizon": 40, "closed": True, "restored": True}),
         (FLAT, {"scheduler": "X", "ticks": 40, "early": 39, "inside": 39}),
+        ([0.1 * max(0.01, 1 - n / 20) for n in range(40)], MICRO),  # half of the run at the floor, by design
+        ([0.1 * 0.1 ** (n >= 10) for n in range(40)], MICRO),  # stairs
+        (FLOOR, {**MICRO, "ticks": 40, "inside": 0, "forwards": 40}),
+        (FLOOR, {**MICRO, "closed": False}),
         (FLAT, {"scheduler": "X", "ticks": 40, "first_tick": 1, "first_forwards": 2}),
         (FLAT, {"scheduler": "X", "ticks": 40, "first_tick": 1, "first_forwards": 1, "restored": True}),
         (DOWN + DOWN[::-1], {"scheduler": "CosineAnnealingLR", "ticks": 40, "horizon": 40, "periodic": True}),

@@ -24,6 +24,18 @@ def test_one_norm_or_value_under_the_scale() -> None:
     assert isinstance(value, Finding) and "clip_grad_value_" in value.fix
 
 
+def clamped(level: int, *, limit: float = 0.05) -> Verdict:
+    steps = [ScaledStep(n, S, n / S, limit / S, 1.0, level) for n in range(1, 6)]
+    return find(ScalerSeen(9, (S,), tuple(steps), 9, 9))
+
+
+def test_a_hook_clamps_before_anybody_saw_more() -> None:
+    found = clamped(40)
+    assert isinstance(found, Finding) and "hook" in found.fix and "0.05" in found.message
+    assert clamped(1) is None  # one largest value that happens to stay the same
+    assert clamped(40, limit=0.05 * S) is None  # to a limit for unscaled gradients
+
+
 @pytest.mark.parametrize(
     "steps",
     [

@@ -2,16 +2,15 @@
 
 Symptom: the last part of a run changes nothing, for the rate is 0 or below; or it is missing; or the rate never comes
 down; or it saws up and down, and the loss with it, every epoch.
-Root cause: the schedule counts in other units than the loop: planned in optimizer steps and stepped once an epoch or
-once a micro-batch, or planned in micro-batches and stepped once an optimizer step; an epoch's steps are rounded down
-for the plan and up by the loop, or the reverse; its warm-up is longer than the run, or begins again every epoch, for it
-is made anew; `scheduler.step()` comes before `optimizer.step()`; or it waits for less of a number that should rise.
+Root cause: the schedule counts in other units than the loop: planned in optimizer steps and stepped once an epoch or a
+micro-batch, or the reverse; an epoch's steps are rounded down for the plan and up by the loop, or the reverse; its
+warm-up is longer than the run, or begins again every epoch; it is stepped before the optimizer; or it waits for less of
+a number that should rise.
 Fix: give the schedule the number of optimizer steps, epochs x ceil(batches / accumulation); make it once, before the
 first epoch; call `scheduler.step()` once after each `optimizer.step()`.
-Stays silent when: a schedule counts in epochs or in micro-batches throughout; the rate ends above 0 and stays there;
-one schedule goes up and down by design (cycles, warm restarts); the run was stopped early; the rate is 0 only in the
-last steps or while it warms up; a loss scaler skipped the first steps; the optimizer's state was restored; a run ends
-in the middle of an epoch at a round number of steps.
+Stays silent when: a schedule counts in epochs or micro-batches throughout; the rate ends above 0 and stays there; it
+goes up and down by design (cycles, warm restarts); the run was stopped early; the rate is 0 only in the last steps or in
+a warm-up; a scaler skipped the first steps; the optimizer was restored; a run ends in mid-epoch at a round step number.
 Sources:
 - https://github.com/huggingface/diffusers/issues/4387 (2023-07-31): planned in micro-batches, the rate never reaches 0
 - https://github.com/huggingface/transformers/issues/36297 (2025-02-20): an epoch's steps rounded down and then up end
@@ -24,7 +23,7 @@ from __future__ import annotations
 from sightline.guard.check import CannotTell, Finding, Severity, Verdict
 from sightline.guard.evidence import LoaderSeen, PlateauSeen, ScheduleSeen
 from sightline.guard.evidence.epochs import misrounded
-from sightline.guard.evidence.plans import SAME, implied_end, past, restarts, unfinished, wrong_way
+from sightline.guard.evidence.plans import SAME, implied_end, past, restarts, too_often, unfinished, wrong_way
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -34,13 +33,12 @@ OFTEN = 2  # a schedule that begins anew once may be a second stage of the run; 
 
 
 def find(schedule: ScheduleSeen, loader: LoaderSeen | None = None, plateau: PlateauSeen | None = None) -> Verdict:
-    """Judge the rates that were used; the schedule's plan, told or implied, where it explains them."""
+    """Judge the rates that were used, and the schedule's plan where it explains them."""
     if len(schedule.rates) < STEPS:
         return CannotTell(f"{STEPS} optimizer steps")
     if plateau is not None and (message := wrong_way(plateau)):
         fix = "give it mode='max', as for every number of which more is better"
-        message = f"the schedule is turned round: {message}, and cut the rate {len(plateau.cuts)} times"
-        return _finding(schedule, message, fix)
+        return _finding(schedule, f"the schedule is turned round: {message}", fix)
     found = _restarts(schedule) or _over(schedule) or _past(schedule) or _units(schedule) or _early(schedule)
     return found or _left(schedule, loader)
 
@@ -95,16 +93,18 @@ def _units(s: ScheduleSeen) -> Finding | None:
 
 def _early(s: ScheduleSeen) -> Finding | None:
     """It advances between the backward pass and the optimizer's step, or had done so before the first one."""
-    steps, micro = len(s.rates), s.inside > s.heard // 2  # in micro-batches: the last comes before the step
+    micro = s.inside > s.heard // 2  # in micro-batches: the last comes before the step
     first = not s.restored and s.first_tick is not None and s.first_tick == max(1, s.first_forwards)
-    if micro or (s.early <= s.heard // 2 and not (first and s.ticks is not None and s.ticks >= steps - 1)):
+    if micro or (s.early <= s.heard // 2 and not (first and s.ticks is not None and s.ticks >= len(s.rates) - 1)):
         return None
     message = "the schedule advances before the optimizer steps: its first rate is never used"
     return _finding(s, message, "call scheduler.step() after optimizer.step()")
 
 
 def _left(s: ScheduleSeen, loader: LoaderSeen | None) -> Finding | None:
-    """The run is over in the middle of an epoch, or of the schedule."""
+    """The run is over in the middle of an epoch or of the schedule, or long after it."""
+    if message := too_often(s):
+        return _finding(s, message, "step it once after each optimizer.step() (accelerate: give it to prepare(), too)")
     if loader and (message := misrounded(s, loader)):
         fix = "plan epochs x ceil(batches / accumulation) where a smaller group at the end makes a step, else floor"
         return _finding(s, message, fix)

@@ -3,9 +3,10 @@
 Symptom: with float16 the run learns next to nothing at a rate that works in float32 (SGD), or no spike is ever clipped
 as it should be, because all steps are (Adam); the gradient norm in the log is always about 65,536 times too large.
 Root cause: `clip_grad_norm_` before `scaler.unscale_(optimizer)`: the norm of scaled gradients is far above `max_norm`,
-so each step is cut to max_norm / scale. Or `optimizer.step()` in place of `scaler.step(optimizer)`: nobody unscales.
+so each step is cut to max_norm / scale. Or a parameter's hook clamps its gradient, which in the backward pass is still
+scaled. Or `optimizer.step()` in place of `scaler.step(optimizer)`: nobody unscales.
 Fix: call `scaler.unscale_(optimizer)` after the backward pass and before `clip_grad_norm_` or `clip_grad_value_`; and
-step by `scaler.step(optimizer)`.
+step by `scaler.step(optimizer)`. A hook's limit: multiply it by `scaler.get_scale()`.
 Stays silent when: the gradients that reach the optimizer vary from step to step as the unclipped ones do, or have the
 norm (or largest value) that they were clipped to after unscaling; there is no loss scale.
 Sources:
@@ -30,6 +31,8 @@ LIMITS = (1e-3, 16.0)  # a limit in use (0.01 to 10): clipped after unscaling to
 SCALE = 256.0  # least scale that tells the orders apart: 0.5, a limit in use, over it is below `LEAST`
 LEAST = 2e-3  # of a limit over the scale: below any limit in use, so that it was not clipped to that after unscaling
 FAR, LARGER = 16.0, 1.5  # times: ranks that are averaged differ by less; a clipped norm is exact
+LEVEL = 8  # values that are as large as the largest in every step: a clamp makes them, and nothing else in use
+UNSCALE = "call scaler.unscale_(optimizer)"
 CUT = 0.5  # of the gradient left, by one parameter's norm after its backward pass: it was really clipped
 
 
@@ -43,12 +46,14 @@ def find(scaler: ScalerSeen) -> Verdict:
         message = f"the optimizer steps with gradients {least:.3g} times too large: the loss scale is still on them"
         fix = "call scaler.step(optimizer) and scaler.update() in place of optimizer.step()"
         return Finding("error", message, fix, {"loss scale": recent[-1].scale, "gradient norm": recent[-1].norm})
-    if any(s.kept is None or s.kept > CUT for s in recent):
-        return None
-    for what, name in (("norm", "clip_grad_norm_"), ("largest value", "clip_grad_value_")):
-        limit = _limit(recent, what)
-        if limit is not None:
-            return _finding(recent[-1], what, name, limit)
+    cut = all(s.kept is not None and s.kept <= CUT for s in recent)
+    if cut and (limit := _limit(recent, "norm")):
+        return _finding(recent[-1], "norm", f"{UNSCALE} before clip_grad_norm_", limit)
+    if (cut or all(s.level >= LEVEL for s in recent)) and (limit := _limit(recent, "largest value")):
+        fix = (
+            f"{UNSCALE} before clip_grad_value_" if cut else f"{UNSCALE} and clamp after it, not in a parameter's hook"
+        )
+        return _finding(recent[-1], "largest value", fix, limit)
     return None
 
 
@@ -72,12 +77,12 @@ def _limit(steps: list[ScaledStep], what: str) -> float | None:
     return middle if same and in_use else None
 
 
-def _finding(last: ScaledStep, what: str, name: str, limit: float) -> Finding:
+def _finding(last: ScaledStep, what: str, fix: str, limit: float) -> Finding:
     return Finding(
         severity="error",
         message=f"the gradients' {what} was cut to {limit:.3g} under a loss scale of {last.scale:g},"
         f" so {limit / last.scale:.2g} of it is left",
-        fix=f"call scaler.unscale_(optimizer) before {name}",
+        fix=fix,
         seen={f"scaled {what}": limit, "scale": last.scale, "share of the gradient kept": last.kept},
         step=last.step,
     )
