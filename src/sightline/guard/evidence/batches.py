@@ -158,12 +158,19 @@ class LossSeen:
         counts = self.input_ids[taught].unique(return_counts=True)[1]
         return float(counts.max() / counts.sum())
 
-    def padding(self, pad_id: int | None) -> int:
-        """Positions that were trained to predict padding, which stands at the ends of rows (or columns) alone."""
+    def padding(self, pad_id: int | None, real: Tensor | None = None) -> int:
+        """Positions that were trained to predict padding, which stands at the ends of rows alone.
+
+        Time may come first, unless the next tokens of rows are what is taught: then a column is one place of all rows,
+        and padding on the left makes all rows end there. `real`: (B, T) True on tokens, which the pad id may be too.
+        """
         if self.targets is None or self.targets.dim() != 2 or pad_id is None:
             return 0
-        pads = self.targets == pad_id
-        return _at_ends(pads) or _at_ends(pads.T)
+        pads, written = self.targets == pad_id, (self.agreement(1) or 0.0) > HALF
+        if written and real is not None and real.shape == pads.shape:
+            pads[:, :-1] &= ~real[:, 1:]
+            pads[:, -1] &= ~real[:, -1]
+        return _at_ends(pads) or (0 if written else _at_ends(pads.T))
 
     def agreement(self, shift: int) -> float | None:
         """Fraction of supervised positions t whose target is input token t + `shift` (1 for next-token training)."""

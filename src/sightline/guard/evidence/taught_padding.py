@@ -13,14 +13,24 @@ LEAST, SAME = 8, 0.98  # positions; share of them with one class: what fills lab
 SOFTMAX = 0.9  # of the positions have a gradient of cross-entropy's form
 
 
-def pads_taught(batch: BatchSeen, loss: LossSeen) -> tuple[int, int | None, bool]:
-    """(padding that the loss teaches, the class that it is taught, whether real tokens have that class as well)."""
+def pads_taught(batch: BatchSeen, loss: LossSeen, given: BatchSeen) -> tuple[int, int | None, bool]:
+    """(padding that the loss teaches, the class that it is taught, whether real tokens have that class as well).
+
+    `given`: the batch as the host gave it, with its mask of tokens; `batch` has labels that may be read off the loss.
+    """
     taught = 0 if batch.labels is None else int((batch.labels != IGNORE).sum())
-    pads = loss.padding(batch.pad_id) if loss.step == batch.step else 0
+    pads = loss.padding(batch.pad_id, _mask(given, loss)) if loss.step == batch.step else 0
     if not pads and loss.step == batch.step and loss.supervised <= taught:
         pads = batch.padded_labels if loss.supervised > taught - batch.padded_labels else 0
     filled = None if pads else taught_padding(batch, loss)
     return (*filled, True) if filled else (pads, batch.pad_id, False)
+
+
+def _mask(given: BatchSeen, loss: LossSeen) -> Tensor | None:
+    """The host's mask, where it is of the ids that the loss was taken of."""
+    ids, theirs = given.input_ids, loss.input_ids
+    alike = ids is not None and theirs is not None and ids.shape == theirs.shape and bool((ids == theirs).all())
+    return given.attention_mask if alike else None
 
 
 def taught_padding(batch: BatchSeen, loss: LossSeen) -> tuple[int, int] | None:

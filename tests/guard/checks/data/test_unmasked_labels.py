@@ -93,6 +93,46 @@ def test_ends_that_are_well(labels: torch.Tensor, supervised: int, pad: int | No
     assert not isinstance(answered(labels, supervised, pad), Finding)
 
 
+EOS = 2  # is the pad id as well
+LEFT = torch.tensor([[EOS, EOS, 1, 5, 6, EOS], [EOS, 1, 5, 7, 8, EOS], [1, 5, 6, 7, 9, EOS], [1, 5, 9, 8, 7, EOS]])
+RIGHT = torch.tensor([[1, 5, 6, EOS, EOS, EOS], [1, 5, 7, 8, EOS, EOS], [1, 5, 6, 7, 9, EOS], [1, 5, 9, 8, 7, EOS]])
+TURNS = torch.tensor([[1, 5, EOS, 6, 8, 7, EOS, EOS], [EOS, EOS, EOS, 1, 5, EOS, 7, EOS]])  # an answer of no words
+
+
+def end_taught(ids: torch.Tensor, real: torch.Tensor | None, own: torch.Tensor, given: bool) -> Any:
+    """Next tokens are taught where `own` says so of a token, which is the pad id too."""
+    labels = ids.masked_fill(~own, IGNORE)
+    targets = torch.cat((labels[:, 1:], torch.full_like(labels[:, :1], IGNORE)), 1)
+    shown = BatchSeen("train", 1, ids, labels if given else None, attention_mask=real, pad_id=EOS)
+    return find(shown, replace(loss(targets), input_ids=ids))
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["labels given", "labels seen by the gradient alone"])
+@pytest.mark.parametrize("masked", [True, False], ids=["with a mask", "without one"])
+@pytest.mark.parametrize(
+    ("ids", "lengths", "left"),
+    [(LEFT, (4, 5, 6, 6), True), (RIGHT, (4, 5, 6, 6), False), (TURNS, (8, 5), True)],
+    ids=["left", "right", "turns that end alike"],
+)
+def test_an_end_that_is_the_pad_id_too_may_be_taught(
+    ids: torch.Tensor, lengths: tuple[int, ...], left: bool, masked: bool, given: bool
+) -> None:
+    places = torch.arange(ids.shape[1])
+    real = places < torch.tensor(lengths)[:, None]
+    real = real.flip(1) if left else real
+    assert not isinstance(end_taught(ids, real if masked else None, real, given), Finding)
+    if not left:  # the same rows with all of their padding taught
+        found = end_taught(ids, real if masked else None, real | True, given)
+        assert isinstance(found, Finding) and "padding tokens are supervised" in found.message
+
+
+def test_padding_at_the_last_steps_where_time_comes_first() -> None:
+    targets = torch.tensor([[5, 6, 7, 8, 9, 4], [5, 7, 6, 0, 0, 0]]).T
+    shown = BatchSeen("train", 1, targets + 10, None, pad_id=0)
+    found = find(shown, replace(loss(targets), input_ids=targets + 10))
+    assert isinstance(found, Finding) and found.message == "3 padding tokens are supervised"
+
+
 ROW = {"input_ids": [5, 6, 7, 8], "completion_mask": [0, 0, 1, 1], "labels": [5, 6, 7, 8]}
 
 

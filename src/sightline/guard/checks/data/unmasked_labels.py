@@ -40,9 +40,9 @@ def find(
 ) -> Verdict:
     """Labels against the attention mask, the speaker, and what the gradient shows each position was trained on."""
     late = _begins_late(never_first(begun, prompts, batch.text))
-    batch, own = as_taught(batch, loss), batch.labels
-    ids, labels = batch.input_ids, batch.labels
-    if finding := late or (_shifted(loss) or _at_ends(batch, loss) if loss is not None else None):
+    given, batch = batch, as_taught(batch, loss)
+    ids, labels, own = batch.input_ids, batch.labels, given.labels
+    if finding := late or (_shifted(loss) or _at_ends(batch, loss, given) if loss is not None else None):
         return finding
     if ids is None or labels is None or not batch.aligned or batch.phase == "evaluation":
         return CannotTell("labels of a training batch aligned with its token ids")
@@ -63,9 +63,9 @@ def _shifted(loss: LossSeen) -> Finding | None:
     return Finding("error", message, fix, {f"targets that are token t+{s}": rate for s, rate in rates.items()})
 
 
-def _at_ends(batch: BatchSeen, loss: LossSeen) -> Finding | None:
+def _at_ends(batch: BatchSeen, loss: LossSeen, given: BatchSeen) -> Finding | None:
     """Labels with a length of their own, or of text without an attention mask, that end in padding with a gradient."""
-    pads, kind, filled = pads_taught(batch, loss)
+    pads, kind, filled = pads_taught(batch, loss, given)
     how = "attention_mask == 0" if filled else f"labels == {kind}"  # words have a padding's class as well
     fix = f"labels[{how}] = -100" if filled else f"ignore_index={kind} in the loss, or labels[{how}] = -100"
     seen = {"padding": pads, "with a gradient": loss.supervised, "taught": kind, "pad id": batch.pad_id}
