@@ -18,6 +18,7 @@ from sightline.attach.script.loss.words import _show
 
 PAD, KINDS = 0, 12
 PADDED = ("pads scored", "pads left out", "mean times places")  # by models that know which id pads
+ENDS = "ends alike"  # the last target of each text is the id that pads, and no input
 
 
 @pytest.fixture
@@ -46,6 +47,12 @@ def losses(style: str, model: nn.Module) -> tuple[list[Tensor], list[int], list[
     found, counts = [], []
     for ids in batches():
         logits, wanted = model(ids[:, :-1]), ids[:, 1:]
+        if style == ENDS:
+            ended = torch.cat((wanted, torch.full_like(wanted[:, :1], PAD)), 1)[:, 1:]
+            wanted = ended.masked_fill((ended == PAD).cumsum(1) > 1, -100)
+            found.append(F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum"))
+            counts.append(int((wanted != -100).sum()))
+            continue
         if style == "sums over padding":
             found.append(F.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=PAD, reduction="sum"))
         elif style == "masked by hand":
@@ -64,7 +71,7 @@ def losses(style: str, model: nn.Module) -> tuple[list[Tensor], list[int], list[
 
 def said(style: str, judging: Judging, name: str = "val ppl") -> list[tuple[str, str]]:
     torch.manual_seed(0)
-    known = PAD if style in PADDED else None
+    known = PAD if style in (*PADDED, ENDS) else None
     model = nn.Sequential(nn.Embedding(KINDS, 16, padding_idx=known), nn.Linear(16, KINDS))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     guard = sightline.attach(model, optimizer, on_finding=None)
@@ -80,7 +87,7 @@ def said(style: str, judging: Judging, name: str = "val ppl") -> list[tuple[str,
     assert torch._C._nn.cross_entropy_loss is not plain
     if style == "tokens":
         nats = sum(float(loss) * count for loss, count in zip(found, counts, strict=True)) / sum(counts)
-    elif style == "pads left out":
+    elif style in ("pads left out", ENDS):
         nats = float(sum(found)) / sum(counts)
     elif style == "sums over padding" or style in PADDED:
         nats = float(sum(found)) / sum(places)
@@ -97,7 +104,7 @@ def test_a_perplexity_that_is_miscounted(style: str, judging: Judging) -> None:
     assert said(style, judging) == [("L7", "warning")]
 
 
-@pytest.mark.parametrize("style", ["tokens", "smoothed", "masked by hand", "pads left out"])
+@pytest.mark.parametrize("style", ["tokens", "smoothed", "masked by hand", "pads left out", ENDS])
 def test_one_that_is_right_or_made_otherwise(style: str, judging: Judging) -> None:
     assert said(style, judging) == []
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ class Round:
     """One evaluation of one model. `kinds`: numbers of classes. `other`: losses that are no plain sum over targets.
 
     `pad`: the id that only pads, as far as the first calls tell, of vocabularies with as many rows as `tables` holds.
+    `padded`: of each call, its rows and how many of the targets that its losses took were that id.
     """
 
     state: State
@@ -43,6 +44,13 @@ class Round:
     pad: int | None = None
     tables: frozenset[int] = frozenset()
     asked: int = 0
+    padded: list[list[int]] = field(default_factory=list)
+
+    @property
+    def scores(self) -> tuple[BatchScore, ...]:
+        """What was heard. One such target a row ends its text: what a model reads need not hold the last token."""
+        ends = all(hidden <= rows for rows, hidden in self.padded)
+        return tuple(replace(one, fair=one.told, padding=0) if ends else one for one in self.batches)
 
     def ask(self, call: Call) -> None:
         """What pads, if that is not known yet. Reads the call's ids, so only of the first few."""
@@ -99,12 +107,14 @@ class Judging:
         if here is not None and here.step == state.step:
             here.other = here.other or here.state is not state  # whose losses they are is not known
             here.ask(call)
+            here.padded.append([self._rows, 0])
             return
         self._rest()
         if self._rounds < ROUNDS and state.probing.wants("JudgedLossesSeen"):
             self._rounds += 1
             self._round = Round(state, state.step)
             self._round.ask(call)
+            self._round.padded.append([self._rows, 0])
             self._plain = getattr(torch._C._nn, PLAIN)
             self._wrapped = self._noticed(self._plain)
             setattr(torch._C._nn, PLAIN, self._wrapped)
@@ -145,14 +155,15 @@ class Judging:
         real = targets != ignored
         pads = real & (targets == pad) if pad is not None else real & False
         likely = logits.detach().movedim(dim, -1)[pads].float().log_softmax(-1)  # not by the function that we are in
-        padding = -likely.gather(-1, targets[pads].unsqueeze(-1)).sum()
+        padding, of_call = -likely.gather(-1, targets[pads].unsqueeze(-1)).sum(), here.padded[-1]
 
         def arrived(values: list[Tensor]) -> None:
             value, count, apart, hidden = float(values[0]), int(values[1]), float(values[2]), int(values[3])
+            of_call[1] += hidden
             if count:
                 nats = value * count if reduction == MEAN else value
                 fair = (nats - apart, count - hidden)
-                here.batches.append(BatchScore(rows, (nats, count), fair, (nats, every), padding=every - fair[1]))
+                here.batches.append(BatchScore(rows, (nats, count), fair, (nats, every), padding=hidden))
 
         here.state.mailbox.post([result.detach().sum(), real.sum(), padding, pads.sum()], arrived)
 
@@ -162,4 +173,4 @@ class Judging:
             return
         self._rest()
         if here.heard and not here.other:
-            state.mailbox.post([], lambda _: state.offer(JudgedLossesSeen(here.step, tuple(here.batches))))
+            state.mailbox.post([], lambda _: state.offer(JudgedLossesSeen(here.step, here.scores)))
