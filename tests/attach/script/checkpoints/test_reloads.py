@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ SHAPES = {"0.weight": (8, 8), "0.bias": (8,), "2.weight": (8, 8), "2.bias": (8,)
 
 def findings(
     model: nn.Module,
-    state: Mapping[str, Tensor],
+    state: Mapping[str, Any],
     then: Callable[[], object] = lambda: None,
     ready: Callable[[nn.Module], Callable[[Tensor], Tensor]] = lambda model: model,
 ) -> list[Finding]:
@@ -73,6 +74,17 @@ def test_another_name(prefix: str) -> None:
     assert found.severity == "error" and found.message.endswith("nothing was loaded")
     assert found.seen["saved"] == f"{prefix}0.weight" and found.seen["model"] == "projector.0.weight"
     assert findings(Eyes(), of_a_file("projector.")) == []
+
+
+@pytest.mark.parametrize("prefix", ["projector.", "mm_projector."])
+def test_the_content_of_a_file_in_place_of_the_state_in_it(prefix: str) -> None:
+    whole, epoch = {**Eyes().state_dict(), **of_a_file("projector.")}, torch.tensor(3)
+    (found,) = findings(Eyes(), {"model": whole, "epoch": epoch.item(), "optimizer": {"state": {}}})
+    assert found.severity == "error" and found.seen["saved"].startswith("model.") and "checkpoint['model']" in found.fix
+    part = {name.removeprefix("projector."): value for name, value in of_a_file("projector.").items()}
+    (found,) = findings(Eyes(), {prefix[:-1]: part})
+    assert found.seen["saved"] == f"{prefix}0.weight" and found.seen["model"] == "projector.0.weight"
+    assert findings(Eyes(), {"epoch": 3, "numbers": {"loss": epoch}}) == []
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", ""], ids=["saved from the compiled module", "from the module"])

@@ -137,14 +137,15 @@ def watch_nothing_came(
 ) -> None:
     """Judge at `module`'s next forward pass a state of which not one name was known, though with others they would fit.
 
-    Another prefix for all, or another name for the part that they are of, which is as its initialiser left it.
+    Another prefix for all, or another name for the part that they are of, which is as its initialiser left it; or what
+    was given is the content of a file, ``{"model": state}``, in place of the state in it.
 
     Nothing is concluded where the module was given its weights in another way before it is used.
     """
-    missing, given = tuple(result.missing_keys), tuple(result.unexpected_keys)
-    if not given or len(given) < len(state):
+    missing, state = tuple(result.missing_keys), _whole(state, result.unexpected_keys)
+    given, live = tuple(state), module.state_dict()
+    if not given:
         return
-    live = module.state_dict()
     prefix = prefix_between(missing, given)
     others = renamed_between(missing, given) or partly_prefixed(missing, given)
     found = [_meant(live, state, missing, one) for one in ([prefix] if prefix else others)]
@@ -176,6 +177,18 @@ def watch_nothing_came(
 
     handles.append(module.register_forward_pre_hook(hook(used)))
     handles.append(register_optimizer_step_pre_hook(hook(stepped)))  # a compiled module calls no hooks of its own
+
+
+def _whole(state: Mapping[str, Any], unexpected: Sequence[str]) -> Mapping[str, Any]:
+    """What was given, if nothing of it was known; of a file's content, by dotted names the state in it, if it is one."""
+    if len(unexpected) < len(state):
+        return {}
+    inside = [
+        {f"{key}.{name}": value for name, value in part.items()}
+        for key, part in state.items()
+        if isinstance(part, Mapping) and part and all(isinstance(value, Tensor) for value in part.values())
+    ]
+    return state if any(isinstance(value, Tensor) for value in state.values()) else next(iter(inside), {})
 
 
 def _meant(

@@ -62,7 +62,7 @@ def _prefixed(checkpoint: RoundTripSeen) -> Finding | None:
     if checkpoint.loaded:
         whose = "of the state that was loaded" if prefix.longer else "that the model takes"
         message = f"every name {whose} begins with '{prefix.text}', and no other does: nothing was loaded"
-        fix = "take the prefix off before loading, or load into the module that was saved; strict=True tells"
+        fix = "load the state itself (checkpoint['model']) without a prefix, into the module that was saved; strict=True tells"
     name = next(n for n in checkpoint.missing if prefix.other(n) in checkpoint.unexpected)
     return Finding("error", message, fix, {"saved": prefix.other(name), "model": name})
 
