@@ -38,6 +38,7 @@ ABSENT = {
     "RoundingSeen": "no 16-bit parameter was seen in the hands of an optimizer whose state says what it will add",
     "SharedRowsSeen": "no evaluation was seen between training steps whose rows could be compared",
     "MatchesSeen": "no loss was seen that teaches pairs of two inputs to find each other",
+    "OrdersSeen": "no two inputs with one row a sample were seen to come out in different orders",
     "SharedTextSeen": "no batches were seen in which all samples share one row of token ids",
     "UnsettledSeen": "no model with spectral norm was evaluated before it was trained",
     "LeftInEvalSeen": "no model went on training in the mode of its evaluation",

@@ -30,7 +30,7 @@ class Probing:
         self._next_pairs = FIRST_PAIRS
         self._evaluated: int | None = None  # the step of the last evaluation that the host did not declare
         self.reference: Reference | None = None
-        self._compared, self._unmoved = False, False
+        self._compared, self._unmoved, self._moved = False, False, False
 
     def on_training(self, call: Call, step: int, offer: Callable[[Evidence], Any]) -> None:
         """After a training forward: the first packed batch is probed for leaks, and images at 64, 128, ... steps."""
@@ -53,14 +53,15 @@ class Probing:
     def look(self, call: Call, step: int, offer: Callable[[Evidence], Any], *, last: bool = False) -> None:
         """Does the image matter? Asked of one batch. And is the reference where it was?
 
-        That no output moves counts the second time, or the `last`: a phase may begin without images.
+        That no output moves counts the second time, or the `last` where none ever did: a phase may begin without
+        images, and a batch may be of rows without one.
         """
         self._compare(call, step, offer)
         if not self._pairs or not call.repeatable or (seen := image_pairs(call, step)) is None:
             return
-        if len(seen.own) or self._unmoved or last:
+        if seen.changed or self._unmoved or (last and not self._moved):
             offer(seen)
-        self._unmoved = not len(seen.own)
+        self._unmoved, self._moved = not seen.changed, self._moved or seen.changed
 
     def due(self, step: int) -> bool:
         """Whether images are to be probed now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -166,3 +167,42 @@ def test_images_in_a_batch_of_ones_own() -> None:
     assert seen is not None and not seen.changed
     assert image_pairs(Call(Whole(crossed=False), (batch,)), 64) is None
     assert torch.equal(batch.picture, pictures())
+
+
+class Album(nn.Module):
+    """Looks at the pictures of a row that a mask allows: those that are there, or the empty places of others."""
+
+    def __init__(self, *, reversed: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.reversed, self.words, self.eye = reversed, nn.Embedding(6, 6), nn.Linear(48, 6)
+
+    def forward(self, tokens: Tensor, pictures: Tensor, empty: Tensor) -> Tensor:
+        allowed = (empty if self.reversed else ~empty)[:, :, None]
+        return self.words(tokens) + (self.eye(pictures.flatten(2)) * allowed).sum(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("fill", [0.0, -1.5])
+def test_empty_places_stay_empty(fill: float) -> None:
+    empty = torch.tensor([[False, True, True], [False, False, True], [False, True, True]])
+    album = torch.randn(3, 3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    album[empty] = fill
+    for reversed in (True, False):
+        seen = image_pairs(Call(Album(reversed=reversed), (IDS, album, empty)), 64)
+        assert seen is not None and seen.changed is not reversed and len(seen.own) == 3
+
+
+def test_rows_without_a_picture_keep_none() -> None:
+    """A model that looks at the dummy of rows without a picture alone never sees one."""
+
+    class Dummies(Looker):
+        def forward(self, tokens: Tensor, pictures: Tensor) -> Tensor:
+            none = (pictures.flatten(1) == 0).all(dim=1)
+            return super().forward(tokens, pictures * none[:, None, None, None])
+
+    given = pictures() + torch.linspace(0, 1, 16).view(4, 4)
+    given[1] = 0
+    seen = image_pairs(Call(Dummies(), (IDS, given)), 64)
+    assert seen is not None and not seen.changed
+    seen = image_pairs(Call(Looker(), (IDS, given)), 64)
+    assert seen is not None and seen.changed and seen.own[1] == seen.other[1]

@@ -34,6 +34,7 @@ from sightline.attach.onlookers.pictures import Pictures
 from sightline.attach.onlookers.placeholder import Placeholder
 from sightline.attach.onlookers.pull import Pull
 from sightline.attach.onlookers.rounding import Rounding
+from sightline.attach.onlookers.row_order import RowOrder
 from sightline.attach.onlookers.schedule import Schedules
 from sightline.attach.onlookers.shared_rows import SharedRows
 from sightline.attach.onlookers.shared_text import SharedText
@@ -67,6 +68,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     LastPlace,
     OwnReference,
     Matches,
+    RowOrder,
     Ends,
     FirstWords,
 )

@@ -53,7 +53,7 @@ class Matches(Onlooker):
         """A training batch of pairs."""
         if self._over or not training:
             return
-        sides, given = _sides(call), _scored(output)
+        sides, given = _sides(call), scored(output)
         if sides is None or given is None or len(given[0]) != len(sides[0]):
             self._vain += 1
             self._over = self._vain >= VAIN and not self._found
@@ -70,9 +70,9 @@ class Matches(Onlooker):
                 return
             done[0] = True
             pulls = grad if right is None else grad @ right.detach().to(grad.dtype).T
-            taught = _won(-pulls)
+            taught = won(-pulls)
             if len(hashes) == len(sides):
-                self.recorder.mailbox.post([taught, _won(scores), *hashes], lambda values: self._came(step, *values))
+                self.recorder.mailbox.post([taught, won(scores), *hashes], lambda values: self._came(step, *values))
 
         left.register_hook(came)
 
@@ -117,7 +117,7 @@ def _sides(call: Call) -> tuple[Tensor, Tensor] | None:
     return found[0], found[1]
 
 
-def _scored(output: Any) -> tuple[Tensor, Tensor | None] | None:
+def scored(output: Any) -> tuple[Tensor, Tensor | None] | None:
     """(B, B) scores of all with all, or the (B, D) vectors of both sides."""
     given = [tensor for tensor in differentiable(output) if tensor.dim() == 2]
     square = [tensor for tensor in given if tensor.shape[0] == tensor.shape[1]]
@@ -134,7 +134,7 @@ def _scores(left: Tensor, right: Tensor | None) -> Tensor:
     return nn.functional.normalize(left.float(), dim=1) @ nn.functional.normalize(right.float(), dim=1).T
 
 
-def _won(scores: Tensor) -> Tensor:
+def won(scores: Tensor) -> Tensor:
     """() share of the other partners whose score is below that of the own, ties a half: 0.5 by chance."""
     own = scores.diagonal()[:, None]
     count = len(scores)

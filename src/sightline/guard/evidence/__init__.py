@@ -26,6 +26,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     AccessSeen    from hosts that know which repositories of a hub a run reads and writes
     LoaderSeen    when the loader begins an epoch, where the loader is known
     MatchesSeen   at the end, where a contrastive loss taught pairs of inputs to find each other
+    OrdersSeen    once, where two inputs of a batch are put together out of order
     PairedSeen    after the first training forward on images, where samples hold an image with a mask or with boxes
     FeedSeen      after 8, 16, 32, ... hashed training batches, and at the end
     ExtractedSeen under `sightline run`, at the end, where a model was trained on features that another one made
@@ -119,6 +120,7 @@ from sightline.guard.evidence.pictures import PicturesSeen
 from sightline.guard.evidence.pull import CrossedSeen, PullSeen
 from sightline.guard.evidence.reference import ReferenceSeen
 from sightline.guard.evidence.rounding import AutocastSeen, LeftOutSeen, RoundingSeen, ScaledStep, ScalerSeen
+from sightline.guard.evidence.row_orders import OrdersSeen
 from sightline.guard.evidence.rows import NearRowsSeen, RepeatsSeen, SharedRowsSeen, SharedSpansSeen, TailsSeen
 from sightline.guard.evidence.setup import Plan, Setup, TokenizerSetup, TowerSetup
 from sightline.guard.evidence.steps import History, ParameterSeen, Progress, StepSeen
@@ -163,6 +165,7 @@ __all__ = [
     "NearRowsSeen",
     "Objective",
     "OracleSeen",
+    "OrdersSeen",
     "OutputsSeen",
     "OverfitSeen",
     "OwnModeSeen",
@@ -245,6 +248,7 @@ Evidence = (
     | DrawsSeen
     | PairedSeen
     | MatchesSeen
+    | OrdersSeen
     | RowsSeen
     | WaitingSeen
     | RanksSeen

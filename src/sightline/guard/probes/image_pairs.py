@@ -19,6 +19,7 @@ from sightline.guard.probes.refused import refusable
 from sightline.guard.probes.restore import untouched
 
 IMAGES = ("pixel_values", "features")
+FLAT = 4  # dimensions of images, one a row
 BEGINNING = 4096  # numbers of an input that are compared: as many as a row of the first layer's, or more
 
 
@@ -89,10 +90,28 @@ def _rolled(images: Tensor, grid: Tensor | None) -> Tensor | None:
     """Each image in the next one's place. `grid` (n, 3): patches of each image in time, height and width, where
     `images` holds the patches of all images one after the other."""
     if grid is None:
-        return images.roll(1, dims=0)
+        return _among_real(images) if images.dim() >= FLAT else images.roll(1, dims=0)
     if len(grid) < 2 or not (grid == grid[0]).all():
         return None
     return images.roll(len(images) // len(grid), dims=0)
+
+
+def _among_real(images: Tensor) -> Tensor:
+    """(B, ..., C, H, W): each real picture in the place of another row's; those that are empty stay where they are.
+
+    A model that looks at empty places alone, as under a mask that says the reverse, must not see a picture come there.
+    """
+    pictures = images.flatten(0, -FLAT)
+    pixels = pictures.flatten(2)
+    blank = (pixels == pixels[:, :, :1]).all(dim=2).all(dim=1)
+    if int(blank.sum()) > 1:
+        blank &= pixels[:, 0, 0] == pixels[blank, 0, 0].mode().values
+    filled = (~blank).nonzero().flatten()
+    if len(filled) in (len(pictures), 0, 1):
+        return images.roll(1, dims=0)
+    other = pictures.clone()
+    other[filled] = pictures[filled.roll(min(len(pictures) // len(images), len(filled) - 1))]
+    return other.view(images.shape)
 
 
 def _losses(call: Call, first: int = 0) -> Tensor | None:

@@ -39,7 +39,7 @@ def rows_apart(call: Call, step: int, *, varied: bool) -> RowsSeen | None:
     sizes = {len(value) for value in inputs if len(value) != 1 or value.dim() < 2}
     if len(sizes) != 1 or (rows := sizes.pop()) < 2 or _own_statistics(call.model) or _packed(inputs):
         return None
-    with untouched(call.model), _attributes(call.model), torch.no_grad():
+    with untouched(call.model), attributes(call.model), torch.no_grad():
         call.model.eval()
         first = _output(call.model(*call.args, **call.kwargs))
         if first is None or first.dim() == 0 or first.shape[:2] == (rows, rows):
@@ -147,7 +147,7 @@ def _gap(one: Tensor, other: Tensor) -> float:
 
 
 @contextmanager
-def _attributes(model: nn.Module) -> Iterator[None]:
+def attributes(model: nn.Module) -> Iterator[None]:
     """Put back what a model sets on itself in Python: a hidden state kept from call to call, a counter."""
     saved = [(module, dict(vars(module))) for module in model.modules()]
     try:

@@ -4,14 +4,15 @@ Symptom: the loss stays near that of guessing, or falls for what is memorised; a
 Root cause: inputs and labels are shuffled, sorted or filtered separately: two loaders zipped that shuffle on their own,
 a batch sorted by length without its labels, an off-by-one between two lists. Or their shapes are (n, 1) and (n,): then
 the difference is (n, n), each output is compared with every label, and the best answer to all is the mean.
-Or image and mask (or boxes) are augmented with random numbers of their own; or a collate function sorts one part alone;
-or features were kept in the order of a shuffling loader, and the labels in that of the data set.
+Or image and mask (or boxes) are augmented with random numbers of their own; or a collate function sorts one part alone,
+or a tower its texts, by length; or features have the order of a shuffling loader, and labels that of the data set.
 Fix: shuffle with one permutation (`i = torch.randperm(n); x, y = x[i], y[i]`), or keep each pair in one data set row;
 give outputs and targets one shape: `outputs.squeeze(-1)`.
 Stays silent when: inputs come back with the class they had, or so often that the rest is label noise; inputs never
 repeat (fresh augmentation, one epoch), or repeat as one fixed wrong pairing that is learnt by heart. All targets of
 a batch may be one number (a discriminator's), or the mean of its outputs (a loss that holds them together); all may be
 compared with all on purpose (contrast, ranks, distances, kernels): outputs on both sides, or a choice among the pairs.
+A model may give its rows in another order that it tells, or that its loss knows.
 Sources:
 - https://arxiv.org/abs/2103.14749 (2021-03-26): label errors in ten test sets are 3.4 % on average, 10 % at most
 - https://docs.pytorch.org/docs/stable/data.html (2026-11-01): a data set's row holds the sample with its label
@@ -20,7 +21,7 @@ Sources:
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import CrossedSeen, ExtractedSeen, FeedSeen, MatchesSeen, PairedSeen, PullSeen
+from sightline.guard.evidence import CrossedSeen, ExtractedSeen, FeedSeen, MatchesSeen, OrdersSeen, PairedSeen, PullSeen
 from sightline.guard.evidence.matching import never_found
 from sightline.guard.specimen import Run
 
@@ -37,12 +38,12 @@ def find(
     matches: MatchesSeen | None = None,
     kept: ExtractedSeen | None = None,
     crossed: CrossedSeen | None = None,
+    orders: OrdersSeen | None = None,
 ) -> Verdict:
-    """Compare the classes of inputs that were fed more than once with what independent classes would give."""
-    if finding := (paired and _augmented_apart(paired)) or (matches and _never_found(matches)):
+    """Compare the classes of inputs that came back with what independent classes would give."""
+    told = (paired and _augmented_apart(paired)) or (orders and _out_of_order(orders)) or (kept and _of_others(kept))
+    if finding := told or (matches and _never_found(matches)):
         return finding
-    if kept is not None and kept.in_another_order:
-        return _of_others(kept)
     if crossed is not None or (pull is not None and pull.targets_lost):
         return _all_with_all(crossed, pull)
     if feed is None:
@@ -52,13 +53,10 @@ def find(
         return CannotTell(f"{AGAIN} inputs that came back, with the class that the loss taught for each")
     if conflicts < max(FEW, MOST * independent * again + (independent * (1 - independent) * again) ** 0.5):
         return None
-    return Finding(
-        severity="error",
-        message=f"{conflicts} of {again} inputs that came back were taught another class than before",
-        fix="shuffle, sort and filter inputs and labels with one index (x[i], y[i]), or keep each pair in one row of"
-        " the data set",
-        seen={"came back": again, "with another class": conflicts, "expected if unrelated": independent * again},
-    )
+    what = f"{conflicts} of {again} inputs that came back were taught another class than before"
+    fix = "shuffle, sort and filter inputs and labels with one index (x[i], y[i]), or keep pairs in one data set row"
+    facts = {"came back": again, "with another class": conflicts, "expected if unrelated": independent * again}
+    return Finding("error", what, fix, facts)
 
 
 def _all_with_all(crossed: CrossedSeen | None, pull: PullSeen | None) -> Finding:
@@ -96,14 +94,20 @@ def _never_found(seen: MatchesSeen) -> Finding | None:
     )
 
 
-def _of_others(seen: ExtractedSeen) -> Finding:
-    return Finding(
-        severity="error",
-        message=f"{seen.conflicts} of {len(seen.taught)} kept features were taught the label of another sample: the"
-        " labels have the order of the data set, or of another pass, and the features that of the pass they are of",
-        fix="keep each batch's labels with its features, or make them with shuffle=False",
-        seen={"features": len(seen.taught), "with another sample's label": seen.conflicts},
-    )
+def _out_of_order(seen: OrdersSeen) -> Finding:
+    at = seen.apart[0]
+    what = f"the model puts sample {seen.one[at]} of one input together with sample {seen.other[at]} of another, and so"
+    fix = "undo a sort by length after the packed sequence, h[order.argsort()], or give enforce_sorted=False"
+    what += f" for {len(seen.apart)} of {len(seen.one)} places of a batch"
+    return Finding("error", what, fix, {"rows of one input": seen.one, "of another": seen.other})
+
+
+def _of_others(seen: ExtractedSeen) -> Finding | None:
+    what = f"{seen.conflicts} of {len(seen.taught)} kept features were taught the label of another sample: the labels"
+    what += " have the order of the data set, or of another pass, and the features that of the pass they are of"
+    fix = "keep each batch's labels with its features, or make them with shuffle=False"
+    facts = {"features": len(seen.taught), "with another sample's label": seen.conflicts}
+    return Finding("error", what, fix, facts) if seen.in_another_order else None
 
 
 def specimen(run: Run, *, faulty: bool) -> None:
