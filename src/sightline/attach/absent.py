@@ -51,6 +51,7 @@ ABSENT = {
     "Progress": "nothing ran",
     "CutOffSeen": "no modules were seen that run in vain",
     "HiddenSeen": "no parameters were seen in plain lists or dictionaries",
+    "ReplacedSeen": "no layers were seen that took the place of others which an optimizer still holds",
     "FreshFrozenSeen": "no frozen matrices were seen with an initialiser's values",
     "BinaryLossSeen": "no binary cross-entropy was seen among the first losses",
     "PicturesSeen": "no batches were seen whose images are all one",

@@ -33,6 +33,7 @@ from sightline.attach.onlookers.own_reference import OwnReference
 from sightline.attach.onlookers.pictures import Pictures
 from sightline.attach.onlookers.placeholder import Placeholder
 from sightline.attach.onlookers.pull import Pull
+from sightline.attach.onlookers.replaced import Replaced
 from sightline.attach.onlookers.rounding import Rounding
 from sightline.attach.onlookers.row_order import RowOrder
 from sightline.attach.onlookers.schedule import Schedules
@@ -62,6 +63,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     FreshFrozen,
     NewRows,
     Hidden,
+    Replaced,
     OwnMode,
     LeftInEval,
     LeftOut,

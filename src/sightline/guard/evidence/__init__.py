@@ -40,6 +40,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     CutOffSeen    once, when modules that are optimized run under no_grad, or are detached
     FreshFrozenSeen   once, under `sightline run`, when frozen parts that nobody gave a value stand in the way
     HiddenSeen    once, when parameters in plain containers have had gradients in three measured steps
+    ReplacedSeen  once, when layers took the place of such as only the optimizer still holds
     PicturesSeen  once, when all images of many training batches were one and the same
     PullSeen      after first backward passes that pull all outputs of a batch to one number
     CrossedSeen   once, under `sightline run`, when a loss compares each output with the values of all samples
@@ -119,6 +120,7 @@ from sightline.guard.evidence.parallel import CollectivesSeen, RankFacts, RanksS
 from sightline.guard.evidence.pictures import PicturesSeen
 from sightline.guard.evidence.pull import CrossedSeen, PullSeen
 from sightline.guard.evidence.reference import ReferenceSeen
+from sightline.guard.evidence.replaced import ReplacedSeen
 from sightline.guard.evidence.rounding import AutocastSeen, LeftOutSeen, RoundingSeen, ScaledStep, ScalerSeen
 from sightline.guard.evidence.row_orders import OrdersSeen
 from sightline.guard.evidence.rows import NearRowsSeen, RepeatsSeen, SharedRowsSeen, SharedSpansSeen, TailsSeen
@@ -183,6 +185,7 @@ __all__ = [
     "RanksSeen",
     "RanksStuckSeen",
     "ReferenceSeen",
+    "ReplacedSeen",
     "RepeatsSeen",
     "ResumeSeen",
     "Round",
@@ -257,6 +260,7 @@ Evidence = (
     | BinaryLossSeen
     | HeadSeen
     | HiddenSeen
+    | ReplacedSeen
     | OutputsSeen
     | PicturesSeen
     | PlateauSeen

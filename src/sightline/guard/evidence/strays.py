@@ -10,6 +10,7 @@ from sightline.guard.evidence.fresh_frozen import FreshFrozenSeen
 from sightline.guard.evidence.hidden import HiddenSeen
 from sightline.guard.evidence.learning import HeadSeen
 from sightline.guard.evidence.origin import new, untrained
+from sightline.guard.evidence.replaced import ReplacedSeen
 from sightline.guard.evidence.setup import Setup
 from sightline.guard.evidence.steps import ParameterSeen, StepSeen
 
@@ -24,6 +25,7 @@ WAYS = {
 }
 ALONE = "give them to an optimizer, as what that term is to teach; or leave the term out"
 EACH = "give each optimizer the parameters of the part that it trains"
+LATE = "make the optimizer after the model is final: it holds {} foreign elements"
 ADD = "add them to a parameter group, or set requires_grad to False"
 
 
@@ -44,10 +46,13 @@ def stray(
     hidden: HiddenSeen | None,
     cut: CutOffSeen | None,
     fresh: FreshFrozenSeen | None,
+    replaced: ReplacedSeen | None = None,
 ) -> Stray | None:
     """The first of these that the run shows."""
     if (twice := held_twice(measured)) is not None:
         return twice
+    if replaced is not None:
+        return _replaced(replaced)
     left, foreign = left_behind(measured, setup), setup.orphans if setup is not None else 0
     alone = head is not None and all(p.name.startswith(head.name.removesuffix("weight")) for p in left)
     if head is not None and alone and not (left and foreign) and (why := idle_head(head, measured, setup)):
@@ -57,8 +62,7 @@ def stray(
     if left:
         numel, names = sum(p.numel for p in left), [p.name for p in left]
         what = f"{len(left)} parameters ({numel:,} elements) get gradients and are in no optimizer, e.g. {names[0]}"
-        late = f"make the optimizer after the model is final: it holds {foreign} foreign elements"
-        return Stray(what, late if foreign else ADD, bool(foreign), {"parameters": names[:5]})
+        return Stray(what, LATE.format(foreign) if foreign else ADD, bool(foreign), {"parameters": names[:5]})
     if hidden is not None and hidden.twins:
         return _mistaken(hidden)
     if hidden is not None and hidden.term:
@@ -129,6 +133,18 @@ def _mistaken(hidden: HiddenSeen) -> Stray:
     what = f"two optimizers hold the same {hidden.twins} parameters, and one never finds a gradient: its backward "
     rest = f"passes go to {hidden.parameters} parameters of {' and '.join(hidden.places)}, which are in none"
     return Stray(what + rest, EACH, True, {"elements in none": hidden.numel, "gradient norm": hidden.grad_norm})
+
+
+def _replaced(seen: ReplacedSeen) -> Stray:
+    """Layers that stand in the place of those that the optimizer has."""
+    what = f"{len(seen.parameters)} parameters ({seen.numel:,} elements) get gradients and are in no optimizer, which "
+    (now, before), name = seen.shapes[0], seen.parameters[0]
+    numbers: dict[str, object] = {
+        "parameters": seen.parameters[:5],
+        "shape": now,
+        "shape of what the optimizer holds instead": before,
+    }
+    return Stray(f"{what}holds what stood in their place before, e.g. {name}", LATE.format(seen.foreign), True, numbers)
 
 
 def left_behind(measured: Sequence[StepSeen], setup: Setup | None) -> list[ParameterSeen]:

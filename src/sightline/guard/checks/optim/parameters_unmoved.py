@@ -4,20 +4,18 @@ Symptom: the loss is flat, or falls less than it should; the saved weights of a 
 reverse: a tower that was frozen differs from its source after training.
 Root cause: `optimizer.step()` is missing, or from some step on writes to nothing (a recorded or compiled step that is
 replayed with what was there once); gradients are cleared between backward pass and step; the optimizer holds other
-tensors than the model does (made before it was rebuilt, resized, wrapped or unfrozen), or not all (parts were left out,
-are kept in a plain list, or one half is in both of two optimizers); the learning rate is zero; the loss, or a part, is
-detached or runs under no_grad; a new layer, or rows for new tokens, are frozen with the rest (LoRA learns, and was not
-told of them); or a parameter was frozen and kept its gradient.
+tensors than the model does (made before it, or a layer, was replaced, resized or wrapped), or not all (parts are left
+out, in a plain list, or one half is in both of two optimizers); the learning rate is zero; the loss, or a part, is
+detached; a new layer, or rows for new tokens, are frozen with the rest; or a frozen parameter kept its gradient.
 Fix: make the optimizer after the model is final, from its parameters with requires_grad; call `optimizer.step()` once
 per accumulated batch, and `zero_grad()` after it; set the group's `lr` above 0; set gradients to None when freezing.
-Stays silent when: each tower with a gradient moves in some measured step, whatever its single parameters do (a
-parameter may rest without a gradient); the rate is 0 only while it warms up; the tower's rounding loses updates (P4);
-a frozen part was trained before, or may be random on purpose (it reads raw inputs, is a target, is read by a new part);
-a body in front of what learns is left out, or a part that was trained before (its weights are not as an init draws).
+Stays silent when: each tower with a gradient moves in some measured step; the rate is 0 only while it warms up; the
+tower's rounding loses updates (P4); a frozen part was trained before, or may be random on purpose (it reads raw inputs,
+is a target, is read by a new part); a body in front of what learns is left out, or a part that was trained before.
 Sources:
 - https://github.com/pytorch/pytorch/issues/14467 (2018-11-28): an optimizer that trains a discarded model in silence
-- https://github.com/pytorch/pytorch/issues/115607 (2023-12-12): a compiled step that updates nothing once gradients
-  were None (PyTorch-115607 of the TrainCheck paper; so is Forum-84911, where all but the batch norms was frozen)
+- https://github.com/pytorch/pytorch/issues/115607 (2023-12-12): a compiled step that updates nothing (PyTorch-115607 of
+  the TrainCheck paper; so is Forum-84911, where all but the batch norms was frozen)
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ from sightline.guard.evidence import CutOffSeen, FreshFrozenSeen, HeadSeen, Hidd
 from sightline.guard.evidence import ParameterSeen as Seen
 from sightline.guard.evidence.learning import StillSeen
 from sightline.guard.evidence.movement import cleared, opposed, stopped, ungraded
+from sightline.guard.evidence.replaced import ReplacedSeen
 from sightline.guard.evidence.strays import ADD, graded_anew, stray
 from sightline.guard.specimen import Run
 
@@ -52,6 +51,7 @@ def find(
     cut: CutOffSeen | None = None,
     hidden: HiddenSeen | None = None,
     fresh: FreshFrozenSeen | None = None,
+    replaced: ReplacedSeen | None = None,
 ) -> Verdict:
     """Were steps taken, do they go on, and did each tower that learns move, and only those?"""
     if progress and not progress.steps and progress.backwards >= (ENDED if progress.closed else BACKWARDS):
@@ -63,15 +63,15 @@ def find(
     if len(measured) < STEPS:
         return CannotTell(f"{STEPS} measured optimizer steps")
     towers = {tower: [p for step in measured for p in step.tower(tower)] for tower in measured[-1].towers}
-    if found := [f for t, seen in towers.items() if (f := _unmoved(t, seen, setup))]:
-        return found[0]
+    if found := next((f for t, seen in towers.items() if (f := _unmoved(t, seen, setup))), None):
+        return found
     if cleared(measured):
         message = "every gradient was 0 in all measured steps, though the loss pulls at the outputs"
         return Finding("error", message, opposed(measured) + BETWEEN, {"measured steps": len(measured)})
     if ungraded(measured):
         message = f"in {measured[-1].step} steps no parameter ever had a gradient: the loss does not hang on the model"
         return Finding("error", message, WHOLE, {"measured steps": len(measured)})
-    one = stray(measured, setup, head, hidden, cut, fresh)
+    one = stray(measured, setup, head, hidden, cut, fresh, replaced)
     return Finding("error" if one.sure else "warning", one.what, one.remedy, one.seen) if one else None
 
 

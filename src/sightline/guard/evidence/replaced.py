@@ -1,0 +1,22 @@
+"""Layers that took the place of others, of which the optimizer was not told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ReplacedSeen:
+    """Parameters that get gradients, are in no optimizer and rest, beside such as only an optimizer still holds.
+
+    Attributes:
+        parameters: their names, in the model's order; `numel`: their elements.
+        shapes: of each matrix among them, its shape and that of the one in whose place it stands.
+        foreign: elements of what the optimizer holds instead: no module in use has them, and no gradient comes to them.
+    """
+
+    step: int
+    parameters: tuple[str, ...]
+    numel: int
+    shapes: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    foreign: int
