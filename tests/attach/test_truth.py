@@ -11,7 +11,8 @@ import pytest
 from torch import nn
 from transformers import EvalPrediction
 
-from sightline.attach.truth import keeps_records, texts_truths, truths, written
+from sightline.attach.truth import keeps_records, truths
+from sightline.attach.truth_of_texts import texts_truths, written
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.evaluation.metric_fails_oracle import find
 

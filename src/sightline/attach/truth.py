@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import nn
 
-from sightline.guard.evidence import IGNORE, GeneratedSeen, OracleSeen
+from sightline.guard.evidence import IGNORE, OracleSeen
 from sightline.guard.probes.restore import untouched
 
 ROWS = 256  # samples given to the metrics
@@ -26,7 +26,6 @@ SURE = 10.0  # logit of the truth: a probability of 1 within float32's rounding 
 SHIFTS = (1, 2, 3)  # rows by which predictions are moved on, to spoil them
 FEW = 1000  # classes: more are a vocabulary, of which an evaluation never shows all
 CLOSE = 1e-3  # to 1: rounding, as in the check
-WHOLE = (0, 1, 100)  # perfect: an error, a share, a share in per cent
 APART, SIGMAS = 0.2, 5.0  # of the labels that predictions meet in one place and not in the other; and not by chance
 RECORDS = (list, dict, set)  # what a function may keep its calls in
 
@@ -77,7 +76,7 @@ def truths(compute: Callable[[Any], Any], given: Any, model: nn.Module, step: in
         outputs = None
     for truth in _as_predictions(first[:ROWS], labels, outputs):
         sets = [truth, *(np.roll(truth, shift, axis=0) for shift in SHIFTS)]
-        told = _told(compute, model, [_like(given, one, labels) for one in sets])
+        told = told_of(compute, model, [like(given, one, labels) for one in sets])
         spoilt = {name: tuple(other[name] for other in told[1:] if name in other) for name in told[0]}
         scored.append({n: OracleSeen(step, n, score, spoilt[n]) for n, score in told[0].items() if spoilt[n]})
     place = _place(first[:ROWS], labels) if len(scored) > 1 else None
@@ -88,73 +87,6 @@ def truths(compute: Callable[[Any], Any], given: Any, model: nn.Module, step: in
             yield replace(found[place], perfect=1.0)
         elif not some:
             yield max(found, key=lambda one: one.truth)
-
-
-def texts_truths(
-    compute: Callable[[Any], Any], given: Any, model: nn.Module, step: int, pad: int | None
-) -> Iterator[OracleSeen]:
-    """What the metrics say of the truth as an encoder-decoder would have written it, against labels that are padded
-    (`pad`) as texts are where the Trainer's have -100.
-
-    Nobody knows what a metric of texts gives for the truth. One that is perfect for it beside padded labels, as for
-    no other text, is shown to take -100 for something else than the end of a text where it says less of the real ones.
-    """
-    import numpy as np
-
-    found = _texts(given, model)
-    if found is None or pad is None or len(found[0]) < 2:
-        return
-    texts, labels = (part[:ROWS] for part in found)
-    ended = (labels == IGNORE) | (labels == pad)  # a Trainer makes its labels longer with `pad` where they are short
-    if not (labels == IGNORE).any() or (ended[:, :-1] > ended[:, 1:]).any() or (labels[~ended] < 0).any():
-        return  # what has no label stands elsewhere than behind the text
-    start = getattr(getattr(model, "generation_config", None), "decoder_start_token_id", None)
-    padded = np.where(ended, pad, labels)
-    led = int(start is not None and (texts[:, 0] == start).all())
-    truth = np.full((len(labels), max(texts.shape[1], labels.shape[1] + led)), pad, dtype=texts.dtype)
-    truth[:, led : labels.shape[1] + led] = padded
-    truth[:, :led] = start
-    sets = [truth, *(np.roll(truth, shift, axis=0) for shift in SHIFTS)]
-    asked = [(one, padded) for one in sets] + [(truth, labels)]
-    best, *others, told = _told(compute, model, [_like(given, *one) for one in asked])
-    for name, score in told.items():
-        spoilt = tuple(other[name] for other in others if name in other)
-        goal = next((float(g) for g in WHOLE if abs(best.get(name, math.nan) - g) <= CLOSE * max(1, g)), None)
-        if goal is not None and spoilt and all(abs(one - goal) > APART * max(1, goal) for one in spoilt):
-            yield OracleSeen(step, name, score, spoilt, goal, "labels with padding instead of -100")
-
-
-def _texts(given: Any, model: Any) -> tuple[Any, Any] | None:
-    """Ids that an encoder-decoder wrote, and its labels."""
-    import numpy as np
-
-    texts, labels = given.predictions, given.label_ids
-    texts = texts[0] if isinstance(texts, tuple) else texts
-    if not all(isinstance(t, np.ndarray) and t.ndim == 2 and t.dtype.kind in "iu" and t.size for t in (texts, labels)):
-        return None
-    whole = getattr(getattr(model, "config", None), "is_encoder_decoder", False) and len(texts) == len(labels)
-    return (texts, labels) if whole else None
-
-
-def written(given: Any, model: Any, step: int) -> GeneratedSeen | None:
-    """The lengths of what an encoder-decoder wrote, and of what was wanted. None where they cannot be told."""
-    import numpy as np
-
-    found, config = _texts(given, model), getattr(model, "generation_config", None)
-    ends = getattr(config, "eos_token_id", None)
-    if ends is None or found is None:
-        return None
-    texts, labels = found
-    pad, start = getattr(config, "pad_token_id", None), getattr(config, "decoder_start_token_id", None)
-    ends = ends if isinstance(ends, list) else [ends]
-    texts = texts[:, 1:] if start is not None and (texts[:, 0] == start).all() else texts  # nobody wrote the first
-    real, asked = ((t >= 0) & (t != (-1 if pad is None or pad in ends else pad)) for t in (texts, labels))
-    lengths, wanted = real.sum(1), asked.sum(1)
-    limit = int(lengths.max())
-    unended = (lengths == limit) & ~np.isin(texts, ends).any(1)
-    return GeneratedSeen(
-        step, len(texts), limit, int(unended.sum()), int((wanted > limit).sum()), int(np.median(wanted))
-    )
 
 
 def _whole(seen: OracleSeen) -> bool:
@@ -212,7 +144,7 @@ def _all_there(labels: Any, classes: int) -> bool:
     return bool(shown) and max(shown) < classes and (classes > FEW or len(shown) == classes)
 
 
-def _told(compute: Callable[[Any], Any], model: nn.Module, sets: list[Any]) -> list[dict[str, float]]:
+def told_of(compute: Callable[[Any], Any], model: nn.Module, sets: list[Any]) -> list[dict[str, float]]:
     """The metrics of each of `sets`, in silence; of none where the Trainer's author made them for other input."""
     told: list[dict[str, float]] = []
     mute = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
@@ -221,7 +153,7 @@ def _told(compute: Callable[[Any], Any], model: nn.Module, sets: list[Any]) -> l
     return told if len(told) == len(sets) else [{} for _ in sets]
 
 
-def _like(given: Any, predictions: Any, labels: Any) -> Any:
+def like(given: Any, predictions: Any, labels: Any) -> Any:
     """A fresh copy of what the metrics were given, with other predictions: what else there was of the same samples."""
     import numpy as np
 

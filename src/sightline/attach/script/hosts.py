@@ -18,7 +18,8 @@ from sightline.attach.script.heap import tokenizer_for
 from sightline.attach.script.orphans import Orphans, settle
 from sightline.attach.script.watch import Models
 from sightline.attach.setup import embedding_of
-from sightline.attach.truth import Kept, keeps_records, kept, texts_truths, truths, written
+from sightline.attach.truth import Kept, keeps_records, kept, truths
+from sightline.attach.truth_of_texts import texts_truths, written
 
 HF_METHODS = ("evaluate", "predict")
 LIGHTNING_JUDGES = ("validate", "test")
