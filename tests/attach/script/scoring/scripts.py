@@ -239,6 +239,16 @@ def evaluate(net, loader):
 """,
         "not 1, which it gives for classes in dimension 2",
     ),
+    "the lowest of all scores": (
+        CLASSES
+        + """
+def top_k(p, t, k=1):
+    return (p.argsort(dim=1)[:, :k] == t[:, None]).any(1).float().mean().item()
+def evaluate(net, loader):
+    return [top_k(net(x), y) for x, y in loader]
+""",
+        "not 1, which it gives for the least likely classes",
+    ),
     "columns beside rows": (
         BINARY.replace(", nn.Flatten(0))", ")").replace("net(batch[0])", "net(batch[0])[:, 0]")
         + """
@@ -478,8 +488,16 @@ def mrr(p, t):
     return (1.0 / rank).mean().item()
 def noisy(p, t):
     return ((p + torch.randn_like(p)).argmax(1) == t).float().mean().item()
+def top_error(p, t, k=2):
+    return (~p.argsort(1, descending=True)[:, :k].eq(t[:, None]).any(1)).float().mean().item()
+def mean_rank(p, t):
+    return p.argsort(1, descending=True).eq(t[:, None]).float().argmax(1).float().mean().item()
+def ruled_out(p, t):
+    return p.argmin(1).ne(t).float().mean().item()
+def fooled(p, t):
+    return (p.argmax(1) != t).float().mean().item()
 FIRST_HALF = (accuracy, top_k, balanced, macro_f1, calibration, focal, smoothed, chance, hinge, perplexity, kl, right)
-FIRST_HALF += (mrr, noisy)
+FIRST_HALF += (mrr, noisy, top_error, mean_rank, ruled_out, fooled)
 SECOND_HALF = (errors, near_misses, above, bias, mae, kappa, recorded)
 def evaluate(net, loader):
     told = []

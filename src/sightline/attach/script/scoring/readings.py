@@ -172,6 +172,8 @@ def _logits(pred: Tensor, target: Tensor) -> Reading | None:
         high, low = (1 - NEARLY, NEARLY / (classes - 1)) if chances else (SURE, -SURE)
         said = torch.full_like(pred, low).scatter(dim, found.truth.unsqueeze(dim), high)
         others = [Other(o.says, said, o.target) for o in found.others]
+        least = torch.full_like(pred, high).scatter(dim, found.truth.unsqueeze(dim), low)
+        others.append(Other("the least likely classes for the likeliest", least, target))
         return Reading(said, (*others, *_turned(pred, target, dim, high, low)))
     return None
 
