@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -71,6 +72,7 @@ class State:
         stepped: steps that are over and not yet evidence, with what makes them so.
         evaluated: the evaluation under way was shown already.
         arriving: told first of a forward pass, by whoever finds out only then that a step was taken.
+        parted: of a model whose parts are called one by one, all calls that the loss at hand may be made of.
         audience: told of the evaluations of all models.
     """
 
@@ -98,7 +100,10 @@ class State:
         self._mark: object = None
         self._flags: set[int] = set()  # which parameters were frozen so far, as one number
         self._known: set[int] = set()  # what could learn so far: of networks that take turns, the same again and again
+        self._frozen: tuple[int, set[str]] = (0, set())  # at the last set-up: its step, and what was frozen
+        self._rested: set[str] = set()  # what was frozen in any step so far
         self.last_call: Call | None = None
+        self.parted: list[tuple[Call, Any]] = []
         self.open_step: OpenStep | None = None
         self.stepped: list[tuple[OpenStep, Build]] = []
         self.ears: Open | None = None
@@ -133,9 +138,18 @@ class State:
             self.towers = renewed(self.model, self.towers)
             self.meter.renew(self.model, dict(self.towers.of))
         setup = read_setup(self.model, self.towers, self.optimizers, self.facts, self.step)
+        setup = replace(setup, unfrozen=self._unfrozen())
         if others or self.setup is None or not same_setup(setup, self.setup):
             self.setup = setup
             self.offer(setup)
+
+    def _unfrozen(self) -> tuple[str, ...]:
+        """Parameters that may learn now, and rested while others did."""
+        step, frozen = self._frozen
+        if self.step > step:
+            self._rested |= frozen
+        self._frozen = self.step, {name for name, p in self.meter.named if not p.requires_grad}
+        return tuple(name for name, p in self.meter.named if p.requires_grad and name in self._rested)
 
     def woken(self) -> bool:
         """Whether other parameters are frozen than ever before."""

@@ -53,6 +53,7 @@ class Setup:
 
     Attributes:
         orphans: elements the optimizer holds that belong to no parameter of the model.
+        unfrozen: parameters that may learn now, and with which steps were taken while they were frozen.
         unheeded: modules with an attribute ``requires_grad = False``, which torch reads nowhere: all in them learns.
     """
 
@@ -65,5 +66,6 @@ class Setup:
     accumulation: int | None = None
     optimizer: str | None = None
     orphans: int = 0
+    unfrozen: tuple[str, ...] = ()
     unheeded: tuple[str, ...] = ()
     step: int = 0

@@ -15,6 +15,7 @@ from sightline.guard.evidence.setup import Setup
 from sightline.guard.evidence.steps import ParameterSeen, StepSeen
 
 LONG = 16  # steps: optimizers that take turns have had theirs
+LOOKS = 4  # steps after they were unfrozen: a loop may give them to its optimizer a moment later
 TURNS = 3  # measured steps of each of two optimizers that take turns
 WAYS = {
     "between": "parts that were loaded or trained come before and after them",
@@ -26,6 +27,7 @@ WAYS = {
 ALONE = "give them to an optimizer, as what that term is to teach; or leave the term out"
 EACH = "give each optimizer the parameters of the part that it trains"
 LATE = "make the optimizer after the model is final: it holds {} foreign elements"
+UNFROZEN = "give them to the optimizer when they are unfrozen: optimizer.add_param_group({'params': ...})"
 ADD = "add them to a parameter group, or set requires_grad to False"
 
 
@@ -53,6 +55,8 @@ def stray(
         return twice
     if replaced is not None:
         return _replaced(replaced)
+    if (late := _unfrozen(measured, setup)) is not None:
+        return late
     left, foreign = left_behind(measured, setup), setup.orphans if setup is not None else 0
     alone = head is not None and all(p.name.startswith(head.name.removesuffix("weight")) for p in left)
     if head is not None and alone and not (left and foreign) and (why := idle_head(head, measured, setup)):
@@ -145,6 +149,24 @@ def _replaced(seen: ReplacedSeen) -> Stray:
         "shape of what the optimizer holds instead": before,
     }
     return Stray(f"{what}holds what stood in their place before, e.g. {name}", LATE.format(seen.foreign), True, numbers)
+
+
+def _unfrozen(measured: Sequence[StepSeen], setup: Setup | None) -> Stray | None:
+    """What somebody unfroze in mid-run, and gave to no optimizer."""
+    named = set(setup.unfrozen) if setup is not None else set()
+    free = sum(tower.trainable - tower.optimized for tower in setup.towers.values()) if setup is not None else 0
+    late = [
+        same for same in _each(measured) if same[0].name in named and all(p.trainable and p.grad_norm for p in same)
+    ]
+    left = [same[0] for same in late if not any(p.optimized or p.moved for p in same)]
+    numel = sum(p.numel for p in left)
+    if setup is None or not left or free < numel or measured[-1].step < setup.step + LOOKS:
+        return None
+    what = (
+        f"{len(left)} parameters ({numel:,} elements) were unfrozen by step {setup.step}, get gradients and are in "
+    )
+    seen: dict[str, object] = {"parameters": [p.name for p in left[:5]], "steps since": measured[-1].step - setup.step}
+    return Stray(f"{what}no optimizer, e.g. {left[0].name}", UNFROZEN, True, seen)
 
 
 def left_behind(measured: Sequence[StepSeen], setup: Setup | None) -> list[ParameterSeen]:

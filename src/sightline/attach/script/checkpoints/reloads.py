@@ -180,7 +180,7 @@ def watch_nothing_came(
 
 
 def _whole(state: Mapping[str, Any], unexpected: Sequence[str]) -> Mapping[str, Any]:
-    """What was given, if nothing of it was known; of a file's content, by dotted names the state in it, if it is one."""
+    """What was given, if nothing of it was known; of a file's content the state in it, by dotted names."""
     if len(unexpected) < len(state):
         return {}
     inside = [

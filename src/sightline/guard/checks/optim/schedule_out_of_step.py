@@ -9,8 +9,8 @@ a number that should rise.
 Fix: give the schedule the number of optimizer steps, epochs x ceil(batches / accumulation); make it once, before the
 first epoch; call `scheduler.step()` once after each `optimizer.step()`.
 Stays silent when: a schedule counts in epochs or micro-batches throughout; the rate ends above 0 and stays there; it
-goes up and down by design (cycles, warm restarts); the run was stopped early; the rate is 0 only in the last steps or in
-a warm-up; a scaler skipped the first steps; the optimizer was restored; a run ends in mid-epoch at a round step number.
+goes up and down by design (cycles, warm restarts); the run was stopped early; the rate is 0 only in the last steps or
+in a warm-up; a scaler skipped the first steps; the optimizer was restored; a run ends in mid-epoch at a round number.
 Sources:
 - https://github.com/huggingface/diffusers/issues/4387 (2023-07-31): planned in micro-batches, the rate never reaches 0
 - https://github.com/huggingface/transformers/issues/36297 (2025-02-20): an epoch's steps rounded down and then up end
