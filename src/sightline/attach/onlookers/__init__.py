@@ -40,6 +40,7 @@ from sightline.attach.onlookers.schedule import Schedules
 from sightline.attach.onlookers.shared_rows import SharedRows
 from sightline.attach.onlookers.shared_text import SharedText
 from sightline.attach.onlookers.standstill import Standstill
+from sightline.attach.onlookers.turned_mask import TurnedMask
 from sightline.attach.onlookers.unsettled import Unsettled
 from sightline.guard.probes.call import Call
 
@@ -68,6 +69,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     LeftInEval,
     LeftOut,
     LastPlace,
+    TurnedMask,
     OwnReference,
     Matches,
     RowOrder,

@@ -46,6 +46,7 @@ class PaddingSeen:
             from the others, 0 where it makes no difference; None if not generating.
         pooled: of a training batch, whose rows are read at one position each, the last one, padding or not.
         ends: where `pooled`: by how much the rows' last real tokens differ from the same rows alone.
+        turned: states at words move with padding (by `gap` of their size), and with no other word (`noise`).
     """
 
     step: int
@@ -57,6 +58,7 @@ class PaddingSeen:
     followed: float | None = None
     pooled: bool = False
     ends: float = 0.0
+    turned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,12 @@ or an odd word, repeat themselves, or stop at once. The longest row of each batc
 Root cause: a decoder goes on from the last position of each row. Padded at the right, that position is padding, and the
 new tokens stand behind a gap; and what is read there (`hidden[:, -1]`: a sentence's embedding, a reward) is not the
 state of the row's last word. Padded at the left, a model with absolute positions counts the padding along, unless
-`position_ids` are given.
+`position_ids` are given. Or an encoder's mask says the reverse, so that words see nothing but padding.
 Fix: `padding_side="left"` for generation and for reading the last position, with the attention mask passed on (and
 `position_ids` counted from the mask, where positions are absolute); `padding_side="right"` is fine for training,
-and for states that are read at `attention_mask.sum(1) - 1`.
+and for states that are read at `attention_mask.sum(1) - 1`. A mask that is turned round: `~mask`.
 Stays silent when: each row says next what it says alone; rows are padded at the right but read at their last real
-token; a batch is trained on at all its tokens (collators may pad as they like); encoders, which do not care.
+token; a batch is trained on at all its tokens (collators may pad as they like); encoders, whose words see words.
 Sources:
 - https://github.com/huggingface/transformers/issues/26569 (2023-10-03): what a Llama generates from the same prompts
   padded left and right
@@ -36,6 +36,8 @@ CLEAR = 1.0  # nats in favour of the padding's own prediction: sampled tokens ar
 def find(padding: PaddingSeen) -> Verdict:
     """Does a row of the padded batch say what it says alone, where the host reads it?"""
     seen = padding
+    if seen.turned:
+        return _turned(seen)
     if seen.pooled:
         return _pooled(seen)
     if seen.gap <= max(LEAST, NOISE * seen.noise):
@@ -48,6 +50,17 @@ def find(padding: PaddingSeen) -> Verdict:
         fix="pass attention_mask, and position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)",
         seen={"moved": seen.gap, "rounding": seen.noise, "generating": seen.generating},
     )
+
+
+def _turned(seen: PaddingSeen) -> Finding:
+    what = (
+        f"words see padding in place of each other, in all {seen.rows} padded rows of a batch: a mask is turned round"
+    )
+    fix = (
+        "key_padding_mask (nn.MultiheadAttention, nn.Transformer) is True for what is to be ignored: ~mask; attn_mask"
+        " of scaled_dot_product_attention is True for what may be seen"
+    )
+    return Finding("error", what, fix, {"padding moves a word's state by": seen.gap, "other words": seen.noise})
 
 
 def _pooled(seen: PaddingSeen) -> Verdict:
