@@ -38,6 +38,45 @@ for epoch in range(4):
 """
 
 
+TOWERS = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+torch.manual_seed(0)
+kinds = torch.stack([torch.randint(0, n, (256,)) for n in (6, 5)], 1)
+seeds = torch.randn(11, 48)
+pictures = (seeds[kinds[:, 0]] + seeds[6 + kinds[:, 1]]).view(256, 3, 4, 4)
+lengths = torch.randint(3, 7, (256,))
+words = torch.randint(12, 18, (256, 6))
+words[:, 0], words[:, 1] = 1 + kinds[:, 0], 7 + kinds[:, 1]
+words[torch.arange(6) >= lengths[:, None]] = 0
+class Texts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.core, self.out = nn.Embedding(18, 16), nn.GRU(16, 32, batch_first=True), nn.Linear(32, 16)
+    def forward(self, ids, lengths):
+        lengths, order = lengths.sort(descending=True)
+        packed = nn.utils.rnn.pack_padded_sequence(self.table(ids[order]), lengths, batch_first=True)
+        last = self.out(self.core(packed)[1][-1])
+        return last if {faulty} else last[order.argsort()]
+eye, texts = nn.Sequential(nn.Flatten(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 16)), Texts()
+optimizer = torch.optim.Adam([*eye.parameters(), *texts.parameters()], lr=3e-3)
+for epoch in range(3):
+    for rows in torch.randperm(256).split(32):
+        scores = 10 * F.normalize(eye(pictures[rows])) @ F.normalize(texts(words[rows], lengths[rows])).T
+        loss = F.cross_entropy(scores, torch.arange(32)) + F.cross_entropy(scores.T, torch.arange(32))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+"""
+
+
+@pytest.mark.parametrize("faulty", [True, False])
+def test_two_towers_of_which_one_sorts(codes: Codes, faulty: bool) -> None:
+    """Neither tower knows of the other, and the loss is the script's own."""
+    assert {code for _, code in codes(TOWERS.format(faulty=faulty))} == ({"I5"} if faulty else set())
+
+
 @pytest.mark.parametrize("faulty", [True, False])
 def test_an_encoder_a_neck_and_a_head(codes: Codes, faulty: bool) -> None:
     found = codes(SCRIPT.format(faulty=faulty))

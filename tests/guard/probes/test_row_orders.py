@@ -58,7 +58,7 @@ def batch(rows: int = ROWS) -> dict[str, Tensor]:
 def test_a_tower_that_sorts(meets: str) -> None:
     given = batch()
     seen = row_orders(Call(Both(meets, undone=False), (given,)), 3)
-    assert seen is not None and seen.together is (meets == "row")
+    assert seen is not None and seen.meets == ("inputs" if meets == "row" else "pairs")
     assert seen.one == tuple(range(ROWS))
     assert seen.other == tuple(given["lengths"].sort(descending=True).indices.tolist()) and seen.apart
     seen = row_orders(Call(Both(meets, undone=True), (given,)), 3)
@@ -103,10 +103,27 @@ def test_what_moves_other_rows_on_purpose(way: str) -> None:
     torch.set_rng_state(state)
 
 
-def test_one_input_or_few_rows_tell_nothing() -> None:
+def test_few_rows_tell_nothing() -> None:
     assert row_orders(Call(Both("row", undone=False), (batch(4),)), 3) is None
+
+
+def test_one_input_meets_the_labels_that_came_with_it() -> None:
     given = batch()
-    assert row_orders(Call(Texts(undone=False), (given["ids"], given["lengths"])), 3) is None
+    for undone in (False, True):
+        seen = row_orders(Call(Texts(undone=undone), (given["ids"], given["lengths"])), 3)
+        assert seen is not None and seen.meets == "labels" and seen.other == tuple(range(ROWS))
+        assert bool(seen.apart) is not undone
+
+
+def test_two_inputs_that_are_sorted_alike() -> None:
+    class Sorts(Both):
+        def forward(self, batch: dict[str, Tensor]) -> Any:
+            order = batch["lengths"].argsort(descending=True)
+            return super().forward({name: value[order] for name, value in batch.items()})
+
+    for meets in ("row", "scores"):
+        seen = row_orders(Call(Sorts(meets, undone=True), (batch(),)), 3)
+        assert seen is not None and seen.meets == "labels" and bool(seen.apart) is (meets == "row")
 
 
 def test_nothing_is_left_behind() -> None:

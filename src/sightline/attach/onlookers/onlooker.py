@@ -24,7 +24,8 @@ class Recording(Protocol):
 
     `pace`: when the guard looks; `step`: optimizer steps taken; `forwards`: training forwards, of all steps;
     `backwards`: backward passes through the model's outputs, of steps that were heard; `muted`: our own forward pass is
-    running; `open_step`: the one in the making; `stepped`: steps that are over and not yet evidence, the last one last.
+    running; `parted`: the calls of parts that are called one by one; `open_step`: the one in the making; `stepped`:
+    steps that are over and not yet evidence, the last one last.
     """
 
     model: nn.Module
@@ -36,6 +37,7 @@ class Recording(Protocol):
     backwards: int
     declared: bool
     declarations: int
+    parted: list[tuple[Call, Any]]
     open_step: OpenStep | None
     stepped: list[tuple[OpenStep, Any]]
 

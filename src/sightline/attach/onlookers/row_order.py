@@ -1,7 +1,8 @@
-"""Two inputs of a batch, such as pictures and captions: does what is made of both meet row by row?"""
+"""Does what a model makes of a batch come out row by row, as it came, and beside what is made of another input?"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from sightline.guard.probes.row_orders import row_orders
 
 LOOKS = (3, 16, 64)  # training forwards that are asked, until one answers: gates that start at zero open in between
 INDEX = 1  # dimensions of an output of whole numbers that may tell the order
+Vectors = tuple[Tensor, Tensor | None]  # both sides', or scores of all with all
 
 
 class RowOrder(Onlooker):
@@ -30,24 +32,40 @@ class RowOrder(Onlooker):
         if self._over or not training:
             return
         self._forwards += 1
-        if self._forwards not in LOOKS or not call.repeatable:
+        if self._forwards not in LOOKS:
             return
+        self._over = self._forwards >= LOOKS[-1]
+        two = [one for one in self.recorder.parted if _vectors(one[1])]
+        if len(two) == 2 and two[0][1].shape == two[1][1].shape:
+            self._ask_towers(*two)
+        elif (seen := self._orders(call, output)) is None or seen.meets != "pairs":
+            self._over = self._over or seen is not None
+            if seen is not None and seen.apart:
+                self.recorder.offer(seen)
+        elif (given := scored(output)) is not None:
+            self._ask_loss(seen, given)
+
+    def _orders(self, call: Call, output: Any) -> OrdersSeen | None:
+        if not call.repeatable:
+            return None
         with self.recorder.silence():
             seen = row_orders(call, self.recorder.step)
-        self._over = seen is not None or self._forwards >= LOOKS[-1]
-        if seen is None or not seen.apart or _tells_order(output):
-            return
-        if seen.together:
-            self.recorder.offer(seen)
-        else:
-            self._ask_loss(seen, output)
+        return None if seen is None else replace(seen, told=_tells_order(output))
 
-    def _ask_loss(self, seen: OrdersSeen, output: Any) -> None:
-        """Whether it holds those together that come out in the same place."""
-        if (given := scored(output)) is None or len(given[0]) != len(seen.one):
+    def _ask_towers(self, one: tuple[Call, Tensor], other: tuple[Call, Tensor]) -> None:
+        """Two parts that were called beside each other, each of its own input."""
+        left, right = self._orders(*one), self._orders(*other)
+        if left is None or right is None or any(seen.meets != "labels" for seen in (left, right)):
             return
+        if left.one == right.one:
+            self._over = True
+        elif len(left.one) == len(right.one):
+            self._ask_loss(OrdersSeen(left.step, left.one, right.one, "pairs"), (one[1], other[1]))
+
+    def _ask_loss(self, seen: OrdersSeen, given: Vectors) -> None:
+        """Whether it holds those together that come out in the same place."""
         left, right = given
-        done = [False]
+        done = [len(left) != len(seen.one)]
 
         def came(grad: Tensor) -> None:
             if done[0] or self.recorder.muted:
@@ -57,10 +75,16 @@ class RowOrder(Onlooker):
             self.recorder.mailbox.post([won(-pulls)], lambda values: told(float(values[0])))
 
         def told(taught: float) -> None:
-            if taught >= TAUGHT:
+            if taught >= TAUGHT and not seen.told:
+                self._over = True
                 self.recorder.offer(seen)
 
         left.register_hook(came)
+
+
+def _vectors(output: Any) -> bool:
+    """Whether a part gave (B, D), and nothing else."""
+    return isinstance(output, Tensor) and output.dim() == 2 and output.shape[1] > 1 and output.requires_grad
 
 
 def _tells_order(output: Any) -> bool:

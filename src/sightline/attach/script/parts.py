@@ -56,10 +56,13 @@ class Parts(Calls):
             return
         if not alone and not (root is not None and _reaches(root, [output for _, output in self.made])):
             return
-        made = [call.model for call, output in self.made if differentiable(output)]
+        parted = [(call, output) for call, output in self.made if differentiable(output)]
+        made = [call.model for call, _ in parted]
         if (one := self.taken()) is not None:
             self._last, self._times, self._slept = one[0].model, made.count(one[0].model), 0
+            self.recorder.parted = parted
             self.recorder.trained(*one)
+            self.recorder.parted = []
 
     def stepped(self) -> None:
         """The step is over, however its gradients were made."""

@@ -1,8 +1,8 @@
 """Do samples leave a model in the places they came in? Rows of one input are changed: which rows of the output move?
 
-A tower that sorts its rows by length for a packed sequence gives them in another order than the tower beside it. Asked
-is first with half of the rows. Where two inputs then move other places, each is asked for its whole order: place by
-place, bit by bit of the row's number and of its complement, so that no place can be moved by two rows unseen.
+What sorts its rows by length for a packed sequence gives them in another order than it was given, or than what stands
+beside it. Asked is first with half of the rows. Where other places move, an input is asked for its whole order: bit by
+bit of the row's number and of its complement, so that no place can be moved by two rows unseen.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from sightline.guard.probes.rows import attributes
 
 LEAST, MOST = 6, 256  # rows: of fewer, orders agree by chance; of more, it takes too many passes
 SIDES = 3  # inputs that are asked about
+WIDE = 4096  # numbers of a row of an output that are compared
 ROUNDING, FULL = 8, 1e-2  # roundings of the largest output; share of the largest change that counts as one
 ASIDE = ("mask", "bias", "type", "position", "label", "target", "cache", "past")
 WORDS = (torch.int64, torch.int32)
@@ -35,27 +36,36 @@ Moved = dict[Place, Tensor]  # (rows,) bool: which of them moved, where these ar
 def row_orders(call: Call, step: int) -> OrdersSeen | None:
     """Run `call` in eval mode: as it is, and once for each of its inputs with half of its rows changed.
 
-    One order twice where two inputs agree, in any output. None where nothing could be told: no two inputs with one row
-    a sample, outputs that move with none or many of the rows, or not alike each time.
+    Nothing is `apart` where they come out as they came, in any output. None where nothing could be told: outputs that
+    move with none or many of the rows, or not alike each time.
     """
     call = call.unfused()
     sides = _sides(call)
-    if len(sides) < 2 or call.forward is not None:
+    if not sides or call.forward is not None:
         return None
-    rows = len(sides[0].given)
-    half = torch.randperm(rows, generator=torch.Generator().manual_seed(0)) < rows // 2
+    half = torch.randperm(len(sides[0].given), generator=torch.Generator().manual_seed(0)) < len(sides[0].given) // 2
     with untouched(call.model), attributes(call.model), torch.no_grad():
         call.model.eval()
         asked = _Asked(call, _outputs(call))
         moved = [asked.moved(side, half) for side in sides]
         met = list(_met(moved))
-        if any(torch.equal(moved[a][p], moved[b][q]) for a, p, b, q in met):
-            return OrdersSeen(step, tuple(range(rows)), tuple(range(rows)), together=True)
+        agree = [(a, p, q) for a, p, b, q in met if torch.equal(moved[a][p], moved[b][q])]
+        if agree or len(sides) == 1:
+            ways = [(a, p) for a, p, q in agree if p == q] or [(0, p) for p in moved[0] if not agree and not p[1]]
+            still = agree and not ways  # pairs that meet
+            if still or any(torch.equal(moved[a][p], half) for a, p in ways):
+                return _of_labels(step, tuple(range(len(half))))
+            orders = [order for a, p in ways if (order := asked.order(sides[a], p)) is not None]
+            return _of_labels(step, min(orders)) if orders else None
         for a, p, b, q in met:
             one, other = asked.order(sides[a], p), asked.order(sides[b], q)
             if one is not None and other is not None:
-                return OrdersSeen(step, one, other, together=p == q)
+                return OrdersSeen(step, one, other, "inputs" if p == q else "pairs")
     return None
+
+
+def _of_labels(step: int, order: tuple[int, ...]) -> OrdersSeen:
+    return OrdersSeen(step, order, tuple(range(len(order))), "labels")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +96,7 @@ class _Asked:
         for at, (before, after) in enumerate(zip(self._first, now, strict=True)):
             if before.shape != after.shape or not before.dim() or len(before) != len(rows):
                 continue
-            gap = (after.float() - before.float()).abs().nan_to_num(0.0)
+            gap = (after.float() - before.float()).abs().nan_to_num(0.0, 0.0)
             least = ROUNDING * torch.finfo(before.dtype).eps * float(before.float().abs().nan_to_num(0, 0, 0).max())
             least = max(least, FULL * float(gap.max()))
             for axis in range(2 if before.shape == (len(rows), len(rows)) else 1):
@@ -119,7 +129,15 @@ def _met(moved: list[Moved]) -> Iterator[tuple[int, Place, int, Place]]:
 
 
 def _outputs(call: Call) -> list[Tensor]:
-    return [tensor.detach() for tensor in tensors_of(call.model(*call.args, **call.kwargs))]
+    """What it gives; of long rows some numbers of each."""
+    return [_thinned(tensor.detach()) for tensor in tensors_of(call.model(*call.args, **call.kwargs))]
+
+
+def _thinned(output: Tensor) -> Tensor:
+    if output.dim() < 2 or output[0].numel() <= WIDE:
+        return output
+    flat = output.flatten(1)
+    return flat[:, :: -(-flat.shape[1] // WIDE)].clone()
 
 
 def _sides(call: Call) -> list[_Side]:

@@ -11,8 +11,8 @@ give outputs and targets one shape: `outputs.squeeze(-1)`.
 Stays silent when: inputs come back with the class they had, or so often that the rest is label noise; inputs never
 repeat (fresh augmentation, one epoch), or repeat as one fixed wrong pairing that is learnt by heart. All targets of
 a batch may be one number (a discriminator's), or the mean of its outputs (a loss that holds them together); all may be
-compared with all on purpose (contrast, ranks, distances, kernels): outputs on both sides, or a choice among the pairs.
-A model may give its rows in another order that it tells, or that its loss knows.
+compared with all on purpose (contrast, ranks, kernels): outputs on both sides, or a choice among the pairs. A model may
+give its rows in another order that it tells, or that its loss knows.
 Sources:
 - https://arxiv.org/abs/2103.14749 (2021-03-26): label errors in ten test sets are 3.4 % on average, 10 % at most
 - https://docs.pytorch.org/docs/stable/data.html (2026-11-01): a data set's row holds the sample with its label
@@ -41,7 +41,9 @@ def find(
     orders: OrdersSeen | None = None,
 ) -> Verdict:
     """Compare the classes of inputs that came back with what independent classes would give."""
-    told = (paired and _augmented_apart(paired)) or (orders and _out_of_order(orders)) or (kept and _of_others(kept))
+    told = (
+        (paired and _augmented_apart(paired)) or (orders and _out_of_order(orders, feed)) or (kept and _of_others(kept))
+    )
     if finding := told or (matches and _never_found(matches)):
         return finding
     if crossed is not None or (pull is not None and pull.targets_lost):
@@ -49,14 +51,13 @@ def find(
     if feed is None:
         return CannotTell("training batch of tensors")
     again, conflicts, independent = feed.came_back()
-    if again < AGAIN:
+    if again < AGAIN or (orders is not None and orders.meets == "labels"):
         return CannotTell(f"{AGAIN} inputs that came back, with the class that the loss taught for each")
     if conflicts < max(FEW, MOST * independent * again + (independent * (1 - independent) * again) ** 0.5):
         return None
     what = f"{conflicts} of {again} inputs that came back were taught another class than before"
     fix = "shuffle, sort and filter inputs and labels with one index (x[i], y[i]), or keep pairs in one data set row"
-    facts = {"came back": again, "with another class": conflicts, "expected if unrelated": independent * again}
-    return Finding("error", what, fix, facts)
+    return Finding("error", what, fix, {"came back": again, "expected if unrelated": independent * again})
 
 
 def _all_with_all(crossed: CrossedSeen | None, pull: PullSeen | None) -> Finding:
@@ -71,42 +72,44 @@ def _all_with_all(crossed: CrossedSeen | None, pull: PullSeen | None) -> Finding
 
 
 def _augmented_apart(seen: PairedSeen) -> Finding | None:
-    if not seen.parted:
-        return None
     what = f"in {seen.apart} of {seen.moved} readings an image was mirrored or moved, its {seen.kind} otherwise"
     fix = f"draw each random transform once for image and {seen.kind}: one `flip = random.random() < 0.5` for both"
     if seen.kind == "rows":
         what = f"{seen.apart} of {seen.moved} rows that collate_fn makes hold parts of different samples"
         fix = "sort or shuffle the samples before they are taken apart, never one of their parts alone"
-    return Finding("error", what, fix, {"looked at": seen.moved, "apart": seen.apart})
+    return Finding("error", what, fix, {"looked at": seen.moved, "apart": seen.apart}) if seen.parted else None
 
 
 def _never_found(seen: MatchesSeen) -> Finding | None:
     if (found := never_found(seen)) is None:
         return None
     won, dealt = found
-    other = f"; {seen.again - seen.kept} of {seen.again} came back with another one" if dealt else ""
-    return Finding(
-        severity="error" if dealt else "warning",
-        message=f"after {seen.step} steps a partner scores above {won:.0%} of the others, as by chance{other}",
-        fix="shuffle, sort and filter both inputs of a pair with one index: images[i] with captions[i]",
-        seen={"came back": seen.again, "with their partner": seen.kept, "expected if dealt anew": seen.expected},
-    )
+    what = f"after {seen.step} steps a partner scores above {won:.0%} of the others, as by chance"
+    what += f"; {seen.again - seen.kept} of {seen.again} came back with another one" if dealt else ""
+    fix = "shuffle, sort and filter both inputs of a pair with one index: images[i] with captions[i]"
+    facts = {"with their partner": seen.kept, "expected if dealt anew": seen.expected}
+    return Finding("error" if dealt else "warning", what, fix, facts)
 
 
-def _out_of_order(seen: OrdersSeen) -> Finding:
-    at = seen.apart[0]
-    what = f"the model puts sample {seen.one[at]} of one input together with sample {seen.other[at]} of another, and so"
+def _out_of_order(seen: OrdersSeen, feed: FeedSeen | None) -> Finding | None:
+    if seen.told or not seen.apart or (seen.meets == "labels" and not (feed and seen.strangers(feed))):
+        return None
+    one, other = seen.one[seen.apart[0]], seen.other[seen.apart[0]]
+    what = f"the model puts sample {one} of one input together with sample {other} of another"
+    if seen.meets == "labels":
+        what = f"the model gives its output for sample {one} in the place of sample {other}, whose label it is taught"
+    what += f", and so for {len(seen.apart)} of {len(seen.one)} places of a batch"
     fix = "undo a sort by length after the packed sequence, h[order.argsort()], or give enforce_sorted=False"
-    what += f" for {len(seen.apart)} of {len(seen.one)} places of a batch"
-    return Finding("error", what, fix, {"rows of one input": seen.one, "of another": seen.other})
+    return Finding("error", what, fix, {"first rows": seen.one[:FEW], "of the other": seen.other[:FEW]})
 
 
 def _of_others(seen: ExtractedSeen) -> Finding | None:
     what = f"{seen.conflicts} of {len(seen.taught)} kept features were taught the label of another sample: the labels"
     what += " have the order of the data set, or of another pass, and the features that of the pass they are of"
-    fix = "keep each batch's labels with its features, or make them with shuffle=False"
-    facts = {"features": len(seen.taught), "with another sample's label": seen.conflicts}
+    fix, facts = (
+        "keep each batch's labels with its features, or make them with shuffle=False",
+        {"kept": len(seen.taught)},
+    )
     return Finding("error", what, fix, facts) if seen.in_another_order else None
 
 
