@@ -85,3 +85,38 @@ def test_only_where_all_rows_and_all_prompts_agree() -> None:
     given = itertools.product((template, few, mixed), (PROMPTS,))
     for begun, prompts in (*given, (BEGUN, others), (BEGUN, elsewhere), (BEGUN, None), (None, PROMPTS)):
         assert not isinstance(find(BATCH, begun=begun, prompts=prompts), Finding)
+
+
+def padded(rows: int) -> tuple[Tensor, Tensor, list[int]]:
+    """Prompts of one to eight words and a colon, answers of three; padded on the left. Ids, mask, sizes of prompts."""
+    sizes = torch.randint(2, 10, (rows,)).tolist()
+    ids, mask = torch.zeros(rows, max(sizes) + 3, dtype=torch.long), torch.zeros(rows, max(sizes) + 3)
+    for row, size in enumerate(sizes):
+        ids[row, -size - 3 :] = torch.randint(4, VOCABULARY, (size + 3,))
+        ids[row, -4], mask[row, -size - 3 :] = COLON, 1
+    return ids, mask.long(), sizes
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["labels", "a loss of its own"])
+@pytest.mark.parametrize("faulty", [True, False])
+def test_a_mask_counted_from_the_padded_start(given: bool, faulty: bool) -> None:
+    torch.manual_seed(0)
+    model, found = llama(), []
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with attach(model, optimizer, on_finding=found.append, budget=1.0):
+        for _ in range(9):
+            ids, mask, sizes = padded(12)
+            labels = ids.masked_fill(mask == 0, IGNORE)
+            for row, size in enumerate(sizes):
+                labels[row, : size + (0 if faulty else ids.shape[1] - size - 3)] = IGNORE
+            if given:
+                loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+            else:
+                logits = model(input_ids=ids, attention_mask=mask).logits
+                loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    said = [finding for finding in found if finding.code == "L2"]
+    assert [finding.severity for finding in said] == ["error"] * faulty
+    assert all("as if padding were a part of them" in finding.message for finding in said)

@@ -28,6 +28,7 @@ from sightline.attach.script.scoring.listen import Scores
 from sightline.attach.script.scout import Scout
 from sightline.attach.script.stand_ins import StandIns
 from sightline.attach.script.teachers import Teachers
+from sightline.attach.script.tokenizers import Tokenizers
 from sightline.attach.script.twins import Twins
 from sightline.attach.script.watch import Models
 from sightline.attach.torch_loop import Attachment
@@ -73,7 +74,7 @@ def watched(
     losses.install()
     ByHand(models, scout, fault).install()
     Attachment.made = models.adopt
-    for library in (Hosts(models, budget, fault), losses, origins):
+    for library in (Hosts(models, budget, fault), losses, origins, Tokenizers(fault)):
         Notice(library.on_import()).install()
     torch.jit.script = _without_hooks(torch.jit.script, models)
 

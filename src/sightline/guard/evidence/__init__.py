@@ -17,7 +17,8 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     ReferenceSeen at the first training forward, at 64, 128, ... steps and at the end, where a host has a reference
     DataSeen      at the start, from hosts that hold the data set itself: its columns and a few rows
     ContextSeen   at the first forward pass of a model with rotary positions
-    TaughtFromSeen after sampled training batches of masked prompts; PromptsSeen when a model wrote on from prompts
+    TaughtFromSeen after sampled training batches of masked prompts, PromptMasksSeen after every eighth and at the end;
+                  PromptsSeen when a model wrote on from prompts
     PaddingSeen   for the first padded batches without gradients, and what a host generates from them; once for
                   padded training batches whose rows are read at their last place alone
     ScoreSeen     when an evaluation of text is over (the first few): its likelihoods, recomputed
@@ -118,6 +119,7 @@ from sightline.guard.evidence.loading import (
 from sightline.guard.evidence.metrics import MetricsHistory, MetricsSeen
 from sightline.guard.evidence.parallel import CollectivesSeen, RankFacts, RanksSeen, Round
 from sightline.guard.evidence.pictures import PicturesSeen
+from sightline.guard.evidence.prompt_masks import PromptMasksSeen
 from sightline.guard.evidence.pull import CrossedSeen, PullSeen
 from sightline.guard.evidence.reference import ReferenceSeen
 from sightline.guard.evidence.replaced import ReplacedSeen
@@ -179,6 +181,7 @@ __all__ = [
     "Plan",
     "PlateauSeen",
     "Progress",
+    "PromptMasksSeen",
     "PromptsSeen",
     "PullSeen",
     "RankFacts",
@@ -233,6 +236,7 @@ Evidence = (
     | Ended
     | TaughtFromSeen
     | PromptsSeen
+    | PromptMasksSeen
     | PaddingSeen
     | ScoreSeen
     | JudgedLossesSeen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 ROWS = 32  # of training, and MANY prompts: fewer may agree by chance
@@ -32,10 +32,20 @@ class PromptsSeen:
     ends: tuple[tuple[int, int], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Misplaced:
+    """What is wrong with the place where labels begin, in words."""
+
+    message: str
+    fix: str
+    seen: Mapping[str, object]
+    proved: bool = True
+
+
 def never_first(
     begun: TaughtFromSeen | None, prompts: PromptsSeen | None, text: Callable[[list[int]], str]
-) -> str | None:
-    """The text by which all prompts end, where teaching begins one token later in every row; None otherwise.
+) -> Misplaced | None:
+    """Where all prompts end in one token, teaching begins one token later in every row.
 
     What stands between is no part of a template: it differs from row to row, as first words of answers do.
     """
@@ -43,4 +53,11 @@ def never_first(
         return None
     (end, count), (earlier, _) = prompts.ends[0], begun.earlier[0]
     differ = len(begun.before) > 1 and all(before != end for before, _ in begun.before)
-    return text([end]) if count >= MANY and differ and earlier == end else None
+    if count < MANY or not differ or earlier != end:
+        return None
+    return Misplaced(
+        f"the first token of no answer is taught: labels begin one token later than prompts end ({text([end])!r})",
+        "begin the labels right after the prompt: what masks it is one token too long",
+        {"prompts end in": text([end])},
+        proved=False,
+    )

@@ -2,8 +2,8 @@
 
 Symptom: a fine loss, and a model that goes on with the user's turn, repeats the question or never stops; a loss near
 zero from the start (each token predicts itself); 0.0 logged while the forward pass gives NaN (nothing supervised).
-Root cause: labels are a copy of input_ids without -100 on the prompt and the padding; the mask is off by one, so that
-prompts end where nothing is taught; labels are shifted twice; or truncation cut off all supervised tokens of a row.
+Root cause: labels are a copy of input_ids without -100 on the prompt and the padding; the mask is off by one, or counts
+the padding ahead of a prompt, or not all of its images; labels are shifted twice; or truncation cut all of them off.
 Fix: labels = input_ids with -100 where attention_mask is 0 and outside the assistant's turns (a completion-only
 collator, or the chat template's assistant mask); shift once, in the loss or in the collator; raise max_length.
 Stays silent when: only assistant tokens are supervised; or everything is, in text without turns of a user (pretraining,
@@ -20,9 +20,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from sightline.guard.check import CannotTell, Finding, Severity, Verdict
-from sightline.guard.evidence import IGNORE, BatchSeen, DataSeen, LossSeen, PromptsSeen, TaughtFromSeen
+from sightline.guard.evidence import IGNORE, BatchSeen, DataSeen, LossSeen, PromptMasksSeen, PromptsSeen, TaughtFromSeen
 from sightline.guard.evidence.batches import as_taught, users_taught
-from sightline.guard.evidence.beginnings import never_first
+from sightline.guard.evidence.beginnings import Misplaced, never_first
+from sightline.guard.evidence.prompt_masks import misplaced
 from sightline.guard.evidence.taught_padding import pads_taught
 from sightline.guard.specimen import Run
 
@@ -37,12 +38,13 @@ def find(
     data: DataSeen | None = None,
     begun: TaughtFromSeen | None = None,
     prompts: PromptsSeen | None = None,
+    masks: PromptMasksSeen | None = None,
 ) -> Verdict:
     """Labels against the attention mask, the speaker, and what the gradient shows each position was trained on."""
-    late = _begins_late(never_first(begun, prompts, batch.text))
+    begins = _begun(misplaced(masks) or never_first(begun, prompts, batch.text))
     given, batch = batch, as_taught(batch, loss)
     ids, labels, own = batch.input_ids, batch.labels, given.labels
-    if finding := late or (_shifted(loss) or _at_ends(batch, loss, given) if loss is not None else None):
+    if finding := begins or (_shifted(loss) or _at_ends(batch, loss, given) if loss is not None else None):
         return finding
     if ids is None or labels is None or not batch.aligned or batch.phase == "evaluation":
         return CannotTell("labels of a training batch aligned with its token ids")
@@ -89,11 +91,9 @@ def _on_prompt(batch: BatchSeen, taught: Tensor, data: DataSeen | None) -> Findi
     return Finding(severity, message, fix, {"row": batch.marked(rows[0])}) if rows else None
 
 
-def _begins_late(text: str | None) -> Finding | None:
-    """Prompts end in `text`, and what follows first is asked for but never taught."""
-    message = f"the first token of no answer is taught: labels begin one token later than prompts end ({text!r})"
-    fix = "begin the labels right after the prompt: what masks it is one token too long"
-    return None if text is None else Finding("warning", message, fix, {"prompts end in": text})
+def _begun(wrong: Misplaced | None) -> Finding | None:
+    severity: Severity = "error" if wrong and wrong.proved else "warning"
+    return None if wrong is None else Finding(severity, wrong.message, wrong.fix, wrong.seen)
 
 
 def _on_columns(data: DataSeen | None) -> Finding | None:

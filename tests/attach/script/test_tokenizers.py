@@ -1,0 +1,60 @@
+"""Scripts that measure prompts by their tokenizer: as they stand in rows, or with one token for each image."""
+
+from __future__ import annotations
+
+import pytest
+
+from sightline.attach.tokenized import CALLS, Tokenized
+from tests.attach.script.conftest import Codes
+
+SCRIPT = """
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+torch.manual_seed(0)
+words = ["<pad>", "</s>", "<unk>", "<img>", "user", "says", "what", "is", "it"] + [f"w{i}" for i in range(20)]
+inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+tok = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+model = LlamaForCausalLM(LlamaConfig(vocab_size=len(words), pad_token_id=0, eos_token_id=1, **sizes))
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+
+
+def row(word):
+    prompt = f"says user <img> what is it w{word} says"
+    shown = prompt.replace("<img>", "<img> " * 9)
+    full = tok(shown + f" w{(word * 7) % 20} it is </s>", return_tensors="pt")["input_ids"][0]
+    labels = full.clone()
+    labels[: len(tok(MEASURED)["input_ids"])] = -100
+    return full, labels.masked_fill(full == 3, -100)
+
+
+for step in range(10):
+    ids, labels = zip(*[row(int(w)) for w in torch.randint(0, 20, (8,))])
+    loss = model(input_ids=torch.stack(ids), labels=torch.stack(labels)).loss
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize("measured", ["prompt", "shown"])
+def test_prompts_measured_without_their_images(measured: str, codes: Codes) -> None:
+    found = codes(SCRIPT.replace("MEASURED", measured))
+    assert ("L2" in {code for _, code in found}) == (measured == "prompt")
+
+
+def test_what_was_tokenized_beside_a_row() -> None:
+    heard = Tokenized()
+    heard.gave({"input_ids": [5, 6]})
+    heard.gave({"input_ids": [[7, 8, 0], [7, 8, 9]], "attention_mask": [[1, 1, 0], [1, 1, 1]]})
+    heard.gave([7, 8, 9, 10])
+    assert heard.beside((7, 8, 9, 10)) == [(5, 6), (7, 8), (7, 8, 9)]
+    assert heard.beside((7, 8)) == [] and heard.beside((1, 2)) == []
+    for _ in range(CALLS - 1):
+        heard.gave([3])
+    assert heard.beside((7, 8, 9, 10)) == [(3,), (3,)]  # those ahead of it are forgotten
+    heard.gave([3])
+    assert heard.beside((7, 8, 9, 10)) == []
