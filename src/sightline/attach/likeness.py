@@ -28,12 +28,22 @@ FEWEST = 24  # shingles: a text that is shorter is near to another by its templa
 PRIME = (1 << 31) - 1  # products of two numbers below it fit into int64
 
 
-def image_prints(pixels: Tensor) -> Tensor:
-    """(B, C, H, W) of any range -> (B, 143) bool, and a last column that is False where the image is flat."""
+def small_images(pixels: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, SIDE, SIDE) grey."""
     with torch.no_grad():
         apart = max(1, min(pixels.shape[-2:]) // (4 * SIDE))  # of a large picture every few pixels will do
         grey = pixels.detach()[..., ::apart, ::apart].float().mean(dim=1, keepdim=True)
-        small = F.interpolate(grey, size=(SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)[:, 0]
+        return F.interpolate(grey, size=(SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)[:, 0]
+
+
+def image_prints(pixels: Tensor) -> Tensor:
+    """(B, C, H, W) of any range -> (B, 143) bool, and a last column that is False where the image is flat."""
+    return prints_of(small_images(pixels))
+
+
+def prints_of(small: Tensor) -> Tensor:
+    """The same of grey images of SIDE times SIDE."""
+    with torch.no_grad():
         waves = _cosines(small.device)
         low = (waves @ small @ waves.T).flatten(1)[:, 1:]
         bits = low > low.median(dim=1, keepdim=True).values

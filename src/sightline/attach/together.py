@@ -97,6 +97,8 @@ def united(every: Mapping[int, Shown], own: SharedRowsSeen) -> SharedRowsSeen | 
         abroad=abroad / max(1, len(every) - 1),
         own=met,
         worst=(),
+        views=None,  # of what other ranks trained on
+        pictures=None,
         repeats=counted(*(_sum([one["counts"][side] for one in every.values()], limit) for side in (0, 1))),
     )
 

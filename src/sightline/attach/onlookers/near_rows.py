@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -9,12 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from sightline.attach.likeness import alike, image_prints, text_prints
+from sightline.attach.likeness import SIDE, alike, prints_of, small_images, text_prints
+from sightline.attach.onlookers.repeats import counted
+from sightline.attach.views import thumbnails, views
 from sightline.guard.evidence import NearRowsSeen
+from sightline.guard.evidence.rows import ViewsSeen
 from sightline.guard.probes.call import COLOURS, Call
 
 TRAINED, EVALUATED = 1024, 512  # rows kept of either kind: half a second at the end compares texts, less images
 LONG, CHUNK = 512, 128  # tokens of a text that are compared; texts at once
+PIXELS = SIDE * SIDE  # of an image's print, behind its bits
 BATCHES = 64  # of either kind whose images are looked at: half a millisecond a small one, 10 ms a large one
 
 
@@ -53,7 +58,7 @@ class NearRows:
         self.classes = 1  # numbers that the model gives for a row
 
     def prints(self, call: Call, *, training: bool) -> Tensor | None:
-        """(B, bits) of a batch of images, on its device; None for other batches, and after enough of them."""
+        """(B, bits and bytes) of a batch of images, int8 on its device; None for others, and after enough of them."""
         sample = self._trained if training else self._evaluated
         pixels = call.tensor("pixel_values")
         if pixels is None or pixels.dim() != 4 or pixels.shape[1] not in COLOURS or sample.looked >= BATCHES:
@@ -61,10 +66,12 @@ class NearRows:
         if (ids := call.tensor("input_ids")) is not None and ids is not pixels:
             return None  # a question about an image may well be asked of another
         sample.looked += 1
-        return image_prints(pixels)
+        with torch.no_grad():
+            small = small_images(pixels)
+            return torch.cat([prints_of(small).to(torch.int8), thumbnails(small)], dim=1)
 
     def trained(self, hashes: list[bytes], likes: Tensor | None) -> None:
-        """A training batch: `likes` are prints of images (bool) or token ids."""
+        """A training batch: `likes` are prints of images (int8) or token ids."""
         self._take(self._trained, hashes, likes)
 
     def evaluated(self, hashes: list[bytes], likes: Tensor | None) -> None:
@@ -74,7 +81,7 @@ class NearRows:
     def _take(self, sample: Sample, hashes: list[bytes], likes: Tensor | None) -> None:
         if likes is None or likes.is_floating_point() or likes.dim() != 2 or len(likes) != len(hashes):
             return
-        kind = "images" if likes.dtype is torch.bool else "texts"
+        kind = "images" if likes.dtype is torch.int8 else "texts"
         if self._kind in (None, kind):
             self._kind = kind
             sample.add(hashes, likes if kind == "images" else likes[:, :LONG].to(torch.int32))
@@ -98,9 +105,31 @@ class NearRows:
         sizes = _groups(own, other[[name not in trained for name in evaluated]]) if whole and near else ()
         return NearRowsSeen(self._kind, len(own), len(other), len(near), len(mixed), pairs, twins, sizes, self.classes)
 
+    def views(self, known: Collection[bytes]) -> ViewsSeen | None:
+        """Of images, which are views of one; after `seen`."""
+        trained, evaluated = self._trained.rows, self._evaluated.rows
+        names = [*trained, *(name for name in evaluated if name not in known)]
+        if self._kind != "images" or len(trained) < 2 or len(names) == len(trained):
+            return None
+        pixels = torch.stack([(trained.get(name) or evaluated[name])[0][-PIXELS:] for name in names])
+        near, doubtful = views(pixels)
+        group, own = _components(near).tolist(), len(trained)
+        groups = counted(Counter(group[:own]), Counter(group[own:]))
+        assert groups is not None
+        of_training = set(group[:own])
+        return ViewsSeen(
+            evaluated=len(evaluated),
+            near=sum(place in of_training for place in group[own:]),
+            known=sum(name in known for name in evaluated),
+            alike=int(near.triu(1).sum()),
+            doubtful=doubtful // 2,
+            groups=groups,
+            classes=self.classes,
+        )
+
     def _table(self, likes: list[Tensor]) -> Tensor:
         if self._kind == "images":
-            return torch.stack(likes)
+            return torch.stack(likes)[:, :-PIXELS].bool()
         rows = [_trimmed(ids) for ids in likes]
         chunks = (pad_sequence(rows[at : at + CHUNK], True, -1) for at in range(0, len(rows), CHUNK))
         return torch.cat([text_prints(chunk) for chunk in chunks])
@@ -110,11 +139,16 @@ def _groups(own: Tensor, other: Tensor) -> tuple[int, ...]:
     """How many groups of 1, 2, 3, ... rows there are, each near to another of its group."""
     rows = torch.cat([own, other])
     near = alike(rows, rows)
-    near = near | near.T | torch.eye(len(rows), dtype=torch.bool)
-    group, before = torch.arange(len(rows)), None
+    return tuple(_components(near | near.T).bincount().bincount()[1:].tolist())
+
+
+def _components(near: Tensor) -> Tensor:
+    """(n,) the first row of the group to which each belongs."""
+    near = near | torch.eye(len(near), dtype=torch.bool)
+    group, before = torch.arange(len(near)), None
     while before is None or not torch.equal(group, before):
-        before, group = group, torch.where(near, group, len(rows)).amin(dim=1)
-    return tuple(group.bincount().bincount()[1:].tolist())
+        before, group = group, torch.where(near, group, len(near)).amin(dim=1)
+    return group
 
 
 def _trimmed(ids: Tensor) -> Tensor:

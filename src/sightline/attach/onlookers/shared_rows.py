@@ -15,6 +15,7 @@ from torch import Tensor
 from sightline.attach.onlookers.near_rows import NearRows
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.onlookers.repeats import Repeats, equal_pairs
+from sightline.attach.onlookers.shared_pictures import SharedPictures, picture_place
 from sightline.attach.onlookers.spans import Spans
 from sightline.attach.onlookers.tails import Tails
 from sightline.guard.evidence import SharedRowsSeen
@@ -66,7 +67,7 @@ class SharedRows(Onlooker):
         self._batches = self._hashed = self._mixed = self.pairs = self.twins = 0
         self._rows = self._again = self._old = 0  # `_old`: training rows in a row that had all been seen before
         self._parts: list[tuple[int, ...]] = []  # hashes of the parts of distinct training rows
-        self._near, self._spans, self._tails = NearRows(), Spans(), Tails()
+        self._near, self._spans, self._tails, self._pictures = NearRows(), Spans(), Tails(), SharedPictures()
         recorder.pace.also.append(self._must_hear)
         self._at: tuple[int, int] | None = None  # the step of the evaluation under way, and which its host calls it
         self._phase = Phase()
@@ -82,7 +83,11 @@ class SharedRows(Onlooker):
             self._batches = self.recorder.forwards
             wanted = measured or self._batches <= ALWAYS or len(self.later) < LATER
             if wanted and len(self.trained) < MOST and (rows := _rows(call)):
-                self._post(rows, self._near.prints(call, training=True), partial(self._train, step, self._batches))
+                self._post(
+                    rows,
+                    self._near.prints(call, training=True),
+                    partial(self._train, step, self._batches, picture_place(wide_inputs(call))),
+                )
             return
         if step == 0 or len(self.evaluated) >= MOST:
             return
@@ -94,7 +99,11 @@ class SharedRows(Onlooker):
             self._last, self._at = self._last if self.recorder.declared else step, None if every else here
             self._phase = Phase()
         if self._at == here and measured and (rows := _rows(call)):
-            self._post(rows, self._near.prints(call, training=False), partial(self._evaluate, step, self._phase))
+            self._post(
+                rows,
+                self._near.prints(call, training=False),
+                partial(self._evaluate, step, self._phase, picture_place(wide_inputs(call))),
+            )
 
     def close(self, *, broken: bool) -> None:
         """The last comparison."""
@@ -104,7 +113,7 @@ class SharedRows(Onlooker):
                 self.recorder.offer(self.final)
             if (seen := self._spans.seen(self.recorder.step)) is not None:
                 self.recorder.offer(seen)
-        self._near, self._spans, self._tails = NearRows(), Spans(), Tails()
+        self._near, self._spans, self._tails, self._pictures = NearRows(), Spans(), Tails(), SharedPictures()
 
     @property
     def complete(self) -> bool:
@@ -122,8 +131,9 @@ class SharedRows(Onlooker):
         else:
             self.recorder.mailbox.post([*rows, prints], lambda values: take(values[:-1], values[-1]))
 
-    def _train(self, step: int, number: int, values: list[Tensor], likes: Tensor | None) -> None:
+    def _train(self, step: int, number: int, picture: int | None, values: list[Tensor], likes: Tensor | None) -> None:
         rows = _hashes(values)
+        self._pictures.trained(rows, None if picture is None else _hashes([values[picture]]))
         self._under_way = (step, {*rows, *(self._under_way[1] if self._under_way[0] == step else ())})
         self._near.trained(rows, likes)
         self._spans.train(values)
@@ -145,13 +155,16 @@ class SharedRows(Onlooker):
         if any(known) or self._passed(step):
             self._offer(step)
 
-    def _evaluate(self, step: int, phase: Phase, values: list[Tensor], likes: Tensor | None) -> None:
+    def _evaluate(
+        self, step: int, phase: Phase, picture: int | None, values: list[Tensor], likes: Tensor | None
+    ) -> None:
         rows = _hashes(values)
         if self._under_way[0] == step and self._under_way[1].issuperset(rows):
             return  # a part of training: a reference's log-probabilities, a teacher, an accuracy of this very batch
         if self._passed(step):  # by the evaluation before
             self._offer(step)
         self._near.evaluated(rows, likes)
+        self._pictures.evaluated(rows, None if picture is None else _hashes([values[picture]]))
         self._spans.evaluate(step, values)
         fresh = [row for row in rows if row not in phase.rows]
         self.pairs += len(rows) * (len(rows) - 1) // 2 + len(rows) * len(phase.rows)
@@ -211,6 +224,8 @@ class SharedRows(Onlooker):
             parts=len(self._parts),
             keys=sum(len(set(part)) == len(part) for part in zip(*self._parts, strict=False)),
             near=self._near.seen(self.trained) if last else None,
+            views=self._near.views(self.trained) if last and self._again else None,
+            pictures=self._pictures.seen(self.trained) if last else None,
             tails=self._tails.seen() if last else None,
             repeats=self.repeats.seen() if last or passed else None,
             worst=(worst.known, worst.judged),

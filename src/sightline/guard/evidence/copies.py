@@ -6,7 +6,14 @@ from math import log, sqrt
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sightline.guard.evidence.rows import NearRowsSeen, RepeatsSeen, SharedRowsSeen
+    from sightline.guard.evidence.rows import (
+        NearRowsSeen,
+        RepeatsSeen,
+        SharedPicturesSeen,
+        SharedRowsSeen,
+        SharedSpansSeen,
+        ViewsSeen,
+    )
 
 DISTINCT, KEYS = 64, 2  # rows, and of four parts of a row those that tell all of these apart
 NEW = 0.2  # share of new rows at least: copies of some rows and none of the others
@@ -23,6 +30,33 @@ GROUPS, LARGEST = 16, 8  # groups of one size, of at most so many rows: near cop
 LONGEST = 64  # the same of equal rows
 SURE, UNSEEN = 3.0, 3  # standard deviations of a count; groups that may have been missed (95 %)
 CLEAR = 4.0  # times what draws would give at most
+CHANCE = 2.0  # times the most that chance gives, with the bound below
+BOUND = 3.0  # twins that may have been missed: with none in n pairs, the rate is below 3 / n (95 %)
+NEAR, SHARE = 8, 0.01  # nearly equal rows: more than of equal ones, for one picture may be drawn like another
+APART = 0.5  # of the near rows: in batches with rows of neither kind, so that they are no training score on its own
+PART = 0.67  # of the rows trained on: evaluation of so few is a part of them, of more a training score
+KNOWN, UNKNOWN, DRAWN = 0.7, 0.35, 4  # times what training batches have in common with those before; batches
+FRESH = 0.2  # of the batches of windows that were trained on: of new text, so that those are a training score
+TEXT = 0.05  # of the spans that come again go on otherwise: of natural text one in a hundred, of few sentences many
+SOURCES, OF_CLASS = 32, 4  # pictures that have views, in all and for each class: else kinds of drawings may have them
+UNSURE, TRAINED = 0.1, 0.05  # of the pairs of views are hard to tell; of the pictures were trained on themselves
+TEXTS, MOST = 16, 0.8  # pictures on one side, and on both; of them with as many rows as the rule says
+
+
+def drawn_from_training(seen: SharedSpansSeen) -> int:
+    """How many evaluated batches are windows of a small part of a text from which training draws as often as not."""
+    known, new = sum(rate >= KNOWN for rate in seen.rates), sum(rate <= UNKNOWN for rate in seen.rates)
+    several = known >= DRAWN and new < FRESH * known
+    return known if several and seen.distinct <= PART * seen.trained and seen.parted <= TEXT else 0
+
+
+def nearly_copied(rows: SharedRowsSeen) -> bool:
+    """More near rows than the data's own pairs give, among others, or all of a part of what was trained on."""
+    if (near := rows.near) is None or near.near < max(NEAR, SHARE * near.evaluated):
+        return False
+    chance = near.evaluated * near.trained * (near.twins + BOUND) / max(1, near.pairs)
+    a_part = rows.complete and rows.evaluated <= PART * rows.trained
+    return (near.near > CHANCE * chance or grouped(near)) and (near.mixed >= APART * near.near or a_part)
 
 
 def grouped(near: NearRowsSeen) -> bool:
@@ -34,6 +68,32 @@ def grouped(near: NearRowsSeen) -> bool:
     several = sum(near.sizes[1:])
     # else the groups may be the classes, with so many rows of each
     return several > 2 * near.classes and bool(_fixed(near.sizes, LARGEST))
+
+
+def of_one_source(seen: ViewsSeen) -> bool:
+    """Whether so many views were made of each picture, and then put on the two sides as a random split puts them.
+
+    In a set of kinds of which rows are drawn, or of drawings that are all a little alike, groups have other sizes.
+    """
+    several = sum(seen.groups.sizes[1:])
+    if several < max(SOURCES, OF_CLASS * seen.classes) or seen.doubtful > UNSURE * seen.alike:
+        return False
+    return (
+        seen.known <= TRAINED * seen.evaluated and _exchanged(seen.groups) and bool(_fixed(seen.groups.sizes, LARGEST))
+    )
+
+
+def split_by_text(seen: SharedPicturesSeen) -> bool:
+    """Whether each picture has so many texts, and training has fewer of those pictures that are evaluated with others.
+
+    What is evaluated was taken out of training, then. A training score has other texts of pictures that training has
+    all the texts of; pictures of a small set, drawn for every text anew, have any number.
+    """
+    alone, both = seen.alone, seen.both
+    several = max(range(len(alone)), key=lambda place: alone[place], default=0) + 1
+    if not 2 <= several <= LARGEST or min(sum(alone), sum(both)) < TEXTS:
+        return False
+    return alone[several - 1] >= MOST * sum(alone) and sum(both[:several]) >= MOST * sum(both)
 
 
 def _fixed(sizes: tuple[int, ...], largest: int) -> int:

@@ -71,6 +71,44 @@ class RepeatsSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class ViewsSeen:
+    """Pictures in groups: each group of views of one (moved a little, mirrored, noisy, brighter), in a sample.
+
+    Attributes:
+        evaluated: distinct pictures evaluated.
+        near: those of them that were not trained on, in a group with one that was.
+        known: those that were trained on themselves.
+        alike: pairs of views; `doubtful`: pairs neither as alike as views are nor as other pictures.
+        groups: how often each group is there, in training and, of pictures not trained on, in evaluation.
+        classes: numbers that the model gives for each row.
+    """
+
+    evaluated: int
+    near: int
+    known: int
+    alike: int
+    doubtful: int
+    groups: RepeatsSeen
+    classes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPicturesSeen:
+    """Pictures beside texts, where every text is another one: how many rows has each picture?
+
+    Attributes:
+        evaluated: distinct rows evaluated that were not trained on; `shared`: those whose picture was.
+        alone: how many pictures have 1, 2, 3, ... rows, of those with no such row in an evaluation.
+        both: the same of pictures that have rows on both sides, all of which are counted.
+    """
+
+    evaluated: int
+    shared: int
+    alone: tuple[int, ...]
+    both: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SharedRowsSeen:
     """Rows that were trained on and, later, evaluated on, by the bytes of their inputs (labels left out).
 
@@ -93,6 +131,8 @@ class SharedRowsSeen:
             other ranks; `own`: rows that it had trained on itself. None of a single rank.
         worst: of the evaluation with the largest share of rows trained on, how many these are, and how many it has in
             all, repetitions included; () where it is not known.
+        views: which pictures are views of one; None before the end, and where training does not repeat its rows.
+        pictures: of rows with a picture and a text; None before the end, and for other rows.
         tails: whether training goes on where evaluated windows end; None before the end, and without such windows.
     """
 
@@ -110,6 +150,8 @@ class SharedRowsSeen:
     near: NearRowsSeen | None = None
     apart: bool = False
     tails: TailsSeen | None = None
+    views: ViewsSeen | None = None
+    pictures: SharedPicturesSeen | None = None
     repeats: RepeatsSeen | None = None
     abroad: float | None = None
     own: int = 0

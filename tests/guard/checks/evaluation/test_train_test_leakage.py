@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sightline.attach.onlookers.repeats import Repeats
+from sightline.attach.onlookers.repeats import Repeats, counted
+from sightline.attach.onlookers.shared_pictures import SharedPictures
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.evaluation.train_test_leakage import find
 from sightline.guard.evidence import NearRowsSeen, RepeatsSeen, SharedRowsSeen
+from sightline.guard.evidence.rows import ViewsSeen
 
 LEAK = SharedRowsSeen(9, trained=400, evaluated=100, shared=40, mixed=5, complete=True, pairs=100_000, twins=0)
 
@@ -164,3 +167,73 @@ def test_a_training_score_where_rows_were_copied_behind_the_split(times: int, se
         np.concatenate([train[::4], np.arange(200) + 10**6]),
     ):
         assert not isinstance(find(shown(first, judged, mixed=0)), Finding)
+
+
+def views_of(train: np.ndarray, test: np.ndarray, **changes: Any) -> SharedRowsSeen:
+    """Pictures by the one of which they are views."""
+    near, groups = int(np.isin(test, train).sum()), counted(Counter(train.tolist()), Counter(test.tolist()))
+    assert groups is not None
+    seen = ViewsSeen(len(test), near, 0, alike=2000, doubtful=20, groups=groups, classes=5)
+    return replace(LEAK, shared=0, again=0.6, views=replace(seen, **changes))
+
+
+@pytest.mark.parametrize("times", [2, 4, 8])
+def test_views_made_before_the_split(times: int) -> None:
+    draw = np.random.default_rng(times)
+    train, test = split(copies(times, seldom=1600 // times, every=1600 // times), draw)
+    assert isinstance(find(views_of(train, test)), Finding)
+    if times < 8:
+        assert isinstance(find(views_of(train[: len(train) * 2 // 3], test)), Finding)  # a sample
+    for change in ({"classes": 400}, {"doubtful": 500}, {"known": 40}):
+        assert find(views_of(train, test, **change)) is None
+    assert find(replace(views_of(train, test), again=0.1)) is None
+
+
+@pytest.mark.parametrize("pool", ["as many", "five times as many", "few", "a long tail", "two kinds"])
+def test_drawings_that_are_alike(pool: str) -> None:
+    draw = np.random.default_rng(2)
+    for _ in range(5):
+        assert find(views_of(*split(drawn_from(pool, draw), draw))) is None
+
+
+def test_views_made_behind_the_split() -> None:
+    """Training's pictures are views, and what is judged are others, or the pictures that they were made of."""
+    draw = np.random.default_rng(3)
+    train = draw.permutation(np.arange(400).repeat(4))
+    for judged in (400 + np.arange(100).repeat(4), np.arange(400), draw.permutation(400)[:200]):
+        assert find(views_of(train, judged)) is None
+
+
+def captions(train: np.ndarray, test: np.ndarray) -> SharedRowsSeen:
+    """Rows by their pictures, each with a text of its own."""
+    seen = SharedPictures()
+    for side, rows in ((seen.trained, train), (seen.evaluated, test)):
+        names = [f"{side.__name__} {place}".encode() for place in range(len(rows))]
+        side(names, [str(picture).encode() for picture in rows])
+    return replace(LEAK, shared=0, pictures=seen.seen(()))
+
+
+@pytest.mark.parametrize("times", [2, 3, 5])
+def test_pictures_on_both_sides(times: int) -> None:
+    draw = np.random.default_rng(times)
+    train, test = split(np.arange(300).repeat(times), draw)
+    assert isinstance(find(captions(train, test)), Finding)
+    assert isinstance(find(captions(train, np.unique(test))), Finding)  # one text for each picture
+    assert isinstance(find(captions(train[: len(train) * 98 // 100], test)), Finding)  # the last batch was dropped
+
+
+def test_pictures_that_training_has_all_texts_of() -> None:
+    draw = np.random.default_rng(4)
+    every = np.arange(300).repeat(5)
+    few, test = split(draw.integers(0, 300, 1500), draw)
+    for train, judged in (
+        (every, 300 + np.arange(60).repeat(5)),
+        (every, np.arange(300)),  # of each a prompt
+        (every, np.arange(60)),
+        (every, np.concatenate([np.arange(60), 300 + np.arange(60)])),
+        (few, test),  # drawn for every text
+        (np.arange(40).repeat(30), np.arange(40).repeat(2)),  # forty speakers
+        (every[: len(every) // 3], every[: len(every) // 8]),
+        (np.arange(300), np.arange(300)),
+    ):
+        assert find(captions(train, judged)) is None
