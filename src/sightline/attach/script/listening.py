@@ -14,6 +14,7 @@ from sightline.attach.script.checkpoints.kept import Kept
 from sightline.attach.script.checkpoints.resumes import Resumes
 from sightline.attach.script.checkpoints.saves import Saves
 from sightline.attach.script.checkpoints.unrestored import Unrestored
+from sightline.attach.script.checkpoints.unsaved import Unsaved
 from sightline.attach.script.extracted import Extracted
 from sightline.attach.script.hosts import Hosts
 from sightline.attach.script.imports import Notice
@@ -62,7 +63,8 @@ def watched(
     resumes.install()
     scout.made.append(resumes.made)
     Unrestored(models, resumes, fault).install()
-    Kept(models, fault).install()
+    Kept(models, saves, fault).install()
+    saves.every.append(Unsaved(models, fault).saved)
     Plateaus(models, fault).install()
     StandIns(models, fault).install()
     Words(models, fault).install()

@@ -65,6 +65,7 @@ class Models:
         self._budget, self._tell, self._fault = budget, tell, fault
         self.watched: list[Watched] = []
         self.backwards = self.optimizers = 0  # in the process: backward passes begun, optimizers of torch made
+        self.over = False  # the script came to its end
         self._routes: dict[int, tuple[Any, list[Watched]]] = {}
         self.losses = LossModules(lambda: [one.recorder for one in self.live], fault)
         self.others: list[Callable[[], list[nn.Module]]] = []  # modules that are not trained and have hooks of ours
@@ -263,6 +264,7 @@ class Models:
 
     def close_all(self, *, whole: bool) -> None:
         """The script is over."""
+        self.over = whole
         for one in self.live:
             self.close(one, whole=whole)
         self.attention.close()

@@ -80,9 +80,10 @@ class RoundTripSeen:
     """A checkpoint was read back. `changed`: name -> largest absolute difference of values; `dtypes`: name -> (live,
     saved) where they differ; `missing` is live but not saved, `unexpected` the reverse. `frozen`: those of `missing`
     that do not learn (parameters without requires_grad and, beside such, buffers of their modules). `kept`: tensors of
-    a state in memory that are the model's own, and were written to between its making and its loading. `loaded`: the
-    script loaded it so, into a module that took nothing of it and was then used. `outside`: tensors in plain
-    attributes, which are in no state and did not come back, and `gap` the difference that they make to an answer."""
+    a state in memory that are the model's own, and were written to between its making (at step `since`) and its loading
+    or saving. `loaded`: the script loaded it so, into a module that took nothing of it and was then used. `outside`:
+    tensors in plain attributes, which are in no state and did not come back, and `gap` what they change of an answer.
+    """
 
     step: int
     path: str
@@ -94,6 +95,7 @@ class RoundTripSeen:
     frozen: tuple[str, ...] = ()
     loaded: bool = False
     kept: int = 0
+    since: int | None = None
     outside: tuple[str, ...] = ()
     gap: float = 0.0
 

@@ -13,6 +13,7 @@ from sightline.attach.script.again import Print, print_of
 
 NAMED = 4  # dictionaries in dictionaries: {"state": {"model": {...}}} and one more
 DEEP = 6  # {"state": {"opt": {"state": {0: {"exp_avg": ...}}}}} and one more
+DATA = 1 << 14  # things in one container: more are data
 MANY = 64  # things in a list that may be states: longer ones are data
 
 
@@ -46,9 +47,15 @@ def tensors(thing: Any, deep: int = DEEP) -> Iterator[Tensor]:
         yield thing
     elif isinstance(thing, nn.Module):
         yield from unwrapped(thing)[1].state_dict().values()
-    elif deep and isinstance(thing, Mapping | list | tuple):
+    elif deep and isinstance(thing, Mapping | list | tuple) and len(thing) <= DATA:
         for value in thing.values() if isinstance(thing, Mapping) else thing:
             yield from tensors(value, deep - 1)
+
+
+def address(tensor: Tensor) -> int:
+    """Of its first number; 0 of what has no memory of its own."""
+    plain = type(tensor) in (Tensor, nn.Parameter) and not tensor.is_sparse and tensor.device.type != "meta"
+    return tensor.data_ptr() if plain else 0
 
 
 def prints(thing: Any) -> frozenset[Print]:

@@ -32,6 +32,7 @@ class Saves:
         self._models = models
         self._saw = Hook(self._saved, lambda error: fault(f"save: {error!r}"))
         self._inside = False
+        self.every: list[Callable[[Any, str], None]] = []  # what is saved, of whatever model, and where
         self.told: list[Callable[[Watched, str, Any], None]] = []  # whose model was saved, where, and with what
 
     def install(self) -> None:
@@ -62,6 +63,8 @@ class Saves:
     def _saved(self, what: Any, where: Any = None, *_: Any) -> None:
         """Of which models does it hold the values?"""
         path = str(where) if isinstance(where, str | os.PathLike) else ""
+        for hear in self.every:
+            hear(what, path)
         for one in self._models.live:
             names = {name for state in states(what) for name in _known(state, one.recorder.model)}
             if names:

@@ -2,13 +2,13 @@
 
 Symptom: a reloaded model scores worse than it did in training, by a little (rounded weights, stale batch statistics)
 or at chance (half of it is freshly initialised, with only a warning in the log); the loss jumps at a resume.
-Root cause: only parameters were saved, without the buffers that learn too (batch norm's running statistics); names
-carry a wrapper's prefix (`module.` of data parallelism, `_orig_mod.` of torch.compile), or another name of the part,
-and are skipped by a loader with `strict=False`; a tensor was left out as "tied" that is not; the file was written
-before the last step, or in a coarser dtype than the weights have; the best state was kept in memory without a copy, and
-went on training; statistics that the model needs are no buffers; or an adapter's file lacks the head that was trained.
-Fix: save `model.state_dict()` of the unwrapped model, in the dtype it trains in; load with `strict=True`; drop a tied
-name only where both really share memory; keep `copy.deepcopy(model.state_dict())`.
+Root cause: only parameters were saved, without batch norm's running statistics; names carry a wrapper's prefix
+(`module.` of data parallelism, `_orig_mod.` of torch.compile), or another name of the part, and are skipped by a loader
+with `strict=False`; a tensor was left out as "tied" that is not; the file was written before the last step, or in a
+coarser dtype; the best state was kept in memory without a copy (`v.detach().cpu()` is none of what is on the CPU), and
+went on training; statistics are no buffers; or an adapter's file lacks what was trained beside it, as no file has it.
+Fix: save `model.state_dict()` of the unwrapped model, in the dtype it trains in, or a `copy.deepcopy` of it; load with
+`strict=True`; drop a tied name only where both really share memory.
 Stays silent when: every value comes back, whatever the file's dtype; one of two names of shared memory was dropped;
 the file holds all that learns and leaves frozen weights to their own source (an adapter's checkpoint); what it leaves
 out is trained anew or comes from elsewhere; a script saves only whole modules, or other names or dtypes, or shards.
@@ -29,7 +29,7 @@ from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
 STATISTICS = ("running_mean", "running_var")  # torch's names of the buffers that training moves
-SHOWN = 5  # names in a finding: enough to recognise the part of the model
+SHOWN = 5  # names in a finding
 
 
 def find(checkpoint: RoundTripSeen) -> Verdict:
@@ -46,9 +46,11 @@ def find(checkpoint: RoundTripSeen) -> Verdict:
 
 
 def _by_reference(checkpoint: RoundTripSeen) -> Finding:
-    what = f"the state that is loaded is the model's own memory: {checkpoint.kept} of its tensors were written to"
-    fix = "keep a copy: copy.deepcopy(model.state_dict()), or a file"
-    return Finding("error", f"{what} since it was kept, and nothing comes back", fix, {"of": checkpoint.compared})
+    since, how = checkpoint.since, "loaded" if checkpoint.loaded or checkpoint.since is None else "saved"
+    late = "it was kept, and nothing comes back" if since is None else f"step {since}, when it was kept: that is lost"
+    what = f"the state that is {how} is the model's own memory: {checkpoint.kept} of its tensors were written to since "
+    fix = "keep a copy: copy.deepcopy(model.state_dict()), or v.detach().cpu().clone() of each value, or a file"
+    return Finding("error", what + late, fix, {"of": checkpoint.compared, "file": checkpoint.path})
 
 
 def _prefixed(checkpoint: RoundTripSeen) -> Finding | None:
@@ -62,9 +64,9 @@ def _prefixed(checkpoint: RoundTripSeen) -> Finding | None:
     if checkpoint.loaded:
         whose = "of the state that was loaded" if prefix.longer else "that the model takes"
         message = f"every name {whose} begins with '{prefix.text}', and no other does: nothing was loaded"
-        fix = "load the state itself (checkpoint['model']) without a prefix, into the module that was saved; strict=True tells"
-    name = next(n for n in checkpoint.missing if prefix.other(n) in checkpoint.unexpected)
-    return Finding("error", message, fix, {"saved": prefix.other(name), "model": name})
+        fix = "load the state itself (checkpoint['model']), without a prefix, into the module that was saved"
+    own = next(n for n in checkpoint.missing if prefix.other(n) in checkpoint.unexpected)
+    return Finding("error", message, fix, {"saved": prefix.other(own), "model": own})
 
 
 def _renamed(checkpoint: RoundTripSeen) -> Finding:
@@ -81,13 +83,10 @@ def _lost(checkpoint: RoundTripSeen) -> Finding | None:
     if not rest:
         return None
     only = ": batch norm will judge by its initial statistics" if len(statistics) == len(rest) else ""
-    return Finding(
-        severity="error",
-        message=f"{len(rest)} tensors of the model are not in the checkpoint, e.g. {rest[0]}{only}",
-        fix="save model.state_dict(), which holds parameters and buffers, and load it with strict=True; where a library"
-        " saves an adapter alone, tell it what else learns (PEFT: modules_to_save, or a task_type)",
-        seen={"missing": rest[:SHOWN], "of": len(rest) + checkpoint.compared},
-    )
+    message = f"{len(rest)} tensors of the model are not in the checkpoint, e.g. {rest[0]}{only}"
+    fix = "save model.state_dict(), which holds parameters and buffers, and load it with strict=True; where a library"
+    fix += " saves an adapter alone, tell it what else learns (PEFT: modules_to_save, or a task_type)"
+    return Finding("error", message, fix, {"missing": rest[:SHOWN], "of": len(rest) + checkpoint.compared})
 
 
 def _changed(checkpoint: RoundTripSeen) -> Finding | None:
