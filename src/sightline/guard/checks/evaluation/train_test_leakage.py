@@ -15,8 +15,9 @@ Fix: remove duplicates and split by source (photo, patient, document) before any
 Stays silent when: evaluation rows are new; one row in many is shared by chance, because the data have few different
 rows (as their own repetitions show); what runs without gradients is the training set itself, as a whole (a training
 score, also beside a test, a feature bank, a reference's log-probabilities), or rows before they are trained on (a pool,
-a rollout); rows are nearly equal and training is augmented, so that a training score looks the same; windows to judge
-by come from the whole of a text (an estimate of the training loss), or from text of few sentences.
+a rollout); rows are nearly equal and training is augmented, so that a training score looks the same; drawings are alike
+by their kinds; training has all texts of the pictures that are judged with others (prompts); windows to judge by come
+from the whole of a text (an estimate of the training loss), or from text of few sentences.
 Sources:
 - https://github.com/stefyste/RIAWELC/issues/2 (2026-02-19): all 2,443 test images are training images; 93 % became 82 %
 - https://github.com/tqwei05/PlantSeg/issues/11 (2026-03-26): 70 duplicate groups between test and training
