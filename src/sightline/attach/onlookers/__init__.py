@@ -17,6 +17,7 @@ from sightline.attach.onlookers.casts import Casts
 from sightline.attach.onlookers.collapse import Collapse
 from sightline.attach.onlookers.cut_off import CutOff
 from sightline.attach.onlookers.ends import Ends
+from sightline.attach.onlookers.features import Features
 from sightline.attach.onlookers.first_words import FirstWords
 from sightline.attach.onlookers.fresh_frozen import FreshFrozen
 from sightline.attach.onlookers.hidden import Hidden
@@ -73,6 +74,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     OwnReference,
     Matches,
     RowOrder,
+    Features,
     Ends,
     FirstWords,
 )

@@ -59,7 +59,7 @@ class Matches(Onlooker):
             self._over = self._vain >= VAIN and not self._found
             return
         if self._natural is None:
-            self._natural = all(_natural(side) for side in sides)
+            self._natural = all(natural(side) for side in sides)
         step, (left, right), done = self.recorder.step, given, [False]
         hashes = [h for side in sides if (h := row_hashes(Call(nn.Identity(), (side,)))) is not None]
         self._next = max(step + 1, int(step * GROWTH))
@@ -142,7 +142,7 @@ def won(scores: Tensor) -> Tensor:
     return below / (count * (count - 1))
 
 
-def _natural(side: Tensor) -> bool:
+def natural(side: Tensor) -> bool:
     """Whether an input looks like an image or a text, and not like random numbers; vectors do not tell."""
     if side.is_floating_point():
         if side.dim() < 3 or side.shape[-1] < 4:

@@ -24,8 +24,8 @@ class Recording(Protocol):
 
     `pace`: when the guard looks; `step`: optimizer steps taken; `forwards`: training forwards, of all steps;
     `backwards`: backward passes through the model's outputs, of steps that were heard; `muted`: our own forward pass is
-    running; `parted`: the calls of parts that are called one by one; `open_step`: the one in the making; `stepped`:
-    steps that are over and not yet evidence, the last one last.
+    running; `last_call`: None where the model must not be run again; `parted`: the calls of parts that are called one
+    by one; `open_step`: the one in the making; `stepped`: steps that are over and not yet evidence, the last one last.
     """
 
     model: nn.Module
@@ -37,6 +37,7 @@ class Recording(Protocol):
     backwards: int
     declared: bool
     declarations: int
+    last_call: Call | None
     parted: list[tuple[Call, Any]]
     open_step: OpenStep | None
     stepped: list[tuple[OpenStep, Any]]

@@ -29,6 +29,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     MatchesSeen   at the end, where a contrastive loss taught pairs of inputs to find each other
     OrdersSeen    once, where two inputs of a batch are put together out of order
     PairedSeen    after the first training forward on images, where samples hold an image with a mask or with boxes
+    FeaturesSeen  at the end, where a model was given features beside texts
     FeedSeen      after 8, 16, 32, ... hashed training batches, and at the end
     ExtractedSeen under `sightline run`, at the end, where a model was trained on features that another one made
     WaitingSeen   after 32, 64, ... steps with a known loader, and at the end
@@ -79,6 +80,7 @@ from sightline.guard.evidence.answers import (
 from sightline.guard.evidence.asked import GeneratedSeen, OracleSeen, OverfitSeen, ResumeSeen
 from sightline.guard.evidence.batches import IGNORE, BatchSeen, LossSeen, Phase, SignalsSeen
 from sightline.guard.evidence.beginnings import PromptsSeen, TaughtFromSeen
+from sightline.guard.evidence.beside import FeaturesSeen
 from sightline.guard.evidence.collapse import CollapseSeen, Vectors
 from sightline.guard.evidence.cut_off import CutOffSeen
 from sightline.guard.evidence.data import DataSeen, Objective
@@ -150,6 +152,7 @@ __all__ = [
     "Evidence",
     "ExtractedSeen",
     "Fed",
+    "FeaturesSeen",
     "FeedSeen",
     "FreshFrozenSeen",
     "GeneratedSeen",
@@ -249,6 +252,7 @@ Evidence = (
     | RoundTripSeen
     | UnsettledSeen
     | LoaderSeen
+    | FeaturesSeen
     | FeedSeen
     | ExtractedSeen
     | FreshFrozenSeen

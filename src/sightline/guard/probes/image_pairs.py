@@ -53,6 +53,18 @@ def image_pairs(call: Call, step: int) -> ImagePairsSeen | None:
     return ImagePairsSeen(step, own.cpu(), other.cpu(), changed=not torch.equal(own, other))
 
 
+@refusable
+def gain_of(call: Call, given: Tensor, other: Tensor) -> tuple[float, float, float] | None:
+    """By how much each row's loss grows with `other` in place of an input, in the mean; that mean's error; the loss."""
+    with untouched(call.model), torch.no_grad():
+        call.model.eval()
+        mine, theirs = _losses(call), _losses(call.swapped(given, other))
+    if mine is None or theirs is None or len(mine) < 2:
+        return None
+    gain = (theirs - mine).double()
+    return float(gain.mean()), float(gain.std()) / len(gain) ** 0.5, float(mine.mean())
+
+
 def _unmoved(call: Call, other: Call, rows: int) -> bool:
     """Whether no output moves with the images, some for each of the `rows`, though parameters are given them.
 

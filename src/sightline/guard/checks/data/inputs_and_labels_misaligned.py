@@ -106,11 +106,8 @@ def _out_of_order(seen: OrdersSeen, feed: FeedSeen | None) -> Finding | None:
 def _of_others(seen: ExtractedSeen) -> Finding | None:
     what = f"{seen.conflicts} of {len(seen.taught)} kept features were taught the label of another sample: the labels"
     what += " have the order of the data set, or of another pass, and the features that of the pass they are of"
-    fix, facts = (
-        "keep each batch's labels with its features, or make them with shuffle=False",
-        {"kept": len(seen.taught)},
-    )
-    return Finding("error", what, fix, facts) if seen.in_another_order else None
+    fix = "keep each batch's labels with its features, or make them with shuffle=False"
+    return Finding("error", what, fix, {"features": len(seen.taught)}) if seen.in_another_order else None
 
 
 def specimen(run: Run, *, faulty: bool) -> None:

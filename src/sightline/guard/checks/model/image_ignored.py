@@ -8,15 +8,14 @@ connector does not learn (X1), was reset (X2), learns too slowly or is drowned (
 or all images are one, to the last bit (numbers from 0 to 1 cast to bytes, a wrong folder, an index that never moves).
 Fix: put the connector's output in place of the image placeholders, with attention_mask 1 there; then rule out X1, X2
 and X3, check that row i's image belongs to row i's text, and train the connector longer on captions before stage 2.
-Look at a batch of images, as the model is given them.
+Look at a batch as the model is given it.
 Stays silent when: the true image lowers the loss of its own text below that with another row's image; too few steps
-were taken to learn to look; the text leaves nothing open (its loss is near zero), so that no image could help; the
-batch is too small or too noisy to tell.
+were taken to learn to look (but features made beforehand tell a straight line nothing of any word of their texts); the
+text leaves nothing open (its loss is near zero), so that no image could help; the batch is too small or too noisy.
 Sources:
 - https://arxiv.org/abs/1612.00837 (2016-12-02): language priors let VQA models score while ignoring the image
 - https://ar5iv.labs.arxiv.org/html/1712.00377 (2017-12-01): answers driven by priors; another split takes them away
-- https://docslib.org/doc/8607586/revisiting-visual-question-answering-baselines (2016-11-22): how far simple models
-  get on biases of the data
+- https://docslib.org/doc/8607586/revisiting-visual-question-answering-baselines (2016-11-22): how far biases alone go
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from __future__ import annotations
 from statistics import median
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import History, ImagePairsSeen, PicturesSeen
+from sightline.guard.evidence import FeaturesSeen, History, ImagePairsSeen, PicturesSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("vision", "vlm")
@@ -38,11 +37,14 @@ FLAT = 0.98  # ratio of the loss now to the loss before: above, learning has sto
 
 
 def find(
-    pairs: ImagePairsSeen | None = None, history: History | None = None, pictures: PicturesSeen | None = None
+    pairs: ImagePairsSeen | None = None,
+    history: History | None = None,
+    pictures: PicturesSeen | None = None,
+    features: FeaturesSeen | None = None,
 ) -> Verdict:
     """Own image against another row's, on the same text: each row is its own control."""
-    if pictures is not None:
-        return _one_image(pictures)
+    if finding := (pictures and _one_image(pictures)) or (features and _strangers(features)):
+        return finding
     if pairs is None:
         return CannotTell("batch with two or more images and labels that was probed")
     if pairs.step < CONNECTED:
@@ -58,33 +60,31 @@ def find(
         return None
     if pairs.step < LEARNT or _falling(history) or own < OPEN or mean + SURE * error > EFFECT * own:
         return CannotTell("settled loss above zero, with enough pairs to tell a small effect from none")
-    return Finding(
-        severity="warning",
-        message=f"after {pairs.step} steps another row's image serves as well as the true one: images are ignored",
-        fix="rule out X1 to X3 and mispaired images, then train the connector longer on captions, or at a higher rate",
-        seen={"rows": len(gain), "loss": own, "gain by the true image": mean, "standard error": error},
-    )
+    what = f"after {pairs.step} steps another row's image serves as well as the true one: images are ignored"
+    fix = "rule out X1 to X3 and mispaired images, then train the connector longer on captions, or at a higher rate"
+    facts = {"rows": len(gain), "loss": own, "gain by the true image": mean, "standard error": error}
+    return Finding("warning", what, fix, facts)
 
 
 def _unmoved(pairs: ImagePairsSeen) -> Finding:
     rows = len(pairs.own)
     what = "logit: they do not reach the language model" if rows else "output: what is made of them goes nowhere"
-    return Finding(
-        severity="error",
-        message=f"swapping the images of a batch changes no {what}",
-        fix="put what is made of the image where the text reads it: at its placeholders, with attention_mask 1",
-        seen={"rows": rows, **({"loss": float(pairs.own.mean())} if rows else {}), "with other images": "the same"},
-    )
+    fix = "put what is made of the image where the text reads it: at its placeholders, with attention_mask 1"
+    facts = {"rows": rows, **({"loss": float(pairs.own.mean())} if rows else {}), "with other images": "the same"}
+    return Finding("error", f"swapping the images of a batch changes no {what}", fix, facts)
+
+
+def _strangers(seen: FeaturesSeen) -> Finding | None:
+    what = f"nothing in the features of {seen.rows} rows goes with their texts, and another row's serve as well"
+    fix = "keep features in the order of the texts, or under the name of their image: see that row i's are of row i"
+    return Finding("warning", what, fix, {"correlation with words": seen.told}) if seen.strangers else None
 
 
 def _one_image(seen: PicturesSeen) -> Finding:
     what = "one and the same" if seen.value is None else f"{seen.value:.4g} at each pixel"
-    return Finding(
-        severity="error",
-        message=f"all {seen.images} images of {seen.batches} batches are {what}: there is nothing to look at",
-        fix="look at a batch as the model is given it: a cast to bytes before * 255, a wrong folder, a fixed index",
-        seen={"images": seen.images, "batches": seen.batches, "shape": list(seen.shape), "pixel": seen.value},
-    )
+    what = f"all {seen.images} images of {seen.batches} batches are {what}: there is nothing to look at"
+    fix = "look at a batch as the model is given it: a cast to bytes before * 255, a wrong folder, a fixed index"
+    return Finding("error", what, fix, {"shape": list(seen.shape), "pixel": seen.value})
 
 
 def _falling(history: History | None) -> bool:
