@@ -59,7 +59,7 @@ def findings(
     saves.every.append(unsaved.saved)
     monkeypatch.setitem(globals(), "save_file", saves._noticed(save_file))
     kept = {"modules_to_save": ["projector"]} if told else {}
-    model = get_peft_model(Tuned(), LoraConfig(r=2, target_modules=["body"], **kept))  # type: ignore[arg-type]
+    model = get_peft_model(Tuned(), LoraConfig(r=2, target_modules=["body"], **kept))
     if beside and not told:
         model.base_model.model.projector.requires_grad_(True)
     opt = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
