@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import count
@@ -28,6 +28,7 @@ from sightline.attach.recorder import Recorder
 from sightline.attach.together import judged_together
 from sightline.attach.watchdog import PATIENCE, Watchdog
 from sightline.guard.evidence import RankFacts, RanksSeen, Round
+from sightline.guard.evidence.parallel import BESIDE
 from sightline.guard.probes.call import Call
 
 OFTEN = {0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40}  # divisible by most periods of local averaging
@@ -137,13 +138,20 @@ class Replicas:
 
     def _look(self, step: int) -> None:
         ignored = getattr(self._recorder.model, "_ddp_params_and_buffers_to_ignore", ())
-        held = [(n, p) for n, p in self._recorder.model.named_parameters() if _whole(p) and n not in ignored]
+        named = list(self._recorder.model.named_parameters())
+        held = [(n, p) for n, p in [*named, *self._beside(named)] if _whole(p) and n not in ignored]
         if held:
             names = [n for n, _ in held]
             self._recorder.mailbox.post(
                 [value_hashes([p for _, p in held])],
                 lambda v: self._amend(step, state=dict(zip(names, v[0].tolist(), strict=True))),
             )
+
+    def _beside(self, named: Sequence[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
+        """What the model's optimizers hold and it has not: the parameters of a loss, say, that DDP knows nothing of."""
+        ours, groups = {id(p) for _, p in named}, (g for o in self._recorder.optimizers for g in o.param_groups)
+        others = [p for group in groups for p in group["params"] if id(p) not in ours]
+        return [(f"{BESIDE} {place} {tuple(p.shape)}", p) for place, p in enumerate(others, 1)]
 
     def _end(self) -> RankFacts:
         assert self._facts is not None

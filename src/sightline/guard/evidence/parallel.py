@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+BESIDE = "beside the model:"  # how the names of parameters begin that its optimizer holds, and it has not
+
 
 @dataclass(frozen=True, slots=True)
 class RankFacts:

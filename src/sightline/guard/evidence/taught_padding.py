@@ -54,13 +54,20 @@ def taught_padding(batch: BatchSeen, loss: LossSeen) -> tuple[int, int] | None:
     return (len(found), kind) if shared and float((found == kind).float().mean()) >= SAME else None
 
 
+def filled_ends(ids: Tensor) -> Tensor | None:
+    """(B, T) bool, False where one id fills the ends of rows, if it stands nowhere else: it must be padding."""
+    last = ids[:, -1].mode().values
+    real = (ids == last).flip(1).int().cumprod(dim=1).flip(1) == 0
+    return None if bool(real.all()) or bool((ids[real] == last).any()) else real
+
+
 def _real(batch: BatchSeen, ids: Tensor) -> Tensor | None:
     """(B, T) True on tokens, False on the padding that ends (or begins) rows."""
     mask = batch.attention_mask
     if mask is None or mask.shape != ids.shape:
-        if batch.pad_id is None:
-            return None
-        mask = ids != batch.pad_id
+        mask = filled_ends(ids) if batch.pad_id is None else ids != batch.pad_id
+    if mask is None:
+        return None
     mask = mask.bool()
     lengths = mask.sum(dim=1)
     if int(lengths.min()) < 1 or len(set(lengths.tolist())) < 2 or int(lengths.min()) > mask.shape[1] - 2:

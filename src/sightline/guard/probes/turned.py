@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.guard.evidence import PaddingSeen
+from sightline.guard.evidence.taught_padding import filled_ends
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.padded import real_tokens
 from sightline.guard.probes.padding import side_of
@@ -32,9 +33,8 @@ def padding_of(call: Call) -> Tensor | None:
     ids = call.tensor("input_ids")
     if ids is None or ids.dim() != 2 or ids.is_floating_point() or min(ids.shape) < 2:
         return None
-    last = ids[:, -1].mode().values
-    real = (ids == last).flip(1).int().cumprod(dim=1).flip(1) == 0
-    return real if side_of(real) == "right" and not bool((ids[real] == last).any()) else None
+    real = filled_ends(ids)
+    return real if real is not None and side_of(real) == "right" else None
 
 
 @refusable

@@ -1,4 +1,5 @@
-"""Tensors that a model keeps as plain attributes: they are in no state, so that a model read back begins without them.
+"""Tensors that a model keeps as plain attributes, or as buffers with persistent=False: they are in no state, so that a
+model read back begins without them.
 
 Told only where a read-back model still has the zeros or ones that it was made with, the one that was trained has other
 numbers there, and the answer to the very same batch is another with those.
@@ -21,14 +22,18 @@ Kept = dict[str, tuple[Tensor, int]]  # path -> a tensor, and how often it had b
 
 
 def plain(model: nn.Module) -> Kept:
-    """What the modules of `model` keep beside parameters and buffers."""
+    """What the modules of `model` keep beside what their states hold."""
     return {
         f"{name}.{key}".lstrip("."): (value, value._version)
         for name, module in model.named_modules()
-        for key, value in module.__dict__.items()
+        for key, value in (*module.__dict__.items(), *_unsaved(module))
         if type(value) is Tensor and value.is_floating_point() and 0 < value.numel() <= LARGEST
         if not value.requires_grad and not value.is_inference()
     }
+
+
+def _unsaved(module: nn.Module) -> list[tuple[str, Tensor | None]]:
+    return [(key, module._buffers.get(key)) for key in module._non_persistent_buffers_set]
 
 
 def lost(trained: nn.Module, call: Call, at_load: Mapping[str, tuple[Tensor, int]]) -> tuple[tuple[str, ...], float]:
@@ -54,9 +59,10 @@ def _as_made(value: Tensor) -> bool:
 
 def _swapped(call: Call, others: Mapping[str, Tensor]) -> tuple[tuple[str, ...], float]:
     """Those of `others` that no pass changes (else they are a memory of it), and what they change of an answer."""
-    model, before = call.model, plain(call.model)
-    kept = {path: value for path, (value, _) in before.items()}
+    model = call.model
     with untouched(model), torch.no_grad():
+        before = plain(model)  # of buffers, the copies that a probe works on
+        kept = {path: value for path, (value, _) in before.items()}
         try:
             present = call.run().logits
             after = plain(model)
@@ -74,4 +80,5 @@ def _swapped(call: Call, others: Mapping[str, Tensor]) -> tuple[tuple[str, ...],
 def _put(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     for path, value in values.items():
         owner, _, key = path.rpartition(".")
-        model.get_submodule(owner).__dict__[key] = value
+        module = model.get_submodule(owner)
+        (module._buffers if key in module._buffers else module.__dict__)[key] = value

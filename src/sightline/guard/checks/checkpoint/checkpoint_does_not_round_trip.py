@@ -37,8 +37,9 @@ def find(checkpoint: RoundTripSeen) -> Verdict:
     if checkpoint.kept:
         return _by_reference(checkpoint)
     if out := checkpoint.outside:
-        message = f"{len(out)} tensors are plain attributes, in no state, and a model read back has none of them, e.g. "
-        fix = "call register_buffer(name, tensor) for them: buffers are saved, loaded and moved with the model"
+        message = f"{len(out)} tensors are in no state (plain attributes, or persistent=False), and a model read back has "
+        message += "none of them, e.g. "
+        fix = "call register_buffer(name, tensor) for them: such buffers are saved, loaded and moved with the model"
         return Finding("error", message + out[0], fix, {"of": out, "they change an answer by": checkpoint.gap})
     if not checkpoint.compared:
         return _prefixed(checkpoint) or CannotTell("names of the model in the checkpoint (give load=... to read it)")

@@ -30,6 +30,7 @@ from sightline.guard.specimen import Run
 DOMAINS = ("llm", "vlm")
 MOST = 0.9  # of the supervised positions: far above chance for any text that is not one token repeated
 HIDES = 0.5  # of them given as one token: hidden words, which in text that repeats itself stand two places on as well
+MASKED = "attention_mask == 0"
 
 
 def find(
@@ -68,8 +69,8 @@ def _shifted(loss: LossSeen) -> Finding | None:
 def _at_ends(batch: BatchSeen, loss: LossSeen, given: BatchSeen) -> Finding | None:
     """Labels with a length of their own, or of text without an attention mask, that end in padding with a gradient."""
     pads, kind, filled = pads_taught(batch, loss, given)
-    how = "attention_mask == 0" if filled else f"labels == {kind}"  # words have a padding's class as well
-    fix = f"labels[{how}] = -100" if filled else f"ignore_index={kind} in the loss, or labels[{how}] = -100"
+    where = "labels == {kind}" if not filled else "input_ids == pad" if batch.attention_mask is None else MASKED
+    fix = f"{'' if filled else f'ignore_index={kind} in the loss, or '}labels[{where.format(kind=kind)}] = -100"
     seen = {"padding": pads, "with a gradient": loss.supervised, "taught": kind, "pad id": batch.pad_id}
     return Finding("error", f"{pads} padding tokens are supervised", fix, seen) if pads else None
 
@@ -79,8 +80,7 @@ def _on_padding(batch: BatchSeen, taught: Tensor) -> Finding | None:
     if mask is None or mask.shape != taught.shape or not (wrong := taught & ~mask).any():
         return None
     seen = {"row": batch.marked(int(wrong.any(dim=1).nonzero()[0]))}
-    message = f"{int(wrong.sum())} padding tokens are supervised"
-    return Finding("error", message, "labels[attention_mask == 0] = -100", seen)
+    return Finding("error", f"{int(wrong.sum())} padding tokens are supervised", f"labels[{MASKED}] = -100", seen)
 
 
 def _on_prompt(batch: BatchSeen, taught: Tensor, data: DataSeen | None) -> Finding | None:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
 from sightline.guard.evidence import RanksSeen, Round
+from sightline.guard.evidence.parallel import BESIDE
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vision", "vlm", "diffusion", "rl")
@@ -47,11 +48,11 @@ def find(ranks: RanksSeen) -> Verdict:
         return None
     first = next(r for r in rounds if apart[0] in r.differing)
     return Finding(
-        severity="error" if last.wrapped else "warning",
+        severity="error" if last.wrapped and not apart[0].startswith(BESIDE) else "warning",
         message=f"{len(apart)} of {len(last.ranks[0].state)} parameters differ between {ranks.world} ranks that"
         f" should hold the same values, first {apart[0]}",
         fix="call the DDP wrapper (not its .module) in the training forward, change weights on all ranks alike, and"
-        " average the gradient of every parameter over ranks before each step",
+        " average the gradient of every parameter over ranks before each step (a loss with parameters: DDP(loss))",
         seen={"parameters": apart[:5], "first seen to differ at step": first.step, "steps compared": len(rounds)},
         step=first.step,
     )
@@ -79,10 +80,14 @@ def _unlike(names: list[str], rounds: list[Round], world: int) -> Finding:
 
 
 def _apart(name: str, rounds: list[Round]) -> bool:
-    """Differs in all rounds since it first did, in enough of them, and was alike once or is wrapped to be so."""
+    """Differs in all rounds since it first did, in enough of them, and was alike once or is wrapped to be so.
+
+    What the optimizer holds beside the model is in no wrapper, and may be a rank's own part of something.
+    """
     differs = [name in r.differing for r in rounds]
     since = differs[differs.index(True) :]
-    return len(since) >= ROUNDS and all(since) and (differs[0] is False or rounds[-1].wrapped)
+    wrapped = rounds[-1].wrapped and not name.startswith(BESIDE)
+    return len(since) >= ROUNDS and all(since) and (differs[0] is False or wrapped)
 
 
 def specimen(run: Run, *, faulty: bool) -> None:
