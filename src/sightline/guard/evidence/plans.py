@@ -10,6 +10,7 @@ from sightline.guard.evidence.learning import PlateauSeen, ScheduleSeen
 
 LEVELS = 3  # rates in a row: two fix a line, or a wave of known height, and the third proves it
 EXACT = 1e-5  # relative: rates are computed in double precision, and their differences keep ten digits and more
+TURN = 2  # rates that may be those before them again: a warm-up's last, and the first of the decay behind it
 PIECES = 5  # differences of rates: two fix a wave of unknown height, the others prove it
 LONGEST = 10_000_000  # ticks: a change that is too slow to be told from rounding has no end
 ALMOST = 0.95  # of two counts that are the same, up to the last partial batch of an epoch
@@ -137,7 +138,7 @@ def past(s: ScheduleSeen) -> bool:
 def _levels(seen: ScheduleSeen) -> list[float]:
     """The rates one after another, where each is that of a tick of its own; [] where that is not so, or of too few."""
     levels = [rate for rate, _ in groupby(seen.rates)]
-    single = seen.ticks is not None and abs(len(levels) - 1 - seen.ticks) <= 1
+    single = seen.ticks is not None and abs(len(levels) - 1 - seen.ticks) <= TURN
     return levels if single and len(levels) >= LEVELS else []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ def seen(rates: list[float], **more: Any) -> ScheduleSeen:
 
 FLAT = [0.1] * 40
 FLOOR = [0.1 * max(0.01, 1 - 4 * n / 40) for n in range(40)]  # planned for 40, and 4 micro-batches a step
+WAVE = [min(1.0, (n + 1) / 8, 0.5 + 0.5 * math.cos(math.pi * (n - 8) / 112)) for n in range(40)]  # planned for 120
 MICRO = {"scheduler": "LambdaLR", "ticks": 160, "inside": 40, "forwards": 160, "closed": True}
 DOWN = [0.1 * (1 - n / 20) for n in range(20)]
 SAW = [0.1 * min(1.0, (n % 10) / 5) for n in range(40)]
@@ -33,6 +35,7 @@ SAW = [0.1 * min(1.0, (n % 10) / 5) for n in range(40)]
         (FLAT, {"scheduler": "X", "ticks": 40, "horizon": 160, "forwards": 160, "closed": True}, "micro-batches"),
         (DOWN + DOWN[::-1], {"scheduler": "CosineAnnealingLR", "ticks": 40, "horizon": 20, "periodic": True}, "rises"),
         (FLOOR, MICRO, "over after 10 of 40 steps"),
+        (WAVE, {"scheduler": "X", "ticks": 40, "forwards": 120, "closed": True, "base": 1.0}, "micro-batches"),
         (FLAT, {"scheduler": "X", "ticks": 40, "early": 39}, "before the optimizer"),
         (FLAT, {"scheduler": "X", "ticks": 40, "first_tick": 1, "first_forwards": 1}, "before the optimizer"),
     ],
