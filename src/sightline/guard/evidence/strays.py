@@ -162,9 +162,7 @@ def _unfrozen(measured: Sequence[StepSeen], setup: Setup | None) -> Stray | None
     numel = sum(p.numel for p in left)
     if setup is None or not left or free < numel or measured[-1].step < setup.step + LOOKS:
         return None
-    what = (
-        f"{len(left)} parameters ({numel:,} elements) were unfrozen by step {setup.step}, get gradients and are in "
-    )
+    what = f"{len(left)} parameters ({numel:,} elements) were unfrozen by step {setup.step}, get gradients and are in "
     seen: dict[str, object] = {"parameters": [p.name for p in left[:5]], "steps since": measured[-1].step - setup.step}
     return Stray(f"{what}no optimizer, e.g. {left[0].name}", UNFROZEN, True, seen)
 

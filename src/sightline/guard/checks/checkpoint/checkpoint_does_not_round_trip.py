@@ -37,7 +37,9 @@ def find(checkpoint: RoundTripSeen) -> Verdict:
     if checkpoint.kept:
         return _by_reference(checkpoint)
     if out := checkpoint.outside:
-        message = f"{len(out)} tensors are in no state (plain attributes, or persistent=False), and a model read back has "
+        message = (
+            f"{len(out)} tensors are in no state (plain attributes, or persistent=False), and a model read back has "
+        )
         message += "none of them, e.g. "
         fix = "call register_buffer(name, tensor) for them: such buffers are saved, loaded and moved with the model"
         return Finding("error", message + out[0], fix, {"of": out, "they change an answer by": checkpoint.gap})
