@@ -39,7 +39,7 @@ from sightline.guard.catalogue import Check
 from sightline.guard.check import Finding, Severity
 from sightline.guard.evidence import Evidence, Phase, Plan
 from sightline.guard.probes.call import Call
-from sightline.guard.probes.reference import Reference
+from sightline.guard.probes.reference import Reference, WithoutAdapters
 from sightline.guard.report import print_finding, print_summary
 from sightline.guard.watch import GuardError, Watch
 
@@ -160,6 +160,10 @@ class Attachment(Preflight):
     def reference(self, model: nn.Module, *, synced: bool = False) -> None:
         """The policy is compared with `model`, a frozen copy. `synced`: it is updated on purpose (TR-DPO)."""
         self._recorder.probing.reference = Reference(self.model, model, synced=synced)
+
+    def reference_by_adapter(self) -> None:
+        """The policy is compared with itself, its adapters (PEFT's) switched off."""
+        self._recorder.probing.reference = WithoutAdapters(self.model)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sightline.attach.data_set import objective_of
 from sightline.attach.hf_trainer import GuardCallback as HostCallback
 
 BLIND = {  # evidence, or a check's code -> why TRL's trainers do not show it
@@ -39,3 +40,13 @@ class GuardCallback(HostCallback):
         reference = getattr(self._trainer, "ref_model", None)
         if self.guard is not None and reference is not None:
             self.guard.reference(reference, synced=bool(getattr(args, "sync_ref_model", False)))
+        elif self.guard is not None and hasattr(self._trainer, "ref_model") and _by_adapter(self.guard.model, args):
+            self.guard.reference_by_adapter()
+
+
+def _by_adapter(model: Any, args: Any) -> bool:
+    """Whether each preference is told beside the model without its adapters: there is no other reference."""
+    kept = getattr(args, "precompute_ref_log_probs", False) or getattr(args, "reference_free", False)
+    adapters = getattr(model, "peft_config", None)
+    asked = objective_of(args) in ("preference", "unpaired-preference") and not kept
+    return asked and hasattr(model, "disable_adapter") and isinstance(adapters, dict) and "ref" not in adapters

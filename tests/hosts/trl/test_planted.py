@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset
+from peft import LoraConfig
 from torch import nn
 from trl import (
     DPOConfig,
@@ -107,6 +108,32 @@ def a_reference_that_follows_the_policy(folder: Path, guarded: Guarded, faulty: 
     if faulty:  # a shortcut to save memory
         for mine, theirs in zip(trainer.ref_model.parameters(), trainer.model.parameters(), strict=True):
             mine.data = theirs.data
+    guarded(trainer).train()
+    return trainer.model
+
+
+@plants("L9")
+def a_reference_with_biases_that_learn(folder: Path, guarded: Guarded, faulty: bool) -> nn.Module:
+    pairs = {"prompt": [f"{text} " for text in TEXTS], "chosen": TEXTS[::-1], "rejected": TEXTS[5:] + TEXTS[:5]}
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=len(small.tokenizer()),
+        n_embd=32,
+        n_layer=1,
+        n_head=2,
+        n_positions=64,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    trainer = DPOTrainer(
+        transformers.GPT2LMHeadModel(config),
+        args=DPOConfig(**usual(folder)),
+        train_dataset=Dataset.from_dict(pairs),
+        processing_class=small.tokenizer(),
+        peft_config=LoraConfig(
+            r=4, target_modules=["c_attn"], fan_in_fan_out=True, bias="all" if faulty else "none", task_type="CAUSAL_LM"
+        ),
+    )
     guarded(trainer).train()
     return trainer.model
 

@@ -16,6 +16,7 @@ class ReferenceSeen:
             None at the first look, or where the reference gives no logits.
         noise: the same, of two looks at the same moment.
         synced: whether the host says that it updates the reference on purpose (TR-DPO, an exponential average).
+        by_adapter: the reference is the policy with its adapters switched off.
     """
 
     step: int
@@ -24,3 +25,4 @@ class ReferenceSeen:
     difference: float | None = None
     noise: float = 0.0
     synced: bool = False
+    by_adapter: bool = False

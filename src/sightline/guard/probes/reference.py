@@ -60,6 +60,21 @@ class Reference:
         return spoken.gather(-1, ids[:, 1:, None]).squeeze(-1)
 
 
+class WithoutAdapters(Reference):
+    """The policy with its adapters switched off, as PEFT does it: what learns beside them moves this reference, too."""
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__(policy, policy, synced=False)
+
+    def _seen(self, step: int, gap: float | None) -> ReferenceSeen:
+        return ReferenceSeen(step, 0, self._since, gap, self._noise, by_adapter=True)
+
+    def _said(self) -> Tensor | None:
+        model: Any = self._model
+        with untouched(model), model.disable_adapter():
+            return super()._said()
+
+
 def _takes(call: Call) -> bool:
     """Whether the reference may be called so: the policy may stand inside the module that is watched."""
     try:

@@ -2,14 +2,13 @@
 
 Symptom: reward margins stay at zero and the loss at ln 2; or margins fall below zero; or the log probabilities of
 chosen and rejected answers fall together while the margin stays flat, and the model's text falls apart.
-Root cause: the reference is the policy itself (or moves with it); chosen and rejected are swapped, or the same once cut
-at max_length; beta or the learning rate lets the policy leave the reference without telling the two answers apart.
-Fix: a frozen copy as reference (`copy.deepcopy(policy).eval().requires_grad_(False)`), beta 0.1 (0.3 to 0.5 where text
-falls apart), a learning rate of 1e-6 (1e-5 with LoRA).
-Stays silent when: margins grow, however slowly; rewards of both answers fall while their margin grows, as DPO does; the
-reference shares only frozen weights with the policy (LoRA without a copy); it is moved on purpose and the host says so.
+Root cause: the reference is the policy itself (or moves with it, as biases do that LoRA trains); chosen and rejected
+are swapped, or the same once cut; beta or the learning rate lets both fall before the two are told apart.
+Fix: a frozen copy as reference, beta 0.1 (0.3 to 0.5 where text falls apart), a rate of 1e-6 (1e-5 with LoRA).
+Stays silent when: margins grow, however slowly; both rewards fall while their margin grows, as DPO does; only frozen
+weights are shared (LoRA without a copy); the reference is moved on purpose and the host says so.
 Sources:
-- https://github.com/eric-mitchell/direct-preference-optimization/issues/32 (2023-08-11): both answers fall, by design
+- https://github.com/eric-mitchell/direct-preference-optimization/issues/32 (2023-08-11): both fall, by design
 - https://arxiv.org/abs/2305.18290 (2023-05-29): DPO, its frozen reference and beta 0.1
 """
 
@@ -29,6 +28,8 @@ STILL = 8  # logged margins after the first, which is zero by construction
 PAIRS = 4  # that are equal, all of their batch: a few may be duplicates of the data's
 ENOUGH = 24  # logged values, from which a trend is told from noise: eight a third
 WRONG = 0.4  # of the pairs: below chance by more than a few dozen pairs scatter
+COPY = "reference = copy.deepcopy(policy).eval().requires_grad_(False), kept out of the optimizer"
+BY_ADAPTER = "let adapters alone learn (LoraConfig bias='none', no other part thawed), or give the trainer a ref_model"
 FALL, FLAT = 20.0, 0.1  # nats an answer loses, e^-20; and the share of it that the margin gains
 
 
@@ -62,12 +63,9 @@ def _reference(seen: ReferenceSeen) -> Finding | None:
     if not seen.shared and (not moved or seen.synced):
         return None
     what = f"shares {seen.shared} trainable elements with the policy" if seen.shared else "is not where it was"
-    return Finding(
-        severity="error",
-        message=f"the reference model {what}: the policy is compared with itself",
-        fix="reference = copy.deepcopy(policy).eval().requires_grad_(False), kept out of the optimizer",
-        seen={"shared": seen.shared, "its log probabilities moved by": seen.difference, "since step": seen.since},
-    )
+    facts = {"shared": seen.shared, "its log probabilities moved by": seen.difference, "since step": seen.since}
+    message = f"the reference model {what}: the policy is compared with itself"
+    return Finding("error", message, BY_ADAPTER if seen.by_adapter else COPY, facts)
 
 
 def _margins(series: dict[str, list[float]]) -> Finding | None:
