@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import functools
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from numbers import Real
+from types import CodeType
 from typing import Any
 
 from torch import nn
@@ -28,6 +30,7 @@ FEW = 1000  # classes: more are a vocabulary, of which an evaluation never shows
 CLOSE = 1e-3  # to 1: rounding, as in the check
 APART, SIGMAS = 0.2, 5.0  # of the labels that predictions meet in one place and not in the other; and not by chance
 RECORDS = (list, dict, set)  # what a function may keep its calls in
+STORES = ("STORE_GLOBAL", "STORE_ATTR")
 
 
 class Kept:
@@ -66,6 +69,9 @@ def truths(compute: Callable[[Any], Any], given: Any, model: nn.Module, step: in
     """
     import numpy as np
 
+    if (spans := spans_of(given)) is not None:
+        yield from _of_spans(compute, given, model, step, *spans)
+        return
     first = given.predictions[0] if isinstance(given.predictions, tuple) else given.predictions
     if not isinstance(first, np.ndarray) or not isinstance(given.label_ids, np.ndarray) or len(first) < 2:
         return
@@ -87,6 +93,44 @@ def truths(compute: Callable[[Any], Any], given: Any, model: nn.Module, step: in
             yield replace(found[place], perfect=1.0)
         elif not some:
             yield max(found, key=lambda one: one.truth)
+
+
+def spans_of(given: Any) -> tuple[Any, Any] | None:
+    """(scores, places): (2, N, L) of where an answer begins and ends, and (2, N) of where it does; None for others."""
+    import numpy as np
+
+    scores, places = given.predictions, given.label_ids
+    if not isinstance(scores, tuple) or not isinstance(places, tuple) or not len(scores) == len(places) == 2:
+        return None
+    if not all(isinstance(one, np.ndarray) for one in (*scores, *places)) or scores[0].shape != scores[1].shape:
+        return None
+    places = np.stack(places)
+    fits = scores[0].ndim == 2 and scores[0].dtype.kind == "f" and places.shape == (2, len(scores[0]))
+    if not fits or places.dtype.kind not in "iu" or len(scores[0]) < 2:
+        return None
+    inside = (places >= 0).all() and (places < scores[0].shape[1]).all() and (places[0] <= places[1]).all()
+    return (np.stack(scores), places) if inside else None
+
+
+def _of_spans(
+    compute: Callable[[Any], Any], given: Any, model: nn.Module, step: int, scores: Any, places: Any
+) -> Iterator[OracleSeen]:
+    """The same of answers that are spans of a text, the shorter half of them: metrics may leave out long ones."""
+    import numpy as np
+
+    lengths = places[1] - places[0]
+    rows = (lengths <= np.median(lengths)).nonzero()[0][:ROWS]
+    places = places[:, rows]
+    sure = np.full((2, len(rows), scores.shape[2]), -SURE, dtype=scores.dtype)
+    np.put_along_axis(sure, places[..., None], SURE, axis=2)
+    sets = [sure, *(np.roll(sure, shift, axis=1) for shift in SHIFTS)]
+    kind = type(given)
+    told = told_of(
+        compute, model, [kind(predictions=tuple(one.copy()), label_ids=tuple(places.copy())) for one in sets]
+    )
+    for name, score in told[0].items():
+        if spoilt := tuple(other[name] for other in told[1:] if name in other):
+            yield OracleSeen(step, name, score, spoilt)
 
 
 def _whole(seen: OracleSeen) -> bool:
@@ -181,14 +225,47 @@ def _numbers(values: Any) -> dict[str, float]:
 
 def keeps_records(compute: Any) -> bool:
     """Whether a call may leave something behind: a global, a list of results, an object's own state."""
-    code = getattr(compute, "__code__", None)
-    if code is None or getattr(compute, "__self__", None) is not None:
-        return True
-    cells = [cell.cell_contents for cell in compute.__closure__ or () if _filled(cell)]
-    names = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    reached = [*cells, *(compute.__globals__.get(name) for name in names)]
-    stores = any(i.opname in ("STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR") for i in dis.get_instructions(code))
-    return stores or any(isinstance(one, RECORDS) and _written(code) for one in reached)
+    codes, free, reached = _behind(compute)
+    within = [i for code in codes for i in dis.get_instructions(code)]
+    stores = any(i.opname in STORES or (i.opname == "STORE_DEREF" and i.argval in free) for i in within)
+    writes = any(map(_written, codes))
+    kept = any((isinstance(one, RECORDS) and writes) or callable(getattr(one, "reset", None)) for one in reached)
+    return not codes or stores or kept
+
+
+def _behind(compute: Any) -> tuple[list[CodeType], set[str], list[Any]]:
+    """The code that a call runs, of an object with those of its methods that are named; the names of what outlives it;
+    and what it reaches beside its arguments. None where it is not Python's."""
+    given: list[Any] = []
+    while isinstance(compute, functools.partial):
+        given += [*compute.args, *compute.keywords.values()]
+        compute = compute.func
+    owner, function = getattr(compute, "__self__", None), getattr(compute, "__func__", compute)
+    if not hasattr(function, "__code__"):
+        owner, function = compute, next(_methods(compute, "__call__"), None)
+    if function is None or not hasattr(function, "__code__"):
+        return [], set(), []
+    codes: list[CodeType] = []
+    open_ = [function.__code__]
+    while open_:
+        if (code := open_.pop()) not in codes:
+            codes.append(code)
+            open_ += [one for one in code.co_consts if isinstance(one, CodeType)]
+            named = (method for name in code.co_names if owner is not None for method in _methods(owner, name))
+            open_ += [found for method in named if (found := getattr(method, "__code__", None)) is not None]
+    names = {i.argval for code in codes for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
+    globals_ = [function.__globals__.get(name) for name in names]
+    return (
+        codes,
+        {*function.__code__.co_freevars},
+        [*given, *cells, *globals_, *getattr(owner, "__dict__", {}).values()],
+    )
+
+
+def _methods(owner: Any, name: str) -> Iterator[Any]:
+    """Those of its class and of the classes behind it."""
+    return (vars(kind)[name] for kind in type(owner).__mro__ if name in vars(kind))
 
 
 def _written(code: Any) -> bool:
