@@ -63,6 +63,23 @@ def test_placeholders_that_a_limit_cuts(limit: int, cut: bool) -> None:
     assert not said or "for 36 features of 6 images" in said[0]
 
 
+@pytest.mark.parametrize(
+    ("counts", "lengths", "cut"),
+    [
+        ([6, 6, 4, 3, 5, 0], [8, 9, 10, 10, 10, 10], True),  # a limit of 10
+        ([6, 6, 4, 3, 5, 6], [8, 9, 10, 9, 10, 7], False),  # images of several sizes
+        ([6, 6, 4, 3, 5, 6], [10, 10, 10, 10, 10, 10], False),  # and texts that fill up what is left
+        ([6, 6, 6, 6, 5, 4], [8, 9, 7, 8, 10, 10], False),  # two may be as long by chance
+    ],
+)
+def test_placeholders_that_a_limit_cuts_from_the_left(counts: list[int], lengths: list[int], cut: bool) -> None:
+    rows = [[IMAGE] * n + [1 + k % 8 for k in range(size - n)] for n, size in zip(counts, lengths, strict=True)]
+    ids = torch.tensor([one + [11] * 2 + [PAD] * (12 - len(one)) for one in rows])
+    attended = ids != PAD
+    prompt = attended & (ids != 11)
+    assert cut_placeholder(ids, ids == IMAGE, attended, prompt) == (IMAGE if cut else None)
+
+
 def test_images_of_many_sizes_and_padding_are_not_cut() -> None:
     live = torch.tensor([[9, 9, 9, 1, 2, 3], [9, 9, 1, 2, 3, 4], [9, 9, 9, 9, 1, 2], [9, 9, 1, 2, 3, 3]])
     assert cut_placeholder(live, live == 9, torch.ones_like(live, dtype=torch.bool)) is None

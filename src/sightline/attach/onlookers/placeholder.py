@@ -18,6 +18,7 @@ from torch import Tensor
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.scattered import partly_filled, scattered
 from sightline.attach.setup import Facts, embedding_of, image_token_of
+from sightline.guard.evidence import IGNORE
 from sightline.guard.probes.call import Call
 
 LOOKS = 8  # measured steps with images that are looked at: a limit that cuts no row of eight batches cuts few
@@ -32,7 +33,7 @@ class Placeholder(Onlooker):
 
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)
-        self._batch: tuple[Tensor, Tensor | None] | None = None
+        self._batch: tuple[Tensor, Tensor | None, Tensor | None] | None = None
         self._looks = self._partial = 0
 
     def again(self) -> None:
@@ -50,7 +51,9 @@ class Placeholder(Onlooker):
             self._looks = LOOKS
             return
         self._looks += 1
-        self._batch = ids, mask if mask is not None and mask.shape == ids.shape else None
+        labels = call.tensor("labels")
+        mask, labels = (one if one is not None and one.shape == ids.shape else None for one in (mask, labels))
+        self._batch = ids, mask, labels
         if (written := scattered(output, ids)) is not None:
             where, features = written
             self.recorder.mailbox.post([ids, where], lambda values: self._written(values[0], values[1], features))
@@ -73,21 +76,27 @@ class Placeholder(Onlooker):
         table = embedding_of(self.recorder.model) if batch is not None else None
         if batch is None or table is None or table.weight.grad is None:
             return
-        grad, (ids, mask) = table.weight.grad, batch
+        grad, (ids, mask, labels) = table.weight.grad, batch
         if grad.is_sparse or hasattr(grad, "to_local"):
             return
         dead = (grad == 0).all(dim=1)[ids.clamp(0, len(grad) - 1).to(grad.device)]
         attended = torch.ones_like(ids) if mask is None else mask
 
+        prompt = attended if labels is None else attended * (labels == IGNORE).int().cumprod(dim=1)
+
         def arrived(values: list[Tensor]) -> None:
-            self._found(cut_placeholder(values[0], values[1], values[2].bool()))
+            attended, prompt = values[2].bool(), values[3].bool()
+            self._found(cut_placeholder(values[0], values[1], attended, prompt))
 
-        self.recorder.mailbox.post([ids, dead, attended], arrived)
+        self.recorder.mailbox.post([ids, dead, attended, prompt], arrived)
 
 
-def cut_placeholder(ids: Tensor, dead: Tensor, attended: Tensor) -> int | None:
+def cut_placeholder(ids: Tensor, dead: Tensor, attended: Tensor, prompt: Tensor | None = None) -> int | None:
     """The one token without a gradient that every row holds in a run, before other tokens that are attended to, where
-    rows with fewer of it than others all end at one column. (B, T) each."""
+    rows with fewer of it than others all end at one column. (B, T) each.
+
+    Or begin with it, and are as long as a limit that cuts from the left lets a row's `prompt` be.
+    """
     if dead[attended].all():
         return None
     columns, found = torch.arange(ids.shape[1]), []
@@ -101,6 +110,17 @@ def cut_placeholder(ids: Tensor, dead: Tensor, attended: Tensor) -> int | None:
         )
         short = counts < counts.max()
         cut = int(short.sum()) >= SHORT and len(last[short].unique()) == 1
-        if cut and bool(runs.all()) and bool((last < end).all()):
+        cut = cut and bool(runs.all()) and bool((last < end).all())
+        if cut or _cut_from_the_left(at, (attended if prompt is None else prompt).sum(dim=1)):
             found.append(int(token))
     return found[0] if len(found) == 1 else None
+
+
+def _cut_from_the_left(at: Tensor, length: Tensor) -> bool:
+    """Whether rows that have less than others of the run `at` (B, T) their begin are just those as long as a limit."""
+    counts = at.sum(dim=1)
+    run = at.int().cumprod(dim=1).sum(dim=1)
+    short, whole = (counts > 0) & (counts < counts.max()), counts == counts.max()
+    if int(short.sum()) < SHORT or not bool((run == counts).all()) or len(length[short].unique()) > 1:
+        return False
+    return bool((length[whole] < length[short].max()).any() and (length <= length[short].max()).all())
