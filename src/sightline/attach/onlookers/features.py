@@ -45,7 +45,7 @@ class Features(Onlooker):
         """A training batch."""
         if self._over or not training:
             return
-        found = _pair(call, output)
+        found = pair_of(call, output)
         if found is None or self._shape not in ((), found[0].shape[1:]):
             self._vain += 1
             self._over = self._vain >= VAIN
@@ -104,7 +104,7 @@ class Features(Onlooker):
             self.recorder.offer(seen)
 
 
-def _pair(call: Call, output: Any) -> tuple[Tensor, Tensor] | None:
+def pair_of(call: Call, output: Any) -> tuple[Tensor, Tensor] | None:
     """The one tensor of features that a call has beside the ids of its texts; None if gradients go on into it."""
     ids, logits = call.tensor("input_ids"), outcome(output).logits
     if ids is None or logits is None or ids.dim() != 2 or logits.dim() != 3 or len(logits) != len(ids):

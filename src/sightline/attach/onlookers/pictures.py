@@ -1,4 +1,7 @@
-"""Is there more than one image? Compares those of each training batch with each other, and with the first of all."""
+"""Is there more than one image? Compares those of each training batch with each other, and with the first of all.
+
+Or more than one image's features, where these come beside the ids of a text. Flat ones may be meant: a stage of texts.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from sightline.attach.onlookers.features import pair_of
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.guard.evidence import PicturesSeen
 from sightline.guard.probes.call import Call, differentiable
 
 BATCHES, IMAGES = 8, 64  # of flat images: no set of pictures begins with so many; twice as many of one picture
+FLAT = 4  # dimensions of images, one a row
 IDS = (torch.int64, torch.int32)
 
 
@@ -30,8 +35,8 @@ class Pictures(Onlooker):
         """A training batch with images."""
         if not training or self._done:
             return
-        pixels = call.tensor("pixel_values")
-        if pixels is None or pixels.dim() < 4 or pixels.requires_grad or not pixels.numel():
+        pixels = _images(call, output)
+        if pixels is None or pixels.requires_grad or not pixels.numel():
             return
         first = pixels.detach()[:1] if self._first is None else self._first
         if first.shape[1:] != pixels.shape[1:]:
@@ -64,7 +69,7 @@ class Pictures(Onlooker):
 
     def _came(self, facts: list[float], count: int) -> None:
         different, least, most, *texts = facts
-        if different or least != least:
+        if different or least != least or (least == most and self._first is not None and self._first.dim() < FLAT):
             self._done, self._first = True, None
             return
         self._batches, self._images = self._batches + 1, self._images + count
@@ -79,3 +84,12 @@ class Pictures(Onlooker):
     def close(self, *, broken: bool) -> None:
         """What belongs to the host is let go."""
         self._done, self._first = True, None
+
+
+def _images(call: Call, output: Any) -> Tensor | None:
+    """A batch's images, or the features in their place."""
+    pixels = call.tensor("pixel_values")
+    if pixels is not None:
+        return pixels if pixels.dim() >= FLAT else None
+    pair = pair_of(call, output)
+    return None if pair is None else pair[0]
