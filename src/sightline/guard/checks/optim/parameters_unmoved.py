@@ -4,7 +4,7 @@ Symptom: the loss is flat, or falls less than it should; the saved weights of a 
 reverse: a tower that was frozen differs from its source after training.
 Root cause: `optimizer.step()` is missing, or from some step on writes to nothing (a recorded or compiled step that is
 replayed with what was there once); gradients are cleared between backward pass and step; the optimizer holds other
-tensors than the model does (made before it, or a layer, was replaced, resized or wrapped), or not all (parts are left
+tensors than the model does (made before a layer was replaced, resized, wrapped or unfrozen), or not all (parts are left
 out, in a plain list, or one half is in both of two optimizers); the learning rate is zero; the loss, or a part, is
 detached; a new layer, or rows for new tokens, are frozen with the rest; or a frozen parameter kept its gradient.
 Fix: make the optimizer after the model is final, from its parameters with requires_grad; call `optimizer.step()` once
