@@ -37,12 +37,9 @@ def find(checkpoint: RoundTripSeen) -> Verdict:
     if checkpoint.kept:
         return _by_reference(checkpoint)
     if out := checkpoint.outside:
-        message = (
-            f"{len(out)} tensors are in no state (plain attributes, or persistent=False), and a model read back has "
-        )
-        message += "none of them, e.g. "
+        what = f"{len(out)} tensors are in no state (plain attributes, persistent=False): none comes back, e.g. {out[0]}"
         fix = "call register_buffer(name, tensor) for them: such buffers are saved, loaded and moved with the model"
-        return Finding("error", message + out[0], fix, {"of": out, "they change an answer by": checkpoint.gap})
+        return Finding("error", what, fix, {"of": out, "they change an answer by": checkpoint.gap})
     if not checkpoint.compared:
         return _prefixed(checkpoint) or CannotTell("names of the model in the checkpoint (give load=... to read it)")
     return _lost(checkpoint) or _changed(checkpoint) or _left_over(checkpoint)
