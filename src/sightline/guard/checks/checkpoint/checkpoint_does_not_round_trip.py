@@ -37,7 +37,7 @@ def find(checkpoint: RoundTripSeen) -> Verdict:
     if checkpoint.kept:
         return _by_reference(checkpoint)
     if out := checkpoint.outside:
-        what = f"{len(out)} tensors are in no state (plain attributes, persistent=False): none comes back, e.g. {out[0]}"
+        what = f"{len(out)} tensors (plain attributes, persistent=False) are in no state and never come back: {out[0]}"
         fix = "call register_buffer(name, tensor) for them: such buffers are saved, loaded and moved with the model"
         return Finding("error", what, fix, {"of": out, "they change an answer by": checkpoint.gap})
     if not checkpoint.compared:
