@@ -36,7 +36,7 @@ from sightline.attach.script.heap import (
 from sightline.attach.script.watch import Models
 
 MOST = 0.8  # of an optimizer's elements: what holds them is the model, and the rest an addition (a learned temperature)
-FREE = 2.0  # seconds of looking through the heap that are always given, dozens of looks; then 1 % of the run
+FREE = 3.0  # seconds of looking through the heap that are always given, dozens of looks; then 1 % of the run
 SHARE = 0.01
 UNMOVED = 2  # steps in a row without a gradient on anything that an optimizer holds: it holds the wrong parameters
 PATIENCE = 64  # steps until an optimizer whose model was not found is left alone

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = """
 import torch
 from torch import nn
@@ -57,7 +59,16 @@ def again(name, state, *loaded, rate=3e-3, data=1, without="none", then=lambda m
     fit(model, opt, plan, rows(data))
 
 
+def drawn(model, opt, plan):
+    x = torch.randn(16, 6)
+    opt.zero_grad()
+    nn.functional.mse_loss(model(x), x[:, :3].prod(1, keepdim=True)).backward()
+    opt.step()
+    plan.step()
+
+
 torch.manual_seed(0)
+# --- in one process
 again("Whole", first("Whole"), "opt", "plan")
 again("NoMoments", first("NoMoments"), "plan")
 again("NoPlan", first("NoPlan"), "opt")
@@ -68,14 +79,6 @@ again("NoCount", first("NoCount", keep=(), counted=False))
 again("NoHead", first("NoHead"), "opt", "plan", without="2.")
 again("InParts", first("InParts"), "opt", "plan", without="2.", then=lambda m, s: m[2].load_state_dict(
     {"weight": s["2.weight"], "bias": s["2.bias"]}))
-
-
-def drawn(model, opt, plan):
-    x = torch.randn(16, 6)
-    opt.zero_grad()
-    nn.functional.mse_loss(model(x), x[:, :3].prod(1, keepdim=True)).backward()
-    opt.step()
-    plan.step()
 
 
 def begun(name, kept="saved.pt"):
@@ -130,8 +133,7 @@ one[2] = torch.optim.lr_scheduler.StepLR(one[1], 8)
 one[1].load_state_dict(state["opt"])
 counted(one, state["done"])
 
-
-
+# --- in another: looking for models has its limit in each
 def warm(step):
     return min(1.0, (step + 1) / 8) * (0.1 + max(0.0, 1 - step / 40))
 
@@ -200,21 +202,36 @@ with torch.no_grad():
 """
 
 
-def test_which_loads_are_resumes(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text(SCRIPT)
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        (
+            1,
+            {
+                ("NoMoments", "K2", "error"),
+                ("NoPlan", "K2", "error"),
+                ("NeverSaved", "K2", "warning"),
+                ("NoHead", "K2", "error"),
+                *((name, "K2", "error") for name in ("CountsOn", "PlanAnew", "NextEpochs", "DrawsOn")),
+            },
+        ),
+        (
+            2,
+            {
+                *((name, "K2", "error") for name in ("WarmAgain", "MadeAfter")),
+                *((name, "K2", "warning") for name in ("MovesOn", "StepsOn")),
+            },
+        ),
+    ],
+    ids=["epochs and counts", "plans"],
+)
+def test_which_loads_are_resumes(part: int, expected: set[tuple[str, str, str]], tmp_path: Path) -> None:
+    scripts = SCRIPT.split("# ---")
+    (tmp_path / "train.py").write_text(f"{scripts[0]}# ---{scripts[part]}")
     command = [sys.executable, "-m", "sightline", "run", "--findings", "told.json", "train.py"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=240)
     told = json.loads((tmp_path / "told.json").read_text())
-    found = {(one["model"].split()[0], one["code"], one["severity"]) for one in told["findings"]}
-    assert found == {
-        ("NoMoments", "K2", "error"),
-        ("NoPlan", "K2", "error"),
-        ("NeverSaved", "K2", "warning"),
-        ("NoHead", "K2", "error"),
-        *((name, "K2", "error") for name in ("CountsOn", "PlanAnew", "NextEpochs", "DrawsOn")),
-        *((name, "K2", "error") for name in ("WarmAgain", "MadeAfter")),
-        *((name, "K2", "warning") for name in ("MovesOn", "StepsOn")),
-    }
+    assert {(one["model"].split()[0], one["code"], one["severity"]) for one in told["findings"]} == expected
     assert not told["run"]["problems"]
 
 
