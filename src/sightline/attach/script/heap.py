@@ -26,7 +26,7 @@ def _kinds(base: type) -> set[type]:
     """A class and all that are made from it."""
     found, open_ = {base}, [base]
     while open_:
-        new = {kind for kind in type.__subclasses__(open_.pop()) if kind not in found}
+        new: set[type] = set(type.__subclasses__(open_.pop())) - found
         found |= new
         open_ += new
     return found
