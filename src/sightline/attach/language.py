@@ -13,6 +13,7 @@ from sightline.attach.prompts import Prompts
 from sightline.attach.read import pad_id
 from sightline.attach.scores import Scores
 from sightline.guard.evidence import Evidence
+from sightline.guard.evidence.taught_padding import ahead_of
 from sightline.guard.probes.call import Call, Outcome, outcome
 from sightline.guard.probes.context import context
 from sightline.guard.probes.padded import real_tokens
@@ -135,4 +136,4 @@ def _by_pad_id(call: Call, ids: Tensor) -> Tensor | None:
     """(B, T) bool: True but on the runs of the model's own pad id at the end of rows; None without such an id."""
     if (pad := pad_id(call)) is None:
         return None
-    return (ids == pad).flip(1).cumprod(dim=1).flip(1) == 0
+    return ahead_of(ids, pad)

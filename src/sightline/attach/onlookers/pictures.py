@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sightline.attach.onlookers.features import pair_of
+from sightline.attach.onlookers.features import VAIN, pair_of
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.guard.evidence import PicturesSeen
 from sightline.guard.probes.call import Call, differentiable
@@ -28,14 +28,14 @@ class Pictures(Onlooker):
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)
         self._first: Tensor | None = None
-        self._batches = self._images = 0
+        self._batches = self._images = self._vain = 0
         self._varied = self._done = False
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """A training batch with images."""
         if not training or self._done:
             return
-        pixels = _images(call, output)
+        pixels = self._images_of(call, output)
         if pixels is None or pixels.requires_grad or not pixels.numel():
             return
         first = pixels.detach()[:1] if self._first is None else self._first
@@ -51,6 +51,15 @@ class Pictures(Onlooker):
         self.recorder.mailbox.post(
             [torch.stack([fact.double() for fact in facts])], lambda values: self._came(values[0].tolist(), count)
         )
+
+    def _images_of(self, call: Call, output: Any) -> Tensor | None:
+        """A batch's images, or the features in their place; those are asked for in the first few batches alone."""
+        pixels = call.tensor("pixel_values")
+        if pixels is not None:
+            return pixels if pixels.dim() >= FLAT else None
+        pair = pair_of(call, output) if self._vain < VAIN else None
+        self._vain += pair is None
+        return None if pair is None else pair[0]
 
     def _listen(self, output: Any, count: int) -> None:
         """Equal images give equal outputs: gradients that differ tell that what is taught about them does."""
@@ -84,12 +93,3 @@ class Pictures(Onlooker):
     def close(self, *, broken: bool) -> None:
         """What belongs to the host is let go."""
         self._done, self._first = True, None
-
-
-def _images(call: Call, output: Any) -> Tensor | None:
-    """A batch's images, or the features in their place."""
-    pixels = call.tensor("pixel_values")
-    if pixels is not None:
-        return pixels if pixels.dim() >= FLAT else None
-    pair = pair_of(call, output)
-    return None if pair is None else pair[0]

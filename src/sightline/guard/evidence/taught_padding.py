@@ -54,10 +54,15 @@ def taught_padding(batch: BatchSeen, loss: LossSeen) -> tuple[int, int] | None:
     return (len(found), kind) if shared and float((found == kind).float().mean()) >= SAME else None
 
 
+def ahead_of(ids: Tensor, pad: Tensor | int) -> Tensor:
+    """(B, T) bool, False on the runs of one id at the end of rows."""
+    return (ids == pad).flip(1).int().cumprod(dim=1).flip(1) == 0
+
+
 def filled_ends(ids: Tensor) -> Tensor | None:
     """(B, T) bool, False where one id fills the ends of rows, if it stands nowhere else: it must be padding."""
     last = ids[:, -1].mode().values
-    real = (ids == last).flip(1).int().cumprod(dim=1).flip(1) == 0
+    real = ahead_of(ids, last)
     return None if bool(real.all()) or bool((ids[real] == last).any()) else real
 
 

@@ -17,7 +17,8 @@ from sightline.guard.evidence.taught_padding import filled_ends
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.padded import real_tokens
 from sightline.guard.probes.padding import side_of
-from sightline.guard.probes.reach import raw, tensors_of
+from sightline.guard.probes.pooled import states_of
+from sightline.guard.probes.reach import raw
 from sightline.guard.probes.refused import refusable
 from sightline.guard.probes.restore import untouched
 
@@ -82,8 +83,8 @@ def _kept(model: nn.Module, ids: Tensor, real: Tensor, where: Tensor | None, wat
         return other
 
     def gave(module: nn.Module, args: Any, output: Any) -> None:
-        found = next((t for t in tensors_of(output) if t.dim() == 3 and t.shape[:2] == ids.shape), None)
-        if found is not None and room[0] > 0:
+        found = states_of(output, ids.shape)
+        if found is not None and found.dim() == 3 and room[0] > 0:
             kept.append(found[watched].float())
             room[0] -= kept[-1].numel()
 
