@@ -83,11 +83,7 @@ class SharedRows(Onlooker):
             self._batches = self.recorder.forwards
             wanted = measured or self._batches <= ALWAYS or len(self.later) < LATER
             if wanted and len(self.trained) < MOST and (rows := _rows(call)):
-                self._post(
-                    rows,
-                    self._near.prints(call, training=True),
-                    partial(self._train, step, self._batches, picture_place(wide_inputs(call))),
-                )
+                self._post(call, rows, partial(self._train, step, self._batches), training=True)
             return
         if step == 0 or len(self.evaluated) >= MOST:
             return
@@ -99,11 +95,7 @@ class SharedRows(Onlooker):
             self._last, self._at = self._last if self.recorder.declared else step, None if every else here
             self._phase = Phase()
         if self._at == here and measured and (rows := _rows(call)):
-            self._post(
-                rows,
-                self._near.prints(call, training=False),
-                partial(self._evaluate, step, self._phase, picture_place(wide_inputs(call))),
-            )
+            self._post(call, rows, partial(self._evaluate, step, self._phase), training=False)
 
     def close(self, *, broken: bool) -> None:
         """The last comparison."""
@@ -124,12 +116,15 @@ class SharedRows(Onlooker):
         """Of a small data set, whether rows repeat within it shows in its first pass alone."""
         return step < ALWAYS
 
-    def _post(self, rows: list[Tensor], prints: Tensor | None, take: Callable[..., None]) -> None:
-        """`rows`, with the prints of images where there are some, to whoever takes them on the CPU."""
+    def _post(self, call: Call, rows: list[Tensor], take: Callable[..., None], *, training: bool) -> None:
+        """Which of `rows` is a picture, and they, with the prints of images where there are some, to whoever takes them
+        on the CPU."""
+        picture, prints = picture_place(wide_inputs(call)), self._near.prints(call, training=training)
         if prints is None:
-            self.recorder.mailbox.post(rows, lambda values: take(values, values[0] if len(values) == 1 else None))
+            one = len(rows) == 1
+            self.recorder.mailbox.post(rows, lambda values: take(picture, values, values[0] if one else None))
         else:
-            self.recorder.mailbox.post([*rows, prints], lambda values: take(values[:-1], values[-1]))
+            self.recorder.mailbox.post([*rows, prints], lambda values: take(picture, values[:-1], values[-1]))
 
     def _train(self, step: int, number: int, picture: int | None, values: list[Tensor], likes: Tensor | None) -> None:
         rows = _hashes(values)
