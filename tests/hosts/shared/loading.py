@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
+from statistics import median
 from typing import Any
 
 import torch
@@ -38,13 +40,24 @@ def a_generator_made_before_the_workers(faulty: bool) -> Task:
     return Task(small.language_model(), rows, usual_collator(), workers=2, steps=6)
 
 
-@plants("I6", "hf_trainer", "trl", "lightning", "accelerate")
-def rows_that_take_longer_than_a_step(faulty: bool) -> Task:
-    def read(rows: dict[str, Any]) -> dict[str, Any]:
-        time.sleep(0.12 if faulty else 0.0)
+class Reads:
+    """Takes no time, or six times what mostly lies between two reads: slow however busy the machine is."""
+
+    def __init__(self, slow: bool) -> None:
+        self._slow, self._seconds = slow, 0.12
+        self._between, self._returned = deque([0.0] * 4, maxlen=7), time.perf_counter()
+
+    def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
+        self._between.append(time.perf_counter() - self._returned)
+        self._seconds = max(self._seconds, min(6 * median(self._between), 1.5))
+        time.sleep(self._seconds if self._slow else 0.0)
+        self._returned = time.perf_counter()
         return rows
 
-    rows = Table.from_list(tokenized()).with_transform(read)
+
+@plants("I6", "hf_trainer", "trl", "lightning", "accelerate")
+def rows_that_take_longer_than_a_step(faulty: bool) -> Task:
+    rows = Table.from_list(tokenized()).with_transform(Reads(slow=faulty))
     return Task(small.language_model(), rows, usual_collator(), batch=4, steps=9)
 
 
