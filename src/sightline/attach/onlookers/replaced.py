@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sightline.attach.alive import modules_alive
 from sightline.attach.onlookers.onlooker import Onlooker, Recording, living
 from sightline.attach.origins import ORIGINS
 from sightline.guard.evidence import ReplacedSeen
@@ -106,7 +107,7 @@ class Replaced(Onlooker):
 
 def in_use(model: nn.Module) -> set[int]:
     """Ids of all parameters of living modules, but for single layers that stand alone: those were taken out."""
-    every = [module for module in living(nn.Module) if "_modules" in module.__dict__]
+    every = modules_alive()
     inside = {id(child) for module in every for child in module.__dict__["_modules"].values() if child is not None}
     alone = [m for m in every if id(m) not in inside and not m.__dict__["_modules"] and m is not model]
     known = {id(m) for m in alone}

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sightline.attach.alive import note
 from sightline.attach.script.aliases import Aliases
 from sightline.attach.script.by_hand import ByHand
 from sightline.attach.script.checkpoints.kept import Kept
@@ -45,6 +46,7 @@ def watched(
     """
     models = Models(budget, tell, fault)
     scout = Scout(models, fault)
+    note()
     scout.install()
     scout.beheld += [Teachers(models, fault).look, Aliases(models, fault).look]
     scout.made.append(Twins(models, fault).made)

@@ -23,6 +23,7 @@ from torch.nn.modules.loss import _Loss
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.optim import Optimizer
 
+from sightline.attach.alive import modules_alive
 from sightline.attach.hook import Hook, unwrapped
 from sightline.attach.script.heap import (
     children,
@@ -30,13 +31,12 @@ from sightline.attach.script.heap import (
     holders,
     joined,
     loose,
-    modules_alive,
     outermost,
 )
 from sightline.attach.script.watch import Models
 
 MOST = 0.8  # of an optimizer's elements: what holds them is the model, and the rest an addition (a learned temperature)
-FREE = 3.0  # seconds of looking through the heap that are always given, dozens of looks; then 1 % of the run
+FREE = 2.0  # seconds of looking at what is alive that are always given, hundreds of looks; then 1 % of the run
 SHARE = 0.01
 UNMOVED = 2  # steps in a row without a gradient on anything that an optimizer holds: it holds the wrong parameters
 PATIENCE = 64  # steps until an optimizer whose model was not found is left alone

@@ -1,9 +1,9 @@
 """The door for a whole script: `sightline run train.py`. The script is run as Python runs it, and watched.
 
 torch is not imported before the script imports it; a script that never does runs untouched. The only things of others
-that are wrapped are here, in `scout`, `loaders` and `saves`: the making of optimizers, the reading
-of loaders, saving, the compiling of modules (which reads hooks as code), and `os._exit` (after which nothing could be
-told).
+that are wrapped are here, in `scout`, `loaders`, `saves` and `attach/alive`: the making of optimizers and modules, the
+reading of loaders, saving, the compiling of modules (which reads hooks as code), and `os._exit` (after which nothing
+could be told).
 """
 
 from __future__ import annotations

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sightline.attach.alive import modules_alive
 from sightline.attach.hook import Hook
 from sightline.attach.origins import ORIGINS
 from sightline.attach.script.again import alike, few
-from sightline.attach.script.heap import holders, modules_alive, outermost
+from sightline.attach.script.heap import holders, outermost
 from sightline.attach.script.watch import Models
 from sightline.guard.evidence import HiddenSeen
 

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sightline.attach.alive import modules_alive
 from sightline.attach.origins import ORIGINS
 from sightline.attach.script.again import alike, few
-from sightline.attach.script.heap import containers_alive, modules_alive
+from sightline.attach.script.heap import containers_alive
 from sightline.attach.script.watch import Watched
 from sightline.guard.evidence import ResumeSeen
 

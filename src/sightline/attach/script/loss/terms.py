@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sightline.attach.alive import modules_alive
 from sightline.attach.origins import ORIGINS
 from sightline.attach.recorder import Recorder
 from sightline.attach.script.again import alike, few
-from sightline.attach.script.heap import holders, modules_alive, outermost
+from sightline.attach.script.heap import holders, outermost
 from sightline.guard.evidence import HiddenSeen
 
 SUMS = ("AddBackward0", "SubBackward0", "NegBackward0", "StackBackward0")
