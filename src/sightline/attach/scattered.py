@@ -7,12 +7,12 @@ the mask, and the shape of the source.
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sightline.attach.graph import nodes
 from sightline.guard.probes.call import outcome
 
 NODES = 20_000  # of a graph that are gone through; its first layers come last
@@ -26,7 +26,7 @@ def scattered(output: Any, ids: Tensor) -> tuple[Tensor, int] | None:
     """
     made = outcome(output)
     root = next((t.grad_fn for t in (made.logits, made.loss) if t is not None and t.grad_fn is not None), None)
-    found = [node for node in _nodes(root) if type(node).__name__ in (SCATTER, PUT)] if root is not None else []
+    found = [node for node in nodes([root], most=NODES) if type(node).__name__ in (SCATTER, PUT)]
     if len(found) != 1:
         return None
     if type(found[0]).__name__ == PUT:
@@ -63,13 +63,3 @@ def partly_filled(ids: Tensor, mask: Tensor, features: int) -> tuple[int, int] |
         return None
     partial = int(((counts > 0) & (counts < each)).sum())
     return (int(tokens), partial) if partial and torch.equal(ids == tokens, mask) else None
-
-
-def _nodes(root: Any) -> list[Any]:
-    seen, open_ = {root}, deque([root])
-    while open_ and len(seen) < NODES:
-        for behind, _ in open_.popleft().next_functions:
-            if behind is not None and behind not in seen:
-                seen.add(behind)
-                open_.append(behind)
-    return list(seen)

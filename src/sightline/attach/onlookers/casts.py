@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from sightline.attach.graph import nodes
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.guard.evidence import AutocastSeen
 from sightline.guard.probes.call import Call, differentiable
@@ -89,14 +90,7 @@ def products(outputs: list[Tensor]) -> tuple[Counter[str], Counter[str]]:
     """Format -> matrix products (and convolutions) that led to the outputs, and -> elements that they made."""
     made: Counter[str] = Counter()
     elements: Counter[str] = Counter()
-    known: set[Any] = set()
-    waiting = [output.grad_fn for output in outputs]
-    while waiting and len(known) < NODES:
-        node = waiting.pop()
-        if node is None or node in known:
-            continue
-        known.add(node)
-        waiting += [before for before, _ in node.next_functions]
+    for node in nodes([output.grad_fn for output in outputs], most=NODES):
         shown = getattr(node, "_input_metadata", ())
         if shown and node.name().removesuffix("0").removesuffix("Backward") in PRODUCTS:
             dtype = str(shown[0].dtype).removeprefix("torch.")

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sightline.attach.graph import nodes
 from sightline.attach.onlookers.onlooker import Recording
 from sightline.attach.quiet import Hook
 from sightline.guard.probes.call import differentiable
@@ -66,25 +67,16 @@ class MadeOf:
     def under(self, root: Any) -> list[Tensor] | None:
         """The vectors that the loss at a node was made of; None where it knows of anything else that learns."""
         found: list[Tensor] = []
-        seen: set[Any] = set()
-        open_ = [root]
-        while open_:
-            node = open_.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            if len(seen) > NODES:
+        for node in nodes([root], most=NODES, stop=self._made.__contains__):
+            if node is None:
                 return None
             if node in self._made:
                 made = self._made[node]
                 if made is None or any(one.grad_fn is not node for one in made):
                     return None
                 found += made
-            elif (leaf := getattr(node, "variable", None)) is not None:
-                if leaf.numel() > 1:  # not a temperature
-                    return None
-            else:
-                open_ += [behind for behind, _ in node.next_functions]
+            elif (leaf := getattr(node, "variable", None)) is not None and leaf.numel() > 1:  # not a temperature
+                return None
         return found
 
 

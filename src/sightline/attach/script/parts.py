@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sightline.attach.calls import Calls
+from sightline.attach.graph import nodes
 from sightline.attach.hook import Hook, listening, unwrapped
 from sightline.attach.recorder import Recorder
 from sightline.guard.probes.call import differentiable
@@ -72,13 +73,4 @@ class Parts(Calls):
 def _reaches(root: Tensor, outputs: Sequence[Any]) -> bool:
     """Whether a loss was made of one of these outputs, as far as its graph is gone through."""
     wanted = {tensor.grad_fn for output in outputs for tensor in differentiable(output)} - {None}
-    seen: set[Any] = set()
-    open_ = [root.grad_fn]
-    while open_ and len(seen) < DEEP:
-        node = open_.pop()
-        if node in wanted:
-            return True
-        if node is not None and node not in seen:
-            seen.add(node)
-            open_ += [behind for behind, _ in node.next_functions]
-    return False
+    return any(node in wanted for node in nodes([root.grad_fn], most=DEEP))

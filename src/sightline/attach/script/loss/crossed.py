@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from sightline.attach.graph import nodes
 from sightline.attach.open_step import OpenStep
 from sightline.attach.recorder import Recorder
 from sightline.guard.evidence import CrossedSeen
@@ -278,13 +279,5 @@ def _of_samples(count: int, recorder: Recorder) -> bool:
 
 def _holds(model: nn.Module, node: Any) -> bool:
     """Whether the nearest parameter under `node` is one of the model's."""
-    seen, open_ = {node}, [node]
-    for one in open_:  # it grows
-        if (leaf := getattr(one, "variable", None)) is not None:
-            return any(p is leaf for p in model.parameters())
-        behind = [n for n, _ in one.next_functions if n is not None and n not in seen]
-        if len(seen) > MANY:
-            return False
-        seen.update(behind)
-        open_ += behind
-    return False
+    leaf = next((one.variable for one in nodes([node], most=MANY) if getattr(one, "variable", None) is not None), None)
+    return any(p is leaf for p in model.parameters())

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sightline.attach.graph import nodes
 from sightline.attach.recorder import Recorder
 from sightline.attach.script.loss.logits import MOST, SAME
 from sightline.guard.evidence import DivergenceSeen
@@ -38,16 +39,9 @@ def show_divergence(root: Tensor, recorder: Recorder) -> None:
 
 def given_probabilities(root: Tensor) -> Iterator[Tensor]:
     """(..., C) what each divergence under `root` that takes a softmax for logarithms is to be like."""
-    seen: set[Any] = set()
-    open_: list[Any] = [root.grad_fn]
-    while open_ and len(seen) < MOST:
-        node = open_.pop(0)  # the nearest come first: another term of the loss may go deep
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if (taught := _taught(node)) is not None:
+    for node in nodes([root.grad_fn], most=MOST):  # the nearest come first: another term of the loss may go deep
+        if node is not None and (taught := _taught(node)) is not None:
             yield taught
-        open_ += [next_ for next_, _ in node.next_functions]
 
 
 def _taught(node: Any) -> Tensor | None:

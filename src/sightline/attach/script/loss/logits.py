@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sightline.attach.gradient import loss_seen
+from sightline.attach.graph import nodes
 from sightline.attach.open_step import OpenStep
 from sightline.attach.recorder import Recorder
 
@@ -43,18 +44,7 @@ class SoftmaxLoss:
 
         The nearest nodes come first: another term of the loss may go deep.
         """
-        found: list[Any] = []
-        seen: set[Any] = set()
-        open_ = [root.grad_fn]
-        while open_ and len(seen) < MOST:
-            node: Any = open_.pop(0)
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            if type(node).__name__ == "LogSoftmaxBackward0":
-                found.append(node)
-            else:
-                open_ += [next_ for next_, _ in node.next_functions]
+        found = [node for node in nodes([root.grad_fn], most=MOST, stop=_is_log_softmax) if _is_log_softmax(node)]
         if len(found) == 1:
             return cls(found[0])
         return next((cls(node, beside=True) for node in found if _comes_from_softmax(node)), None)
@@ -101,6 +91,10 @@ class SoftmaxLoss:
             recorder.offer(seen)
 
         recorder.mailbox.post([self._statistics, self._targets], arrived)
+
+
+def _is_log_softmax(node: Any) -> bool:
+    return type(node).__name__ == "LogSoftmaxBackward0"
 
 
 def _comes_from_softmax(node: Any) -> bool:

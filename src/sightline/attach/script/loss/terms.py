@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.attach.alive import modules_alive
+from sightline.attach.graph import nodes
 from sightline.attach.origins import ORIGINS
 from sightline.attach.recorder import Recorder
 from sightline.attach.script.again import alike, few
@@ -111,19 +112,9 @@ def leaves(node: Any) -> list[nn.Parameter] | None:
 
 def variables(node: Any) -> Iterator[Tensor | None]:
     """The leaves behind `node`; None, and no more, where there is more to go through than is gone through."""
-    seen: set[Any] = set()
-    open_ = [node]
-    while open_:
-        one = open_.pop()
-        if one in seen:
-            continue
-        seen.add(one)
-        if len(seen) > DEEP:
-            yield None
-            return
-        if (variable := getattr(one, "variable", None)) is not None:
-            yield variable
-        open_ += [next_ for next_, _ in one.next_functions if next_ is not None]
+    for one in nodes([node], most=DEEP):
+        if one is None or (variable := getattr(one, "variable", None)) is not None:
+            yield None if one is None else variable
 
 
 def _same(parameter: Tensor, ref: weakref.ref[Tensor] | None, values: Tensor) -> bool:
