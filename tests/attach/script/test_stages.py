@@ -53,3 +53,36 @@ def test_a_head_that_is_new_in_the_second_stage(tmp_path: Path) -> None:
     head = "net[2] = nn.Linear(16, 3)"
     assert told_of(tmp_path, NEW_HEAD.format(head, "pass")) == []
     assert told_of(tmp_path, NEW_HEAD.format("pass", head)) == ["T1 error"]
+
+
+SLICES = """
+import torch
+from torch import nn
+
+torch.manual_seed(0)
+rows = torch.randn(64, 6)
+answers = (rows[:, 0] > 0).float()
+
+for part in range({parts}):
+    net = nn.Sequential(nn.Linear(6, 96), nn.Identity(), nn.Linear(96, 1))
+    rates = [{{"params": net[0].parameters(), "lr": 1e-2}}, {{"params": net[2].parameters(), "lr": 1e-5}}]
+    opt = torch.optim.Adam(rates)
+    if part:
+        state = torch.load("last.pt")
+        net.load_state_dict(state["net"])
+        opt.load_state_dict(state["opt"])
+    for _ in range(60):
+        x = {inputs}
+        opt.zero_grad()
+        nn.functional.binary_cross_entropy_with_logits(net(x).squeeze(1), answers).backward()
+        opt.step()
+    torch.save({{"net": net.state_dict(), "opt": opt.state_dict()}}, "last.pt")
+"""
+
+
+def test_a_model_that_goes_on_knows_something_at_its_first_step(tmp_path: Path) -> None:
+    """Its output layer has hardly moved, and looks as it was drawn. An untrained one that knows as much was told."""
+    assert told_of(tmp_path, SLICES.format(parts=2, inputs="rows")) == []
+    sure = "torch.linspace(0, 60, 64)[:, None] * (2 * answers - 1)[:, None]"
+    answer_in_the_inputs = f"{sure} * (net[2].weight @ net[0].weight).detach()"
+    assert told_of(tmp_path, SLICES.format(parts=1, inputs=answer_in_the_inputs)) == ["T7 warning"]

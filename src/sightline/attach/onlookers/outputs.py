@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.onlookers.origin import only_norms, trained_before
+from sightline.attach.origins import ORIGINS
 from sightline.guard.evidence import HeadSeen, OutputsSeen
 from sightline.guard.probes.call import Call, outcome
 from sightline.guard.probes.fields import leaves
@@ -44,6 +45,8 @@ class Head(Onlooker):
             return
         name, weight, inputs, classes = found
         if not weight.is_inference() and weight._version > WRITES:  # by an optimizer that came before this one
+            return
+        if ORIGINS.given(weight):  # from a file, by a run that goes on
             return
         bias = dict(self.recorder.model.named_parameters()).get(name.removesuffix("weight") + "bias")
         values = weight.detach().float()
