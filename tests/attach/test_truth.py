@@ -11,7 +11,8 @@ import pytest
 from torch import nn
 from transformers import EvalPrediction
 
-from sightline.attach.truth import keeps_records, truths
+from sightline.attach.records import keeps_records
+from sightline.attach.truth import truths
 from sightline.attach.truth_of_texts import texts_truths, written
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.evaluation.metric_fails_oracle import find
@@ -111,20 +112,43 @@ def test_metrics_that_are_right_or_cannot_be_asked(metric: Metric, labels: Any, 
     assert not found(metric, labels, predictions)
 
 
-def test_functions_that_remember_their_calls_are_left_alone() -> None:
-    seen: list[float] = []
+def test_functions_that_remember_more_than_values_are_left_alone() -> None:
+    seen: list[list[float]] = [[]]
 
     def remembers(p: Any) -> dict[str, float]:
-        seen.append(1.0)
+        seen[0].append(1.0)
         return {}
 
-    names = {0: "a"}
+    names = {0: ["a"]}
 
     def looks_up(p: Any) -> dict[str, float]:
-        return {names[0]: 1.0}
+        return {names[0][0]: 1.0}
 
     assert keeps_records(remembers) and keeps_records(remembers.__call__)
     assert not keeps_records(looks_up) and not keeps_records(everywhere) and not keeps_records(macro_f1)
+
+
+NAMES = ["O", "PERSON", "PLACE"]
+
+
+@pytest.mark.parametrize(("keep", "told"), [(False, ["right"]), (True, [])])
+def test_what_a_metric_writes_down_is_as_it_was(keep: bool, told: list[str]) -> None:
+    best, history, seen = {"PERSON": 0.5}, [0.25], {"PLACE"}
+
+    def each(p: Any) -> dict[str, float]:
+        guess, labels = p.predictions.argmax(-1), p.label_ids
+        if keep:
+            guess, labels = guess[labels != -100], labels[labels != -100]
+        out = {"right": float((guess == labels).mean())}
+        for place, name in enumerate(NAMES):
+            out[f"recall_{name}"] = float((guess == place)[labels == place].mean())
+            best[name] = max(best.get(name, 0.0), out[f"recall_{name}"])
+            history.append(out[f"recall_{name}"])
+            seen.add(name)
+        return out
+
+    assert found(each, TAGS, logits(32, 12, 3)) == told
+    assert (best, history, seen) == ({"PERSON": 0.5}, [0.25], {"PLACE"})
 
 
 def nearly(labels: Any, places: int, right: float) -> Any:

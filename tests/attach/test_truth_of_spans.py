@@ -10,7 +10,8 @@ import pytest
 from torch import nn
 from transformers import EvalPrediction
 
-from sightline.attach.truth import keeps_records, truths
+from sightline.attach.records import keeps_records
+from sightline.attach.truth import truths
 from sightline.guard.check import Finding
 from sightline.guard.checks.evaluation.metric_fails_oracle import find
 
@@ -90,6 +91,8 @@ def test_objects_that_remember_nothing(metric: Any) -> None:
     assert not keeps_records(metric)
 
 
-@pytest.mark.parametrize("metric", [Counts(), partial(Counts()), Holds(), partial(lambda kept, p: kept.append(p), [])])
+@pytest.mark.parametrize(
+    "metric", [Counts(), partial(Counts()), Holds(), partial(lambda had, p: had.append(p), [{}])]
+)
 def test_objects_that_remember(metric: Any) -> None:
     assert keeps_records(metric)

@@ -2,24 +2,23 @@
 
 Only where the truth can be put into that form without doubt: classes of samples or of tokens, as logits or as ids, and
 yes-or-no answers. The function that computes the metrics is called a few times more, at the end of the Trainer's
-method, in silence and with the random state put back; one that keeps a record of its calls is left alone.
+method, in silence and with the random state put back, and lists of results; one that keeps other records of its calls
+is left alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dis
-import functools
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from numbers import Real
-from types import CodeType
 from typing import Any
 
 from torch import nn
 
+from sightline.attach.records import keeps_records, put_back
 from sightline.guard.evidence import IGNORE, OracleSeen
 from sightline.guard.probes.restore import untouched
 
@@ -29,8 +28,6 @@ SHIFTS = (1, 2, 3)  # rows by which predictions are moved on, to spoil them
 FEW = 1000  # classes: more are a vocabulary, of which an evaluation never shows all
 CLOSE = 1e-3  # to 1: rounding, as in the check
 APART, SIGMAS = 0.2, 5.0  # of the labels that predictions meet in one place and not in the other; and not by chance
-RECORDS = (list, dict, set)  # what a function may keep its calls in
-STORES = ("STORE_GLOBAL", "STORE_ATTR")
 
 
 class Kept:
@@ -192,7 +189,7 @@ def told_of(compute: Callable[[Any], Any], model: nn.Module, sets: list[Any]) ->
     """The metrics of each of `sets`, in silence; of none where the Trainer's author made them for other input."""
     told: list[dict[str, float]] = []
     mute = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
-    with untouched(model), mute[0], mute[1], contextlib.suppress(Exception):
+    with untouched(model), put_back(compute), mute[0], mute[1], contextlib.suppress(Exception):
         told += [_numbers(compute(one)) for one in sets]
     return told if len(told) == len(sets) else [{} for _ in sets]
 
@@ -221,62 +218,3 @@ def _numbers(values: Any) -> dict[str, float]:
         return {}
     numbers = {str(n): float(v) for n, v in values.items() if not isinstance(v, bool) and isinstance(v, Real)}
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
-
-
-def keeps_records(compute: Any) -> bool:
-    """Whether a call may leave something behind: a global, a list of results, an object's own state."""
-    codes, free, reached = _behind(compute)
-    within = [i for code in codes for i in dis.get_instructions(code)]
-    stores = any(i.opname in STORES or (i.opname == "STORE_DEREF" and i.argval in free) for i in within)
-    writes = any(map(_written, codes))
-    kept = any((isinstance(one, RECORDS) and writes) or callable(getattr(one, "reset", None)) for one in reached)
-    return not codes or stores or kept
-
-
-def _behind(compute: Any) -> tuple[list[CodeType], set[str], list[Any]]:
-    """The code that a call runs, of an object with those of its methods that are named; the names of what outlives it;
-    and what it reaches beside its arguments. None where it is not Python's."""
-    given: list[Any] = []
-    while isinstance(compute, functools.partial):
-        given += [*compute.args, *compute.keywords.values()]
-        compute = compute.func
-    owner, function = getattr(compute, "__self__", None), getattr(compute, "__func__", compute)
-    if not hasattr(function, "__code__"):
-        owner, function = compute, next(_methods(compute, "__call__"), None)
-    if function is None or not hasattr(function, "__code__"):
-        return [], set(), []
-    codes: list[CodeType] = []
-    open_ = [function.__code__]
-    while open_:
-        if (code := open_.pop()) not in codes:
-            codes.append(code)
-            open_ += [one for one in code.co_consts if isinstance(one, CodeType)]
-            named = (method for name in code.co_names if owner is not None for method in _methods(owner, name))
-            open_ += [found for method in named if (found := getattr(method, "__code__", None)) is not None]
-    names = {i.argval for code in codes for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
-    globals_ = [function.__globals__.get(name) for name in names]
-    return (
-        codes,
-        {*function.__code__.co_freevars},
-        [*given, *cells, *globals_, *getattr(owner, "__dict__", {}).values()],
-    )
-
-
-def _methods(owner: Any, name: str) -> Iterator[Any]:
-    """Those of its class and of the classes behind it."""
-    return (vars(kind)[name] for kind in type(owner).__mro__ if name in vars(kind))
-
-
-def _written(code: Any) -> bool:
-    """Whether the code writes into containers, or calls what does."""
-    called = {"append", "extend", "update", "add", "setdefault", "insert"}
-    return any(i.opname == "STORE_SUBSCR" or i.argval in called for i in dis.get_instructions(code))
-
-
-def _filled(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018 - an empty cell raises
-    except ValueError:
-        return False
-    return True

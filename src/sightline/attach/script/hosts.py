@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from sightline.attach.hook import Hook
+from sightline.attach.records import keeps_records
 from sightline.attach.script.heap import tokenizer_for
 from sightline.attach.script.orphans import Orphans, settle
 from sightline.attach.script.watch import Models
 from sightline.attach.setup import embedding_of
-from sightline.attach.truth import Kept, keeps_records, kept, truths
+from sightline.attach.truth import Kept, kept, truths
 from sightline.attach.truth_of_texts import texts_truths, written
 
 HF_METHODS = ("evaluate", "predict")
