@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader
+from torch.nn.utils.rnn import pack_sequence, pad_sequence
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from sightline.attach.torch_loop import attach
 from sightline.guard.probes.collated import collated
@@ -57,12 +59,117 @@ def mixed(data: list[Pair]) -> Any:
     return 0.7 * x + 0.3 * x.flip(0), *padded(list(texts))
 
 
+def by_length(texts: Any) -> list[Tensor]:
+    return sorted(texts, key=len, reverse=True)
+
+
+def moved_on(data: list[Pair]) -> Any:
+    """What is read and what is to be said next, and how much of it, which no text of a sample is as it stands."""
+    images, texts = zip(*data, strict=True)
+    longer = [torch.cat([torch.tensor([99]), text, torch.tensor([98])]) for text in by_length(texts)]
+    padded = pad_sequence(longer, batch_first=True)
+    return torch.stack(images), padded[:, :-1], padded[:, 1:], torch.tensor([len(text) - 1 for text in longer])
+
+
+def time_first(data: list[Pair]) -> Any:
+    images, texts = zip(*data, strict=True)
+    return {
+        "image": list(images),
+        "text": pad_sequence(by_length(texts)),
+        "told": [int(t[0]) for t in by_length(texts)],
+    }
+
+
+def packed(data: list[Pair]) -> Any:
+    images, texts = zip(*data, strict=True)
+    return torch.stack(images), pack_sequence(by_length(texts))
+
+
+def packed_and_unpacked(data: list[Pair]) -> Any:
+    """It keeps the order that it sorted them from."""
+    images, texts = zip(*data, strict=True)
+    return torch.stack(images), pack_sequence(list(texts), enforce_sorted=False)
+
+
+def of_words(data: list[Pair]) -> Any:
+    """Words are made numbers of here."""
+    images, texts = zip(*data, strict=True)
+    words = [" ".join(map(str, text.tolist())) for text in by_length(texts)]
+    return torch.stack(images) / 2, padded([torch.tensor([*map(int, one.split())]) for one in words])[0], words
+
+
+def with_a_random_other(data: list[Pair]) -> Any:
+    """Half of the texts are another picture's, and a label says which."""
+    images, texts = zip(*data, strict=True)
+    match = torch.rand(len(texts)) > 0.5
+    shown = [text if own else texts[i - 1] for i, (text, own) in enumerate(zip(texts, match, strict=True))]
+    return torch.stack(images), padded(shown)[0], match.long()
+
+
+def with_all_others_or_none(data: list[Pair]) -> Any:
+    images, texts = zip(*data, strict=True)
+    own = random.random() > 0.5
+    return torch.stack(images), padded(list(texts if own else texts[1:] + texts[:1]))[0], [float(own)] * len(texts)
+
+
+def beside_a_written_other(data: list[Pair]) -> Any:
+    """The other text does not look like the own one."""
+    images, texts = zip(*data, strict=True)
+    others = [torch.cat([torch.tensor([97]), text]) for text in texts[1:] + texts[:1]]
+    return torch.stack(images), padded(list(texts))[0], padded(others)[0]
+
+
+def shuffled_on_purpose(data: list[Pair]) -> Any:
+    """Two sets that are not in pairs."""
+    images, texts = zip(*data, strict=True)
+    return torch.stack(images), padded(random.sample(texts, len(texts)))[0]
+
+
+def two_texts_each(data: list[Pair]) -> Any:
+    images, texts = zip(*data, strict=True)
+    return torch.stack(images), *padded([one for text in texts for one in (text, text.flip(0))])
+
+
+def ordered_by_numpy(data: list[Pair]) -> Any:
+    images, texts = zip(*data, strict=True)
+    order = numpy.argsort([-len(text) for text in texts])
+    return torch.stack(images), padded([texts[i] for i in order])[0], order
+
+
 @pytest.mark.parametrize(
-    "collate", [whole_samples, told_the_order, told_which_match, with_others, mixed], ids=lambda f: f.__name__
+    "collate",
+    [
+        whole_samples,
+        told_the_order,
+        told_which_match,
+        with_others,
+        mixed,
+        packed_and_unpacked,
+        with_a_random_other,
+        with_all_others_or_none,
+        beside_a_written_other,
+        shuffled_on_purpose,
+        two_texts_each,
+        ordered_by_numpy,
+    ],
+    ids=lambda f: f.__name__,
 )
 def test_batches_that_are_meant(collate: Callable[[list[Pair]], Any]) -> None:
     seen = collated(DataLoader(ROWS, 8, collate_fn=collate), 0)  # type: ignore[arg-type]
     assert seen is None or seen.apart == 0
+
+
+@pytest.mark.parametrize("collate", [texts_alone, moved_on, time_first, packed, of_words], ids=lambda f: f.__name__)
+def test_a_part_that_is_sorted_alone(collate: Callable[[list[Pair]], Any]) -> None:
+    batches = BatchSampler(RandomSampler(range(len(ROWS))), 8, drop_last=True)
+    seen = collated(DataLoader(ROWS, batch_sampler=batches, collate_fn=collate), 0)  # type: ignore[arg-type]
+    assert seen is not None and seen.parted
+
+    def sorts_samples(data: list[Pair]) -> Any:
+        return collate(sorted(data, key=lambda one: len(one[1]), reverse=True))
+
+    clean = collated(DataLoader(ROWS, 8, collate_fn=sorts_samples), 0)  # type: ignore[arg-type]
+    assert clean is not None and clean.apart == 0
 
 
 @pytest.mark.parametrize("collate", [texts_alone, whole_samples], ids=lambda f: f.__name__)

@@ -1,8 +1,11 @@
-"""Does a collate function keep what belongs together in one row? Its batch, beside the samples that it was given."""
+"""Does a collate function keep what belongs together in one row? Its batch, beside those of each sample alone."""
 
 from __future__ import annotations
 
+import copy
+import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -10,25 +13,33 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from sightline.guard.evidence import PairedSeen
+from sightline.guard.probes.batch_rows import BatchRows, same_row
 from sightline.guard.probes.draws import SECONDS, Copy, can_be_copied
-from sightline.guard.probes.samples import arrays_of, quiet_worker
+from sightline.guard.probes.fields import members, rebuilt
+from sightline.guard.probes.samples import quiet_worker
 
 SAMPLES, LEAST = 16, 6  # of which a batch is made; fewer may be in order by chance
+COPIES = 2  # of a sample in the batch that shows it alone: what its rows do not share is no fact of the sample
+AGAIN = 8  # batches of one sample: a label of the whole batch that is drawn at random agrees in all of them once in 128
+SWAPS = 3  # pairs of samples that trade a part, to see which columns it goes into
+PARTS = 8  # of a sample; more are numbers of a list
+SCORES = 4  # of a row, and all alike: fewer may be those of a label
+SLOW = 0.15  # seconds for the one batch: all others together take some five times that
 Order = list[set[int]]  # of each row of a batch, the samples that it may be of
 
 
 def collated(loader: DataLoader[Any], step: int) -> PairedSeen | None:
     """Let a forked worker read a few samples and collate them; of each row, which sample is each of its parts from?
 
-    Nothing of the host's is touched or printed. None for torch's own collate function, and where a part of the batch
-    cannot be traced to the samples: it may say how the others are to be read.
+    Nothing of the host's is touched or printed. None for torch's own collate function, and where anything in the batch
+    is not each sample's own: it may say how the rest is to be read.
     """
-    if not can_be_copied(loader, least=0) or loader.collate_fn in (None, default_collate) or not loader.batch_size:
+    if not can_be_copied(loader, least=0) or loader.collate_fn in (None, default_collate):
         return None
     count = min(SAMPLES, len(loader.dataset))  # type: ignore[arg-type]
-    if count < LEAST:
+    if loader.batch_sampler is None or count < LEAST:
         return None
-    copy = Copy(
+    copied = Copy(
         loader.dataset,
         batch_sampler=[list(range(count))],
         num_workers=1,
@@ -39,7 +50,7 @@ def collated(loader: DataLoader[Any], step: int) -> PairedSeen | None:
         timeout=SECONDS,
     )
     try:
-        answers = list(copy)
+        answers = list(copied)
     except RuntimeError:  # the worker failed or was too slow: the host's own loader will tell
         return None
     apart = answers[0] if answers else None
@@ -50,78 +61,102 @@ class _Compared:
     """Collates, and answers how many rows hold parts of different samples; None where that cannot be told."""
 
     def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
-        self._collate = collate
+        self._collate, self._rows = collate, BatchRows()
 
     def __call__(self, samples: list[Any]) -> int | None:
-        parts = [[part.clone() for part in arrays_of(sample)] for sample in samples]
-        if len({len(each) for each in parts}) != 1 or len(parts[0]) < 2:
+        try:
+            return self._apart(samples)
+        except Exception:  # noqa: BLE001 - one that takes no sample twice, or no parts of two: nothing can be told
             return None
-        return _apart(list(zip(*parts, strict=True)), self._collate(list(samples)))
 
-
-def _apart(parts: list[tuple[Tensor, ...]], batch: Any) -> int | None:
-    count = len(parts[0])
-    found: dict[int, list[Order]] = {}
-    others: list[Tensor] = []
-    for column in _columns(batch):
-        if len(column) != count:
+    def _apart(self, samples: list[Any]) -> int | None:
+        start = time.perf_counter()
+        batch = self._columns(samples)
+        if batch is None or time.perf_counter() - start > SLOW:
             return None
-        orders = {at: order for at, part in enumerate(parts) if (order := _order(column, part)) is not None}
-        if not orders:
-            others.append(column)
-        for at, order in orders.items():
-            found.setdefault(at, []).append(order)
-    if not all(_lengths(other, parts, found) for other in others):
-        return None
-    told = {at: each for at, each in found.items() if any(len(row) == 1 for order in each for row in order)}
-    worst = [
-        min(sum(a.isdisjoint(b) for a, b in zip(x, y, strict=True)) for x in told[one] for y in told[two])
-        for one in told
-        for two in told
-        if one < two
-    ]
-    return max(worst) if worst else None
+        alone = [self._alone(sample) for sample in samples]
+        if (known := [one for one in alone if one is not None and one.keys() == batch.keys()]) != alone:
+            return None
+        orders = {path: _order(rows, [one[path] for one in known]) for path, rows in batch.items()}
+        if not all(all(order) for order in orders.values()) or any(_says_nothing(p, known) for p in batch):
+            return None
+        if not any(_disjoint(a, b) for a, b in combinations(orders.values(), 2)):
+            return 0
+        return self._between_parts(samples, known, orders) if self._steady(samples, batch, known) else None
+
+    def _columns(self, samples: list[Any]) -> dict[str, list[Tensor]] | None:
+        """Path -> its rows, of what is collated of copies."""
+        return self._rows.of(self._collate([copy.deepcopy(sample) for sample in samples]), len(samples))
+
+    def _alone(self, sample: Any) -> dict[str, Tensor] | None:
+        """Path -> the row of a sample among copies of itself; None where these have different ones."""
+        columns = self._columns([sample] * COPIES)
+        if columns is None or any(not _equal(rows[0], row) for rows in columns.values() for row in rows):
+            return None
+        return {path: rows[0] for path, rows in columns.items()}
+
+    def _steady(self, samples: list[Any], batch: Mapping[str, list[Tensor]], known: list[dict[str, Tensor]]) -> bool:
+        """Whether nothing is drawn at random: who shuffles a part on purpose may know why."""
+        if not _equals(self._columns(samples), batch):
+            return False
+        again = (self._alone(samples[0]) for _ in range(AGAIN))
+        return all(one is not None and _equals(_listed(one), _listed(known[0])) for one in again)
+
+    def _between_parts(
+        self, samples: list[Any], known: list[dict[str, Tensor]], orders: Mapping[str, Order]
+    ) -> int | None:
+        """The most rows in which two parts are of different samples, in whatever columns these are."""
+        columns: dict[str, list[Order]] = {}
+        goes: dict[str, set[str]] = {path: set() for path in orders}
+        for part in (names := [name for name, _ in members(samples[0])]):
+            for path in self._changed(samples, known, part):
+                goes[path].add(part)
+        for path, parts in goes.items():
+            if len(parts) == 1:
+                columns.setdefault(next(iter(parts)), []).append(orders[path])
+        told = {part: each for part, each in columns.items() if any(len(row) == 1 for order in each for row in order)}
+        worst = [min(_disjoint(a, b) for a in told[x] for b in told[y]) for x, y in combinations(told, 2)]
+        return max(worst) if worst and len(names) <= PARTS else None
+
+    def _changed(self, samples: list[Any], known: list[dict[str, Tensor]], part: str) -> Iterator[str]:
+        """The columns in which a sample is another one when it gets this part from its neighbour."""
+        for i in range(SWAPS):
+            new = self._alone(_with_part(samples[i], part, samples[i + 1]))
+            if new is None:
+                raise ValueError(part)
+            yield from (path for path, row in known[i].items() if not _equal(row, new[path]))
 
 
-def _columns(batch: Any) -> Iterator[Tensor]:
-    """The tensors of a batch, and its lists of numbers."""
-    if isinstance(batch, list | tuple) and batch and all(isinstance(value, int | float) for value in batch):
-        yield torch.tensor(batch)
-    elif isinstance(batch, Tensor):
-        yield batch if batch.dim() else batch[None]
-    elif isinstance(batch, Mapping):
-        for value in batch.values():
-            yield from _columns(value)
-    elif isinstance(batch, list | tuple):
-        for value in batch:
-            yield from _columns(value)
-    elif not isinstance(batch, str | bytes):
-        yield torch.empty(0)  # what is not known may say how the rest is to be read
+def _with_part(sample: Any, part: str, other: Any) -> Any:
+    old, new = dict(members(sample))[part], dict(members(other))[part]
+    return rebuilt(sample, lambda value, name: new if name == part and value is old else value)
 
 
-def _order(column: Tensor, part: tuple[Tensor, ...]) -> Order | None:
-    """Of each row the samples whose part it is, token ids with padding behind them; None where a row is of none."""
-    order = [{at for at, own in enumerate(part) if _same(row, own)} for row in column]
-    return order if all(order) else None
+def _order(rows: list[Tensor], alone: list[Tensor]) -> Order:
+    return [{at for at, own in enumerate(alone) if same_row(row, own)} for row in rows]
 
 
-def _same(row: Tensor, own: Tensor) -> bool:
-    if row.is_floating_point() != own.is_floating_point():
+def _disjoint(one: Order, other: Order) -> int:
+    return sum(a.isdisjoint(b) for a, b in zip(one, other, strict=True))
+
+
+def _says_nothing(path: str, alone: list[dict[str, Tensor]]) -> bool:
+    """Whether a column is the same for all samples, and no mask: it may say of a batch that no parts in it match."""
+    first = alone[0][path]
+    if any(not _equal(first, one[path]) for one in alone):
         return False
-    if row.shape == own.shape:
-        return torch.equal(row, own.to(row.dtype))
-    if row.dim() != 1 or own.dim() != 1 or len(row) < len(own) or row.is_floating_point():
+    return first.numel() < SCORES or len(first.unique()) > 1
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
+
+
+def _listed(row: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+    return {path: [one] for path, one in row.items()}
+
+
+def _equals(one: Mapping[str, list[Tensor]] | None, other: Mapping[str, list[Tensor]]) -> bool:
+    if one is None or one.keys() != other.keys():
         return False
-    rest = row[len(own) :]
-    return torch.equal(row[: len(own)], own.to(row.dtype)) and bool((rest == rest[0]).all())
-
-
-def _lengths(column: Tensor, parts: list[tuple[Tensor, ...]], found: Mapping[int, list[Order]]) -> bool:
-    """Whether it holds the lengths of texts, or masks of them, row by row."""
-    totals = column.reshape(len(column), -1).sum(dim=1).tolist()
-    return any(
-        parts[at][0].dim() == 1
-        and all(any(total == len(parts[at][i]) for i in row) for total, row in zip(totals, order, strict=True))
-        for at, orders in found.items()
-        for order in orders
-    )
+    return all(_equal(a, b) for path in one for a, b in zip(one[path], other[path], strict=True))
