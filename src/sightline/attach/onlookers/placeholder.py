@@ -5,6 +5,7 @@ none either, but it is not attended to, or stands at the end of rows only, and n
 
 It is told only where its spans look cut: else how many tokens such a model wants for an image is its own business. Or
 where features are scattered over it, as many for each image as the fullest row has places, and other rows have fewer.
+However features are put in: where it stands in runs, as long as an image has features, that a limit of rows cuts.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import torch
 from torch import Tensor
 
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
+from sightline.attach.read import image_features, image_spans
 from sightline.attach.scattered import partly_filled, scattered
 from sightline.attach.setup import Facts, embedding_of, image_token_of
 from sightline.guard.evidence import IGNORE
+from sightline.guard.evidence.cut_runs import Run, cut_at_a_limit, runs
 from sightline.guard.probes.call import Call
 
 LOOKS = 8  # measured steps with images that are looked at: a limit that cuts no row of eight batches cuts few
@@ -35,10 +38,13 @@ class Placeholder(Onlooker):
         super().__init__(recorder)
         self._batch: tuple[Tensor, Tensor | None, Tensor | None] | None = None
         self._looks = self._partial = 0
+        self._runs: dict[tuple[int, bool], list[Run]] = {}  # of a token, in rows or in prompts
+        self._each: set[int | None] = set()  # features of an image; None where that is not known
 
     def again(self) -> None:
         """Another stage may have other data."""
         self._looks = self._partial = 0
+        self._runs, self._each = {}, set()
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """Keep the ids of a batch with images: one forward's, for gradients add up."""
@@ -54,9 +60,39 @@ class Placeholder(Onlooker):
         labels = call.tensor("labels")
         mask, labels = (one if one is not None and one.shape == ids.shape else None for one in (mask, labels))
         self._batch = ids, mask, labels
+        self._look(call, ids, mask, labels)
         if (written := scattered(output, ids)) is not None:
             where, features = written
             self.recorder.mailbox.post([ids, where], lambda values: self._written(values[0], values[1], features))
+
+    def _look(self, call: Call, ids: Tensor, mask: Tensor | None, labels: Tensor | None) -> None:
+        """Note the runs of tokens in a batch, and how many features each of its images has."""
+        signals: Any = getattr(self.recorder, "signals", None)
+        images, features = image_spans(call), image_features(call, signals.gave.features if signals else None)
+        if not images or (features is not None and features % images):
+            return
+        each = None if features is None else features // images
+        given = {"real": mask, "labels": labels}
+        there = {name: tensor for name, tensor in given.items() if tensor is not None}
+
+        def arrived(values: list[Tensor]) -> None:
+            came = dict(zip(there, values[1:], strict=True))
+            real = came["real"].bool() if "real" in came else None
+            prompt = (came["labels"] == IGNORE).int().cumprod(dim=1).bool() if "labels" in came else None
+            self._each.add(each)
+            for token, of_prompts, rows in runs(values[0], real, prompt):
+                if each is not None or len(rows) == images:
+                    self._runs.setdefault((token, of_prompts), []).extend(rows)
+            self._judge()
+
+        self.recorder.mailbox.post([ids, *there.values()], arrived)
+
+    def _judge(self) -> None:
+        """The one token whose runs are as long as an image has features, and cut."""
+        wholes = {key: cut_at_a_limit(rows) for key, rows in self._runs.items()}
+        found = {token: whole for (token, _), whole in wholes.items() if whole is not None}
+        if len(found) == 1 and self._each in ({whole := next(iter(found.values()))}, {None}):
+            self._found(next(iter(found)), None if whole in self._each else whole)
 
     def _written(self, ids: Tensor, where: Tensor, features: int) -> None:
         if (found := partly_filled(ids, where, features)) is not None:
@@ -64,11 +100,12 @@ class Placeholder(Onlooker):
             if self._partial >= PARTIAL:
                 self._found(found[0])
 
-    def _found(self, token: int | None) -> None:
+    def _found(self, token: int | None, each: int | None = None) -> None:
         facts = getattr(self.recorder, "facts", None)
         if token is not None and facts is not None and facts.image_token_id is None:
             self._looks = LOOKS
-            self.recorder.facts = replace(facts, image_token_id=token)  # type: ignore[attr-defined]
+            facts = replace(facts, image_token_id=token, tokens_per_image=facts.tokens_per_image or each)
+            self.recorder.facts = facts  # type: ignore[attr-defined]
 
     def before_step(self, optimizer: Any, *, measured: bool) -> None:
         """The gradient of the embedding table, row by row, at the ids of the batch."""

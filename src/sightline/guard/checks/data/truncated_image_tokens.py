@@ -9,7 +9,8 @@ fit out (and count them), or lower the image resolution; set labels at the place
 Stays silent when: every image has its placeholders (one, or as many as it has features) in every row, at preflight and
 live, and none of them is supervised. A model that names no placeholder has one inferred, the token whose embedding is
 written over: only where spans of it end at one column and are of unlike lengths, or where some rows have fewer places
-than features are scattered for them.
+than features are scattered for them. Or the one whose runs are as long as an image has features, and shorter at an end
+of just those rows that are as long as any: smaller images stand in shorter rows too.
 Sources:
 - https://github.com/huggingface/trl/pull/5904 (2026-06-01): truncation drops placeholders, the processor keeps
   features
