@@ -6,14 +6,15 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from sightline.attach.classes import Taught, may_teach_classes
+from sightline.attach.feed import Feed
 from sightline.attach.prints import row_hashes
 from sightline.attach.recorder import Recorder
 from sightline.guard.evidence import Fed, FeedSeen, LoaderSeen, WaitingSeen
@@ -41,26 +42,8 @@ WHY = {
 ORDERED = 1 << 20  # samples whose order is drawn to be compared; above, the sampler's seed and epoch stand for it
 
 
-@dataclass(frozen=True, slots=True)
-class Feed:
-    """The loader of the last batch, its epoch, and the seconds that the process waited for loaders so far."""
-
-    loader: DataLoader[Any]
-    epoch: int
-    waited: float
-
-
-class Source(Protocol):
-    """Somebody who notices loaders (see `attach/script/loaders.py`)."""
-
-    @property
-    def feed(self) -> Feed | None: ...
-
-
 class Loading:
-    """The feed of one model. `loader`: where the host told it; else `source` is asked, where there is one."""
-
-    source: ClassVar[Source | None] = None
+    """The feed of one model. `loader`: where the host told it; else whoever notices loaders is asked."""
 
     def __init__(
         self, recorder: Recorder, loader: Iterable[Any] | None, wants: Callable[[str], bool], budget: float
@@ -105,14 +88,14 @@ class Loading:
     def woke(self) -> None:
         """How long the step that begins has waited is not known."""
         self._stepped = self._idle = None
-        if (feed := self.source.feed if self.source else None) is not None:
+        if (feed := Feed.last()) is not None:
             self._waited_before = feed.waited
 
     def begins(self) -> None:
         """The first forward of a step: the wait for data is over."""
         if self._stepped is not None:
             self._idle, self._stepped = time.perf_counter() - self._stepped, None
-        if (feed := self.source.feed if self.source else None) is not None:
+        if (feed := Feed.last()) is not None:
             self.waited(feed.waited - self._waited_before)
             self._waited_before = feed.waited
             self._follow(feed)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 SAMPLE = 8  # numbers that are compared: 8 x 23 random bits are never drawn twice
 SMALLEST = 2 * SAMPLE  # elements of a tensor that is told apart at all
+MATRICES, FEW = 1024, 4  # whose numbers stand for a model's, and how many of each
 Sample = tuple[float, ...]
 MOST = 1 << 17  # tensors remembered: more are made by programs that make modules in a loop, and then nothing is told
 
@@ -99,6 +100,16 @@ class Origins:
 def _is(known: dict[int, weakref.ref[Tensor]], tensor: Tensor) -> bool:
     ref = known.get(id(tensor))
     return ref is not None and ref() is tensor
+
+
+def values_of(model: nn.Module) -> Sample:
+    """Some numbers of each of its matrices: others once anything wrote to these. () where they cannot be told."""
+    every = [p for _, p in matrices(model)][:MATRICES]
+    plain = all(type(p) is nn.Parameter and not p.is_meta for p in every)
+    if not plain or len({p.device for p in every}) != 1:
+        return ()
+    flat = (p.detach().reshape(-1) for p in every)
+    return tuple(torch.cat([one[:: max(1, len(one) // FEW)][:FEW].float() for one in flat]).tolist())
 
 
 def matrices(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

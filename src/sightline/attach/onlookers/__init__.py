@@ -34,6 +34,7 @@ from sightline.attach.onlookers.own_reference import OwnReference
 from sightline.attach.onlookers.pictures import Pictures
 from sightline.attach.onlookers.placeholder import Placeholder
 from sightline.attach.onlookers.pull import Pull
+from sightline.attach.onlookers.redrawn import Redrawn
 from sightline.attach.onlookers.replaced import Replaced
 from sightline.attach.onlookers.rounding import Rounding
 from sightline.attach.onlookers.row_order import RowOrder
@@ -58,6 +59,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     Rounding,
     Casts,
     SharedRows,
+    Redrawn,
     SharedText,
     Standstill,
     Unsettled,

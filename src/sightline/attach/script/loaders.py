@@ -12,8 +12,8 @@ from typing import Any
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
+from sightline.attach.feed import Feed
 from sightline.attach.hook import Hook
-from sightline.attach.loading import Feed, Loading
 from sightline.guard.probes.draws import Copy
 
 
@@ -62,7 +62,7 @@ class Loaders:
 
         DataLoader.__iter__ = iterated  # type: ignore[method-assign]
         _BaseDataLoaderIter.__next__ = fetched  # type: ignore[method-assign, assignment]
-        Loading.source = self
+        Feed.source = self._last
 
     def _began(self, loader: DataLoader[Any], iterator: Any) -> None:
         self._epochs[loader] = self._epochs.get(loader, -1) + 1
@@ -84,8 +84,7 @@ class Loaders:
         if ahead and self.hearing is not None:
             self.hearing(number, batch, ahead.popleft())
 
-    @property
-    def feed(self) -> Feed | None:
+    def _last(self) -> Feed | None:
         """The loader that gave the last batch."""
         loader = self._latest() if self._latest else None
         return Feed(loader, self._epochs.get(loader, 0), self._waited) if loader is not None else None

@@ -50,7 +50,8 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     StillSeen     once, when optimizer steps have written to nothing for a while
     UnsettledSeen   after an evaluation of a model with spectral norm that had not been trained yet
     SharedTextSeen   after 16, 32, ... batches in which all samples share one row of token ids, and at the end
-    SharedRowsSeen   during evaluations and after sampled training batches; SharedSpansSeen at the end
+    SharedRowsSeen   during evaluations and after sampled training batches; SharedSpansSeen at the end; RedrawnSeen
+                     when a part of a data set is judged, of which parts were taught
     ScalerSeen    as the loss scale is read; RoundingSeen after sampled steps on 16-bit parameters
     GeneratedSeen when a Trainer judged what its model wrote
     OverfitSeen, OracleSeen, ResumeSeen    when the host asks
@@ -127,7 +128,14 @@ from sightline.guard.evidence.reference import ReferenceSeen
 from sightline.guard.evidence.replaced import ReplacedSeen
 from sightline.guard.evidence.rounding import AutocastSeen, LeftOutSeen, RoundingSeen, ScaledStep, ScalerSeen
 from sightline.guard.evidence.row_orders import OrdersSeen
-from sightline.guard.evidence.rows import NearRowsSeen, RepeatsSeen, SharedRowsSeen, SharedSpansSeen, TailsSeen
+from sightline.guard.evidence.rows import (
+    NearRowsSeen,
+    RedrawnSeen,
+    RepeatsSeen,
+    SharedRowsSeen,
+    SharedSpansSeen,
+    TailsSeen,
+)
 from sightline.guard.evidence.setup import Plan, Setup, TokenizerSetup, TowerSetup
 from sightline.guard.evidence.steps import History, ParameterSeen, Progress, StepSeen
 
@@ -190,6 +198,7 @@ __all__ = [
     "RankFacts",
     "RanksSeen",
     "RanksStuckSeen",
+    "RedrawnSeen",
     "ReferenceSeen",
     "RepeatsSeen",
     "ReplacedSeen",
@@ -230,6 +239,7 @@ Evidence = (
     | Progress
     | MetricsSeen
     | MetricsHistory
+    | RedrawnSeen
     | ReferenceSeen
     | DataSeen
     | ContextSeen

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sightline.guard.evidence.rows import (
         NearRowsSeen,
+        RedrawnSeen,
         RepeatsSeen,
         SharedPicturesSeen,
         SharedRowsSeen,
@@ -32,6 +33,8 @@ SURE, UNSEEN = 3.0, 3  # standard deviations of a count; groups that may have be
 CLEAR = 4.0  # times what draws would give at most
 CHANCE = 2.0  # times the most that chance gives, with the bound below
 BOUND = 3.0  # twins that may have been missed: with none in n pairs, the rate is below 3 / n (95 %)
+FEWEST, ALL, WHOLE = 3, 0.9, 0.95  # samples; of those taught; of a data set
+FOLDS = 0.4  # of what is taught now was taught before: half of it, with three folds
 NEAR, SHARE = 8, 0.01  # nearly equal rows: more than of equal ones, for one picture may be drawn like another
 APART = 0.5  # of the near rows: in batches with rows of neither kind, so that they are no training score on its own
 PART = 0.67  # of the rows trained on: evaluation of so few is a part of them, of more a training score
@@ -48,6 +51,21 @@ def drawn_from_training(seen: SharedSpansSeen) -> int:
     known, new = sum(rate >= KNOWN for rate in seen.rates), sum(rate <= UNKNOWN for rate in seen.rates)
     several = known >= DRAWN and new < FRESH * known
     return known if several and seen.distinct <= PART * seen.trained and seen.parted <= TEXT else 0
+
+
+def redrawn(seen: RedrawnSeen) -> bool:
+    """Whether the part that is judged was held out, and yet some of it was taught before, or is.
+
+    Held out: what is taught now has none of it, or both make up the whole. Some: a part that was taught as a whole may
+    be judged to say how well it is known, unless both are folds, of which each was taught with others before; and what
+    has all that was taught in it is the data set, which is looked at.
+    """
+    new, whole = seen.judged - seen.shared, seen.judged + seen.now - seen.both >= WHOLE * seen.size
+    if seen.shared < max(FEWEST, SHARE * seen.judged) or seen.shared >= ALL * seen.taught:
+        return False
+    if new < max(FEWEST, SHARE * seen.judged):
+        return not seen.both and whole and seen.again >= FOLDS * seen.now
+    return whole or not seen.both
 
 
 def nearly_copied(rows: SharedRowsSeen) -> bool:

@@ -159,6 +159,27 @@ class SharedRowsSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class RedrawnSeen:
+    """A part of a data set that is judged, and what the same weights were taught of it so far.
+
+    Attributes:
+        size: samples of the data set; `judged`: of the part; `taught`: in all parts that were taught.
+        shared: samples of both.
+        now: samples of the part that is taught now; `both`: those that are judged, too; `again`: those that another
+            part before it had.
+    """
+
+    step: int
+    size: int
+    judged: int
+    taught: int
+    shared: int
+    now: int
+    both: int
+    again: int
+
+
+@dataclass(frozen=True, slots=True)
 class SharedSpansSeen:
     """Windows of a stream of tokens that were evaluated, by the spans that they have in common with trained ones.
 

@@ -7,9 +7,11 @@ are views of one picture (moved, mirrored, noisy), of which equally many were ma
 with another text: each picture has so many, and training lacks those that are evaluated. Of windows drawn anywhere in a
 text, long spans are compared; of windows that overlap, what was trained on behind them.
 Where rows repeat within training too, it is counted how often each is there: copies are many that are there equally
-often, on both sides as a random split puts them there.
+often, on both sides as a random split puts them there. Samples of one data set are told by their places, too, so that
+a split that is drawn anew is seen whatever the samples look like by then.
 Root cause: duplicates were made (oversampled, sliced, augmented) before the split; the training set still holds the
-rows that the validation set was taken from; one file is in both folders; each rank of several splits by its own seed.
+rows that the validation set was taken from, or an earlier stage's did; one file is in both folders; each rank of
+several splits by its own seed.
 Fix: remove duplicates and split by source (photo, patient, document) before anything is copied or sliced; train on
 `train_indices` alone.
 Stays silent when: evaluation rows are new; one row in many is shared by chance, because the data have few different
@@ -27,7 +29,7 @@ Sources:
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import SharedRowsSeen, SharedSpansSeen, copies
+from sightline.guard.evidence import RedrawnSeen, SharedRowsSeen, SharedSpansSeen, copies
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -35,8 +37,16 @@ ROWS = 3  # shared rows: one or two may be a mistake of the data that harms nobo
 AGAIN = 0.2  # of the training rows come again to the last byte: half of them in two epochs, few where augmented
 
 
-def find(rows: SharedRowsSeen, spans: SharedSpansSeen | None = None) -> Verdict:
+def find(rows: SharedRowsSeen, spans: SharedSpansSeen | None = None, drawn: RedrawnSeen | None = None) -> Verdict:
     """Are more rows shared than chance gives, and is it not the training set as a whole that is evaluated?"""
+    if drawn is not None and copies.redrawn(drawn):
+        message = (
+            f"{drawn.shared} of {drawn.judged} evaluated samples were trained on, by their places in the data set"
+        )
+        fix = (
+            "split once, before the first stage, and keep that split, or its places, until the run is over"
+        )
+        return Finding("warning", message, fix, {"shared": drawn.shared, "trained": drawn.taught, "of": drawn.size})
     if spans is not None and (batches := copies.drawn_from_training(spans)):
         message = f"windows of {batches} evaluated batches were trained on: spans of {spans.length} tokens are the same"
         fix = "draw training windows from the training part alone: data[:n] to train on, data[n:] to judge by"
