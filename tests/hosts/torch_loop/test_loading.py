@@ -75,7 +75,7 @@ def test_streams_in_workers(split: bool, found: tuple[str, ...]) -> None:
     assert fit(net(), DataLoader(Stream(split), batch_size=4, num_workers=2)) == found
 
 
-@pytest.mark.parametrize(("seconds", "found"), [(0.02, ("I6",)), (0.0, ())])
+@pytest.mark.parametrize(("seconds", "found"), [(0.04, ("I6",)), (0.0, ())])
 def test_slow_samples(seconds: float, found: tuple[str, ...]) -> None:
     assert fit(net(), DataLoader(Pictures(seconds=seconds), batch_size=4)) == found
 

@@ -52,7 +52,7 @@ def find(waiting: WaitingSeen) -> Verdict:
 
 
 def specimen(run: Run, *, faulty: bool) -> None:
-    """A data set that needs 30 ms for a sample, or no time."""
+    """A data set that needs 80 ms for a sample, or no time."""
     import time
 
     import torch
@@ -71,7 +71,7 @@ def specimen(run: Run, *, faulty: bool) -> None:
 
     data, model = Slow(), nn.Linear(4, 2)
     if faulty:
-        data.seconds = 0.03
+        data.seconds = 0.08
     loader = DataLoader(data, batch_size=2)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-5)
     run.attach(model, optimizer, loader)
