@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
@@ -52,6 +55,7 @@ def findings(
     monkeypatch.setattr(torch, "save", torch.save)
     monkeypatch.setattr(torch.serialization, "save", torch.serialization.save)
     torch.manual_seed(0)
+    (path := path / "run" / "out").mkdir(parents=True, exist_ok=True)
     problems, found = list[str](), list[Finding]()
     models = Models(0.02, found.append, problems.append)
     saves, unsaved = Saves(models, problems.append), Unsaved(models, problems.append)
@@ -81,13 +85,22 @@ def by_hand(model: PeftModel, path: Path) -> None:
     torch.save({n: p for n, p in model.named_parameters() if "lora_" in n}, path / "lora.pt")
 
 
+def and_other_arrays(model: PeftModel, path: Path) -> None:
+    """What it gives is no copy of it, and a file from before the run has nothing of this one."""
+    adapter(model, path)
+    projector = model.base_model.model.projector
+    np.save(path / "features.npy", projector(torch.randn(32, 6)).detach().numpy())
+    np.save(path / "before.npy", projector.weight.detach().numpy())
+    os.utime(path / "before.npy", (1e9, 1e9))
+
+
 def and_its_start(model: PeftModel, path: Path) -> None:
     """The projector that is saved beside is not the one that was trained."""
     adapter(model, path)
     torch.save(nn.Linear(6, 8).state_dict(), path / "projector.pt")
 
 
-@pytest.mark.parametrize("then", [adapter, by_hand, and_its_start])
+@pytest.mark.parametrize("then", [adapter, by_hand, and_its_start, and_other_arrays])
 def test_a_projector_that_is_in_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, then: Act) -> None:
     (found,) = findings(monkeypatch, tmp_path, then, adapter)
     assert found.severity == "error" and "projector.weight" in found.message and "modules_to_save" in found.fix
@@ -114,7 +127,24 @@ def everything(model: PeftModel, path: Path) -> None:
     torch.save({"model": model.state_dict(), "epoch": 1}, path / "last.pt")
 
 
-@pytest.mark.parametrize("then", [in_its_own_file, rounded, merged, everything])
+def pickled(model: PeftModel, path: Path) -> None:
+    adapter(model, path)
+    (path / "projector.pkl").write_bytes(pickle.dumps(dict(model.base_model.model.projector.named_parameters())))
+
+
+def as_arrays(model: PeftModel, path: Path) -> None:
+    adapter(model, path)
+    state = {name: value.numpy() for name, value in model.base_model.model.projector.state_dict().items()}
+    np.savez(path.parent / "projector.npz", **state)
+
+
+def halved(model: PeftModel, path: Path) -> None:
+    adapter(model, path)
+    (path / "bridge").mkdir(exist_ok=True)
+    np.save(path / "bridge" / "weight.npy", model.base_model.model.projector.weight.detach().half().numpy())
+
+
+@pytest.mark.parametrize("then", [in_its_own_file, rounded, merged, everything, pickled, as_arrays, halved])
 def test_what_is_saved_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, then: Act) -> None:
     assert findings(monkeypatch, tmp_path, then) == []
     assert findings(monkeypatch, tmp_path, adapter, then if then is not merged else everything) == []

@@ -7,9 +7,11 @@ module, of a merged model, of an earlier stage).
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,28 +20,33 @@ from sightline.attach.hook import Hook
 from sightline.attach.origins import ORIGINS
 from sightline.attach.script.again import Print, print_of
 from sightline.attach.script.checkpoints.contents import address, states, tensors
+from sightline.attach.script.checkpoints.on_disk import run_of, written
 from sightline.attach.script.watch import Models, Watched
 from sightline.guard.evidence import RoundTripSeen
 
 NEAR = 0.01  # relative: a file in half precision has rounded values
+RUNS = 256  # of values that are kept
 MOST = 0.5  # of a file's names: it is an adapter's, which may hold other things that the adapter was told to train
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """The last save of an adapter. `beside`: what else its model had learned by then."""
+    """The last save of an adapter. `beside`: what else its model had learned by then; `runs`: some values of
+    these, at this save and those before."""
 
     path: str
+    folder: Path
     step: int
     names: int
     beside: tuple[tuple[str, weakref.ref[Tensor]], ...]
+    runs: tuple[Tensor, ...]
 
 
 class Unsaved:
     """Follows what is saved, of whatever model. `fault`: told of errors of our own."""
 
     def __init__(self, models: Models, fault: Callable[[str], None]) -> None:
-        self._models = models
+        self._models, self._began = models, time.time() - 1  # file systems round
         self._saved: dict[int, weakref.ref[Tensor]] = {}
         self._adapters: weakref.WeakKeyDictionary[Watched, Adapter] = weakref.WeakKeyDictionary()
         self.saved = Hook(self._came, lambda error: fault(f"adapter: {type(error).__name__}: {error}"))
@@ -56,7 +63,11 @@ class Unsaved:
                 if any(_is_of(state, names) for state in states(what)):
                     learned = [(n, p) for n, p in module.named_parameters() if n not in names and ORIGINS.moved(p)]
                     beside: list[tuple[str, weakref.ref[Tensor]]] = [(n, weakref.ref(p)) for n, p in learned]
-                    self._adapters[one] = Adapter(path, one.recorder.step, len(names), tuple(beside))
+                    before = self._adapters[one].runs if one in self._adapters else ()
+                    runs = (*before, *(run for _, p in learned if (run := run_of(p)) is not None))[-RUNS:]
+                    self._adapters[one] = Adapter(
+                        path, _around(path), one.recorder.step, len(names), tuple(beside), runs
+                    )
 
     def _note(self, parameters: Sequence[Tensor], content: Sequence[Tensor]) -> None:
         """Which of them are in what was saved: their own memory, or their values."""
@@ -77,9 +88,15 @@ class Unsaved:
         adapter = self._adapters.pop(one, None)
         if adapter is None or one.attachment is None or not self._models.over:
             return
-        lost = tuple(n for n, ref in adapter.beside if (p := ref()) is not None and not self._is_saved(p))
-        if lost:
-            one.attachment.show(RoundTripSeen(adapter.step, adapter.path, adapter.names, lost))
+        lost = {n: p for n, ref in adapter.beside if (p := ref()) is not None and not self._is_saved(p)}
+        runs = [*adapter.runs, *(run for p in lost.values() if (run := run_of(p)) is not None)] if lost else []
+        if lost and not written(runs, adapter.folder, self._began):
+            one.attachment.show(RoundTripSeen(adapter.step, adapter.path, adapter.names, tuple(lost)))
+
+
+def _around(path: str) -> Path:
+    """The folder that has an adapter's folder; the present one where it is not known."""
+    return Path(path).absolute().parent.parent if path else Path.cwd()
 
 
 def adapted(model: nn.Module) -> Iterator[nn.Module]:
