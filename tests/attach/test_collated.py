@@ -159,6 +159,16 @@ def test_batches_that_are_meant(collate: Callable[[list[Pair]], Any]) -> None:
     assert seen is None or seen.apart == 0
 
 
+def test_names_that_no_model_is_given() -> None:
+    def samples_but_for_names(data: list[Any]) -> Any:
+        images, texts, _ = zip(*sorted(data, key=lambda one: -len(one[1])), strict=True)
+        return torch.stack(images), padded(list(texts))[0], [name for _, _, name in data]
+
+    named: Any = [(image, text, f"{place}.png") for place, (image, text) in enumerate(ROWS)]
+    seen = collated(DataLoader(named, 8, collate_fn=samples_but_for_names), 0)
+    assert seen is not None and seen.apart == 0
+
+
 @pytest.mark.parametrize("collate", [texts_alone, moved_on, time_first, packed, of_words], ids=lambda f: f.__name__)
 def test_a_part_that_is_sorted_alone(collate: Callable[[list[Pair]], Any]) -> None:
     batches = BatchSampler(RandomSampler(range(len(ROWS))), 8, drop_last=True)

@@ -19,6 +19,7 @@ class BatchRows:
 
     def __init__(self) -> None:
         self._listed: dict[str, bool] = {}  # path -> whether the list there holds rows, and no columns
+        self.texts: set[str] = set()  # paths of lists of texts
         self._axes: dict[str, int] = {}  # path -> which axis of the tensor there counts the rows
 
     def of(self, batch: Any, count: int) -> dict[str, list[Tensor]] | None:
@@ -36,6 +37,8 @@ class BatchRows:
         if value is None:
             return
         if isinstance(value, list | tuple) and self._holds_rows(value, count, path):
+            if all(isinstance(one, str | bytes) for one in value):
+                self.texts.add(path)
             rows = [row for one in value if (row := _tensor(one)) is not None]
             yield path, rows if len(rows) == count == len(value) else None
         elif not isinstance(value, list | tuple | Mapping) and (column := _tensor(value)) is not None:

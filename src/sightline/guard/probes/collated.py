@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
@@ -36,12 +37,14 @@ def collated(loader: DataLoader[Any], step: int) -> PairedSeen | None:
     """
     if not can_be_copied(loader, least=0) or loader.collate_fn in (None, default_collate):
         return None
-    count = min(SAMPLES, len(loader.dataset))  # type: ignore[arg-type]
+    many = len(loader.dataset)  # type: ignore[arg-type]
+    count = min(SAMPLES, many)
     if loader.batch_sampler is None or count < LEAST:
         return None
+    places = random.Random(0).sample(range(many), count)  # from all over: what is sorted has one class or length there
     copied = Copy(
         loader.dataset,
-        batch_sampler=[list(range(count))],
+        batch_sampler=[places],
         num_workers=1,
         collate_fn=_Compared(loader.collate_fn),
         worker_init_fn=quiet_worker,
@@ -112,7 +115,7 @@ class _Compared:
             for path in self._changed(samples, known, part):
                 goes[path].add(part)
         for path, parts in goes.items():
-            if len(parts) == 1:
+            if len(parts) == 1 and path not in self._rows.texts:  # names of files, say, which no model is given
                 columns.setdefault(next(iter(parts)), []).append(orders[path])
         told = {part: each for part, each in columns.items() if any(len(row) == 1 for order in each for row in order)}
         worst = [min(_disjoint(a, b) for a in told[x] for b in told[y]) for x, y in combinations(told, 2)]
