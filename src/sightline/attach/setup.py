@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from sightline.attach.adapted import adapted
 from sightline.attach.towers import Towers
 from sightline.guard.evidence import Plan, Setup, TokenizerSetup, TowerSetup
 
@@ -45,6 +46,7 @@ def read_setup(model: nn.Module, towers: Towers, optimizers: Sequence[Optimizer]
         optimizer=" and ".join(type(o).__name__ for o in optimizers) or None,
         orphans=sum(p.numel() for p in foreign),
         unheeded=_unheeded(model),
+        adapted=adapted(model, towers),
         step=step,
     )
 

@@ -36,6 +36,23 @@ class TowerSetup:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapted:
+    """Where PEFT put adapters in one tower, given bare names alone. Layers by the last part of their names, sorted.
+
+    Attributes:
+        within: the tower's outermost module, by name.
+        layers: those with adapters.
+        siblings: linear layers without, in modules of which some layers have adapters.
+        others: linear layers without, in the same blocks (items of a list of layers) as those with.
+    """
+
+    within: str
+    layers: tuple[str, ...]
+    siblings: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TokenizerSetup:
     """What a tokenizer and the model's config say of the special tokens. `size` counts added tokens too."""
 
@@ -54,7 +71,9 @@ class Setup:
     Attributes:
         orphans: elements the optimizer holds that belong to no parameter of the model.
         unfrozen: parameters that may learn now, and with which steps were taken while they were frozen.
+        unfrozen_at: the steps that had been taken when there came to be more, or others, of these.
         unheeded: modules with an attribute ``requires_grad = False``, which torch reads nowhere: all in them learns.
+        adapted: tower -> its adapters; none where PEFT has none, or was told more than names (a pattern, exceptions).
     """
 
     towers: Mapping[str, TowerSetup]
@@ -67,5 +86,7 @@ class Setup:
     optimizer: str | None = None
     orphans: int = 0
     unfrozen: tuple[str, ...] = ()
+    unfrozen_at: int | None = None
     unheeded: tuple[str, ...] = ()
+    adapted: Mapping[str, Adapted] = field(default_factory=dict)
     step: int = 0

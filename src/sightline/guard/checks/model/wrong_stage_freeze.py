@@ -3,15 +3,16 @@
 Symptom: the language model forgets in a stage that was to train the projector; or a tower's weights never change; or
 a "frozen" tower differs from its source after training, and gives other features in training than in evaluation.
 Root cause: `requires_grad` is set on a module, which heeds no such attribute, or before a later call undoes it (LoRA
-wraps every module whose name matches, frozen or not); a tower that is trained runs under `torch.no_grad()`, or its
-output is unused; freezing leaves dropout and batch norm's statistics alive, or `model.train()` wakes them; a backbone
-freezes its first stages in a `train()` of its own.
+wraps every module whose name matches, frozen or not, and a vision tower has names of the language model); a tower that
+is trained runs under `torch.no_grad()`, or its output is unused; freezing leaves dropout and batch norm's statistics
+alive, or `model.train()` wakes them; a backbone freezes its first stages in a `train()` of its own.
 Fix: set `requires_grad` per tower after the last wrapping, before the optimizer is made; name LoRA's `target_modules`
 by tower (or `exclude_modules`); call `tower.eval()` on frozen towers after every `model.train()`; remove `no_grad`
 from the forward pass of a tower that learns; call `model.train()` before the first step.
-Stays silent when: what requires gradients is what the plan says (without a plan nothing is asked of it); a frozen
-tower in train mode holds nothing that the mode changes; a tower without gradients was shown no image in that step;
-`train()` would leave the model as it is; a few per cent of a learning tower are fixed by design (position tables).
+Stays silent when: what requires gradients is what the plan says (without one, only LoRA is asked about: names that are
+whole modules of the language tower, some of it alone, and a part of the vision tower's blocks); a frozen tower in train
+mode holds nothing that the mode changes; a tower without gradients was shown no image in that step; `train()` would
+leave the model as it is; a few per cent of a learning tower are fixed by design (position tables).
 Sources:
 - https://github.com/haotian-liu/LLaVA/issues/1647 (2024-08-06): LoRA in a vision tower that should be frozen
 - https://github.com/huggingface/peft/issues/2250 (2024-12-03): LoRA goes by names and does not ask what is frozen
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Severity, Verdict
 from sightline.guard.evidence import BatchSeen, History, OwnModeSeen, Setup, TowerSetup
+from sightline.guard.evidence.leaked import leaked
 from sightline.guard.specimen import Run
 
 DOMAINS = ("vision", "vlm")
@@ -41,13 +43,14 @@ def find(
 ) -> Verdict:
     """Plan against requires_grad; then, once steps were taken, modes and gradients."""
     towers = setup.towers.values()
-    if setup.unheeded:
-        first, seen = setup.unheeded[0], {"modules": setup.unheeded[:5]}
+    if first := next(iter(setup.unheeded), None):
         message = f"'{first}' was given `requires_grad = False`, an attribute that freezes no module: all of it learns"
-        return Finding("error", message, f"{first}.requires_grad_(False), a method", seen)
+        return Finding("error", message, f"{first}.requires_grad_(False), a method", {"modules": setup.unheeded[:5]})
     for tower in towers:
         if finding := _off_plan(tower):
             return finding
+    if leak := leaked(setup):
+        return Finding("warning", leak.what, leak.remedy, {"parameters": leak.numel, "target_modules": leak.targets})
     if history is None:
         return CannotTell("optimizer step")
     for tower in towers:
@@ -66,16 +69,13 @@ def _off_plan(tower: TowerSetup) -> Finding | None:
         if tower.adapters == trainable:
             what, fix = "holds LoRA adapters that learn", "name LoRA's target_modules by tower"
         return _finding(f"tower '{tower.name}' {what}, though it is planned to be frozen", fix, tower)
+    wake = f"set requires_grad to True in '{tower.name}' before the optimizer is made"
     if tower.planned == "part" and not trainable:
-        return _finding(f"tower '{tower.name}' is frozen, though a part of it is planned to learn", _wake(tower), tower)
+        return _finding(f"tower '{tower.name}' is frozen, though a part of it is planned to learn", wake, tower)
     if tower.planned == "all" and trainable < (1 - FIXED) * total:
         rest = f"{total - trainable:,} of {total:,} parameters of tower '{tower.name}'"
-        return _finding(f"{rest} are frozen, though all of it is planned to learn", _wake(tower), tower)
+        return _finding(f"{rest} are frozen, though all of it is planned to learn", wake, tower)
     return None
-
-
-def _wake(tower: TowerSetup) -> str:
-    return f"set requires_grad to True in '{tower.name}' before the optimizer is made"
 
 
 def _alive(tower: TowerSetup) -> Finding | None:
