@@ -49,6 +49,7 @@ class Recorder(State):
         self.before_forward, self.after_forward = self.forward.before, self.forward.after
         self.before_step, self.after_step = self.stepping.before, self.stepping.after
         self.begin, self.trained, self.counted = self.forward.begin, self.forward.trained, self.forward.counted
+        self.joined = self.forward.joined
         self.gradients_ready, self.told = self.stepping.gradients_ready, self.stepping.told
         self.flush = self.stepping.flush
         self.judged, self.end_evaluation = self.evaluation.judged, self.evaluation.end

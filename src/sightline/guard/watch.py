@@ -19,6 +19,7 @@ EVERY = 16  # steps without measured parameters between two looks at the recent 
 SHARE = 8  # of the known steps that must be new for another look: the more there are, the more a look costs
 FIRST, LAST = 8, 24  # measured steps whose parameters are kept: where a run began, and where it is now
 HISTORY = 512  # steps kept: long enough for trends over warm-up, small enough to hold every parameter's norms
+BEFORE = 8  # steps kept from before: a new optimizer's first step comes before the set-up that has it
 METRICS = 4096  # logged entries kept: a few numbers each
 
 
@@ -66,6 +67,7 @@ class Watch:
         self._absent: dict[str, str] = {}
         self._takers = _takers(self._checks)
         self._steps: list[StepSeen] = []
+        self._before: tuple[StepSeen, ...] = ()
         self._measured: list[StepSeen] = []
         self._unjudged = 0
         self._metrics: list[MetricsSeen] = []
@@ -79,6 +81,8 @@ class Watch:
         """
         late = self._look_back() if self._unjudged and isinstance(seen, Setup | Progress) else []
         if isinstance(seen, Setup):
+            last = (replace(step, parameters=()) for step in self._steps[-BEFORE:])
+            self._before = (*self._before, *last)[-BEFORE:]
             self._steps.clear()  # steps under another set-up prove nothing of this one
             self._measured.clear()
             self._latest.pop("History", None)
@@ -110,7 +114,7 @@ class Watch:
         """Judge the recent steps as a whole."""
         self._unjudged = 0
         del self._steps[:-HISTORY]
-        return self._judge(History(tuple(self._steps)))
+        return self._judge(History(tuple(self._steps), self._before))
 
     def absent(self, kind: str, why: str) -> None:
         """Tell why evidence of a kind (e.g. "RoundTripSeen") cannot be had here; shown where a check is not run."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from sightline.attach.open_step import OpenStep
 from sightline.attach.pace import Kind
@@ -64,6 +66,19 @@ class Forward:
             else:
                 self._evaluation.judged(call, output)
             s.mailbox.open()
+
+    def joined(self, optimizers: Sequence[Optimizer]) -> bool:
+        """Before a call of the model: others are to step it, too. Whether that is new, and what comes is measured."""
+        s = self._state
+        new = [one for one in optimizers if not any(one is known for known in s.optimizers)]
+        if not new or s.muted or s.open_step is not None:
+            return False
+        s.optimizers += new
+        s.pace.again(s.step)
+        if s.asleep:
+            s.wakes = s.step
+            s.wake()
+        return True
 
     def counted(self) -> None:
         """A training forward while asleep."""

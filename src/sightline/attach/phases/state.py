@@ -102,6 +102,7 @@ class State:
         self._known: set[int] = set()  # what could learn so far: of networks that take turns, the same again and again
         self._frozen: tuple[int, set[str]] = (0, set())  # at the last set-up: its step, and what was frozen
         self._rested: set[str] = set()  # what was frozen in any step so far
+        self._woken: tuple[tuple[str, ...], int | None] = ((), None)  # what of these may learn, and since which step
         self.last_call: Call | None = None
         self.parted: list[tuple[Call, Any]] = []
         self.open_step: OpenStep | None = None
@@ -138,18 +139,22 @@ class State:
             self.towers = renewed(self.model, self.towers)
             self.meter.renew(self.model, dict(self.towers.of))
         setup = read_setup(self.model, self.towers, self.optimizers, self.facts, self.step)
-        setup = replace(setup, unfrozen=self._unfrozen())
+        unfrozen, since = self._unfrozen()
+        setup = replace(setup, unfrozen=unfrozen, unfrozen_at=since)
         if others or self.setup is None or not same_setup(setup, self.setup):
             self.setup = setup
             self.offer(setup)
 
-    def _unfrozen(self) -> tuple[str, ...]:
-        """Parameters that may learn now, and rested while others did."""
+    def _unfrozen(self) -> tuple[tuple[str, ...], int | None]:
+        """Parameters that may learn now, and rested while others did; and the step since when these are the ones."""
         step, frozen = self._frozen
         if self.step > step:
             self._rested |= frozen
         self._frozen = self.step, {name for name, p in self.meter.named if not p.requires_grad}
-        return tuple(name for name, p in self.meter.named if p.requires_grad and name in self._rested)
+        now = tuple(name for name, p in self.meter.named if p.requires_grad and name in self._rested)
+        if now != self._woken[0]:
+            self._woken = now, self.step if now else None
+        return self._woken
 
     def woken(self) -> bool:
         """Whether other parameters are frozen than ever before."""

@@ -33,7 +33,7 @@ from sightline.attach.script.heap import (
     loose,
     outermost,
 )
-from sightline.attach.script.watch import Models
+from sightline.attach.script.watch import Models, Watched
 
 MOST = 0.8  # of an optimizer's elements: what holds them is the model, and the rest an addition (a learned temperature)
 FREE = 2.0  # seconds of looking at what is alive that are always given, hundreds of looks; then 1 % of the run
@@ -216,6 +216,8 @@ class Scout:
         if (known := self.models.watch_of(model)) is not None:  # a later stage's optimizer, of which it hears already
             known.optimizers += [o for o in optimizers if o not in known.optimizers]
             self._unpost(None if not self._waiting else ())
+            if call is not None and not known.adopted and known.recorder.joined(optimizers):
+                self._begin(known, model, call)
             return
         heard = heard or bool(parts)
         one = self.models.attach(model, optimizers, blind=call is None and not heard, parts=parts)
@@ -226,7 +228,13 @@ class Scout:
         if call is None:
             if not heard:
                 one.recorder.begin()
-        elif unwrapped(model)[0] is model:
+        else:
+            self._begin(one, model, call)
+
+    @staticmethod
+    def _begin(one: Watched, model: nn.Module, call: tuple[Any, ...]) -> None:
+        """Tell of a call that began before there was a hook for it."""
+        if unwrapped(model)[0] is model:
             one.recorder.before_forward(*call)
 
     def _settled(self, model: nn.Module) -> None:

@@ -19,17 +19,34 @@ EARLY = 2  # the set-up is read anew once an unnamed optimizer has stepped, and 
 LATER = 5  # steps in a row: one bad batch is no harm
 HOT = 1e-2  # update over weight a step: ten times the healthy 1e-3
 RISE, NATS = 1.3, 0.05  # a loss that stays above RISE x the first, and NATS x ln V higher, was not chance
+SOON, BACK = range(1, 5), 5  # steps after the first: a jump comes at once, and what came back is back by now
+PEAK, NEXT = 5, 2  # times the first loss; times the level before and after: a jump's highest, and its two highest
+SEEN, UNTIL = 2, 8  # steps by which what came back is known, and the last of them
 
 
 def trained_language(history: History, setup: Setup) -> float | None:
-    """First loss of the run, where it shows a language tower that was trained before; None where it does not.
+    """First loss of the run, or of the stage that woke the language tower, where it shows that this was trained before.
 
-    Known only from the first step on, with a loss in nats a token and the number of tokens in the vocabulary.
+    None where it does not. Known only with a loss in nats a token and the number of tokens in the vocabulary.
     """
-    first, rows = history.steps[0], setup.embedding_rows
-    if first.step > EARLY or first.loss is None or not rows or rows < 2:
+    first, rows = _beginning(history, setup), setup.embedding_rows
+    if first is None or first.loss is None or not rows or rows < 2:
         return None
     return first.loss if 0 <= first.loss < KNOWS * log(rows) else None
+
+
+def _beginning(history: History, setup: Setup) -> StepSeen | None:
+    """The run's first step, or the first in which all of the language tower learnt, after others had without it."""
+    if history.steps[0].step <= EARLY:
+        return history.steps[0]
+    woken, measured = set(setup.unfrozen), history.measured
+    if setup.unfrozen_at is None or not measured:
+        return None
+    language = [p.name in woken for p in measured[0].tower("language") if p.trainable]
+    others = [p.name in woken for p in measured[0].tower("connector") if p.trainable]
+    if not language or not all(language) or any(others):
+        return None
+    return next((s for s in (*history.before, *history.steps) if s.step == setup.unfrozen_at + 1), None)
 
 
 def forgetting(history: History, setup: Setup) -> dict[str, float] | None:
@@ -42,6 +59,32 @@ def forgetting(history: History, setup: Setup) -> dict[str, float] | None:
     if min(losses) <= max(RISE * start, start + NATS * log(setup.embedding_rows or 2)):
         return None
     return {"first loss": start, "least of the last losses": min(losses), "language: update over weight": ratio}
+
+
+def jolted(history: History, setup: Setup) -> dict[str, float] | None:
+    """The numbers that show a trained language tower being shaken: it moves fast, and the loss jumps and comes back.
+
+    Only the loss of the very first step is of weights and data as they then were: another task of a stage shows in it.
+    """
+    start, first = trained_language(history, setup), _beginning(history, setup)
+    if start is None or first is None:
+        return None
+    every = (*history.before, *history.steps)
+    seen = {step.step - first.step: step for step in every if step.loss is not None}
+    soon = [seen[n].loss or 0.0 for n in SOON if n in seen]
+    before = [step.loss or 0.0 for n, step in seen.items() if n < 0]
+    rest = [step.loss or 0.0 for n, step in seen.items() if n >= BACK]
+    if len(soon) < len(SOON) or len(rest) < SEEN or max(seen) < UNTIL:
+        return None
+    *_, following, peak = sorted(soon)
+    if peak < max(PEAK * start, start + NATS * log(setup.embedding_rows or 2), NEXT * max(before, default=0.0)):
+        return None
+    if following < NEXT * max(start, *rest) or soon[-1] >= following:
+        return None
+    ratios = [ratio for n in SOON if n in seen and (ratio := seen[n].update_ratio("language")) is not None]
+    if not ratios or max(ratios) <= HOT:
+        return None
+    return {"first loss": start, "highest of the next losses": peak, "language: update over weight": max(ratios)}
 
 
 def usual_ratio(history: History, tower: str) -> float | None:

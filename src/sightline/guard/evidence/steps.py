@@ -100,10 +100,12 @@ class StepSeen:
 @dataclass(frozen=True, eq=False)
 class History:
     """The recent steps, oldest first, since the set-up last changed: at most 512, and those the guard slept through
-    are not among them. Of the measured ones the first 8 and the last 24 have their parameters.
+    are not among them. Of the measured ones the first 8 and the last 24 have their parameters. `before`: the last ones
+    under other set-ups, without parameters.
     """
 
     steps: tuple[StepSeen, ...]
+    before: tuple[StepSeen, ...] = ()
 
     @property
     def step(self) -> int:

@@ -62,6 +62,42 @@ def test_clean_runs_with_one_rate(history: History, language: dict[str, Any]) ->
     assert find(history, setup(**language)) is None
 
 
+STARTED = 121  # the first step of a stage in which all learn; its optimizer is known from the next one on
+JUMP: list[float | None] = [0.5, 0.45, 0.3, 0.1, *[0.05] * 14]
+
+
+def joined(losses: list[float | None], start: float | None = 0.05, woken: tuple[str, ...] = ("l.weight",)) -> Any:
+    """X3 on a stage that follows one of the connector alone."""
+    before = tuple(StepSeen(n, loss=0.06) for n in range(STARTED - 4, STARTED))
+    known = replace(run(losses, first=STARTED + 1), before=(*before, StepSeen(STARTED, loss=start)))
+    return find(known, replace(setup(), unfrozen=woken, unfrozen_at=STARTED - 1))
+
+
+def test_a_stage_at_the_connectors_rate() -> None:
+    verdict = joined(JUMP)
+    assert isinstance(verdict, Finding) and "jumped to 10 times" in verdict.message and verdict.severity == "warning"
+    assert "the loss rose" in joined([0.9] * 8).message  # it does not come back
+    assert joined(JUMP[:7]) is None  # not seen yet whether it does
+
+
+@pytest.mark.parametrize(
+    ("losses", "more"),
+    [
+        ([0.06] * 18, {}),
+        ([0.15, 0.1, *[0.05] * 16], {}),  # a stir
+        ([0.5, 0.06, *[0.05] * 16], {}),  # one hard batch
+        ([0.5, 0.4, 0.05, 0.3, 0.05, 0.05, 0.5, 0.4, *[0.05] * 10], {}),  # two kinds of batches
+        ([0.5, 0.1, 0.05, 0.5, *[0.05] * 14], {}),  # it does not go
+        (JUMP, {"start": 0.6}),  # the stage's own data
+        (JUMP, {"start": None}),
+        (JUMP, {"woken": ()}),  # it learnt all the time
+        (JUMP, {"woken": ("l.weight", "p.weight", "p.bias")}),  # a head learnt alone, not the connector
+    ],
+)
+def test_stages_that_jump_for_other_reasons(losses: list[float | None], more: dict[str, Any]) -> None:
+    assert joined(losses, **more) is None
+
+
 def test_cold_for_a_fresh_connector() -> None:
     still: list[float | None] = [2.0] * PATIENCE
     verdict = find(run(still, language=1e-4, connector=5e-5), setup())

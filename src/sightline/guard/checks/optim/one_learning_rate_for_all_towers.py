@@ -3,11 +3,12 @@
 Symptom: the loss jumps up in the first steps and takes long to come back, and the language model has forgotten what it
 knew (the rate suits the connector); or image answers stay at the level of guesses (the rate suits the language model).
 Root cause: `optimizer = AdamW(model.parameters(), lr=...)`. A connector that starts from random weights needs rates
-about fifty times those that trained towers bear; one number cannot serve both.
+about fifty times those that trained towers bear; one number cannot serve both. So, too, where a stage that aligned the
+connector alone is followed by one in which all learn at the connector's rate.
 Fix: one parameter group a tower: connector lr 1e-3, language 2e-5, vision 2e-6 or frozen (requires_grad False).
 Stays silent when: the towers have rates of their own; only one of them learns; the language tower learns through LoRA
 adapters; everything starts from scratch (the first loss is about ln V); or one low rate suits all, because the
-connector is trained already: the loss does not rise, and no fresh tower stands still.
+connector is trained already: the loss neither rises nor jumps, and no fresh tower stands still.
 Sources:
 - https://blog.gitcode.com/9e8839125e9b2ab631d76f463634f9a7.html (2025-07-01): nanoVLM: projection 1e-3, backbones 5e-5
 - https://github.com/LLaVA-VL/LLaVA-NeXT/issues/492 (2025-10-21): rates a tower given, and not taken by the optimizer
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
 from sightline.guard.evidence import History, Setup, TowerSetup
-from sightline.guard.evidence.origin import forgetting, fresh, trained_language, usual_ratio
+from sightline.guard.evidence.origin import forgetting, fresh, jolted, trained_language, usual_ratio
 from sightline.guard.specimen import Run
 
 DOMAINS = ("vlm",)
@@ -44,6 +45,10 @@ def find(history: History, setup: Setup) -> Verdict:
     if seen := forgetting(history, setup):
         what = f"the trained language tower moves by {seen['language: update over weight']:.1%} of its weights a step"
         return _finding(f"{what}, and the loss rose", language, seen)
+    if seen := jolted(history, setup):
+        times = seen["highest of the next losses"] / max(start, 1e-9)
+        what = f"the trained language tower moves by {seen['language: update over weight']:.1%} of its weights a step"
+        return _finding(f"{what}, and the loss jumped to {times:.0f} times what it was", language, seen)
     ratio, rate = usual_ratio(history, "connector"), measured[-1].tower("connector")[0].learning_rate
     warm = rate is not None and rate >= WARM * connector.learning_rates[0]
     if warm and len(steps) >= PATIENCE and ratio is not None and ratio < COLD and fresh(measured[0], "connector"):
