@@ -59,13 +59,11 @@ class Binary(Onlooker):
         if (step and self._looks == LOOKS) or given is None or not given.requires_grad:
             return
         self._looks -= 1
-        classes, values, seen = 1 if given.dim() == 1 else given.shape[-1], given.detach(), [False]
+        classes, values = 1 if given.dim() == 1 else given.shape[-1], given.detach()
         squashed = from_sigmoid(given)
 
         def came(grad: Tensor) -> None:
-            if not seen[0] and not self.recorder.muted:
-                seen[0] = True
-                self.recorder.mailbox.post([read_binary(values, grad)], lambda found: arrived(found[0].tolist()))
+            self.recorder.mailbox.post([read_binary(values, grad)], lambda found: arrived(found[0].tolist()))
 
         def arrived(found: list[float]) -> None:
             graded, fits, loss, ones, probable, again, once, twice = found[1:]
@@ -74,7 +72,7 @@ class Binary(Onlooker):
             seen = (graded, fits, loss, ones, probable, doubled, squashed)
             self.recorder.offer(BinaryLossSeen(step, classes, int(found[0]), *seen))
 
-        given.register_hook(came)
+        self.heed(given, came)
 
 
 def from_sigmoid(output: Tensor) -> bool:

@@ -41,15 +41,13 @@ class Ends(Onlooker):
         if logits.shape[:2] != ids.shape:
             return
         self._looks -= 1
-        whole, done = uncut(ids), [False]
+        whole = uncut(ids)
 
         def came(grad: Tensor) -> None:
-            if not done[0] and not self.recorder.muted:
-                done[0] = True
-                least, at = grad.detach().min(dim=-1)
-                self.recorder.mailbox.post([whole, at.masked_fill(least >= 0, IGNORE)], lambda v: self._came(*v))
+            least, at = grad.detach().min(dim=-1)
+            self.recorder.mailbox.post([whole, at.masked_fill(least >= 0, IGNORE)], lambda v: self._came(*v))
 
-        logits.register_hook(came)
+        self.heed(logits, came)
 
     def _came(self, ids: Tensor, targets: Tensor) -> None:
         pad, refuted = ended_untaught(ids, targets)

@@ -54,16 +54,14 @@ class FirstWords(Onlooker):
             if labels.shape == ids.shape:
                 self.recorder.mailbox.post([ids, real, labels], lambda v: self._told(*v))
             return
-        logits, done = outcome(output).logits, [False]
+        logits = outcome(output).logits
         if logits is None or logits.dim() != 3 or logits.shape[:2] != ids.shape or not logits.requires_grad:
             return
 
         def came(grad: Tensor) -> None:
-            if not done[0] and not self.recorder.muted:
-                done[0] = True
-                self.recorder.mailbox.post([ids, real, grad.detach().abs().amax(dim=-1) > 0], lambda v: self._came(*v))
+            self.recorder.mailbox.post([ids, real, grad.detach().abs().amax(dim=-1) > 0], lambda v: self._came(*v))
 
-        logits.register_hook(came)
+        self.heed(logits, came)
 
     def _told(self, ids: Tensor, real: Tensor, labels: Tensor) -> None:
         taught = labels != IGNORE

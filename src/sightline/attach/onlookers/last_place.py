@@ -40,14 +40,12 @@ class LastPlace(Onlooker):
             return
         given = states_of(output, mask.shape)
         if given is not None and given.requires_grad:
-            step, done = self.recorder.step, [False]
+            step = self.recorder.step
 
             def came(grad: Tensor) -> None:
-                if not done[0] and not self.recorder.muted:
-                    done[0] = True
-                    self.recorder.mailbox.post([pulled(grad)], lambda values: self._came(values[0], mask, call, step))
+                self.recorder.mailbox.post([pulled(grad)], lambda values: self._came(values[0], mask, call, step))
 
-            given.register_hook(came)
+            self.heed(given, came)
         elif given is None and self._inside > 0:
             self._inside -= 1
             with self.recorder.silence():

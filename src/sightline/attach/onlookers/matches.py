@@ -60,21 +60,18 @@ class Matches(Onlooker):
             return
         if self._natural is None:
             self._natural = all(natural(side) for side in sides)
-        step, (left, right), done = self.recorder.step, given, [False]
+        step, (left, right) = self.recorder.step, given
         hashes = [h for side in sides if (h := row_hashes(Call(nn.Identity(), (side,)))) is not None]
         self._next = max(step + 1, int(step * GROWTH))
         scores = _scores(left.detach(), None if right is None else right.detach())
 
         def came(grad: Tensor) -> None:
-            if done[0] or self.recorder.muted:
-                return
-            done[0] = True
             pulls = grad if right is None else grad @ right.detach().to(grad.dtype).T
             taught = won(-pulls)
             if len(hashes) == len(sides):
                 self.recorder.mailbox.post([taught, won(scores), *hashes], lambda values: self._came(step, *values))
 
-        left.register_hook(came)
+        self.heed(left, came)
 
     def _came(self, step: int, taught: Tensor, won: Tensor, one: Tensor, other: Tensor) -> None:
         if float(taught) < TAUGHT:

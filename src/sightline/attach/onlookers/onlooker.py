@@ -66,6 +66,18 @@ class Onlooker:
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """The host ran the model."""
 
+    def heed(self, given: Tensor, act: Callable[[Tensor], None]) -> None:
+        """`act` on the gradient of `given`: on the first that is the host's own."""
+        done = False
+
+        def came(grad: Tensor) -> None:
+            nonlocal done
+            if not done and not self.recorder.muted:
+                done = True
+                act(grad)
+
+        given.register_hook(came)
+
     def backward(self, root: Tensor) -> None:
         """A backward pass is about to begin from a number, of whatever model. Told by the door for scripts alone."""
 

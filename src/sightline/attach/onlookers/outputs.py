@@ -112,12 +112,10 @@ class Outputs(Onlooker):
         inputs, kept = spread_of_inputs(call, given), _samples(given)
         if len(kept) < 2 or inputs is None:
             return
-        out, done = spread(kept), [False]
+        out = spread(kept)
 
         def came(grad: Tensor) -> None:
-            if not self.recorder.muted and not done[0]:
-                done[0] = True
-                self.recorder.mailbox.post([out, inputs, spread(_samples(grad))], arrived)
+            self.recorder.mailbox.post([out, inputs, spread(_samples(grad))], arrived)
 
         def arrived(values: list[Tensor]) -> None:
             recent = [*self._recent.get(place, [])[-RECENT + 1 :], (float(values[0]), float(values[2]))]
@@ -126,7 +124,7 @@ class Outputs(Onlooker):
             self._last[place] = OutputsSeen(step, len(kept), outputs, float(values[1]), pulls)
             self.recorder.offer(self._last[place])
 
-        given.register_hook(came)
+        self.heed(given, came)
 
     def close(self, *, broken: bool) -> None:
         """The last passes once more, where they tell of the run's end."""

@@ -49,12 +49,10 @@ class Pull(Onlooker):
             self._looks = LOOKS
             return
         self._looks += 1
-        values, done = given.detach(), [False]
+        values = given.detach()
 
         def came(grad: Tensor) -> None:
-            if not self.recorder.muted and not done[0]:
-                done[0] = True
-                self.recorder.mailbox.post([line(values.flatten(), grad.flatten())], lambda v: arrived(v[0].tolist()))
+            self.recorder.mailbox.post([line(values.flatten(), grad.flatten())], lambda v: arrived(v[0].tolist()))
 
         def arrived(found: list[float]) -> None:
             slope, centre, mean, spread, beside = found
@@ -68,7 +66,7 @@ class Pull(Onlooker):
             centres, means, spreads = zip(*self._seen, strict=True)
             self.recorder.offer(PullSeen(self.recorder.step, self._rows, centres, means, spreads))
 
-        given.register_hook(came)
+        self.heed(given, came)
 
 
 def line(outputs: Tensor, grad: Tensor) -> Tensor:

@@ -65,12 +65,8 @@ class RowOrder(Onlooker):
     def _ask_loss(self, seen: OrdersSeen, given: Vectors) -> None:
         """Whether it holds those together that come out in the same place."""
         left, right = given
-        done = [len(left) != len(seen.one)]
 
         def came(grad: Tensor) -> None:
-            if done[0] or self.recorder.muted:
-                return
-            done[0] = True
             pulls = grad if right is None else grad @ right.detach().to(grad.dtype).T
             self.recorder.mailbox.post([won(-pulls)], lambda values: told(float(values[0])))
 
@@ -79,7 +75,8 @@ class RowOrder(Onlooker):
                 self._over = True
                 self.recorder.offer(seen)
 
-        left.register_hook(came)
+        if len(left) == len(seen.one):
+            self.heed(left, came)
 
 
 def _vectors(output: Any) -> bool:
