@@ -91,8 +91,6 @@ def test_objects_that_remember_nothing(metric: Any) -> None:
     assert not keeps_records(metric)
 
 
-@pytest.mark.parametrize(
-    "metric", [Counts(), partial(Counts()), Holds(), partial(lambda had, p: had.append(p), [{}])]
-)
+@pytest.mark.parametrize("metric", [Counts(), partial(Counts()), Holds(), partial(lambda had, p: had.append(p), [{}])])
 def test_objects_that_remember(metric: Any) -> None:
     assert keeps_records(metric)

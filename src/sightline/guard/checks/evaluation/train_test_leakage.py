@@ -40,12 +40,8 @@ AGAIN = 0.2  # of the training rows come again to the last byte: half of them in
 def find(rows: SharedRowsSeen, spans: SharedSpansSeen | None = None, drawn: RedrawnSeen | None = None) -> Verdict:
     """Are more rows shared than chance gives, and is it not the training set as a whole that is evaluated?"""
     if drawn is not None and copies.redrawn(drawn):
-        message = (
-            f"{drawn.shared} of {drawn.judged} evaluated samples were trained on, by their places in the data set"
-        )
-        fix = (
-            "split once, before the first stage, and keep that split, or its places, until the run is over"
-        )
+        message = f"{drawn.shared} of {drawn.judged} evaluated samples were trained on, by their places in the data set"
+        fix = "split once, before the first stage, and keep that split, or its places, until the run is over"
         return Finding("warning", message, fix, {"shared": drawn.shared, "trained": drawn.taught, "of": drawn.size})
     if spans is not None and (batches := copies.drawn_from_training(spans)):
         message = f"windows of {batches} evaluated batches were trained on: spans of {spans.length} tokens are the same"
