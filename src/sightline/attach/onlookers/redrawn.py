@@ -84,11 +84,10 @@ class Redrawn(Onlooker):
         """The loader of the last batch feeds the model, or gives what it is judged by."""
         if (feed := Feed.last()) is None:
             return
-        with torch.no_grad():
-            if training:
-                self._trains(feed.loader)
-            elif self._judged != self.recorder.step:
-                self._judges(feed.loader)
+        if training:
+            self._trains(feed.loader)
+        elif self._judged != self.recorder.step:
+            self._judges(feed.loader)
 
     def _trains(self, loader: DataLoader[Any]) -> None:
         past = self._past
@@ -103,7 +102,7 @@ class Redrawn(Onlooker):
     def _goes_on(self) -> None:
         """Or it has other weights than it had in any evaluation: then nothing is known of what these were taught."""
         self._anew, self._knew = False, self.recorder.step
-        if values_of(self.recorder.model) not in self._past.weights:
+        if self._past.taught and values_of(self.recorder.model) not in self._past.weights:
             self._past.taught.clear()
             self._past.loaders.clear()
 

@@ -6,12 +6,12 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from sightline.guard.probes.fields import members
+from sightline.guard.probes.samples import array_of
 
 
 class BatchRows:
@@ -95,7 +95,4 @@ def _tensor(value: Any) -> Tensor | None:
         return torch.tensor(value)
     if isinstance(value, list | tuple) and value and all(isinstance(one, int | float) for one in value):
         return torch.tensor(value)
-    if hasattr(value, "__array__") and (hasattr(value, "dtype") or hasattr(value, "getbands")):
-        array = numpy.asarray(value)
-        return torch.from_numpy(array.copy()) if array.dtype.kind in "biuf" else None
-    return None
+    return array_of(value)

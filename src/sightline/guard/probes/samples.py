@@ -29,9 +29,15 @@ def arrays_of(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple):
         for part in value:
             yield from arrays_of(part)
-    elif hasattr(value, "__array__") and (hasattr(value, "dtype") or hasattr(value, "getbands")):
-        import numpy
+    elif (array := array_of(value)) is not None:
+        yield array
 
-        array = numpy.asarray(value)
-        if array.dtype.kind in "biuf":
-            yield torch.from_numpy(array.copy())
+
+def array_of(value: Any) -> Tensor | None:
+    """An array or a picture as a tensor; None for what is neither, or holds no numbers."""
+    if not hasattr(value, "__array__") or not (hasattr(value, "dtype") or hasattr(value, "getbands")):
+        return None
+    import numpy
+
+    array = numpy.asarray(value)
+    return torch.from_numpy(array.copy()) if array.dtype.kind in "biuf" else None
