@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch.utils.data import DataLoader
@@ -11,11 +11,16 @@ from torch.utils.data import DataLoader
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """The loader of the last batch, its epoch, and the seconds that the process waited for loaders so far."""
+    """The loader of the last batch, its epoch, and the seconds that the process waited for loaders so far.
+
+    `place`: of the batch in its epoch; `lengths`: of the loader's epochs that it gave to the end -> their batches.
+    """
 
     loader: DataLoader[Any]
     epoch: int
     waited: float
+    place: int = 0
+    lengths: Mapping[int, int] = field(default_factory=dict)
 
     source: ClassVar[Callable[[], Feed | None] | None] = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -64,6 +64,8 @@ class Loading:
         self._waited: float | None = None
         self._waited_before = 0.0
         self._told_epoch: weakref.WeakKeyDictionary[DataLoader[Any], int] = weakref.WeakKeyDictionary()
+        self._numbers: dict[int, int] = {}  # of an epoch here, and of the same among all that its loader gave
+        self._ended: Mapping[int, int] = {}  # of these, those that it gave to the end -> batches; grows by itself
         self._known: weakref.WeakKeyDictionary[DataLoader[Any], LoaderSeen] = weakref.WeakKeyDictionary()
 
     # --- what a host may say -----------------------------------------------------------------------------------------
@@ -106,6 +108,7 @@ class Loading:
         if feed.loader not in self._known or self._told_epoch.get(feed.loader) != feed.epoch:
             self._told_epoch[feed.loader] = feed.epoch
             self.epoch(feed.loader)
+            self._numbers[self._known[feed.loader].epoch], self._ended = feed.epoch, feed.lengths
         self._loader, self._seen = feed.loader, self._known[feed.loader]
 
     def trained(self, call: Call, output: Any) -> None:
@@ -157,8 +160,8 @@ class Loading:
             return
         r, number = self._recorder, self._forwards
         epoch = self._seen.epoch if self._seen and self._told else None
-        step = r.step
-        r.mailbox.post([hashes], lambda v: self._came(number, Fed(step, tuple(v[0].tolist()), None, epoch)))
+        step, place = r.step, feed.place if (feed := Feed.last()) is not None and epoch is not None else None
+        r.mailbox.post([hashes], lambda v: self._came(number, Fed(step, tuple(v[0].tolist()), None, epoch, place)))
         logits = outcome(output).logits
         if logits is None and isinstance(output, Tensor):
             logits = output
@@ -184,7 +187,11 @@ class Loading:
         count = len(self._fed)
         if final or (count >= 8 and count & (count - 1) == 0 and count != self._shown):
             self._shown = count
-            self._offer(FeedSeen(self._recorder.step, tuple(self._fed.values()), self._seen))
+            self._offer(FeedSeen(self._recorder.step, tuple(self._fed.values()), self._seen, self._lengths()))
+
+    def _lengths(self) -> dict[int, int]:
+        """Epochs of the loader that are over -> their batches."""
+        return {mine: self._ended[theirs] for mine, theirs in self._numbers.items() if theirs in self._ended}
 
     def _ask_collate(self) -> None:
         """Once, of a loader that makes batches in a way of its own."""

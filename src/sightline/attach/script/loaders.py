@@ -23,8 +23,10 @@ class Loaders:
     def __init__(self, fault: Callable[[str], None]) -> None:
         self._hook = lambda act: Hook(act, lambda error: fault(f"loader: {error!r}"))
         self._epochs: weakref.WeakKeyDictionary[DataLoader[Any], int] = weakref.WeakKeyDictionary()
+        self._lengths: weakref.WeakKeyDictionary[DataLoader[Any], dict[int, int]] = weakref.WeakKeyDictionary()
         self._of: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-        self._latest: weakref.ref[DataLoader[Any]] | None = None
+        self._given: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # batches of this epoch
+        self._latest: tuple[weakref.ref[DataLoader[Any]], int] | None = None  # and the place of its batch
         self._waited = 0.0
         self.hearing: Callable[..., None] | None = None  # told of a batch: its pass, itself, its samples' places
         self._passes = 0
@@ -33,7 +35,7 @@ class Loaders:
     def install(self) -> None:
         """Notice every epoch of every loader, and how long each batch is waited for."""
         iterate, fetch = DataLoader.__iter__, _BaseDataLoaderIter.__next__
-        began, gave = self._hook(self._began), self._hook(self._gave)
+        began, gave, ended = self._hook(self._began), self._hook(self._gave), self._hook(self._ended)
 
         @functools.wraps(iterate)
         def iterated(loader: DataLoader[Any]) -> Any:
@@ -45,7 +47,11 @@ class Loaders:
         @functools.wraps(fetch)
         def fetched(iterator: Any) -> Any:
             start = time.perf_counter()
-            batch = fetch(iterator)
+            try:
+                batch = fetch(iterator)
+            except StopIteration:
+                ended(iterator)
+                raise
             gave(iterator, time.perf_counter() - start, batch)
             return batch
 
@@ -66,7 +72,7 @@ class Loaders:
 
     def _began(self, loader: DataLoader[Any], iterator: Any) -> None:
         self._epochs[loader] = self._epochs.get(loader, -1) + 1
-        self._of[iterator] = weakref.ref(loader)
+        self._of[iterator], self._given[iterator] = weakref.ref(loader), 0
 
     def _drew(self, iterator: Any, places: Any) -> None:
         """A batch is to be made of the samples in these places; workers are told a few batches ahead."""
@@ -78,13 +84,22 @@ class Loaders:
 
     def _gave(self, iterator: Any, seconds: float, batch: Any) -> None:
         if (loader := self._of.get(iterator)) is not None:
-            self._latest = loader
+            self._latest = loader, self._given[iterator]
+            self._given[iterator] += 1
             self._waited += seconds
         number, ahead = self._places.get(iterator, (0, None))
         if ahead and self.hearing is not None:
             self.hearing(number, batch, ahead.popleft())
 
+    def _ended(self, iterator: Any) -> None:
+        """It has no more batches: so many are an epoch of its loader."""
+        loader = self._of[iterator]() if iterator in self._of else None
+        if loader is not None and loader in self._epochs:
+            self._lengths.setdefault(loader, {})[self._epochs[loader]] = self._given[iterator]
+
     def _last(self) -> Feed | None:
         """The loader that gave the last batch."""
-        loader = self._latest() if self._latest else None
-        return Feed(loader, self._epochs.get(loader, 0), self._waited) if loader is not None else None
+        loader, place = (self._latest[0](), self._latest[1]) if self._latest else (None, 0)
+        if loader is None:
+            return None
+        return Feed(loader, self._epochs.get(loader, 0), self._waited, place, self._lengths.setdefault(loader, {}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import log
 
 PARTED = 4, 0.25  # readings, and share of those that tell
@@ -46,13 +46,14 @@ class Fed:
     """One training batch: a hash of each row of the inputs, and the class of each row where the loss has one.
 
     `classes` are read off the loss's gradient, and only where it is that of cross-entropy with one class a row.
-    `epoch`: the loader's, where it is known when epochs begin.
+    `epoch`: the loader's, where it is known when epochs begin; `place`: in that epoch, where it is known.
     """
 
     step: int
     inputs: tuple[int, ...]
     classes: tuple[int, ...] | None = None
     epoch: int | None = None
+    place: int | None = None
 
     @property
     def print(self) -> int:
@@ -69,12 +70,13 @@ class Fed:
 class FeedSeen:
     """The batches fed so far that were hashed, oldest first (the first ones all, later ones as time allows).
 
-    `loader`: the loader's set-up, where it is known.
+    `loader`: the loader's set-up, where it is known; `lengths`: epochs that it gave to the end -> all their batches.
     """
 
     step: int
     batches: tuple[Fed, ...]
     loader: LoaderSeen | None = None
+    lengths: Mapping[int, int] = field(default_factory=dict)
 
     def came_back(self) -> tuple[int, int, float]:
         """Inputs that came in a later batch again; those with another class; the share of these if unrelated."""

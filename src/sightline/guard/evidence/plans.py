@@ -26,14 +26,12 @@ GRADUAL = 6  # rates one after another: a decay in stairs may end early by desig
 
 
 def implied_end(seen: ScheduleSeen) -> int | None:
-    """After how many ticks a rate that falls on a straight line, or on half a wave of a cosine, comes to 0.
+    """After how many ticks a rate that falls on a straight line comes to 0, or one on half a wave to its lowest.
 
     None where the last rates do neither to the last digits, or the schedule did not advance once with each new rate.
     """
     levels = _levels(seen)
-    left = _line(levels[-LEVELS:], 0.0) or _wave(levels[-LEVELS:], seen.base)
-    if left is None and seen.scheduler is None:
-        left = _bow(levels)
+    left = _line(levels[-LEVELS:], 0.0) or _wave(levels[-LEVELS:], seen.base) or _bow(levels)
     return len(levels) - 1 + round(left) if left and left < LONGEST else None
 
 

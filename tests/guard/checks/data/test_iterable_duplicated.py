@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.data.iterable_duplicated import find
 from sightline.guard.evidence import Fed, FeedSeen, LoaderSeen
@@ -42,6 +44,30 @@ def test_each_sample_once_from_each_worker_some_time_apart() -> None:
     assert isinstance(find(buffered(split=False)), Finding)
     assert find(buffered(split=True)) is None
     assert find(buffered(split=False, epoch=None)) is None  # two epochs in one, for all that is known
+
+
+@pytest.mark.parametrize(
+    ("shown", "found"),
+    [
+        (range(20), True),  # whoever gives all of an epoch has given the same share of it twice
+        (range(0, 48, 2), False),  # batches of one worker alone
+        (range(8), False),  # too few to tell
+    ],
+)
+def test_a_part_of_an_epoch_is_looked_at(shown: range, found: bool) -> None:
+    def part(split: bool, share: float = 1.0) -> FeedSeen:
+        draw, given = random.Random(2), []
+        for worker in range(2):
+            rows = [row for row in range(192) if not split or row % 2 == worker]
+            draw.shuffle(rows)
+            given.append(rows[: round(share * len(rows))])
+        turns = [one[at : at + 8] for at in range(0, len(given[0]), 8) for one in given]
+        fed = tuple(Fed(n, tuple(turns[n]), epoch=3, place=n) for n in shown if n < len(turns))
+        return FeedSeen(len(turns), fed, STREAM, {3: len(turns)})
+
+    assert isinstance(find(part(split=False)), Finding) == found
+    assert find(part(split=True)) is None
+    assert find(part(split=False, share=0.5)) is None  # half of all, drawn by each worker for itself
 
 
 def test_shards_that_workers_draw_at_random_are_silent() -> None:

@@ -19,6 +19,7 @@ def seen(rates: list[float], **more: Any) -> ScheduleSeen:
 FLAT = [0.1] * 40
 FLOOR = [0.1 * max(0.01, 1 - 4 * n / 40) for n in range(40)]  # planned for 40, and 4 micro-batches a step
 WAVE = [min(1.0, (n + 1) / 8, 0.5 + 0.5 * math.cos(math.pi * (n - 8) / 112)) for n in range(40)]  # planned for 120
+FLOORED = [0.02 + 0.98 * rate if n >= 8 else rate for n, rate in enumerate(WAVE)]
 MICRO = {"scheduler": "LambdaLR", "ticks": 160, "inside": 40, "forwards": 160, "closed": True}
 DOWN = [0.1 * (1 - n / 20) for n in range(20)]
 SAW = [0.1 * min(1.0, (n % 10) / 5) for n in range(40)]
@@ -36,6 +37,7 @@ SAW = [0.1 * min(1.0, (n % 10) / 5) for n in range(40)]
         (DOWN + DOWN[::-1], {"scheduler": "CosineAnnealingLR", "ticks": 40, "horizon": 20, "periodic": True}, "rises"),
         (FLOOR, MICRO, "over after 10 of 40 steps"),
         (WAVE, {"scheduler": "X", "ticks": 40, "forwards": 120, "closed": True, "base": 1.0}, "micro-batches"),
+        (FLOORED, {"scheduler": "X", "ticks": 40, "forwards": 120, "closed": True, "base": 1.0}, "micro-batches"),
         (FLAT, {"scheduler": "X", "ticks": 40, "early": 39}, "before the optimizer"),
         (FLAT, {"scheduler": "X", "ticks": 40, "first_tick": 1, "first_forwards": 1}, "before the optimizer"),
     ],
@@ -62,6 +64,8 @@ def test_found(rates: list[float], more: dict[str, Any], word: str) -> None:
         (FLAT, {"scheduler": "X", "ticks": 4, "horizon": 40, "closed": False}),
         (FLAT, {"scheduler": "X", "ticks": 4, "horizon": 40, "closed": True, "restored": True}),
         (FLAT, {"scheduler": "X", "ticks": 40, "early": 39, "inside": 39}),
+        (FLOORED, {"scheduler": "X", "ticks": 40, "forwards": 40, "closed": True, "base": 1.0}),  # a run cut short
+        (FLOORED, {"scheduler": "X", "ticks": 40, "forwards": 160, "closed": True, "base": 1.0}),
         ([0.1 * max(0.01, 1 - n / 20) for n in range(40)], MICRO),  # half of the run at the floor, by design
         ([0.1 * 0.1 ** (n >= 10) for n in range(40)], MICRO),  # stairs
         (FLOOR, {**MICRO, "ticks": 40, "inside": 0, "forwards": 40}),

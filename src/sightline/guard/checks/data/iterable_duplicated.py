@@ -7,7 +7,8 @@ Root cause: with `num_workers > 1` each worker holds a copy of an `IterableDatas
 Fix: in `__iter__` yield every `num_workers`-th sample from the worker's id on (`itertools.islice(rows, info.id, None,
 info.num_workers)`), or give each worker its own shards (webdataset: `split_by_worker`); or `num_workers=1`.
 Stays silent when: neighbouring batches have no sample in common, and in an epoch few samples come once from each worker
-(shards drawn at random come as chance has it); the data set is map-style or read by one worker.
+(shards drawn at random come as chance has it, some of them twice from one worker; a worker that gives a part of all in
+an epoch of its own has few in common with another); the data set is map-style or read by one worker.
 Sources:
 - https://docs.pytorch.org/docs/stable/data.html (2026-11-01): workers replicate an iterable data set and must be told
   apart to avoid duplicates
@@ -17,6 +18,8 @@ Sources:
 
 from __future__ import annotations
 
+from itertools import combinations
+
 from sightline.guard.check import CannotTell, Finding, Verdict
 from sightline.guard.evidence import Fed, FeedSeen
 from sightline.guard.specimen import Run
@@ -24,7 +27,8 @@ from sightline.guard.specimen import Run
 DOMAINS = ("llm", "vision", "vlm", "diffusion")
 ROWS = 8  # different samples that came in several neighbouring batches: a few may be duplicates in the data itself
 SHARE = 0.8  # of the samples of a stretch that came once per worker; the last batch of a worker may be short
-LEAST = 32  # samples of an epoch: of independent draws by two workers, one in seven comes once from each
+LEAST = 32  # samples of an epoch that each of two workers should have given: chance then takes a fifth of them at most
+TWICE = 0.05  # of the samples of one worker: more come again where it draws at random
 
 
 def find(feed: FeedSeen) -> Verdict:
@@ -39,10 +43,10 @@ def find(feed: FeedSeen) -> Verdict:
     rows = [row for stretch in stretches for row in set(_all(stretch))]
     if len(set(rows)) < ROWS:
         return CannotTell(f"{ROWS} different samples from neighbouring batches")
-    repeated = sum(_all(s).count(row) >= loader.workers for s in stretches for row in set(_all(s)))
+    compared, repeated = len(rows), sum(_all(s).count(row) >= loader.workers for s in stretches for row in set(_all(s)))
     if len(set(rows)) * 2 < len(rows) or repeated < SHARE * len(rows):  # few samples, read many times on purpose
-        rows, repeated = _later(batches, loader.workers)
-        if len(rows) < LEAST or repeated < SHARE * len(rows):
+        compared, repeated = _later(feed, loader.workers)
+        if compared < LEAST or repeated < SHARE * compared:
             return None
     return Finding(
         severity="error",
@@ -50,7 +54,7 @@ def find(feed: FeedSeen) -> Verdict:
         " workers",
         fix=f"split the stream in __iter__ by torch.utils.data.get_worker_info() (num_workers is {loader.workers}), or"
         " set num_workers=1",
-        seen={"samples compared": len(rows), "came once per worker": repeated, "workers": loader.workers},
+        seen={"samples compared": compared, "came once per worker": repeated, "workers": loader.workers},
     )
 
 
@@ -60,17 +64,26 @@ def _stretches(batches: list[Fed], workers: int) -> list[list[Fed]]:
     return [one[start : start + workers] for one in epochs for start in range(0, len(one) - workers + 1, workers)]
 
 
-def _later(batches: list[Fed], workers: int) -> tuple[list[int], int]:
-    """The different samples of the epoch that repeats most, and how many came exactly once from each worker."""
-    best: tuple[list[int], int] = ([], 0)
-    for epoch in {b.epoch for b in batches} - {None}:
-        sources: dict[int, list[int]] = {}
-        for place, batch in enumerate(b for b in batches if b.epoch == epoch):
-            for row in batch.inputs:
-                sources.setdefault(row, []).append(place % workers)
-        each = sum(sorted(those) == list(range(workers)) for those in sources.values())
-        if each * max(1, len(best[0])) > best[1] * len(sources):
-            best = list(sources), each
+def _later(feed: FeedSeen, workers: int) -> tuple[int, int]:
+    """Of the epoch that repeats most: samples that two workers should both have shown if each gave all, and that did.
+
+    Where only a share of an epoch's batches was looked at, that share of one worker's samples is seen from another.
+    """
+    best = 1, 0
+    for epoch in {b.epoch for b in feed.batches} - {None}:
+        batches = [b for b in feed.batches if b.inputs and b.epoch == epoch]
+        given: list[list[int]] = [[] for _ in range(workers)]
+        for number, batch in enumerate(batches):
+            given[(number if batch.place is None else batch.place) % workers] += batch.inputs
+        different = [set(rows) for rows in given]
+        count = sum(map(len, different))
+        if count < (1 - TWICE) * sum(map(len, given)):
+            continue
+        share = min(1.0, len(batches) / feed.lengths.get(epoch or 0, len(batches)))
+        both = sum(len(a & b) for a, b in combinations(different, 2))
+        expected = round(share * count * (workers - 1) / 2)
+        if expected >= LEAST and both * best[0] > best[1] * expected:
+            best = expected, both
     return best
 
 
