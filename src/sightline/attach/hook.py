@@ -30,7 +30,8 @@ class Dozing(Hook):
 
     def __call__(self, *args: Any) -> None:
         s = self._state
-        if not _dynamo() and _training() and not s.declared and not s.evaluated and s.forwards < s.stalled:
+        judged = s.declared or s.evaluated or s.asked
+        if not _dynamo() and _training() and not judged and s.forwards < s.stalled:
             s.forwards += 1
             return
         super().__call__(*args)

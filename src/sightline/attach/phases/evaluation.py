@@ -78,8 +78,9 @@ class Evaluation:
         s = self._state
         self._judge_draws()
         s.probing.language.round_over(s.step, s.mailbox, s.offer)
-        if s.evaluated and s.audience is not None:
+        if (s.evaluated or s.asked) and s.audience is not None:
             s.audience.over(s)
+        s.asked = False
 
     def _judge_draws(self) -> None:
         draws, self._draws = self._draws, None

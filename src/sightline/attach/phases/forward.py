@@ -86,7 +86,7 @@ class Forward:
         if s.muted:
             return
         s.forwards += 1
-        if s.evaluated:
+        if s.evaluated or s.asked:
             self._evaluation.end()
             s.evaluated = False
         if s.forwards >= s.stalled:

@@ -70,7 +70,7 @@ class State:
             the one optimizer, where none of its steps need more than to be counted.
         open_step: the step in the making, from its first training forward on; None between steps, and asleep.
         stepped: steps that are over and not yet evidence, with what makes them so.
-        evaluated: the evaluation under way was shown already.
+        evaluated: the evaluation under way was shown already. asked: the audience listens, without a forward pass.
         arriving: told first of a forward pass, by whoever finds out only then that a step was taken.
         parted: of a model whose parts are called one by one, all calls that the loss at hand may be made of.
         audience: told of the evaluations of all models.
@@ -94,6 +94,7 @@ class State:
         self.mailbox, self.meter, self.pace = Mailbox(), Meter(model, dict(towers.of)), Pace(budget)
         self.step, self.forwards, self.backwards = 0, 0, 0
         self.declared, self.asleep, self.due, self.evaluated, self._silent = False, False, False, False, 0
+        self.asked = False
         self.wakes, self.stalled, self.patience, self.at_step, self.declarations = 0, 0, 0, 0, 0
         self.lone: Optimizer | None = None
         self.setup: Setup | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import random
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
@@ -20,7 +22,7 @@ from sightline.attach.script.scoring import listen
 from sightline.attach.script.scoring.listen import Scores
 from sightline.attach.script.watch import Models
 from sightline.guard.check import Finding
-from tests.attach.script.scoring import scripts
+from tests.attach.script.scoring import answers, scripts
 
 pytestmark = pytest.mark.usefixtures("origins")
 
@@ -30,6 +32,7 @@ def _loaders(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As they were, afterwards."""
     monkeypatch.setattr(_BaseDataLoaderIter, "__next__", _BaseDataLoaderIter.__next__)
     monkeypatch.setattr(State, "audience", None)
+    monkeypatch.setattr(nn.Module, "eval", nn.Module.eval)
     yield
 
 
@@ -41,6 +44,10 @@ def script(source: str, folder: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def recorders(models: Models) -> list[State]:
+    return [one.recorder for one in models.live]
 
 
 def run(
@@ -58,11 +65,13 @@ def run(
     opt = torch.optim.Adam(net.parameters(), lr=0.02)
     models = scores = None
     if watched:
-        models, scores = Models(1.0, found.append, problems.append), Scores(problems.append)
+        models = Models(1.0, found.append, problems.append)
+        scores = Scores(problems.append, functools.partial(recorders, models))
         scores.install()
         models.attach(net, [opt], blind=False)
-    train = DataLoader(loop.rows(), batch_size=32, shuffle=True)
-    valid = DataLoader(loop.rows(), batch_size=48)
+    collate = getattr(loop, "collate", None)
+    train = DataLoader(loop.rows(), batch_size=32, shuffle=True, collate_fn=collate)
+    valid = DataLoader(loop.rows(), batch_size=48, collate_fn=collate)
     told = []
     for _ in range(rounds):
         for _ in range(4):
@@ -120,6 +129,20 @@ def test_evaluations_that_read_the_wrong_thing(name: str, tmp_path: Path, monkey
 @pytest.mark.parametrize("name", those(scripts.SOUND))
 def test_evaluations_that_are_as_they_should_be(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = run(scripts.SOUND[name], tmp_path, monkeypatch)
+    assert found == []
+
+
+@pytest.mark.parametrize("name", answers.WRONG_AND_RIGHT)
+def test_answers_that_are_compared_in_another_form(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, wrong, right, says = answers.WRONG_AND_RIGHT[name]
+    found, _ = run(answers.written(code, wrong), tmp_path, monkeypatch)
+    assert [one.severity for one in found] == ["error"] and says in found[0].message
+    found, _ = run(answers.written(code, right), tmp_path, monkeypatch)
+    assert found == []
+
+
+def test_answers_that_are_compared_as_they_should_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = run(answers.written(answers.SOUND, {}), tmp_path, monkeypatch)
     assert found == []
 
 

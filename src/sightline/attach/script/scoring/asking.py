@@ -7,13 +7,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from types import CodeType
 from typing import Any
 
 import torch
 
 from sightline.attach.script.scoring.pairs import Data, Function, Pair
-from sightline.attach.script.scoring.readings import reading
+from sightline.attach.script.scoring.readings import normalised, reading
 from sightline.attach.script.scoring.replica import Replica
 from sightline.attach.script.scoring.verdict import Verdict, judged, numbers
 from sightline.guard.evidence import IGNORE
@@ -49,7 +50,7 @@ def _truth(
     rows = {name: data.rows for name, data in one.data.items()}
     with torch.no_grad():
         read = reading(rows[pred], rows[target])
-    if read is None or not read.others:
+    if read is None or not (read.others or isinstance(read.truth, list)):
         return None
     built = Replica(own)
     metric = built.of(function.code, function.namespace, function.free)
@@ -63,6 +64,8 @@ def _truth(
         return _scored(metric, function.code, rest, one, {**rows, pred: these, target: those})
 
     with alone():
+        if isinstance(read.truth, list):
+            read = replace(read, others=(*read.others, *normalised(read, rows[target], built.makers())))
         return judged(read, rows[pred], rows[target], score, _counts(rows[target]))
 
 
@@ -82,9 +85,8 @@ def _scored(metric: Any, code: CodeType, rest: dict[str, Any], one: Pair, rows: 
     told = []
     for each in zip(*rows.values(), strict=True):
         row = zip(rows, each, strict=True)
-        told.append(
-            numbers(called({n: v if isinstance(v, str) else one.data[n].restored(v.clone()) for n, v in row}), 1)
-        )
+        given = {n: one.data[n].restored([v] if isinstance(v, str) else v.clone()) for n, v in row}
+        told.append(numbers(called(given), 1))
     return {name: sum(one[name] for one in told) / len(told) for name in told[0] if all(name in one for one in told)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sightline.attach.script.scoring.pairs import leaves
@@ -36,8 +37,10 @@ def likely(batch: Any, output: Any) -> list[tuple[int, int]]:
 
 def fits(said: Tensor, wanted: Tensor) -> bool:
     """Whether a tensor may be what is wanted where a model gave another."""
-    if not (said.is_floating_point() and said.dim() and wanted.dim() and len(said) == len(wanted)):
+    if not (said.dim() and wanted.dim() and len(said) == len(wanted)):
         return False
+    if not said.is_floating_point():  # classes or words that are found out already
+        return said.dtype == wanted.dtype != torch.bool and said.shape == wanted.shape
     return said.dim() == wanted.dim() + 1 or said.squeeze().shape == wanted.squeeze().shape
 
 

@@ -3,6 +3,9 @@
 A metric is a function of the script's own files that is given two things of as many rows, one that the model made and
 another that it did not, and returns a number. It is built anew from its bytecode, where that is safe, and called with
 the truth in the form in which the predictions come. What is no metric (a loss, a distance) is at its best there too.
+
+An evaluation begins with a forward pass of a model, or where a model is told to be evaluated: what it is then asked by
+a method of the script's own (an answer written word by word) need be no forward pass. It is over when training goes on.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import CodeType, FrameType
 from typing import Any
 
@@ -19,12 +22,13 @@ import torch
 from torch import nn
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from sightline.attach.hook import Hook
+from sightline.attach.hook import Hook, unwrapped
 from sightline.attach.phases.state import State
 from sightline.attach.script.main import OURS
 from sightline.attach.script.scoring.asking import asked
 from sightline.attach.script.scoring.calls import listener
-from sightline.attach.script.scoring.pairs import Function, Pair, ends_alike, leaves, pair, said
+from sightline.attach.script.scoring.methods import Method, asks
+from sightline.attach.script.scoring.pairs import Function, Pair, ends_alike, is_from, leaves, pair, said
 from sightline.attach.script.scoring.recorded import Recorded, Spots
 from sightline.attach.script.scoring.replay import replayed
 from sightline.attach.script.scoring.verdict import Verdict, numbers
@@ -42,14 +46,16 @@ FIRST = 4  # evaluations that are listened to; then the 8th, 16th, ...
 INSTALLED = ("site-packages", "dist-packages")
 INSIDE = nn.Module._wrapped_call_impl.__code__
 
+Token = tuple[Method | None, tuple[Function, Pair] | None]
+
 
 class Scores:
-    """All evaluations of the process, since `install`. `fault`: told of errors of our own."""
+    """All evaluations of the process, since `install`. `fault`: told of errors of our own. `live`: who is trained."""
 
-    def __init__(self, fault: Callable[[str], None]) -> None:
+    def __init__(self, fault: Callable[[str], None], live: Callable[[], Iterable[State]] = tuple) -> None:
         self._hook = lambda act: Hook(act, lambda error: fault(f"scores: {type(error).__name__}: {error}"))
         self._calls = listener(self._safe(self._wanted), self._safe(self._began), self._safe(self._ended))
-        self._fault = fault
+        self._fault, self._live = fault, live
         self._functions: dict[CodeType, Function] = {}
         self._models: list[nn.Module] = []
         self._batch: Any = None
@@ -80,6 +86,16 @@ class Scores:
             return batch
 
         _BaseDataLoaderIter.__next__ = fetched  # type: ignore[method-assign, assignment]
+        evaluate, told = nn.Module.eval, self._hook(self._told)
+
+        @functools.wraps(evaluate)
+        def evaluated(module: nn.Module) -> nn.Module:
+            result = evaluate(module)
+            if not (scores._done or scores._running):
+                told(module)
+            return result
+
+        nn.Module.eval = evaluated  # type: ignore[method-assign, assignment]
 
     def close(self) -> None:
         """Nothing is listened to any more."""
@@ -98,23 +114,36 @@ class Scores:
     def _gave(self, state: State, call: Call, output: Any) -> None:
         """It gave `output`."""
         if not self._running:
-            self._evaluations += 1
-            count = self._evaluations
-            self._running = count <= FIRST or (count >= 8 and count & (count - 1) == 0)
+            self._begin(state)
             if not self._running:
                 return
-            for one in self._functions.values():
-                one.before, one.now = one.now, []
-            self._folders = self._folders or folders()
-            self._models = [state.model]
-            self._spots = Spots(self._own)
-            self._calls.start()
         elif not any(state.model is model for model in self._models):
             self._models.append(state.model)
         self._output = (call, output)
         if self._spots is not None:
             self._spots.add(state.model, sys._getframe(), self._batch, self._dataset, output)
         self._calls.resume()
+
+    def _begin(self, state: State) -> None:
+        self._evaluations += 1
+        count = self._evaluations
+        self._running = count <= FIRST or (count >= 8 and count & (count - 1) == 0)
+        if not self._running:
+            return
+        for one in self._functions.values():
+            one.before, one.now = one.now, []
+        self._folders = self._folders or folders()
+        self._models = [state.model]
+        self._spots = Spots(self._own)
+        self._calls.start()
+
+    def _told(self, module: nn.Module) -> None:
+        """`module` is to be evaluated: what comes may ask it for something else than a forward pass."""
+        whole = unwrapped(module)[1]
+        state = next((one for one in self._live() if not one.muted and one.model in set(whole.modules())), None)
+        if state is not None:
+            self._begin(state)
+            state.asked = self._running
 
     def _over(self, state: State) -> None:
         """Training goes on, or the run is over."""
@@ -183,12 +212,16 @@ class Scores:
         inside = path.startswith(self._folders) and not any(part in path for part in INSTALLED)
         return inside and not path.startswith(OURS) and os.path.exists(path)
 
-    def _began(self, frame: FrameType) -> tuple[Function, Pair] | None:
+    def _began(self, frame: FrameType) -> Token | None:
         code = frame.f_code
         if code is INSIDE:
             if any(frame.f_locals.get("self") is model for model in self._models):
                 self._calls.pause()
             return None
+        method, compared = asks(frame, self._models), self._compares(frame, code)
+        return (method, compared) if method is not None or compared is not None else None
+
+    def _compares(self, frame: FrameType, code: CodeType) -> tuple[Function, Pair] | None:
         known = self._functions.get(code)
         if known is None and len(self._functions) >= FUNCTIONS:
             return None
@@ -211,14 +244,22 @@ class Scores:
         call, output = self._output if self._output is not None else (None, None)
         data = [*leaves(self._batch), *(leaves((call.args, dict(call.kwargs))) if call is not None else ())]
         made = [one for leaf in leaves(output) if isinstance(leaf, torch.Tensor) and leaf.dim() for one in said(leaf)]
+        the_same = {name for name in found.names if any(is_from(seen[name], leaf) for leaf in data)}
+        alike = {name for name in found.names if any(ends_alike(seen[name], leaf) for leaf in data)}
+        found.given |= the_same if len(the_same) == 1 else alike  # a right answer has the same letters
         for name in found.names:
-            if any(ends_alike(seen[name], leaf) for leaf in data):
-                found.given.add(name)
             if not isinstance(seen[name], str) and any(ends_alike(seen[name], leaf) for leaf in made):
                 found.made.add(name)
 
-    def _ended(self, token: tuple[Function, Pair], value: Any) -> None:
-        function, found = token
+    def _ended(self, token: Token, value: Any) -> None:
+        method, compared = token
+        if method is not None and any(True for _ in leaves(value)):
+            self._output = (None, value)
+            if self._spots is not None:
+                self._spots.add(method.model, method.caller, self._batch, self._dataset, value, method.name)
+        if compared is None:
+            return
+        function, found = compared
         if numbers(value, found.count):
             function.now.append(found)
             return

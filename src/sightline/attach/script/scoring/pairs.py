@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from types import CodeType
 from typing import Any
@@ -21,10 +21,14 @@ PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
 
 @dataclass(frozen=True)
 class Data:
-    """Rows, as a tensor or as a list of texts. `restored` gives other such rows the form that they came in."""
+    """Rows, as a tensor or as a list of texts. `restored` gives other such rows the form that they came in.
+
+    `several`: each row came as some texts that all may be right; of these, the one that is there most often.
+    """
 
     rows: Any
     restored: Callable[[Any], Any]
+    several: bool = False
 
 
 @dataclass
@@ -74,6 +78,8 @@ def data(value: Any) -> Data | None:
     some = value[:ROWS]
     if all(isinstance(one, str) for one in some):
         return Data(list(some), kind)
+    if all(_choices(one) for one in some):
+        return Data([_usual(one) for one in some], lambda rows: kind(map(_agreed, some, rows)), several=True)
     if all(isinstance(one, int | float) for one in some):
         return _tensor(torch.tensor(some), lambda rows: kind(rows.tolist()))
     if isinstance(first, Tensor) and all(isinstance(t, Tensor) and t.shape == first.shape for t in some):
@@ -82,6 +88,19 @@ def data(value: Any) -> Data | None:
         return None
     numbers = all(isinstance(x, int | float) for one in some for x in one)
     return _tensor(torch.tensor(some), lambda rows: kind(rows.tolist())) if numbers else None
+
+
+def _choices(value: Any) -> bool:
+    return type(value) in (list, tuple) and len(value) > 0 and all(isinstance(one, str) for one in value)
+
+
+def _usual(texts: Sequence[str]) -> str:
+    return max(texts, key=texts.count)
+
+
+def _agreed(texts: Sequence[str], one: str) -> Sequence[str]:
+    """As many texts, all of them the same."""
+    return type(texts)([one] * len(texts))  # type: ignore[call-arg]
 
 
 def _array(value: Any) -> Data | None:
@@ -113,10 +132,11 @@ def _tensor(value: Tensor, restored: Callable[[Tensor], Any]) -> Data | None:
 
 def pair(values: dict[str, Any]) -> Pair | None:
     """The two arguments that are compared, if there are just two, of as many rows; a mask of them may come along."""
-    if sum(isinstance(v, str) for v in values.values()) == 2 and all(isinstance(v, PLAIN) for v in values.values()):
-        first, second = (name for name, v in values.items() if isinstance(v, str))
-        texts = {name: Data([values[name]], lambda rows: rows[0]) for name in (first, second)}
-        return Pair((first, second), texts, {n: v for n, v in values.items() if n not in texts}, single=True)
+    texts = {name: one for name, value in values.items() if (one := _text(value)) is not None}
+    if len(texts) == 2 and all(isinstance(v, PLAIN) for name, v in values.items() if name not in texts):
+        first, second = texts
+        if not (texts[first].several and texts[second].several):
+            return Pair((first, second), texts, {n: v for n, v in values.items() if n not in texts}, single=True)
     found = {name: one for name, value in values.items() if (one := data(value)) is not None}
     rest = {name: value for name, value in values.items() if name not in found}
     if not 2 <= len(found) <= 3 or not all(isinstance(v, PLAIN) or hasattr(v, "__dict__") for v in rest.values()):
@@ -126,11 +146,22 @@ def pair(values: dict[str, Any]) -> Pair | None:
         return None
     first, second = (name for name in found if len(found) == 2 or name not in masks)
     one, other = found[first].rows, found[second].rows
+    if found[first].several and found[second].several:
+        return None  # words, or drafts
     if isinstance(one, list) != isinstance(other, list) or len({len(d.rows) for d in found.values()}) > 1:
         return None
     if len(found) == 2 and _one_place(one) and _one_place(other):
         return Pair((first, second), {name: _alone(d) for name, d in found.items()}, rest, single=True)
     return Pair((first, second), found, rest, count=len(values[first])) if len(one) > 1 else None
+
+
+def _text(value: Any) -> Data | None:
+    """One text, or some of which each is right."""
+    if isinstance(value, str):
+        return Data([value], lambda rows: rows[0])
+    if _choices(value):
+        return Data([_usual(value)], lambda rows: _agreed(value, rows[0]), several=True)
+    return None
 
 
 def _one_place(rows: Any) -> bool:
@@ -156,11 +187,25 @@ def leaves(value: Any, depth: int = 4) -> Iterator[Any]:
         if isinstance(value[0], str | int | float):
             yield value
         else:
-            for one in value[:TAIL]:
+            for one in value[-TAIL:]:
                 yield from leaves(one, depth - 1)
     elif is_dataclass(value) and not isinstance(value, type) and depth:
         for place in fields(value):
             yield from leaves(getattr(value, place.name, None), depth - 1)
+
+
+def is_from(value: Any, other: Any) -> bool:
+    """Whether texts, or lists of them, are the very objects of `other`."""
+    if not isinstance(other, list | tuple):
+        return False
+    if isinstance(value, str):
+        return any(value is one for one in other)
+    if not isinstance(value, list | tuple) or not value:
+        return False
+    count = min(len(value), len(other), TAIL)
+    texts = isinstance(value[-1], str) and count > 1
+    same = texts and all(a is b for a, b in zip(value[-count:], other[-count:], strict=True))
+    return same or value is other or (_choices(other) and value[-1] is other)
 
 
 def ends_alike(value: Any, other: Any) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -283,4 +284,14 @@ def _texts(pred: Sequence[str], target: Sequence[str]) -> Reading | None:
         texts = [normal(text) for text in target]
         if sum(a != b for a, b in zip(texts, target, strict=True)) >= LEAST and all(texts):
             others.append(Other(f"targets {name}", list(target), texts))
-    return Reading(list(target), tuple(others)) if others else None
+    return Reading(list(target), tuple(others))
+
+
+def normalised(read: Reading, target: Sequence[str], makes: Mapping[str, Callable[[str], Any]]) -> Iterator[Other]:
+    """Targets as functions of the script's own make them of texts, by what these are called."""
+    for name, make in makes.items():
+        with suppress(Exception):  # it takes something else than texts
+            texts = [make(text) for text in target]
+            fit = all(isinstance(one, str) and one for one in texts)
+            if fit and sum(a != b for a, b in zip(texts, target, strict=True)) >= LEAST:
+                yield Other(f"targets as {name} makes them", read.truth, texts)

@@ -36,12 +36,13 @@ class Place:
 class Recorded:
     """The calls of a model from one spot. `dataset`: of its loader. `told`: (batch, output); None: from no loader.
 
-    `whole`: all calls are there. `paired`: each was of a batch of its own.
+    `whole`: all calls are there. `paired`: each was of a batch of its own. `method`: that was asked; "": the model.
     """
 
     model: nn.Module
     dataset: Any
     places: list[Place]
+    method: str = ""
     told: list[tuple[Any, Any]] = field(default_factory=list)
     size: int = 0
     whole: bool = True
@@ -66,14 +67,16 @@ class Spots:
         self._own = own
         self._known: dict[tuple[object, ...], Recorded] = {}
 
-    def add(self, model: nn.Module, frame: FrameType | None, batch: Any, dataset: Any, output: Any) -> None:
-        """`model` was called from `frame`."""
+    def add(
+        self, model: nn.Module, frame: FrameType | None, batch: Any, dataset: Any, output: Any, method: str = ""
+    ) -> None:
+        """`model` was called from `frame`, or a `method` of it."""
         frames = self._frames(frame)
-        key = (id(model), id(dataset), *((id(one.f_code), one.f_lineno) for one in frames))
+        key = (id(model), id(dataset), method, *((id(one.f_code), one.f_lineno) for one in frames))
         if key not in self._known:
             if len(self._known) >= SPOTS:
                 return
-            self._known[key] = Recorded(model, dataset, [_place(one) for one in frames])
+            self._known[key] = Recorded(model, dataset, [_place(one) for one in frames], method)
         room = MOST - sum(one.size for one in self._known.values())
         self._known[key].add(batch, dataset, output, room)
 

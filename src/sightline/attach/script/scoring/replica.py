@@ -74,6 +74,11 @@ class Replica:
         """
         return self._function(code, namespace, free, None)
 
+    def makers(self) -> dict[str, FunctionType]:
+        """The functions that were built and can be called with one argument alone, by their names."""
+        found = [one for one in self._built.values() if isinstance(one, FunctionType)]
+        return {one.__name__: one for one in found if _takes_one(one)}
+
     def _print(self, *args: Any, **kwargs: Any) -> None:
         self.said.append(" ".join(str(one) for one in args if isinstance(one, str | int | float)))
 
@@ -233,6 +238,13 @@ def _begun(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[st
         elif one.name not in given or hasattr(kind, "__post_init__"):
             raise Unsafe(kind.__name__)
     return given
+
+
+def _takes_one(function: FunctionType) -> bool:
+    code, optional = function.__code__, len(function.__defaults__ or ())
+    plain = not code.co_flags & (inspect.CO_VARARGS | inspect.CO_GENERATOR)
+    keywords = code.co_kwonlyargcount - len(function.__kwdefaults__ or {})
+    return plain and keywords == 0 and code.co_argcount - optional <= 1 <= code.co_argcount
 
 
 def _bound(function: Any, made: _Object) -> Any:

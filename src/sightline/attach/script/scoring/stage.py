@@ -103,6 +103,8 @@ class Stage:
 
     def _build(self) -> None:
         self._model, self._loader = _Model(), _Loader()
+        if self._record.method:
+            setattr(self._model, self._record.method, self._model)
         self.held: list[list[Tensor]] = []  # parts that together have a row for each of the model's
         built = self._built = Replica(self._own, self._instead, self._copied)
         self._function = built.of(self._piece.code, self._piece.namespace, self._piece.free)
