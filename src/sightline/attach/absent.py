@@ -23,6 +23,7 @@ ABSENT = {
     "BatchSeen": "no forward pass of the attached model was seen",
     "StepSeen": "no optimizer step was seen",
     "History": "no optimizer step was seen",
+    "OutsideSeen": "no parameter was seen that the loss uses outside the model",
     "ScheduleSeen": "fewer than two optimizer steps were seen",
     "HeadSeen": "no training forward from the first step on gave (..., C) logits",
     "OwnModeSeen": "no module of a model in train mode overrides train()",

@@ -33,7 +33,7 @@ def weighted(model: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def regression(clear: str) -> list[str]:
-    """`clear`: to None, to zeros, all but the model's own layers, or never."""
+    """`clear`: to None, to zeros, all but the model's own layers, all but its trust, or never."""
     torch.manual_seed(0)
     model = Tasks()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -44,6 +44,8 @@ def regression(clear: str) -> list[str]:
                 optimizer.zero_grad(set_to_none=clear == "none")
             elif clear == "not the layers":
                 model.trust.grad = None
+            elif clear == "not the trust":
+                model.heads.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -56,7 +58,7 @@ def test_a_gradient_of_this_very_pass_is_not_left_over(clear: str) -> None:
     assert regression(clear) == []
 
 
-@pytest.mark.parametrize("clear", ["never", "not the layers"])
+@pytest.mark.parametrize("clear", ["never", "not the layers", "not the trust"])
 def test_gradients_left_over_beside_it(clear: str) -> None:
     assert regression(clear) == ["T2"]
 
@@ -112,3 +114,49 @@ def test_a_judge_with_such_a_parameter() -> None:
     assert game("before") == []
     messages = game("after")
     assert len(messages) == 1 and "on to the network before this one" in messages[0]
+
+
+class Proxies(nn.Module):
+    """A loss with a centre for each class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centres = nn.Parameter(torch.randn(4, 5))
+
+    def forward(self, points: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(nn.functional.normalize(points, dim=-1) @ self.centres.t(), classes)
+
+
+def metric_learning(clear: str, *, halves: int = 1, scaled: bool = False) -> list[str]:
+    """One optimizer for the model and its loss; `clear`: all that it holds, the model alone, or each by itself."""
+    torch.manual_seed(0)
+    model, loss_of = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5)), Proxies()
+    optimizer = torch.optim.Adam([*model.parameters(), *loss_of.parameters()], lr=1e-3)
+    scaler = torch.amp.GradScaler("cpu", enabled=scaled)
+    with sightline.attach(model, optimizer, on_finding=None) as guard:
+        for _ in range(STEPS):
+            if clear == "all":
+                optimizer.zero_grad()
+            elif clear == "the model":
+                model.zero_grad()
+            elif clear == "each, to zeros":
+                model.zero_grad(set_to_none=False)
+                loss_of.zero_grad(set_to_none=False)
+            for _ in range(halves):
+                scaler.scale(loss_of(model(torch.randn(16, 6)), torch.randint(4, (16,))) / halves).backward()
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_([*model.parameters(), *loss_of.parameters()], 0.01)
+            scaler.step(optimizer)
+            scaler.update()
+    return [f.code for f in guard.findings]
+
+
+@pytest.mark.parametrize("clear", ["all", "each, to zeros"])
+@pytest.mark.parametrize(("halves", "scaled"), [(1, False), (2, True)])
+def test_a_loss_with_parameters_of_its_own_is_cleared(clear: str, halves: int, scaled: bool) -> None:
+    assert metric_learning(clear, halves=halves, scaled=scaled) == []
+
+
+@pytest.mark.parametrize("halves", [1, 2])
+def test_a_loss_with_parameters_of_its_own_is_left_out(halves: int) -> None:
+    assert metric_learning("the model", halves=halves) == ["T2"]

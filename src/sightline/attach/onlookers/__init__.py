@@ -29,6 +29,7 @@ from sightline.attach.onlookers.matches import Matches
 from sightline.attach.onlookers.new_rows import NewRows
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.onlookers.outputs import Head, Outputs
+from sightline.attach.onlookers.outside import Outside
 from sightline.attach.onlookers.own_mode import OwnMode
 from sightline.attach.onlookers.own_reference import OwnReference
 from sightline.attach.onlookers.pictures import Pictures
@@ -68,6 +69,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     NewRows,
     Hidden,
     Replaced,
+    Outside,
     OwnMode,
     LeftInEval,
     LeftOut,

@@ -39,6 +39,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     HeadSeen      once, after the first training forward that gives logits
     BinaryLossSeen   in the first backward pass; in later ones too, where that tells too little
     OutputsSeen   after sampled training forwards; CollapseSeen at the end, where vectors are compared with each other
+    OutsideSeen   in sampled backward passes, of parameters that only the loss uses
     CutOffSeen    once, when modules that are optimized run under no_grad, or are detached
     FreshFrozenSeen   once, under `sightline run`, when frozen parts that nobody gave a value stand in the way
     HiddenSeen    once, when parameters in plain containers have had gradients in three measured steps
@@ -137,7 +138,7 @@ from sightline.guard.evidence.rows import (
     TailsSeen,
 )
 from sightline.guard.evidence.setup import Plan, Setup, TokenizerSetup, TowerSetup
-from sightline.guard.evidence.steps import History, ParameterSeen, Progress, StepSeen
+from sightline.guard.evidence.steps import History, OutsideSeen, ParameterSeen, Progress, StepSeen
 
 __all__ = [
     "IGNORE",
@@ -182,6 +183,7 @@ __all__ = [
     "OracleSeen",
     "OrdersSeen",
     "OutputsSeen",
+    "OutsideSeen",
     "OverfitSeen",
     "OwnModeSeen",
     "PaddingSeen",
@@ -280,6 +282,7 @@ Evidence = (
     | HiddenSeen
     | ReplacedSeen
     | OutputsSeen
+    | OutsideSeen
     | PicturesSeen
     | PlateauSeen
     | PullSeen

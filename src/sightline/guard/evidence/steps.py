@@ -97,6 +97,23 @@ class StepSeen:
         return update / weight if weight and update is not None else None
 
 
+@dataclass(frozen=True, slots=True)
+class OutsideSeen:
+    """The gradient of a parameter that no output of the model tells of, once a step's backward passes are over.
+
+    Attributes:
+        name: in the model, or its shape where only the optimizer holds it.
+        left: L2 norm of what the optimizer's last step had left; `now`: of the gradient; `apart`: of the difference
+            between the gradient and all that came in these passes with what was left.
+    """
+
+    step: int
+    name: str
+    left: float
+    now: float
+    apart: float
+
+
 @dataclass(frozen=True, eq=False)
 class History:
     """The recent steps, oldest first, since the set-up last changed: at most 512, and those the guard slept through

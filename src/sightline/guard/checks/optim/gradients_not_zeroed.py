@@ -4,6 +4,7 @@ Symptom: the loss falls at first, then jumps or diverges; the gradient norm grow
 do not change; a smaller learning rate only delays it. No error is raised, because adding up gradients is a feature.
 Root cause: `backward()` adds to `.grad`. Without `optimizer.zero_grad()` between a step and the next backward pass,
 every step uses the sum of all gradients so far (or, where only some parameter groups are cleared, of those left out).
+Or `model.zero_grad()` clears the model, and the optimizer holds more: a loss with centres or proxies of its own.
 Two networks that learn from each other (a GAN): the generator's backward pass leaves gradients in the discriminator
 as well, and its `zero_grad()` after its own step comes too early for them.
 The reverse: with gradient accumulation it is called for each micro-batch, and the step uses that of the last one alone.
@@ -25,18 +26,21 @@ from __future__ import annotations
 import math
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import StepSeen
+from sightline.guard.evidence import OutsideSeen, StepSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
 SHARE = 0.03  # relative: the weight of a token, read from its gradient, is good to about 1 %
 SOFTMAX = 0.9  # of the positions must look like cross-entropy; less, and a weight means something else
 STRAY = 0.03  # of this step's gradient norm: gradients that nobody left give exactly 0, less would turn no step
+SAME = 1e-3  # relative: what is added to a gradient and taken away again leaves it as it was, up to rounding
 LEFT = 0.5  # of the last step's gradient norm: whole gradients left give 1.0, cleared ones give exactly 0
 
 
-def find(step: StepSeen) -> Verdict:
+def find(step: StepSeen, outside: OutsideSeen | None = None) -> Verdict:
     """Compare the gradients that the step's first backward pass met with those that the last step used."""
+    if outside is not None and outside.left > 0 and outside.apart <= SAME * outside.left:
+        return _outside(outside)
     if (dropped := _dropped(step)) is not None:
         return dropped
     if step.strayed and step.strayed >= STRAY * (step.grad_norm() or math.inf):
@@ -50,6 +54,16 @@ def find(step: StepSeen) -> Verdict:
         message="the gradients of the previous step were still there when this step's first backward pass began",
         fix="call optimizer.zero_grad() once after every optimizer.step() (moved by hand: set each p.grad to None)",
         seen={"norm left over": step.carried, "norm of the previous step": step.previous_grad_norm},
+    )
+
+
+def _outside(outside: OutsideSeen) -> Finding:
+    return Finding(
+        severity="error",
+        message="a parameter beside the model keeps the gradient of the previous step, and this step's is added:"
+        f" {outside.name}",
+        fix="clear all that the optimizer holds: optimizer.zero_grad(), not model.zero_grad()",
+        seen={"norm left by the previous step": outside.left, "norm in this step": outside.now},
     )
 
 
