@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.forked import Forks
 
 # No test may need the network: a hub id that is not on disk must fail at once, not after a time-out.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -19,3 +24,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["NO_COLOR"] = "1"
 os.environ["COLUMNS"] = "160"
 os.environ.pop("FORCE_COLOR", None)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Runs scripts in processes that need not import torch anew: see `tests/forked.py`."""
+    forks = Forks()
+    yield forks
+    forks.close()

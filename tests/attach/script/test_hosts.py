@@ -11,23 +11,30 @@ from typing import Any
 
 import pytest
 
+from tests.forked import TORCH, Forks
+
+TRAINER = "transformers transformers.models.llama.modeling_llama transformers.trainer"
 Told = Callable[..., tuple[str, str, dict[str, Any]]]
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> Told:
-    """A script -> its plain output, its output under us, and the file of findings."""
+def watched(tmp_path: Path, forks: Forks) -> Told:
+    """A script -> its plain output, its output under us, and the file of findings.
 
-    def run(text: str, *arguments: str, plainly: bool = True) -> tuple[str, str, dict[str, Any]]:
+    Watched, it imports the library itself, so that this is noticed; plainly it need not.
+    """
+
+    def run(text: str, *arguments: str, knows: str = "", own: bool = False) -> tuple[str, str, dict[str, Any]]:
         (tmp_path / "train.py").write_text(text, encoding="utf-8")
-        ours = ["-m", "sightline", "run", "--findings", str(tmp_path / "told.json")]
-        outputs = []
-        for before in ([], ours) if plainly else (ours,):
-            command = [sys.executable, *before, "train.py", *arguments]
+        ours, script = ("run", "--findings", str(tmp_path / "told.json")), ("train.py", *arguments)
+        plain = forks.run(*script, cwd=tmp_path, knows=(*TORCH, *knows.split())).stdout if knows else ""
+        if own:  # a process as its user begins it
+            command = [sys.executable, "-m", "sightline", *ours, *script]
             done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
-            outputs.append(done.stdout)
-        return outputs[0], outputs[-1], json.loads((tmp_path / "told.json").read_text())
+        else:
+            done = forks.run("sightline", *ours, *script, cwd=tmp_path)
+        return plain, done.stdout, json.loads((tmp_path / "told.json").read_text())
 
     return run
 
@@ -109,7 +116,7 @@ main()
 
 
 def test_trainers_of_a_script(watched: Told) -> None:
-    plain, ours, told = watched(TRAINERS)
+    plain, ours, told = watched(TRAINERS, knows=TRAINER, own=True)
     seen, same = ([line for line in text.splitlines() if line.startswith("SEEN")] for text in (plain, ours))
     assert seen == same and len(seen) == 5
     assert told["findings"] == [] and told["run"]["problems"] == []
@@ -121,7 +128,7 @@ def test_trainers_of_a_script(watched: Told) -> None:
 
 
 def test_what_only_the_trainer_knows(watched: Told) -> None:
-    told = watched(TRAINERS, "faulty", plainly=False)[2]
+    told = watched(TRAINERS, "faulty")[2]
     assert [finding["code"] for finding in told["findings"] if finding["severity"] == "error"] == ["L1", "K1"]
 
 
@@ -166,7 +173,7 @@ main()
 
 
 def test_lightning_in_a_script(watched: Told) -> None:
-    plain, ours, told = watched(LIGHTNING)
+    plain, ours, told = watched(LIGHTNING, knows="lightning")
     assert ours == plain
     assert told["findings"] == [] and told["run"]["problems"] == []
     assert [(model["name"], model["steps"]) for model in told["run"]["models"]] == [("Net", 16)]
@@ -177,7 +184,7 @@ def test_lightning_in_a_script(watched: Told) -> None:
 @pytest.mark.slow  # two more processes of a watched script
 @pytest.mark.parametrize(("fault", "code"), [("leak", "M1"), ("by hand", "T3")])
 def test_what_is_judged_after_a_lightning_fit(watched: Told, fault: str, code: str) -> None:
-    told = watched(LIGHTNING, fault, plainly=False)[2]
+    told = watched(LIGHTNING, fault)[2]
     assert [finding["code"] for finding in told["findings"] if finding["severity"] != "note"] == [code]
 
 
@@ -202,7 +209,7 @@ print(loss.item().hex())
 
 
 def test_what_an_accelerator_logs(watched: Told) -> None:
-    plain, ours, told = watched(ACCELERATE)
+    plain, ours, told = watched(ACCELERATE, knows="accelerate")
     assert ours == plain and told["run"]["problems"] == []
     assert [(model["name"], model["steps"]) for model in told["run"]["models"]] == [("Linear", 8)]
     unseen = {verdict["check"]: verdict["why"] for verdict in told["not_run"]}

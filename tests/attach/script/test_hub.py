@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+
+from tests.forked import Forks
 
 SECRET = "hf_thisMustNeverBeShownAnywhere"
 
@@ -56,14 +56,14 @@ print("goes on without it")
 
 
 @pytest.mark.parametrize(("how", "token", "codes"), [("ends", "", ["L10"]), ("ends", SECRET, []), ("goes on", "", [])])
-def test_a_closed_repository(how: str, token: str, codes: list[str], hub: str, tmp_path: Path) -> None:
+def test_a_closed_repository(how: str, token: str, codes: list[str], hub: str, tmp_path: Path, forks: Forks) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
     ours = ("HF_", "HUGGING", "TRANSFORMERS")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     world = {**kept, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "*"}
     world |= {"HF_TOKEN": token} if token else {}
-    command = [sys.executable, "-m", "sightline", "run", "--findings", "told.json", "train.py", how]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=world)
+    command = ("sightline", "run", "--findings", "told.json", "train.py", how)
+    done = forks.run(*command, cwd=tmp_path, check=False, env=world)
     told = (tmp_path / "told.json").read_text()
     assert done.returncode == (1 if how == "ends" else 0), done.stderr
     assert [(one["code"], one["severity"]) for one in json.loads(told)["findings"]] == [(c, "error") for c in codes]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from sightline.attach.script.rest import Attention
+from tests.forked import Forks
 
 SCRIPT = """
 import json, torch
@@ -52,10 +51,9 @@ OWN = "import sightline; guard = sightline.attach(model, optimizer, budget=0.2, 
 
 
 @pytest.mark.parametrize("own", ["", OWN], ids=["watched by the run", "watched by the script itself"])
-def test_backward_passes_are_left_alone_while_all_sleep(tmp_path: Path, own: str) -> None:
+def test_backward_passes_are_left_alone_while_all_sleep(tmp_path: Path, forks: Forks, own: str) -> None:
     (tmp_path / "train.py").write_text(SCRIPT.replace("# the script's own guard, if it has one", own))
-    command = [sys.executable, "-m", "sightline", "run", "--budget", "20", "--findings", "told.json", "train.py"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    forks.run("sightline", "run", "--budget", "20", "--findings", "told.json", "train.py", cwd=tmp_path)
     heard = json.loads((tmp_path / "heard.json").read_text())
     told = json.loads((tmp_path / "told.json").read_text())
     assert not told["run"]["problems"] and not told["findings"]

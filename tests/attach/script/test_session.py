@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.forked import Forks
+
 SAID = "sightline: "  # begins everything that we say
 
 
@@ -38,11 +40,14 @@ class Pair:
         return [finding["code"] for finding in self.told["findings"]]
 
 
+Ended = subprocess.CompletedProcess[str]
 Both = Callable[..., Pair]
 
 
 @pytest.fixture
 def both(tmp_path: Path) -> Both:
+    """A script in processes that are begun as its user begins them."""
+
     def run(text: str, *arguments: str, ours: tuple[str, ...] = (), stdin: str = "") -> Pair:
         (tmp_path / "train.py").write_text(text, encoding="utf-8")
         file = tmp_path / "told.json"
@@ -50,10 +55,28 @@ def both(tmp_path: Path) -> Both:
         options: dict[str, Any] = {"cwd": tmp_path, "input": stdin, "capture_output": True, "text": True}
         plain = subprocess.run([sys.executable, "train.py", *arguments], check=False, **options)
         watched = subprocess.run([*command, *arguments], check=False, **options)
-        start = watched.stderr.find(SAID)
-        return Pair(plain, watched, watched.stderr[start:] if start >= 0 else "", json.loads(file.read_text()))
+        return _pair(plain, watched, file)
 
     return run
+
+
+@pytest.fixture
+def forked(tmp_path: Path, forks: Forks) -> Both:
+    """A script that does not ask how its process began."""
+
+    def run(text: str, *arguments: str, ours: tuple[str, ...] = ()) -> Pair:
+        (tmp_path / "train.py").write_text(text, encoding="utf-8")
+        file, script = tmp_path / "told.json", ("train.py", *arguments)
+        plain = forks.run(*script, cwd=tmp_path, check=False)
+        watched = forks.run("sightline", "run", "--findings", str(file), *ours, *script, cwd=tmp_path, check=False)
+        return _pair(plain, watched, file)
+
+    return run
+
+
+def _pair(plain: Ended, watched: Ended, file: Path) -> Pair:
+    start = watched.stderr.find(SAID)
+    return Pair(plain, watched, watched.stderr[start:] if start >= 0 else "", json.loads(file.read_text()))
 
 
 ENDS = {
@@ -233,8 +256,8 @@ if sys.argv[1] == "wait":
     [("raise", "T2", 1), ("leave", "T2", 5), ("stale", "T1", 0)],
     ids=["raise", "leave", "stale"],
 )
-def test_a_fault_is_told_however_the_script_ends(how: str, code: str, status: int, both: Both) -> None:
-    pair = both(FAULTY, how)
+def test_a_fault_is_told_however_the_script_ends(how: str, code: str, status: int, both: Both, forked: Both) -> None:
+    pair = (both if how == "raise" else forked)(FAULTY, how)
     pair.alike()
     assert (pair.codes, pair.watched.returncode) == ([code], status)
     finding = pair.told["findings"][0]
@@ -243,8 +266,8 @@ def test_a_fault_is_told_however_the_script_ends(how: str, code: str, status: in
     assert f"error {code}" in pair.said and finding["fix"] in pair.said
 
 
-def test_strict(both: Both) -> None:
-    pair = both(FAULTY, "", ours=("--strict",))
+def test_strict(forked: Both) -> None:
+    pair = forked(FAULTY, "", ours=("--strict",))
     assert pair.watched.stdout == pair.plain.stdout and pair.watched.returncode == 3
     assert pair.codes == ["T2"]
 
@@ -339,8 +362,8 @@ with torch.no_grad():
 
 
 @pytest.mark.parametrize("how", ["clean", "faulty"])
-def test_compiled_models(how: str, both: Both) -> None:
-    pair = both(COMPILED, how)
+def test_compiled_models(how: str, forked: Both) -> None:
+    pair = forked(COMPILED, how)
     pair.alike()
     assert pair.plain.returncode == 0, pair.plain.stderr
     assert set(pair.codes) == (set() if how == "clean" else {"T2"})
@@ -348,8 +371,8 @@ def test_compiled_models(how: str, both: Both) -> None:
     assert [model["steps"] for model in pair.told["run"]["models"]] == [12, 12, 12]
 
 
-def test_a_script_that_never_trains(both: Both) -> None:
-    pair = both(LOOKS)
+def test_a_script_that_never_trains(forked: Both) -> None:
+    pair = forked(LOOKS)
     pair.alike()
     assert pair.told["findings"] == [] and pair.told["run"]["problems"] == []
     assert "no model was trained" in pair.said

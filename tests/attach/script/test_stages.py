@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.forked import Forks
 
 SCRIPT = """
 import torch
@@ -23,11 +23,10 @@ for rate in (1e-2, 1e-3):
 """
 
 
-def test_a_second_stage_is_heard_by_the_same_watch(tmp_path: Path) -> None:
+def test_a_second_stage_is_heard_by_the_same_watch(tmp_path: Path, forks: Forks) -> None:
     """Two watches of one model would take each other's probes for evaluations on training rows."""
     (tmp_path / "train.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "sightline", "run", "--findings", "told.json", "train.py"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    forks.run("sightline", "run", "--findings", "told.json", "train.py", cwd=tmp_path)
     told = json.loads((tmp_path / "told.json").read_text())
     assert [(one["name"], one["steps"]) for one in told["run"]["models"]] == [("Sequential", 48)]
     assert not told["findings"]
@@ -38,21 +37,20 @@ NEW_HEAD = SCRIPT.replace("    opt = torch.optim", "    {}\n    opt = torch.opti
 )
 
 
-def told_of(tmp_path: Path, source: str) -> list[str]:
+def told_of(forks: Forks, tmp_path: Path, source: str) -> list[str]:
     (tmp_path / "train.py").write_text(source)
-    command = [sys.executable, "-m", "sightline", "run", "--findings", "told.json", "train.py"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    forks.run("sightline", "run", "--findings", "told.json", "train.py", cwd=tmp_path)
     return [f"{one['code']} {one['severity']}" for one in json.loads((tmp_path / "told.json").read_text())["findings"]]
 
 
-def test_a_head_that_is_new_in_the_second_stage(tmp_path: Path) -> None:
+def test_a_head_that_is_new_in_the_second_stage(tmp_path: Path, forks: Forks) -> None:
     """The first stage's watch knows the old head. The fault: its optimizer was made for the old one too.
 
     Then the new head is met while the watch goes on, which tells it once.
     """
     head = "net[2] = nn.Linear(16, 3)"
-    assert told_of(tmp_path, NEW_HEAD.format(head, "pass")) == []
-    assert told_of(tmp_path, NEW_HEAD.format("pass", head)) == ["T1 error"]
+    assert told_of(forks, tmp_path, NEW_HEAD.format(head, "pass")) == []
+    assert told_of(forks, tmp_path, NEW_HEAD.format("pass", head)) == ["T1 error"]
 
 
 SLICES = """
@@ -80,9 +78,9 @@ for part in range({parts}):
 """
 
 
-def test_a_model_that_goes_on_knows_something_at_its_first_step(tmp_path: Path) -> None:
+def test_a_model_that_goes_on_knows_something_at_its_first_step(tmp_path: Path, forks: Forks) -> None:
     """Its output layer has hardly moved, and looks as it was drawn. An untrained one that knows as much was told."""
-    assert told_of(tmp_path, SLICES.format(parts=2, inputs="rows")) == []
+    assert told_of(forks, tmp_path, SLICES.format(parts=2, inputs="rows")) == []
     sure = "torch.linspace(0, 60, 64)[:, None] * (2 * answers - 1)[:, None]"
     answer_in_the_inputs = f"{sure} * (net[2].weight @ net[0].weight).detach()"
-    assert told_of(tmp_path, SLICES.format(parts=1, inputs=answer_in_the_inputs)) == ["T7 warning"]
+    assert told_of(forks, tmp_path, SLICES.format(parts=1, inputs=answer_in_the_inputs)) == ["T7 warning"]

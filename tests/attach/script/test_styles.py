@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.forked import Forks
 
 HEAD = """
 import sys, torch
@@ -107,12 +107,11 @@ print(model.weight.grad.sum().item().hex())
 """
 
 
-def _run(tmp_path: Path, text: str, how: str) -> tuple[str, str, dict[str, Any]]:
+def _run(forks: Forks, tmp_path: Path, text: str, how: str) -> tuple[str, str, dict[str, Any]]:
     (tmp_path / "train.py").write_text(HEAD + text, encoding="utf-8")
     outputs = []
-    for before in ([], ["-m", "sightline", "run", "--findings", "told.json"]):
-        command = [sys.executable, *before, "train.py", how]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    for before in ((), ("sightline", "run", "--findings", "told.json")):
+        done = forks.run(*before, "train.py", how, cwd=tmp_path)
         outputs.append(done.stdout)
     assert outputs[0] == outputs[1]
     return outputs[1], done.stderr, json.loads((tmp_path / "told.json").read_text())
@@ -124,8 +123,8 @@ def _run(tmp_path: Path, text: str, how: str) -> tuple[str, str, dict[str, Any]]
     [TENSORS, HELD, EXECUTED, OWN_RATE, BY_HAND],
     ids=["plain tensors", "no module", "exec", "a rate of its own", "by hand"],
 )
-def test_it_is_watched(text: str, how: str, tmp_path: Path) -> None:
-    _, _, told = _run(tmp_path, text, how)
+def test_it_is_watched(text: str, how: str, tmp_path: Path, forks: Forks) -> None:
+    _, _, told = _run(forks, tmp_path, text, how)
     assert {finding["code"] for finding in told["findings"]} == (set() if how == "clean" else {"T2"})
     assert told["run"]["problems"] == [] and all(model["steps"] >= 12 for model in told["run"]["models"])
 
@@ -150,13 +149,13 @@ print(made.sum().item().hex())
 """
 
 
-def test_passes_of_a_model_that_is_watched_a_step_later_are_not_anothers(tmp_path: Path) -> None:
+def test_passes_of_a_model_that_is_watched_a_step_later_are_not_anothers(tmp_path: Path, forks: Forks) -> None:
     """Neither is called as a whole, and the judges' optimizer steps first when the makers' has stepped twice."""
-    _, _, report = _run(tmp_path, JUDGES, "clean")
+    _, _, report = _run(forks, tmp_path, JUDGES, "clean")
     assert report["findings"] == []
 
 
-def test_a_loop_that_moves_nothing_is_said_not_to_be_watched(tmp_path: Path) -> None:
-    _, said, told = _run(tmp_path, ASKED, "clean")
+def test_a_loop_that_moves_nothing_is_said_not_to_be_watched(tmp_path: Path, forks: Forks) -> None:
+    _, said, told = _run(forks, tmp_path, ASKED, "clean")
     assert "16 backward passes were seen, and nothing" in said
     assert told["findings"] == [] and all("along its gradients" in verdict["why"] for verdict in told["not_run"])

@@ -7,15 +7,13 @@ the script, so that neither version shows a sign of it; a file's name begins wit
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.forked import Forks
+
 SCRIPTS = Path(__file__).parent / "scripts"
-SECONDS = 240
 PLANTS: dict[str, tuple[tuple[str, str], ...]] = {  # script -> what is replaced by what
     "l4_packed_by_hand": ((" & (document_ids[:, :, None] == document_ids[:, None, :])", "[None]"),),
     "l2_seq2seq": (("model(src, tgt[:, :-1])", "model(src, tgt)"), ("tgt[:, 1:].reshape", "tgt.reshape")),
@@ -69,16 +67,13 @@ def test_every_script_has_its_fault() -> None:
 
 
 @pytest.mark.parametrize(("name", "faulty"), PAIRS)
-def test_scripts_of_strangers(name: str, faulty: bool, tmp_path: Path) -> None:
+def test_scripts_of_strangers(name: str, faulty: bool, tmp_path: Path, forks: Forks) -> None:
     source = (SCRIPTS / f"{name}.py").read_text()
     for old, new in PLANTS[name] if faulty else ():
         assert source.count(old) == 1
         source = source.replace(old, new)
     (tmp_path / "train.py").write_text(source)
-    command = [sys.executable, "-m", "sightline", "run", "--findings", "told.json", "train.py"]
-    quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    run = subprocess.run(command, cwd=tmp_path, env={**os.environ, **quiet}, capture_output=True, timeout=SECONDS)
-    assert run.returncode == 0, run.stderr.decode()[-2000:]
+    forks.run("sightline", "run", "--findings", "told.json", "train.py", cwd=tmp_path)
     found = [f for f in json.loads((tmp_path / "told.json").read_text())["findings"] if f["severity"] != "note"]
     codes, messages = {f["code"] for f in found}, [f["message"] for f in found]
     assert name.partition("_")[0].upper() in codes if faulty else not codes, messages

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.forked import Forks
 
 SCRIPT = """
 import torch
@@ -225,11 +225,10 @@ with torch.no_grad():
     ],
     ids=["epochs and counts", "plans"],
 )
-def test_which_loads_are_resumes(part: int, expected: set[tuple[str, str, str]], tmp_path: Path) -> None:
+def test_which_loads_are_resumes(part: int, expected: set[tuple[str, str, str]], tmp_path: Path, forks: Forks) -> None:
     scripts = SCRIPT.split("# ---")
     (tmp_path / "train.py").write_text(f"{scripts[0]}# ---{scripts[part]}")
-    command = [sys.executable, "-m", "sightline", "run", "--findings", "told.json", "train.py"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=240)
+    forks.run("sightline", "run", "--findings", "told.json", "train.py", cwd=tmp_path)
     told = json.loads((tmp_path / "told.json").read_text())
     assert {(one["model"].split()[0], one["code"], one["severity"]) for one in told["findings"]} == expected
     assert not told["run"]["problems"]
@@ -314,10 +313,9 @@ mixed.load_state_dict(parts)  # its own body, with another head
 """
 
 
-def test_what_is_read_back_without_its_head_and_judged(tmp_path: Path) -> None:
+def test_what_is_read_back_without_its_head_and_judged(tmp_path: Path, forks: Forks) -> None:
     (tmp_path / "train.py").write_text(RELOADED)
-    command = [sys.executable, "-m", "sightline", "run", "--findings", "told.json", "train.py"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=240)
+    forks.run("sightline", "run", "--findings", "told.json", "train.py", cwd=tmp_path)
     told = json.loads((tmp_path / "told.json").read_text())
     found = {(one["model"].split()[0], one["code"]) for one in told["findings"]}
     assert found == {(name, "K1") for name in ("Lost", "Kept", "Wrapped", "Inner")}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from torch import nn
 
 from sightline.attach.script.checkpoints.saves import Saves
 from sightline.attach.script.watch import Models
+from tests.forked import Forks
 
 Save = Callable[[nn.Module, torch.optim.Optimizer, Path], None]
 
@@ -180,9 +179,8 @@ print(sorted(load_file("net.safetensors")))
 
 
 @pytest.mark.parametrize(("keep", "codes"), [("net.state_dict()", []), ("net.named_parameters()", ["K1"])])
-def test_a_script_that_imports_the_saver_by_name(keep: str, codes: list[str], tmp_path: Path) -> None:
+def test_a_script_that_imports_the_saver_by_name(keep: str, codes: list[str], tmp_path: Path, forks: Forks) -> None:
     (tmp_path / "train.py").write_text(SCRIPT.replace("KEEP", keep), encoding="utf-8")
-    command = [sys.executable, "-m", "sightline", "run", "--findings", "told.json", "train.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = forks.run("sightline", "run", "--findings", "told.json", "train.py", cwd=tmp_path)
     assert "0.weight" in done.stdout
     assert [f["code"] for f in json.loads((tmp_path / "told.json").read_text())["findings"]] == codes

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.forked import Forks
 
 STYLES = """
 import sys, torch
@@ -154,27 +154,22 @@ print(loss.item().hex())
 """
 
 
-def _run(tmp_path: Path, text: str, *arguments: str, before: tuple[str, ...] = ()) -> str:
+def _watched(forks: Forks, tmp_path: Path, text: str, *arguments: str) -> tuple[str, dict[str, Any]]:
     (tmp_path / "train.py").write_text(text, encoding="utf-8")
-    command = [sys.executable, *before, "train.py", *arguments]
-    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-
-
-def _watched(tmp_path: Path, text: str, *arguments: str) -> tuple[str, dict[str, Any]]:
-    output = _run(tmp_path, text, *arguments, before=("-m", "sightline", "run", "--findings", "told.json"))
+    output = forks.run("sightline", "run", "--findings", "told.json", "train.py", *arguments, cwd=tmp_path).stdout
     return output, json.loads((tmp_path / "told.json").read_text())
 
 
-def test_the_loss_of_every_style(tmp_path: Path) -> None:
-    output, told = _watched(tmp_path, STYLES)
-    assert output == _run(tmp_path, STYLES) and told["run"]["problems"] == []
+def test_the_loss_of_every_style(tmp_path: Path, forks: Forks) -> None:
+    output, told = _watched(forks, tmp_path, STYLES)
+    assert output == forks.run("train.py", cwd=tmp_path).stdout and told["run"]["problems"] == []
     assert [finding for finding in told["findings"] if finding["severity"] != "note"] == []
 
 
 @pytest.mark.parametrize(
     ("how", "codes"), [("clean", []), ("nll", []), ("smooth", []), ("softmax", ["T4"]), ("nan", ["P1"])]
 )
-def test_faults_of_parts_that_are_called_one_by_one(how: str, codes: list[str], tmp_path: Path) -> None:
-    _, told = _watched(tmp_path, TWICE, how)
+def test_faults_of_parts_that_are_called_one_by_one(how: str, codes: list[str], tmp_path: Path, forks: Forks) -> None:
+    _, told = _watched(forks, tmp_path, TWICE, how)
     assert told["run"]["problems"] == []
     assert [finding["code"] for finding in told["findings"]] == codes
