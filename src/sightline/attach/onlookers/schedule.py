@@ -9,8 +9,10 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
+from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 
+from sightline.attach.given_rates import given_rates
 from sightline.attach.onlookers.onlooker import Onlooker, Recording, living
 from sightline.guard.evidence import ScheduleSeen
 from sightline.guard.probes.call import Call
@@ -24,7 +26,7 @@ EVERY, SHARE = 256, 4  # steps between two showings, and their number by this: a
 class Track:
     """One optimizer's rates and its schedule."""
 
-    def __init__(self, optimizer: Optimizer, forwards: int) -> None:
+    def __init__(self, optimizer: Optimizer, model: nn.Module, forwards: int) -> None:
         self.optimizer = optimizer
         self.rates: list[float] = []
         self.restored = bool(optimizer.state)
@@ -38,6 +40,7 @@ class Track:
         self._forward_tick: int | None = None  # at the last training forward of the step in the making
         self._step_tick: int | None = None
         self._about: tuple[str | None, int | None, bool] = (None, None, False)  # what is known of it
+        self._given = given_rates(optimizer, model)  # of no more interest once two groups had different ones
 
     @property
     def schedule(self) -> Any:
@@ -71,7 +74,13 @@ class Track:
             self.early += tick is not None and self._forward_tick is not None and tick != self._forward_tick
             self.inside += self._ticked_inside
         self.rates.append(rate)
+        if self._given and len({self._of(place, "lr") for place in self._given}) > 1:
+            self._given = {}
         self._step_tick, self._forward_tick, self._ticked_inside = tick, None, False
+
+    def _of(self, place: int, name: str) -> float:
+        groups = self.optimizer.param_groups
+        return float(groups[place].get(name) or 0.0) if place < len(groups) else 0.0
 
     @property
     def steady(self) -> bool:
@@ -116,6 +125,8 @@ class Track:
             base=max((float(group.get("initial_lr", 0.0)) for group in self.optimizer.param_groups), default=0.0)
             or None,
             closed=closed,
+            given=tuple(self._given.values()),
+            bases=tuple(self._of(place, "initial_lr") for place in self._given),
         )
 
 
@@ -144,7 +155,7 @@ class Schedules(Onlooker):
         if self._last is None or self._last() is not optimizer:
             self._turn(optimizer)
         if id(optimizer) not in self._tracks and len(self._tracks) < OPTIMIZERS:
-            self._tracks[id(optimizer)] = Track(optimizer, self.recorder.forwards)
+            self._tracks[id(optimizer)] = Track(optimizer, self.recorder.model, self.recorder.forwards)
         if track := self._tracks.get(id(optimizer)):
             track.stepping()
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sightline.attach.given_rates import note
 from sightline.attach.hook import Hook
 from sightline.attach.origins import ORIGINS
 
@@ -128,6 +129,7 @@ def _loaded(module: nn.Module, state: Mapping[str, Any]) -> None:
 
 def _held(optimizer: Optimizer) -> None:
     ORIGINS.held(optimizer.param_groups[-1]["params"])
+    note(optimizer)
 
 
 def _read(result: Any) -> None:

@@ -27,6 +27,8 @@ class ScheduleSeen:
         planned: optimizer steps that the host says it will take.
         base: the largest rate of the groups as their schedules found it (``initial_lr``), which a factor multiplies.
         closed: whether the run is over, and not by an error.
+        given: the rates that the groups which learn were made with, where no step so far used different ones.
+        bases: the rates of these groups as their schedules found or made them (``initial_lr``); 0 without a schedule.
     """
 
     step: int
@@ -47,6 +49,8 @@ class ScheduleSeen:
     base: float | None = None
     closed: bool = False
     watched: int | None = None
+    given: tuple[float, ...] = ()
+    bases: tuple[float, ...] = ()
 
     @property
     def heard(self) -> int:

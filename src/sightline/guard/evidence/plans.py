@@ -60,6 +60,15 @@ def restarts(seen: ScheduleSeen) -> tuple[int, ...]:
     return () if any(rates[n] != rates[0] for n in places) or rates[0] == rates[places[0] - 1] else places
 
 
+def early(seen: ScheduleSeen) -> bool:
+    """Whether it advances between the backward pass and the optimizer's step, or had done so before the first one."""
+    micro = seen.inside > seen.heard // 2  # in micro-batches: the last comes before the step
+    first = not seen.restored and seen.first_tick is not None and seen.first_tick == max(1, seen.first_forwards)
+    if micro:
+        return False
+    return seen.early > seen.heard // 2 or (first and seen.ticks is not None and seen.ticks >= len(seen.rates) - 1)
+
+
 def unfinished(seen: ScheduleSeen) -> tuple[str, bool] | None:
     """What is left of the schedule when the run is over, and whether that is surely no trial run of a few steps.
 

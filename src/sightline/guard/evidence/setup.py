@@ -90,3 +90,9 @@ class Setup:
     unheeded: tuple[str, ...] = ()
     adapted: Mapping[str, Adapted] = field(default_factory=dict)
     step: int = 0
+
+    @property
+    def joint(self) -> bool:
+        """Whether connector and language tower both learn, in full."""
+        towers = [self.towers.get(name) for name in ("connector", "language")]
+        return all(t is not None and t.trainable > 0 and t.optimized > 0 and not t.adapters for t in towers)

@@ -9,7 +9,7 @@ import pytest
 
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.optim.one_learning_rate_for_all_towers import PATIENCE, find
-from sightline.guard.evidence import History, ParameterSeen, Setup, StepSeen, TowerSetup
+from sightline.guard.evidence import History, ParameterSeen, ScheduleSeen, Setup, StepSeen, TowerSetup
 
 ALL = TowerSetup("language", parameters=1000, trainable=1000, optimized=1000, learning_rates=(1e-3,))
 CONNECTOR = replace(ALL, name="connector")
@@ -111,3 +111,13 @@ def test_cold_for_a_fresh_connector() -> None:
 def test_what_cannot_be_told() -> None:
     assert isinstance(find(run([None] * 8), setup()), CannotTell)
     assert isinstance(find(run(BROKEN), Setup(towers={"model": ALL})), CannotTell)
+
+
+ONE = ScheduleSeen(9, (1e-3,) * 9, scheduler="OneCycleLR", given=(1e-3, 2e-5), bases=(4e-5, 4e-5))
+
+
+def test_rates_of_their_own_that_a_schedule_replaced() -> None:
+    verdict = find(run([3.0] * 9), setup(), ONE)
+    assert isinstance(verdict, Finding) and "0.001, 2e-05" in verdict.message and "as a list" in verdict.fix
+    assert find(run([3.0] * 9), setup(), replace(ONE, given=())) is None
+    assert find(run([3.0] * 9), setup(trainable=0, optimized=0), ONE) is None

@@ -9,7 +9,7 @@ import pytest
 
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.optim.schedule_out_of_step import find
-from sightline.guard.evidence import LoaderSeen, ScheduleSeen
+from sightline.guard.evidence import LoaderSeen, ScheduleSeen, Setup, TowerSetup
 
 
 def seen(rates: list[float], **more: Any) -> ScheduleSeen:
@@ -205,3 +205,44 @@ def test_a_run_that_ends_in_its_warm_up_may_be_a_trial() -> None:
 def test_a_plan_that_may_be_meant(rates: list[float], more: dict[str, Any]) -> None:
     verdict = find(seen(rates, **more))
     assert verdict is None or (isinstance(verdict, Finding) and verdict.severity == "note")
+
+
+OWN = {"given": (0.1, 0.01), "bases": (0.1, 0.01)}
+HAND = [0.1 * (1 - n / 80) for n in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("rates", "more", "word"),
+    [
+        (FLAT, {"scheduler": "OneCycleLR", "given": (0.1, 0.01), "bases": (0.004, 0.004)}, "one max_lr for all"),
+        (FLAT, {"scheduler": "Rule", **OWN}, "Rule sets one for all"),
+        (HAND, {"given": (0.1, 0.01), "bases": (0.0, 0.0), "ticks": 39, "closed": True}, "the loop sets one for all"),
+    ],
+)
+def test_one_rate_for_groups_that_were_given_several(rates: list[float], more: dict[str, Any], word: str) -> None:
+    verdict = find(seen(rates, **more))
+    assert isinstance(verdict, Finding) and word in verdict.message and "0.1, 0.01" in verdict.message
+
+
+@pytest.mark.parametrize(
+    ("rates", "more"),
+    [
+        (FLAT, {"scheduler": "OneCycleLR", "given": (0.1, 0.1), "bases": (0.004, 0.004)}),
+        (FLAT, {"scheduler": "OneCycleLR", "given": (0.1, 0.08), "bases": (0.004, 0.004)}),
+        (FLAT, {"scheduler": "OneCycleLR", "given": (0.1, 0.01), "bases": (0.004, 0.004), "restored": True}),
+        (FLAT, {"scheduler": "CosineAnnealingLR", "given": (0.1, 0.01), "bases": (0.1, 0.1)}),
+        (FLAT, {"given": (0.1, 0.01), "bases": (0.0, 0.0), "closed": True}),
+        (HAND, {"given": (0.1, 0.01), "bases": (0.0, 0.0), "ticks": 39}),
+        (HAND, {"given": (0.5, 0.01), "bases": (0.0, 0.0), "ticks": 39, "closed": True}),
+    ],
+    ids=["the same", "close", "restored", "set by hand before", "set by hand once", "not over yet", "a search"],
+)
+def test_rates_that_may_be_meant(rates: list[float], more: dict[str, Any]) -> None:
+    assert find(seen(rates, **more)) is None
+
+
+def test_joined_towers_are_told_by_another_check() -> None:
+    tower = TowerSetup("language", parameters=9, trainable=9, optimized=9)
+    joint = Setup(towers={"connector": tower, "language": tower})
+    faulty = seen(FLAT, scheduler="Rule", **OWN)
+    assert find(faulty, setup=joint) is None and find(faulty, setup=Setup(towers={"language": tower}))

@@ -4,8 +4,10 @@ Symptom: the loss jumps up in the first steps and takes long to come back, and t
 knew (the rate suits the connector); or image answers stay at the level of guesses (the rate suits the language model).
 Root cause: `optimizer = AdamW(model.parameters(), lr=...)`. A connector that starts from random weights needs rates
 about fifty times those that trained towers bear; one number cannot serve both. So, too, where a stage that aligned the
-connector alone is followed by one in which all learn at the connector's rate.
-Fix: one parameter group a tower: connector lr 1e-3, language 2e-5, vision 2e-6 or frozen (requires_grad False).
+connector alone is followed by one in which all learn at the connector's rate. Or the towers were given rates of their
+own, and a schedule that was told one (`OneCycleLR(max_lr=...)`) put it in the place of all.
+Fix: one parameter group a tower: connector lr 1e-3, language 2e-5, vision 2e-6 or frozen (requires_grad False);
+a schedule that asks for rates gets one a group.
 Stays silent when: the towers have rates of their own; only one of them learns; the language tower learns through LoRA
 adapters; everything starts from scratch (the first loss is about ln V); or one low rate suits all, because the
 connector is trained already: the loss neither rises nor jumps, and no fresh tower stands still.
@@ -20,7 +22,8 @@ Sources:
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import History, Setup, TowerSetup
+from sightline.guard.evidence import History, ScheduleSeen, Setup, TowerSetup
+from sightline.guard.evidence.levelled import levelled
 from sightline.guard.evidence.origin import forgetting, fresh, jolted, trained_language, usual_ratio
 from sightline.guard.specimen import Run
 
@@ -30,12 +33,17 @@ PATIENCE = 20  # steps before a slow tower is called slow
 WARM = 0.9  # of the group's rate: a warm-up is over
 
 
-def find(history: History, setup: Setup) -> Verdict:
-    """One rate for both; then the harm: a trained tower that breaks, or a fresh one that stands still."""
+def find(history: History, setup: Setup, schedule: ScheduleSeen | None = None) -> Verdict:
+    """One rate for both, unmeant; or the harm: a trained tower that breaks, or a fresh one that stands still."""
     connector, language = setup.towers.get("connector"), setup.towers.get("language")
     if connector is None or language is None:
         return CannotTell("connector and language tower")
-    if not _share(connector, language):
+    if not setup.joint:
+        return None
+    if schedule is not None and (found := levelled(schedule)) is not None:
+        message, fix = f"connector and language tower learn at one rate: {found[0]}", found[1]
+        return Finding("warning", message, fix, {"given": schedule.given, "schedule": schedule.scheduler or "by hand"})
+    if len({*connector.learning_rates, *language.learning_rates}) != 1:
         return None
     measured, steps = history.measured, history.steps
     if len(measured) < 2 or not setup.embedding_rows or steps[0].loss is None:
@@ -55,12 +63,6 @@ def find(history: History, setup: Setup) -> Verdict:
         what = f"the fresh connector moves by {ratio:.1e} of its weights a step"
         return _finding(what, connector, {"first loss": start, "connector: update over weight": ratio})
     return None
-
-
-def _share(connector: TowerSetup, language: TowerSetup) -> bool:
-    """Whether both learn, in full, at one and the same rate."""
-    full = all(t.trainable and t.optimized and not t.adapters for t in (connector, language))
-    return full and len({*connector.learning_rates, *language.learning_rates}) == 1
 
 
 def _finding(what: str, tower: TowerSetup, seen: dict[str, float]) -> Finding:

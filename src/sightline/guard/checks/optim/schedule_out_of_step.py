@@ -1,13 +1,13 @@
 """T6 · The learning-rate schedule does not keep step with the run.
 
 Symptom: the last part of a run changes nothing, for the rate is 0 or below; or it is missing; or the rate never comes
-down; or it saws up and down, and the loss with it, every epoch.
+down; or it saws up and down, and the loss with it, every epoch; or all groups learn at one, and were given their own.
 Root cause: the schedule counts in other units than the loop: planned in optimizer steps and stepped once an epoch or a
 micro-batch, or the reverse; an epoch's steps are rounded down for the plan and up by the loop, or the reverse; its
-warm-up is longer than the run, or begins again every epoch; it is stepped before the optimizer; or it waits for less of
-a number that should rise.
+warm-up is longer than the run, or begins again every epoch; it is stepped before the optimizer; it waits for less of a
+number that should rise; it has one rate for groups that have several.
 Fix: give the schedule the number of optimizer steps, epochs x ceil(batches / accumulation); make it once, before the
-first epoch; call `scheduler.step()` once after each `optimizer.step()`.
+first epoch; call `scheduler.step()` once after each `optimizer.step()`; give it a rate for each group.
 Stays silent when: a schedule counts in epochs or micro-batches throughout; the rate ends above 0 and stays there; it
 goes up and down by design (cycles, warm restarts); the run was stopped early; the rate is 0 only in the last steps or
 in a warm-up; a scaler skipped the first steps; the optimizer was restored; a run ends in mid-epoch at a round number.
@@ -21,9 +21,10 @@ Sources:
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Severity, Verdict
-from sightline.guard.evidence import LoaderSeen, PlateauSeen, ScheduleSeen
+from sightline.guard.evidence import LoaderSeen, PlateauSeen, ScheduleSeen, Setup
 from sightline.guard.evidence.epochs import misrounded
-from sightline.guard.evidence.plans import SAME, implied_end, past, restarts, too_often, unfinished, wrong_way
+from sightline.guard.evidence.levelled import levelled
+from sightline.guard.evidence.plans import SAME, early, implied_end, past, restarts, too_often, unfinished, wrong_way
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -32,15 +33,21 @@ TAIL, LOST, LEAST = 0.05, 0.25, 4  # steps at rate 0, or as good as 0, and their
 OFTEN = 2  # a schedule that begins anew once may be a second stage of the run; twice at equal distance is a loop
 
 
-def find(schedule: ScheduleSeen, loader: LoaderSeen | None = None, plateau: PlateauSeen | None = None) -> Verdict:
+def find(
+    schedule: ScheduleSeen,
+    loader: LoaderSeen | None = None,
+    plateau: PlateauSeen | None = None,
+    setup: Setup | None = None,
+) -> Verdict:
     """Judge the rates that were used, and the schedule's plan where it explains them."""
     if len(schedule.rates) < STEPS:
         return CannotTell(f"{STEPS} optimizer steps")
     if plateau is not None and (message := wrong_way(plateau)):
         fix = "give it mode='max', as for every number of which more is better"
         return _finding(schedule, f"the schedule is turned round: {message}", fix)
-    found = _restarts(schedule) or _over(schedule) or _past(schedule) or _units(schedule) or _early(schedule)
-    return found or _left(schedule, loader)
+    if not (setup and setup.joint) and (one := levelled(schedule)):  # X3 tells of joint towers
+        return _finding(schedule, *one)
+    return _restarts(schedule) or _over(schedule) or _past(schedule) or _units(schedule) or _left(schedule, loader)
 
 
 def _finding(s: ScheduleSeen, message: str, fix: str, severity: Severity = "warning") -> Finding:
@@ -91,18 +98,11 @@ def _units(s: ScheduleSeen) -> Finding | None:
     return None
 
 
-def _early(s: ScheduleSeen) -> Finding | None:
-    """It advances between the backward pass and the optimizer's step, or had done so before the first one."""
-    micro = s.inside > s.heard // 2  # in micro-batches: the last comes before the step
-    first = not s.restored and s.first_tick is not None and s.first_tick == max(1, s.first_forwards)
-    if micro or (s.early <= s.heard // 2 and not (first and s.ticks is not None and s.ticks >= len(s.rates) - 1)):
-        return None
-    message = "the schedule advances before the optimizer steps: its first rate is never used"
-    return _finding(s, message, "call scheduler.step() after optimizer.step()")
-
-
 def _left(s: ScheduleSeen, loader: LoaderSeen | None) -> Finding | None:
-    """The run is over in the middle of an epoch or of the schedule, or long after it."""
+    """It comes before the optimizer; or the run is over in the middle of an epoch or of it, or long after."""
+    if early(s):
+        first = "the schedule advances before the optimizer steps: its first rate is never used"
+        return _finding(s, first, "call scheduler.step() after optimizer.step()")
     if message := too_often(s):
         return _finding(s, message, "step it once after each optimizer.step() (accelerate: give it to prepare(), too)")
     if loader and (message := misrounded(s, loader)):

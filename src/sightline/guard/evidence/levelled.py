@@ -1,0 +1,35 @@
+"""Rates that the groups of an optimizer were given, and that its schedule replaced by one."""
+
+from __future__ import annotations
+
+from math import isclose
+
+from sightline.guard.evidence.learning import ScheduleSeen
+
+STEPS = 8  # in which all groups had one rate: more than a trial of a schedule
+APART = 2.0  # times the smallest of the given rates: closer ones change little
+ONE = {"OneCycleLR": "max_lr", "CyclicLR": "base_lr and max_lr"}  # of torch: they ask for rates, and take one for all
+EQUAL = 1e-6  # relative: rounding of a rate that is computed at each step
+
+
+def levelled(seen: ScheduleSeen) -> tuple[str, str] | None:
+    """What replaced the rates that were given, and what to do about it; None where nothing did.
+
+    That it was the schedule, and nobody's wish before, is known where it was told one rate for all, or found several
+    and set one. Of rates set by hand, where the highest is one of those that were given, and the run is over.
+    """
+    given, highest = sorted(set(seen.given)), max(seen.rates, default=0.0)
+    known = any(isclose(highest, rate, rel_tol=EQUAL) for rate in given)
+    if len(given) < 2 or given[-1] < APART * given[0] or seen.restored or len(seen.rates) < STEPS or highest <= 0:
+        return None
+    rates = ", ".join(f"{rate:g}" for rate in dict.fromkeys(seen.given))
+    if seen.scheduler in ONE and len(set(seen.bases)) == 1:
+        what = f"{seen.scheduler} was told one {ONE[seen.scheduler]} for all"
+        fix = f"{seen.scheduler}: {ONE[seen.scheduler]} as a list, [g['lr'] for g in optimizer.param_groups]"
+    elif seen.scheduler is not None and len(set(seen.bases)) > 1:
+        what, fix = f"{seen.scheduler} sets one for all", "a schedule that multiplies each group's own rate (base_lrs)"
+    elif seen.scheduler is None and seen.ticks and seen.closed and known:
+        what, fix = "the loop sets one for all", "multiply each group's own rate, group['initial_lr'], by the factor"
+    else:
+        return None
+    return f"the optimizer's groups were given rates of their own ({rates}), and {what}: up to {highest:g}", fix
