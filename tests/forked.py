@@ -32,6 +32,8 @@ GUARD = (
     *("pydantic", "sightline.cli", "sightline.commands.run", "sightline.attach.script.listening"),
     *(f"sightline.guard.checks.{path.parent.name}.{path.stem}" for path in CHECKS),
 )
+MODELS = ("transformers.models.siglip.modeling_siglip", "transformers.models.llama.modeling_llama")
+TRAINER = (*TORCH, "transformers", *MODELS, "sightline.train.run")
 STREAMS = ("stdin", "stdout", "stderr")
 
 

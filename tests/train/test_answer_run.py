@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -25,6 +24,7 @@ from sightline.serve.ask import ask
 from sightline.train.interrupt import Interrupted
 from sightline.train.run import resume, train
 from tests.ports import free_port
+from tests.spawned import spawn
 from tests.train.tiny import COLOURS, RECIPE
 
 VOCABULARY = ("no", "black", "blue", "green", "red", "white", "yellow", "yes")  # by frequency, then by the alphabet
@@ -175,7 +175,7 @@ def test_two_ranks_give_the_losses_of_one(content: dict[str, Any], tmp_path: Pat
     plain = copy.deepcopy(content)
     plain["model"]["compose"]["head"]["dropout"] = 0.0
     alone = train(validate(plain, "tiny"), tmp_path / "alone")
-    mp.spawn(work, (free_port(), plain, str(tmp_path / "pair")), nprocs=2)
+    spawn(work, (free_port(), plain, str(tmp_path / "pair")), nprocs=2)
     told = []
     for run in (alone, tmp_path / "pair"):
         events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -29,6 +28,7 @@ from sightline.train.precision import pick_precision
 from sightline.train.run import resume, train
 from tests.models.test_query_pairs import SIZES
 from tests.ports import free_port
+from tests.spawned import spawn
 from tests.train.tiny import COLOURS, RECIPE, drawn
 
 FORMER = {"kind": "q-former", "queries": 2, "embed": 8, "config": SIZES | {"attention_probs_dropout_prob": 0.1}}
@@ -169,7 +169,7 @@ def test_two_ranks_learn_what_one_does(tmp_path: Path) -> None:
     for name in ("0", "1"):
         (tmp_path / name).mkdir()
     port = free_port()
-    mp.spawn(work, args=(port, str(tmp_path)), nprocs=2)
+    spawn(work, args=(port, str(tmp_path)), nprocs=2)
     expected, wanted = gradients(tmp_path, Ranks(0, 1, torch.device("cpu")))
     for rank in range(2):
         means, found = torch.load(tmp_path / f"{rank}.pt")

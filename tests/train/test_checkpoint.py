@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from sightline.train import checkpoint
 from sightline.train.checkpoint import Learner, Position
 from sightline.train.ema import Ema
 from sightline.train.precision import pick_precision
+from tests.forked import TRAINER, Forks
 
 
 def learner(seed: int, steps: int = 3) -> Learner:
@@ -90,7 +89,7 @@ def test_latest_best_and_pruning(tmp_path: Path) -> None:
     assert checkpoint.latest(tmp_path) == tmp_path / "see-4"
 
 
-def test_a_kill_in_the_middle_of_a_write_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_kill_in_the_middle_of_a_write_leaves_the_one_before(tmp_path: Path, forks: Forks) -> None:
     """The process dies by SIGKILL after half of the files; the next run finds the earlier checkpoint."""
     script = textwrap.dedent(
         """
@@ -112,7 +111,9 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_one_before(tmp_path: Path) -
         checkpoint.save(folder / "see-2", made, checkpoint.Position(step=2, global_step=2))
         """
     )
-    ended = subprocess.run([sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parents[2])], check=False)
+    (tmp_path / "script.py").write_text(script)
+    command = ("script.py", str(tmp_path), str(Path(__file__).parents[2]))
+    ended = forks.run(*command, cwd=tmp_path, knows=TRAINER, check=False)
     assert ended.returncode == -9
     found = checkpoint.latest(tmp_path)
     assert found == tmp_path / "see-1"
@@ -122,7 +123,7 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_one_before(tmp_path: Path) -
     assert not list(tmp_path.glob(".*.tmp"))
 
 
-def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, forks: Forks) -> None:
     """A real limit on file size makes the write fail the way a full disk does."""
     script = textwrap.dedent(
         """
@@ -134,16 +135,19 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
         from sightline.train import checkpoint
         made, folder = learner(0), Path(sys.argv[1])
         checkpoint.save(folder / "see-1", made, checkpoint.Position(step=1, global_step=1))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (256, 256))
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (256, limits[1]))
         try:
             checkpoint.save(folder / "see-2", made, checkpoint.Position(step=2, global_step=2))
         except UserError as error:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)  # what is printed goes to a file too
             print(error)
             sys.exit(2)
         """
     )
-    command = [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parents[2])]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    (tmp_path / "script.py").write_text(script)
+    command = ("script.py", str(tmp_path), str(Path(__file__).parents[2]))
+    ended = forks.run(*command, cwd=tmp_path, knows=TRAINER, check=False)
     assert ended.returncode == 2, ended.stderr
     assert "could not be written" in ended.stdout and "see-1" in ended.stdout and "make room" in ended.stdout
     assert checkpoint.load(tmp_path / "see-1", learner(1)).step == 1

@@ -6,8 +6,6 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from sightline.guard.watch import GuardError
 from sightline.recipe.read import validate
 from sightline.train.interrupt import Interrupted
 from sightline.train.run import resume, train
+from tests.forked import TRAINER, Forks
 from tests.train.tiny import COLOURS, RECIPE
 
 DROPOUT = 0.1  # so that a wrong random state shows
@@ -168,11 +167,12 @@ SCRIPT = textwrap.dedent(
     ids=["killed", "killed in a write", "interrupted", "terminated in the second stage", "killed between stages"],
 )
 def test_a_run_that_was_stopped_ends_as_if_it_was_not(
-    content: dict[str, Any], whole: Path, tmp_path: Path, number: int, moment: str
+    content: dict[str, Any], whole: Path, tmp_path: Path, forks: Forks, number: int, moment: str
 ) -> None:
     out = tmp_path / "stopped"
-    command = [sys.executable, "-c", SCRIPT, json.dumps(content), str(out), str(int(number)), moment]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = ("script.py", json.dumps(content), str(out), str(int(number)), moment)
+    ended = forks.run(*command, cwd=tmp_path, knows=TRAINER, check=False)
     assert ended.returncode == (-number if number == signal.SIGKILL else 128 + number), ended.stderr
     if number != signal.SIGKILL:
         assert json.loads((out / "run.json").read_text())["status"] == "interrupted"

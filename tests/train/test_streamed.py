@@ -34,6 +34,7 @@ from sightline.train.parallel.ranks import Ranks
 from sightline.train.run import resume, train
 from sightline.train.streamed import Shards, StreamedBatches, open_streams
 from tests.data.test_shards import write
+from tests.forked import TRAINER, Forks
 from tests.train.tiny import COLOURS, RECIPE, stage
 
 CPU = torch.device("cpu")
@@ -265,12 +266,12 @@ def losses(run: Path) -> list[float]:
     return [event["loss"] for event in events if event["event"] == "train"]
 
 
-def test_a_killed_run_goes_on_in_the_middle_of_an_epoch(content: dict[str, Any], tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_in_the_middle_of_an_epoch(content: dict[str, Any], tmp_path: Path, forks: Forks) -> None:
     """Killed at step 10, 2 steps behind a checkpoint; loaded by other processes afterwards."""
     whole = train(validate(content, "tiny"), tmp_path / "whole")
     out = tmp_path / "killed"
-    command = [sys.executable, "-c", SCRIPT, json.dumps(content), str(out), "10"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    (tmp_path / "script.py").write_text(SCRIPT)
+    ended = forks.run("script.py", json.dumps(content), str(out), "10", cwd=tmp_path, knows=TRAINER, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert len(losses(out)) == 10
     resume(out)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -31,6 +30,7 @@ from sightline.train.precision import pick_precision
 from sightline.train.run import resume, train
 from sightline.train.step import train_step
 from tests.ports import free_port
+from tests.spawned import spawn
 from tests.train.objectives.test_pairs import CPU, PAIRS, micro_batches
 from tests.train.objectives.test_slow import fused_recipe
 from tests.train.test_blip2 import chain, stopping
@@ -227,7 +227,7 @@ def work(rank: int, port: int, rows: list[Row], out: str) -> None:
 @pytest.mark.ddp
 def test_two_ranks_learn_the_weights_of_one(rows: list[Row], tmp_path: Path) -> None:
     port = free_port()
-    mp.spawn(work, args=(port, rows, str(tmp_path)), nprocs=2)
+    spawn(work, args=(port, rows, str(tmp_path)), nprocs=2)
     for kind in KINDS:
         (one, state), (other, _) = (torch.load(tmp_path / f"{kind}-{rank}.pt") for rank in range(2))
         assert one == other, "to the last bit"

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from sightline.data.pack import pack
@@ -20,6 +19,7 @@ from sightline.train.objectives.pairs import COMPARED
 from sightline.train.parallel.ranks import Ranks, joined_ranks
 from sightline.train.precision import pick_precision
 from tests.ports import free_port
+from tests.spawned import spawn
 from tests.train.tiny import RECIPE
 
 CPU = torch.device("cpu")
@@ -153,7 +153,7 @@ def work(rank: int, port: int, rows: list[Row], out: str) -> None:
 @pytest.mark.ddp
 def test_two_ranks_give_the_gradient_of_one(rows: list[Row], tmp_path: Path) -> None:
     port = free_port()
-    mp.spawn(work, args=(port, rows, str(tmp_path)), nprocs=2)
+    spawn(work, args=(port, rows, str(tmp_path)), nprocs=2)
     for objective in COMPARED:
         stage, built = stage_and_model(rows, {objective: 1.0}, -2.0)
         built.model.eval()

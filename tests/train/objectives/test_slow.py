@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from sightline.data.row import Row
@@ -21,6 +20,7 @@ from sightline.train.objectives.embedded import image_ids, text_ids
 from sightline.train.parallel.ranks import Ranks, joined_ranks
 from sightline.train.precision import pick_precision
 from tests.ports import free_port
+from tests.spawned import spawn
 from tests.train.objectives.test_pairs import CPU, PAIRS, gradients, micro_batches
 from tests.train.tiny import RECIPE
 
@@ -276,7 +276,7 @@ def test_two_ranks_give_the_gradient_of_one_and_hold_one_queue(rows: list[Row], 
     losses.before_step(2, 10)
     _, wanted = by_hand(model, losses, micro_batches(built, rows, PAIRS))
     port = free_port()
-    mp.spawn(work, args=(port, rows, str(tmp_path)), nprocs=2)
+    spawn(work, args=(port, rows, str(tmp_path)), nprocs=2)
     (first, queue), (second, other) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for name, grad in wanted.items():
         close(first[name], grad, name)

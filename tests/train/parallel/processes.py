@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from sightline.models.temperature import Temperature
 from sightline.train.parallel.ranks import Ranks, joined_ranks
 from tests.ports import free_port
+from tests.spawned import spawn
 
 Job = tuple[Callable[..., Any], tuple[Any, ...]]  # a function of (ranks, *args) and its args
 
@@ -25,7 +25,7 @@ def on_ranks(world: int, jobs: Sequence[Job], out: Path, machine: int | None = N
         machine: how many of them take themselves for the processes of one machine; None: all.
     """
     port = free_port()
-    mp.spawn(_enter, (port, world, list(jobs), str(out), machine or world), nprocs=world)
+    spawn(_enter, (port, world, list(jobs), str(out), machine or world), nprocs=world)
     by_rank = [torch.load(out / f"{rank}.pt") for rank in range(world)]
     return [list(found) for found in zip(*by_rank, strict=True)]
 

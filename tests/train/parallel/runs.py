@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.multiprocessing as mp
 from PIL import Image
 
 from sightline.recipe.read import validate
 from sightline.recipe.schema import Recipe
 from sightline.train.run import resume, train
 from tests.ports import free_port
+from tests.spawned import spawn
 from tests.train.tiny import COLOURS, RECIPE
 
 STEPS = 20
@@ -56,7 +56,7 @@ def recipe(rows: Path, learn: Mapping[str, Any] = ALL, parallel: Any = "ddp", **
 def on_processes(world: int, runs: Mapping[Path, Recipe | None]) -> None:
     """Train each recipe into its folder, one after the other, on `world` processes; None: go on with what is there."""
     ports = [free_port() for _ in runs]
-    mp.spawn(_enter, (world, ports, dict(runs)), nprocs=world)
+    spawn(_enter, (world, ports, dict(runs)), nprocs=world)
 
 
 def _enter(rank: int, world: int, ports: list[int], runs: dict[Path, Recipe | None]) -> None:

@@ -17,12 +17,12 @@ from typing import Any
 
 import psutil
 import pytest
-import torch.multiprocessing as mp
 
 from sightline.recipe.read import to_yaml
 from sightline.recipe.schema import Recipe
 from sightline.train.run import resume, train
 from tests.ports import free_port
+from tests.spawned import spawn
 from tests.train.parallel.runs import losses, on_processes, recipe, table
 from tests.train.tiny import RECIPE
 
@@ -105,7 +105,7 @@ def test_ranks_wait_for_one_that_judges_longer_than_the_timeout(tmp_path: Path) 
     stages = [first | {"name": name} for name in ("see", "tell")]
     asked = {"evaluate_after": {"see": {"data": "train"}}, "evaluate": {"data": "train"}}
     run = recipe(table(tmp_path), parallel={"kind": "ddp", "timeout": 12.0}, stages=stages, **asked)
-    mp.spawn(judging, (free_port(), run, str(tmp_path / "run")), nprocs=2)
+    spawn(judging, (free_port(), run, str(tmp_path / "run")), nprocs=2)
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["status"] == "finished" and facts["time"]["evaluation"] >= 50
 

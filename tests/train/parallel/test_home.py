@@ -15,7 +15,6 @@ from typing import Any
 import psutil
 import pytest
 import torch
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -35,6 +34,7 @@ from sightline.train.precision import pick_precision
 from sightline.train.run import train
 from sightline.train.step import train_step
 from tests.ports import free_port
+from tests.spawned import spawn
 from tests.train.parallel.processes import on_ranks
 from tests.train.parallel.runs import losses, recipe, table
 from tests.train.tiny import RECIPE, fresh, stage
@@ -305,7 +305,7 @@ def test_a_run_is_to_the_bit_what_it_is_where_each_process_has_a_home(tmp_path: 
     for name, layout in {"fsdp": "fsdp", "tensor": {"tensor": 2}}.items():
         for shares in (True, False):
             runs[tmp_path / f"{name}-{shares}"] = (recipe(path, parallel=layout, **changes), shares)
-    mp.spawn(running, (free_port(), 2, runs), nprocs=2)
+    spawn(running, (free_port(), 2, runs), nprocs=2)
     for name in ("fsdp", "tensor"):
         one, other = (tmp_path / f"{name}-{shares}" for shares in (True, False))
         for kind in ("train", "validation"):
@@ -332,7 +332,7 @@ def halfway(rank: int, port: int, folder: str) -> None:
 @pytest.mark.slow
 @pytest.mark.ddp
 def test_who_is_killed_leaves_nothing_in_any_folder(tmp_path: Path) -> None:
-    context = mp.spawn(halfway, (free_port(), str(tmp_path)), nprocs=2, join=False)
+    context = spawn(halfway, (free_port(), str(tmp_path)), nprocs=2, join=False)
     until = time.monotonic() + 300
     while len(list(tmp_path.glob("there-*"))) < 2:
         assert time.monotonic() < until

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from sightline.data.encode_composed import ComposedEncoder
 from sightline.data.pack import pack
@@ -27,6 +26,7 @@ from sightline.train.parallel.layout import Layout
 from sightline.train.parallel.ranks import Ranks
 from sightline.train.run import train
 from tests.ports import free_port
+from tests.spawned import spawn
 from tests.train.parallel.runs import ALL, losses, recipe, table
 from tests.train.tiny import COLOURS, drawn, fresh
 from tests.train.tiny import recipe as tiny
@@ -108,7 +108,7 @@ def planned(rows: Path, parallel: Any, held_out: str = "held", guard: bool = Tru
 
 def planted(runs: Sequence[Planted]) -> None:
     """Train each recipe with its fault on two processes; a run that is stopped is none the worse for it."""
-    mp.spawn(_enter, ([free_port() for _ in runs], list(runs)), nprocs=2)
+    spawn(_enter, ([free_port() for _ in runs], list(runs)), nprocs=2)
 
 
 def _enter(rank: int, ports: list[int], runs: list[Planted]) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from sightline.data.pack import pack
 from sightline.errors import UserError
@@ -20,6 +19,7 @@ from sightline.train.parallel.ranks import Ranks, joined_ranks, pick_device
 from sightline.train.precision import pick_precision
 from sightline.train.step import train_step
 from tests.ports import free_port
+from tests.spawned import spawn
 from tests.train.tiny import fresh, stage
 
 pytestmark = pytest.mark.ddp
@@ -78,7 +78,7 @@ def test_two_ranks_equal_one(rows: list[Any], tmp_path: Path, mixed: bool, micro
     if mixed:  # rank 1 never sees an image
         rows = [text_only(row) if i % 4 >= 2 else row for i, row in enumerate(rows)]
     expected, weights = losses(rows, Ranks(0, 1, torch.device("cpu")), 4, learn)
-    mp.spawn(work, (free_port(), rows, micro, learn, str(tmp_path)), nprocs=2)
+    spawn(work, (free_port(), rows, micro, learn, str(tmp_path)), nprocs=2)
     for rank in (0, 1):
         found, after = torch.load(tmp_path / f"{rank}.pt")
         assert found == pytest.approx(expected, rel=1e-5)
