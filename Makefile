@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 SET ?=            # further recipe settings, e.g. make quickstart SET="seed=1"
-WORKERS ?= logical  # processes that share the tests; a module's tests stay in one of them
+WORKERS ?= logical  # processes that share the tests, see `test`
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -15,11 +15,13 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 quickstart: $(VENV)/installed-quickstart
 	$(BIN)/sightline train quickstart $(SET)
 
+# Each worker begins with a stretch of neighbouring modules, so that fixtures and fork servers are made once; at the end
+# an idle one steals from a busy one. That is sound, as each makes the fixtures of modules and sessions for itself.
 test: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python docs/generate.py

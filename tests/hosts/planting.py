@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -24,10 +24,21 @@ def plants(code: str, *hosts: str, unsure: bool = False) -> Callable[[Script], S
     return mark
 
 
-def planted(names: Mapping[str, Any]) -> list[Any]:
-    """The marked scripts among a test module's ``globals()``, as parameters with their names."""
-    scripts = [value for value in names.values() if hasattr(value, "plants")]
-    return [pytest.param(script, id=f"{script.plants} {script.__name__.replace('_', ' ')}") for script in scripts]
+def planted(names: Mapping[str, Any], slow: Collection[str] = ()) -> list[Any]:
+    """The marked scripts among a test module's ``globals()``; see `named`."""
+    return named([value for value in names.values() if hasattr(value, "plants")], slow)
+
+
+def named(scripts: Iterable[Any], slow: Collection[str] = ()) -> list[Any]:
+    """Scripts as parameters with their names. `slow`: the codes of those that another host plants in a quick run."""
+    return [
+        pytest.param(
+            script,
+            id=f"{script.plants} {script.__name__.replace('_', ' ')}",
+            marks=[pytest.mark.slow] if script.plants in slow else [],
+        )
+        for script in scripts
+    ]
 
 
 def told(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:

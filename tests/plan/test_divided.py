@@ -172,7 +172,7 @@ def test_zero_plus_plus_holds_a_second_copy_in_the_node() -> None:
     assert plus.weights - three.weights == 2 * sum(p.numel() for p in parameters) // 8
 
 
-@pytest.mark.parametrize("layout", ["zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("layout", [pytest.param("zero1", marks=pytest.mark.slow), "zero2", "zero3"])
 def test_offload_moves_the_optimizer_to_the_host(layout: Any) -> None:
     """DeepSpeed's formulas: 2P on the device under ZeRO-2, and 16P / N a rank on the host."""
     here = found(EIGHT)

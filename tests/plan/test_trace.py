@@ -15,7 +15,9 @@ ERROR = 0.001  # the same operations are in both books; torch's tracker hears so
 SIZES = {"small": (64, 2, 500, 2), "middle": (96, 3, 1000, 3), "large": (128, 4, 2000, 4)}  # width, depth, words, rows
 
 
-@pytest.mark.parametrize("size", ["small", pytest.param("middle", marks=pytest.mark.slow), "large"])
+@pytest.mark.parametrize(
+    "size", ["small", *(pytest.param(size, marks=pytest.mark.slow) for size in ("middle", "large"))]
+)
 @pytest.mark.parametrize(
     ("learn", "casting", "checkpointing"), [(ALIGN, True, False), (TUNE, True, True), (TUNE, False, False)]
 )
@@ -54,7 +56,7 @@ def test_flops_are_two_a_weight_and_token_and_frozen_vision_has_no_backward() ->
     assert total_flops(trained.backward) - total_flops(seen.backward) >= 1.9 * seen.flops["vision"] - patches
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_deep_model_is_rehearsed_by_shallow_ones(checkpointing: bool) -> None:
     run = rehearsed.forward(2, casting=True, checkpointing=checkpointing)
     whole = rehearse(model(TUNE, depth=6, sight=5), run)

@@ -54,7 +54,7 @@ def a_head_that_is_far_too_large(folder: Path, callbacks: list[Any], faulty: boo
     return model
 
 
-@pytest.mark.parametrize("script", planted(globals()))
+@pytest.mark.parametrize("script", planted(globals(), slow=("P5", "T7", "X3", "X5")))
 def test_found_in_the_script_and_not_in_its_twin(script: Script, tmp_path: Path) -> None:
     guard = GuardCallback(on_finding=None, budget=1.0)
     script(tmp_path / "faulty", [guard], True)

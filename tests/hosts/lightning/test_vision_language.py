@@ -68,7 +68,7 @@ def a_head_that_is_far_too_large(folder: Path, callbacks: list[Any], faulty: boo
     return fit(net, folder, callbacks)
 
 
-@pytest.mark.parametrize("script", planted(globals()))
+@pytest.mark.parametrize("script", planted(globals(), slow=("P5", "X1", "X5")))
 def test_found_in_the_script_and_not_in_its_twin(script: Script, tmp_path: Path) -> None:
     guard = GuardCallback(on_finding=None, budget=1.0)
     script(tmp_path / "faulty", [guard], True)

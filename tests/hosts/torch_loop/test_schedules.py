@@ -142,7 +142,7 @@ RIGHT: dict[str, dict[str, Any]] = {
 
 @pytest.mark.filterwarnings("ignore:Detected call of")
 @pytest.mark.parametrize("name", RIGHT)
-@pytest.mark.parametrize("budget", [0.02, 1.0])
+@pytest.mark.parametrize("budget", [pytest.param(0.02, marks=pytest.mark.slow), 1.0])  # 1.0 looks at every step
 def test_right(name: str, budget: float) -> None:
     assert drive(**RIGHT[name], budget=budget) == []
 

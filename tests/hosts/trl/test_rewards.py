@@ -89,7 +89,7 @@ def resumed_from_the_weights_alone(folder: Path, guarded: Guarded, faulty: bool)
     return trainer.model
 
 
-@pytest.mark.parametrize("script", planted(globals()))
+@pytest.mark.parametrize("script", planted(globals(), slow=("K1", "K2", "L7")))
 def test_found_in_the_script_and_not_in_its_twin(script: Script, tmp_path: Path) -> None:
     seen: list[Any] = []
     script(tmp_path / "faulty", watching(seen), True)

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlavaConfig, LlavaForConditionalGeneration, LlavaModel
 
 from tests.hosts import seeing, small
-from tests.hosts.planting import plants
+from tests.hosts.planting import planted, plants
 from tests.hosts.task import Fault, Rows, Task, proved
 from tests.hosts.trl.training import train
 
@@ -129,10 +129,7 @@ def features_scaled_down_on_their_way(faulty: bool) -> Task:
     return task(llava(factor=1e-5 if faulty else 1.0))
 
 
-FAULTS = [value for value in globals().values() if hasattr(value, "plants")]
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.plants} {fault.__name__.replace('_', ' ')}")
+@pytest.mark.parametrize("fault", planted(globals(), slow=("P5", "X1", "X3", "X5")))
 def test_found_in_the_task_and_not_in_its_twin(fault: Fault, tmp_path: Path) -> None:
     def run(task: Task) -> list[dict[str, object]]:
         seen: list[dict[str, object]] = []
