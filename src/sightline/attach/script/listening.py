@@ -70,7 +70,7 @@ def watched(
     Plateaus(models, fault).install()
     StandIns(models, fault).install()
     Words(models, fault).install()
-    scores = Scores(fault, lambda: [one.recorder for one in models.live])
+    scores = Scores(fault, lambda: [one.recorder for one in models.live if not one.blind])
     scores.install()
     judging = Judging(fault)
     judging.install()

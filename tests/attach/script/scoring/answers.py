@@ -78,6 +78,23 @@ def evaluate(net, loader):
     return sum(told) / len(told)
 """
 
+JUDGED = """
+import functools
+KEEP = str.lower
+@functools.lru_cache
+def cached(text):
+    return digits(text)
+class Judge:
+    def __init__(self):
+        self.least = 2
+    def score(self, pred, votes):
+        return min(1.0, [CLEAN(v) for v in votes].count(cached(pred)) / self.least)
+def evaluate(net, loader):
+    judge = Judge()
+    told = [judge.score(p, some) for b in loader for p, some in zip(written(net, b), b["said"])]
+    return sum(told) / len(told)
+"""
+
 WRONG_AND_RIGHT = {  # code, what is wrong in it, what is right, and what is said of it
     "answers that no forward pass gives": (
         GATHERED,
@@ -97,6 +114,12 @@ WRONG_AND_RIGHT = {  # code, what is wrong in it, what is right, and what is sai
         {"CLEAN": "once"},
         {"CLEAN": "digits"},
         "not 1, which it gives for targets as digits makes them",
+    ),
+    "answers before a judge": (
+        JUDGED,
+        {"CLEAN": "KEEP"},
+        {"CLEAN": "cached"},
+        "not 1, which it gives for targets as cached makes them",
     ),
 }
 

@@ -24,6 +24,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from sightline.attach.hook import Hook, unwrapped
 from sightline.attach.phases.state import State
+from sightline.attach.script.heap import compiled_parts
 from sightline.attach.script.main import OURS
 from sightline.attach.script.scoring.asking import asked
 from sightline.attach.script.scoring.calls import listener
@@ -140,8 +141,9 @@ class Scores:
     def _told(self, module: nn.Module) -> None:
         """`module` is to be evaluated: what comes may ask it for something else than a forward pass."""
         whole = unwrapped(module)[1]
-        state = next((one for one in self._live() if not one.muted and one.model in set(whole.modules())), None)
-        if state is not None:
+        inside = set(whole.modules())
+        state = next((one for one in self._live() if not one.muted and one.model in inside), None)
+        if state is not None and not any(map(compiled_parts, inside)):  # a compiler would read us along
             self._begin(state)
             state.asked = self._running
 

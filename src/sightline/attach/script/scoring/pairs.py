@@ -133,13 +133,13 @@ def _tensor(value: Tensor, restored: Callable[[Tensor], Any]) -> Data | None:
 def pair(values: dict[str, Any]) -> Pair | None:
     """The two arguments that are compared, if there are just two, of as many rows; a mask of them may come along."""
     texts = {name: one for name, value in values.items() if (one := _text(value)) is not None}
-    if len(texts) == 2 and all(isinstance(v, PLAIN) for name, v in values.items() if name not in texts):
+    if len(texts) == 2 and all(_aside(v) for name, v in values.items() if name not in texts):
         first, second = texts
         if not (texts[first].several and texts[second].several):
             return Pair((first, second), texts, {n: v for n, v in values.items() if n not in texts}, single=True)
     found = {name: one for name, value in values.items() if (one := data(value)) is not None}
     rest = {name: value for name, value in values.items() if name not in found}
-    if not 2 <= len(found) <= 3 or not all(isinstance(v, PLAIN) or hasattr(v, "__dict__") for v in rest.values()):
+    if not 2 <= len(found) <= 3 or not all(map(_aside, rest.values())):
         return None
     masks = [name for name, one in found.items() if isinstance(one.rows, Tensor) and one.rows.dtype == torch.bool]
     if len(found) == 3 and len(masks) != 1:
@@ -153,6 +153,11 @@ def pair(values: dict[str, Any]) -> Pair | None:
     if len(found) == 2 and _one_place(one) and _one_place(other):
         return Pair((first, second), {name: _alone(d) for name, d in found.items()}, rest, single=True)
     return Pair((first, second), found, rest, count=len(values[first])) if len(one) > 1 else None
+
+
+def _aside(value: Any) -> bool:
+    """Whether it may come along: an option, or whose method it is."""
+    return isinstance(value, PLAIN) or hasattr(value, "__dict__")
 
 
 def _text(value: Any) -> Data | None:

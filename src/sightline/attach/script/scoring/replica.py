@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodDescriptorType, ModuleType
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ METRICS = "torchmetrics."
 ASKED = "computed "  # before the name of a property
 BAGS = ("Namespace", "SimpleNamespace")  # of options
 BARS = ("tqdm", "trange")
+CACHED = "_lru_cache_wrapper"
 NUMPY = ("ufunc", "_ArrayFunctionDispatcher")
 MOST, DEEP = 1 << 20, 8  # elements of data that are copied; containers inside each other
 
@@ -130,6 +131,8 @@ class Replica:
             raise Unsafe(value.__name__)
         if isinstance(value, FunctionType) and value.__code__.co_filename.startswith(TORCH):
             value = getattr(value, "__wrapped__", value)  # under `torch.no_grad()` and the like
+        if type(value).__name__ == CACHED:
+            value = value.__wrapped__
         if isinstance(value, FunctionType) and self._own(value.__code__.co_filename):
             return self._function(value.__code__, value.__globals__, dict(_closure(value)), value)
         if _of_library(value):
@@ -275,6 +278,10 @@ def _of_library(value: Any) -> bool:
     """A function, a class or a constant of the libraries."""
     name = getattr(value, "__name__", "")
     if isinstance(value, torch.dtype | torch.device | torch.layout):
+        return True
+    if isinstance(value, MethodDescriptorType):  # str.lower
+        return value.__objclass__ is str
+    if isinstance(value, BuiltinFunctionType) and isinstance(value.__self__, str | re.Pattern):  # "...".join
         return True
     if isinstance(value, type) and value.__module__ == "builtins":
         return value.__name__ in BUILTINS
