@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.forked import TORCH, Forks
 
 SCRIPT = Path(__file__).with_name("ranks_script.py")
 MINE = {"D1", "D2", "D3", "I3"}
 
 
-def codes(fault: str, folder: Path) -> dict[str, str]:
+def codes(forks: Forks, fault: str, folder: Path) -> dict[str, str]:
     """Code -> severity of what was found on any rank; all of `MINE` that could look have looked."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, str(SCRIPT), fault, str(folder)], env=env, timeout=120, capture_output=True)
+    forks.run(str(SCRIPT), fault, str(folder), cwd=folder, knows=(*TORCH, "sightline.attach.torch_loop"), check=False)
     records = json.loads((folder / "records.json").read_text(encoding="utf-8"))
     return {r["code"]: r["severity"] for r in records if r["kind"] == "finding"}
 
@@ -34,5 +32,5 @@ def codes(fault: str, folder: Path) -> dict[str, str]:
         pytest.param("epoch not set", {"I3": "warning"}, marks=pytest.mark.slow),
     ],
 )
-def test_two_processes(fault: str, found: dict[str, str], tmp_path: Path) -> None:
-    assert codes(fault, tmp_path) == found
+def test_two_processes(fault: str, found: dict[str, str], tmp_path: Path, forks: Forks) -> None:
+    assert codes(forks, fault, tmp_path) == found

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.forked import Forks
+
 RANKS = """
 import os, socket, sys, torch, torch.distributed as dist, torch.multiprocessing as mp
 from torch import nn
@@ -96,22 +98,18 @@ if __name__ == "__main__":
 """
 
 
-def _run(tmp_path: Path, text: str, how: str, *ours: str) -> tuple[Any, Any, dict[str, Any]]:
+def _run(forks: Forks, tmp_path: Path, text: str, how: str, *ours: str) -> tuple[Any, Any, dict[str, Any]]:
+    """Only the script's own process is forked for us: those that it starts are as they are."""
     (tmp_path / "train.py").write_text(text, encoding="utf-8")
-    before = ["-m", "sightline", "run", "--findings", "told.json", *ours]
-    plain, watched = (
-        subprocess.run(
-            [sys.executable, *first, "train.py", how], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        for first in ([], before)
-    )
+    before = ("sightline", "run", "--findings", "told.json", *ours)
+    plain, watched = (forks.run(*first, "train.py", how, cwd=tmp_path, check=False) for first in ((), before))
     return plain, watched, json.loads((tmp_path / "told.json").read_text())
 
 
 @pytest.mark.ddp
 @pytest.mark.parametrize("how", ["clean", "faulty"])
-def test_spawned_ranks(how: str, tmp_path: Path) -> None:
-    plain, watched, told = _run(tmp_path, RANKS, how, "--strict")
+def test_spawned_ranks(how: str, tmp_path: Path, forks: Forks) -> None:
+    plain, watched, told = _run(forks, tmp_path, RANKS, how, "--strict")
     assert watched.stdout == plain.stdout, watched.stderr
     assert (plain.returncode, watched.returncode) == (0, 0 if how == "clean" else 3)
     assert [finding["code"] for finding in told["findings"]] == ([] if how == "clean" else ["T2"])
@@ -123,8 +121,8 @@ def test_spawned_ranks(how: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["clean", "faulty"])
-def test_children_that_train_help_crash_and_are_ended(how: str, tmp_path: Path) -> None:
-    plain, watched, told = _run(tmp_path, ALONE, how)
+def test_children_that_train_help_crash_and_are_ended(how: str, tmp_path: Path, forks: Forks) -> None:
+    plain, watched, told = _run(forks, tmp_path, ALONE, how)
     assert watched.stdout == plain.stdout and watched.returncode == plain.returncode == 0, watched.stderr
     assert [finding["code"] for finding in told["findings"]] == ([] if how == "clean" else ["T2"])
     assert [model["steps"] for model in told["run"]["models"]][:2] == [12, 12]
@@ -185,13 +183,10 @@ for _ in range(12):
 
 
 @pytest.mark.parametrize("how", ["clean", "faulty"])
-def test_the_launcher_of_accelerate_as_the_script(how: str, tmp_path: Path) -> None:
+def test_the_launcher_of_accelerate_as_the_script(how: str, tmp_path: Path, forks: Forks) -> None:
     (tmp_path / "train.py").write_text(ACCELERATED)
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "train.py", how]
-    ours = ["-m", "sightline", "run", "--findings", "told.json"]
-    command = [sys.executable, *ours, *launch]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "train.py", how)
+    done = forks.run("sightline", "run", "--findings", "told.json", *launch, cwd=tmp_path)
     told = json.loads((tmp_path / "told.json").read_text())
-    assert done.returncode == 0, done.stderr
     assert [finding["code"] for finding in told["findings"]] == ([] if how == "clean" else ["T2"])
     assert done.stderr.count("sightline: watched Linear (12 steps)") == 1
