@@ -17,6 +17,7 @@ class ReferenceSeen:
         noise: the same, of two looks at the same moment.
         synced: whether the host says that it updates the reference on purpose (TR-DPO, an exponential average).
         by_adapter: the reference is the policy with its adapters switched off.
+        loss: of each of so many `steps`, whatever their batches, where the reference was told by that alone.
     """
 
     step: int
@@ -26,3 +27,5 @@ class ReferenceSeen:
     noise: float = 0.0
     synced: bool = False
     by_adapter: bool = False
+    loss: float | None = None
+    steps: int = 0

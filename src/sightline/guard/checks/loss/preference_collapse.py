@@ -1,7 +1,7 @@
 """L9 · Preference training prefers nothing, the wrong answer, or makes both answers unlikely.
 
-Symptom: reward margins stay at zero and the loss at ln 2; or margins fall below zero; or the log probabilities of
-chosen and rejected answers fall together while the margin stays flat, and the model's text falls apart.
+Symptom: reward margins stay at zero and the loss at ln 2 (IPO: 1/(2 beta)^2); or margins fall below zero; or the log
+probabilities of both answers fall together while the margin stays flat, and the model's text falls apart.
 Root cause: the reference is the policy itself (or moves with it, as biases do that LoRA trains); chosen and rejected
 are swapped, or the same once cut; beta or the learning rate lets both fall before the two are told apart.
 Fix: a frozen copy as reference, beta 0.1 (0.3 to 0.5 where text falls apart), a rate of 1e-6 (1e-5 with LoRA).
@@ -63,6 +63,8 @@ def _reference(seen: ReferenceSeen) -> Finding | None:
     if not seen.shared and (not moved or seen.synced):
         return None
     what = f"shares {seen.shared} trainable elements with the policy" if seen.shared else "is not where it was"
+    if seen.loss is not None:
+        what = f"answers as the policy does, and the loss is {seen.loss:.4f} in all of {seen.steps} steps"
     facts = {"shared": seen.shared, "its log probabilities moved by": seen.difference, "since step": seen.since}
     message = f"the reference model {what}: the policy is compared with itself"
     return Finding("error", message, BY_ADAPTER if seen.by_adapter else COPY, facts)
