@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ NAMED = 4  # dictionaries in dictionaries: {"state": {"model": {...}}} and one m
 DEEP = 6  # {"state": {"opt": {"state": {0: {"exp_avg": ...}}}}} and one more
 DATA = 1 << 14  # things in one container: more are data
 MANY = 64  # things in a list that may be states: longer ones are data
+FIRST = 8  # tensors that a file is known again by
+Known = tuple[Print, ...]
 
 
 def states(what: Any, deep: int = NAMED) -> Iterator[Mapping[str, Tensor]]:
@@ -72,3 +75,31 @@ def moments_among(optimizer: Optimizer, known: frozenset[Print]) -> bool:
     """Whether what the optimizer keeps of each parameter is there, number for number."""
     live = _moments(optimizer)
     return bool(live) and known.issuperset(map(print_of, live))
+
+
+def known_by(content: Any) -> Known | None:
+    """A few numbers of the first tensors in what was saved or read; None where there are hardly any."""
+    every = (tensor for state in states(content) for tensor in state.values())
+    first = islice((tensor for tensor in every if tensor.is_floating_point()), FIRST)
+    found = tuple(print_ for tensor in first if (print_ := print_of(tensor)) is not None)
+    return found if len(found) > 1 else None
+
+
+def tells_how_far(content: Mapping[Any, Any]) -> bool:
+    """Whether a checkpoint holds a count beside its states: of epochs, steps or samples."""
+    return any(type(value) is int and value > 0 for value in content.values())
+
+
+def bytes_of(content: Any) -> int:
+    """How large the tensors in it are, together."""
+    if isinstance(content, Tensor):
+        return content.numel() * content.element_size()
+    parts = content.values() if isinstance(content, Mapping) else content if isinstance(content, list | tuple) else ()
+    return sum(bytes_of(part) for part in parts)
+
+
+def is_among(state: Mapping[str, Any], content: Mapping[Any, Any]) -> bool:
+    """Whether a module's state is one of the checkpoint's, or made of its tensors."""
+    tensors = {id(value) for value in state.values() if isinstance(value, Tensor)}
+    parts = [content, *(part for part in content.values() if isinstance(part, Mapping))]
+    return bool(tensors) and any(id(value) in tensors for part in parts for value in part.values())

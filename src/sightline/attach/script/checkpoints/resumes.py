@@ -4,7 +4,7 @@ Loading weights is no resume: they may be tuned on other data, at another rate, 
 process saved them together with how far it had come, loads them, and trains on what it had trained on before, with an
 optimizer of the same kind, made with the same rate. What is read is known by what is in it, for it may have been
 written under another name, or through memory. Inputs that are drawn anew are never the same: there the moments of an
-optimizer that were loaded too tell a resume.
+optimizer that were loaded too tell a resume. For a Trainer of Lightning see `trainers.py` too.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import functools
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,20 @@ from torch.optim import Optimizer
 
 from sightline.attach.hook import Hook, unwrapped
 from sightline.attach.onlookers.schedule import schedules_of
-from sightline.attach.script.again import Print, print_of
-from sightline.attach.script.checkpoints.contents import moments_among, prints, states
+from sightline.attach.script.again import print_of
+from sightline.attach.script.checkpoints.contents import (
+    Known,
+    bytes_of,
+    is_among,
+    known_by,
+    moments_among,
+    prints,
+    tells_how_far,
+)
 from sightline.attach.script.checkpoints.followers import Followers
 from sightline.attach.script.checkpoints.reloads import watch_half, watch_nothing_came, watch_reload
 from sightline.attach.script.checkpoints.saves import Saves
+from sightline.attach.script.checkpoints.trainers import Fit, fit_of, of_a_trainer, settings_of
 from sightline.attach.script.watch import Models, Watched
 from sightline.guard.evidence import ResumeSeen
 from sightline.guard.probes.resume import resume
@@ -37,15 +45,14 @@ PARTS = ("optimizer", "schedule")  # the rest has moved by the first step: batch
 LARGEST = 2**30  # bytes of a checkpoint that is kept until the next step, so that it can be compared
 SAME = 0.5  # of the first batch's rows: a loader may mix in others
 MOVED, DOWN = 0.05, 0.2  # of a rate set by hand: it had moved by the save; and was not down yet, where cycles end
-MANY = 8  # tensors that a file is known again by
-Known = tuple[Print, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
     """A model's training when it was saved: its optimizers' kinds and initial rates, and the rows fed until then.
 
-    `rates`: of its one optimizer at its first step, and now; None where it has several.
+    `rates`: of its one optimizer at its first step, and now; None where it has several. `step`: of the model's; `fit`:
+    its Trainer's, with the model's `settings` when its first optimizer stepped first.
     """
 
     one: Watched
@@ -54,6 +61,27 @@ class Saved:
     rows: frozenset[int]
     rates: tuple[float, float] | None = None
     again: bool = False  # some of the rows were fed twice, so that there is an end of them
+    step: int = 0
+    fit: Fit | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def last(self, content: Any) -> bool:
+        """Whether the model was trained no more since, by this Trainer or another. `content`: of the file."""
+        if (self.one.steps if self.one.attachment is None else self.one.recorder.step) != self.step:
+            return False
+        model, known = self.model(), prints(content)
+        return model is None or all(print_of(p) in known for p in model.parameters())
+
+
+@dataclass(frozen=True, slots=True)
+class Going:
+    """What a model trains on from, and how it stood before its first step. `optimizer`: which steps."""
+
+    saved: Saved
+    path: str
+    one: Watched
+    seen: ResumeSeen
+    optimizer: weakref.ref[Optimizer]
 
 
 class Resumes:
@@ -71,6 +99,8 @@ class Resumes:
         self._loaded: tuple[weakref.ref[nn.Module], str, Any] | None = None
         self.reads: list[Callable[[str, Any], None]] = []  # told of what torch.load read, and from where
         self._lost: dict[str, Tensor] = {}  # of the last checkpoint: what it holds for a module that did not get it
+        self._settings: weakref.WeakKeyDictionary[nn.Module, dict[str, Any]] = weakref.WeakKeyDictionary()
+        self._going: Going | None = None  # it is not known yet what it is trained on
         saves.told.append(self._wrote)
         models.attention.needs.append(self._needs)
 
@@ -97,7 +127,7 @@ class Resumes:
 
     def _needs(self) -> bool:
         """Whether the next steps are to be heard."""
-        return self._read is not None or self._loaded is not None or self._followers.waiting
+        return bool(self._read or self._loaded or self._going or self._followers.waiting)
 
     def _wrote(self, one: Watched, path: str, what: Any) -> None:
         """A model in training was saved."""
@@ -106,24 +136,34 @@ class Resumes:
         fed = [row for batch in one.attachment.loading.fed for row in batch.inputs]
         rows = frozenset(fed)
         name = os.path.abspath(path) if path else f"what was saved at step {one.recorder.step}"
-        every = one.recorder.optimizers
+        every = one.recorder.optimizers or self._stepped(one.recorder.model)  # those of a fit that is over are let go
         rates = (self._first.get(every[0], 0.0), _highest(every[0], "lr")) if len(every) == 1 else None
-        model = weakref.ref(one.recorder.model)
-        self._saved[name] = Saved(one, model, frozenset(map(self._kind, every)), rows, rates, len(fed) > len(rows))
-        if (known := _known(what)) is not None:
+        model = one.recorder.model
+        self._saved[name] = Saved(
+            one,
+            weakref.ref(model),
+            frozenset(map(self._kind, every)),
+            rows,
+            rates,
+            len(fed) > len(rows),
+            one.recorder.step,
+            fit_of(model),
+            self._settings.get(model, {}),
+        )
+        if (known := known_by(what)) is not None:
             self._names[known] = name
-        if isinstance(what, Mapping) and _tells_how_far(what):
+        if isinstance(what, Mapping) and tells_how_far(what):
             self._followers.saved(name, one.recorder.model)
 
     def _came(self, where: Any, content: Any) -> None:
         name = where if isinstance(where, str | os.PathLike) else getattr(where, "name", None)
         path = os.path.abspath(name) if isinstance(name, str | os.PathLike) else ""
-        if path not in self._saved and self._names and (known := _known(content)) is not None:
+        if path not in self._saved and self._names and (known := known_by(content)) is not None:
             path = self._names.get(known, path)
         for act in self.reads:
             act(path, content)
         if path in self._saved and isinstance(content, Mapping):
-            self._read = (path, content) if _bytes(content) <= LARGEST else None
+            self._read = (path, content) if bytes_of(content) <= LARGEST else None
             self._models.attention.listen()
 
     def _given(self, module: nn.Module, state: Mapping[str, Any], result: Any) -> None:
@@ -135,10 +175,10 @@ class Resumes:
                 watch_half(inner, state, missing, self._models, self._hook)
             return
         path, content = self._read
-        if not _among(state, content):
+        if not is_among(state, content):
             return
         self._read = None
-        if _tells_how_far(content):
+        if tells_how_far(content):
             self._loaded, self._lost = (weakref.ref(inner), path, content), _held(content, missing)
         if missing:
             watch_reload(inner, missing, self._saved[path].one, path, self._hook)
@@ -148,7 +188,11 @@ class Resumes:
         self._read = None
         if optimizer not in self._first:
             self._first[optimizer] = _highest(optimizer, "lr")
+            self._note_settings(optimizer)
         self._followers.stepping(optimizer)
+        if self._going is not None and self._going.optimizer() in (optimizer, None):
+            self._judge(self._going)
+            self._going = None
         if self._loaded is None:
             return
         ref, path, content = self._loaded
@@ -164,19 +208,47 @@ class Resumes:
             self._followers.loaded(path, one, ResumeSeen(one.recorder.step, path, ("optimizer",), ("optimizer",)))
         if self._kind(optimizer) not in saved.kinds:
             return
-        one.recorder.mailbox.open(wait=True)
-        fed = one.attachment.loading.fed
-        rows = fed[-1].inputs if fed else ()
-        if not rows or sum(row in saved.rows for row in rows) < SAME * len(rows):
-            return
         model, step, schedules = one.recorder.model, one.recorder.step, schedules_of(optimizer)
         seen = resume(content, model, [optimizer], schedules, Path(path), step, rates=bool(schedules))
         seen = _with_lost(_of_parts(seen, any(schedule.last_epoch > 1 for schedule in schedules)), model, self._lost)
         if not seen.differ and "optimizer" in seen.compared and (again := self._begins_anew(optimizer, saved)):
             seen = replace(seen, differ=(("rate", again),))
-        one.attachment.show(seen)
-        if not seen.differ:
-            self._followers.loaded(path, one, seen)
+        if saved.fit is not None or fit_of(model) is not None:
+            began = saved.settings == self._settings.get(model, {}) and saved.last(content)
+            told = of_a_trainer(seen, saved.fit, fit_of(model), content, optimizer) if began else None
+            if told is None:
+                return
+            seen = told
+        self._going = Going(saved, path, one, seen, weakref.ref(optimizer))
+        if self._judge(self._going):
+            self._going = None  # else the step itself runs the forward pass, in a closure
+
+    def _judge(self, going: Going) -> bool:
+        """Show it, if it is trained on the same rows. Whether it was fed anything yet."""
+        one, saved = going.one, going.saved
+        if one.attachment is None:
+            return True
+        one.recorder.mailbox.open(wait=True)
+        fed = one.attachment.loading.fed
+        rows = fed[-1].inputs if fed else ()
+        if not rows or sum(row in saved.rows for row in rows) < SAME * len(rows):
+            return bool(fed)
+        one.attachment.show(going.seen)
+        if not going.seen.differ:
+            self._followers.loaded(going.path, one, going.seen)
+        return True
+
+    def _stepped(self, model: nn.Module) -> list[Optimizer]:
+        mine = {id(p) for p in model.parameters()}
+        return [one for one in self._first if any(id(p) in mine for g in one.param_groups for p in g["params"])]
+
+    def _note_settings(self, optimizer: Optimizer) -> None:
+        """What a Trainer's model was made with, before it is trained: what counts in it begins alike."""
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for one in self._models.live:
+            model = one.recorder.model
+            if fit_of(model) is not None and any(id(p) in held for p in model.parameters()):
+                self._settings.setdefault(model, settings_of(model))
 
     def other_rows(self, path: str, one: Watched) -> bool:
         """Whether a model is fed none of the rows that were fed again and again until the save."""
@@ -256,30 +328,3 @@ def _highest(optimizer: Optimizer, *names: str) -> float:
     """The highest rate of its groups, under the first of these names that each has."""
     found = ([group[name] for name in names if group.get(name) is not None] for group in optimizer.param_groups)
     return max((float(rates[0]) for rates in found if rates), default=0.0)
-
-
-def _known(content: Any) -> Known | None:
-    """A few numbers of the first tensors in what was saved or read; None where there are hardly any."""
-    every = (tensor for state in states(content) for tensor in state.values())
-    first = islice((tensor for tensor in every if tensor.is_floating_point()), MANY)
-    found = tuple(print_ for tensor in first if (print_ := print_of(tensor)) is not None)
-    return found if len(found) > 1 else None
-
-
-def _tells_how_far(content: Mapping[Any, Any]) -> bool:
-    """Whether a checkpoint holds a count beside its states: of epochs, steps or samples."""
-    return any(type(value) is int and value > 0 for value in content.values())
-
-
-def _bytes(content: Any) -> int:
-    if isinstance(content, Tensor):
-        return content.numel() * content.element_size()
-    parts = content.values() if isinstance(content, Mapping) else content if isinstance(content, list | tuple) else ()
-    return sum(_bytes(part) for part in parts)
-
-
-def _among(state: Mapping[str, Any], content: Mapping[Any, Any]) -> bool:
-    """Whether a module's state is one of the checkpoint's, or made of its tensors."""
-    tensors = {id(value) for value in state.values() if isinstance(value, Tensor)}
-    parts = [content, *(part for part in content.values() if isinstance(part, Mapping))]
-    return bool(tensors) and any(id(value) in tensors for part in parts for value in part.values())

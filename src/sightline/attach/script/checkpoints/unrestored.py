@@ -25,6 +25,7 @@ from sightline.attach.onlookers.schedule import schedules_of
 from sightline.attach.script.again import Print, print_of
 from sightline.attach.script.checkpoints.contents import mappings, moments_among, prints, states
 from sightline.attach.script.checkpoints.counters import LONG, Counters
+from sightline.attach.script.checkpoints.makes import as_list, is_plain, optimizer_in, same_make
 from sightline.attach.script.checkpoints.places import STARTED, Restarted, restarted
 from sightline.attach.script.checkpoints.resumes import Resumes
 from sightline.attach.script.watch import Models, Watched
@@ -32,11 +33,9 @@ from sightline.guard.evidence import ResumeSeen
 from sightline.guard.probes.resume import keeps_state
 
 COUNTS = 3  # as deep as a count of steps or epochs is looked for
-NEAR = 0.1  # of a rate that is set by hand, from one step to the next
 ALONG = 0.05  # of the saved rate: a schedule of the script's own that is as near goes on, whatever its count
 PATIENCE = 16  # steps of other optimizers until a file that was read is forgotten
 BARE, NAMED = 3, 20_000  # files without an optimizer that are kept in mind, and tensors of one: more are data
-CYCLED = ("betas", "momentum")  # which a one-cycle schedule moves
 MOVING = {"last_epoch", "_step_count", "_last_lr", "T_cur", "T_i", "best", "num_bad_epochs", "cooldown_counter"}
 
 
@@ -129,7 +128,7 @@ class Unrestored:
         if not held or not all(print_of(p) in read.prints for p in held):
             return
         read.judged.add(optimizer)
-        kept = [one for one in read.optimizers if _same_make(one, optimizer)]
+        kept = [one for one in read.optimizers if same_make(one, optimizer)]
         if not kept and (read.optimizers or not keeps_state(optimizer) or _has_state(optimizer)):
             return
         lost = _lost(read, kept, optimizer) if kept else ()
@@ -202,7 +201,7 @@ def _seen(read: Read, one: Watched, parts: tuple[str, ...], differ: tuple[tuple[
 def read_of(path: str, content: Any) -> Read | None:
     """What to know of a file's content: nothing where it holds neither an optimizer's state nor weights and a count."""
     every = list(mappings(content, COUNTS))
-    optimizers = tuple(filter(None, map(_optimizer, every)))
+    optimizers = tuple(filter(None, map(optimizer_in, every)))
     plain = [one for one in every if "param_groups" not in one and "last_epoch" not in one]
     weights = [] if optimizers else list(states(content))
     if not optimizers:  # counts stand beside the weights; deeper there are sizes of a model
@@ -223,50 +222,6 @@ def read_of(path: str, content: Any) -> Read | None:
             if isinstance(value, Tensor) and value.dtype == torch.uint8 and value.dim() == 1
         ),
     )
-
-
-def _optimizer(one: Mapping[str, Any]) -> dict[str, Any]:
-    """Of an optimizer's state: its groups' settings, how many parameters have state, and how many steps it took."""
-    states, groups = one.get("state"), one.get("param_groups")
-    if not isinstance(states, Mapping) or not isinstance(groups, list) or not groups:
-        return {}
-    if not all(isinstance(group, Mapping) and isinstance(group.get("params"), list) for group in groups):
-        return {}
-    kept = [state for state in states.values() if isinstance(state, Mapping)]
-    moments = sum(any(isinstance(t, Tensor) and t.dim() for t in state.values()) for state in kept)
-    found = (state.get("step") for state in kept)
-    steps = [int(n) for n in found if isinstance(n, int | float) or (isinstance(n, Tensor) and n.numel() == 1)]
-    return {"groups": [dict(group) for group in groups], "moments": moments, "steps": max(steps, default=0)}
-
-
-def _same_make(kept: Mapping[str, Any], optimizer: Optimizer) -> bool:
-    """Whether it has the same groups, with the same settings."""
-    groups = optimizer.param_groups
-    if len(groups) != len(kept["groups"]):
-        return False
-    return all(_same_group(one, other) for one, other in zip(kept["groups"], groups, strict=True))
-
-
-def _same_group(kept: Mapping[str, Any], live: Mapping[str, Any]) -> bool:
-    if set(kept) != set(live) or len(kept["params"]) != len(live["params"]):
-        return False
-    cycled = CYCLED if "base_momentum" in live else ()
-    plain = [name for name in live if name not in ("params", "lr", "initial_lr", *cycled) and _is_plain(live[name])]
-    if any(not _is_plain(kept[name]) or _listed(kept[name]) != _listed(live[name]) for name in plain):
-        return False
-    if "initial_lr" in live:
-        return float(kept["initial_lr"]) == float(live["initial_lr"])
-    now, saved = (float(group.get("lr", 0.0)) for group in (live, kept))
-    return abs(now - saved) <= NEAR * saved
-
-
-def _is_plain(value: Any) -> bool:
-    several = value if isinstance(value, list | tuple) else [value]
-    return all(one is None or isinstance(one, int | float | str) for one in several)
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _lost(read: Read, kept: Sequence[Mapping[str, Any]], optimizer: Optimizer) -> tuple[tuple[str, str], ...]:
@@ -305,8 +260,8 @@ def _on_its_schedule(read: Read, optimizer: Optimizer) -> str:
 def _same_plan(kept: Mapping[str, Any], live: Mapping[str, Any]) -> bool:
     if set(kept) != set(live):
         return False
-    plain = [name for name in live if name not in MOVING and _is_plain(live[name])]
-    return all(_is_plain(kept[name]) and _listed(kept[name]) == _listed(live[name]) for name in plain)
+    plain = [name for name in live if name not in MOVING and is_plain(live[name])]
+    return all(is_plain(kept[name]) and as_list(kept[name]) == as_list(live[name]) for name in plain)
 
 
 def _by_the_script(schedule: Any) -> bool:

@@ -12,7 +12,8 @@ rate. `sightline run` takes it for a resume when a script trains on, alike and o
 that says how far it had come; when all weights of an optimizer that is like the file's are the file's, and a count of
 steps or epochs goes on from the file's, or its random numbers are set (so too where the file holds no optimizer, or an
 optimizer that was amid a plan of rates which now begins anew, and no place in it); and a Trainer that begins with the
-weights of its last run, which was cut off; else the host must say so.
+weights of its last run, which was cut off, or where one of Lightning's had ended, to a later end and with nothing
+else new; else the host must say so.
 Sources:
 - https://github.com/IntelLabs/distiller/issues/145 (2019-02-06): the rate starts anew, the optimizer was never loaded
 - https://github.com/NVIDIA-NeMo/Automodel/issues/763 (2025-11-04): optimizer and schedule not restored, step at 0
@@ -56,7 +57,7 @@ def _finding(resume: ResumeSeen, part: str, what: str, severity: str) -> Finding
         severity="error" if severity == "error" else "warning",
         message=f"the resumed run is not where it was saved: {what}",
         fix=f"save it, and read it back with {KNOBS[part]} after everything is made (transformers' Trainer does it in"
-        " train(resume_from_checkpoint=folder))",
+        " train(resume_from_checkpoint=folder), Lightning's in fit(model, ckpt_path=file))",
         seen={"differs": [f"{name}: {how}" for name, how in resume.differ], "saved": list(resume.saved)},
     )
 
