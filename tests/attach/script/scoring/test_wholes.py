@@ -26,6 +26,7 @@ def run(source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Find
     """The findings of M3 and L7 in a script, from its first line to its last."""
     monkeypatch.setattr(_BaseDataLoaderIter, "__next__", _BaseDataLoaderIter.__next__)
     monkeypatch.setattr(State, "audience", None)
+    monkeypatch.setattr(nn.Module, "eval", nn.Module.eval)
     monkeypatch.setattr(listen, "folders", lambda: (str(folder),))
     found: list[Finding] = []
     problems: list[str] = []

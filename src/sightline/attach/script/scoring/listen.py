@@ -127,12 +127,11 @@ class Scores:
 
     def _begin(self, state: State) -> None:
         self._evaluations += 1
-        count = self._evaluations
-        self._running = count <= FIRST or (count >= 8 and count & (count - 1) == 0)
+        self._running = _heard(self._evaluations)
         if not self._running:
             return
         for one in self._functions.values():
-            one.before, one.now = one.now, []
+            one.before, one.now = one.now or one.before, []  # a model may be asked for other things in between
         self._folders = self._folders or folders()
         self._models = [state.model]
         self._spots = Spots(self._own)
@@ -140,9 +139,12 @@ class Scores:
 
     def _told(self, module: nn.Module) -> None:
         """`module` is to be evaluated: what comes may ask it for something else than a forward pass."""
-        whole = unwrapped(module)[1]
+        whole, live = unwrapped(module)[1], [one for one in self._live() if not one.muted]
+        if not _heard(self._evaluations + 1):
+            self._evaluations += any(one.model is whole for one in live)
+            return
         inside = set(whole.modules())
-        state = next((one for one in self._live() if not one.muted and one.model in inside), None)
+        state = next((one for one in live if one.model in inside), None)
         if state is not None and not any(map(compiled_parts, inside)):  # a compiler would read us along
             self._begin(state)
             state.asked = self._running
@@ -267,6 +269,11 @@ class Scores:
             return
         function.missed += 1
         function.done = function.missed >= MISSES
+
+
+def _heard(count: int) -> bool:
+    """Whether this evaluation is one that is listened to."""
+    return count <= FIRST or (count >= 8 and count & (count - 1) == 0)
 
 
 def _place(frame: FrameType | None) -> str:
