@@ -53,7 +53,7 @@ def trained(model: nn.Module, data: list[tuple[Tensor, Tensor]], budget: float =
     return found
 
 
-@pytest.mark.parametrize("budget", [1.0, 0.02])
+@pytest.mark.parametrize("budget", [pytest.param(1.0, marks=pytest.mark.slow), 0.02])
 def test_rows_without_keys_are_never_trained_on(budget: float) -> None:
     torch.manual_seed(0)
     data = batches(60, {7, 20, 21, 35, 50})

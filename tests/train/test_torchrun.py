@@ -13,7 +13,7 @@ import yaml
 
 from sightline.recipe import load
 from sightline.train.run import train
-from tests.train.parallel.runs import table
+from tests.train.parallel.runs import on_processes, table
 from tests.train.tiny import RECIPE
 
 pytestmark = pytest.mark.ddp
@@ -58,4 +58,4 @@ def test_two_processes_give_the_losses_of_one(recipe_file: Path, tmp_path: Path)
     assert len(losses(alone, "train")) == 8
     for kind in ("train", "validation"):
         assert losses(tmp_path / "pair", kind) == pytest.approx(losses(alone, kind), rel=1e-4)
-    torchrun("train", "--resume", str(tmp_path / "pair"))
+    on_processes(2, {tmp_path / "pair": None})

@@ -213,8 +213,8 @@ if __name__ == "__main__":
 """
 
 
-def test_clean_loops_to_the_bit(both: Both) -> None:
-    pair = both(CLEAN)
+def test_clean_loops_to_the_bit(forked: Both) -> None:
+    pair = forked(CLEAN)
     pair.alike()
     assert (pair.told["findings"], pair.told["run"]["problems"]) == ([], [])
     watched = [(model["name"], model["steps"]) for model in pair.told["run"]["models"]]

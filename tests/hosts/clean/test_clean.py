@@ -18,10 +18,11 @@ from tests.forked import TORCH, Forks
 
 HERE = Path(__file__).parent
 SCRIPTS = sorted((HERE / "scripts").glob("*/*.py"))
+FACE = (*TORCH, "transformers", "datasets", "peft", "accelerate", "trl")
 PRELOAD = {
     "torch": TORCH,
-    "hf": (*TORCH, "transformers", "datasets", "peft", "accelerate"),
-    "trl": (*TORCH, "transformers", "datasets", "trl"),
+    "hf": FACE,
+    "trl": FACE,
     "lightning": (*TORCH, "lightning"),
     "slow": TORCH,
 }

@@ -250,7 +250,7 @@ def watching(seen: list[GuardCallback]) -> Guarded:
     return add
 
 
-@pytest.mark.parametrize("script", planted(globals()))
+@pytest.mark.parametrize("script", planted(globals(), slow=("P1", "P4", "T1", "T6")))
 def test_found_in_the_script_and_not_in_its_twin(script: Script, tmp_path: Path) -> None:
     seen: list[GuardCallback] = []
     script(tmp_path / "faulty", watching(seen), True)
