@@ -52,6 +52,7 @@ ABSENT = {
     "Progress": "nothing ran",
     "CutOffSeen": "no modules were seen that run in vain",
     "HiddenSeen": "no parameters were seen in plain lists or dictionaries",
+    "RenewedSeen": "no language model was woken beside a connector that had learnt alone",
     "ReplacedSeen": "no layers were seen that took the place of others which an optimizer still holds",
     "FeaturesSeen": "no features were seen beside texts that a model was to tell",
     "FreshFrozenSeen": "no frozen matrices were seen with an initialiser's values",

@@ -36,6 +36,7 @@ from sightline.attach.onlookers.pictures import Pictures
 from sightline.attach.onlookers.placeholder import Placeholder
 from sightline.attach.onlookers.pull import Pull
 from sightline.attach.onlookers.redrawn import Redrawn
+from sightline.attach.onlookers.renewed import Renewed
 from sightline.attach.onlookers.replaced import Replaced
 from sightline.attach.onlookers.rounding import Rounding
 from sightline.attach.onlookers.row_order import RowOrder
@@ -68,6 +69,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     FreshFrozen,
     NewRows,
     Hidden,
+    Renewed,
     Replaced,
     Outside,
     OwnMode,

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from sightline.attach.mailbox import Mailbox
 from sightline.attach.open_step import OpenStep
 from sightline.attach.pace import Pace
+from sightline.attach.towers import Towers
 from sightline.guard.evidence import Evidence
 from sightline.guard.probes.call import Call
 
@@ -29,6 +30,7 @@ class Recording(Protocol):
     """
 
     model: nn.Module
+    towers: Towers
     mailbox: Mailbox
     pace: Pace
     offer: Callable[[Evidence], Any]

@@ -43,6 +43,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     CutOffSeen    once, when modules that are optimized run under no_grad, or are detached
     FreshFrozenSeen   once, under `sightline run`, when frozen parts that nobody gave a value stand in the way
     HiddenSeen    once, when parameters in plain containers have had gradients in three measured steps
+    RenewedSeen   when a language model wakes beside a connector that has learnt without it
     ReplacedSeen  once, when layers took the place of such as only the optimizer still holds
     PicturesSeen  once, when all images of many training batches were one and the same
     PullSeen      after first backward passes that pull all outputs of a batch to one number
@@ -126,7 +127,7 @@ from sightline.guard.evidence.pictures import PicturesSeen
 from sightline.guard.evidence.prompt_masks import PromptMasksSeen
 from sightline.guard.evidence.pull import CrossedSeen, PullSeen
 from sightline.guard.evidence.reference import ReferenceSeen
-from sightline.guard.evidence.replaced import ReplacedSeen
+from sightline.guard.evidence.replaced import RenewedSeen, ReplacedSeen
 from sightline.guard.evidence.rounding import AutocastSeen, LeftOutSeen, RoundingSeen, ScaledStep, ScalerSeen
 from sightline.guard.evidence.row_orders import OrdersSeen
 from sightline.guard.evidence.rows import (
@@ -202,6 +203,7 @@ __all__ = [
     "RanksStuckSeen",
     "RedrawnSeen",
     "ReferenceSeen",
+    "RenewedSeen",
     "RepeatsSeen",
     "ReplacedSeen",
     "ResumeSeen",
@@ -280,6 +282,7 @@ Evidence = (
     | BinaryLossSeen
     | HeadSeen
     | HiddenSeen
+    | RenewedSeen
     | ReplacedSeen
     | OutputsSeen
     | OutsideSeen

@@ -16,6 +16,7 @@ SMALLEST = 64  # elements whose norm tells a distribution
 UNIFORM = 1.8  # kurtosis of a uniform distribution
 NORMAL = 0.02  # standard deviation of weights in the initialisation of most transformers
 EARLY = 2  # the set-up is read anew once an unnamed optimizer has stepped, and the history begins with step 2
+JUMP = 0.1  # change of a norm that no optimizer step explains: far above the 3 % error of a measured update
 LATER = 5  # steps in a row: one bad batch is no harm
 HOT = 1e-2  # update over weight a step: ten times the healthy 1e-3
 RISE, NATS = 1.3, 0.05  # a loss that stays above RISE x the first, and NATS x ln V higher, was not chance
@@ -100,6 +101,13 @@ def fresh(step: StepSeen, tower: str) -> bool:
     inputs, so both have a root mean square of 1/sqrt(3n); that of most transformers has normal weights and no bias.
     """
     return untrained(step.tower(tower))
+
+
+def jumped(before: Sequence[ParameterSeen], after: StepSeen) -> list[str]:
+    """Parameters whose norms changed between two steps by more than the later step's own update."""
+    was = {p.name: p.weight_norm for p in before}
+    now = [p for p in after.parameters if p.name in was]
+    return [p.name for p in now if abs(p.weight_norm - was[p.name]) > 2 * p.update_norm + JUMP * p.weight_norm]
 
 
 def untrained(parameters: Sequence[ParameterSeen]) -> bool:

@@ -1,4 +1,4 @@
-"""Layers that took the place of others, of which the optimizer was not told."""
+"""Layers that took the place of others, of which the optimizer was not told; and weights that took that of others."""
 
 from __future__ import annotations
 
@@ -20,3 +20,16 @@ class ReplacedSeen:
     numel: int
     shapes: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
     foreign: int
+
+
+@dataclass(frozen=True, slots=True)
+class RenewedSeen:
+    """Matrices of a connector when the language model wakes, beside what it had learnt alone in the stage before.
+
+    Attributes:
+        parameters: their names; `kept`: correlation of each with what the stage left.
+    """
+
+    step: int
+    parameters: tuple[str, ...]
+    kept: tuple[float, ...]

@@ -22,25 +22,29 @@ Sources:
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import BatchSeen, History, Setup, SignalsSeen
-from sightline.guard.evidence.origin import forgetting, fresh
+from sightline.guard.evidence import BatchSeen, History, RenewedSeen, Setup, SignalsSeen
+from sightline.guard.evidence.origin import forgetting, fresh, jumped
 from sightline.guard.specimen import Run
 
 DOMAINS = ("vlm",)
 FAR = 1e3  # ratio of root mean squares: ten times what trained models show
 OPEN = 64  # steps until features may no longer be near zero: gates that start closed have opened
-JUMP = 0.1  # change of a norm that no optimizer step explains: far above the 3 % error of a measured update
+NOTHING = 0.2  # correlation with what was learnt: of thousands of elements, chance leaves a few hundredths
 
 
 def find(
-    setup: Setup, signals: SignalsSeen | None = None, batch: BatchSeen | None = None, history: History | None = None
+    setup: Setup,
+    signals: SignalsSeen | None = None,
+    batch: BatchSeen | None = None,
+    history: History | None = None,
+    renewed: RenewedSeen | None = None,
 ) -> Verdict:
     """Width and size of the features, and what the steps do to the towers on both sides."""
     if "connector" not in setup.towers or (signals is None and history is None):
         return CannotTell("connector in use")
     if signals is not None and (finding := _width(signals, batch) or _size(signals)):
         return finding
-    if history is not None and (finding := _reset(history) or _hot(history, setup)):
+    if history is not None and (finding := _reset(history, renewed) or _hot(history, setup)):
         return finding
     if history is None and (signals is None or not signals.connector_rms):
         return CannotTell("connector in use")
@@ -76,18 +80,18 @@ def _size(signals: SignalsSeen) -> Finding | None:
     )
 
 
-def _reset(history: History) -> Finding | None:
-    """Between two steps a weight's norm changed by more than the later step's own update, and it looks untrained."""
+def _reset(history: History, renewed: RenewedSeen | None) -> Finding | None:
+    """Weights are another untrained beginning, by no step of an optimizer: between two steps, or two stages."""
     before, after = (history.steps[0], *history.steps)[-2:]
-    was = {p.name: p.weight_norm for p in before.tower("connector")}
-    jumps = {p.name: abs(p.weight_norm - was.get(p.name, p.weight_norm)) for p in after.tower("connector")}
-    limit = {p.name: 2 * p.update_norm + JUMP * p.weight_norm for p in after.tower("connector")}
-    moved = [name for name, jump in jumps.items() if jump > limit[name]]
+    when, moved = f"between steps {before.step} and {after.step}", jumped(before.tower("connector"), after)
+    if renewed is not None and max(renewed.kept) < NOTHING and history.measured:
+        after, moved = history.measured[0], list(renewed.parameters)
+        when = f"at step {renewed.step}, where the language model begins to learn beside it"
     if not moved or not fresh(after, "connector"):
         return None
     return Finding(
         severity="error",
-        message=f"the projector was initialised anew between steps {before.step} and {after.step}",
+        message=f"the projector was initialised anew {when}",
         fix="initialise it once, before the optimizer is made; load its weights when a stage begins",
         seen={"changed": moved[:5]},
     )
