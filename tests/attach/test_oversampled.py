@@ -46,3 +46,36 @@ def test_oversampled_rows(leaks: bool) -> None:
     for message in early:
         known, of = (int(word) for word in message.split()[:3:2])
         assert of == 650 and 200 < known < 300  # of the evaluation alone, repetitions counted: 60 different rows
+
+
+@pytest.mark.parametrize("leaks", [True, False], ids=["before the split", "behind it"])
+def test_classes_made_even(leaks: bool) -> None:
+    """Some classes are only a little smaller than the largest, so that many rows are there twice."""
+    draw = torch.Generator().manual_seed(0)
+    classes = torch.arange(4).repeat_interleave(torch.tensor([340, 290, 215, 55]))
+    table = torch.randn(900, 7, generator=draw) + classes[:, None]
+
+    def even(rows: Tensor) -> Tensor:
+        parts = [rows[classes[rows] == one] for one in range(4)]
+        most = max(map(len, parts))
+        more = [part[torch.randint(len(part), (most - len(part),), generator=draw)] for part in parts]
+        every = torch.cat([*parts, *more])
+        return every[torch.randperm(len(every), generator=draw)]
+
+    order = torch.randperm(900, generator=draw)
+    every = even(order) if leaks else order
+    test, train = every[: len(every) // 5], every[len(every) // 5 :]
+    train = train if leaks else even(train)
+    net = nn.Linear(7, 4)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    with sightline.attach(net, optimizer, on_finding=None, checks=load((page("M1"),))) as guard:
+        for _ in range(3):
+            for rows in train[torch.randperm(len(train), generator=draw)].split(24):
+                optimizer.zero_grad()
+                F.cross_entropy(net(table[rows]), classes[rows]).backward()
+                optimizer.step()
+            net.eval()
+            with torch.no_grad():
+                net(table[test])
+            net.train()
+    assert [finding.code for finding in guard.findings] == ["M1"] * leaks

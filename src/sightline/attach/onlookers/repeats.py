@@ -20,17 +20,33 @@ class Pass:
     """The rows of one pass, counted."""
 
     def __init__(self) -> None:
-        self.rows: Counter[bytes] = Counter()
         self.over = False
-        self._again = 0
+        self.twins = 0  # pairs of equal rows, as long as the pass surely went on
+        self._rows: Counter[bytes] = Counter()
+        self._again: list[bytes] = []  # rows of the last batches, which all were known: repetitions, or the next pass
+
+    @property
+    def rows(self) -> Counter[bytes]:
+        """How often each was there."""
+        return self._rows if self.over else self._rows + Counter(self._again)
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of rows, as long as the pass surely went on."""
+        return self._rows.total() * (self._rows.total() - 1) // 2
 
     def take(self, rows: list[bytes]) -> None:
         """The next batch."""
-        known = sum(row in self.rows for row in rows)
-        self._again = self._again + len(rows) if known >= OVER * len(rows) else 0
-        self.over = self.over or self._again >= ROWS or self.rows.total() >= MOST
-        if not self.over:
-            self.rows.update(rows)
+        if self.over:
+            return
+        known = sum(row in self._rows for row in rows)
+        self._again += rows
+        if known < OVER * len(rows):
+            for row in self._again:
+                self.twins += self._rows[row]
+                self._rows[row] += 1
+            self._again = []
+        self.over = len(self._again) >= ROWS or self._rows.total() >= MOST
 
 
 class Repeats:

@@ -11,15 +11,18 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from sightline.attach.onlookers.near_rows import NearRows
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
+from sightline.attach.onlookers.other_side import OtherSide
 from sightline.attach.onlookers.repeats import Repeats, equal_pairs
+from sightline.attach.onlookers.row_classes import RowClasses
 from sightline.attach.onlookers.shared_pictures import SharedPictures, picture_place
 from sightline.attach.onlookers.spans import Spans
 from sightline.attach.onlookers.tails import Tails
 from sightline.guard.evidence import SharedRowsSeen
-from sightline.guard.probes.call import Call, outcome
+from sightline.guard.probes.call import Call, differentiable, outcome
 from sightline.guard.probes.restore import as_bytes
 
 ALWAYS = 64  # training batches that are hashed whatever the step costs; later ones on measured steps, and
@@ -61,7 +64,9 @@ class SharedRows(Onlooker):
         self.judged: list[tuple[int, list[bytes]]] = []  # the step of each evaluation batch, and its rows
         self.several = False  # ranks train one model, who are judged together at the end
         self.final: SharedRowsSeen | None = None
-        self.repeats = Repeats()
+        self.repeats, self._other = Repeats(), OtherSide()
+        self._classes = RowClasses(self.repeats.trained)
+        self._one = True  # the model is given one input for each row, masks aside
         self.later: list[tuple[int, list[bytes]]] = []  # the same of training batches after the first ones
         self._shared: set[bytes] = set()
         self._batches = self._hashed = self._mixed = self.pairs = self.twins = 0
@@ -83,7 +88,9 @@ class SharedRows(Onlooker):
             self._batches = self.recorder.forwards
             wanted = measured or self._batches <= ALWAYS or len(self.later) < LATER
             if wanted and len(self.trained) < MOST and (rows := _rows(call)):
-                self._post(call, rows, partial(self._train, step, self._batches), training=True)
+                self._other.gave(rows[0], differentiable(output))
+                names = self._classes.listen(self, outcome(output).logits, len(rows[0]))
+                self._post(call, rows, partial(self._train, step, self._batches, names), training=True)
             return
         if step == 0 or len(self.evaluated) >= MOST:
             return
@@ -97,8 +104,21 @@ class SharedRows(Onlooker):
         if self._at == here and measured and (rows := _rows(call)):
             self._post(call, rows, partial(self._evaluate, step, self._phase), training=False)
 
+    def backward(self, root: Tensor) -> None:
+        """Does this loss compare outputs with those of another side?"""
+        self._other.backward(root)
+
+    def after_step(self, optimizer: Optimizer, *, measured: bool) -> None:
+        """Let go of the step's graph."""
+        self._other.forget()
+
+    def again(self) -> None:
+        """A stage of another loss, perhaps."""
+        self._other.again()
+
     def close(self, *, broken: bool) -> None:
         """The last comparison."""
+        self._other.forget()
         self.final = self._seen(last=True)
         if self.evaluated and self.trained:
             if not self.several:
@@ -126,8 +146,18 @@ class SharedRows(Onlooker):
         else:
             self.recorder.mailbox.post([*rows, prints], lambda values: take(picture, values[:-1], values[-1]))
 
-    def _train(self, step: int, number: int, picture: int | None, values: list[Tensor], likes: Tensor | None) -> None:
+    def _train(
+        self,
+        step: int,
+        number: int,
+        names: list[bytes],
+        picture: int | None,
+        values: list[Tensor],
+        likes: Tensor | None,
+    ) -> None:
         rows = _hashes(values)
+        names += rows
+        self._one = sum(not _is_mask(value) for value in values) == 1
         self._pictures.trained(rows, None if picture is None else _hashes([values[picture]]))
         self._under_way = (step, {*rows, *(self._under_way[1] if self._under_way[0] == step else ())})
         self._near.trained(rows, likes)
@@ -204,7 +234,7 @@ class SharedRows(Onlooker):
             self.recorder.offer(self._seen(passed=passed))
 
     def _seen(self, *, last: bool = False, passed: bool = False) -> SharedRowsSeen:
-        worst = max(self._worst, self._judging, key=Phase.weight)
+        worst, drawn = max(self._worst, self._judging, key=Phase.weight), self.repeats.trained
         return SharedRowsSeen(
             step=self.recorder.step,
             trained=len(self.trained),
@@ -223,6 +253,9 @@ class SharedRows(Onlooker):
             pictures=self._pictures.seen(self.trained) if last else None,
             tails=self._tails.seen() if last else None,
             repeats=self.repeats.seen() if last or passed else None,
+            drawn=(drawn.pairs, drawn.twins),
+            classes=self._classes.counted() if last or passed else (),
+            one_side=self._one and self._other.found,
             worst=(worst.known, worst.judged),
         )
 
@@ -256,6 +289,11 @@ def _rows(call: Call) -> list[Tensor]:
         most = WIDE if value.is_floating_point() else LONG
         kept.append(flat[:, :: max(1, -(-flat.shape[1] // most))])
     return kept
+
+
+def _is_mask(value: Tensor) -> bool:
+    """Ones and zeros: they say which part of another input counts, or of which kind it is."""
+    return not value.is_floating_point() and bool(((value == 0) | (value == 1)).all())
 
 
 def _hashes(values: list[Tensor]) -> list[bytes]:

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     )
 
 DISTINCT, KEYS = 64, 2  # rows, and of four parts of a row those that tell all of these apart
-NEW = 0.2  # share of new rows at least: copies of some rows and none of the others
+NEW = 0.1  # share of new rows at least: copies of some rows and none of the others
 ALIKE, NOISE, TWINS = 1.3, 2.5, 4  # times: training repeats as often as it shares; so does the test, in a few pairs
-EVEN, ROWS, FEW = 1.4, 8, 40  # times as many as a random split puts into the test; rows there; fewer vary as much
+EVEN, ROWS, FEW = 1.4, 8, 40  # times as many as a random split puts into the test; rows there; fewer vary as much,
+FAR = 4.0  # up to so many standard deviations
 VAST = 20.0  # times as many different rows as there are: those that are there once come from no small set
 WINDOWS, FOLLOWED = 16, 0.5  # evaluated windows, and of them those behind which training goes on
 SAME, PARTED = 0.05, 0.05  # of the evaluated rows were trained on; of the spans that came again, went on otherwise
@@ -31,6 +32,7 @@ GROUPS, LARGEST = 16, 8  # groups of one size, of at most so many rows: near cop
 LONGEST = 64  # the same of equal rows
 SURE, UNSEEN = 3.0, 3  # standard deviations of a count; groups that may have been missed (95 %)
 CLEAR = 4.0  # times what draws would give at most
+STILL = 0.05  # of a class's rows were there before: it was not repeated
 CHANCE = 2.0  # times the most that chance gives, with the bound below
 BOUND = 3.0  # twins that may have been missed: with none in n pairs, the rate is below 3 / n (95 %)
 FEWEST, ALL, WHOLE = 3, 0.9, 0.95  # samples; of those taught; of a data set
@@ -129,27 +131,59 @@ def _most(count: int) -> float:
     return count + SURE * sqrt(count + 1) + UNSEEN
 
 
+def by_chance(rows: SharedRowsSeen) -> float:
+    """How many evaluated rows were trained on if all are drawn from one set, as far as rows repeat in it.
+
+    Rows of few different parts may be drawn from a small set; others come again because they were stored.
+    """
+    rate = (rows.twins + BOUND) / rows.pairs if rows.pairs else 0.0
+    if not _rich(rows) and rows.drawn[0]:
+        rate = max(rate, rows.drawn[1] / rows.drawn[0])  # in batches without repetitions, too
+    return rows.evaluated * rows.trained * rate
+
+
+def _rich(rows: SharedRowsSeen) -> bool:
+    """Whether half a row tells which one it is."""
+    return rows.parts >= DISTINCT and rows.keys >= KEYS
+
+
 def copied(rows: SharedRowsSeen) -> bool:
     """Whether rows are equal because they were copied before the split, though they repeat within training too.
 
     Of rows drawn from any set, however seldom some of them, the counts are a mixture of Poisson distributions. So they
     were copied where many are there equally often; or where most rows are from a set that is far larger than the data,
-    and the others are not alike by their poverty: half a row tells which one it is. And rows of each count are on both
-    sides as a random split puts them there: not repeated behind it, and no training rows that are evaluated.
+    or repetitions make classes even that are not, and the rows are not alike by their poverty: half a row tells which
+    one it is. And rows of each count are on both sides as a random split puts them there: not repeated behind it, and
+    no training rows that are evaluated.
     """
     seen = rows.repeats
     if seen is None or 1 - rows.shared / rows.evaluated < NEW or not _exchanged(seen):
         return False
     if size := _fixed(seen.sizes, min(LONGEST, len(seen.sizes))):
         return _rows(seen, range(size, size + 1)) >= ROWS
-    if rows.parts < DISTINCT or rows.keys < KEYS:
+    if not _rich(rows):
         return False
     once, twice, more = seen.sizes[0], sum(seen.sizes[1:2]), sum(seen.sizes[2:])
     vast = once**2 / (2 * (twice + UNSEEN)) >= VAST * (seen.drawn + seen.judged)  # Chao (1984): the least unseen
     chance = 2 * twice**2 / (3 * max(1, once))  # three times there, were all rows drawn alike
-    return (
-        vast and more >= max(GROUPS, CLEAR * (chance + UNSEEN)) and _rows(seen, range(3, len(seen.sizes) + 1)) >= ROWS
-    )
+    often = more >= max(GROUPS, CLEAR * (chance + UNSEEN)) and _rows(seen, range(3, len(seen.sizes) + 1)) >= ROWS
+    return (often and vast) or (_levelled(rows.classes) and _rows(seen, range(2, len(seen.sizes) + 1)) >= ROWS)
+
+
+def _levelled(classes: tuple[tuple[int, int], ...]) -> bool:
+    """Whether classes have equally many rows, though of different rows far from it: the largest repeats none of its."""
+    if len(classes) < 2 or min(every for every, _ in classes) < FEW:
+        return False
+    largest, different = max(classes, key=lambda one: one[1])
+    every, distinct = (_uneven([one[place] for one in classes]) for place in (0, 1))
+    bound = len(classes) - 1 + SURE * sqrt(2 * (len(classes) - 1))
+    return largest - different <= STILL * largest and every <= bound and distinct > CLEAR * bound
+
+
+def _uneven(counts: list[int]) -> float:
+    """How far counts are from even, in squares of what draws give: one less than there are, on average."""
+    mean = sum(counts) / len(counts)
+    return sum((count - mean) ** 2 for count in counts) / mean
 
 
 def _exchanged(seen: RepeatsSeen) -> bool:
@@ -160,7 +194,7 @@ def _exchanged(seen: RepeatsSeen) -> bool:
     between = seen.twins / (seen.drawn * seen.judged)
     alike = 1 / ALIKE <= seen.drawn_twins / drawn / between <= ALIKE
     spans = [range(size, size + 1) for size in range(1, len(seen.sizes) + 1)]
-    even = all(1 / EVEN <= _there(seen, span) <= EVEN for span in (*spans, range(3, len(seen.sizes) + 1)))
+    even = all(_even(seen, span) for span in (*spans, range(3, len(seen.sizes) + 1)))
     return alike and even and 1 / NOISE <= seen.judged_twins / judged / between <= NOISE
 
 
@@ -170,10 +204,12 @@ def _rows(seen: RepeatsSeen, sizes: range) -> float:
     return every * seen.judged / (seen.drawn + seen.judged)
 
 
-def _there(seen: RepeatsSeen, sizes: range) -> float:
-    """How many are there, in times of that; 1 where they are few."""
-    expected = _rows(seen, sizes)
-    return sum(seen.judged_of[size - 1] for size in sizes) / expected if expected >= FEW else 1.0
+def _even(seen: RepeatsSeen, sizes: range) -> bool:
+    """Whether about as many are there."""
+    expected, there = _rows(seen, sizes), sum(seen.judged_of[size - 1] for size in sizes)
+    if expected < FEW:
+        return abs(there - expected) <= FAR * sqrt(expected + 1)
+    return 1 / EVEN <= there / expected <= EVEN
 
 
 def held_out_on_one_rank(rows: SharedRowsSeen) -> bool:

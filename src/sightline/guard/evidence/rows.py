@@ -129,6 +129,10 @@ class SharedRowsSeen:
         repeats: how often each of them is there; None until both were passed through; of the batches hashed.
         abroad: where ranks train one model, rows that one evaluates and another had trained on before, a mean over the
             other ranks; `own`: rows that it had trained on itself. None of a single rank.
+        drawn: pairs of rows of training's first pass, in whatever batches, and those of them that are equal.
+        classes: of batches of that pass, the rows of each class and how many different ones; () where it is not known.
+        one_side: the loss compares what the model gives for its only input with what it, or another, gives for others,
+            all with all or pair by pair: such an input is a part of a sample.
         worst: of the evaluation with the largest share of rows trained on, how many these are, and how many it has in
             all, repetitions included; () where it is not known.
         views: which pictures are views of one; None before the end, and where training does not repeat its rows.
@@ -156,6 +160,9 @@ class SharedRowsSeen:
     abroad: float | None = None
     own: int = 0
     worst: tuple[int, ...] = ()
+    drawn: tuple[int, int] = (0, 0)
+    classes: tuple[tuple[int, int], ...] = ()
+    one_side: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,27 @@ def test_what_cannot_be_told(change: dict[str, Any]) -> None:
     assert isinstance(find(replace(LEAK, **change)), CannotTell)
 
 
+def test_one_side_of_pairs() -> None:
+    assert isinstance(find(replace(LEAK, one_side=True)), CannotTell)
+
+
+@pytest.mark.parametrize(("twins", "told"), [(300, False), (20, True)], ids=["a set of 250 rows", "one of thousands"])
+def test_rows_that_come_again_in_other_batches_alone(twins: int, told: bool) -> None:
+    """No batch of draws from a small set has a row twice; rows that were stored come again whatever they are."""
+    seen = replace(LEAK, drawn=(75_000, twins), parts=200, keys=1)
+    assert isinstance(find(seen), Finding if told else CannotTell)
+    assert isinstance(find(replace(seen, keys=4)), Finding)
+
+
+def test_a_second_pass_is_not_counted_as_repetitions() -> None:
+    rows = [str(row).encode() for row in range(40)]
+    seen = Repeats()
+    for place in (*range(0, 40, 4), *range(0, 40, 4)):
+        seen.train(rows[place : place + 4], whole=True)
+    assert (seen.trained.pairs, seen.trained.twins) == (780, 0)
+    assert seen.trained.rows.total() == 40
+
+
 NEAR = replace(
     LEAK,
     shared=0,
@@ -120,6 +141,26 @@ def test_copies_of_some_rows(times: int, seldom: int) -> None:
     assert isinstance(find(replace(shown(train, test), repeats=None)), CannotTell)
 
 
+def test_every_row_twice() -> None:
+    """Of what is judged, one row in nine is new. A training score has none that is, or all that is judged beside it."""
+    for seed in range(5):
+        draw = np.random.default_rng(seed)
+        train, test = split(np.arange(800).repeat(2), draw)
+        assert isinstance(find(shown(train, test)), Finding)
+        train, test = np.arange(640).repeat(2), 640 + np.arange(160).repeat(2)
+        train = draw.permutation(train)
+        for judged in (train, train[::3], np.append(train, test), np.append(train, test[:80])):
+            assert not isinstance(find(shown(train, judged)), Finding)
+
+
+@pytest.mark.parametrize("new", [30, 70, 200])
+def test_a_score_of_all_rows_where_training_was_levelled(new: int) -> None:
+    draw = np.random.default_rng(new)
+    train = draw.permutation(np.append(np.arange(240), np.arange(60).repeat(9)))
+    judged = np.append(train, 1000 + np.arange(new))
+    assert not isinstance(find(shown(train, judged, classes=((600, 540), (600, 60)))), Finding)
+
+
 def test_some_rows_drawn_again_and_again() -> None:
     draw = np.random.default_rng(0)
     more = np.concatenate([np.arange(1200), draw.integers(0, 200, 1000)])
@@ -127,6 +168,40 @@ def test_some_rows_drawn_again_and_again() -> None:
     assert isinstance(find(seen), Finding)
     for change in ({"keys": 1}, {"parts": 63}):  # rows of few words, some of which are said again and again
         assert isinstance(find(replace(seen, **change)), CannotTell)
+
+
+def levelled(sizes: tuple[int, ...], draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of classes of such sizes, repeated until each has as many as the largest; and the class of each row."""
+    classes = np.arange(len(sizes)).repeat(sizes)
+    parts = [np.flatnonzero(classes == one) for one in range(len(sizes))]
+    return np.concatenate([np.append(part, draw.choice(part, max(sizes) - len(part))) for part in parts]), classes
+
+
+def counted_by_class(train: np.ndarray, classes: np.ndarray) -> tuple[tuple[int, int], ...]:
+    parts = [train[classes[train] == one] for one in np.unique(classes)]
+    return tuple((len(part), len(set(part))) for part in parts)
+
+
+@pytest.mark.parametrize("sizes", [(340, 290, 215, 55), (600, 300), (500, 200, 200)])
+def test_classes_made_even_before_the_split(sizes: tuple[int, ...]) -> None:
+    draw = np.random.default_rng(1)
+    rows, classes = levelled(sizes, draw)
+    train, test = split(rows, draw)
+    seen = shown(train, test, classes=counted_by_class(train, classes))
+    assert isinstance(find(seen), Finding)
+    for change in ({"classes": ()}, {"keys": 1}, {"classes": ((700, 400), (400, 150))}, {"classes": ((500, 400),) * 2}):
+        assert not isinstance(find(replace(seen, **change)), Finding)
+
+
+def test_classes_made_even_behind_the_split() -> None:
+    """A few rows are there twice on their own, and training's are repeated."""
+    draw = np.random.default_rng(2)
+    rows, classes = levelled((340, 290, 215, 55), draw)
+    place = draw.permutation(np.append(np.arange(900), np.arange(900)[::6]))
+    test, kept = place[:210], set(place[210:])
+    train = np.append(place[210:], [row for row in rows[900:] if row in kept])
+    train = draw.permutation(np.append(train, [row for row in rows if classes[row] and row in kept]))
+    assert not isinstance(find(shown(train, test, classes=counted_by_class(train, classes))), Finding)
 
 
 def drawn_from(pool: str, draw: np.random.Generator) -> np.ndarray:

@@ -18,8 +18,9 @@ Stays silent when: evaluation rows are new; one row in many is shared by chance,
 rows (as their own repetitions show); what runs without gradients is the training set itself, as a whole (a training
 score, also beside a test, a feature bank, a reference's log-probabilities), or rows before they are trained on (a pool,
 a rollout); rows are nearly equal and training is augmented, so that a training score looks the same; drawings are alike
-by their kinds; training has all texts of the pictures that are judged with others (prompts); windows to judge by come
-from the whole of a text (an estimate of the training loss), or from text of few sentences.
+by their kinds; training has all texts of the pictures that are judged with others (prompts); an input is one side of
+pairs (prompts for a text tower, the items of a catalogue); windows to judge by come from the whole of a text (an
+estimate of the training loss), or from text of few sentences.
 Sources:
 - https://github.com/stefyste/RIAWELC/issues/2 (2026-02-19): all 2,443 test images are training images; 93 % became 82 %
 - https://github.com/tqwei05/PlantSeg/issues/11 (2026-03-26): 70 duplicate groups between test and training
@@ -50,6 +51,10 @@ def find(rows: SharedRowsSeen, spans: SharedSpansSeen | None = None, drawn: Redr
         return Finding("warning", message, fix, seen)
     if not rows.evaluated or not rows.trained:
         return CannotTell("evaluation after training steps with rows that can be compared")
+    if rows.one_side:
+        return CannotTell(
+            "inputs that are whole samples: the loss compares outputs with others, as of a text and an image"
+        )
     found = _equal(rows) or _near(rows)
     return found if isinstance(found, Finding) else _windows(rows) or found
 
@@ -82,7 +87,7 @@ def _near(rows: SharedRowsSeen) -> Finding | None:
 def _equal(rows: SharedRowsSeen) -> Verdict:
     if rows.shared < max(ROWS, copies.SHARE * rows.evaluated):
         return None
-    chance = rows.evaluated * rows.trained * (rows.twins + copies.BOUND) / rows.pairs if rows.pairs else 0.0
+    chance = copies.by_chance(rows)
     copied, abroad = copies.copied(rows), copies.held_out_on_one_rank(rows)
     if rows.shared <= copies.CHANCE * min(chance, float(rows.evaluated)) and not copied:
         return CannotTell("rows different enough to tell a shared one from a chance")
