@@ -16,9 +16,10 @@ def note(optimizer: Optimizer) -> None:
 
 
 def given_rates(optimizer: Optimizer, model: nn.Module) -> dict[int, float]:
-    """Group -> its rate, of the groups that parts of `model` learn in; {} where nobody has seen them being made."""
+    """Group -> its rate, of the groups that parts of `model` learn in; {} where nobody has seen them being made, or all
+    have one."""
     known, groups = _GIVEN.get(optimizer, []), optimizer.param_groups
-    if len(known) != len(groups):
+    if len(known) != len(groups) or len(set(known)) < 2:
         return {}
     learning = {id(p) for p in model.parameters() if p.requires_grad}
     learns = [any(id(p) in learning for p in group["params"]) for group in groups]
