@@ -62,7 +62,7 @@ def test_features_of_other_pictures() -> None:
 
 
 @pytest.mark.parametrize("kind", ["own", "asked"])
-@pytest.mark.parametrize("rate", [3e-3, 1e-7], ids=["learns", "has not learnt"])
+@pytest.mark.parametrize("rate", [3e-3, pytest.param(1e-7, marks=pytest.mark.slow)], ids=["learns", "has not learnt"])
 def test_features_of_the_right_pictures(kind: str, rate: float) -> None:
     codes, seen = told(kind, rate)
     assert not codes and all(one.told > 0.25 for one in seen)

@@ -70,7 +70,7 @@ def test_trained_towers_at_the_connectors_rate() -> None:
     "rates",
     [
         {"vision": 1e-5, "connector": 5e-2, "language": 1e-4},
-        dict.fromkeys(TOWERS, 2e-5),
+        pytest.param(dict.fromkeys(TOWERS, 2e-5), marks=pytest.mark.slow),
         dict.fromkeys(TOWERS, 2e-3),
     ],
     ids=["rates of their own", "one low rate", "one rate that does no harm"],

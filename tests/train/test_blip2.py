@@ -85,7 +85,11 @@ def test_each_stage_is_judged_by_what_it_learns(whole: tuple[Recipe, Path]) -> N
     assert last["metric"] == "exact-match" and last["questions"] == len(COLOURS)
 
 
-@pytest.mark.parametrize("steps", [2, 4, 6], ids=["within stage 1", "at its end", "within stage 2"])
+@pytest.mark.parametrize(
+    "steps",
+    [pytest.param(2, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)],
+    ids=["within stage 1", "at its end", "within stage 2"],
+)
 def test_resumed_it_is_bit_identical(whole: tuple[Recipe, Path], tmp_path: Path, steps: int) -> None:
     recipe, run = whole
     with pytest.raises(Interrupted):

@@ -159,10 +159,10 @@ SCRIPT = textwrap.dedent(
     ("number", "moment"),
     [
         (signal.SIGKILL, "see-2"),
-        (signal.SIGKILL, "in:see-4"),
+        pytest.param(signal.SIGKILL, "in:see-4", marks=pytest.mark.slow),
         (signal.SIGINT, "see-4"),
-        (signal.SIGTERM, "instruct-2"),
-        (signal.SIGKILL, "see-6"),
+        pytest.param(signal.SIGTERM, "instruct-2", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, "see-6", marks=pytest.mark.slow),
     ],
     ids=["killed", "killed in a write", "interrupted", "terminated in the second stage", "killed between stages"],
 )

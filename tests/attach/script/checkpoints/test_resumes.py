@@ -215,12 +215,13 @@ with torch.no_grad():
                 *((name, "K2", "error") for name in ("CountsOn", "PlanAnew", "NextEpochs", "DrawsOn")),
             },
         ),
-        (
+        pytest.param(
             2,
             {
                 *((name, "K2", "error") for name in ("WarmAgain", "MadeAfter")),
                 *((name, "K2", "warning") for name in ("MovesOn", "StepsOn")),
             },
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["epochs and counts", "plans"],
