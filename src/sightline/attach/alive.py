@@ -1,7 +1,8 @@
-"""All modules that are alive, wherever a script keeps them, without running any code of theirs.
+"""What is alive of a class, of modules above all, wherever a script keeps it, without running any code of theirs.
 
-They are looked for among all Python objects: 0.1 s for a million of these, and a script may hold many more. So a whole
-script's are noted as they are made or copied, once `note` was called, and only those from before are looked for.
+Objects are looked for among all of Python's: 0.1 s for a million of these, and a script may hold many more. So the
+modules of a whole script are noted as they are made or copied, once `note` was called, and only those from before are
+looked for.
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ import functools
 import gc
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.jit import ScriptModule
+
+Kind = TypeVar("Kind")
 
 
 class Noted:
     """Modules by their ids, in the order in which they were made."""
 
     def __init__(self) -> None:
-        self._known = {id(module): weakref.ref(module) for module in _in_the_heap()}
+        self._known = {id(module): weakref.ref(module) for module in living(nn.Module)}
 
     def add(self, module: nn.Module) -> None:
         """It was made, or what it is was copied to it."""
@@ -63,15 +66,16 @@ def _noting(make: Callable[..., None], noted: Noted) -> Callable[..., None]:
 
 def modules_alive() -> list[nn.Module]:
     """Every module of the process that is complete; not those that run as TorchScript."""
-    every = _in_the_heap() if _noted is None else _noted.alive()
+    every = living(nn.Module) if _noted is None else _noted.alive()
     return [
         m for m in every if not issubclass(type(m), ScriptModule) and {"_modules", "_parameters"} <= m.__dict__.keys()
     ]
 
 
-def _in_the_heap() -> list[nn.Module]:
-    kinds = _kinds(nn.Module)
-    return [thing for thing in gc.get_objects() if type(thing) in kinds]
+def living(base: type[Kind]) -> list[Kind]:
+    """Every object of a class in this process. Tens of milliseconds: for a few moments of a run, not for each step."""
+    kinds = {id(kind) for kind in _kinds(base)}  # their numbers: a class of somebody's may have no hash
+    return [thing for thing in gc.get_objects() if id(type(thing)) in kinds]
 
 
 def _kinds(base: type) -> set[type]:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sightline.attach.onlookers.onlooker import Onlooker, Recording, living
+from sightline.attach.alive import living
+from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.origins import ORIGINS
 from sightline.guard.evidence import HiddenSeen
 

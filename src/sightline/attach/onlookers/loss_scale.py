@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from sightline.attach.onlookers.onlooker import Onlooker, Recording, living
+from sightline.attach.alive import living
+from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.guard.evidence import ScaledStep, ScalerSeen
 from sightline.guard.probes.call import Call
 

@@ -1,11 +1,10 @@
-"""What an onlooker may implement, and how it finds objects that no hook leads to."""
+"""What an onlooker may implement."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -16,8 +15,6 @@ from sightline.attach.pace import Pace
 from sightline.attach.towers import Towers
 from sightline.guard.evidence import Evidence
 from sightline.guard.probes.call import Call
-
-Kind = TypeVar("Kind")
 
 
 class Recording(Protocol):
@@ -113,8 +110,3 @@ class Onlooker:
 
     def close(self, *, broken: bool) -> None:
         """The run is over."""
-
-
-def living(kind: type[Kind]) -> list[Kind]:
-    """Every object of a class in this process. Tens of milliseconds: for a few moments of a run, not for each step."""
-    return [thing for thing in gc.get_objects() if issubclass(type(thing), kind)]

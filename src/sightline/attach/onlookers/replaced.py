@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sightline.attach.alive import modules_alive
-from sightline.attach.onlookers.onlooker import Onlooker, Recording, living
+from sightline.attach.alive import living, modules_alive
+from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.origins import ORIGINS
 from sightline.guard.evidence import ReplacedSeen
 

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 
+from sightline.attach.alive import living
 from sightline.attach.given_rates import given_rates
-from sightline.attach.onlookers.onlooker import Onlooker, Recording, living
+from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.guard.evidence import ScheduleSeen
 from sightline.guard.probes.call import Call
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sightline.attach.alive import living
+
 TOKENIZER = "PreTrainedTokenizerBase"
 FITS = 2.0  # a tokenizer's size over the embedding's rows, or the reverse: more, and it belongs to another model
 
@@ -91,7 +93,7 @@ def tokenizer_for(rows: int | None) -> Any:
     base = getattr(transformers, TOKENIZER, None)
     if base is None or rows is None:
         return None
-    found = [thing for thing in gc.get_objects() if issubclass(type(thing), base)]
+    found = living(base)
     sizes = {(type(thing), len(thing)) for thing in found}
     if len(sizes) != 1:
         return None
