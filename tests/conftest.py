@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -24,6 +25,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["NO_COLOR"] = "1"
 os.environ["COLUMNS"] = "160"
 os.environ.pop("FORCE_COLOR", None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_was_there_is_left_alone() -> None:
+    """What other modules' tests and imports have left is for good: the guard looks for objects among the others alone.
+
+    A process of tests has ten times the objects of a script, and each run of the guard looks for optimizers once.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
