@@ -2,9 +2,9 @@
 
     python benchmarks/guard_overhead.py [--pairs 3] [--traincheck VENV] [--only mlp] [--ways attach run]
 
-Every measurement is a process of its own that trains for 1,400 steps or more and tells how long each took. A round runs
-each way once, right after one another, in an order that turns from round to round; a watched run is compared with the
-bare run of its round, so that a machine that slows down slows both. Ways of watching:
+Every measurement is a process of its own that trains for 1,400 steps or more and tells how long each took. The ways of
+a round train at the same time by turns of four steps, only one at any moment, and a watched run is compared with the
+bare run of its round step by step: a machine whose speed changes from second to second changes both. Ways of watching:
 
 - attach: `sightline.attach(model, optimizer)` with its default budget of 2 %
 - run: `sightline run script.py`, the script unchanged
@@ -17,7 +17,8 @@ bare run of its round, so that a machine that slows down slows both. Ways of wat
 
 The guard promises at most 2 % of the time of steps, after at most five seconds and five steps. So a run is told in
 three parts: what comes once (making and closing the watcher, and the first five steps, in seconds more than bare), the
-rest of the guard's opening (to step 1,024, of which the guard spends at most a second), and steady steps after it.
+rest of the guard's opening (to step 1,024, of which the guard spends at most a second), and steady steps after it: in
+sum, and the median over steps of what one takes to what the same step took bare.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
+from operator import truediv
 from pathlib import Path
 
 HERE = Path(__file__).parent / "overhead"
@@ -51,8 +54,7 @@ class Run:
 
     once: float
     opening: float
-    steady: float
-    median: float
+    steady: list[float]
 
 
 def told(output: str) -> Run:
@@ -60,35 +62,52 @@ def told(output: str) -> Run:
     lines = [line for line in output.splitlines() if "TIMES " in line]
     said = json.loads(lines[-1].partition("TIMES ")[2].split("\x1b")[0])
     each = said["each"]
-    steady = each[OPENING:] or each[FIRST:]
-    opening = each[FIRST:OPENING]
-    return Run(
-        said["outside"] + sum(each[:FIRST]),
-        statistics.fmean(opening),
-        statistics.fmean(steady),
-        statistics.median(steady),
-    )
+    once = said["outside"] + sum(each[:FIRST])
+    return Run(once, statistics.fmean(each[FIRST:OPENING]), each[OPENING:] or each[FIRST:])
 
 
-def measure(name: str, way: str, steps: int) -> Run:
-    """Train once."""
-    script = str(HERE / f"{name}.py")
-    start = [sys.executable, "-m", "sightline", "run", script] if way == "run" else [sys.executable, script]
-    return told(_said(start, HERE, way, steps))
+def measure(name: str, ways: Sequence[str], steps: int) -> dict[str, Run]:
+    """Train once in each way, by turns: each waits for what the one before writes, and the first for a byte of ours."""
+    pipes = [os.pipe() for _ in ways]
+    running = {}
+    for place, way in enumerate(ways):
+        start = [sys.executable, *(("-m", "sightline", "run") if way == "run" else ()), str(HERE / f"{name}.py")]
+        turn = (pipes[place][0], pipes[(place + 1) % len(ways)][1])
+        running[way] = _started(start, HERE, way, steps, turn)
+    os.write(pipes[0][1], b".")
+    for end in (end for pipe in pipes for end in pipe):
+        os.close(end)  # else nobody would learn that another one is gone
+    with ThreadPoolExecutor(len(ways)) as readers:
+        return dict(zip(ways, readers.map(told, readers.map(_said, running.values())), strict=True))
 
 
-def _said(command: Sequence[str], folder: Path, way: str, steps: int) -> str:
+def _started(
+    command: Sequence[str], folder: Path, way: str, steps: int, turn: tuple[int, ...] = ()
+) -> subprocess.Popen[str]:
     variables = {
         "WAY": way,
         "STEPS": str(steps),
+        "TURN": " ".join(map(str, turn)),
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(HERE),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
     }
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env={**os.environ, **variables})
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    return done.stdout + done.stderr
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, **variables},
+        pass_fds=turn,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def _said(running: subprocess.Popen[str]) -> str:
+    output, errors = running.communicate()
+    if running.returncode:
+        raise SystemExit(f"{running.args!r} ended with {running.returncode}:\n{errors[-2000:]}")
+    return output + errors
 
 
 def traincheck(venv: Path, name: str, way: str) -> Run:
@@ -97,42 +116,47 @@ def traincheck(venv: Path, name: str, way: str) -> Run:
         script, _ = (shutil.copy(HERE / file, place) for file in (f"{name}.py", "ways.py"))
         collect = [str(venv / "bin/traincheck-collect"), "--copy-all-files", "--models-to-track", "model"]
         collect += ["--pyscript", script]
+
+        def run(command: Sequence[str]) -> str:
+            return _said(_started(command, Path(place), "bare", FEW))
+
         if way == "traincheck full":
-            return told(_said([*collect, "--output-dir", f"{place}/out"], Path(place), "bare", FEW))
-        _said([*collect, "--output-dir", f"{place}/reference"], Path(place), "bare", FEW)
+            return told(run([*collect, "--output-dir", f"{place}/out"]))
+        run([*collect, "--output-dir", f"{place}/reference"])
         infer = [str(venv / "bin/traincheck-infer"), "-f", f"{place}/reference", "-o", f"{place}/invariants.json"]
-        _said(infer, Path(place), "bare", FEW)
+        run(infer)
         chosen = ["--invariants", f"{place}/invariants.json", "--output-dir", f"{place}/out"]
-        return told(_said([*collect, *chosen], Path(place), "bare", FEW))
+        return told(run([*collect, *chosen]))
 
 
 def rounds(name: str, ways: Sequence[str], pairs: int) -> dict[str, list[Run]]:
-    """Each way once a round."""
+    """Each way once a round, beside the others."""
     found: dict[str, list[Run]] = {way: [] for way in ways}
-    for number in range(pairs):
-        turn = number % len(ways)
-        for way in (*ways[turn:], *ways[:turn]):
-            found[way].append(measure(name, way, SCRIPTS[name]))
+    for _ in range(pairs):
+        for way, run in measure(name, ways, SCRIPTS[name]).items():
+            found[way].append(run)
     return found
 
 
 def row(name: str, way: str, watched: Sequence[Run], bare: Sequence[Run], note: str = "") -> str:
     """A line of the table: medians over rounds, and the range of their middle half."""
     pairs = list(zip(watched, bare, strict=True))
-
-    def more(part: str) -> str:
-        shares = sorted(100 * (getattr(w, part) / getattr(b, part) - 1) for w, b in pairs)
-        middle = statistics.median(shares)
-        if len(shares) < 2:
-            return f"{middle:+,.1f}"
-        low, _, high = statistics.quantiles(shares, n=4, method="inclusive")
-        return f"{middle:+,.1f} ({low:+,.1f} to {high:+,.1f})"
-
     once = statistics.median(w.once - b.once for w, b in pairs)
-    step = 1e3 * statistics.median(b.median for b in bare)
-    return (
-        f"| {name} | {step:.2f} | {way}{note} | {once:+.2f} | {more('opening')} | {more('steady')} | {more('median')} |"
-    )
+    step = 1e3 * statistics.median(statistics.median(b.steady) for b in bare)
+    opening = more([w.opening / b.opening for w, b in pairs])
+    steady = more([sum(w.steady) / sum(b.steady) for w, b in pairs])
+    median = more([statistics.median(map(truediv, w.steady, b.steady)) for w, b in pairs])
+    return f"| {name} | {step:.2f} | {way}{note} | {once:+.2f} | {opening} | {steady} | {median} |"
+
+
+def more(shares: Sequence[float]) -> str:
+    """Per cent more than bare."""
+    shares = sorted(100 * (share - 1) for share in shares)
+    middle = statistics.median(shares)
+    if len(shares) < 2:
+        return f"{middle:+,.1f}"
+    low, _, high = statistics.quantiles(shares, n=4, method="inclusive")
+    return f"{middle:+,.1f} ({low:+,.1f} to {high:+,.1f})"
 
 
 def has(venv: Path, module: str) -> bool:
@@ -158,7 +182,7 @@ def lines(given: argparse.Namespace) -> list[str]:
         if name != "mlp" and not has(given.traincheck, "transformers"):
             tell(f"| {name} | | traincheck | not measured: its environment has no transformers | | | |")
             continue
-        plain = [measure(name, "bare", FEW)]
+        plain = [measure(name, ["bare"], FEW)["bare"]]
         for way in CHECKED:
             note = f", {FEW} steps, one pair"
             tell(row(name, way, [traincheck(given.traincheck, name, way)], plain, note))

@@ -1,14 +1,20 @@
-"""What a benchmark script is watched by, and its clock. `WAY` and `STEPS` in the environment say how and how long."""
+"""What a benchmark script is watched by, and its clock. `WAY` and `STEPS` in the environment say how and how long.
+
+`TURN`, two numbers of open files: the process trains a few steps each time that it reads a byte from the first, and
+then writes one to the second. So several trainings share one machine by turns, and what slows it slows them all.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 WAY, STEPS = os.environ.get("WAY", "bare"), int(os.environ.get("STEPS", "1600"))
+TURN = [int(one) for one in os.environ.get("TURN", "").split()]
+BLOCK = 4  # steps of a turn
 BINS = 64  # as wandb.watch
 LOGGED = 50  # steps: a loop of milliseconds does not log each
 
@@ -27,7 +33,8 @@ class Clock:
     def __init__(self, model: Any, optimizer: Any = None) -> None:
         self._given, self._stack, self._outside = (model, optimizer), ExitStack(), 0.0
         self._log: Any = None
-        self.times: list[float] = []
+        self.each: list[float] = []
+        self._began = 0.0
 
     def __enter__(self) -> Clock:
         began = time.perf_counter()
@@ -41,21 +48,36 @@ class Clock:
         elif WAY == "wandb":
             self._log = self._stack.enter_context(offline(model))
         self._outside = time.perf_counter() - began
-        self.times.append(time.perf_counter())
+        wait()
+        self._began = time.perf_counter()
         return self
 
     def step(self) -> None:
         """A step is over. What wandb.watch has gathered goes out with what the loop logs by itself."""
-        if self._log is not None and len(self.times) % LOGGED == 0:
-            self._log.log({"step": len(self.times)})
-        self.times.append(time.perf_counter())
+        if self._log is not None and (len(self.each) + 1) % LOGGED == 0:
+            self._log.log({"step": len(self.each) + 1})
+        now = time.perf_counter()
+        self.each.append(now - self._began)
+        if TURN and len(self.each) % BLOCK == 0:
+            with suppress(BrokenPipeError):  # that one is through
+                os.write(TURN[1], b".")
+            if len(self.each) < STEPS:
+                wait()
+                now = time.perf_counter()
+        self._began = now
 
     def __exit__(self, *error: Any) -> None:
         began = time.perf_counter()
         self._stack.__exit__(*error)
         outside = self._outside + time.perf_counter() - began
-        each = [round(b - a, 7) for a, b in zip(self.times, self.times[1:], strict=False)]
+        each = [round(seconds, 7) for seconds in self.each]
         print("\nTIMES " + json.dumps({"each": each, "outside": outside}), flush=True)
+
+
+def wait() -> None:
+    """For the others, where several take turns."""
+    if TURN and not os.read(TURN[0], 1):
+        raise SystemExit("the training before this one is gone")
 
 
 def histograms(model: Any) -> None:
