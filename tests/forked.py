@@ -33,6 +33,12 @@ GUARD = (
     *(f"sightline.guard.checks.{path.parent.name}.{path.stem}" for path in CHECKS),
 )
 MODELS = ("transformers.models.siglip.modeling_siglip", "transformers.models.llama.modeling_llama")
+HF = (
+    *(*TORCH, "transformers.trainer", "transformers.models.llama.modeling_llama"),
+    *("transformers.models.gpt2.modeling_gpt2", "peft", "datasets"),
+    *(f"trl.trainer.{name}_trainer" for name in ("sft", "dpo", "reward")),
+)
+LIGHTNING = (*TORCH, "lightning")
 TRAINER = (*TORCH, "transformers", *MODELS, "sightline.train.run")
 STREAMS = ("stdin", "stdout", "stderr")
 

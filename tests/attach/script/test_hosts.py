@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.forked import Forks
+from tests.forked import HF, LIGHTNING, Forks
 
 Told = Callable[..., tuple[str, str, dict[str, Any]]]
 
@@ -20,19 +20,21 @@ Told = Callable[..., tuple[str, str, dict[str, Any]]]
 def watched(tmp_path: Path, forks: Forks) -> Told:
     """A script -> its plain output, its output under us, and the file of findings.
 
-    The script imports the library, which is noticed: only torch is known to what it is forked from.
+    `knows`: what is imported beforehand; with `own` nothing is, and the import of a library is noticed.
     """
 
-    def run(text: str, *arguments: str, plainly: bool = True, own: bool = False) -> tuple[str, str, dict[str, Any]]:
+    def run(
+        text: str, *arguments: str, plainly: bool = True, own: bool = False, knows: Sequence[str] = HF
+    ) -> tuple[str, str, dict[str, Any]]:
         (tmp_path / "train.py").write_text(text, encoding="utf-8")
         ours, script = ("run", "--findings", str(tmp_path / "told.json")), ("train.py", *arguments)
-        plain = forks.run(*script, cwd=tmp_path).stdout if plainly else ""
+        plain = forks.run(*script, cwd=tmp_path, knows=knows).stdout if plainly else ""
         if own:  # a process as its user begins it
             command = [sys.executable, "-m", "sightline", *ours, *script]
             done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
         else:
-            done = forks.run("sightline", *ours, *script, cwd=tmp_path)
+            done = forks.run("sightline", *ours, *script, cwd=tmp_path, knows=knows)
         return plain, done.stdout, json.loads((tmp_path / "told.json").read_text())
 
     return run
@@ -131,7 +133,7 @@ def test_what_only_the_trainer_knows(watched: Told) -> None:
     assert [finding["code"] for finding in told["findings"] if finding["severity"] == "error"] == ["L1", "K1"]
 
 
-LIGHTNING = """
+SCRIPT = """
 import sys, lightning, torch
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -172,7 +174,7 @@ main()
 
 
 def test_lightning_in_a_script(watched: Told) -> None:
-    plain, ours, told = watched(LIGHTNING)
+    plain, ours, told = watched(SCRIPT, knows=LIGHTNING)
     assert ours == plain
     assert told["findings"] == [] and told["run"]["problems"] == []
     assert [(model["name"], model["steps"]) for model in told["run"]["models"]] == [("Net", 16)]
@@ -183,7 +185,7 @@ def test_lightning_in_a_script(watched: Told) -> None:
 @pytest.mark.slow  # two more processes of a watched script
 @pytest.mark.parametrize(("fault", "code"), [("leak", "M1"), ("by hand", "T3")])
 def test_what_is_judged_after_a_lightning_fit(watched: Told, fault: str, code: str) -> None:
-    told = watched(LIGHTNING, fault, plainly=False)[2]
+    told = watched(SCRIPT, fault, plainly=False, knows=LIGHTNING)[2]
     assert [finding["code"] for finding in told["findings"] if finding["severity"] != "note"] == [code]
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.forked import Forks
 
 SCRIPT = """
 import copy
@@ -122,10 +122,9 @@ fit(Adapted(), dpo_off, rate=1e-9)
 """
 
 
-def test_a_policy_that_is_its_own_reference(tmp_path: Path) -> None:
+def test_a_policy_that_is_its_own_reference(tmp_path: Path, forks: Forks) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "sightline", "run", "--findings", "told.json", "train.py"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=240)
+    forks.run("sightline", "run", "--findings", "told.json", "train.py", cwd=tmp_path)
     told = json.loads((tmp_path / "told.json").read_text())
     found = {(one["model"].split()[0], one["code"]) for one in told["findings"] if one["code"] == "L9"}
     assert found == {(name, "L9") for name in ("Squared", "Hinged", "Kahneman")}

@@ -306,7 +306,9 @@ dist.destroy_process_group()
 
 
 @pytest.mark.ddp
-@pytest.mark.parametrize("clean", [True, False], ids=["clean", "faulty"])
+@pytest.mark.parametrize(
+    "clean", [pytest.param(True, id="clean", marks=pytest.mark.slow), pytest.param(False, id="faulty")]
+)  # `test_ranks_that_call_the_same_in_their_own_ways` is a clean run of ranks by default
 def test_ranks_tell_once_and_only_the_first_answers(clean: bool, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(RANKS)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -14,18 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.forked import TORCH, Forks
+from tests.forked import HF, LIGHTNING, TORCH, Forks
 
 HERE = Path(__file__).parent
 SCRIPTS = sorted((HERE / "scripts").glob("*/*.py"))
-FACE = (*TORCH, "transformers", "datasets", "peft", "accelerate", "trl")
-PRELOAD = {
-    "torch": TORCH,
-    "hf": FACE,
-    "trl": FACE,
-    "lightning": (*TORCH, "lightning"),
-    "slow": TORCH,
-}
+PRELOAD = {"torch": TORCH, "hf": HF, "trl": HF, "lightning": LIGHTNING, "slow": TORCH}
 SLOW = {  # the longest; of each library, and of each kind of model and loss, others are left
     *("ddp_gloo", "torch_compile", "qlora_nf4", "sft_packing", "t5_seq2seq", "vit_trainer", "dpo", "grpo"),
     *("llama_pretrain", "trainer_lm", "char_gpt", "seq2seq_transformer", "reinforce", "grad_accumulation", "char_lstm"),

@@ -39,6 +39,9 @@ def same(run: Path, alone: Path, steps: int = STEPS, but: tuple[str, ...] = ()) 
     assert max(worst.values()) < 1e-5, max(worst.items(), key=lambda item: item[1])
 
 
+@pytest.mark.parametrize(
+    "layout", ["fsdp-frozen", *(pytest.param(n, marks=pytest.mark.slow) for n in ("fsdp", "hybrid"))]
+)
 @pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "learn",
@@ -48,12 +51,12 @@ def same(run: Path, alone: Path, steps: int = STEPS, but: tuple[str, ...] = ()) 
         pytest.param(ADAPTED, marks=pytest.mark.slow, id="lora"),
     ],
 )
-def test_losses_and_weights_of_one_process(rows: Path, tmp_path: Path, world: int, learn: dict[str, Any]) -> None:
+def test_losses_and_weights_of_one_process(
+    rows: Path, tmp_path: Path, world: int, learn: dict[str, Any], layout: str
+) -> None:
     alone = train(recipe(rows, learn), tmp_path / "alone")
-    runs = {tmp_path / name: recipe(rows, learn, layout) for name, layout in SHARED.items()}
-    on_processes(world, runs)
-    for run in runs:
-        same(run, alone)
+    on_processes(world, {tmp_path / "shared": recipe(rows, learn, SHARED[layout])})
+    same(tmp_path / "shared", alone)
 
 
 @pytest.mark.slow

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -16,6 +14,7 @@ from torch import nn
 
 from sightline.attach.script.checkpoints.trainers import Fit, of_a_trainer
 from sightline.guard.evidence import ResumeSeen
+from tests.forked import LIGHTNING, Forks
 
 SCRIPT = """
 import logging, warnings
@@ -81,10 +80,9 @@ case("Earlier", on(), keep=lambda one: trainer(1).fit(one, rows()))
 """
 
 
-def test_which_fits_go_on(tmp_path: Path) -> None:
+def test_which_fits_go_on(tmp_path: Path, forks: Forks) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "sightline", "run", "--findings", "told.json", "train.py"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=240)
+    forks.run("sightline", "run", "--findings", "told.json", "train.py", cwd=tmp_path, knows=LIGHTNING)
     told = json.loads((tmp_path / "told.json").read_text())
     found = [(one["model"], one["severity"]) for one in told["findings"] if one["code"] == "K2"]
     assert found == [("Longer 2", "error")]

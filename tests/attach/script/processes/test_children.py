@@ -40,7 +40,7 @@ def work(rank, world, port, how):
     dist.destroy_process_group()
 
 if __name__ == "__main__":
-    mp.spawn(work, args=(2, free_port(), sys.argv[1]), nprocs=2)
+    mp.start_processes(work, args=(2, free_port(), sys.argv[1]), nprocs=2, start_method=sys.argv[2])
     print(open("rank0.txt").read(), open("rank1.txt").read())
 """
 
@@ -98,18 +98,28 @@ if __name__ == "__main__":
 """
 
 
-def _run(forks: Forks, tmp_path: Path, text: str, how: str, *ours: str) -> tuple[Any, Any, dict[str, Any]]:
+def _run(
+    forks: Forks, tmp_path: Path, text: str, how: str, *ours: str, method: str = ""
+) -> tuple[Any, Any, dict[str, Any]]:
     """Only the script's own process is forked for us: those that it starts are as they are."""
     (tmp_path / "train.py").write_text(text, encoding="utf-8")
     before = ("sightline", "run", "--findings", "told.json", *ours)
-    plain, watched = (forks.run(*first, "train.py", how, cwd=tmp_path, check=False) for first in ((), before))
+    plain, watched = (forks.run(*first, "train.py", how, method, cwd=tmp_path, check=False) for first in ((), before))
     return plain, watched, json.loads((tmp_path / "told.json").read_text())
 
 
 @pytest.mark.ddp
-@pytest.mark.parametrize("how", ["clean", "faulty"])
-def test_spawned_ranks(how: str, tmp_path: Path, forks: Forks) -> None:
-    plain, watched, told = _run(forks, tmp_path, RANKS, how, "--strict")
+@pytest.mark.parametrize(
+    ("how", "method"),
+    [
+        ("clean", "fork"),
+        ("faulty", "spawn"),
+        pytest.param("clean", "spawn", marks=pytest.mark.slow),
+        pytest.param("faulty", "fork", marks=pytest.mark.slow),
+    ],
+)
+def test_started_ranks(how: str, method: str, tmp_path: Path, forks: Forks) -> None:
+    plain, watched, told = _run(forks, tmp_path, RANKS, how, "--strict", method=method)
     assert watched.stdout == plain.stdout, watched.stderr
     assert (plain.returncode, watched.returncode) == (0, 0 if how == "clean" else 3)
     assert [finding["code"] for finding in told["findings"]] == ([] if how == "clean" else ["T2"])
@@ -182,7 +192,7 @@ for _ in range(12):
 """
 
 
-@pytest.mark.parametrize("how", ["clean", "faulty"])
+@pytest.mark.parametrize("how", [pytest.param("clean", marks=pytest.mark.slow), "faulty"])
 def test_the_launcher_of_accelerate_as_the_script(how: str, tmp_path: Path, forks: Forks) -> None:
     (tmp_path / "train.py").write_text(ACCELERATED)
     launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "train.py", how)
