@@ -417,3 +417,40 @@ def test_a_later_stage_forgets_the_projector(learn: bool) -> None:
                 opt.step()
     told = [finding.message for finding in guard.findings]
     assert [("as their init left them" in one) for one in told] == [True] * (not learn)
+
+
+class Small(nn.Module):
+    """Towers by their looks: a convolution, a connector by its name, a table of tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vision, self.connector = nn.Conv2d(3, 16, 4, stride=4), nn.Linear(16, 16)
+        self.language = nn.ModuleDict({"words": nn.Embedding(32, 16), "body": nn.Linear(16, 16)})
+        self.lm_head = nn.Linear(16, 32)
+
+    def forward(self, pixel_values: Tensor, input_ids: Tensor) -> Tensor:
+        seen = self.connector(self.vision(pixel_values).flatten(2).transpose(1, 2))
+        rows = torch.cat([seen, self.language["words"](input_ids)], dim=1)
+        return self.lm_head(self.language["body"](rows).tanh())
+
+
+@pytest.mark.parametrize("case", ["forgotten", "taught before", "loaded", "it learns", "all is frozen but the head"])
+def test_a_connector_that_nothing_ever_taught(case: str) -> None:
+    torch.manual_seed(0)
+    model = Small()
+    if case == "loaded":
+        model.connector.load_state_dict({n: torch.randn_like(p) for n, p in model.connector.state_dict().items()})
+    with sightline.attach(model, on_finding=None, budget=1.0, checks=load((page("X1"),))) as guard:
+        for stage in (["connector"] if case == "taught before" else []) + ["language"]:
+            model.requires_grad_(False)
+            for part in (model.connector,) if stage == "connector" else (model.language, model.lm_head):
+                part.requires_grad_(True)
+            model.connector.requires_grad_(stage == "connector" or case == "it learns")
+            model.language.requires_grad_(stage == "language" and "all" not in case)
+            opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+            for _ in range(STEPS):
+                ids = torch.randint(0, 32, (8, 6))
+                opt.zero_grad()
+                F.cross_entropy(model(torch.randn(8, 3, 8, 8), ids)[:, -6:].flatten(0, 1), ids.flatten()).backward()
+                opt.step()
+    assert ["random initial values" in one.message for one in guard.findings] == [True] * (case == "forgotten")

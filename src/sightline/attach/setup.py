@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sightline.attach.adapted import adapted
+from sightline.attach.origins import ORIGINS
 from sightline.attach.towers import Towers
 from sightline.guard.evidence import Plan, Setup, TokenizerSetup, TowerSetup
 
@@ -30,7 +31,7 @@ class Facts:
 
 
 def read_setup(model: nn.Module, towers: Towers, optimizers: Sequence[Optimizer], facts: Facts, step: int) -> Setup:
-    """The set-up now. Costs one pass over the names of parameters and modules, and touches no tensor's values."""
+    """The set-up now. Costs one pass over parameters and modules, and touches no values but a frozen connector's."""
     rates = {id(p): g.get("initial_lr", g.get("lr")) for o in optimizers for g in o.param_groups for p in g["params"]}
     ours = {id(p) for p in model.parameters()}
     foreign = [p for o in optimizers for g in o.param_groups for p in g["params"] if id(p) not in ours]
@@ -109,7 +110,15 @@ def _tower(
         lively=towers.lively(name),
         adapters=sum(p.numel() for n, p in parameters if "lora_" in n and p.requires_grad),
         dtypes=dict(dtypes),
+        untaught=_untaught([p for _, p in parameters]) if name == "connector" else 0,
     )
+
+
+def _untaught(parameters: Sequence[nn.Parameter]) -> int:
+    """Elements of random matrices, where all is frozen."""
+    if any(p.requires_grad for p in parameters):
+        return 0
+    return sum(p.numel() for p in parameters if p.dim() > 1 and ORIGINS.fresh(p))
 
 
 def embedding_of(model: nn.Module) -> nn.Embedding | None:

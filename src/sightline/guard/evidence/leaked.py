@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sightline.guard.evidence.setup import Adapted, Setup
+from sightline.guard.evidence.strays import Stray
 
 
-@dataclass(frozen=True, slots=True)
-class Leak:
-    """It in words. `targets`: the names, as far as they are layers of the two towers; `numel`: elements that learn."""
-
-    what: str
-    remedy: str
-    targets: tuple[str, ...]
-    numel: int
-
-
-def leaked(setup: Setup) -> Leak | None:
+def leaked(setup: Setup) -> Stray | None:
     """Whether the names that PEFT was given are those of the language tower's layers, and some are in the vision tower.
 
     They fill whole modules of the language tower, with names that it alone has; of the vision tower's blocks they are a
@@ -36,13 +25,13 @@ def leaked(setup: Setup) -> Leak | None:
     return _leak(language, vision, sees.adapters)
 
 
-def _leak(language: Adapted, vision: Adapted, numel: int) -> Leak:
+def _leak(language: Adapted, vision: Adapted, numel: int) -> Stray:
     what = f"LoRA was given names of the language tower's layers, and '{vision.within}' has layers of that name, too: "
     only = f"adapters learn in its {_and(vision.layers)}, and none in its {_and(vision.others)}"
     remedy = (
         f"exclude_modules=r'.*{vision.within}.*', or target_modules as a pattern that begins with '{language.within}'"
     )
-    return Leak(what + only, remedy, language.layers, numel)
+    return Stray(what + only, remedy, seen={"parameters": numel, "target_modules": language.layers})
 
 
 def _and(names: tuple[str, ...]) -> str:

@@ -21,6 +21,7 @@ class TowerSetup:
         lively: modules whose output differs in train mode and that are in it (dropout with p > 0, batch norm).
         adapters: trainable elements of low-rank adapters (parameter names with ``lora_``).
         dtypes: parameter dtype, e.g. ``bfloat16``, -> elements.
+        untaught: elements of frozen matrices that are as an initialiser of this process left them; asked of connectors.
     """
 
     name: str
@@ -33,6 +34,7 @@ class TowerSetup:
     lively: tuple[str, ...] = ()
     adapters: int = 0
     dtypes: Mapping[str, int] = field(default_factory=dict)
+    untaught: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,3 +130,21 @@ def test_stages_that_only_train_would_freeze() -> None:
     assert isinstance(found, Finding) and found.severity == "warning" and "Backbone.train()" in found.message
     assert find(setup(ALL), history(BOTH), own=replace(own, freezes=())) is None  # modes alone harm less
     assert isinstance(find(setup(ALL), own=own), CannotTell)
+
+
+@pytest.mark.parametrize(
+    ("connector", "language", "found"),
+    [
+        ({"trainable": 0, "untaught": 900}, {}, True),
+        ({"trainable": 0, "untaught": 900}, {"trainable": 600}, True),  # its embeddings are frozen
+        ({"trainable": 0}, {}, False),  # loaded, or taught in a stage before
+        ({"untaught": 900}, {}, False),
+        ({"trainable": 0, "untaught": 900, "planned": "none"}, {}, False),
+        ({"trainable": 0, "untaught": 900}, {"trainable": 20, "adapters": 20}, False),
+        ({"trainable": 0, "untaught": 900}, {"trainable": 0}, False),
+    ],
+)
+def test_a_connector_that_nothing_ever_taught(connector: dict[str, Any], language: dict[str, Any], found: bool) -> None:
+    verdict = find(setup(tower("connector", **connector), tower("language", **language)))
+    assert isinstance(verdict, Finding) == found
+    assert not isinstance(verdict, Finding) or "random initial values" in verdict.message

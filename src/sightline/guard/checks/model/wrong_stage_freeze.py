@@ -1,7 +1,7 @@
 """X1 · A tower learns that should be frozen in this stage, or one that should learn does not.
 
-Symptom: the language model forgets in a stage that was to train the projector; or a tower's weights never change; or
-a "frozen" tower differs from its source after training, and gives other features in training than in evaluation.
+Symptom: the language model forgets while the projector was to learn; or a tower's weights never change; or a "frozen"
+tower differs from its source after training, and gives other features in training than in evaluation.
 Root cause: `requires_grad` is set on a module, which heeds no such attribute, or before a later call undoes it (LoRA
 wraps every module whose name matches, frozen or not, and a vision tower has names of the language model); a tower that
 is trained runs under `torch.no_grad()`, or its output is unused; freezing leaves dropout and batch norm's statistics
@@ -9,17 +9,16 @@ alive, or `model.train()` wakes them; a backbone freezes its first stages in a `
 Fix: set `requires_grad` per tower after the last wrapping, before the optimizer is made; name LoRA's `target_modules`
 by tower (or `exclude_modules`); call `tower.eval()` on frozen towers after every `model.train()`; remove `no_grad`
 from the forward pass of a tower that learns; call `model.train()` before the first step.
-Stays silent when: what requires gradients is what the plan says (without one, only LoRA is asked about: names that are
-whole modules of the language tower, some of it alone, and a part of the vision tower's blocks); a frozen tower in train
-mode holds nothing that the mode changes; a tower without gradients was shown no image in that step; `train()` would
-leave the model as it is; a few per cent of a learning tower are fixed by design (position tables).
+Stays silent when: what requires gradients is what the plan says (without one, only LoRA is asked about, by names that
+are whole modules of the language tower and a part of the vision tower's blocks, and a connector that is frozen as it
+was made while the language tower learns as a whole); a frozen tower in train mode holds nothing that the mode changes;
+a tower without gradients was shown no image in that step; `train()` would leave the model as it is.
 Sources:
 - https://github.com/haotian-liu/LLaVA/issues/1647 (2024-08-06): LoRA in a vision tower that should be frozen
 - https://github.com/huggingface/peft/issues/2250 (2024-12-03): LoRA goes by names and does not ask what is frozen
 - https://github.com/TinyLLaVA/TinyLLaVA_Factory/issues/17 (2024-03-07): no_grad on a vision tower that is to be tuned
 - https://github.com/pytorch/pytorch/issues/86590 (2022-10-10): batch norm statistics move in a frozen network
-- https://github.com/open-mmlab/mmsegmentation/issues/2447 (2022-12-30): stages that only `train()` freezes
-  (MMPretrain-702 of the TrainCheck paper: training began without it)
+- https://github.com/open-mmlab/mmsegmentation/issues/2447 (2022-12-30): only `train()` freezes (MMPretrain-702)
 - https://github.com/pgniewko/gt-pyg/issues/112 (2026-09-05): eval mode of a frozen part undone by model.train()
 """
 
@@ -28,6 +27,7 @@ from __future__ import annotations
 from sightline.guard.check import CannotTell, Finding, Severity, Verdict
 from sightline.guard.evidence import BatchSeen, History, OwnModeSeen, Setup, TowerSetup
 from sightline.guard.evidence.leaked import leaked
+from sightline.guard.evidence.untaught import untaught
 from sightline.guard.specimen import Run
 
 DOMAINS = ("vision", "vlm")
@@ -35,6 +35,7 @@ FIXED = 0.05  # share of a tower that may be fixed under the plan "all": positio
 STEPS = 3  # measured steps without a gradient: a gate that starts at zero opens after the first
 CUT = "it runs under no_grad or is detached", "remove no_grad and detach around '{}', or set its requires_grad to False"
 UNUSED = "its output has a graph, but is unused, or detached behind it", "use what '{}' makes, and detach nothing of it"
+TRAIN = "call model.train() before the first step: it was not called"
 LOOKING = {"vision": "connector", "connector": "language"}  # tower -> the one that passes gradients on to it
 
 
@@ -49,8 +50,8 @@ def find(
     for tower in towers:
         if finding := _off_plan(tower):
             return finding
-    if leak := leaked(setup):
-        return Finding("warning", leak.what, leak.remedy, {"parameters": leak.numel, "target_modules": leak.targets})
+    if one := leaked(setup) or untaught(setup):
+        return Finding("warning", one.what, one.remedy, one.seen)
     if history is None:
         return CannotTell("optimizer step")
     for tower in towers:
@@ -102,8 +103,7 @@ def _cut_off(tower: TowerSetup, history: History, batch: BatchSeen | None) -> Fi
 
 def _never_called(own: OwnModeSeen) -> Finding:
     message = f"{len(own.freezes)} parameters learn that {own.kind}.train() would freeze, e.g. {own.freezes[0]}"
-    seen = {"would freeze": own.freezes[:5], "would set to eval": own.quiets[:5]}
-    return Finding("warning", message, "call model.train() before the first step: it was not called", seen)
+    return Finding("warning", message, TRAIN, {"would freeze": own.freezes[:5], "would set to eval": own.quiets[:5]})
 
 
 def _finding(message: str, fix: str, tower: TowerSetup, severity: Severity = "error") -> Finding:

@@ -1,0 +1,24 @@
+"""A connector that nothing ever taught and that stays as it is, while the language model learns to live with it."""
+
+from __future__ import annotations
+
+from sightline.guard.evidence.setup import Setup
+from sightline.guard.evidence.strays import Stray
+
+WHOLE = 0.5  # of the language tower: it learns as a whole, not by adapters
+
+
+def untaught(setup: Setup) -> Stray | None:
+    """The connector, where it is frozen with the values that an initialiser of this process drew.
+
+    Of demonstrations in which all is random and adapters alone learn it says nothing.
+    """
+    connector, language = setup.towers.get("connector"), setup.towers.get("language")
+    if connector is None or language is None or connector.planned is not None or not connector.untaught:
+        return None
+    learning = language.trainable - language.adapters
+    if connector.trainable or not learning >= WHOLE * language.parameters > 0:
+        return None
+    what = "tower 'connector' is frozen with its random initial values, while the language tower learns"
+    remedy = "set requires_grad to True in 'connector', or load what it learnt before"
+    return Stray(what, remedy, seen={"frozen as it was made": connector.untaught, "language learns": learning})
