@@ -14,6 +14,8 @@ from torch.nn.utils.rnn import pack_sequence, pad_sequence
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from sightline.attach.torch_loop import attach
+from sightline.guard.check import Finding
+from sightline.guard.checks.data.batch_collapsed import find
 from sightline.guard.probes.collated import collated
 
 Pair = tuple[Tensor, Tensor]
@@ -155,8 +157,9 @@ def ordered_by_numpy(data: list[Pair]) -> Any:
     ids=lambda f: f.__name__,
 )
 def test_batches_that_are_meant(collate: Callable[[list[Pair]], Any]) -> None:
-    seen = collated(DataLoader(ROWS, 8, collate_fn=collate), 0)  # type: ignore[arg-type]
+    seen, batch = collated(DataLoader(ROWS, 8, collate_fn=collate), 0)  # type: ignore[arg-type]
     assert seen is None or seen.apart == 0
+    assert batch is None or not batch.of_one
 
 
 def test_names_that_no_model_is_given() -> None:
@@ -165,20 +168,20 @@ def test_names_that_no_model_is_given() -> None:
         return torch.stack(images), padded(list(texts))[0], [name for _, _, name in data]
 
     named: Any = [(image, text, f"{place}.png") for place, (image, text) in enumerate(ROWS)]
-    seen = collated(DataLoader(named, 8, collate_fn=samples_but_for_names), 0)
+    seen, _ = collated(DataLoader(named, 8, collate_fn=samples_but_for_names), 0)
     assert seen is not None and seen.apart == 0
 
 
 @pytest.mark.parametrize("collate", [texts_alone, moved_on, time_first, packed, of_words], ids=lambda f: f.__name__)
 def test_a_part_that_is_sorted_alone(collate: Callable[[list[Pair]], Any]) -> None:
     batches = BatchSampler(RandomSampler(range(len(ROWS))), 8, drop_last=True)
-    seen = collated(DataLoader(ROWS, batch_sampler=batches, collate_fn=collate), 0)  # type: ignore[arg-type]
+    seen, _ = collated(DataLoader(ROWS, batch_sampler=batches, collate_fn=collate), 0)  # type: ignore[arg-type]
     assert seen is not None and seen.parted
 
     def sorts_samples(data: list[Pair]) -> Any:
         return collate(sorted(data, key=lambda one: len(one[1]), reverse=True))
 
-    clean = collated(DataLoader(ROWS, 8, collate_fn=sorts_samples), 0)  # type: ignore[arg-type]
+    clean, _ = collated(DataLoader(ROWS, 8, collate_fn=sorts_samples), 0)  # type: ignore[arg-type]
     assert clean is not None and clean.apart == 0
 
 
@@ -204,3 +207,37 @@ class Captioner(nn.Module):
     def forward(self, images: Tensor, texts: Tensor) -> Tensor:
         seen: Tensor = self.eye(images.flatten(1))[:, None] + self.table(texts)
         return seen
+
+
+def the_first(data: list[Pair]) -> Any:
+    image, text = data[0]
+    return image[None], text[None]
+
+
+def the_last(data: list[Pair]) -> Any:
+    for image, text in data:
+        batch = {"image": image[None], "text": text.tolist()}
+    return batch
+
+
+def one_by_chance(data: list[Pair]) -> Any:
+    return the_first([random.choice(data)])
+
+
+@pytest.mark.parametrize(
+    ("collate", "size", "lost"),
+    [
+        (the_first, 8, True),
+        (the_last, 8, True),
+        (the_first, 2, True),
+        (the_first, 1, False),  # samples that are whole batches
+        (one_by_chance, 8, False),
+        (whole_samples, 8, False),
+    ],
+)
+def test_samples_that_are_lost(collate: Callable[[list[Pair]], Any], size: int, lost: bool) -> None:
+    _, batch = collated(DataLoader(ROWS, size, collate_fn=collate), 0)  # type: ignore[arg-type]
+    assert (batch is not None and batch.of_one) == lost
+    verdict = find(collated=batch)
+    assert isinstance(verdict, Finding) == lost
+    assert not isinstance(verdict, Finding) or f"is given {size} samples and makes the batch of one" in verdict.message

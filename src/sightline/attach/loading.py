@@ -35,6 +35,7 @@ WHY = {
     "DrawsSeen": "no loader of a map-style data set with two or more forked workers was shown, or it was too slow",
     "PairedSeen": "no loader of samples that hold an image and its mask or boxes was seen to move the image,"
     " nor one with a collate function of its own whose parts could be traced to its samples",
+    "CollatedSeen": "no loader with a collate function of its own was shown, or it makes each batch anew at random",
     "FeedSeen": "no training batch of tensors was seen",
     "RowsSeen": "no training batch was seen whose inputs share their leading dimension",
     "WaitingSeen": "no steps with a loader in sight: attach(..., dataloader=loader)",
@@ -55,7 +56,8 @@ class Loading:
         self._fed: dict[int, Fed] = {}
         self._reader = Taught()
         self._forwards, self._hashed, self._shown, self._rows_asked = 0, 0, 0, not wants("RowsSeen")
-        self._pairs_asked = self._collate_asked = not wants("PairedSeen")
+        self._pairs_asked = not wants("PairedSeen")
+        self._collate_asked = self._pairs_asked and not wants("CollatedSeen")
         self._spent, self._began = 0.0, time.perf_counter()
         self._waits: deque[tuple[float, float]] = deque(maxlen=STEPS)
         self._stepped: float | None = None
@@ -198,9 +200,12 @@ class Loading:
         if self._collate_asked or self._loader is None:
             return
         self._collate_asked = True
-        if (seen := collated(self._loader, self._recorder.step)) is not None and seen.parted:
+        rows, batch = collated(self._loader, self._recorder.step)
+        if rows is not None and rows.parted:
             self._pairs_asked = True
-            self._offer(seen)
+            self._offer(rows)
+        if batch is not None:
+            self._offer(batch)
 
     def _ask_pairs(self, call: Call, output: Any) -> None:
         """Once, of a loader that feeds images to a model which gives more than a row of numbers for each."""

@@ -28,6 +28,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     LoaderSeen    when the loader begins an epoch, where the loader is known
     MatchesSeen   at the end, where a contrastive loss taught pairs of inputs to find each other
     OrdersSeen    once, where two inputs of a batch are put together out of order
+    CollatedSeen  after the first training forward, where a loader has a collate function of the host's own
     PairedSeen    after the first training forward on images, where samples hold an image with a mask or with boxes
     FeaturesSeen  at the end, where a model was given features beside texts
     FeedSeen      after 8, 16, 32, ... hashed training batches, and at the end
@@ -111,6 +112,7 @@ from sightline.guard.evidence.learning import (
     StillSeen,
 )
 from sightline.guard.evidence.loading import (
+    CollatedSeen,
     DrawsSeen,
     Fed,
     FeedSeen,
@@ -150,6 +152,7 @@ __all__ = [
     "BatchSeen",
     "BinaryLossSeen",
     "CollapseSeen",
+    "CollatedSeen",
     "CollectivesSeen",
     "ContextSeen",
     "CrossedSeen",
@@ -272,6 +275,7 @@ Evidence = (
     | FreshFrozenSeen
     | DrawsSeen
     | PairedSeen
+    | CollatedSeen
     | MatchesSeen
     | OrdersSeen
     | RowsSeen

@@ -6,10 +6,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import log
+from statistics import fmean, pstdev
 
 PARTED = 4, 0.25  # readings, and share of those that tell
 SURE = 32  # roundings: what one of a sample's inputs does may be little, but must be surely more than nothing
 SHARE, FEWEST = 0.1, 4  # of the own row's change, in the median of the others, of so many rows at least
+BATCHES, SAMPLES = 16, 8  # fewer batches or samples of one text tell nothing of how the others scatter
+OUTSTANDING = 6.0  # standard deviations of the other samples, and
+CHANCE = 16.0  # nats: a chi-squared variable of mean m goes beyond m + 2 sqrt(mx) + 2x once in e^x = 10^7 times
+LIVELY = 0.5  # of this sample's entropy: others whose classes hardly vary have nothing that a text could tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +157,20 @@ class PairedSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class CollatedSeen:
+    """Answer of a probe: what a collate function of the host's own makes of a batch.
+
+    Attributes:
+        samples: that it is given.
+        of_one: the whole batch is the same whatever all samples but one are.
+    """
+
+    step: int
+    samples: int
+    of_one: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RowsSeen:
     """Answer of a probe: another row's input was put in place of one row's, in eval mode.
 
@@ -236,6 +255,19 @@ class SharedTextSeen:
     def texts(self) -> int:
         """Different texts."""
         return len({text for text, _ in self.batches})
+
+    def only(self) -> tuple[int, float, float] | None:
+        """(the one sample of which the texts tell, how much, and how much of another), in nats; None: of none."""
+        if len(self.batches) < BATCHES or self.rows < SAMPLES or self.texts < 2:
+            return None
+        told = [known - chance for known, chance in map(self.told, range(self.rows))]
+        best = max(range(self.rows), key=told.__getitem__)
+        lively = [row for row in range(self.rows) if self.entropy(row) >= LIVELY * self.entropy(best)]
+        others = [told[row] for row in lively if row != best]
+        least = CHANCE + (2 * CHANCE * self.told(best)[1]) ** 0.5
+        if len(others) < SAMPLES - 1 or told[best] - fmean(others) < max(least, OUTSTANDING * pstdev(others)):
+            return None
+        return best, told[best], fmean(others)
 
     def entropy(self, row: int) -> float:
         """Of the classes of the sample in `row`, in nats."""

@@ -7,15 +7,15 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from sightline.guard.evidence import PairedSeen
+from sightline.guard.evidence import CollatedSeen, PairedSeen
 from sightline.guard.probes.batch_rows import BatchRows, same_row
-from sightline.guard.probes.draws import SECONDS, Copy, can_be_copied
+from sightline.guard.probes.draws import SECONDS, Copy, can_be_copied, digest
 from sightline.guard.probes.fields import members, rebuilt
 from sightline.guard.probes.samples import quiet_worker
 
@@ -26,27 +26,29 @@ SWAPS = 3  # pairs of samples that trade a part, to see which columns it goes in
 PARTS = 8  # of a sample; more are numbers of a list
 SCORES = 4  # of a row, and all alike: fewer may be those of a label
 SLOW = 0.15  # seconds for the one batch: all others together take some five times that
+LEAST_LOST = 2  # samples of a batch, of which one is no batch
+Told = TypeVar("Told")
 Order = list[set[int]]  # of each row of a batch, the samples that it may be of
 
 
-def collated(loader: DataLoader[Any], step: int) -> PairedSeen | None:
+def collated(loader: DataLoader[Any], step: int) -> tuple[PairedSeen | None, CollatedSeen | None]:
     """Let a forked worker read a few samples and collate them; of each row, which sample is each of its parts from?
 
-    Nothing of the host's is touched or printed. None for torch's own collate function, and where anything in the batch
-    is not each sample's own: it may say how the rest is to be read.
+    Nothing of the host's is touched or printed. None for torch's own collate function, and where it cannot be told.
     """
     if not can_be_copied(loader, least=0) or loader.collate_fn in (None, default_collate):
-        return None
+        return None, None
     many = len(loader.dataset)  # type: ignore[arg-type]
     count = min(SAMPLES, many)
+    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1
     if loader.batch_sampler is None or count < LEAST:
-        return None
+        return None, None
     places = random.Random(0).sample(range(many), count)  # from all over: what is sorted has one class or length there
     copied = Copy(
         loader.dataset,
         batch_sampler=[places],
         num_workers=1,
-        collate_fn=_Compared(loader.collate_fn),
+        collate_fn=_Compared(loader.collate_fn, size),
         worker_init_fn=quiet_worker,
         multiprocessing_context="fork",
         generator=torch.Generator().manual_seed(0),
@@ -55,22 +57,41 @@ def collated(loader: DataLoader[Any], step: int) -> PairedSeen | None:
     try:
         answers = list(copied)
     except RuntimeError:  # the worker failed or was too slow: the host's own loader will tell
-        return None
-    apart = answers[0] if answers else None
-    return None if apart is None else PairedSeen(step, "rows", count, apart)
+        return None, None
+    apart, of_one = answers[0] if answers else (None, None)
+    rows = PairedSeen(step, "rows", count, apart) if apart is not None else None
+    return rows, CollatedSeen(step, min(size, count), of_one) if of_one is not None else None
 
 
 class _Compared:
-    """Collates, and answers how many rows hold parts of different samples; None where that cannot be told."""
+    """Collates, and answers how many rows hold parts of different samples, and if a batch is made of one sample alone.
 
-    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
-        self._collate, self._rows = collate, BatchRows()
+    None for what cannot be told. `size`: samples of a batch of the host's.
+    """
 
-    def __call__(self, samples: list[Any]) -> int | None:
+    def __init__(self, collate: Callable[[list[Any]], Any], size: int) -> None:
+        self._collate, self._size, self._rows = collate, size, BatchRows()
+
+    def __call__(self, samples: list[Any]) -> tuple[int | None, bool | None]:
+        return self._told(self._apart, samples), self._told(self._of_one, samples[: self._size])
+
+    def _told(self, ask: Callable[[list[Any]], Told], samples: list[Any]) -> Told | None:
         try:
-            return self._apart(samples)
+            return ask(samples)
         except Exception:  # noqa: BLE001 - one that takes no sample twice, or no parts of two: nothing can be told
             return None
+
+    def _of_one(self, samples: list[Any]) -> bool | None:
+        """Whether the first, or the last, stands for all: the others could be anything."""
+        start = time.perf_counter()
+        batch = self._digest(samples)
+        if len(samples) < LEAST_LOST or time.perf_counter() - start > SLOW or batch != self._digest(samples):
+            return None
+        first, last = (self._digest([one] * len(samples)) for one in (samples[0], samples[-1]))
+        return batch in (first, last) and first != last
+
+    def _digest(self, samples: list[Any]) -> int:
+        return digest(self._collate([copy.deepcopy(sample) for sample in samples]))
 
     def _apart(self, samples: list[Any]) -> int | None:
         start = time.perf_counter()

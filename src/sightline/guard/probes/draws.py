@@ -111,14 +111,14 @@ class _Drawn:
         self.collate = collate
 
     def __call__(self, samples: list[Any]) -> tuple[int, int]:
-        sample = _digest(samples)  # first, for some functions change their samples
+        sample = digest(samples)  # first, for some functions change their samples
         try:
-            return sample, _digest(self.collate(samples))
+            return sample, digest(self.collate(samples))
         except Exception:  # noqa: BLE001 - one that takes no batch of one sample: its draws cannot be compared
             return sample, 0
 
 
-def _digest(samples: Any) -> int:
+def digest(samples: Any) -> int:
     """A number for what was drawn. A pickled tensor is not the same twice, so its bytes are hashed."""
     state = hashlib.blake2b(digest_size=8)
     for part in _parts(samples):

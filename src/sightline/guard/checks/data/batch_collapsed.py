@@ -21,10 +21,9 @@ Sources:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from statistics import fmean, pstdev
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import FeedSeen, RowsSeen, SharedTextSeen
+from sightline.guard.evidence import CollatedSeen, FeedSeen, RowsSeen, SharedTextSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vision", "vlm")
@@ -33,34 +32,32 @@ POOLED = "an image, or features, of one sample moved the outputs of most other s
 PASSED_ON = "an image, or features, of one sample moved the outputs of another sample as well"
 LEAK = 1e-2  # of the change in the changed row: a real mix moves others as much; batch-wide numerics stay below 1e-3
 ALIKE, MOST = 8, 0.9  # different batches of one input each, and their share of all: a last one may hold one sample
-BATCHES, SAMPLES = 16, 8  # fewer batches or samples tell nothing of how the others scatter
-OUTSTANDING = 6.0  # standard deviations of the other samples, and
-CHANCE = 16.0  # nats: a chi-squared variable of mean m goes beyond m + 2 sqrt(mx) + 2x once in e^x = 10^7 times
-LIVELY = 0.5  # of this sample's entropy: others whose classes hardly vary have nothing that a text could tell
 
 
-def find(rows: RowsSeen | None = None, shared: SharedTextSeen | None = None, feed: FeedSeen | None = None) -> Verdict:
-    """Samples that were given another's text, or all of another's input, or that the model mixes."""
+def find(
+    rows: RowsSeen | None = None,
+    shared: SharedTextSeen | None = None,
+    feed: FeedSeen | None = None,
+    collated: CollatedSeen | None = None,
+) -> Verdict:
+    """Samples that were lost, or given another's text, or all of another's input, or that the model mixes."""
+    if collated is not None and collated.of_one:
+        message = f"collate_fn is given {collated.samples} samples and makes the batch of one of them: the rest is lost"
+        return Finding("error", message, "stack all samples in collate_fn", {"samples of a batch": collated.samples})
     found = (_one_text(shared) if shared else None) or (_one_input(feed) if feed else None)
     return found or (_mixed(rows) if rows or shared is None else None)
 
 
 def _one_text(shared: SharedTextSeen) -> Finding | None:
     """A text that tells the class of one sample, and of no other in its batch, was that sample's own."""
-    if len(shared.batches) < BATCHES or shared.rows < SAMPLES or shared.texts < 2:
+    if (only := shared.only()) is None:
         return None
-    told = [known - chance for known, chance in map(shared.told, range(shared.rows))]
-    best = max(range(shared.rows), key=told.__getitem__)
-    lively = [row for row in range(shared.rows) if shared.entropy(row) >= LIVELY * shared.entropy(best)]
-    others = [told[row] for row in lively if row != best]
-    least = CHANCE + (2 * CHANCE * shared.told(best)[1]) ** 0.5
-    if len(others) < SAMPLES - 1 or told[best] - fmean(others) < max(least, OUTSTANDING * pstdev(others)):
-        return None
+    best, told, others = only
     return Finding(
         severity="error",
         message=f"all {shared.rows} samples of a batch share one row of token ids, that of sample {best} alone",
         fix="give the processor one list of images for each text, so that ids have one row a sample",
-        seen={"nats that it tells of this sample's classes": told[best], "and of another's": fmean(others)},
+        seen={"nats that it tells of this sample's classes": told, "and of another's": others},
     )
 
 
