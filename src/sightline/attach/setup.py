@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sightline.attach.adapted import adapted
-from sightline.attach.origins import ORIGINS
+from sightline.attach.origins import ORIGINS, matrices
 from sightline.attach.towers import Towers
 from sightline.guard.evidence import Plan, Setup, TokenizerSetup, TowerSetup
 
@@ -31,7 +31,7 @@ class Facts:
 
 
 def read_setup(model: nn.Module, towers: Towers, optimizers: Sequence[Optimizer], facts: Facts, step: int) -> Setup:
-    """The set-up now. Costs one pass over parameters and modules, and touches no values but a frozen connector's."""
+    """The set-up now. Costs one pass over parameters and modules, and reads values of what is left out of learning."""
     rates = {id(p): g.get("initial_lr", g.get("lr")) for o in optimizers for g in o.param_groups for p in g["params"]}
     ours = {id(p) for p in model.parameters()}
     foreign = [p for o in optimizers for g in o.param_groups for p in g["params"] if id(p) not in ours]
@@ -46,6 +46,7 @@ def read_setup(model: nn.Module, towers: Towers, optimizers: Sequence[Optimizer]
         accumulation=facts.accumulation,
         optimizer=" and ".join(type(o).__name__ for o in optimizers) or None,
         orphans=sum(p.numel() for p in foreign),
+        outside=tuple(n for n, p in matrices(model) if p.requires_grad and id(p) not in rates and ORIGINS.fresh(p)),
         unheeded=_unheeded(model),
         adapted=adapted(model, towers),
         step=step,

@@ -74,6 +74,7 @@ class Setup:
         orphans: elements the optimizer holds that belong to no parameter of the model.
         unfrozen: parameters that may learn now, and with which steps were taken while they were frozen.
         unfrozen_at: the steps that had been taken when there came to be more, or others, of these.
+        outside: matrices that may learn, are as an initialiser of this process drew them, and are in no optimizer.
         unheeded: modules with an attribute ``requires_grad = False``, which torch reads nowhere: all in them learns.
         adapted: tower -> its adapters; none where PEFT has none, or was told more than names (a pattern, exceptions).
     """
@@ -89,6 +90,7 @@ class Setup:
     orphans: int = 0
     unfrozen: tuple[str, ...] = ()
     unfrozen_at: int | None = None
+    outside: tuple[str, ...] = ()
     unheeded: tuple[str, ...] = ()
     adapted: Mapping[str, Adapted] = field(default_factory=dict)
     step: int = 0

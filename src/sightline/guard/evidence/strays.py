@@ -182,7 +182,9 @@ def left_behind(measured: Sequence[StepSeen], setup: Setup | None) -> list[Param
     free = sum(tower.trainable - tower.optimized for tower in setup.towers.values())
     if not left or free < sum(p.numel for p in left):
         return []
-    return left if setup.orphans or untrained(left) else []
+    maps = {p.name for p in left if p.name.endswith("weight")}
+    drawn = bool(maps) and maps <= set(setup.outside)
+    return left if setup.orphans or drawn or untrained(left) else []
 
 
 def graded_anew(seen: Sequence[ParameterSeen]) -> list[ParameterSeen]:

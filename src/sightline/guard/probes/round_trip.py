@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sightline.guard.evidence import RoundTripSeen
 
+LEAST, PARTS = 32, 2  # elements of a parameter that a model answers with; and modules that were saved one by one
 STATISTICS = ("running_mean", "running_var")  # torch's names of the buffers that training moves
 
 
@@ -77,3 +78,21 @@ def left_out(model: nn.Module, names: Collection[str], path: str, step: int) -> 
         and (t.data_ptr(), t.numel()) not in shared
     )
     return RoundTripSeen(step, path, sum(name in live for name in names), missing)
+
+
+def forgotten(model: nn.Module, held: Collection[str]) -> tuple[str, ...]:
+    """A module's own parameters that a save lacks, though it holds all modules within it that learn: part by part.
+
+    A temperature or a weight of a loss is of no use to who loads it, and small.
+    """
+    lost: list[str] = []
+    for path, module in model.named_modules():
+        parts = [
+            (name, [n for n, p in part.named_parameters() if p.requires_grad]) for name, part in module.named_children()
+        ]
+        inside = [".".join(filter(None, (path, name, n))) for name, names in parts for n in names]
+        if sum(bool(names) for _, names in parts) < PARTS or not all(name in held for name in inside):
+            continue
+        own = ((".".join(filter(None, (path, n))), p) for n, p in module.named_parameters(recurse=False))
+        lost += [n for n, p in own if p.requires_grad and p.numel() >= LEAST and n not in held]
+    return tuple(lost)

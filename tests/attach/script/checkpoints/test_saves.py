@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import safetensors.torch
 import torch
@@ -88,7 +89,24 @@ def only_parameters(model: nn.Module, optimizer: Any, path: Path) -> None:
     torch.save({"epoch": 3, "net": weights, "optimizer": optimizer.state_dict()}, path)
 
 
+def by_parts(*more: str) -> Save:
+    """One file of the parts' states, and of `more`, under names of the script's own."""
+
+    def save(model: nn.Module, optimizer: Any, path: Path) -> None:
+        parts = {f"the {name}": getattr(model, name).state_dict() for name in ("table", "norm", "body", "head")}
+        torch.save({"epoch": 3, **parts, **{f"own {n}": getattr(model, n).detach().clone() for n in more}}, path)
+
+    return save
+
+
+def beside_a_file_of_numpy(model: nn.Module, optimizer: Any, path: Path) -> None:
+    by_parts("left")(model, optimizer, path)
+    numpy.save(path.with_suffix(".npy"), model.right.detach().numpy())
+
+
 LOST: dict[str, tuple[Save, str]] = {
+    "the model's own parameters": (by_parts(), "left"),
+    "one of the model's own parameters": (by_parts("left"), "right"),
     "a part of a shared buffer": (seen_storages, "right"),
     "the bias of a layer": (without("body.bias"), "body.bias"),
     "statistics of batch norm": (only_parameters, "norm.running_mean"),
@@ -129,6 +147,9 @@ def folded(model: nn.Module, optimizer: Any, path: Path) -> None:
 
 
 KEPT: dict[str, Save] = {
+    "by parts": by_parts("left", "right"),
+    "by parts, and what no saver hears": beside_a_file_of_numpy,
+    "two parts": lambda m, o, path: torch.save({"norm": m.norm.state_dict(), "body": m.body.state_dict()}, path),
     "all": lambda m, o, path: torch.save(m.state_dict(), path),
     "the module itself": lambda m, o, path: torch.save(m, path),
     "behind a wrapper's prefix": lambda m, o, path: torch.save(nn.DataParallel(m).state_dict(), path),

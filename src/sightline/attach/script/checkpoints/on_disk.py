@@ -26,6 +26,11 @@ def run_of(tensor: Tensor) -> Tensor | None:
     return values if len(values) == RUN and len(values.unique()) > RUN // 2 else None
 
 
+def around(path: str) -> Path:
+    """The folder that has a file's folder; the present one where it is not known."""
+    return Path(path).absolute().parent.parent if path else Path.cwd()
+
+
 def written(runs: Sequence[Tensor], folder: Path, since: float) -> bool:
     """Whether a file in `folder` or below, of after `since` (seconds), has any of `runs` in it, in whatever format."""
     keys = {_bytes(run.to(kind)) for run in runs for kind in (run.dtype, *FORMATS)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,11 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from sightline.attach.hook import Hook
-from sightline.attach.script.checkpoints.contents import states
+from sightline.attach.script.again import print_of
+from sightline.attach.script.checkpoints.contents import address, states, tensors
+from sightline.attach.script.checkpoints.on_disk import around, run_of, written
 from sightline.attach.script.imports import Notice
 from sightline.attach.script.watch import Models, Watched
+from sightline.guard.evidence import RoundTripSeen
 from sightline.guard.probes.call import Call
-from sightline.guard.probes.round_trip import left_out
+from sightline.guard.probes.round_trip import forgotten, left_out
 
 SAVERS = ("save_file", "save", "save_model")  # of safetensors.torch
 
@@ -71,17 +75,25 @@ class Saves:
                 _save_of(one).add(names, path)
                 for act in self.told:
                     act(one, path, what)
+            elif held := _held(what, one.recorder.model):
+                _save_of(one).hold(held, path)
 
 
 class Save:
     """What was saved of one model since its last step. A listener beside its recorder (see `attach/beside.py`)."""
 
     def __init__(self, one: Watched) -> None:
-        self._one, self._names, self._path = one, set[str](), ""
+        self._began = time.time() - 1  # file systems round
+        self._one, self._names, self._held, self._path = one, set[str](), set[str](), ""
 
     def add(self, names: set[str], path: str) -> None:
         """These of the model's names were just saved."""
         self._names |= names
+        self._path = path or self._path
+
+    def hold(self, names: set[str], path: str) -> None:
+        """The values of these were just saved, under names of the script's own."""
+        self._held |= names
         self._path = path or self._path
 
     def woke(self) -> None:
@@ -103,10 +115,22 @@ class Save:
 
     def close(self) -> None:
         """Compare the names with the model's."""
-        names, self._names = self._names, set()
+        (names, held), self._names, self._held = (self._names, self._held), set(), set()
         recorder = self._one.recorder
-        if names and recorder is not None:
+        if names:
             recorder.offer(left_out(recorder.model, names, self._path, recorder.step))
+        elif held and (lost := forgotten(recorder.model, held)):
+            values = [run for name in lost if (run := run_of(recorder.model.get_parameter(name))) is not None]
+            if not written(values, around(self._path), self._began):
+                recorder.offer(RoundTripSeen(recorder.step, self._path, len(held), lost))
+
+
+def _held(what: Any, model: nn.Module) -> set[str]:
+    """The parameters whose memory, or whose values, are in what is saved."""
+    content = [*tensors(what)]
+    places, values = {address(t) for t in content} - {0}, frozenset(filter(None, map(print_of, content)))
+    named = model.named_parameters(remove_duplicate=False)
+    return {name for name, p in named if address(p) in places or print_of(p) in values}
 
 
 def _save_of(one: Watched) -> Save:

@@ -20,7 +20,7 @@ from sightline.attach.hook import Hook
 from sightline.attach.origins import ORIGINS
 from sightline.attach.script.again import Print, print_of
 from sightline.attach.script.checkpoints.contents import address, states, tensors
-from sightline.attach.script.checkpoints.on_disk import run_of, written
+from sightline.attach.script.checkpoints.on_disk import around, run_of, written
 from sightline.attach.script.watch import Models, Watched
 from sightline.guard.evidence import RoundTripSeen
 
@@ -66,7 +66,7 @@ class Unsaved:
                     before = self._adapters[one].runs if one in self._adapters else ()
                     runs = (*before, *(run for _, p in learned if (run := run_of(p)) is not None))[-RUNS:]
                     self._adapters[one] = Adapter(
-                        path, _around(path), one.recorder.step, len(names), tuple(beside), runs
+                        path, around(path), one.recorder.step, len(names), tuple(beside), runs
                     )
 
     def _note(self, parameters: Sequence[Tensor], content: Sequence[Tensor]) -> None:
@@ -92,11 +92,6 @@ class Unsaved:
         runs = [*adapter.runs, *(run for p in lost.values() if (run := run_of(p)) is not None)] if lost else []
         if lost and not written(runs, adapter.folder, self._began):
             one.attachment.show(RoundTripSeen(adapter.step, adapter.path, adapter.names, tuple(lost)))
-
-
-def _around(path: str) -> Path:
-    """The folder that has an adapter's folder; the present one where it is not known."""
-    return Path(path).absolute().parent.parent if path else Path.cwd()
 
 
 def adapted(model: nn.Module) -> Iterator[nn.Module]:
