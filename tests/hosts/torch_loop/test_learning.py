@@ -49,10 +49,17 @@ def write(model: nn.Module, leak: bool = False) -> list[str]:
     return [f.code for f in guard.findings]
 
 
-@pytest.mark.parametrize(("std", "tied"), [(None, False), (0.02, False), (0.02, True), (None, True)])
-def test_ordinary_inits(std: float | None, tied: bool) -> None:
+@pytest.mark.parametrize(
+    ("std", "tied", "width"), [(None, False, 64), (0.02, False, 64), (0.02, True, 64), (None, True, 16)]
+)
+def test_ordinary_inits(std: float | None, tied: bool, width: int) -> None:
     torch.manual_seed(0)
-    assert write(Writer(std, tied)) == []
+    assert write(Writer(std, tied, width=width)) == []
+
+
+def test_an_embedding_as_it_is_tied_to_the_head() -> None:
+    torch.manual_seed(0)
+    assert write(Writer(None, tied=True)) == ["T7"]
 
 
 def test_a_head_that_is_much_too_large() -> None:

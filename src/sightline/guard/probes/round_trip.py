@@ -87,12 +87,11 @@ def forgotten(model: nn.Module, held: Collection[str]) -> tuple[str, ...]:
     """
     lost: list[str] = []
     for path, module in model.named_modules():
-        parts = [
-            (name, [n for n, p in part.named_parameters() if p.requires_grad]) for name, part in module.named_children()
-        ]
-        inside = [".".join(filter(None, (path, name, n))) for name, names in parts for n in names]
-        if sum(bool(names) for _, names in parts) < PARTS or not all(name in held for name in inside):
-            continue
-        own = ((".".join(filter(None, (path, n))), p) for n, p in module.named_parameters(recurse=False))
-        lost += [n for n, p in own if p.requires_grad and p.numel() >= LEAST and n not in held]
+        here = f"{path}." if path else ""
+        learn = [here + name for name, p in module.named_parameters() if p.requires_grad]
+        own = [here + name for name, p in module.named_parameters(recurse=False) if p.numel() >= LEAST]
+        inside = [name for name in learn if "." in name.removeprefix(here)]
+        parts = {name.removeprefix(here).partition(".")[0] for name in inside}
+        if len(parts) >= PARTS and all(name in held for name in inside):
+            lost += [name for name in own if name in learn and name not in held]
     return tuple(lost)
