@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from sightline.attach.classes import Taught, may_teach_classes
 from sightline.attach.feed import Feed
+from sightline.attach.files import misfiled
 from sightline.attach.prints import row_hashes
 from sightline.attach.recorder import Recorder
 from sightline.guard.evidence import Fed, FeedSeen, LoaderSeen, WaitingSeen
@@ -36,6 +37,7 @@ WHY = {
     "PairedSeen": "no loader of samples that hold an image and its mask or boxes was seen to move the image,"
     " nor one with a collate function of its own whose parts could be traced to its samples",
     "CollatedSeen": "no loader with a collate function of its own was shown, or it makes each batch anew at random",
+    "FiledSeen": "no loader of images was shown that are of numbered files, out of the order of their names",
     "FeedSeen": "no training batch of tensors was seen",
     "RowsSeen": "no training batch was seen whose inputs share their leading dimension",
     "WaitingSeen": "no steps with a loader in sight: attach(..., dataloader=loader)",
@@ -56,6 +58,7 @@ class Loading:
         self._fed: dict[int, Fed] = {}
         self._reader = Taught()
         self._forwards, self._hashed, self._shown, self._rows_asked = 0, 0, 0, not wants("RowsSeen")
+        self._files_asked = not wants("FiledSeen")
         self._pairs_asked = not wants("PairedSeen")
         self._collate_asked = self._pairs_asked and not wants("CollatedSeen")
         self._spent, self._began = 0.0, time.perf_counter()
@@ -104,6 +107,7 @@ class Loading:
             self._waited_before = feed.waited
             self._follow(feed)
         self._ask_collate()
+        self._ask_files()
 
     def _follow(self, feed: Feed) -> None:
         """The loader that gave the last batch, and its epoch, where they are new."""
@@ -206,6 +210,14 @@ class Loading:
             self._offer(rows)
         if batch is not None:
             self._offer(batch)
+
+    def _ask_files(self) -> None:
+        """Once, of a loader whose samples are of files that have another order than their names."""
+        if self._files_asked or self._loader is None:
+            return
+        self._files_asked = True
+        if (seen := misfiled(self._loader, self._recorder.step)) is not None:
+            self._offer(seen)
 
     def _ask_pairs(self, call: Call, output: Any) -> None:
         """Once, of a loader that feeds images to a model which gives more than a row of numbers for each."""

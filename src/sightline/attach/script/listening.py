@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sightline.attach.alive import note
+from sightline.attach.script import opened
 from sightline.attach.script.aliases import Aliases
 from sightline.attach.script.by_hand import ByHand
 from sightline.attach.script.checkpoints.kept import Kept
@@ -70,6 +71,7 @@ def watched(
     Plateaus(models, fault).install()
     StandIns(models, fault).install()
     Words(models, fault).install()
+    opened.install()
     scores = Scores(fault, lambda: [one.recorder for one in models.live if not one.blind])
     scores.install()
     judging = Judging(fault)

@@ -29,6 +29,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     MatchesSeen   at the end, where a contrastive loss taught pairs of inputs to find each other
     OrdersSeen    once, where two inputs of a batch are put together out of order
     CollatedSeen  after the first training forward, where a loader has a collate function of the host's own
+    FiledSeen     after the first training forward on images of files that are out of the order of their names
     PairedSeen    after the first training forward on images, where samples hold an image with a mask or with boxes
     FeaturesSeen  at the end, where a model was given features beside texts
     FeedSeen      after 8, 16, 32, ... hashed training batches, and at the end
@@ -90,6 +91,7 @@ from sightline.guard.evidence.cut_off import CutOffSeen
 from sightline.guard.evidence.data import DataSeen, Objective
 from sightline.guard.evidence.endings import Ended
 from sightline.guard.evidence.extracted import ExtractedSeen
+from sightline.guard.evidence.filed import FiledSeen
 from sightline.guard.evidence.fresh_frozen import FreshFrozenSeen
 from sightline.guard.evidence.hang import RanksStuckSeen, StuckRank
 from sightline.guard.evidence.hidden import HiddenSeen
@@ -167,6 +169,7 @@ __all__ = [
     "FeaturesSeen",
     "Fed",
     "FeedSeen",
+    "FiledSeen",
     "FreshFrozenSeen",
     "GeneratedSeen",
     "HeadSeen",
@@ -274,6 +277,7 @@ Evidence = (
     | ExtractedSeen
     | FreshFrozenSeen
     | DrawsSeen
+    | FiledSeen
     | PairedSeen
     | CollatedSeen
     | MatchesSeen

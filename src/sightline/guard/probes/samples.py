@@ -35,9 +35,11 @@ def arrays_of(value: Any) -> Iterator[Tensor]:
 
 def array_of(value: Any) -> Tensor | None:
     """An array or a picture as a tensor; None for what is neither, or holds no numbers."""
-    if not hasattr(value, "__array__") or not (hasattr(value, "dtype") or hasattr(value, "getbands")):
+    array = hasattr(value, "__array__") and hasattr(value, "dtype")
+    picture = hasattr(value, "__array_interface__") and hasattr(value, "getbands")  # of Pillow
+    if not array and not picture:
         return None
     import numpy
 
-    array = numpy.asarray(value)
-    return torch.from_numpy(array.copy()) if array.dtype.kind in "biuf" else None
+    numbers = numpy.asarray(value)
+    return torch.from_numpy(numbers.copy()) if numbers.dtype.kind in "biuf" else None

@@ -120,6 +120,8 @@ ENDED, LONGER = Fit(2, inf, 1, 92, 46, ""), Fit(8, inf, 0, 0, 46, "")
         (replace(ENDED, epoch=2), LONGER, True),
         (replace(ENDED, epochs=inf, steps=92), Fit(inf, 500, 0, 0, 46, ""), True),
         (replace(ENDED, epoch=0), LONGER, False),
+        (replace(ENDED, epoch=0, step=46), replace(LONGER, epochs=2), True),  # it was stopped, and is to end as planned
+        (replace(ENDED, epoch=0, step=46), replace(LONGER, epochs=1), False),
         (ENDED, replace(LONGER, epochs=2), False),
         (ENDED, replace(LONGER, epochs=1), False),
         (ENDED, replace(LONGER, batches=60), False),
@@ -132,7 +134,7 @@ def test_the_plans_of_two_fits(before: Fit | None, now: Fit | None, told: bool) 
     seen = of_a_trainer(LOST, before, now, saved(), adam(net()))
     assert (seen is not None) == told
     if seen is not None:
-        assert "at step 92" in seen.differ[0][1]
+        assert before is not None and f"at step {before.step}" in seen.differ[0][1]
 
 
 def test_an_optimizer_of_other_weights_or_settings() -> None:

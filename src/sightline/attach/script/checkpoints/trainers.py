@@ -3,7 +3,8 @@
 Its checkpoints hold everything whatever they are for, and many load the weights alone on purpose: to tune them, to
 thaw more of them, to begin a cycle anew, to teach them new rows. So it is taken to go on only where nothing but the
 length is new: the same model made with the same settings, on as many batches, with an optimizer of the same make over
-the same weights; from the very end of a fit that had come to its planned end, to a later end of the same kind.
+the same weights; from the very end of a fit that had come to its planned end, to a later end of the same kind, or from
+where a fit was stopped, to the end that it had.
 """
 
 from __future__ import annotations
@@ -40,17 +41,12 @@ class Fit:
         """Whether it has come as far as it was to go. An epoch counts when it is over, which is told later."""
         return self.epoch + 1 >= self.epochs or self.step >= self.steps
 
-    def reaches(self, other: Fit) -> bool:
-        """Whether it is to go farther than another, and no less far in any other way."""
-        return (
-            self.epochs >= other.epochs
-            and self.steps >= other.steps
-            and (self.epochs, self.steps)
-            != (
-                other.epochs,
-                other.steps,
-            )
-        )
+    def continues(self, other: Fit) -> bool:
+        """Whether it is to go farther than another that has ended, and no less far in any other way; or as far as one
+        that was stopped."""
+        same = (self.epochs, self.steps) == (other.epochs, other.steps)
+        farther = self.epochs >= other.epochs and self.steps >= other.steps and not same
+        return farther if other.ends else same
 
 
 def fit_of(model: nn.Module) -> Fit | None:
@@ -84,7 +80,7 @@ def of_a_trainer(
     """What is to be shown of a model that another Trainer goes on with; None where it may be meant to begin anew."""
     if before is None or now is None or now.file or now.batches != before.batches:
         return None
-    if not before.ends or not now.reaches(before) or not _same_weights(content, optimizer):
+    if not now.continues(before) or not _same_weights(content, optimizer):
         return None
     if not seen.differ or seen.differ[0][0] != "optimizer":
         return None if seen.differ else seen

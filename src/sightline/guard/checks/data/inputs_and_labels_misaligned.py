@@ -21,7 +21,16 @@ Sources:
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import CrossedSeen, ExtractedSeen, FeedSeen, MatchesSeen, OrdersSeen, PairedSeen, PullSeen
+from sightline.guard.evidence import (
+    CrossedSeen,
+    ExtractedSeen,
+    FeedSeen,
+    FiledSeen,
+    MatchesSeen,
+    OrdersSeen,
+    PairedSeen,
+    PullSeen,
+)
 from sightline.guard.evidence.matching import never_found
 from sightline.guard.specimen import Run
 
@@ -39,11 +48,15 @@ def find(
     kept: ExtractedSeen | None = None,
     crossed: CrossedSeen | None = None,
     orders: OrdersSeen | None = None,
+    filed: FiledSeen | None = None,
 ) -> Verdict:
     """Compare the classes of inputs that came back with what independent classes would give."""
     told = (
         (paired and _augmented_apart(paired)) or (orders and _out_of_order(orders, feed)) or (kept and _of_others(kept))
     )
+    if filed is not None and filed.misfiled:
+        fix = "pair files and labels by name; sort numbered files by number: key=lambda p: int(p.stem.split('_')[-1])"
+        return Finding("error", filed.says, fix, {"with their labels": filed.given, "with the others": filed.other})
     if finding := told or (matches and _never_found(matches)):
         return finding
     if crossed is not None or (pull is not None and pull.targets_lost):

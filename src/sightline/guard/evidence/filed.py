@@ -1,0 +1,39 @@
+"""Which labels fit the images of a folder: their own, or those of files at their places in another order?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FITS, NOT = 8.0, 3.0  # standard deviations of the same measure over labels dealt at random
+
+
+@dataclass(frozen=True, slots=True)
+class FiledSeen:
+    """Answer of a probe: how far images and labels go together, in standard deviations above labels dealt at random.
+
+    Attributes:
+        samples: images that were compared: only those that the two orders put at different places.
+        given: with the labels that they have. other: with those of the files at their places in the other order.
+        order: that order: of the "numbers" in the names, or of the names as "texts".
+        file, label_of: one of the images, and the file with whose label it would go together.
+    """
+
+    step: int
+    samples: int
+    given: float
+    other: float
+    order: str
+    file: str
+    label_of: str
+
+    @property
+    def misfiled(self) -> bool:
+        """Whether the labels stand in the other order."""
+        return self.other >= FITS and self.given <= NOT
+
+    @property
+    def says(self) -> str:
+        """It in words."""
+        how = "of the numbers in their names" if self.order == "numbers" else "of their names"
+        what = f"{self.samples} images do not go together with their labels, and do with those of other files: the"
+        return f"{what} labels stand in the order {how}, the files do not ({self.file} has that of {self.label_of})"
