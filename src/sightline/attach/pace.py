@@ -37,6 +37,10 @@ ONCE = 0.1  # seconds of one step that the opening pays for: above, it was a pro
 HEARD = 256  # steps of the opening that are all heard: trends of losses, rates and waits begin with these
 LONGEST = 10_000  # steps asleep in a row: a run of any length is looked at now and then
 FORWARD, STEP, INNER = 9e-6, 5e-6, 2e-6  # seconds that sleeping hooks take amid kernels, which leave no cache warm
+SEEN = (
+    0.5  # of what watching costs is in its clock: modules with hooks are called in torch's slow way, what comes after
+)
+# a look finds caches cold, and what was allocated is collected (benchmarks/guard_overhead.md: 4 % where the clock said 2)
 RECENT = 5  # values whose median is the cost to expect: probes that come once do not move it
 MEMORY = 0.8  # of the running mean of a step's time: smooth over some five values
 OPENS = sorted({*range(ALWAYS), *range(8, 65, 8), *(n << k for k in range(5) for n in (96, 128))})
@@ -112,7 +116,7 @@ class Pace:
 
     def sleeps(self, step: int) -> int:
         """How many steps to sleep through from `step` on, when that one is of the kind to sleep."""
-        rate = (self._budget * self._step_time - self._hooks(1, 1)) / 2
+        rate = (SEEN * self._budget * self._step_time - self._hooks(1, 1)) / 2
         longest = LONGEST
         if rate > 0:
             hearing, measuring = _middle(self._heard) - self._hearing, self._of_a_window() - self._measuring
@@ -129,7 +133,7 @@ class Pace:
         self._began, self.spent, self.late, self._worked = now, 0.0, 0.0, 0.0
         own = max(elapsed - spent, 1e-6)
         self._step_time = MEMORY * self._step_time + (1 - MEMORY) * own / steps if self._step_time else own / steps
-        self._earn(self._budget * own - self._hooks(steps, forwards))
+        self._earn(SEEN * self._budget * own - self._hooks(steps, forwards))
         if late:
             self._late.append(late)
         if kind is Kind.ASLEEP:

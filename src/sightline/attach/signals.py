@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sightline.attach.read import rms
@@ -26,21 +27,21 @@ class Signals:
     """Filled by forward hooks. `counting`: the features are wanted; `measuring`: magnitudes are."""
 
     def __init__(self) -> None:
-        self.counting, self.measuring = True, False
+        self.counting, self.measuring, self.resting = True, False, False
         self.gave = Gave()
 
     def clear(self, *, measuring: bool) -> None:
         """A forward pass begins whose features are counted."""
-        self.counting, self.measuring = True, measuring
+        self.counting, self.measuring, self.resting = True, measuring, False
         self.gave = Gave()
 
     def rest(self, *, counting: bool = False) -> None:
         """Training forwards begin of which nothing is wanted. `counting`: evaluations may come without `clear`."""
-        self.counting, self.measuring = counting, False
+        self.counting, self.measuring, self.resting = counting, False, True
 
     def connector_gave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Forward hook of a connector's modules; the last that runs makes the features."""
-        if not self.counting:
+        if not self.counting or (self.resting and torch.is_grad_enabled()):
             return
         given = output[0] if isinstance(output, tuple | list) and output else output
         if isinstance(given, Tensor) and given.is_floating_point() and given.dim() > 1:
