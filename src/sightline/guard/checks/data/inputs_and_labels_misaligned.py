@@ -5,7 +5,8 @@ Root cause: inputs and labels are shuffled, sorted or filtered separately: two l
 a batch sorted by length without its labels, an off-by-one between two lists. Or their shapes are (n, 1) and (n,): then
 the difference is (n, n), each output is compared with every label, and the best answer to all is the mean.
 Or image and mask (or boxes) are augmented with random numbers of their own; or a collate function sorts one part alone,
-or a tower its texts, by length; or features have the order of a shuffling loader, and labels that of the data set.
+or a tower its texts, by length; or features have the order of a shuffling loader, and labels that of the data set; or
+numbered files are sorted as texts (scan_10 before scan_2), or as the folder lists them, and their labels by number.
 Fix: shuffle with one permutation (`i = torch.randperm(n); x, y = x[i], y[i]`), or keep each pair in one data set row;
 give outputs and targets one shape: `outputs.squeeze(-1)`.
 Stays silent when: inputs come back with the class they had, or so often that the rest is label noise; inputs never
@@ -31,6 +32,7 @@ from sightline.guard.evidence import (
     PairedSeen,
     PullSeen,
 )
+from sightline.guard.evidence.apart import apart
 from sightline.guard.evidence.matching import never_found
 from sightline.guard.specimen import Run
 
@@ -51,13 +53,9 @@ def find(
     filed: FiledSeen | None = None,
 ) -> Verdict:
     """Compare the classes of inputs that came back with what independent classes would give."""
-    told = (
-        (paired and _augmented_apart(paired)) or (orders and _out_of_order(orders, feed)) or (kept and _of_others(kept))
-    )
-    if filed is not None and filed.misfiled:
-        fix = "pair files and labels by name; sort numbered files by number: key=lambda p: int(p.stem.split('_')[-1])"
-        return Finding("error", filed.says, fix, {"with their labels": filed.given, "with the others": filed.other})
-    if finding := told or (matches and _never_found(matches)):
+    if (one := apart(paired, filed, kept)) is not None:
+        return Finding("error", one.what, one.remedy, one.seen)
+    if finding := (orders and _out_of_order(orders, feed)) or (matches and _never_found(matches)):
         return finding
     if crossed is not None or (pull is not None and pull.targets_lost):
         return _all_with_all(crossed, pull)
@@ -84,15 +82,6 @@ def _all_with_all(crossed: CrossedSeen | None, pull: PullSeen | None) -> Finding
     return Finding("error", what, fix, {"pulled to": pull.centres, "mean of the outputs": pull.means})
 
 
-def _augmented_apart(seen: PairedSeen) -> Finding | None:
-    what = f"in {seen.apart} of {seen.moved} readings an image was mirrored or moved, its {seen.kind} otherwise"
-    fix = f"draw each random transform once for image and {seen.kind}: one `flip = random.random() < 0.5` for both"
-    if seen.kind == "rows":
-        what = f"{seen.apart} of {seen.moved} rows that collate_fn makes hold parts of different samples"
-        fix = "sort or shuffle the samples before they are taken apart, never one of their parts alone"
-    return Finding("error", what, fix, {"looked at": seen.moved, "apart": seen.apart}) if seen.parted else None
-
-
 def _never_found(seen: MatchesSeen) -> Finding | None:
     if (found := never_found(seen)) is None:
         return None
@@ -114,13 +103,6 @@ def _out_of_order(seen: OrdersSeen, feed: FeedSeen | None) -> Finding | None:
     what += f", and so for {len(seen.apart)} of {len(seen.one)} places of a batch"
     fix = "undo a sort by length after the packed sequence, h[order.argsort()], or give enforce_sorted=False"
     return Finding("error", what, fix, {"first rows": seen.one[:FEW], "of the other": seen.other[:FEW]})
-
-
-def _of_others(seen: ExtractedSeen) -> Finding | None:
-    what = f"{seen.conflicts} of {len(seen.taught)} kept features were taught the label of another sample: the labels"
-    what += " have the order of the data set, or of another pass, and the features that of the pass they are of"
-    fix = "keep each batch's labels with its features, or make them with shuffle=False"
-    return Finding("error", what, fix, {"features": len(seen.taught)}) if seen.in_another_order else None
 
 
 def specimen(run: Run, *, faulty: bool) -> None:
