@@ -6,10 +6,11 @@ loss and cheap counts are kept. *Asleep*, hooks return after one test; forwards 
 - The opening is the run's first 1,024 steps: there a purse of fifty seconds times the budget (a second, at 2 %) pays
   for what short runs and early faults need. The first five steps are measured, then two in a row at steps that thin out
   (every 8th to 64, then twice an octave), and the first 256 are all heard.
-- Afterwards the guard spends what it has earned, which is half its budget of the host's time, for its clock sees no more
-  than a half of what it costs, less the cost of its sleeping hooks. Half of that goes to hearing, half to measuring; what hearing does not need goes to measuring. Measured steps
-  come in windows of two, for some faults show between two steps in a row. All of the guard's time counts, that of the
-  checks too; what a measured step's evidence costs later is put down to measuring.
+- Afterwards the guard spends what it has earned, which is a third of its budget of the host's time, for its clock sees
+  no more of what it costs, less the cost of its sleeping hooks. Half of that goes to hearing, half to measuring; what
+  hearing does not need goes to measuring. Measured steps come in windows of two, for some faults show between two steps
+  in a row. All of the guard's time counts, that of the checks too; what a measured step's evidence costs later is put
+  down to measuring.
 - Where what can learn changes (parts are woken, another optimizer takes over), what was seen says little of what comes:
   the next steps are measured as the first ones were, on credit, for the first few such changes of a run.
 - What compares ranks must happen on all of them at the same steps. Such steps follow from the step's number alone
@@ -38,8 +39,8 @@ HEARD = 256  # steps of the opening that are all heard: trends of losses, rates 
 LONGEST = 10_000  # steps asleep in a row: a run of any length is looked at now and then
 FORWARD, STEP, INNER = 9e-6, 5e-6, 2e-6  # seconds that sleeping hooks take amid kernels, which leave no cache warm
 # Modules with hooks are called in torch's slow way, what comes after a look finds caches cold, and what it allocated is
-# collected: where the guard's clock said 2 %, steps took 4 % longer (benchmarks/guard_overhead.md).
-SEEN = 0.5  # of what watching costs is in its clock
+# collected: by turns within one process, steps took 4.5 % longer where the clock said 2, and 2.5 % where it said 1.
+SEEN = 1 / 3  # of what watching costs is in its clock, to be sure
 RECENT = 5  # values whose median is the cost to expect: probes that come once do not move it
 MEMORY = 0.8  # of the running mean of a step's time: smooth over some five values
 OPENS = sorted({*range(ALWAYS), *range(8, 65, 8), *(n << k for k in range(5) for n in (96, 128))})

@@ -53,6 +53,8 @@ def reading(pred: Any, target: Any) -> Reading | None:
     """Of tensors or lists of texts, row by row."""
     if isinstance(pred, list):
         return _texts(pred, target)
+    if pred.is_floating_point() and not bool(pred.isfinite().all()):
+        return None  # a model that gives NaN says nothing of how it is read
     whole, classes = _whole(pred), _whole(target)
     if pred.shape == target.shape:
         if classes and not whole and set(target.unique().tolist()) == {0, 1}:
