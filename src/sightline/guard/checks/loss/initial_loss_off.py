@@ -32,10 +32,7 @@ TIED = (
 )
 ALL, WORST = 256, 3.0  # positions: of more, the loss is that of the worst ones, by nats higher than the mean
 ELEMENTS = 64  # weights: fewer show no distribution
-FEW, RARE = (
-    16,
-    0.05,
-)  # outputs, and weights, of yes or no (a row of weights is short); of rarer answers guesses are sure
+FEW, RARE = 16, 0.05  # outputs, and weights, of yes or no (a row is short); of rarer answers guesses are sure
 SHAPES = (1.8, 3.0)  # kurtosis of uniform and normal weights; trained ones have heavier tails
 NEAR = 0.1  # relative: sampling error of a norm
 LARGE = 2.0  # times the largest of the usual inits: such weights are told as the cause
