@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Subset
 from sightline.guard.evidence import FiledSeen
 from sightline.guard.probes.filed import filed, same_picture
 
-LEAST, MOST = 64, 1 << 17  # samples
+LEAST, MOST = 64, 1 << 16  # samples
+FILE = re.compile(r".*\d.*\.\w{2,5}")  # a number, and an ending
 Order = dict[int, int]  # sample -> the one at whose place its file stands in another order of the files
 OPENED: list[str] = []  # the images that were opened in this process, where somebody notes them
 
@@ -97,7 +98,7 @@ def _path(one: Any) -> str:
     """The first path in an entry of a list; "" where there is none."""
     if isinstance(one, str | PurePath):
         name = os.fspath(one)
-        return name if any(c.isdigit() for c in name) and os.path.splitext(name)[1] else ""
+        return name if FILE.fullmatch(name) else ""
     if isinstance(one, Mapping):
         one = tuple(one.values())
     return next(filter(None, map(_path, one)), "") if isinstance(one, tuple | list) and len(one) <= 16 else ""

@@ -19,6 +19,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from torch.utils.data import DataLoader
 
 from sightline.guard.evidence import FiledSeen
+from sightline.guard.evidence.filed import FITS
 from sightline.guard.probes.draws import Copy, can_be_copied
 from sightline.guard.probes.fields import members
 from sightline.guard.probes.samples import array_of, quiet_worker
@@ -31,7 +32,7 @@ WORDS, NUMBERS = 256, 64  # kinds of words, and numbers of a label
 SAME = 0.98  # correlation of two thumbnails of one picture
 Label = dict[str, tuple[Any, ...]]  # path in the sample -> its words, or its numbers
 Order = Mapping[int, int]
-Read = tuple[Tensor, Label] | None
+Sample = tuple[Tensor, Label]
 
 
 def filed(
@@ -43,19 +44,22 @@ def filed(
     a label, slow data sets and those that fail.
     """
     best: FiledSeen | None = None
+    until = time.monotonic() + SECONDS
     for order, others in orders:
         chosen = random.Random(0).sample(sorted(others), min(SAMPLES, len(others)))
         wanted = list(dict.fromkeys(one for place in chosen for one in (place, others[place])))
-        read = _read(loader, dataset, wanted)
+        read = _read(loader, dataset, wanted, until)
         both = [place for place in chosen if place in read and others[place] in read]
         if len(both) < LEAST:
-            return None
+            return best
         images = torch.stack([read[place][0] for place in both])
         own, of_others = (_encoded([read[at][1] for at in places]) for places in (both, [others[p] for p in both]))
         given, other = _together(images, own), _together(images, of_others)
         one = both[0]
         seen = FiledSeen(step, len(both), given, other, order, names[one], names[others[one]])
         best = seen if best is None or seen.other > best.other else best
+        if given >= FITS:
+            break  # they are where they belong
     return best
 
 
@@ -63,11 +67,12 @@ def same_picture(loader: DataLoader[Any], dataset: Any, runs: Iterator[list[str]
     """The first run of files whose pictures are those of the samples, as far as some of each tell."""
     count = len(dataset)
     places = [place * (count - 1) // 3 for place in range(4)]
-    read, start = _read(loader, dataset, places), time.monotonic()
+    until = time.monotonic() + SECONDS
+    read = _read(loader, dataset, places, until)
     if len(read) < len(places):
         return None
     for names in runs:
-        if time.monotonic() - start > SECONDS:
+        if time.monotonic() > until:
             return None
         if all(_alike(read[place][0], names[place]) for place in places):
             return names
@@ -88,7 +93,9 @@ def _alike(image: Tensor, file: str) -> bool:
     return own is not None and float(torch.nn.functional.cosine_similarity(one, other, dim=0)) > SAME
 
 
-def _read(loader: DataLoader[Any], dataset: Any, places: Sequence[int]) -> dict[int, tuple[Tensor, Label]]:
+def _read(
+    loader: DataLoader[Any], dataset: Any, places: Sequence[int], until: float
+) -> dict[int, tuple[Tensor, Label]]:
     """Sample -> its image in small, and its label, as far as time allows."""
     if not can_be_copied(loader, least=0):
         return {}
@@ -102,10 +109,10 @@ def _read(loader: DataLoader[Any], dataset: Any, places: Sequence[int]) -> dict[
         generator=torch.Generator().manual_seed(0),
         timeout=SECONDS,
     )
-    found, start = {}, time.monotonic()
+    found: dict[int, Sample] = {}
     try:
         for place, parts in zip(places, copied, strict=True):
-            if parts is None or time.monotonic() - start > SECONDS:
+            if parts is None or time.monotonic() > until:
                 break
             found[place] = parts
     except RuntimeError:  # the worker failed or was too slow: the host's own loader will tell
@@ -113,7 +120,7 @@ def _read(loader: DataLoader[Any], dataset: Any, places: Sequence[int]) -> dict[
     return found
 
 
-def _parts(samples: list[Any]) -> Read:
+def _parts(samples: list[Any]) -> Sample | None:
     """The image of a sample, and all that else is in it (in the worker)."""
     image: Tensor | None = None
     label: Label = {}
