@@ -11,6 +11,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -65,13 +66,14 @@ def filed(
 
 def same_picture(loader: DataLoader[Any], dataset: Any, runs: Iterator[list[str]]) -> list[str] | None:
     """The first run of files whose pictures are those of the samples, as far as some of each tell."""
-    count = len(dataset)
-    places = [place * (count - 1) // 3 for place in range(4)]
+    if (first := next(runs, None)) is None:
+        return None
+    places = [place * (len(first) - 1) // 3 for place in range(4)]
     until = time.monotonic() + SECONDS
     read = _read(loader, dataset, places, until)
     if len(read) < len(places):
         return None
-    for names in runs:
+    for names in chain([first], runs):
         if time.monotonic() > until:
             return None
         if all(_alike(read[place][0], names[place]) for place in places):
