@@ -454,3 +454,27 @@ def test_a_connector_that_nothing_ever_taught(case: str) -> None:
                 F.cross_entropy(model(torch.randn(8, 3, 8, 8), ids)[:, -6:].flatten(0, 1), ids.flatten()).backward()
                 opt.step()
     assert ["random initial values" in one.message for one in guard.findings] == [True] * (case == "forgotten")
+
+
+@pytest.mark.parametrize("case", ["left out", "held", "held by another, later", "trained before"])
+def test_a_head_without_bias_that_no_optimizer_was_given(case: str) -> None:
+    """As PEFT's `modules_to_save` beside groups that were made for adapters alone."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 4, bias=False))
+    nn.init.normal_(model[4].weight, std=0.02)
+    if case == "trained before":
+        with torch.no_grad():
+            model[4].weight.mul_(3.0)
+    held = [*model.parameters()] if case == "held" else [*model[:4].parameters()]
+    opt = torch.optim.AdamW(held, lr=1e-3)
+    other = torch.optim.AdamW(model[4].parameters(), lr=1e-3) if case.startswith("held by") else None
+    with sightline.attach(model, opt, on_finding=None, budget=1.0, checks=load((page("T1"),))) as guard:
+        for step in range(24):
+            x = torch.randn(16, 12)
+            model.zero_grad()
+            F.cross_entropy(model(x), x[:, :4].argmax(1)).backward()
+            opt.step()
+            if other is not None and step >= 20:
+                other.step()
+    told = [finding.message for finding in guard.findings]
+    assert [("get gradients and are in no optimizer" in one) for one in told] == [True] * (case == "left out")

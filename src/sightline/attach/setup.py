@@ -46,7 +46,7 @@ def read_setup(model: nn.Module, towers: Towers, optimizers: Sequence[Optimizer]
         accumulation=facts.accumulation,
         optimizer=" and ".join(type(o).__name__ for o in optimizers) or None,
         orphans=sum(p.numel() for p in foreign),
-        outside=tuple(n for n, p in matrices(model) if p.requires_grad and id(p) not in rates and ORIGINS.fresh(p)),
+        outside=tuple(name for name, p in matrices(model) if id(p) not in rates and _new(p)),
         unheeded=_unheeded(model),
         adapted=adapted(model, towers),
         step=step,
@@ -113,6 +113,11 @@ def _tower(
         dtypes=dict(dtypes),
         untaught=_untaught([p for _, p in parameters]) if name == "connector" else 0,
     )
+
+
+def _new(parameter: nn.Parameter) -> bool:
+    """Whether it may learn, is as it was drawn, and no optimizer of the process was ever given it."""
+    return parameter.requires_grad and not ORIGINS.optimized(parameter) and ORIGINS.fresh(parameter)
 
 
 def _untaught(parameters: Sequence[nn.Parameter]) -> int:
