@@ -1,21 +1,11 @@
 """(b) A LLaVA of half a million parameters, 2 images of 32 x 32 a step."""
 
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-from ways import STEPS, Clock
+from ways import STEPS, Clock, tiny_llava
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
-vision = CLIPVisionConfig(
-    hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=16
-)
-text = LlamaConfig(
-    vocab_size=1000, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=4,
-)  # fmt: skip
-model = LlavaForConditionalGeneration(
-    LlavaConfig(vision_config=vision, text_config=text, image_token_id=3, vision_feature_layer=-1)
-)
+model = tiny_llava()
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 count = (32 // 16) ** 2
 

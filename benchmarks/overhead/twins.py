@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from ways import tiny_llava
 
 OPENING = 1024  # steps, as in src/sightline/attach/pace.py
 PATCHES = (32 // 16) ** 2
@@ -25,16 +25,8 @@ PARTS = ("forward", "backward", "step", "all")
 
 
 def made() -> tuple[Any, torch.optim.Optimizer]:
-    """The LLaVA of `llava.py`, half a million parameters."""
-    vision = CLIPVisionConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=16
-    )
-    text = LlamaConfig(
-        vocab_size=1000, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=4,
-    )  # fmt: skip
-    config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=3, vision_feature_layer=-1)
-    model = LlavaForConditionalGeneration(config)
+    """The model of `llava.py`, and its optimizer."""
+    model = tiny_llava()
     return model, torch.optim.AdamW(model.parameters(), lr=1e-4)
 
 

@@ -74,6 +74,21 @@ class Clock:
         print("\nTIMES " + json.dumps({"each": each, "outside": outside}), flush=True)
 
 
+def tiny_llava() -> Any:
+    """A LLaVA of half a million parameters, for images of 32 x 32; its placeholder is 3."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    vision = CLIPVisionConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=16
+    )
+    text = LlamaConfig(
+        vocab_size=1000, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4,
+    )  # fmt: skip
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=3, vision_feature_layer=-1)
+    return LlavaForConditionalGeneration(config)
+
+
 def wait() -> None:
     """For the others, where several take turns."""
     if TURN and not os.read(TURN[0], 1):

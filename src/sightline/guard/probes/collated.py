@@ -15,9 +15,8 @@ from torch.utils.data import DataLoader, default_collate
 
 from sightline.guard.evidence import CollatedSeen, PairedSeen
 from sightline.guard.probes.batch_rows import BatchRows, same_row
-from sightline.guard.probes.draws import SECONDS, Copy, can_be_copied, digest
+from sightline.guard.probes.draws import can_be_copied, digest, quiet_copy
 from sightline.guard.probes.fields import members, rebuilt
-from sightline.guard.probes.samples import quiet_worker
 
 SAMPLES, LEAST = 16, 6  # of which a batch is made; fewer may be in order by chance
 COPIES = 2  # of a sample in the batch that shows it alone: what its rows do not share is no fact of the sample
@@ -44,16 +43,7 @@ def collated(loader: DataLoader[Any], step: int) -> tuple[PairedSeen | None, Col
     if loader.batch_sampler is None or count < LEAST:
         return None, None
     places = random.Random(0).sample(range(many), count)  # from all over: what is sorted has one class or length there
-    copied = Copy(
-        loader.dataset,
-        batch_sampler=[places],
-        num_workers=1,
-        collate_fn=_Compared(loader.collate_fn, size),
-        worker_init_fn=quiet_worker,
-        multiprocessing_context="fork",
-        generator=torch.Generator().manual_seed(0),
-        timeout=SECONDS,
-    )
+    copied = quiet_copy(loader.dataset, [places], _Compared(loader.collate_fn, size))
     try:
         answers = list(copied)
     except RuntimeError:  # the worker failed or was too slow: the host's own loader will tell

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from sightline.guard.evidence import DrawsSeen
 from sightline.guard.probes.restore import as_bytes
+from sightline.guard.probes.samples import quiet_worker
 
 DRAWS = 24  # a worker: of two outcomes (a flip), 24 in a row agree by chance once in 17 million
 SECONDS = 3.0  # for all draws; a slow data set is left alone
@@ -21,6 +22,20 @@ SECONDS = 3.0  # for all draws; a slow data set is left alone
 
 class Copy(DataLoader[Any]):
     """A loader of our own over the host's data set."""
+
+
+def quiet_copy(dataset: Any, batches: Sequence[list[int]], collate: Callable[[list[Any]], Any]) -> Copy:
+    """One forked worker of our own that reads `batches` of a data set without a word, and with random numbers apart."""
+    return Copy(
+        dataset,
+        batch_sampler=batches,
+        num_workers=1,
+        collate_fn=collate,
+        worker_init_fn=quiet_worker,
+        multiprocessing_context="fork",
+        generator=torch.Generator().manual_seed(0),
+        timeout=SECONDS,
+    )
 
 
 def draws(loader: DataLoader[Any], step: int) -> DrawsSeen | None:

@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader
 
 from sightline.guard.evidence import FiledSeen
 from sightline.guard.evidence.filed import FITS
-from sightline.guard.probes.draws import Copy, can_be_copied
+from sightline.guard.probes.draws import can_be_copied, quiet_copy
 from sightline.guard.probes.fields import members
-from sightline.guard.probes.samples import array_of, quiet_worker
+from sightline.guard.probes.samples import array_of
 
 SAMPLES, LEAST = 256, 64  # images that are compared, at most and at least
 SECONDS = 2.0  # for reading them
@@ -101,16 +101,7 @@ def _read(
     """Sample -> its image in small, and its label, as far as time allows."""
     if not can_be_copied(loader, least=0):
         return {}
-    copied = Copy(
-        dataset,
-        batch_sampler=[[place] for place in places],
-        num_workers=1,
-        collate_fn=_parts,
-        worker_init_fn=quiet_worker,
-        multiprocessing_context="fork",
-        generator=torch.Generator().manual_seed(0),
-        timeout=SECONDS,
-    )
+    copied = quiet_copy(dataset, [[place] for place in places], _parts)
     found: dict[int, Sample] = {}
     try:
         for place, parts in zip(places, copied, strict=True):

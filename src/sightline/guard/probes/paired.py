@@ -6,14 +6,13 @@ import time
 from collections import Counter
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sightline.guard.evidence import PairedSeen
-from sightline.guard.probes.draws import Copy, can_be_copied
+from sightline.guard.probes.draws import can_be_copied, quiet_copy
 from sightline.guard.probes.placing import boxes_go, masks_go, place
-from sightline.guard.probes.samples import arrays_of, quiet_worker
+from sightline.guard.probes.samples import arrays_of
 
 READS, SAMPLES = 8, 4  # of each sample: of two versions of it, 8 are the same once in 128
 SECONDS = 3.0
@@ -29,16 +28,8 @@ def paired(loader: DataLoader[Any], step: int) -> PairedSeen | None:
     if not can_be_copied(loader, least=0):
         return None
     count, start = len(loader.dataset), time.monotonic()  # type: ignore[arg-type]
-    copy = Copy(
-        loader.dataset,
-        batch_sampler=[[place * count // SAMPLES] * READS for place in range(min(SAMPLES, count))],
-        num_workers=1,
-        collate_fn=_compare,
-        worker_init_fn=quiet_worker,
-        multiprocessing_context="fork",
-        generator=torch.Generator().manual_seed(0),
-        timeout=SECONDS,
-    )
+    batches = [[place * count // SAMPLES] * READS for place in range(min(SAMPLES, count))]
+    copy = quiet_copy(loader.dataset, batches, _compare)
     found: Counter[str] = Counter()
     try:
         for answers in copy:
