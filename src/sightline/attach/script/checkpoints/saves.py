@@ -127,10 +127,11 @@ class Save:
 
 def _held(what: Any, model: nn.Module) -> set[str]:
     """The parameters whose memory, or whose values, are in what is saved."""
-    content = [*tensors(what)]
-    places, values = {address(t) for t in content} - {0}, frozenset(filter(None, map(print_of, content)))
-    named = model.named_parameters(remove_duplicate=False)
-    return {name for name, p in named if address(p) in places or print_of(p) in values}
+    named = dict(model.named_parameters(remove_duplicate=False))
+    content, shapes = [*tensors(what)], {p.shape for p in named.values()}
+    places = {address(t) for t in content} - {0}
+    values = frozenset(filter(None, (print_of(t) for t in content if t.shape in shapes)))
+    return {name for name, p in named.items() if address(p) in places or (values and print_of(p) in values)}
 
 
 def _save_of(one: Watched) -> Save:

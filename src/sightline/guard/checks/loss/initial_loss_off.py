@@ -27,9 +27,7 @@ DOMAINS = ("any",)
 ABOVE, NATS = 2.0, 3.0  # of ln C and nats: careless inits of small models come to twice ln C, and train all the same
 BELOW = 0.5  # of ln C: an untrained model knows nothing, whatever its init
 SOFTMAX = 0.9  # of the positions must look like cross-entropy
-TIED = (
-    6.0  # times ln C where the head is an embedding of normal(0, 1), torch's default: narrow models unlearn that soon
-)
+TIED = 6.0  # times ln C where the head is an embedding of normal(0, 1), torch's default: narrow models unlearn it
 ALL, WORST = 256, 3.0  # positions: of more, the loss is that of the worst ones, by nats higher than the mean
 ELEMENTS = 64  # weights: fewer show no distribution
 FEW, RARE = 16, 0.05  # outputs, and weights, of yes or no (a row is short); of rarer answers guesses are sure
