@@ -11,6 +11,7 @@ not have. It computes nothing, so that a fork inherits neither threads nor drawn
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import gc
 import importlib
 import json
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import types
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -41,6 +43,7 @@ HF = (
 LIGHTNING = (*TORCH, "lightning")
 TRAINER = (*TORCH, "transformers", *MODELS, "sightline.train.run")
 STREAMS = ("stdin", "stdout", "stderr")
+WHERE = signal.SIGRTMAX  # says where a process is, in its standard error
 
 
 class Forks:
@@ -72,7 +75,7 @@ class Forks:
             status = _ended(server, pid, timeout)
             out, err = (path.read_text() for path in streams[1:])
         if status is None:
-            raise subprocess.TimeoutExpired(command, timeout, out, err)
+            raise TimeoutError(f"{' '.join(command)} had not ended after {timeout} s:\n{out[-1000:]}\n{err[-6000:]}")
         assert not check or status == 0, f"{' '.join(command)} ended with {status}:\n{err[-4000:]}"
         return subprocess.CompletedProcess(command, status, out, err)
 
@@ -99,13 +102,18 @@ def _asked(server: subprocess.Popen[str], job: dict[str, Any]) -> str:
 
 
 def _ended(server: subprocess.Popen[str], pid: int, timeout: float) -> int | None:
-    """The exit status of a fork, which is killed with all that it started when its time is over."""
+    """The exit status of a fork, which is killed with all that it started when its time is over.
+
+    Where each of them was then is in its standard error.
+    """
     assert server.stdout is not None
     late = []
 
     def over() -> None:
         late.append(pid)
         with suppress(ProcessLookupError):
+            os.killpg(pid, WHERE)
+            time.sleep(1)
             os.killpg(pid, signal.SIGKILL)
 
     timer = threading.Timer(timeout, over)
@@ -153,6 +161,7 @@ def become(job: dict[str, Any]) -> None:
         file = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(file, number)
         os.close(file)
+    faulthandler.register(WHERE)
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed()  # as a new process; Python's own generator does so by itself
 

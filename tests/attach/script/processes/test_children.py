@@ -13,18 +13,12 @@ import pytest
 from tests.forked import Forks
 
 RANKS = """
-import os, socket, sys, torch, torch.distributed as dist, torch.multiprocessing as mp
+import os, sys, torch, torch.distributed as dist, torch.multiprocessing as mp
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return str(one.getsockname()[1])
-
-def work(rank, world, port, how):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    dist.init_process_group("gloo", rank=rank, world_size=world)
+def work(rank, world, how):
+    dist.init_process_group("gloo", f"file://{os.getcwd()}/{os.getppid()}", rank=rank, world_size=world)
     torch.manual_seed(0)
     model = nn.parallel.DistributedDataParallel(nn.Linear(8, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -40,7 +34,7 @@ def work(rank, world, port, how):
     dist.destroy_process_group()
 
 if __name__ == "__main__":
-    mp.start_processes(work, args=(2, free_port(), sys.argv[1]), nprocs=2, start_method=sys.argv[2])
+    mp.start_processes(work, args=(2, sys.argv[1]), nprocs=2, start_method=sys.argv[2])
     print(open("rank0.txt").read(), open("rank1.txt").read())
 """
 
