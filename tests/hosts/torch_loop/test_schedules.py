@@ -156,6 +156,10 @@ WRONG: dict[str, dict[str, Any]] = {
     "never stepped": {"make": lambda o: sched.CosineAnnealingLR(o, ALL), "when": "never"},
     "planned in micro-batches": {"make": lambda o: sched.CosineAnnealingLR(o, 4 * ALL), "micro": 4},
     "anew in every epoch": {"make": warm_up(ALL), "when": "anew"},
+    "a warm-up of factors, anew in every epoch": {
+        "make": lambda o: sched.LinearLR(o, 0.01, total_iters=6),
+        "when": "anew",
+    },
     "cosine anew in every epoch": {"make": lambda o: sched.CosineAnnealingLR(o, ALL), "when": "anew"},
     "warm-up by hand, in every epoch": {"make": None, "by_hand": lambda n: 0.05 * min(1.0, (n % BATCHES + 1) / 8)},
     "a closure for one epoch": {

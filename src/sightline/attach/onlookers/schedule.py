@@ -63,9 +63,7 @@ class Track:
     def stepping(self, *, heard: bool = True) -> None:
         """The optimizer is about to step. Without `heard`: it did, and nothing is known of the forwards before."""
         rate = largest_rate(self.optimizer)
-        gone = self._known is not None and self.schedule is None
-        stale = bool(self.rates) and rate != self.rates[-1] and (gone or self.tick == self._step_tick)
-        if self._looks and (not self.rates or stale):
+        if self._looks and (not self.rates or (rate != self.rates[-1] and not self._set(rate))):
             self._look()
         tick = self.tick
         if not self.rates:
@@ -78,6 +76,11 @@ class Track:
         if self._given and len({self._of(place, "lr") for place in self._given}) > 1:
             self._given = {}
         self._step_tick, self._forward_tick, self._ticked_inside = tick, None, False
+
+    def _set(self, rate: float) -> bool:
+        """Whether the schedule that is known has advanced and set this rate: not so where another took its place."""
+        rates = getattr(self.schedule, "_last_lr", None) or [rate]
+        return self.schedule is not None and self.tick != self._step_tick and max(rates) == rate
 
     def _of(self, place: int, name: str) -> float:
         groups = self.optimizer.param_groups

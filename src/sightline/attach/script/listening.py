@@ -17,6 +17,7 @@ from sightline.attach.script.checkpoints.resumes import Resumes
 from sightline.attach.script.checkpoints.saves import Saves
 from sightline.attach.script.checkpoints.unrestored import Unrestored
 from sightline.attach.script.checkpoints.unsaved import Unsaved
+from sightline.attach.script.clipped import Clips
 from sightline.attach.script.extracted import Extracted
 from sightline.attach.script.hosts import Hosts
 from sightline.attach.script.imports import Notice
@@ -69,6 +70,7 @@ def watched(
     Kept(models, saves, fault).install()
     saves.every.append(Unsaved(models, fault).saved)
     Plateaus(models, fault).install()
+    Clips(models, fault).install()
     StandIns(models, fault).install()
     Words(models, fault).install()
     opened.install()

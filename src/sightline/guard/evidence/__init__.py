@@ -56,6 +56,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     SharedTextSeen   after 16, 32, ... batches in which all samples share one row of token ids, and at the end
     SharedRowsSeen   during evaluations and after sampled training batches; SharedSpansSeen at the end; RedrawnSeen
                      when a part of a data set is judged, of which parts were taught
+    ClippedSeen   under `sightline run`, after the first twelve calls that clip gradients
     ScalerSeen    as the loss scale is read; RoundingSeen after sampled steps on 16-bit parameters
     GeneratedSeen when a Trainer judged what its model wrote
     OverfitSeen, OracleSeen, ResumeSeen    when the host asks
@@ -132,7 +133,14 @@ from sightline.guard.evidence.prompt_masks import PromptMasksSeen
 from sightline.guard.evidence.pull import CrossedSeen, PullSeen
 from sightline.guard.evidence.reference import ReferenceSeen
 from sightline.guard.evidence.replaced import RenewedSeen, ReplacedSeen
-from sightline.guard.evidence.rounding import AutocastSeen, LeftOutSeen, RoundingSeen, ScaledStep, ScalerSeen
+from sightline.guard.evidence.rounding import (
+    AutocastSeen,
+    ClippedSeen,
+    LeftOutSeen,
+    RoundingSeen,
+    ScaledStep,
+    ScalerSeen,
+)
 from sightline.guard.evidence.row_orders import OrdersSeen
 from sightline.guard.evidence.rows import (
     NearRowsSeen,
@@ -153,6 +161,7 @@ __all__ = [
     "BatchScore",
     "BatchSeen",
     "BinaryLossSeen",
+    "ClippedSeen",
     "CollapseSeen",
     "CollatedSeen",
     "CollectivesSeen",
@@ -253,6 +262,7 @@ Evidence = (
     | ReferenceSeen
     | DataSeen
     | ContextSeen
+    | ClippedSeen
     | CollapseSeen
     | CrossedSeen
     | CutOffSeen

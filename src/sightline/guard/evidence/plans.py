@@ -54,10 +54,11 @@ def restarts(seen: ScheduleSeen) -> tuple[int, ...]:
         return seen.anew if even and plan >= seen.ticks / HALF and rates[0] != rates[-1] else ()
     if seen.scheduler is None:  # no object to follow: a rate set by hand
         falls = (n for n in range(1, len(rates) - 1) if rates[n] < rates[n - 1] / 2 and rates[n + 1] > rates[n])
-        places = tuple(n for n in falls if rates[n] == rates[0])
+        places = tuple(n for n in falls if isclose(rates[n], rates[0], rel_tol=EXACT))
     if not places or len({b - a for a, b in pairwise((0, *places))}) > 1:
         return ()
-    return () if any(rates[n] != rates[0] for n in places) or rates[0] == rates[places[0] - 1] else places
+    begun = all(isclose(rates[n], rates[0], rel_tol=EXACT) for n in places)  # factors one on another round
+    return places if begun and not isclose(rates[0], rates[places[0] - 1], rel_tol=EXACT) else ()
 
 
 def early(seen: ScheduleSeen) -> bool:

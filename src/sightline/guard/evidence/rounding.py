@@ -44,6 +44,21 @@ class ScalerSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class ClippedSeen:
+    """The first calls that were to clip gradients.
+
+    Attributes:
+        late: of `calls`, those on gradients that the optimizer had stepped with, and that nothing had been added to.
+        early: those where no parameter had a gradient.
+    """
+
+    step: int
+    calls: int = 0
+    late: int = 0
+    early: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RoundingSeen:
     """What became of updates to parameters that the optimizer holds in a 16-bit format, over the measured steps.
 

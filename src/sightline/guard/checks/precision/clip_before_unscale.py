@@ -1,14 +1,17 @@
-"""P3 · Gradients are clipped while they still carry the loss scale.
+"""P3 · Gradients are clipped at the wrong moment: while they still carry the loss scale, or when none waits for a step.
 
 Symptom: with float16 the run learns next to nothing at a rate that works in float32 (SGD), or no spike is ever clipped
 as it should be, because all steps are (Adam); the gradient norm in the log is always about 65,536 times too large.
 Root cause: `clip_grad_norm_` before `scaler.unscale_(optimizer)`: the norm of scaled gradients is far above `max_norm`,
 so each step is cut to max_norm / scale. Or a parameter's hook clamps its gradient, which in the backward pass is still
-scaled. Or `optimizer.step()` in place of `scaler.step(optimizer)`: nobody unscales.
+scaled. Or `optimizer.step()` in place of `scaler.step(optimizer)`: nobody unscales. Or, with no scaler, it comes after
+the optimizer's step or before the backward pass: nothing is ever clipped.
 Fix: call `scaler.unscale_(optimizer)` after the backward pass and before `clip_grad_norm_` or `clip_grad_value_`; and
-step by `scaler.step(optimizer)`. A hook's limit: multiply it by `scaler.get_scale()`.
+step by `scaler.step(optimizer)`. A hook's limit: multiply it by `scaler.get_scale()`. Without a scaler: clip between
+the backward pass and the step.
 Stays silent when: the gradients that reach the optimizer vary from step to step as the unclipped ones do, or have the
-norm (or largest value) that they were clipped to after unscaling; there is no loss scale.
+norm (or largest value) that they were clipped to after unscaling; one call of the first twelve finds gradients that
+wait for a step; the limit is above all norms, so that it only measures.
 Sources:
 - https://github.com/milesial/Pytorch-UNet/issues/468 (2023-11-04): clipped before unscaling; mended in pull 470
 - https://github.com/victorchall/EveryDream2trainer/pull/175 (2023-05-21): it effectively halts training
@@ -21,7 +24,7 @@ from __future__ import annotations
 from statistics import median
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import ScaledStep, ScalerSeen
+from sightline.guard.evidence import ClippedSeen, ScaledStep, ScalerSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -36,8 +39,15 @@ UNSCALE = "call scaler.unscale_(optimizer)"
 CUT = 0.5  # of the gradient left, by one parameter's norm after its backward pass: it was really clipped
 
 
-def find(scaler: ScalerSeen) -> Verdict:
-    """Is the norm (or largest value) of the unscaled gradients, times the scale, the same in all steps?"""
+def find(scaler: ScalerSeen | None = None, clipped: ClippedSeen | None = None) -> Verdict:
+    """Is the norm (or largest value) of the unscaled gradients, times the scale, the same in all steps?
+
+    And does any clipping come between a backward pass and a step?
+    """
+    if clipped is not None and clipped.late + clipped.early >= clipped.calls:
+        return _in_vain(clipped)
+    if scaler is None:
+        return None
     steps = [s for s in scaler.steps if s.scale >= SCALE and 0 < s.norm < float("inf") and s.kept is not None]
     if len(steps) < STEPS:
         return CannotTell(f"{STEPS} measured steps under a loss scale of {SCALE:g} or more")
@@ -55,6 +65,14 @@ def find(scaler: ScalerSeen) -> Verdict:
         )
         return _finding(recent[-1], "largest value", fix, limit)
     return None
+
+
+def _in_vain(clipped: ClippedSeen) -> Finding:
+    late = clipped.late >= clipped.early
+    when = "after the step that used them" if late else "before the backward pass that makes them"
+    message = f"gradients are clipped {when}, in all of the first {clipped.calls} calls: steps take them unclipped"
+    seen = {"calls": clipped.calls, "after the step": clipped.late, "without a gradient": clipped.early}
+    return Finding("warning", message, "clip between loss.backward() and optimizer.step()", seen)
 
 
 def _never(steps: list[ScaledStep]) -> float | None:
