@@ -58,7 +58,6 @@ def train(when: str, *, zeroed: bool = False, value: bool = False, limit: float 
         ("last", False, False),
         ("last", True, False),
         ("last", False, True),
-        ("first", True, True),
         ("first", False, False),
         ("cleared", False, False),
     ],
