@@ -21,6 +21,7 @@ from sightline.attach.script.clipped import Clips
 from sightline.attach.script.extracted import Extracted
 from sightline.attach.script.hosts import Hosts
 from sightline.attach.script.imports import Notice
+from sightline.attach.script.last_read import LastRead
 from sightline.attach.script.loaders import Loaders
 from sightline.attach.script.loss.judging import Judging
 from sightline.attach.script.loss.roots import Losses
@@ -76,8 +77,9 @@ def watched(
     opened.install()
     scores = Scores(fault, lambda: [one.recorder for one in models.live if not one.blind])
     scores.install()
-    judging = Judging(fault)
+    judging, last = Judging(fault), LastRead(fault)
     judging.install()
+    last.install()
     losses = Losses(models, fault)
     losses.install()
     ByHand(models, scout, fault).install()
@@ -88,6 +90,7 @@ def watched(
 
     def close() -> None:
         collectives.close()
+        last.close()
         judging.close()
         scores.close()
 

@@ -14,14 +14,21 @@ EXACT = 2e-3  # relative, of nats: sums in another order or dtype; two ways to c
 LOG2 = log(2.0)
 BITS = r"(?<![a-z])(bp[bct]|bits?[ _/-]*(per[ _/-]*)?(byte|char|token|word|dim))"
 LARGEST = 50.0  # nats whose exponential is still a number worth naming
-WAYS = {"told": "every labelled token", "every": "every position, padding included", "fair": "every token once"}
+PLACES = "every position, those without a label included"
+WAYS = {"told": "every labelled token", "every": PLACES, "whole": PLACES, "fair": "every token once"}
 
 
 def mean(batches: tuple[BatchScore, ...], way: str) -> float | None:
-    """Nats a token, counted one way (a field of `BatchScore`)."""
-    sums = [getattr(batch, way) for batch in batches]
+    """Nats a token, counted one way (one of `WAYS`)."""
+    sums = [_counted(batch, way) for batch in batches]
     count = sum(number for _, number in sums)
     return sum(nll for nll, _ in sums) / count if count else None
+
+
+def _counted(batch: BatchScore, way: str) -> tuple[float, int]:
+    """Sum of nats and number of tokens. "whole": each row has one place more than it has targets, the first."""
+    nats, number = batch.every if way == "whole" else getattr(batch, way)
+    return nats, number + batch.rows * (way == "whole")
 
 
 def same(one: float, other: float) -> bool:
@@ -77,7 +84,7 @@ def explained(score: Scored, nats: float, same: Callable[[float, float], bool] =
         whole = mean(score.batches, way)
         if whole is not None and same(nats, whole):
             return f"over {words}", False
-        pairs = [(nll / n, b.rows) for b in score.batches for nll, n in [getattr(b, way)] if n]
+        pairs = [(nll / n, b.rows) for b in score.batches for nll, n in [_counted(b, way)] if n]
         means = [one for one, _ in pairs]
         if len(means) < 2 or max(means) > LARGEST:
             continue

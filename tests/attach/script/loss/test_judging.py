@@ -18,6 +18,8 @@ from sightline.attach.script.loss.words import _show
 
 PAD, KINDS = 0, 12
 PADDED = ("pads scored", "pads left out", "mean times places")  # by models that know which id pads
+FAULTS = ("means of batches", "sums over padding", "pads scored", "mean times places")
+TWICE = "the model takes it, and the script again"
 ENDS = "ends alike"  # the last target of each text is the id that pads, and no input
 
 
@@ -29,6 +31,19 @@ def judging() -> Iterator[Judging]:
     yield one
     one.close()
     assert State.audience is before and not faults
+
+
+class Judged(nn.Sequential):
+    """A model that takes its own loss of what it is told to predict, at each place that it is given."""
+
+    wanted: Tensor | None = None
+
+    def forward(self, ids: Tensor) -> Tensor:  # type: ignore[override]
+        logits: Tensor = super().forward(ids)
+        if self.wanted is not None:
+            targets = F.pad(self.wanted, (0, 1), value=PAD)
+            F.cross_entropy(F.pad(logits, (0, 0, 0, 1)).flatten(0, 1), targets.flatten(), ignore_index=PAD)
+        return logits
 
 
 def batches() -> list[Tensor]:
@@ -46,6 +61,7 @@ def losses(style: str, model: nn.Module) -> tuple[list[Tensor], list[int], list[
     criterion = nn.CrossEntropyLoss(ignore_index=PAD, label_smoothing=smoothing)
     found, counts = [], []
     for ids in batches():
+        model.wanted = ids[:, 1:] if style == TWICE else None  # type: ignore[assignment]
         logits, wanted = model(ids[:, :-1]), ids[:, 1:]
         if style == ENDS:
             ended = torch.cat((wanted, torch.full_like(wanted[:, :1], PAD)), 1)[:, 1:]
@@ -53,7 +69,7 @@ def losses(style: str, model: nn.Module) -> tuple[list[Tensor], list[int], list[
             found.append(F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum"))
             counts.append(int((wanted != -100).sum()))
             continue
-        if style == "sums over padding":
+        if style in ("sums over padding", TWICE):
             found.append(F.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=PAD, reduction="sum"))
         elif style == "masked by hand":
             each = cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
@@ -72,7 +88,7 @@ def losses(style: str, model: nn.Module) -> tuple[list[Tensor], list[int], list[
 def said(style: str, judging: Judging, name: str = "val ppl") -> list[tuple[str, str]]:
     torch.manual_seed(0)
     known = PAD if style in (*PADDED, ENDS) else None
-    model = nn.Sequential(nn.Embedding(KINDS, 16, padding_idx=known), nn.Linear(16, KINDS))
+    model = Judged(nn.Embedding(KINDS, 16, padding_idx=known), nn.Linear(16, KINDS))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     guard = sightline.attach(model, optimizer, on_finding=None)
     for _ in range(20):
@@ -89,7 +105,7 @@ def said(style: str, judging: Judging, name: str = "val ppl") -> list[tuple[str,
         nats = sum(float(loss) * count for loss, count in zip(found, counts, strict=True)) / sum(counts)
     elif style in ("pads left out", ENDS):
         nats = float(sum(found)) / sum(counts)
-    elif style == "sums over padding" or style in PADDED:
+    elif style == "sums over padding" or style in (*PADDED, TWICE):
         nats = float(sum(found)) / sum(places)
     else:
         nats = sum(float(loss) for loss in found) / len(found)
@@ -99,7 +115,7 @@ def said(style: str, judging: Judging, name: str = "val ppl") -> list[tuple[str,
     return [(finding.code, finding.severity) for finding in guard.findings if finding.code == "L7"]
 
 
-@pytest.mark.parametrize("style", ["means of batches", "sums over padding", "pads scored", "mean times places"])
+@pytest.mark.parametrize("style", [*FAULTS, TWICE])
 def test_a_perplexity_that_is_miscounted(style: str, judging: Judging) -> None:
     assert said(style, judging) == [("L7", "warning")]
 

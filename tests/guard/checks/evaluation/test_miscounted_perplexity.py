@@ -54,8 +54,9 @@ def test_silent(score: ScoreSeen, values: dict[str, float]) -> None:
         (WINDOWS, (3.0 + 3 * 2.6) / 4, "every labelled token"),
         (PADDED, (306 / 160 * 100 + 279) / 190, "padding included"),
         (PADDED, (306 / 160 * 104 + 3.1 * 94) / 198, "padding included"),
+        (UNEQUAL, (200 + 40) / (110 + 5), "those without a label included"),  # a row's first place has no target
     ],
-    ids=["batches", "rows", "perplexities", "padding", "overlap", "weighted by tokens", "weighted by the mask"],
+    ids=["batches", "rows", "perplexities", "padding", "overlap", "weighted by tokens", "weighted by the mask", "all"],
 )
 def test_found(score: ScoreSeen, nats: float, says: str) -> None:
     verdict = reported(score, perplexity=exp(nats))

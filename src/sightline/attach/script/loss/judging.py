@@ -9,20 +9,24 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from math import isclose
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sightline.attach.hook import Hook
-from sightline.attach.phases.state import Audience, State
+from sightline.attach.phases.state import State
 from sightline.attach.read import own_padding
+from sightline.attach.script.audience import Beside
 from sightline.guard.evidence import BatchScore, JudgedLossesSeen
 from sightline.guard.probes.call import Call
 
 ROUNDS = 64  # evaluations that are listened to: a wrong count is wrong every time
 MOST = 4096  # losses of one evaluation
 ASKED = 4  # of its calls: a batch of rows of one length hides no padding
+SAME = 1e-4  # relative: one loss, summed in another order
 EACH, MEAN, SUM = 0, 1, 2  # torch's numbers for reductions
 PLAIN = "cross_entropy_loss"  # of torch._C._nn: what F.cross_entropy and nn.CrossEntropyLoss come to
 
@@ -48,9 +52,14 @@ class Round:
 
     @property
     def scores(self) -> tuple[BatchScore, ...]:
-        """What was heard. One such target a row ends its text: what a model reads need not hold the last token."""
+        """What was heard. One such target a row ends its text: what a model reads need not hold the last token.
+
+        Where a model takes the loss itself, and the script does so again, it is the script's.
+        """
         ends = all(hidden <= rows for rows, hidden in self.padded)
-        return tuple(replace(one, fair=one.told, padding=0) if ends else one for one in self.batches)
+        last = [one for one, after in pairwise([*self.batches, None]) if not _alike(one, after)]
+        kept = last if len(last) == len(self.padded) else self.batches
+        return tuple(replace(one, fair=one.told, padding=0) if ends else one for one in kept if one)
 
     def ask(self, call: Call) -> None:
         """What pads, if that is not known yet. Reads the call's ids, so only of the first few."""
@@ -59,44 +68,38 @@ class Round:
             self.tables = frozenset(m.num_embeddings for m in call.model.modules() if isinstance(m, nn.Embedding))
 
 
-class Judging:
+def _alike(one: BatchScore | None, other: BatchScore | None) -> bool:
+    if one is None or other is None:
+        return False
+    return one.told[1] == other.told[1] and isclose(one.told[0], other.told[0], rel_tol=SAME)
+
+
+class Judging(Beside):
     """All evaluations of the process, since `install`. `fault`: told of errors of our own."""
 
     def __init__(self, fault: Callable[[str], None]) -> None:
+        super().__init__()
         hook = functools.partial(Hook, fault=lambda error: fault(f"judging: {type(error).__name__}: {error}"))
         self._round: Round | None = None
         self._rounds, self._rows = 0, 0
-        self._others: Audience | None = None
         self._plain: Callable[..., Any] | None = None  # torch's own, while ours is in its place
         self._wrapped: Callable[..., Any] | None = None
         self._saw, self._listen, self._tell = hook(self._came), hook(self._begins), hook(self._ends)
 
-    def install(self) -> None:
-        """Notice evaluations, beside whoever does already."""
-        self._others, State.audience = State.audience, self
-
     def close(self) -> None:
         """Nothing is listened to any more."""
         self._rest()
-        if State.audience is self:
-            State.audience = self._others
-
-    def enters(self, state: State) -> None:
-        """A model is about to be run, to judge it."""
-        if self._others is not None:
-            self._others.enters(state)
+        super().close()
 
     def gave(self, state: State, call: Call, output: Any) -> None:
         """It gave `output`."""
         self._listen(state, call)
-        if self._others is not None:
-            self._others.gave(state, call, output)
+        super().gave(state, call, output)
 
     def over(self, state: State) -> None:
         """Training goes on, or the script says what came out."""
         self._tell(state)
-        if self._others is not None:
-            self._others.over(state)
+        super().over(state)
 
     # --- an evaluation -------------------------------------------------------------------------------------------
 
