@@ -7,6 +7,7 @@ goes on behind its end.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +20,7 @@ from sightline.guard.evidence import TailsSeen
 SHORTEST = 16  # numbers of a window: fewer say too little
 SERIES, TEXT = 4, 2  # a tail is a fourth of a series' window, half of a text's, whose phrases come again
 DENSE = 64  # numbers of a window whose spans are all kept; of longer ones a sample, by their hash
+FILLED = 1 / 8  # of the rows, which end in a run of one and the same number: they are filled up to a width, not cut
 VARIED = 2  # at least one in so many numbers of a tail is another: no blank margin, no padding
 MOST, PAIRS = 200_000, 20_000  # spans; pairs of tokens
 
@@ -35,6 +37,8 @@ class Tails:
     parted: int = 0
     pairs: dict[int, int] = field(default_factory=dict)  # two tokens of a text, and what came behind them
     met: list[int] = field(default_factory=lambda: [0, 0])  # pairs that came again: all, and with another sequel
+    rows: int = 0
+    runs: Counter[int] = field(default_factory=Counter)  # rows by the number that they end in twice
 
     def train(self, values: list[Tensor]) -> None:
         """The windows of a training batch."""
@@ -42,6 +46,8 @@ class Tails:
             return
         bits, spans, length = found
         self._read(bits)
+        self.rows += len(bits)
+        self.runs.update(bits[bits[:, -1] == bits[:, -2], -1].tolist())
         spans, sequels = spans[:, :-1], bits[:, length:]
         kept = spans % self._every() == 0  # before they are Python's: there are thousands in a row
         for span, behind in zip(spans[kept].tolist(), sequels[kept].tolist(), strict=True):
@@ -60,7 +66,7 @@ class Tails:
 
     def seen(self) -> TailsSeen | None:
         """What was found; None where there were no windows of one width."""
-        if self.width is None or not self.judged:
+        if self.width is None or not self.judged or max(self.runs.values(), default=0) >= FILLED * self.rows:
             return None
         parted, free = self.parted / max(1, self.again), self.met[1] / max(1, self.met[0])
         free = 1.0 if self.kind is not None and self.kind.is_floating_point else free

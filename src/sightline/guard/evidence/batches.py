@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 IGNORE = -100  # torch.nn.functional.cross_entropy's default ignore_index: "not supervised"
 USER_TAGS = ("<|im_start|>user", "<|user|>", "<|start_header_id|>user", "<start_of_turn>user", "[INST]", "USER:")
+NEARLY = 0.9  # of the places
 HALF = 0.5  # of the labels are ids of the text: those of another text agree by chance
 Phase = Literal["preflight", "train", "evaluation"]
 
@@ -179,6 +180,16 @@ class LossSeen:
         near, far = self.targets[:, : self.targets.shape[1] - shift], self.input_ids[:, shift:]
         taught = near != IGNORE
         return float((near == far)[taught].float().mean()) if taught.any() else None
+
+    @property
+    def time_first(self) -> bool:
+        """Whether places are taught the id below them, and not the one beside: dimension 0 is time, 1 the batch."""
+        ids, targets = self.input_ids, self.targets
+        if ids is None or targets is None or ids.shape != targets.shape or min(ids.shape) < 2:
+            return False
+        taught, beside = targets[:-1] >= 0, (targets[:, :-1] == ids[:, 1:]).float().mean()
+        below = (targets[:-1] == ids[1:])[taught].float()
+        return bool(len(below)) and float(below.mean()) >= NEARLY > float(beside)
 
 
 def _at_ends(pads: Tensor) -> int:

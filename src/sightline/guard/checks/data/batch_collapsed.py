@@ -8,7 +8,8 @@ Fix: name the dimension: `squeeze(-1)`, `flatten(1)`, `softmax(dim=-1)`; `batch_
 batch from input to output; give a processor one list of images for each text.
 Stays silent when: changing one sample's input, or its image, moves that sample's output alone, in eval mode, beyond
 rounding, or others by jumps (experts that are full); outputs compare all samples with all on purpose (n x n); the rows
-are one fixed set, such as a graph's nodes; a text that all samples of a batch share tells as much of one as of another.
+are one fixed set, such as a graph's nodes; words go on along dimension 0, as in (time, batch); a text that all samples
+of a batch share tells as much of one as of another.
 Sources:
 - https://github.com/huggingface/transformers/issues/34204 (2024-10-16): a processor that gave the ids of the first
   sample for the whole batch (Transformers-34204 of the TrainCheck paper)
@@ -23,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import CollatedSeen, FeedSeen, RowsSeen, SharedTextSeen
+from sightline.guard.evidence import CollatedSeen, FeedSeen, LossSeen, RowsSeen, SharedTextSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vision", "vlm")
@@ -39,13 +40,16 @@ def find(
     shared: SharedTextSeen | None = None,
     feed: FeedSeen | None = None,
     collated: CollatedSeen | None = None,
+    loss: LossSeen | None = None,
 ) -> Verdict:
     """Samples that were lost, or given another's text, or all of another's input, or that the model mixes."""
     if collated is not None and collated.of_one:
         message = f"collate_fn is given {collated.samples} samples and makes the batch of one of them: the rest is lost"
         return Finding("error", message, "stack all samples in collate_fn", {"samples of a batch": collated.samples})
     found = (_one_text(shared) if shared else None) or (_one_input(feed) if feed else None)
-    return found or (_mixed(rows) if rows or shared is None else None)
+    if found or (rows is None and shared is not None):
+        return found
+    return CannotTell("batch in dimension 0: words go on along it") if loss and loss.time_first else _mixed(rows)
 
 
 def _one_text(shared: SharedTextSeen) -> Finding | None:
@@ -97,8 +101,7 @@ def _finding(message: str, rows: RowsSeen, seen: Mapping[str, object]) -> Findin
     return Finding(
         severity="error",
         message=message,
-        fix="keep dimension 0 for the batch: batch_first=True, flatten(1), squeeze(-1), softmax(dim=-1); never view"
-        " (batch, time) as (time, batch)",
+        fix="keep dimension 0 for the batch: batch_first=True, flatten(1), squeeze(-1), softmax(dim=-1), no (time, B)",
         seen={**seen, "samples": rows.rows, "shape of the output": rows.output},
     )
 
