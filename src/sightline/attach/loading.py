@@ -274,6 +274,7 @@ class Loading:
             samples=len(sampler) if sampler is not None else None,
             batches=_batches(loader),
             starts=(*(before.starts if before else ()), self._recorder.step) if self._told else (),
+            size=loader.batch_size,
         )
         self._known[loader] = self._seen
         self._offer(self._seen)

@@ -181,15 +181,13 @@ class LossSeen:
         taught = near != IGNORE
         return float((near == far)[taught].float().mean()) if taught.any() else None
 
-    @property
-    def time_first(self) -> bool:
-        """Whether places are taught the id below them, and not the one beside: dimension 0 is time, 1 the batch."""
-        ids, targets = self.input_ids, self.targets
-        if ids is None or targets is None or ids.shape != targets.shape or min(ids.shape) < 2:
+    def goes_on(self, dim: int) -> bool:
+        """Whether places are taught the id behind them along dimension `dim`."""
+        if self.input_ids is None or self.targets is None or self.input_ids.shape != self.targets.shape:
             return False
-        taught, beside = targets[:-1] >= 0, (targets[:, :-1] == ids[:, 1:]).float().mean()
-        below = (targets[:-1] == ids[1:])[taught].float()
-        return bool(len(below)) and float(below.mean()) >= NEARLY > float(beside)
+        ids, targets = (one.movedim(dim, 0) for one in (self.input_ids, self.targets))
+        right = (targets[:-1] == ids[1:])[targets[:-1] >= 0].float()
+        return bool(len(right)) and float(right.mean()) >= NEARLY
 
 
 def _at_ends(pads: Tensor) -> int:

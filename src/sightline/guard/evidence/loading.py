@@ -32,6 +32,7 @@ class LoaderSeen:
         samples: samples of one epoch on this rank; None when unknown.
         batches: batches of one epoch; None when unknown.
         starts: optimizer steps taken at the start of each epoch so far; empty where that is inferred and not seen.
+        size: samples of a batch, where the loader makes the batches.
     """
 
     step: int
@@ -44,6 +45,7 @@ class LoaderSeen:
     samples: int | None = None
     batches: int | None = None
     starts: tuple[int, ...] = ()
+    size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +186,8 @@ class RowsSeen:
         alone: where a row has several inputs, for each of images or features that was replaced alone: the change of
             that row's output, and the median of the other rows'. beside: the largest of the other rows', likewise.
         jumps: other rows do not move at all when the row is changed a little: experts were full, and are less so.
+        second: dimension 1 of all inputs, where they have one and the same; `columns`: the output has it too, and its
+            entries do not mix: it may be the batch, and dimension 0 time.
     """
 
     step: int
@@ -196,6 +200,8 @@ class RowsSeen:
     alone: tuple[tuple[float, float], ...] = ()
     jumps: bool = False
     beside: tuple[float, ...] = ()
+    second: int | None = None
+    columns: bool = False
 
     @property
     def pooled(self) -> tuple[float, float] | None:

@@ -44,8 +44,9 @@ def rows_apart(call: Call, step: int, *, varied: bool) -> RowsSeen | None:
         first = _output(call.model(*call.args, **call.kwargs))
         if first is None or first.dim() == 0 or first.shape[:2] == (rows, rows):
             return None
+        second = _second(inputs, rows)
         if len(first) != rows:
-            return RowsSeen(step, rows, tuple(first.shape), varied=varied)
+            return RowsSeen(step, rows, tuple(first.shape), varied=varied, second=second)
         again = _output(call.model(*call.args, **call.kwargs))
         sets = _alike(inputs, rows)
         wholes = [_moved(call, rows, first, only) for only in sets or (None,)]
@@ -53,6 +54,7 @@ def rows_apart(call: Call, step: int, *, varied: bool) -> RowsSeen | None:
         parts = [_moved(call, rows, first, only) for only in singles]
         leaps = [_jumps(call, rows, first, p, only) for p, only in zip(parts, singles, strict=True) if p is not None]
         jumps = not sets and wholes[0] is not None and _jumps(call, rows, first, wholes[0]) is True
+        columns = second is not None and first.shape[1:2] == (second,) and _columns_apart(call, rows, first)
     if again is None or any(whole is None for whole in wholes):
         return None
     change = min((whole for whole in wholes if whole is not None), key=lambda whole: float(whole[1:].max()))
@@ -62,7 +64,7 @@ def rows_apart(call: Call, step: int, *, varied: bool) -> RowsSeen | None:
     noise = max(_gap(first, again), torch.finfo(first.dtype).eps * float(first.abs().max()))
     others = sorted(change[1:].tolist(), reverse=True)[:ROWS]
     own, shape = float(change[0]), tuple(first.shape)
-    return RowsSeen(step, rows, shape, own, tuple(others), noise, varied, alone, jumps, beside)
+    return RowsSeen(step, rows, shape, own, tuple(others), noise, varied, alone, jumps, beside, second, columns)
 
 
 def _alike(inputs: list[Tensor], rows: int) -> list[Tensor]:
@@ -107,6 +109,30 @@ def _jumps(call: Call, rows: int, first: Tensor, change: Tensor, only: Tensor | 
         if little is not None and float(little[0]) > rounding / stay:
             return float(little[1:].max()) <= stay * float(little[0])
     return None
+
+
+def _second(inputs: list[Tensor], rows: int) -> int | None:
+    """The second dimension, which may be the batch, where all inputs of several have the same."""
+    found = {value.shape[1] if value.dim() > 1 else 0 for value in inputs if len(value) == rows}
+    return found.pop() if len(found) == 1 and min(found) > 1 else None
+
+
+def _columns_apart(call: Call, rows: int, first: Tensor) -> bool:
+    """Whether entries along dimension 1 have nothing to do with each other, as those of a batch have not."""
+
+    def swap(value: Any, name: str) -> Any:
+        if not isinstance(value, Tensor) or value.dim() < 2 or len(value) != rows:
+            return value
+        twin = value.clone()
+        twin[:, 0] = value[:, -1]
+        return twin
+
+    args = tuple(rebuilt(a, swap) for a in call.args)
+    changed = _output(call.model(*args, **{k: rebuilt(v, swap, k) for k, v in call.kwargs.items()}))
+    if changed is None or changed.shape != first.shape:
+        return False
+    change = (changed.float() - first.float()).abs().transpose(0, 1).flatten(1).amax(dim=1)
+    return float(change[1:].max()) <= STAY * float(change[0])
 
 
 def _packed(inputs: list[Tensor]) -> bool:

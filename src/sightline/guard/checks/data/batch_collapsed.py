@@ -8,7 +8,7 @@ Fix: name the dimension: `squeeze(-1)`, `flatten(1)`, `softmax(dim=-1)`; `batch_
 batch from input to output; give a processor one list of images for each text.
 Stays silent when: changing one sample's input, or its image, moves that sample's output alone, in eval mode, beyond
 rounding, or others by jumps (experts that are full); outputs compare all samples with all on purpose (n x n); the rows
-are one fixed set, such as a graph's nodes; words go on along dimension 0, as in (time, batch); a text that all samples
+are one fixed set, such as a graph's nodes; dimension 1 may be the batch, as in (time, batch); a text that all samples
 of a batch share tells as much of one as of another.
 Sources:
 - https://github.com/huggingface/transformers/issues/34204 (2024-10-16): a processor that gave the ids of the first
@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import CollatedSeen, FeedSeen, LossSeen, RowsSeen, SharedTextSeen
+from sightline.guard.evidence import CollatedSeen, FeedSeen, LoaderSeen, LossSeen, RowsSeen, SharedTextSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vision", "vlm")
@@ -41,15 +41,17 @@ def find(
     feed: FeedSeen | None = None,
     collated: CollatedSeen | None = None,
     loss: LossSeen | None = None,
+    loader: LoaderSeen | None = None,
 ) -> Verdict:
     """Samples that were lost, or given another's text, or all of another's input, or that the model mixes."""
-    if collated is not None and collated.of_one:
-        message = f"collate_fn is given {collated.samples} samples and makes the batch of one of them: the rest is lost"
-        return Finding("error", message, "stack all samples in collate_fn", {"samples of a batch": collated.samples})
+    if collated and collated.of_one:
+        what = f"collate_fn is given {collated.samples} samples and makes the batch of one of them: the rest is lost"
+        return Finding("error", what, "stack all samples in collate_fn", {"samples of a batch": collated.samples})
     found = (_one_text(shared) if shared else None) or (_one_input(feed) if feed else None)
     if found or (rows is None and shared is not None):
         return found
-    return CannotTell("batch in dimension 0: words go on along it") if loss and loss.time_first else _mixed(rows)
+    beside = loss is not None and loss.goes_on(1)
+    return _mixed(rows, beside or bool(loader and rows and loader.size == rows.rows != rows.second))
 
 
 def _one_text(shared: SharedTextSeen) -> Finding | None:
@@ -77,10 +79,12 @@ def _one_input(feed: FeedSeen) -> Finding | None:
     )
 
 
-def _mixed(rows: RowsSeen | None) -> Verdict:
-    """One row's input was replaced: which rows of the output moved? Are there as many rows as samples?"""
+def _mixed(rows: RowsSeen | None, batch_first: bool) -> Verdict:
+    """One row's input was replaced: which rows of the output moved? `batch_first`: rows are surely samples."""
     if rows is None:
         return CannotTell("batch whose rows could be changed")
+    if not batch_first and (rows.columns or rows.output[:1] == (rows.second,)):
+        return CannotTell("sign that dimension 0 is the batch: dimension 1 may be, and the first one time")
     if not rows.varied:
         return CannotTell("batch other than the one the model is always fed")
     if rows.rows > 1 and rows.output and rows.output[0] < rows.rows and rows.rows % rows.output[0] == 0:
@@ -93,8 +97,8 @@ def _mixed(rows: RowsSeen | None) -> Verdict:
     if not moved or rows.jumps:
         found = [(POOLED, rows.pooled), (PASSED_ON, rows.passed_on)]
         return next((_finding(what, rows, {"moved in it and in others": told}) for what, told in found if told), None)
-    seen = {"moved in it": rows.own, "most moved in others": moved[0], "others moved": len(moved)}
-    return _finding(f"a change in one sample's input moved the outputs of {len(moved)} other samples", rows, seen)
+    what = f"a change in one sample's input moved the outputs of {len(moved)} other samples"
+    return _finding(what, rows, {"moved in it": rows.own, "most moved in others": moved[0]})
 
 
 def _finding(message: str, rows: RowsSeen, seen: Mapping[str, object]) -> Finding:
@@ -119,12 +123,8 @@ def specimen(run: Run, *, faulty: bool) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.out(self.core(x)[0][:, -1])
 
-    model = Reader(first=True)
-    if faulty:
-        model = Reader(first=False)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    run.attach(model, optimizer)
+    model = Reader(first=not faulty)
+    run.attach(model, optimizer := torch.optim.SGD(model.parameters(), lr=0.1))
     for _ in range(4):
-        optimizer.zero_grad()
         model(torch.randn(6, 5, 4)).square().mean().backward()
         optimizer.step()
