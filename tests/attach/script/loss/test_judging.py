@@ -19,7 +19,7 @@ from sightline.attach.script.loss.words import _show
 PAD, KINDS = 0, 12
 PADDED = ("pads scored", "pads left out", "mean times places")  # by models that know which id pads
 FAULTS = ("means of batches", "sums over padding", "pads scored", "mean times places")
-TWICE = "the model takes it, and the script again"
+TWICE, ALONE = "the model takes it, and the script again", "the model takes it, the script their mean"
 ENDS = "ends alike"  # the last target of each text is the id that pads, and no input
 
 
@@ -37,12 +37,14 @@ class Judged(nn.Sequential):
     """A model that takes its own loss of what it is told to predict, at each place that it is given."""
 
     wanted: Tensor | None = None
+    loss: Tensor
 
     def forward(self, ids: Tensor) -> Tensor:  # type: ignore[override]
         logits: Tensor = super().forward(ids)
         if self.wanted is not None:
             targets = F.pad(self.wanted, (0, 1), value=PAD)
-            F.cross_entropy(F.pad(logits, (0, 0, 0, 1)).flatten(0, 1), targets.flatten(), ignore_index=PAD)
+            padded = F.pad(logits, (0, 0, 0, 1)).flatten(0, 1)
+            self.loss = F.cross_entropy(padded, targets.flatten(), ignore_index=PAD)
         return logits
 
 
@@ -61,7 +63,7 @@ def losses(style: str, model: nn.Module) -> tuple[list[Tensor], list[int], list[
     criterion = nn.CrossEntropyLoss(ignore_index=PAD, label_smoothing=smoothing)
     found, counts = [], []
     for ids in batches():
-        model.wanted = ids[:, 1:] if style == TWICE else None  # type: ignore[assignment]
+        model.wanted = ids[:, 1:] if style in (TWICE, ALONE) else None  # type: ignore[assignment]
         logits, wanted = model(ids[:, :-1]), ids[:, 1:]
         if style == ENDS:
             ended = torch.cat((wanted, torch.full_like(wanted[:, :1], PAD)), 1)[:, 1:]
@@ -71,6 +73,8 @@ def losses(style: str, model: nn.Module) -> tuple[list[Tensor], list[int], list[
             continue
         if style in ("sums over padding", TWICE):
             found.append(F.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=PAD, reduction="sum"))
+        elif style == ALONE:
+            found.append(model.loss)  # type: ignore[arg-type]
         elif style == "masked by hand":
             each = cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
             found.append((each * (wanted != PAD)).sum() / (wanted != PAD).sum())
@@ -115,7 +119,7 @@ def said(style: str, judging: Judging, name: str = "val ppl") -> list[tuple[str,
     return [(finding.code, finding.severity) for finding in guard.findings if finding.code == "L7"]
 
 
-@pytest.mark.parametrize("style", [*FAULTS, TWICE])
+@pytest.mark.parametrize("style", [*FAULTS, TWICE, ALONE])
 def test_a_perplexity_that_is_miscounted(style: str, judging: Judging) -> None:
     assert said(style, judging) == [("L7", "warning")]
 

@@ -81,15 +81,21 @@ class Judging(Beside):
         super().__init__()
         hook = functools.partial(Hook, fault=lambda error: fault(f"judging: {type(error).__name__}: {error}"))
         self._round: Round | None = None
-        self._rounds, self._rows = 0, 0
+        self._rounds, self._entered = 0, False
         self._plain: Callable[..., Any] | None = None  # torch's own, while ours is in its place
         self._wrapped: Callable[..., Any] | None = None
-        self._saw, self._listen, self._tell = hook(self._came), hook(self._begins), hook(self._ends)
+        self._saw, self._open = hook(self._came), hook(self._opens)
+        self._listen, self._tell = hook(self._begins), hook(self._ends)
 
     def close(self) -> None:
         """Nothing is listened to any more."""
         self._rest()
         super().close()
+
+    def enters(self, state: State) -> None:
+        """A model is about to be run, to judge it: it may take its loss itself."""
+        self._open(state)
+        super().enters(state)
 
     def gave(self, state: State, call: Call, output: Any) -> None:
         """It gave `output`."""
@@ -103,30 +109,36 @@ class Judging(Beside):
 
     # --- an evaluation -------------------------------------------------------------------------------------------
 
-    def _begins(self, state: State, call: Call) -> None:
-        shapes = [value.shape for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor)]
-        self._rows = shapes[0][0] if shapes and shapes[0] else 0
+    def _opens(self, state: State) -> None:
         here = self._round
         if here is not None and here.step == state.step:
             here.other = here.other or here.state is not state  # whose losses they are is not known
-            here.ask(call)
-            here.padded.append([self._rows, 0])
-            return
-        self._rest()
-        if self._rounds < ROUNDS and state.probing.wants("JudgedLossesSeen"):
+        else:
+            self._rest()
+            if self._rounds >= ROUNDS or not state.probing.wants("JudgedLossesSeen"):
+                return
             self._rounds += 1
-            self._round = Round(state, state.step)
-            self._round.ask(call)
-            self._round.padded.append([self._rows, 0])
+            here = self._round = Round(state, state.step)
             self._plain = getattr(torch._C._nn, PLAIN)
             self._wrapped = self._noticed(self._plain)
             setattr(torch._C._nn, PLAIN, self._wrapped)
+        here.padded.append([0, 0])
+        self._entered = True
+
+    def _begins(self, state: State, call: Call) -> None:
+        if not self._entered:
+            self._opens(state)  # nobody said that it was to be run
+        self._entered = False
+        if (here := self._round) is not None and here.padded:
+            shapes = [value.shape for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor)]
+            here.padded[-1][0] = shapes[0][0] if shapes and shapes[0] else 0
+            here.ask(call)
 
     def _rest(self) -> None:
         """Leave torch alone, unless somebody has put their own function around ours."""
         if self._plain is not None and getattr(torch._C._nn, PLAIN) is self._wrapped:
             setattr(torch._C._nn, PLAIN, self._plain)
-        self._plain, self._round = None, None
+        self._plain, self._round, self._entered = None, None, False
 
     def _noticed(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(plain)
@@ -154,7 +166,7 @@ class Judging(Beside):
         if not sums or here.heard > MOST or len(here.kinds) > 1:
             here.other = True
             return
-        rows, every = len(targets) if targets.dim() > 1 else self._rows, targets.numel()
+        rows, every = len(targets) if targets.dim() > 1 else 0, targets.numel()
         real = targets != ignored
         pads = real & (targets == pad) if pad is not None else real & False
         likely = logits.detach().movedim(dim, -1)[pads].float().log_softmax(-1)  # not by the function that we are in
@@ -166,7 +178,7 @@ class Judging(Beside):
             if count:
                 nats = value * count if reduction == MEAN else value
                 fair = (nats - apart, count - hidden)
-                here.batches.append(BatchScore(rows, (nats, count), fair, (nats, every), padding=hidden))
+                here.batches.append(BatchScore(rows or of_call[0], (nats, count), fair, (nats, every), padding=hidden))
 
         here.state.mailbox.post([result.detach().sum(), real.sum(), padding, pads.sum()], arrived)
 
