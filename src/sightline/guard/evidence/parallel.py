@@ -80,8 +80,10 @@ class CollectivesSeen:
     """The same call in order, in one group of ranks, that is not the same call on two of them.
 
     `number`: which call of the group; `calls`: rank -> what it calls, with size and format where these must agree.
+    `apart`: it is the same call at another place of the script, not for the first time, and all have something to give.
     """
 
     step: int
     number: int
     calls: Mapping[int, str]
+    apart: bool = False

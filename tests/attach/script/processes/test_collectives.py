@@ -48,6 +48,10 @@ for number in range(12):
     work.wait()
     dist.gather(torch.ones(4), [torch.ones(4) for _ in range(world)] if rank == 0 else None, dst=0)
     dist.barrier()
+    if number % world == rank:  # who has nothing of a kind gives zeros
+        dist.all_reduce(torch.ones(3))
+    else:
+        dist.all_reduce(torch.zeros(3))
 dist.destroy_process_group()
 """
 WRONG = """
@@ -59,6 +63,17 @@ for number in range(12):
         dist.broadcast(total, src=0)
     else:
         dist.all_reduce(total)
+dist.destroy_process_group()
+"""
+PARTED = """
+for number in range(12):
+    learn()
+    if (number + rank) % 4 < 2:
+        pictures = torch.ones(1)
+        dist.all_reduce(pictures)
+    else:
+        texts = torch.ones(1)
+        dist.all_reduce(texts)
 dist.destroy_process_group()
 """
 KILLED = """
@@ -97,6 +112,16 @@ def test_ranks_that_call_different_things(tmp_path: Path) -> None:
     (found,) = (f for f in told["findings"] if f["code"] == "D3")
     assert "calls broadcast of 16 torch.float32" in found["message"] and "calls all_reduce of 16" in found["message"]
     assert found["step"] == 7 and "error D3" in said
+
+
+@pytest.mark.ddp
+def test_ranks_that_add_up_different_things(tmp_path: Path) -> None:
+    _, told, said = launched(PARTED, tmp_path)
+    (found,) = (f for f in told["findings"] if f["code"] == "D3")
+    first, second = (PARTED.splitlines().index(line) for line in PARTED.splitlines() if "all_reduce" in line)
+    lines = {len(HEAD.splitlines()) + place + 1 for place in (first, second)}
+    assert "is called at different places" in found["message"] and found["severity"] == "warning", said
+    assert {int(number) for number in re.findall(r"train.py:(\d+)", found["message"])} == lines
 
 
 @pytest.mark.ddp

@@ -13,6 +13,7 @@ import mmap
 import os
 import socket
 import struct
+import sys
 import tempfile
 import threading
 import time
@@ -21,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ from torch import Tensor
 
 from sightline.attach.hook import Hook
 from sightline.attach.ranks import Ranks, joined
+from sightline.attach.script.main import OURS
+from sightline.attach.script.scoring.listen import INSTALLED
 from sightline.attach.script.watch import Models
 from sightline.guard.evidence import CollectivesSeen
 
@@ -40,20 +43,29 @@ OTHERS = (
     *("broadcast_object_list", "scatter_object_list"),
 )
 MADE, COUNT = struct.Struct("<d"), struct.Struct("<Q")  # a file begins with: when made, how many notes, all others met
-NOTE = struct.Struct("<8sQ64s")  # group, number of the call in the group, call
+NOTE = struct.Struct("<8sQ64s48s")  # group, number of the call in the group, call, where it is made
 MET = MADE.size + COUNT.size
 HEAD = MET + COUNT.size
 KEPT = 512  # notes of a rank: ranks are seldom more than a few calls apart
+SUMMED, SMALL = "all_reduce", 4096  # what takes something from each rank; elements that are looked at
+APART = 3  # calls at different places: one may be a chance of the last batch
 MOST = 64  # ranks: beyond, looking for the others costs more than it tells
+
+
+Calls = OrderedDict[tuple[bytes, int], tuple[str, str]]  # what is called, and where, if that is worth a look
 
 
 @dataclass
 class Peer:
-    """Another rank's notes. `read`: how many of them were read; `calls`: (group, number) -> call, the last ones."""
+    """Another rank's notes. `read`: how many of them were read; `calls`: (group, number) -> call, the last ones.
+
+    `apart`: calls that it and we made at different places, each with something to give.
+    """
 
     notes: mmap.mmap
     read: int = 0
-    calls: OrderedDict[tuple[bytes, int], str] = field(default_factory=OrderedDict)
+    calls: Calls = field(default_factory=OrderedDict)
+    apart: int = 0
 
 
 class Collectives:
@@ -70,7 +82,7 @@ class Collectives:
         self._missing: set[int] = set()
         self._count = 0
         self._numbers: dict[bytes, int] = {}
-        self._mine: OrderedDict[tuple[bytes, int], str] = OrderedDict()
+        self._mine: Calls = OrderedDict()
         self._seen: CollectivesSeen | None = None
 
     def install(self) -> None:
@@ -93,7 +105,8 @@ class Collectives:
             if self._done or torch.compiler.is_compiling() or getattr(self._inside, "busy", False):
                 return original(*args, **kwargs)
             given = args[0] if args else next(iter(kwargs.values()), None)
-            self._note_call(name, given, args[at] if len(args) > at else kwargs.get("group"))
+            where = _place(sys._getframe(1), given) if name == SUMMED else ""
+            self._note_call(name, given, args[at] if len(args) > at else kwargs.get("group"), where)
             self._inside.busy = True  # what a collective calls inside is a part of it
             try:
                 return original(*args, **kwargs)
@@ -104,7 +117,7 @@ class Collectives:
 
     # --- this rank -------------------------------------------------------------------------------------------------
 
-    def _note(self, name: str, given: Any, group: Any) -> None:
+    def _note(self, name: str, given: Any, group: Any, where: str) -> None:
         if self._seen is not None:  # nobody took it yet
             self._done = self._show()
             return
@@ -117,9 +130,10 @@ class Collectives:
         key = blake2b(f"{whole.group_name} {ranks}".encode(), digest_size=8).digest()
         number = self._numbers[key] = self._numbers.get(key, 0) + 1
         call = f"{name} of {given.numel()} {given.dtype}" if name in SIZED and isinstance(given, Tensor) else name
-        self._keep(self._mine, (key, number), call[:64])
+        self._keep(self._mine, (key, number), (call[:64], where))
         assert self._notes is not None
-        NOTE.pack_into(self._notes, HEAD + self._count % KEPT * NOTE.size, key, number, call.encode()[:64])
+        place, noted = HEAD + self._count % KEPT * NOTE.size, (key, number, call.encode()[:64], where.encode())
+        NOTE.pack_into(self._notes, place, *noted)
         self._count += 1
         COUNT.pack_into(self._notes, MADE.size, self._count)
         if self._path is not None and self._count & (self._count - 1) == 0:
@@ -167,13 +181,26 @@ class Collectives:
         (later,) = COUNT.unpack_from(peer.notes, MADE.size)
         peer.read = written
         fresh = [note for place, note in enumerate(notes, first) if place > later - KEPT]  # not overwritten meanwhile
-        for key, number, call in fresh:
-            self._keep(peer.calls, (key, number), call.rstrip(b"\0").decode(errors="replace"))
-        for where in ((fresh_key, number) for fresh_key, number, _ in (*fresh, (*next(reversed(self._mine)), b""))):
-            mine, theirs = self._mine.get(where), peer.calls.get(where)
+        for key, number, *told in fresh:
+            call, where = (text.rstrip(b"\0").decode(errors="replace") for text in told)
+            self._keep(peer.calls, (key, number), (call, where))
+        for at in (*((key, number) for key, number, *_ in fresh), next(reversed(self._mine))):
+            mine, theirs = self._mine.get(at), peer.calls.get(at)
             if mine and theirs and mine != theirs and self._seen is None and self._ranks is not None:
-                self._seen = CollectivesSeen(0, where[1], {self._ranks.rank: mine, rank: theirs})
-                self._done = self._show()
+                self._differ(rank, at[1], mine, theirs)
+
+    def _differ(self, rank: int, number: int, mine: tuple[str, str], theirs: tuple[str, str]) -> None:
+        """One call of two ranks is another one, or made elsewhere: then it is a habit that tells."""
+        assert self._ranks is not None
+        same = mine[0] == theirs[0]
+        self._peers[rank].apart += same and bool(mine[1] and theirs[1])
+        if not same or self._peers[rank].apart >= APART:
+            calls = {
+                one: f"{call} at {where}" if same else call
+                for one, (call, where) in ((self._ranks.rank, mine), (rank, theirs))
+            }
+            self._seen = CollectivesSeen(0, number, calls, apart=same)
+            self._done = self._show()
 
     def _show(self) -> bool:
         """Whether somebody took the evidence."""
@@ -183,8 +210,8 @@ class Collectives:
                 return True
         return False
 
-    def _keep(self, calls: OrderedDict[tuple[bytes, int], str], where: tuple[bytes, int], call: str) -> None:
-        calls[where] = call
+    def _keep(self, calls: Calls, at: tuple[bytes, int], call: tuple[str, str]) -> None:
+        calls[at] = call
         if len(calls) > KEPT:
             calls.popitem(last=False)
 
@@ -197,6 +224,19 @@ class Collectives:
         if self._path is not None and os.getpid() == self._pid:
             self._path.unlink(missing_ok=True)
             self._path = None
+
+
+def _place(frame: FrameType, given: Any) -> str:
+    """Where the script calls, if it has something to give; "" else, and for calls that a library makes.
+
+    Reads the tensor, so only a small one on the CPU.
+    """
+    file = frame.f_code.co_filename
+    library = file.startswith(OURS) or any(f"{os.sep}{folder}{os.sep}" in file for folder in INSTALLED)
+    small = isinstance(given, Tensor) and given.device.type == "cpu" and 0 < given.numel() <= SMALL
+    if library or not small or not bool(given.detach().any()):
+        return ""
+    return f"{os.path.basename(file)[-40:]}:{frame.f_lineno}"
 
 
 def _names() -> list[str]:

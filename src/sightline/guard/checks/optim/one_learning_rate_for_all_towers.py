@@ -59,7 +59,7 @@ def find(history: History, setup: Setup, schedule: ScheduleSeen | None = None) -
         return _finding(f"{what}, and the loss jumped to {times:.0f} times what it was", language, seen)
     ratio, rate = usual_ratio(history, "connector"), measured[-1].tower("connector")[0].learning_rate
     warm = rate is not None and rate >= WARM * connector.learning_rates[0]
-    if warm and len(steps) >= PATIENCE and ratio is not None and ratio < COLD and fresh(measured[0], "connector"):
+    if warm and len(steps) >= PATIENCE and ratio is not None and 0 < ratio < COLD and fresh(measured[0], "connector"):
         what = f"the fresh connector moves by {ratio:.1e} of its weights a step"
         return _finding(what, connector, {"first loss": start, "connector: update over weight": ratio})
     return None

@@ -10,7 +10,7 @@ Fix: run every trainable module on every rank, with weight zero where a batch ha
 with zeros; give all ranks the same number of micro-batches.
 Stays silent when: all ranks run the same trainable modules; DDP looks for unused parameters and the same number of
 backward passes exchange gradients; ranks are independent of each other; one rank waits for
-another that is at work, or all wait at the same place.
+another that is at work, or all wait at the same place; who has nothing to give calls elsewhere, with zeros.
 Sources:
 - https://docs.pytorch.org/docs/stable/notes/ddp.html (2026-11-01): DDP waits for every parameter of its buckets unless
   find_unused_parameters is set, and all ranks must reduce in the same order
@@ -52,9 +52,10 @@ def find(
 def _mismatch(seen: CollectivesSeen) -> Finding:
     """Calls match by order: these two would meet."""
     calls = " while ".join(f"rank {rank} calls {call}" for rank, call in sorted(seen.calls.items()))
+    what = "is called at different places" if seen.apart else "is not the same on all ranks"
     return Finding(
-        severity="error",
-        message=f"collective {seen.number} of the group is not the same on all ranks: {calls}",
+        severity="warning" if seen.apart else "error",
+        message=f"collective {seen.number} of the group {what}: {calls}",
         fix="make every rank call the same collectives in the same order, with zeros where it has nothing to give: none"
         " under a condition that depends on a rank's own batch",
         seen={"by rank": dict(seen.calls), "number": seen.number},
