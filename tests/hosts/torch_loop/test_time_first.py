@@ -35,8 +35,8 @@ class Tagger(nn.Module):
         self.embed, self.head = nn.Embedding(KINDS, 16), nn.Linear(16, 3)
         self.core = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.head(self.core(self.embed(ids)))
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.head(self.core(self.embed(ids), mask))
 
 
 class Series(nn.Module):
@@ -100,6 +100,14 @@ def test_tags_of_words(rows: bool) -> None:
         return F.cross_entropy(net(x).flatten(0, 1), y.flatten())
 
     assert told(Tagger(), loader, loss_of) == (["I4"] if rows else [])
+
+
+def test_words_that_see_those_before_them() -> None:
+    """The mask is of all places of time by all."""
+    torch.manual_seed(0)
+    batches = [(ids, ids.cumsum(0) % 3) for ids in torch.randint(0, KINDS, (6, STEPS, 8))]
+    mask = nn.Transformer.generate_square_subsequent_mask(STEPS)
+    assert told(Tagger(), batches, lambda net, x, y: F.cross_entropy(net(x, mask).flatten(0, 1), y.flatten())) == []
 
 
 @pytest.mark.parametrize("each", [False, True])

@@ -54,7 +54,7 @@ def rows_apart(call: Call, step: int, *, varied: bool) -> RowsSeen | None:
         parts = [_moved(call, rows, first, only) for only in singles]
         leaps = [_jumps(call, rows, first, p, only) for p, only in zip(parts, singles, strict=True) if p is not None]
         jumps = not sets and wholes[0] is not None and _jumps(call, rows, first, wholes[0]) is True
-        columns = second is not None and first.shape[1:2] == (second,) and _columns_apart(call, rows, first)
+        columns = second is not None and first.shape[1:2] == (second,) and _columns_apart(call, second, first)
     if again is None or any(whole is None for whole in wholes):
         return None
     change = min((whole for whole in wholes if whole is not None), key=lambda whole: float(whole[1:].max()))
@@ -112,16 +112,17 @@ def _jumps(call: Call, rows: int, first: Tensor, change: Tensor, only: Tensor | 
 
 
 def _second(inputs: list[Tensor], rows: int) -> int | None:
-    """The second dimension, which may be the batch, where all inputs of several have the same."""
-    found = {value.shape[1] if value.dim() > 1 else 0 for value in inputs if len(value) == rows}
+    """The second dimension, which may be the batch, where all inputs have the same: but for a mask of all x all."""
+    mine = [value for value in inputs if len(value) == rows]
+    found = {value.shape[1] if value.dim() > 1 else 0 for value in mine if value.shape != (rows, rows)}
     return found.pop() if len(found) == 1 and min(found) > 1 else None
 
 
-def _columns_apart(call: Call, rows: int, first: Tensor) -> bool:
+def _columns_apart(call: Call, second: int, first: Tensor) -> bool:
     """Whether entries along dimension 1 have nothing to do with each other, as those of a batch have not."""
 
     def swap(value: Any, name: str) -> Any:
-        if not isinstance(value, Tensor) or value.dim() < 2 or len(value) != rows:
+        if not isinstance(value, Tensor) or value.shape[:2] != (len(first), second):
             return value
         twin = value.clone()
         twin[:, 0] = value[:, -1]
