@@ -136,8 +136,10 @@ def _words(ids: Tensor) -> Tensor:
 def _shaped(rows: Tensor) -> bool:
     """Whether features hang together, as those that a network made, and are not independent numbers."""
     rows = _scaled(rows)
+    if not rows.shape[1] or not bool(rows.isfinite().all()):
+        return False  # a mask, say
     edge = (1 + (rows.shape[1] / len(rows)) ** 0.5) ** 2
-    return bool(rows.isfinite().all()) and float(torch.linalg.eigvalsh(rows.T @ rows / len(rows))[-1]) > EDGE * edge
+    return float(torch.linalg.eigvalsh(rows.T @ rows / len(rows))[-1]) > EDGE * edge
 
 
 def _scaled(rows: Tensor) -> Tensor:
