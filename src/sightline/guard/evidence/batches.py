@@ -185,6 +185,8 @@ class LossSeen:
         """Whether places are taught the id behind them along dimension `dim`."""
         if self.input_ids is None or self.targets is None or self.input_ids.shape != self.targets.shape:
             return False
+        if self.input_ids.dim() <= dim:
+            return False
         ids, targets = (one.movedim(dim, 0) for one in (self.input_ids, self.targets))
         right = (targets[:-1] == ids[1:])[targets[:-1] >= 0].float()
         return bool(len(right)) and float(right.mean()) >= NEARLY

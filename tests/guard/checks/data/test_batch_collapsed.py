@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import torch
 
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.data.batch_collapsed import find
-from sightline.guard.evidence import Fed, FeedSeen, RowsSeen, SharedTextSeen
+from sightline.guard.evidence import Fed, FeedSeen, LoaderSeen, LossSeen, RowsSeen, SharedTextSeen
 
 SEEN = RowsSeen(3, 4, (4, 2), own=1.0, others=(0.0, 0.0, 0.0), noise=1e-7)
+
+
+def taught(ids: torch.Tensor, dim: int) -> LossSeen:
+    """Each place is taught the id behind it along `dim`."""
+    return LossSeen(3, 0, ids.numel(), 1.0, 1.0, 0.0, ids, ids.roll(-1, dim))
 
 
 def test_only_the_changed_sample_moves() -> None:
@@ -22,6 +29,28 @@ def test_only_the_changed_sample_moves() -> None:
 def test_others_that_move(moved: float, found: bool) -> None:
     verdict = find(replace(SEEN, others=(moved, 0.0, 0.0)))
     assert isinstance(verdict, Finding) is found
+
+
+COLUMNS = replace(SEEN, others=(0.5, 0.0, 0.0), output=(4, 6, 9), second=6, columns=True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "shown", "found"),
+    [
+        (COLUMNS, {}, False),
+        (replace(COLUMNS, columns=False), {}, True),
+        (COLUMNS, {"loss": taught(torch.arange(24).view(4, 6), dim=1)}, True),
+        (COLUMNS, {"loss": taught(torch.arange(24).view(4, 6), dim=0)}, False),
+        (COLUMNS, {"loss": taught(torch.arange(24), dim=0)}, False),
+        (COLUMNS, {"loader": LoaderSeen(0, 0, False, 0, size=4)}, True),
+        (COLUMNS, {"loader": LoaderSeen(0, 0, False, 0, size=6)}, False),
+        (replace(SEEN, output=(2, 3)), {}, True),
+        (replace(SEEN, output=(2, 3), second=2), {}, False),
+    ],
+    ids=["unknown", "mixed", "beside", "below", "no rows", "loader", "columns of it", "lost", "a row a column"],
+)
+def test_columns_that_may_be_the_batch(rows: RowsSeen, shown: dict[str, Any], found: bool) -> None:
+    assert isinstance(find(rows, **shown), Finding) is found
 
 
 def test_others_that_move_by_jumps_alone() -> None:
