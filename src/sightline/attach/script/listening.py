@@ -30,6 +30,7 @@ from sightline.attach.script.origins import Told
 from sightline.attach.script.plateaus import Plateaus
 from sightline.attach.script.processes.collectives import Collectives
 from sightline.attach.script.scoring.listen import Scores
+from sightline.attach.script.scoring.unreset import Unreset
 from sightline.attach.script.scout import Scout
 from sightline.attach.script.stand_ins import StandIns
 from sightline.attach.script.teachers import Teachers
@@ -77,9 +78,9 @@ def watched(
     opened.install()
     scores = Scores(fault, lambda: [one.recorder for one in models.live if not one.blind])
     scores.install()
-    judging, last = Judging(fault), LastRead(fault)
-    judging.install()
-    last.install()
+    judging, last, unreset = Judging(fault), LastRead(fault), Unreset(fault)
+    for audience in (judging, last, unreset):
+        audience.install()
     losses = Losses(models, fault)
     losses.install()
     ByHand(models, scout, fault).install()
@@ -90,8 +91,8 @@ def watched(
 
     def close() -> None:
         collectives.close()
-        last.close()
-        judging.close()
+        for audience in (unreset, last, judging):
+            audience.close()
         scores.close()
 
     return models, scout, close

@@ -52,6 +52,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     CrossedSeen   once, under `sightline run`, when a loss compares each output with the values of all samples
     DivergenceSeen  under `sightline run`, when a loss was given probabilities where it takes their logarithms
     StillSeen     once, when optimizer steps have written to nothing for a while
+    UnresetSeen     once, under `sightline run`, when an evaluation went on with what a metric had counted before
     UnsettledSeen   after an evaluation of a model with spectral norm that had not been trained yet
     SharedTextSeen   after 16, 32, ... batches in which all samples share one row of token ids, and at the end
     SharedRowsSeen   during evaluations and after sampled training batches; SharedSpansSeen at the end; RedrawnSeen
@@ -126,7 +127,7 @@ from sightline.guard.evidence.loading import (
     SharedTextSeen,
     WaitingSeen,
 )
-from sightline.guard.evidence.metrics import MetricsHistory, MetricsSeen
+from sightline.guard.evidence.metrics import MetricsHistory, MetricsSeen, UnresetSeen
 from sightline.guard.evidence.parallel import CollectivesSeen, RankFacts, RanksSeen, Round
 from sightline.guard.evidence.pictures import PicturesSeen
 from sightline.guard.evidence.prompt_masks import PromptMasksSeen
@@ -243,6 +244,7 @@ __all__ = [
     "TeacherSeen",
     "TokenizerSetup",
     "TowerSetup",
+    "UnresetSeen",
     "UnsettledSeen",
     "Vectors",
     "WaitingSeen",
@@ -280,6 +282,7 @@ Evidence = (
     | ImagePairsSeen
     | EvaluationSeen
     | RoundTripSeen
+    | UnresetSeen
     | UnsettledSeen
     | LoaderSeen
     | FeaturesSeen

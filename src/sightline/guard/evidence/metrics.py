@@ -59,3 +59,16 @@ class MetricsHistory:
             if len(names) == 1:
                 found[kind] = [value for _, value in self.series(names[0])]
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class UnresetSeen:
+    """A metric that an evaluation began with what it had counted in the one before.
+
+    `before`: the batches that were counted by then; `now`: those of this evaluation.
+    """
+
+    step: int
+    name: str
+    before: int
+    now: int

@@ -5,9 +5,10 @@ Root cause: predictions and targets do not speak the same language: class ids sh
 where corners are expected, another order of rows, positions without a label (-100) that are counted, or decoded as a
 word; what a causal model says of the next token beside the label of this one; texts whose writing ends (`max_length`,
 20 by default) before those that are wanted do; texts stripped, cleaned up or decoded without special tokens on one side
-alone; probabilities squashed again; or the metric itself is wrong.
+alone; probabilities squashed again; or the metric itself is wrong; or it is never set back, and counts the answers of
+earlier evaluations along.
 Fix: convert predictions to the metric's format and offset (its docs say which), and feed it the targets as predictions
-until it says 1.0.
+until it says 1.0. Of torchmetrics, call `metric.reset()` before each evaluation.
 Stays silent when: the ground truth scores what the host calls perfect, or, where the host says nothing, 1 (or more) as
 the best of all predictions tried, or the least of them (an error, a distance); the host showed no metric; all
 predictions score the same; a function of a script's own (asked under `sightline run`) does more than compute, nothing
@@ -21,7 +22,7 @@ Sources:
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import GeneratedSeen, OracleSeen
+from sightline.guard.evidence import GeneratedSeen, OracleSeen, UnresetSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -29,8 +30,12 @@ TEXTS, CUT, MOST = 4, 0.9, 0.5  # texts written; share of them that are cut, and
 NEAR = 1e-3  # of a perfect score: rounding of float16 sums, and the 1e-6 that ratios add
 
 
-def find(oracle: OracleSeen | None = None, generated: GeneratedSeen | None = None) -> Verdict:
+def find(
+    oracle: OracleSeen | None = None, generated: GeneratedSeen | None = None, unreset: UnresetSeen | None = None
+) -> Verdict:
     """Compare the truth's score with perfection where that is known, else with the scores of wrong predictions."""
+    if unreset is not None:
+        return _unreset(unreset)
     if generated is not None and (finding := _cut_short(generated)):
         return finding
     if oracle is None:
@@ -48,6 +53,16 @@ def find(oracle: OracleSeen | None = None, generated: GeneratedSeen | None = Non
     if 0 <= worst <= best <= truth < 1 - NEAR:  # a share that is best for the truth, and short of the whole
         return _finding(oracle, f"scores {truth:.4g} for the ground truth itself, the best it ever gives")
     return None
+
+
+def _unreset(seen: UnresetSeen) -> Finding:
+    """The truth would score less than 1, for there are the mistakes of a model that had learnt less."""
+    return Finding(
+        severity="warning",
+        message=f"metric '{seen.name}' is never set back: beside {seen.now} batches it counts {seen.before} of before",
+        fix="metric.reset() after compute(), before the next evaluation begins",
+        seen={"batches of this evaluation": seen.now, "of earlier ones": seen.before},
+    )
 
 
 def _cut_short(seen: GeneratedSeen) -> Finding | None:
