@@ -65,7 +65,7 @@ class MetricsHistory:
 class UnresetSeen:
     """A metric that an evaluation began with what it had counted in the one before.
 
-    `before`: the batches that were counted by then; `now`: those of this evaluation.
+    `before`: the batches (or rows) that were counted by then; `now`: those of this evaluation.
     """
 
     step: int

@@ -28,6 +28,7 @@ from sightline.attach.script.heap import compiled_parts
 from sightline.attach.script.main import OURS
 from sightline.attach.script.scoring.asking import asked
 from sightline.attach.script.scoring.calls import listener
+from sightline.attach.script.scoring.carried import carried
 from sightline.attach.script.scoring.methods import Method, asks
 from sightline.attach.script.scoring.pairs import Function, Pair, ends_alike, is_from, leaves, pair, said
 from sightline.attach.script.scoring.recorded import Recorded, Spots
@@ -169,6 +170,10 @@ class Scores:
 
     def _again(self, state: State, records: list[Recorded], until: float) -> None:
         for record in () if self._found else records:
+            if self._evaluations > 1 and (seen := carried(record, self._own, state.step, until)) is not None:
+                self._found = True
+                state.offer(seen)
+                return
             if (again := replayed(record, self._own, until)) is not None:
                 self._found = True
                 self._offer(state, again[0].code, again[0].where, again[1])

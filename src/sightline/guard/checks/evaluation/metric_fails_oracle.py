@@ -59,9 +59,9 @@ def _unreset(seen: UnresetSeen) -> Finding:
     """The truth would score less than 1, for there are the mistakes of a model that had learnt less."""
     return Finding(
         severity="warning",
-        message=f"metric '{seen.name}' is never set back: beside {seen.now} batches it counts {seen.before} of before",
-        fix="metric.reset() after compute(), before the next evaluation begins",
-        seen={"batches of this evaluation": seen.now, "of earlier ones": seen.before},
+        message=f"metric '{seen.name}' is never set back: beside its {seen.now} it counts {seen.before} of before",
+        fix="metric.reset() after compute(), or counts of one's own set to 0, before each evaluation",
+        seen={"batches or rows of this evaluation": seen.now, "of earlier ones": seen.before},
     )
 
 
