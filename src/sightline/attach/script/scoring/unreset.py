@@ -18,6 +18,7 @@ from sightline.attach.script.audience import Beside
 from sightline.guard.evidence import UnresetSeen
 from sightline.guard.probes.call import Call
 
+LIBRARY = "torchmetrics."
 ROUNDS = 6  # evaluations that are followed: a metric that is never set back is so from the second one on
 
 
@@ -78,8 +79,10 @@ def _goes_on(before: Counted, began: int, ended: int, step: int) -> bool:
 
 
 def _metrics() -> Iterator[Any]:
+    """Those that are set back as torchmetrics does it: a host's own (Lightning's, of each logged value) count on."""
     kind = sys.modules["torchmetrics"].Metric
-    return (one for one in modules_alive() if isinstance(one, kind))
+    every = (one for one in modules_alive() if isinstance(one, kind))
+    return (one for one in every if type(one).reset is kind.reset or type(one).__module__.startswith(LIBRARY))
 
 
 def _updates(metric: Any) -> int:
