@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 from sightline.attach.read import decoder
+from sightline.attach.templates import TEMPLATES
 from sightline.guard.evidence import DataSeen, Objective, Phase
 
 ROWS = 4  # enough to tell a schema, few enough to print
@@ -75,6 +76,7 @@ def data_seen(
         templated=None if tokenizer is None else bool(getattr(tokenizer, "chat_template", None)),
         marks=tuple(mark for mark in getattr(tokenizer, "all_special_tokens", ()) if mark),
         whole=whole,
+        roles=TEMPLATES.of(tokenizer),
     )
 
 

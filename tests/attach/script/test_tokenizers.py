@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sightline.attach.templates import Templates
 from sightline.attach.tokenized import CALLS, Tokenized
 from tests.attach.script.conftest import Codes
 
@@ -58,3 +59,19 @@ def test_what_was_tokenized_beside_a_row() -> None:
     assert heard.beside((7, 8, 9, 10)) == [(3,), (3,)]  # those ahead of it are forgotten
     heard.gave([3])
     assert heard.beside((7, 8, 9, 10)) == []
+
+
+def test_what_a_template_puts_around_turns() -> None:
+    class Chat:
+        chat_template, eos_token = "any", "<end>"
+
+        def write(self, talk: list[dict[str, str]], tokenize: bool) -> str:
+            return "".join(f"<{turn['role']}> {turn['content']} <end>" for turn in talk)
+
+    heard, chat = Templates(), Chat()
+    assert heard.of(chat) == ()
+    heard.applied(chat, [{"role": "user", "content": "is it"}, {"role": "bot", "content": "it is it"}], Chat.write)
+    heard.applied(chat, [[{"role": "user", "content": "batched"}]], Chat.write)
+    assert heard.of(chat) == ("<bot>", "<user>")
+    heard.applied(chat, [{"role": "user", "content": ""}], Chat.write)  # nothing can be told from its place
+    assert heard.of(chat) == ("<bot>", "<user>") and heard.of(object()) == ()

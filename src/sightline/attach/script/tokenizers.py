@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from sightline.attach.hook import Hook
+from sightline.attach.script.scoring.listen import INSTALLED
+from sightline.attach.templates import TEMPLATES
 from sightline.attach.tokenized import TOKENIZED
 
 METHODS = ("__call__", "encode")
@@ -17,7 +20,8 @@ class Tokenizers:
     """Tells `TOKENIZED`. `fault`: told of errors of our own."""
 
     def __init__(self, fault: Callable[[str], None]) -> None:
-        self._gave = Hook(TOKENIZED.gave, lambda error: fault(f"tokenizer: {type(error).__name__}: {error}"))
+        hook = functools.partial(Hook, fault=lambda error: fault(f"tokenizer: {type(error).__name__}: {error}"))
+        self._gave, self._applied = hook(TOKENIZED.gave), hook(TEMPLATES.applied)
 
     def on_import(self) -> Mapping[str, Callable[[], None]]:
         """Module -> what to do once it is there."""
@@ -27,6 +31,7 @@ class Tokenizers:
         kind: Any = sys.modules["transformers.tokenization_utils_base"].PreTrainedTokenizerBase
         for name in METHODS:
             setattr(kind, name, self._heard(getattr(kind, name)))
+        kind.apply_chat_template = self._templated(kind.apply_chat_template)
 
     def _heard(self, method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
@@ -36,3 +41,13 @@ class Tokenizers:
             return given
 
         return called
+
+    def _templated(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def apply_chat_template(tokenizer: Any, conversation: Any, *args: Any, **kwargs: Any) -> Any:
+            file = sys._getframe(1).f_code.co_filename
+            if not any(f"{os.sep}{folder}{os.sep}" in file for folder in INSTALLED):  # no trainer's own call
+                self._applied(tokenizer, conversation, method)
+            return method(tokenizer, conversation, *args, **kwargs)
+
+        return apply_chat_template

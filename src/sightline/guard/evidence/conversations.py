@@ -11,6 +11,11 @@ TALKS = ("messages", "conversations")
 PRINTED = re.compile(r"""\{['"]role['"]:\s*['"]\w+['"],\s*['"]content['"]""")  # what str() makes of a conversation
 
 
+def readable(value: Any) -> bool:
+    """No tensor or array: those are token ids, whatever their column is called."""
+    return isinstance(value, str) or not hasattr(value, "shape")
+
+
 def said(answer: Any) -> str:
     """An answer's text: itself, or its last turn's content or call of a tool."""
     last = answer[-1] if isinstance(answer, list) and answer else answer

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from sightline.guard.evidence.batches import IGNORE, Phase
 
 Objective = Literal["sft", "preference", "unpaired-preference", "reward", "rollout", "language-model"]
+CHATS = ("sft", "preference", "unpaired-preference", "rollout")  # objectives of models that answer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +30,7 @@ class DataSeen:
         trainer: the host's own name of itself, e.g. ``SFTTrainer``.
         templated: whether the tokenizer has a chat template; None without a tokenizer.
         marks: the tokenizer's own special tokens, as text: an answer of these alone says nothing.
+        roles: what the tokenizer's chat template puts around turns, where the script itself applied it before.
         whole: whether the host's own collator supervises whole conversations because nobody asked it to do otherwise.
     """
 
@@ -44,6 +46,13 @@ class DataSeen:
     templated: bool | None = None
     marks: tuple[str, ...] = ()
     whole: bool = False
+    roles: tuple[str, ...] = ()
+
+    @property
+    def unmarked(self) -> bool:
+        """Whether answers are taught to bare texts, by a script that speaks with its model in turns elsewhere."""
+        marked = any(mark in text for mark in self.roles for text in self.texts)
+        return bool(self.roles and self.texts) and not marked and self.objective in CHATS
 
     @property
     def prompts_taught(self) -> int:

@@ -42,6 +42,9 @@ def data(rows: list[Mapping[str, Any]], objective: Objective | None = None, **mo
         data([{"prompt": "Sing!", "chosen": "no", "rejected": "yes"}], "rollout"),
         data([{"input_ids": [1], "chosen_ids": [2], "text": "a"}], "preference", prepared=True),
         data([{"text": "the key {'role': 'x'} in JSON"}], "sft"),
+        data([PAIR] * 2, "preference", texts=(TAGGED, "no tag"), roles=("<|user|>",)),
+        data([PAIR] * 2, "preference", texts=("no tag",), roles=()),
+        data([{"text": "Is ice cold?"}], "language-model", texts=("Is ice cold?",), roles=("<|user|>",)),
     ],
 )
 def test_silent(seen: DataSeen) -> None:
@@ -56,6 +59,7 @@ def test_silent(seen: DataSeen) -> None:
         (data([{**PAIR, "chosen": " "}] * 2, "preference"), "error", "an answer is empty"),
         (data([{**PAIR, "chosen": "<eos>"}] * 2, "preference", marks=("<eos>",)), "error", "an answer is empty"),
         (data([{"prompt": TALK[:1], "completion": [{"role": "assistant", "content": ""}]}] * 2), "error", "is empty"),
+        (data([PAIR] * 2, "preference", texts=("no tag",), roles=("<|user|>",)), "warning", "'<|user|>'"),
         (data([AGAIN]), "warning", "begins"),
         (data([{"prompt": TALK[:1], "chosen": TALK, "rejected": TALK[:1] + CALL[1:]}]), "warning", "begins"),
         (data([TWICE], "reward", prepared=True), "warning", "begins"),

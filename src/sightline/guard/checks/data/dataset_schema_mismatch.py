@@ -4,7 +4,7 @@ Symptom: the loss is fine and the model learns nothing of what was meant: a pref
 that are empty or begin with the question, a chat model that speaks without its turns.
 Root cause: rows of one objective under another trainer; `chosen` and `rejected` filled from the same column, or both
 with the prompt that is given once more; answers lost in a conversion; conversations turned into text by `str()` or by
-joining their contents, so that the tokenizer's chat template never ran.
+joining their contents, or plain text from the start, so that the tokenizer's chat template never ran.
 Fix: the schema of the objective: SFT `messages`, `text`, or `prompt` and `completion`; preference and reward `prompt`,
 `chosen`, `rejected`, the prompt in its own column only; rollouts `prompt`. Give conversations as lists of role and
 content, or call `tokenizer.apply_chat_template(messages, tokenize=False)`.
@@ -24,7 +24,7 @@ from typing import Any
 
 from sightline.guard.check import CannotTell, Finding, Severity, Verdict
 from sightline.guard.evidence import DataSeen
-from sightline.guard.evidence.conversations import PRINTED, glued, said, turns
+from sightline.guard.evidence.conversations import PRINTED, glued, readable, said, turns
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vlm")
@@ -46,7 +46,7 @@ def find(data: DataSeen) -> Verdict:
         return finding
     if not data.rows:
         return CannotTell("rows of the data set")
-    rows = [{name: value for name, value in row.items() if _readable(value)} for row in data.rows]
+    rows = [{name: value for name, value in row.items() if readable(value)} for row in data.rows]
     pairs = [row for row in rows if "chosen" in row and "rejected" in row]
     answered = [row for row in rows if any(name in row for name in ANSWERS)]
     talks = [row for row in rows if turns(row)]
@@ -59,11 +59,6 @@ def find(data: DataSeen) -> Verdict:
         or _most(answered, lambda r: _prompt_again(r, data), "the answer begins with the prompt", OWN, sure=False)
         or _template(data, talks, told)
     )
-
-
-def _readable(value: Any) -> bool:
-    """No tensor or array: those are token ids, whatever their column is called."""
-    return isinstance(value, str) or not hasattr(value, "shape")
 
 
 def _columns(data: DataSeen) -> Finding | None:
@@ -110,11 +105,14 @@ def _prompt_again(row: Mapping[str, Any], data: DataSeen) -> bool:
 def _template(data: DataSeen, talks: list[Any], told: list[str]) -> Finding | None:
     printed = [text for text in told if PRINTED.search(text)]
     bare = [text for row, text in zip(talks, data.texts, strict=False) if glued(turns(row), text)]
-    if not (printed or (bare and data.templated)):
-        return None
+    what = "printed lists in the text" if printed else "turns without roles in the text"
+    if not printed and not (bare and data.templated):
+        if not data.unmarked:
+            return None
+        bare, what = list(data.texts), f"no row has {data.roles[0]!r}, which the script puts around turns elsewhere"
     return Finding(
         severity="warning",
-        message=f"no chat template was applied: {'printed lists' if printed else 'turns without roles'} in the text",
+        message=f"no chat template was applied: {what}",
         fix="give the trainer the messages themselves, or tokenizer.apply_chat_template(messages, tokenize=False)",
         seen={"text": (printed or bare)[0][:200]},
     )
