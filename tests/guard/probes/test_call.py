@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import CausalLMOutput
 
-from sightline.guard.probes.call import Call
+from sightline.guard.probes.call import Call, differentiable, outcome
 
 IDS = torch.tensor([[5, 3, 8, 2, 9, 4], [7, 7, 1, 3, 2, 6]])
 LABELS = torch.tensor([[3, 8, 2, 9, 4, 1], [7, 1, 3, 2, 6, 5]])
@@ -114,3 +115,14 @@ def test_a_batch_object_is_changed_whatever_keeps_its_fields(kind: type) -> None
     seen = Call(nn.Identity(), (batch,), {}).changed(pixel_values=others)
     assert seen.args[0].pixel_values is others and seen.args[0].input_ids is ids and type(seen.args[0]) is kind
     assert batch.pixel_values is images
+
+
+def test_outputs_in_a_tuple_beside_something_else() -> None:
+    """A model around one of transformers' gives its output and a number of its own."""
+    logits, loss = torch.randn(2, 3, 5, requires_grad=True), torch.randn((), requires_grad=True)
+    given = CausalLMOutput(loss=loss, logits=logits)
+    for output in (given, (given, 4), (torch.ones(2), given)):
+        told = outcome(output)
+        assert told.loss is loss and told.logits is logits
+    assert [id(one) for one in differentiable((given, 4))] == [id(loss), id(logits)]
+    assert outcome((logits, 4)).logits is logits and differentiable(logits) == [logits] and differentiable(4) == []

@@ -160,10 +160,14 @@ class Call:
 
 
 def outcome(output: Any) -> Outcome:
-    """Read a model's output: ``.loss`` and ``.logits``, a tuple (logits, targets) or (loss, logits), or one tensor."""
-    loss, logits = _member(output, "loss"), _member(output, "logits")
-    if loss is not None or logits is not None:
-        return Outcome(_floating(loss), _floating(logits))
+    """Read a model's output: ``.loss`` and ``.logits``, a tuple (logits, targets) or (loss, logits), or one tensor.
+
+    What has a loss or logits may also be one of a tuple, beside what a model of somebody's own adds to it.
+    """
+    for one in (output, *(output if isinstance(output, tuple | list) else ())):
+        loss, logits = _member(one, "loss"), _member(one, "logits")
+        if loss is not None or logits is not None:
+            return Outcome(_floating(loss), _floating(logits))
     tensors = [t for t in (output if isinstance(output, tuple | list) else (output,)) if isinstance(t, Tensor)]
     loss = next((t for t in tensors if t.dim() == 0 and t.is_floating_point()), None)
     logits = next((t for t in tensors if t.dim() > 1 and t.is_floating_point()), None)
@@ -174,10 +178,12 @@ def outcome(output: Any) -> Outcome:
 
 def differentiable(output: Any) -> list[Tensor]:
     """The tensors of a model's output that carry a gradient: members of a mapping, items of a tuple, one tensor."""
+    if isinstance(output, Tensor):
+        return [output] if output.requires_grad else []
     parts = output.values() if isinstance(output, Mapping) else output
     parts = parts if isinstance(output, Mapping | tuple | list) else (getattr(output, "__dict__", {}).values())
-    found = [output] if isinstance(output, Tensor) else [part for part in parts if isinstance(part, Tensor)]
-    return [tensor for tensor in found if tensor.requires_grad]
+    inner = [one for part in parts for one in (part.values() if isinstance(part, Mapping) else (part,))]
+    return [tensor for tensor in inner if isinstance(tensor, Tensor) and tensor.requires_grad]
 
 
 def places(call: Call, result: Outcome) -> tuple[Tensor, Tensor] | None:
