@@ -58,9 +58,9 @@ for data, wanted in stream:
     ("begin", "told", "found"),
     [
         ("pass", "right / every", True),
-        ("pass", "100 * right / every", True),
+        pytest.param("pass", "100 * right / every", True, marks=pytest.mark.slow),
         ("right = every = 0", "right / every", False),
-        ("before = right", "(right - before) / len(test.dataset), every", False),
+        pytest.param("before = right", "(right - before) / len(test.dataset), every", False, marks=pytest.mark.slow),
     ],
     ids=["goes on", "in percent", "from zero", "of all, told apart"],
 )
