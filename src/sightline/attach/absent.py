@@ -33,6 +33,8 @@ ABSENT = {
     "ExtractedSeen": "no model was trained on features that another one was seen to make of a loader's batches",
     "CollapseSeen": "no two sets of vectors were seen in a step, from its beginning to its end",
     "ScalerSeen": "no gradient scaler was at work",
+    "ClippedSeen": "fewer than twelve calls clipped gradients, or nobody listened for them (`sightline run` does)",
+    "UnresetSeen": "no metric went on from one evaluation to the next, or nobody listened (`sightline run` does)",
     "CollectivesSeen": "the ranks' calls were not compared, or agreed",
     "AutocastSeen": "no training forward was seen under autocast that left matrix products in its graph",
     "LeftOutSeen": "no training forward gave NaN and was left alone",

@@ -1,7 +1,8 @@
 """Padded batches of an evaluation whose rows the script reads at the last place: `logits[:, -1]`, `hidden[:, -1]`.
 
 Which places of an output a script reads shows only when it takes them. So, after the first few padded batches, what is
-taken from tensors is listened to until the model is run again.
+taken from tensors is listened to until the model is run again. Modes of torch are a stack: ours is put on an empty one
+alone, and taken away when it is on top again, so that those of a script come and go as without it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from sightline.attach.hook import Hook
 from sightline.attach.phases.state import State
@@ -23,7 +25,20 @@ from sightline.guard.probes.padding import side_of
 from sightline.guard.probes.pooled import pooled, states_of
 
 LOOKS, TOLD = 16, 2  # batches whose masks are read, which waits for the device; and that are compared row by row
-HOME = torch._C.TensorBase  # what is put in the place of its `__getitem__` stands in `torch.Tensor`, and hides it
+
+
+class Taking(TorchFunctionMode):
+    """Tells of what is taken from tensors, and changes nothing."""
+
+    def __init__(self, took: Callable[[Tensor, Any], None]) -> None:
+        super().__init__()
+        self._took = took
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Any call of torch's."""
+        if func is Tensor.__getitem__:
+            self._took(*args)
+        return func(*args, **(kwargs or {}))
 
 
 class LastRead(Beside):
@@ -37,7 +52,7 @@ class LastRead(Beside):
         self._given: Callable[[], Tensor | None] = lambda: None  # what it gave, while the script has it
         self._last = self._other = False  # which places were taken
         self._begin, self._end, self._took = hook(self._begins), hook(self._ends), hook(self._takes)
-        self._wrapped: Any = None
+        self._mode: Taking | None = None
 
     def close(self) -> None:
         """Nothing is listened to any more."""
@@ -67,21 +82,12 @@ class LastRead(Beside):
         if (mask := real_tokens(call)) is None or side_of(mask) != "right":
             return
         given = states_of(output, mask.shape)
-        if given is None or type(given) is not Tensor or given.dim() != 3 or "__getitem__" in vars(Tensor):
+        if given is None or type(given) is not Tensor or given.dim() != 3 or torch._C._len_torch_function_stack():
             return
         self._open, self._given = (state, call, mask), weakref.ref(given)
         self._last = self._other = False
-        self._wrapped = self._listened()
-        Tensor.__getitem__ = self._wrapped  # type: ignore[method-assign]
-
-    def _listened(self) -> Callable[..., Any]:
-        took, plain = self._took, HOME.__getitem__
-
-        def __getitem__(tensor: Tensor, index: Any) -> Any:
-            took(tensor, index)
-            return plain(tensor, index)
-
-        return __getitem__
+        self._mode = Taking(self._took)
+        self._mode.__enter__()
 
     def _takes(self, tensor: Tensor, index: Any) -> None:
         given = self._given()
@@ -95,15 +101,16 @@ class LastRead(Beside):
         self._last, self._other = self._last or last, self._other or not last
 
     def _rest(self) -> None:
-        """Leave torch alone."""
-        if self._wrapped is not None and vars(Tensor).get("__getitem__") is self._wrapped:
-            del Tensor.__getitem__
-        self._wrapped = None
+        """Leave torch alone, as soon as what the script has put above is gone."""
+        top = torch._C._len_torch_function_stack() - 1
+        if self._mode is not None and top >= 0 and torch._C._get_function_stack_at(top) is self._mode:
+            self._mode.__exit__(None, None, None)
+            self._mode = None
 
     def _ends(self) -> None:
+        self._rest()
         if self._open is None:
             return
-        self._rest()
         (state, call, mask), self._open = self._open, None
         if not self._last or self._other or state.last_call is None:
             return

@@ -31,6 +31,8 @@ def work(rank, world, how):
         optimizer.step()
     with open(f"rank{rank}.txt", "w") as out:
         out.write(loss.item().hex())
+    dist.barrier()  # torch may hang where a model of ranks outlives their group
+    del model, optimizer, loss
     dist.destroy_process_group()
 
 if __name__ == "__main__":

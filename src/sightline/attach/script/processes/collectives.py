@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -105,8 +105,7 @@ class Collectives:
             if self._done or torch.compiler.is_compiling() or getattr(self._inside, "busy", False):
                 return original(*args, **kwargs)
             given = args[0] if args else next(iter(kwargs.values()), None)
-            where = _place(sys._getframe(1), given) if name == SUMMED else ""
-            self._note_call(name, given, args[at] if len(args) > at else kwargs.get("group"), where)
+            self._note_call(name, given, args[at] if len(args) > at else kwargs.get("group"), sys._getframe(1))
             self._inside.busy = True  # what a collective calls inside is a part of it
             try:
                 return original(*args, **kwargs)
@@ -117,7 +116,7 @@ class Collectives:
 
     # --- this rank -------------------------------------------------------------------------------------------------
 
-    def _note(self, name: str, given: Any, group: Any, where: str) -> None:
+    def _note(self, name: str, given: Any, group: Any, caller: FrameType) -> None:
         if self._seen is not None:  # nobody took it yet
             self._done = self._show()
             return
@@ -130,10 +129,10 @@ class Collectives:
         key = blake2b(f"{whole.group_name} {ranks}".encode(), digest_size=8).digest()
         number = self._numbers[key] = self._numbers.get(key, 0) + 1
         call = f"{name} of {given.numel()} {given.dtype}" if name in SIZED and isinstance(given, Tensor) else name
-        self._keep(self._mine, (key, number), (call[:64], where))
+        told = [text.encode()[:size] for text, size in ((call, 64), (_place(caller, name, given), 48))]
+        self._keep(self._mine, (key, number), _read(told))
         assert self._notes is not None
-        place, noted = HEAD + self._count % KEPT * NOTE.size, (key, number, call.encode()[:64], where.encode())
-        NOTE.pack_into(self._notes, place, *noted)
+        NOTE.pack_into(self._notes, HEAD + self._count % KEPT * NOTE.size, key, number, *told)
         self._count += 1
         COUNT.pack_into(self._notes, MADE.size, self._count)
         if self._path is not None and self._count & (self._count - 1) == 0:
@@ -182,9 +181,8 @@ class Collectives:
         peer.read = written
         fresh = [note for place, note in enumerate(notes, first) if place > later - KEPT]  # not overwritten meanwhile
         for key, number, *told in fresh:
-            call, where = (text.rstrip(b"\0").decode(errors="replace") for text in told)
-            self._keep(peer.calls, (key, number), (call, where))
-        for at in (*((key, number) for key, number, *_ in fresh), next(reversed(self._mine))):
+            self._keep(peer.calls, (key, number), _read(told))
+        for at in dict.fromkeys((*((key, number) for key, number, *_ in fresh), next(reversed(self._mine)))):
             mine, theirs = self._mine.get(at), peer.calls.get(at)
             if mine and theirs and mine != theirs and self._seen is None and self._ranks is not None:
                 self._differ(rank, at[1], mine, theirs)
@@ -226,11 +224,19 @@ class Collectives:
             self._path = None
 
 
-def _place(frame: FrameType, given: Any) -> str:
-    """Where the script calls, if it has something to give; "" else, and for calls that a library makes.
+def _read(told: Sequence[bytes]) -> tuple[str, str]:
+    """A call and its place, as they were noted: cut to their length."""
+    call, where = (text.rstrip(b"\0").decode(errors="replace") for text in told)
+    return call, where
+
+
+def _place(frame: FrameType, name: str, given: Any) -> str:
+    """Where the script adds up, if it has something to give; "" else, and for calls that a library makes.
 
     Reads the tensor, so only a small one on the CPU.
     """
+    if name != SUMMED:
+        return ""
     file = frame.f_code.co_filename
     library = file.startswith(OURS) or any(f"{os.sep}{folder}{os.sep}" in file for folder in INSTALLED)
     small = isinstance(given, Tensor) and given.device.type == "cpu" and 0 < given.numel() <= SMALL

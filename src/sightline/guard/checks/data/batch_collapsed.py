@@ -71,12 +71,9 @@ def _one_input(feed: FeedSeen) -> Finding | None:
     one = [batch.inputs for batch in feed.batches if batch.one_sample]
     if len(set(one)) < ALIKE or len(one) < MOST * len(feed.batches):
         return None
-    return Finding(
-        severity="error",
-        message=f"all {len(one[0])} inputs of a batch are one and the same, though their classes differ",
-        fix="give each sample memory of its own: x.copy() or x.clone() of what the data set fills again",
-        seen={"batches of one input": len(one), "of": len(feed.batches)},
-    )
+    what = f"all {len(one[0])} inputs of a batch are one and the same, though their classes differ"
+    fix = "give each sample memory of its own: x.copy() or x.clone() of what the data set fills again"
+    return Finding("error", what, fix, {"batches of one input": len(one), "of": len(feed.batches)})
 
 
 def _mixed(rows: RowsSeen | None, batch_first: bool) -> Verdict:
@@ -123,8 +120,11 @@ def specimen(run: Run, *, faulty: bool) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.out(self.core(x)[0][:, -1])
 
-    model = Reader(first=not faulty)
+    model = Reader(first=True)
+    if faulty:
+        model = Reader(first=False)
     run.attach(model, optimizer := torch.optim.SGD(model.parameters(), lr=0.1))
     for _ in range(4):
+        optimizer.zero_grad()
         model(torch.randn(6, 5, 4)).square().mean().backward()
         optimizer.step()
