@@ -50,8 +50,13 @@ def find(
     found = (_one_text(shared) if shared else None) or (_one_input(feed) if feed else None)
     if found or (rows is None and shared is not None):
         return found
-    beside = loss is not None and loss.goes_on(1)
-    return _mixed(rows, beside or bool(loader and rows and loader.size == rows.rows != rows.second))
+    if rows is None:
+        return CannotTell("batch whose rows could be changed")
+    sized = loader is not None and loader.size == rows.rows != rows.second
+    unclear = not sized and (rows.columns or rows.output[:1] == (rows.second,))
+    if unclear and not (loss is not None and loss.goes_on(1)):
+        return CannotTell("sign that dimension 0 is the batch: dimension 1 may be, and the first one time")
+    return _mixed(rows)
 
 
 def _one_text(shared: SharedTextSeen) -> Finding | None:
@@ -59,11 +64,10 @@ def _one_text(shared: SharedTextSeen) -> Finding | None:
     if (only := shared.only()) is None:
         return None
     best, told, others = only
+    what = f"all {shared.rows} samples of a batch share one row of token ids, that of sample {best} alone"
+    fix = "give the processor one list of images for each text, so that ids have one row a sample"
     return Finding(
-        severity="error",
-        message=f"all {shared.rows} samples of a batch share one row of token ids, that of sample {best} alone",
-        fix="give the processor one list of images for each text, so that ids have one row a sample",
-        seen={"nats that it tells of this sample's classes": told, "and of another's": others},
+        "error", what, fix, {"nats that it tells of this sample's classes": told, "and of another's": others}
     )
 
 
@@ -76,12 +80,8 @@ def _one_input(feed: FeedSeen) -> Finding | None:
     return Finding("error", what, fix, {"batches of one input": len(one), "of": len(feed.batches)})
 
 
-def _mixed(rows: RowsSeen | None, batch_first: bool) -> Verdict:
-    """One row's input was replaced: which rows of the output moved? `batch_first`: rows are surely samples."""
-    if rows is None:
-        return CannotTell("batch whose rows could be changed")
-    if not batch_first and (rows.columns or rows.output[:1] == (rows.second,)):
-        return CannotTell("sign that dimension 0 is the batch: dimension 1 may be, and the first one time")
+def _mixed(rows: RowsSeen) -> Verdict:
+    """One row's input was replaced: which rows of the output moved? Are there as many rows as samples?"""
     if not rows.varied:
         return CannotTell("batch other than the one the model is always fed")
     if rows.rows > 1 and rows.output and rows.output[0] < rows.rows and rows.rows % rows.output[0] == 0:
