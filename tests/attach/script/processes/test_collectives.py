@@ -76,6 +76,29 @@ for number in range(12):
         dist.all_reduce(texts)
 dist.destroy_process_group()
 """
+SPAWNED = """
+import tempfile, time, torch, torch.distributed as dist
+def work(rank, store):
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    model = torch.nn.Linear(8, 3)
+    time.sleep(rank)  # the first one is watched, and calls, long before the second is
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for number in range(12):
+        model(torch.randn(16, 8)).square().mean().backward()
+        total = torch.ones(1)
+        if (number + rank) % 4 < 2:
+            dist.all_reduce(total)
+        else:
+            dist.all_reduce(total)
+        for p in model.parameters():
+            dist.all_reduce(p.grad)
+        optimizer.step()
+        optimizer.zero_grad()
+    dist.barrier()
+    dist.destroy_process_group()
+if __name__ == "__main__":
+    torch.multiprocessing.spawn(work, (tempfile.mktemp(),), nprocs=2)
+"""
 KILLED = """
 if rank == 1:
     model[0].requires_grad_(False)
@@ -122,6 +145,15 @@ def test_ranks_that_add_up_different_things(tmp_path: Path) -> None:
     lines = {len(HEAD.splitlines()) + place + 1 for place in (first, second)}
     assert "is called at different places" in found["message"] and found["severity"] == "warning", said
     assert {int(number) for number in re.findall(r"train.py:(\d+)", found["message"])} == lines
+
+
+@pytest.mark.ddp
+def test_ranks_that_are_watched_one_after_the_other(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SPAWNED)
+    ours = [sys.executable, "-m", "sightline", "run", "--findings", "told.json", "train.py"]
+    done = subprocess.run(ours, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert "D3" in {found["code"] for found in told["findings"]}, done.stderr
 
 
 @pytest.mark.ddp

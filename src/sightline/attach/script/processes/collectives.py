@@ -16,7 +16,6 @@ import struct
 import sys
 import tempfile
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,9 +41,9 @@ OTHERS = (
     *("all_to_all_single", "gather", "scatter", "barrier", "all_gather_object", "gather_object"),
     *("broadcast_object_list", "scatter_object_list"),
 )
-MADE, COUNT = struct.Struct("<d"), struct.Struct("<Q")  # a file begins with: when made, how many notes, all others met
+COUNT = struct.Struct("<Q")  # a file begins with: how many notes; whether its rank has met all others
 NOTE = struct.Struct("<8sQ64s48s")  # group, number of the call in the group, call, where it is made
-MET = MADE.size + COUNT.size
+MET = COUNT.size
 HEAD = MET + COUNT.size
 KEPT = 512  # notes of a rank: ranks are seldom more than a few calls apart
 SUMMED, SMALL = "all_reduce", 4096  # what takes something from each rank; elements that are looked at
@@ -72,7 +71,7 @@ class Collectives:
     """Notes this rank's collectives. The first of `models` that is watched takes the evidence of a mismatch."""
 
     def __init__(self, models: Models, fault: Callable[[str], None]) -> None:
-        self._models, self._began, self._pid = models, time.time(), os.getpid()
+        self._models, self._pid = models, os.getpid()
         self._note_call = Hook(self._note, lambda error: self._over(f"collectives: {type(error).__name__}: {error}"))
         self._fault, self._inside, self._done = fault, threading.local(), False
         self._ranks: Ranks | None = None
@@ -134,7 +133,7 @@ class Collectives:
         assert self._notes is not None
         NOTE.pack_into(self._notes, HEAD + self._count % KEPT * NOTE.size, key, number, *told)
         self._count += 1
-        COUNT.pack_into(self._notes, MADE.size, self._count)
+        COUNT.pack_into(self._notes, 0, self._count)
         if self._path is not None and self._count & (self._count - 1) == 0:
             self._meet()
         for rank, peer in self._peers.items():
@@ -150,7 +149,6 @@ class Collectives:
         os.ftruncate(handle, HEAD + KEPT * NOTE.size)
         self._notes, self._path = mmap.mmap(handle, 0), Path(path)
         os.close(handle)
-        MADE.pack_into(self._notes, 0, time.time())
         self._missing = set(range(self._ranks.world)) - {self._ranks.rank}
         self._ranks.put("calls", [socket.gethostname(), path])
         return True
@@ -165,7 +163,7 @@ class Collectives:
             host, path = there[rank]
             self._missing.discard(rank)
             notes = _mapped(Path(path)) if host == socket.gethostname() else None
-            if notes is not None and MADE.unpack_from(notes, 0)[0] >= self._began:  # else of an earlier start
+            if notes is not None:
                 self._peers[rank] = Peer(notes)
         if not self._missing:
             COUNT.pack_into(self._notes, MET, 1)
@@ -174,10 +172,10 @@ class Collectives:
 
     def _compare(self, rank: int, peer: Peer) -> None:
         """Read what the other has called since the last look; compare that, and this rank's newest call."""
-        (written,) = COUNT.unpack_from(peer.notes, MADE.size)
+        (written,) = COUNT.unpack_from(peer.notes, 0)
         first = max(peer.read, written - KEPT + 1)
         notes = [NOTE.unpack_from(peer.notes, HEAD + place % KEPT * NOTE.size) for place in range(first, written)]
-        (later,) = COUNT.unpack_from(peer.notes, MADE.size)
+        (later,) = COUNT.unpack_from(peer.notes, 0)
         peer.read = written
         fresh = [note for place, note in enumerate(notes, first) if place > later - KEPT]  # not overwritten meanwhile
         for key, number, *told in fresh:
