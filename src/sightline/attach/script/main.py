@@ -23,7 +23,13 @@ from sightline.errors import NotAScript
 
 INTERRUPTED = 128 + 2
 OURS = str(Path(__file__).parents[2]) + os.sep
+INSTALLED = tuple(f"{os.sep}{folder}{os.sep}" for folder in ("site-packages", "dist-packages"))
 _kept: list[Any] = []  # the `__main__` that ours replaced: its globals must outlive it
+
+
+def installed(file: str) -> bool:
+    """Whether a file of code is a library's or ours, and none of the script's own."""
+    return file.startswith(OURS) or any(folder in file for folder in INSTALLED)
 
 
 @dataclass(frozen=True, slots=True)

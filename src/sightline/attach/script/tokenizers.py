@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from sightline.attach.hook import Hook
-from sightline.attach.script.scoring.listen import INSTALLED
+from sightline.attach.script.main import installed
 from sightline.attach.templates import TEMPLATES
 from sightline.attach.tokenized import TOKENIZED
 
@@ -45,8 +44,7 @@ class Tokenizers:
     def _templated(self, method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
         def apply_chat_template(tokenizer: Any, conversation: Any, *args: Any, **kwargs: Any) -> Any:
-            file = sys._getframe(1).f_code.co_filename
-            if not any(f"{os.sep}{folder}{os.sep}" in file for folder in INSTALLED):  # no trainer's own call
+            if not installed(sys._getframe(1).f_code.co_filename):  # no trainer's own call
                 self._applied(tokenizer, conversation, method)
             return method(tokenizer, conversation, *args, **kwargs)
 

@@ -30,8 +30,7 @@ from torch import Tensor
 
 from sightline.attach.hook import Hook
 from sightline.attach.ranks import Ranks, joined
-from sightline.attach.script.main import OURS
-from sightline.attach.script.scoring.listen import INSTALLED
+from sightline.attach.script.main import installed
 from sightline.attach.script.watch import Models
 from sightline.guard.evidence import CollectivesSeen
 
@@ -236,9 +235,8 @@ def _place(frame: FrameType, name: str, given: Any) -> str:
     if name != SUMMED:
         return ""
     file = frame.f_code.co_filename
-    library = file.startswith(OURS) or any(f"{os.sep}{folder}{os.sep}" in file for folder in INSTALLED)
     small = isinstance(given, Tensor) and given.device.type == "cpu" and 0 < given.numel() <= SMALL
-    if library or not small or not bool(given.detach().any()):
+    if installed(file) or not small or not bool(given.detach().any()):
         return ""
     return f"{os.path.basename(file)[-40:]}:{frame.f_lineno}"
 

@@ -25,7 +25,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 from sightline.attach.hook import Hook, unwrapped
 from sightline.attach.phases.state import State
 from sightline.attach.script.heap import compiled_parts
-from sightline.attach.script.main import OURS
+from sightline.attach.script.main import installed
 from sightline.attach.script.scoring.asking import asked
 from sightline.attach.script.scoring.calls import listener
 from sightline.attach.script.scoring.carried import carried
@@ -45,7 +45,6 @@ FUNCTIONS = 32  # that are kept
 TWICE = 2  # evaluations of which it is asked what they are a mean over
 SECONDS = 0.5  # that all questions of one evaluation may take to functions, and to the evaluation itself
 FIRST = 4  # evaluations that are listened to; then the 8th, 16th, ...
-INSTALLED = ("site-packages", "dist-packages")
 INSIDE = nn.Module._wrapped_call_impl.__code__
 
 Token = tuple[Method | None, tuple[Function, Pair] | None]
@@ -218,8 +217,7 @@ class Scores:
 
     def _is_own(self, file: str) -> bool:
         path = os.path.abspath(file) if file else ""
-        inside = path.startswith(self._folders) and not any(part in path for part in INSTALLED)
-        return inside and not path.startswith(OURS) and os.path.exists(path)
+        return path.startswith(self._folders) and not installed(path) and os.path.exists(path)
 
     def _began(self, frame: FrameType) -> Token | None:
         code = frame.f_code
