@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 
 from sightline.attach.alive import living
+from sightline.attach.foreseen import lowest
 from sightline.attach.given_rates import given_rates
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.guard.evidence import ScheduleSeen
@@ -40,7 +41,7 @@ class Track:
         self._ticked_inside = False
         self._forward_tick: int | None = None  # at the last training forward of the step in the making
         self._step_tick: int | None = None
-        self._about: tuple[str | None, int | None, bool] = (None, None, False)  # what is known of it
+        self._about: tuple[str | None, int | None, bool, int | None] = (None, None, False, None)  # what is known of it
         self._given = given_rates(optimizer, model)  # of no more interest once two groups had different ones
 
     @property
@@ -102,14 +103,16 @@ class Track:
             self._forward_tick = None
         if known is None or self.replaced:
             self._known = weakref.ref(others[0])
-            self._about = type(others[0]).__name__, horizon(others[0]), periodic(others[0])
+            end = horizon(others[0])
+            foreseen = lowest(others[0]) if end is None else None
+            self._about = type(others[0]).__name__, end, periodic(others[0]), foreseen
 
     def seen(self, step: int, forwards: int, planned: int | None, closed: bool) -> ScheduleSeen:
         """The evidence now. Of a schedule that a function dropped when it returned, as it was at the last step."""
         ticks = self.tick if self.schedule is not None else self._step_tick
         if ticks is None and self._known is None:
             ticks = by_hand(self.rates)
-        name, end, again = self._about if ticks is not None else (None, None, False)
+        name, end, again, foreseen = self._about if ticks is not None else (None, None, False, None)
         return ScheduleSeen(
             step=step,
             rates=tuple(self.rates),
@@ -118,6 +121,7 @@ class Track:
             ticks=ticks,
             first_tick=self.first_tick,
             horizon=end,
+            foreseen=foreseen,
             periodic=again,
             first_forwards=self.first_forwards,
             inside=self.inside,

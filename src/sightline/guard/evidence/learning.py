@@ -15,6 +15,7 @@ class ScheduleSeen:
         scheduler: class of the one schedule of this optimizer; None where there is none, or more than one.
         ticks: how often that schedule has advanced (its ``last_epoch``); `first_tick`: the same at the first step.
         horizon: after how many ticks the schedule is meant to be over, where it says so.
+        foreseen: after how many ticks a rule of the script's own has come down, by what it says when it is asked.
         periodic: whether beyond its horizon the schedule goes up again (a cosine).
         first_forwards: training forwards up to the first step.
         inside: steps within which the schedule advanced between two micro-batches.
@@ -38,6 +39,7 @@ class ScheduleSeen:
     ticks: int | None = None
     first_tick: int | None = None
     horizon: int | None = None
+    foreseen: int | None = None
     periodic: bool = False
     first_forwards: int = 0
     inside: int = 0

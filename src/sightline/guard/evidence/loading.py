@@ -204,6 +204,12 @@ class RowsSeen:
     columns: bool = False
 
     @property
+    def lost(self) -> bool:
+        """Whether fewer came out than went in, by a whole factor, and not (time, batch, classes), as CTC takes them."""
+        came = self.output[0] if self.output else 0
+        return 0 < came < self.rows and self.rows % came == 0 and self.rows not in self.output[1:-1]
+
+    @property
     def pooled(self) -> tuple[float, float] | None:
         """Those of `alone` that tell most other rows about as much as their own: surely more than any rounding."""
         least = SURE * self.noise

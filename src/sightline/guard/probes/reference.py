@@ -70,7 +70,11 @@ class WithoutAdapters(Reference):
         return ReferenceSeen(step, 0, self._since, gap, self._noise, by_adapter=True)
 
     def _said(self) -> Tensor | None:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
         model: Any = self._model
+        if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+            return None  # merged: the base is no longer the reference
         with untouched(model), model.disable_adapter():
             return super()._said()
 

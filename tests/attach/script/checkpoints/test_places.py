@@ -1,7 +1,9 @@
-"""Where a schedule stood, told by the rates of an optimizer that was saved without it."""
+"""What a schedule will do, and where it stood, told by the rates of an optimizer that was saved without it."""
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +11,8 @@ import pytest
 import torch
 from torch.optim import SGD, Optimizer, lr_scheduler
 
-from sightline.attach.script.checkpoints.places import rates_at, restarted
+from sightline.attach.foreseen import lowest, rates_at
+from sightline.attach.script.checkpoints.places import restarted
 
 MADE: list[Callable[[Optimizer], Any]] = [
     lambda opt: lr_scheduler.LambdaLR(opt, lambda step: 1 / (1 + step)),
@@ -29,6 +32,43 @@ MADE: list[Callable[[Optimizer], Any]] = [
 def optimizer() -> Optimizer:
     one, other = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
     return SGD([{"params": [one]}, {"params": [other], "lr": 0.02}], lr=0.1, momentum=0.9)
+
+
+def half_wave(over: int, warm: int) -> Callable[[int], float]:
+    def rule(step: int) -> float:
+        return step / warm if step < warm else 0.5 + 0.5 * math.cos(math.pi * (step - warm) / (over - warm))
+
+    return rule
+
+
+@pytest.mark.parametrize(
+    ("rule", "end"),
+    [
+        (half_wave(192, 30), 192),  # and up again behind it
+        (half_wave(100_000, 3000), 100_000),
+        (lambda step: max(0.0, 1 - step / 5000), 5000),
+        (lambda step: max(0.1, 1 - step / 1000), 900),
+        (lambda step: 0.95**step, None),
+        (lambda step: (step + 1) ** -0.5, None),
+        (lambda step: 0.1 ** (step // 30), None),
+        (lambda step: 1.0, None),
+        (lambda step: [1.0, 0.5][step], None),
+    ],
+    ids=["wave", "long wave", "line", "floor", "power", "root", "stairs", "constant", "table"],
+)
+def test_where_a_rule_comes_down(rule: Callable[[int], float], end: int | None) -> None:
+    opt = optimizer()
+    schedule, before = lr_scheduler.LambdaLR(opt, rule), [group["lr"] for group in opt.param_groups]
+    found = lowest(schedule)
+    assert found is None if end is None else found == pytest.approx(end, rel=0.01)
+    assert schedule.last_epoch == 0 and [group["lr"] for group in opt.param_groups] == before
+
+
+def test_a_rule_that_draws_numbers_draws_none_of_the_run() -> None:
+    schedule = lr_scheduler.LambdaLR(optimizer(), lambda step: random.random() / (step + 1))
+    state = random.getstate()
+    lowest(schedule)
+    assert random.getstate() == state
 
 
 @pytest.mark.parametrize("make", MADE)

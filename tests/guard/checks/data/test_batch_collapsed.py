@@ -81,10 +81,11 @@ def test_fewer_samples_out_than_in() -> None:
     [
         {"own": 0.0},
         {"own": None, "output": (5, 2)},
+        {"own": None, "output": (2, 4, 7)},
         {"others": (1.0, 1.0, 1.0), "varied": False},
         {"output": (1, 2), "own": None, "varied": False},
     ],
-    ids=["no effect", "more out than in", "one fixed set of rows", "one fixed set, pooled"],
+    ids=["no effect", "more out than in", "time first, for CTC", "one fixed set of rows", "one fixed set, pooled"],
 )
 def test_what_cannot_be_told(change: dict) -> None:
     assert isinstance(find(replace(SEEN, **change)), CannotTell)

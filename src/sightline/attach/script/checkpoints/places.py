@@ -6,25 +6,19 @@ those of torch that say so, and rules of the script that keep nothing. No step i
 
 from __future__ import annotations
 
-import copy
-import dis
-import functools
-import types
 import weakref
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch.optim import Optimizer, lr_scheduler
+from torch.optim import Optimizer
 
+from sightline.attach.foreseen import rates_at
 from sightline.attach.onlookers.schedule import horizon, schedules_of
 
 STARTED = 1  # of a schedule: some are stepped before the optimizer is
 EXACT = 1e-3  # relative: rates that are made from one another drift from their formula, by less than a step moves them
 OTHER = 0.2  # of the rate that is due: restarted schedules are as near at places that are alike, and do no harm there
-WRITING = ("STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR", "STORE_SUBSCR", "DELETE_SUBSCR", "YIELD_VALUE")
-FAILS = (ArithmeticError, LookupError, TypeError, ValueError)  # of a rule beyond its last place
 
 
 @dataclass(eq=False)
@@ -79,43 +73,10 @@ def restarted(kept: Mapping[str, Any], optimizer: Optimizer, numbers: Sequence[i
     return None
 
 
-def rates_at(schedule: Any, place: int) -> list[float] | None:
-    """The rate of each group at a place of the plan; None where that cannot be told, or depends on more."""
-    if isinstance(schedule, lr_scheduler.SequentialLR):
-        part = bisect_right(schedule._milestones, place)
-        return rates_at(schedule._schedulers[part], place - (schedule._milestones[part - 1] if part else 0))
-    try:
-        if type(schedule) is lr_scheduler.LambdaLR:
-            if not all(map(_keeps_nothing, schedule.lr_lambdas)):
-                return None
-            pairs = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-            return [float(base) * float(rule(place)) for base, rule in pairs]
-        if type(schedule).__module__ != lr_scheduler.__name__:
-            return None
-        moved = copy.copy(schedule)
-        moved.last_epoch = place
-        if isinstance(schedule, lr_scheduler.OneCycleLR):
-            moved.cycle_momentum = False  # it is written to the optimizer
-            moved._get_lr_called_within_step = True
-            return [float(rate) for rate in moved.get_lr()]
-        formula = getattr(moved, "_get_closed_form_lr", None)
-        return [float(rate) for rate in formula()] if formula is not None else None
-    except FAILS:
-        return None
-
-
 def _over(schedule: Any, place: int) -> bool:
     """Whether the plan had come to its end, where another cycle may begin."""
     end = horizon(schedule)
     return place >= end - 1 if end is not None else _same(rates_at(schedule, 2 * place + 1), rates_at(schedule, place))
-
-
-def _keeps_nothing(rule: Any) -> bool:
-    """Whether a rule of the script may be asked: one that counts its calls would count ours too."""
-    while isinstance(rule, functools.partial):
-        rule = rule.func
-    plain = isinstance(rule, types.FunctionType | types.MethodType)
-    return plain and not any(one.opname in WRITING for one in dis.get_instructions(rule))
 
 
 def _rate(group: Mapping[str, Any]) -> float:

@@ -84,7 +84,7 @@ def _mixed(rows: RowsSeen) -> Verdict:
     """One row's input was replaced: which rows of the output moved? Are there as many rows as samples?"""
     if not rows.varied:
         return CannotTell("batch other than the one the model is always fed")
-    if rows.rows > 1 and rows.output and rows.output[0] < rows.rows and rows.rows % rows.output[0] == 0:
+    if rows.lost:
         return _finding(f"{rows.rows} samples went in and {rows.output[0]} came out", rows, {})
     if rows.own is None:
         return CannotTell("output with one entry for each sample")

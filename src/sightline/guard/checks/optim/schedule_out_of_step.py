@@ -87,7 +87,7 @@ def _restarts(s: ScheduleSeen) -> Finding | None:
 
 def _units(s: ScheduleSeen) -> Finding | None:
     """The run is over, and the schedule's plan fits another count than the one it was stepped by."""
-    steps, ticks, plan = len(s.rates), s.ticks, s.horizon or implied_end(s)
+    steps, ticks, plan = len(s.rates), s.ticks, s.horizon or implied_end(s) or s.foreseen
     if not s.closed or ticks is None or not plan or plan < STEPS or s.restored or ticks > plan / 2:
         return None
     for unit, count in {"optimizer steps": steps, "micro-batches": s.forwards}.items():

@@ -1,0 +1,43 @@
+"""Which samples of a model's output are compared: each at another place, where a sample has many."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import sightline
+from sightline.guard.catalogue import load, page
+
+
+def learn(model: nn.Module, inputs: torch.Tensor, *, rows: int) -> set[str]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    guard = sightline.attach(model, optimizer, on_finding=None, budget=100.0, checks=load((page("M2"),)))
+    torch.manual_seed(0)
+    for _ in range(40):
+        ids = inputs[torch.randint(len(inputs), (rows,))]
+        out = model(ids)
+        (out * torch.randn_like(out)).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    guard.close()
+    return {record["kind"] for record in guard.records()}
+
+
+@pytest.mark.parametrize("rows", [48, 64, 128])
+def test_texts_that_begin_alike_are_not_one(rows: int) -> None:
+    """A causal model says the same of the first word of all texts, for that is the same."""
+    torch.manual_seed(1)
+    ids = torch.randint(1, 20, (300, 16))
+    ids[:, 0] = 0
+    assert learn(nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 20)), ids, rows=rows) == {"passed"}
+
+
+@pytest.mark.parametrize(("faulty", "kind"), [(False, "passed"), (True, "finding")])
+def test_channels_of_a_series(faulty: bool, kind: str) -> None:
+    """The first of 32 channels is dead; then all are."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Conv1d(1, 32, 3), nn.Sigmoid())
+    with torch.no_grad():
+        model[0].bias[: 32 if faulty else 1] = -200.0
+    assert learn(model, torch.randn(300, 1, 20), rows=64) == {kind}
