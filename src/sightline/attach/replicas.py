@@ -6,14 +6,12 @@ parameters and shows the hashes to the others through `Ranks`.
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import count
-from types import FrameType
 from typing import Any
 
 import torch
@@ -27,6 +25,7 @@ from sightline.attach.ranks import Ranks, joined
 from sightline.attach.recorder import Recorder
 from sightline.attach.together import judged_together
 from sightline.attach.watchdog import PATIENCE, Watchdog
+from sightline.attach.wrapper import caller, held
 from sightline.guard.evidence import RankFacts, RanksSeen, Round
 from sightline.guard.evidence.parallel import BESIDE
 from sightline.guard.probes.call import Call
@@ -39,7 +38,6 @@ WAIT = 5.0  # seconds for the other ranks at the end
 _NUMBERS = count()  # the models of a process, in the order in which they begin to train: alike on all ranks
 BRIEFLY = 0.5  # seconds, where no other rank was ever seen: the guard may watch rank 0 alone
 KEPT = 64  # rounds
-DEEP = 24  # frames above a model's forward pass that are looked through for DDP
 WHY = {
     "RanksSeen": "the run has one rank, or the others did not show themselves",
     "RanksStuckSeen": "none waited for ever",
@@ -58,6 +56,7 @@ class Replicas:
         self._wrapper: Any = None
         self._told: weakref.ref[DistributedDataParallel] | None = None
         self._wraps: bool | None = None
+        self._held: bool | None = None
         self._handles: list[Any] = []
         self._called: set[str] = set()
         self._facts: RankFacts | None = None
@@ -131,7 +130,10 @@ class Replicas:
         self._facts = None
         if self._parts(wrapper):
             return
-        self._facts = RankFacts(self.ranks.rank, step, {}, finds_unused=self._wraps, sharded=self._sharded())
+        if self._held is None:
+            self._held = wrapper is not None or held(self._recorder.model)
+        facts = RankFacts(self.ranks.rank, step, {}, finds_unused=self._wraps, sharded=self._sharded())
+        self._facts = replace(facts, held=self._held)
         self._called.clear()
         if _due(step):
             self._look(step)
@@ -217,7 +219,8 @@ class Replicas:
         if self._facts is not None:  # a step that never ended: the rank hangs, crashed, or was interrupted
             self._end()
         else:
-            self._recent.append(RankFacts(self.ranks.rank, self._recorder.step, {}, finds_unused=self._wraps))
+            facts = RankFacts(self.ranks.rank, self._recorder.step, {}, finds_unused=self._wraps)
+            self._recent.append(replace(facts, held=bool(self._held)))
             self._look(self._recorder.step)
         self._recorder.mailbox.open(wait=True)
         self.ranks.put(f"{self.name}/end", [asdict(facts) for facts in self._recent])
@@ -270,16 +273,8 @@ class Replicas:
     # --- what the wrapper says -------------------------------------------------------------------------------------
 
     def _caller(self) -> DistributedDataParallel | None:
-        """DDP calls the model, so that it stands on the stack when a step begins; or the host told of it."""
-        frame: FrameType | None = sys._getframe()
-        wrapper = self._told() if self._told is not None else None
-        for _ in range(DEEP):
-            if frame is None or wrapper is not None:
-                break
-            caller = frame.f_locals.get("self")
-            wrapper = caller if isinstance(caller, DistributedDataParallel) else None
-            frame = frame.f_back
-        return wrapper
+        """The wrapper that the host told of, or the one that calls the model."""
+        return (self._told() if self._told is not None else None) or caller()
 
     def _finds_unused(self, wrapper: DistributedDataParallel | None) -> bool | None:
         self._wrapper = weakref.proxy(wrapper) if wrapper is not None else None

@@ -20,6 +20,7 @@ class RankFacts:
         forwards: training forwards whose backward pass exchanges gradients.
         finds_unused: whether the gradient exchange looks for parameters without a gradient (DDP's
             ``find_unused_parameters``); None without such a wrapper.
+        held: whether DDP was made around the model, called or not: then all ranks began with the same values.
         sharded: whether some parameters are held in parts.
         pull: a hash of all gradients when the optimizer stepped; None where they were not hashed, or all zero.
     """
@@ -32,6 +33,7 @@ class RankFacts:
     graded: tuple[str, ...] = ()
     forwards: int = 0
     finds_unused: bool | None = None
+    held: bool = False
     sharded: bool = False
     pull: int | None = None
 
@@ -52,6 +54,11 @@ class Round:
     def wrapped(self) -> bool:
         """Whether every rank's gradients go through DDP."""
         return all(r.finds_unused is not None for r in self.ranks)
+
+    @property
+    def began_alike(self) -> bool:
+        """Whether DDP made every rank's values those of the first."""
+        return self.wrapped or all(r.held for r in self.ranks)
 
     @property
     def pulled_alike(self) -> bool:

@@ -76,6 +76,25 @@ for number in range(12):
         dist.all_reduce(texts)
 dist.destroy_process_group()
 """
+WRAPPED = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(8, 3)
+    def loss(self, x, y):
+        return nn.functional.cross_entropy(self.body(x), y)
+    forward = loss
+del model
+ddp = nn.parallel.DistributedDataParallel(Net())
+optimizer = torch.optim.SGD(ddp.parameters(), lr=0.1)
+for number in range(60):
+    optimizer.zero_grad()
+    CALLED(torch.randn(16, 8), torch.randint(0, 3, (16,))).backward()
+    optimizer.step()
+dist.barrier()
+del ddp, optimizer
+dist.destroy_process_group()
+"""
 SPAWNED = """
 import tempfile, time, torch, torch.distributed as dist
 def work(rank, store):
@@ -154,6 +173,15 @@ def test_ranks_that_are_watched_one_after_the_other(tmp_path: Path) -> None:
     done = subprocess.run(ours, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     told = json.loads((tmp_path / "told.json").read_text())
     assert "D3" in {found["code"] for found in told["findings"]}, done.stderr
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize(
+    ("called", "codes"), [("ddp.module.loss", {"D1"}), pytest.param("ddp", set(), marks=pytest.mark.slow)]
+)
+def test_a_method_that_goes_past_the_wrapper(called: str, codes: set[str], tmp_path: Path) -> None:
+    _, told, said = launched(WRAPPED.replace("CALLED", called), tmp_path)
+    assert {found["code"] for found in told["findings"] if found["severity"] != "note"} == codes, said
 
 
 @pytest.mark.ddp

@@ -44,6 +44,13 @@ def test_without_ddp_the_end_must_have_come_and_ranks_must_have_been_alike() -> 
     assert isinstance(find(seen(*[APART] * 6, ddp=False, final=True)), CannotTell)
 
 
+def test_a_wrapper_that_is_never_called_had_made_the_ranks_alike() -> None:
+    base = seen(*[APART] * 6, ddp=False, final=True)
+    held = [replace(r, ranks=tuple(replace(facts, held=True) for facts in r.ranks)) for r in base.rounds]
+    assert isinstance(found := find(replace(base, rounds=tuple(held))), Finding) and found.severity == "warning"
+    assert find(replace(base, rounds=(*held[:3], replace(held[3], ranks=seen(EQUAL).rounds[0].ranks)))) is None
+
+
 def test_ranks_that_hold_different_parameters_cannot_be_compared() -> None:
     assert isinstance(find(seen(({"a": 1}, {"b": 1}), ddp=False, final=True)), CannotTell)
     assert isinstance(find(seen(({}, {}))), CannotTell)

@@ -41,7 +41,7 @@ def find(ranks: RanksSeen) -> Verdict:
     last, alike = rounds[-1], [r for r in rounds if len(r.differing) < len(r.ranks[0].state)]
     if never := _never_alike(rounds):
         return _unlike(never, rounds, ranks.world)
-    if not alike and not last.wrapped:
+    if not alike and not last.began_alike:
         return CannotTell("replicated parameters: the ranks never held the same values")
     apart = [name for name in last.differing if _apart(name, rounds)]
     if not apart or not (last.wrapped or ranks.final or last.step >= LONG):
@@ -86,7 +86,7 @@ def _apart(name: str, rounds: list[Round]) -> bool:
     """
     differs = [name in r.differing for r in rounds]
     since = differs[differs.index(True) :]
-    wrapped = rounds[-1].wrapped and not name.startswith(BESIDE)
+    wrapped = rounds[-1].began_alike and not name.startswith(BESIDE)
     return len(since) >= ROUNDS and all(since) and (differs[0] is False or wrapped)
 
 
