@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from sightline.attach.onlookers.binary import Binary
 from sightline.attach.onlookers.casts import Casts
 from sightline.attach.onlookers.collapse import Collapse
+from sightline.attach.onlookers.critic import Critic
 from sightline.attach.onlookers.cut_off import CutOff
 from sightline.attach.onlookers.ends import Ends
 from sightline.attach.onlookers.features import Features
@@ -83,6 +84,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     Features,
     Ends,
     FirstWords,
+    Critic,
 )
 
 

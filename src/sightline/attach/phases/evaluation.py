@@ -6,8 +6,10 @@ step (a rollout, a teacher) is a habit of training, and only noticed once it is 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from sightline.attach.onlookers.critic import Critic
 from sightline.attach.phases.draws import Draws
 from sightline.attach.phases.state import State
 from sightline.guard.evidence import EvaluationSeen, Evidence
@@ -61,10 +63,13 @@ class Evaluation:
 
     def _take(self, seen: Evidence, call: Call) -> None:
         """What the first forward shows; dropout that may be on for many draws is judged when the evaluation is over."""
-        if isinstance(seen, EvaluationSeen) and Draws.may_be(seen, call.model):
-            self._draws = Draws(seen, call)
-        else:
-            self._state.offer(seen)
+        if isinstance(seen, EvaluationSeen):
+            onlookers = self._state.onlookers.all
+            seen = replace(seen, imitates=any(isinstance(one, Critic) and one.imitates for one in onlookers))
+            if Draws.may_be(seen, call.model):
+                self._draws = Draws(seen, call)
+                return
+        self._state.offer(seen)
 
     def _begin(self) -> None:
         s = self._state

@@ -51,7 +51,7 @@ class EvaluationSeen:
     probe, None when not probed, are largest absolute differences: `difference` of the outputs of one batch seen twice,
     `mode_gap` of what the host saw and what eval mode gives with the same random numbers. `dropouts`: functions that
     dropped values though no module is lively. `copy`: a copy of the model that is trained was asked, and never in eval
-    mode.
+    mode. `imitates`: the model learns through another, which is given its outputs and data in turn (a generator).
     """
 
     step: int
@@ -62,6 +62,7 @@ class EvaluationSeen:
     dropouts: tuple[str, ...] = ()
     since: int | None = None
     copy: bool = False
+    imitates: bool = False
 
 
 @dataclass(frozen=True, slots=True)

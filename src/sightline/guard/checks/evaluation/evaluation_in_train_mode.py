@@ -12,9 +12,9 @@ Fix: call `model.eval()` before each evaluation and `model.train()` after it; wr
 `F.dropout(x, p, training=self.training)`, and `dropout_p=p if self.training else 0.0` for attention; use
 `torch.nn.utils.parametrizations.spectral_norm`, which estimates at once.
 Stays silent when: nothing in the model depends on the mode; modules in train mode make no difference to the output; a
-model draws random numbers by design (a sampled latent; dropout alone is on, and the same input is asked many times); a
-forward pass without gradients belongs to training itself (an average's labels, a network asked twice about a batch, a
-dry run before the first step); training is in eval mode from the start, or only some modules are (frozen batch norm).
+model draws by design (a sampled latent, samples for a critic; dropout alone is on, and the same input is asked many
+times); a forward pass without gradients belongs to training itself (an average's labels, a network asked twice, a dry
+run before the first step); training is in eval mode from the start, or only some modules are (frozen batch norm).
 Sources:
 - https://github.com/udacity/deep-learning-v2-pytorch/issues/3 (2018-10-20): a course's notebooks without eval()
 - https://github.com/pytorch/pytorch/issues/26338 (2019-09-17): F.dropout drops in eval mode, as documented
@@ -71,7 +71,7 @@ def _teacher(seen: TeacherSeen) -> Finding:
 
 
 def _judged(seen: EvaluationSeen) -> Verdict:
-    if not seen.declared and (seen.step == 0 or (seen.since is not None and seen.since <= OWN)):
+    if not seen.declared and (seen.imitates or seen.step == 0 or (seen.since is not None and seen.since <= OWN)):
         return CannotTell("evaluation that the host declared, or a forward pass without gradients between two steps")
     if seen.lively and seen.mode_gap != 0:  # None: the probe could not repeat this forward pass
         return _train_mode(seen)
