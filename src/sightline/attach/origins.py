@@ -82,7 +82,12 @@ class Origins:
 
     def fresh(self, parameter: Tensor) -> bool:
         """Whether its values are as an initialiser of this process drew them."""
-        return len(self._drawn) < MOST and _sample(parameter) in self._drawn
+        return self.listens and _sample(parameter) in self._drawn
+
+    @property
+    def listens(self) -> bool:
+        """Whether initialisers were heard, and all of them."""
+        return 0 < len(self._drawn) < MOST
 
     def given(self, parameter: Tensor) -> bool:
         """Whether it was loaded, or trained in this process, and has other values than those that training began with.

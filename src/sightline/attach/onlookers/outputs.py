@@ -59,12 +59,24 @@ class Head(Onlooker):
         tied = any(weight is table for table in tables)
         learns = any(p.requires_grad for p in (bias, *(p for _, p in self._matrices(classes))) if p is not None)
         norms, body = only_norms(self.recorder.model), trained_before(self.recorder.model, weight)
+        fresh = ORIGINS.fresh(weight) if ORIGINS.listens else None
 
         def arrived(came: list[Tensor]) -> None:
             (rms, kurtosis, *rest), trained = (float(value) for value in came[:-1]), bool(came[-1])
             self.recorder.offer(
                 HeadSeen(
-                    0, name, inputs, classes, rms, kurtosis, rest[0] if rest else None, tied, learns, norms, trained
+                    0,
+                    name,
+                    inputs,
+                    classes,
+                    rms,
+                    kurtosis,
+                    rest[0] if rest else None,
+                    tied,
+                    learns,
+                    norms,
+                    trained,
+                    fresh,
                 )
             )
 

@@ -139,6 +139,7 @@ class HeadSeen:
         only_norms: whether all that requires a gradient scales or shifts a normalisation.
         trained_body: whether the model's other weights were trained before: counted batches of its normalisations, or
             matrices with heavier tails than an init draws.
+        fresh: whether an initialiser of torch's drew these very numbers; None where nobody listened to any.
     """
 
     step: int
@@ -152,6 +153,7 @@ class HeadSeen:
     learns: bool = True
     only_norms: bool = False
     trained_body: bool = False
+    fresh: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,10 +33,11 @@ def test_far_above_and_far_below() -> None:
         (SURE, replace(HEAD, kurtosis=6.0)),
         (replace(LOSS, loss=1.0), replace(HEAD, rms=0.3)),
         (replace(LOSS, loss=1.0), replace(HEAD, bias_rms=1.0)),
+        (replace(LOSS, loss=1.0), replace(HEAD, fresh=False)),
         (replace(SURE, supervised=1000, loss=3.5 * log(100)), HEAD),
         (SURE, replace(HEAD, rms=1.0, kurtosis=3.0, embeds=True)),
     ],
-    ids=["chance", "thrice", "half", "trained", "unusual", "a prior in the bias", "worst of many", "tied"],
+    ids=["chance", "thrice", "half", "trained", "unusual", "a prior in the bias", "written to", "worst of many", "tied"],
 )
 def test_silent(loss: LossSeen, head: HeadSeen) -> None:
     assert find(head, loss) is None

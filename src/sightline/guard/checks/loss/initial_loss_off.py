@@ -98,9 +98,9 @@ def _drawn(head: HeadSeen, least: int = ELEMENTS) -> bool:
 
 
 def _usual(head: HeadSeen) -> bool:
-    """Whether weights and bias have one of the sizes that inits in use give them."""
+    """Whether weights and bias have one of the sizes that inits in use give them, and nobody wrote to them since."""
     unmoved = head.bias_rms is None or head.bias_rms == 0 or head.bias_rms <= (1 + NEAR) * head.inputs**-0.5
-    return unmoved and any(abs(head.rms - init) <= NEAR * init for init in _inits(head))
+    return unmoved and head.fresh is not False and any(abs(head.rms - init) <= NEAR * init for init in _inits(head))
 
 
 def _inits(head: HeadSeen) -> tuple[float, ...]:
