@@ -37,7 +37,7 @@ def test_far_above_and_far_below() -> None:
         (replace(SURE, supervised=1000, loss=3.5 * log(100)), HEAD),
         (SURE, replace(HEAD, rms=1.0, kurtosis=3.0, embeds=True)),
     ],
-    ids=["chance", "thrice", "half", "trained", "unusual", "a prior in the bias", "written to", "worst of many", "tied"],
+    ids=["chance", "thrice", "half", "trained", "unusual", "prior in the bias", "written to", "worst of many", "tied"],
 )
 def test_silent(loss: LossSeen, head: HeadSeen) -> None:
     assert find(head, loss) is None
