@@ -41,6 +41,11 @@ def half_wave(over: int, warm: int) -> Callable[[int], float]:
     return rule
 
 
+def held(step: int) -> float:
+    assert step < 10
+    return 1 - step / 10
+
+
 @pytest.mark.parametrize(
     ("rule", "end"),
     [
@@ -53,8 +58,9 @@ def half_wave(over: int, warm: int) -> Callable[[int], float]:
         (lambda step: 0.1 ** (step // 30), None),
         (lambda step: 1.0, None),
         (lambda step: [1.0, 0.5][step], None),
+        (held, None),
     ],
-    ids=["wave", "long wave", "line", "floor", "power", "root", "stairs", "constant", "table"],
+    ids=["wave", "long wave", "line", "floor", "power", "root", "stairs", "constant", "table", "asserted"],
 )
 def test_where_a_rule_comes_down(rule: Callable[[int], float], end: int | None) -> None:
     opt = optimizer()
@@ -62,6 +68,12 @@ def test_where_a_rule_comes_down(rule: Callable[[int], float], end: int | None) 
     found = lowest(schedule)
     assert found is None if end is None else found == pytest.approx(end, rel=0.01)
     assert schedule.last_epoch == 0 and [group["lr"] for group in opt.param_groups] == before
+
+
+def test_a_rule_that_tells_is_not_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    schedule = lr_scheduler.LambdaLR(optimizer(), lambda step: print(step) or max(0.0, 1 - step / 50))
+    capsys.readouterr()
+    assert lowest(schedule) is None and not capsys.readouterr().out
 
 
 def test_a_rule_that_draws_numbers_draws_none_of_the_run() -> None:
