@@ -84,7 +84,7 @@ def lowest(schedule: Any) -> int | None:
                     found = _lowest(rate, max(0, found - POINTS // 2 * near), near, 1.0)
                 if found is not None:
                     return found
-        except Exception:  # whatever somebody's rule says beyond its last place
+        except Exception:  # noqa: BLE001 - the script's own rule, beyond its last place
             return None
     return None
 
