@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torchmetrics import MaxMetric, MeanMetric
+from torchmetrics.aggregation import BaseAggregator
 from torchmetrics.classification import MulticlassAccuracy
 
 import sightline
@@ -46,7 +48,8 @@ def codes(
 ) -> list[str]:
     """Four epochs. grows: more is evaluated each time. trained: the metric is of training, and runs on."""
     torch.manual_seed(0)
-    net, metric = nn.Linear(6, 3), kind(3)
+    gathers = issubclass(kind, BaseAggregator)
+    net, metric = nn.Linear(6, 3), kind() if gathers else kind(3)
     opt = torch.optim.SGD(net.parameters(), lr=0.1)
     with sightline.attach(net, opt, on_finding=None) as guard:
         for epoch in range(4):
@@ -62,7 +65,9 @@ def codes(
                 for _ in range(3 + epoch if grows else 3):
                     x = torch.randn(8, 6)
                     logits = net(x)
-                    if not trained:
+                    if gathers:
+                        metric.update(nn.functional.cross_entropy(logits, x[:, :3].argmax(1)))
+                    elif not trained:
                         metric.update(logits, x[:, :3].argmax(1))
             told(metric, epoch)
     return [f.code for f in guard.findings if f.code == "M3"]
@@ -80,3 +85,9 @@ def test_what_runs_on_by_design() -> None:
     assert codes(told, steps=1) == [] == codes(told, grows=True) == codes(told, trained=True)
     set_back = WAYS["set back"][1]
     assert codes(set_back, kind=OfAHost) == []
+
+
+@pytest.mark.parametrize(("kind", "found"), [(MeanMetric, ["M3"]), (MaxMetric, [])])
+def test_what_gathers_numbers(kind: type[BaseAggregator], found: list[str]) -> None:
+    """The best so far is of a whole run; a mean of losses is of an evaluation."""
+    assert codes(lambda metric, _: metric.compute(), kind=kind) == found

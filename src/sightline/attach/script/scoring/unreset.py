@@ -79,9 +79,14 @@ def _goes_on(before: Counted, began: int, ended: int, step: int) -> bool:
 
 
 def _metrics() -> Iterator[Any]:
-    """Those that are set back as torchmetrics does it: a host's own (Lightning's, of each logged value) count on."""
-    kind = sys.modules["torchmetrics"].Metric
+    """Those that are set back as torchmetrics does it: a host's own (Lightning's, of each logged value) count on.
+
+    What gathers numbers (the best so far, tokens in all) may do so over a run; only a mean of them is of an evaluation.
+    """
+    library: Any = sys.modules["torchmetrics"]
+    kind, gathers = library.Metric, library.aggregation.BaseAggregator
     every = (one for one in modules_alive() if isinstance(one, kind))
+    every = (one for one in every if not isinstance(one, gathers) or type(one) is library.MeanMetric)
     return (one for one in every if type(one).reset is kind.reset or type(one).__module__.startswith(LIBRARY))
 
 
