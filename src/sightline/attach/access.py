@@ -20,6 +20,7 @@ def access_seen(
     *,
     token: bool = False,
     refused: str | None = None,
+    unread: Iterable[str] = (),
     step: int = 0,
     environment: Mapping[str, str] | None = None,
 ) -> AccessSeen:
@@ -30,12 +31,13 @@ def access_seen(
         push: the repository to write to, "" where the hub names it; None for none.
         token: whether the run gives a token by itself.
         refused: what the hub turned the run away from, so that it ended.
+        unread: what could not be read, and the run trained without it.
         environment: instead of this process's.
     """
     known = os.environ if environment is None else environment
     wanted = tuple(dict.fromkeys(name for name in repos if _remote(name, known)))
     offline = any(known.get(name, "").upper() in YES for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
-    return AccessSeen(step, token or _token(known), wanted, push, offline, refused)
+    return AccessSeen(step, token or _token(known), wanted, push, offline, refused, tuple(unread))
 
 
 def _token(environment: Mapping[str, str]) -> bool:

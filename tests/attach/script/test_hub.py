@@ -42,6 +42,13 @@ def hub() -> Iterator[str]:
     thread.join()
 
 
+def around(hub: str, folder: Path) -> dict[str, str]:
+    """An environment without a token, whose hub is ours."""
+    ours = ("HF_", "HUGGING", "TRANSFORMERS")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {**kept, "HF_ENDPOINT": hub, "HF_HOME": str(folder / "home"), "NO_PROXY": "*"}
+
+
 SCRIPT = """
 import sys, torch
 from huggingface_hub import hf_hub_download
@@ -58,9 +65,7 @@ print("goes on without it")
 @pytest.mark.parametrize(("how", "token", "codes"), [("ends", "", ["L10"]), ("ends", SECRET, []), ("goes on", "", [])])
 def test_a_closed_repository(how: str, token: str, codes: list[str], hub: str, tmp_path: Path, forks: Forks) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
-    ours = ("HF_", "HUGGING", "TRANSFORMERS")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    world = {**kept, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "*"}
+    world = around(hub, tmp_path)
     world |= {"HF_TOKEN": token} if token else {}
     command = ("sightline", "run", "--findings", "told.json", "train.py", how)
     done = forks.run(*command, cwd=tmp_path, check=False, env=world)
@@ -69,3 +74,37 @@ def test_a_closed_repository(how: str, token: str, codes: list[str], hub: str, t
     assert [(one["code"], one["severity"]) for one in json.loads(told)["findings"]] == [(c, "error") for c in codes]
     assert ("the hub refused 'somebody/closed'" in done.stderr) is bool(codes)
     assert SECRET not in told and SECRET not in done.stderr + done.stdout
+
+
+STAND_IN = """
+import sys, torch
+from huggingface_hub import hf_hub_download, snapshot_download
+try:
+    snapshot_download(sys.argv[1]) if sys.argv[2] == "whole" else hf_hub_download(sys.argv[1], "config.json")
+except OSError:
+    print("goes on without it")
+model = torch.nn.Linear(4, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(12):
+    optimizer.zero_grad()
+    model(torch.randn(8, 4)).square().mean().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("repository", "part", "severities"),
+    [
+        ("meta-llama/Llama-3.2-1B", "file", ["warning"]),
+        ("meta-llama/Llama-3.2-1B", "whole", ["warning"]),
+        ("somebody/closed", "file", []),
+    ],
+)
+def test_a_stand_in(repository: str, part: str, severities: list[str], hub: str, tmp_path: Path, forks: Forks) -> None:
+    (tmp_path / "train.py").write_text(STAND_IN)
+    world = around(hub, tmp_path)
+    command = ("sightline", "run", "--findings", "told.json", "train.py", repository, part)
+    done = forks.run(*command, cwd=tmp_path, env=world)
+    found = json.loads((tmp_path / "told.json").read_text())["findings"]
+    assert "goes on without it" in done.stdout
+    assert [one["severity"] for one in found if one["code"] == "L10"] == severities, done.stderr

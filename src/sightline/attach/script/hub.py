@@ -22,26 +22,34 @@ class Hub:
 
     def __init__(self) -> None:
         self._asked: dict[str, bool] = {}  # name -> whether it was asked with a token of its own
+        self._read: set[str] = set()
 
     def on_import(self) -> Mapping[str, Callable[[], None]]:
         """Module -> what to do once it is there."""
-        return {"huggingface_hub.file_download": self._wrap}
+        places = {"huggingface_hub.file_download": "hf_hub_download"}
+        places["huggingface_hub._snapshot_download"] = "snapshot_download"
+        return {place: functools.partial(self._wrap, place, name) for place, name in places.items()}
 
-    def _wrap(self) -> None:
-        module: Any = sys.modules["huggingface_hub.file_download"]
-        download = module.hf_hub_download
+    def _wrap(self, place: str, function: str) -> None:
+        module: Any = sys.modules[place]
+        download = getattr(module, function)
 
         @functools.wraps(download)
         def asked(*args: Any, **kwargs: Any) -> Any:
             name = args[0] if args else kwargs.get("repo_id")
             if isinstance(name, str):
                 self._asked[name] = isinstance(kwargs.get("token"), str)
-            return download(*args, **kwargs)
+            result = download(*args, **kwargs)
+            self._read.add(str(name))
+            return result
 
-        module.hf_hub_download = asked
+        setattr(module, function, asked)
 
-    def records(self, error: BaseException | None) -> list[dict[str, object]]:
-        """The verdict on it, as a model's records are; [] where nothing was asked. `error`: what ended the script."""
+    def records(self, error: BaseException | None, *, trained: bool) -> list[dict[str, object]]:
+        """The verdict on it, as a model's records are; [] where nothing was asked.
+
+        `error`: what ended the script. `trained`: whether it trained a model, of whatever name.
+        """
         refused = next((place for one in _chain(error) if (place := _refused(one)) is not None), None)
         if (not self._asked and refused is None) or "torch" not in sys.modules:
             return []
@@ -50,7 +58,8 @@ class Hub:
         from sightline.guard.watch import Watch
 
         watch = Watch(load((page("L10"),)))
-        watch.offer(access_seen(self._asked, token=any(self._asked.values()), refused=refused))
+        token, unread = any(self._asked.values()), [name for name in self._asked if trained and name not in self._read]
+        watch.offer(access_seen(self._asked, token=token, refused=refused, unread=unread))
         return watch.records()
 
 

@@ -198,7 +198,7 @@ class Session:
         nothing: list[dict[str, object]] = [
             {"kind": "not-run", "check": page.name, "code": page.code, "why": why} for page in pages()
         ]
-        asked = self._hub.records(self._ended.error)
+        asked = self._hub.records(self._ended.error, trained=bool(models))
         return (
             merged([*(models or [("", nothing)]), ("the script", asked)], nothing) if asked else merged(models, nothing)
         )

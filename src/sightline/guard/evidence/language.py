@@ -128,6 +128,7 @@ class AccessSeen:
         push: the repository that the run will write to; None if it writes none. ``""``: named by the hub.
         offline: whether the hub is switched off (``HF_HUB_OFFLINE``).
         refused: the repository over which the hub turned the run away, so that it ended; None if it did not.
+        unread: repositories that could not be read, though models were trained all the same.
     """
 
     step: int
@@ -136,3 +137,4 @@ class AccessSeen:
     push: str | None = None
     offline: bool = False
     refused: str | None = None
+    unread: tuple[str, ...] = ()

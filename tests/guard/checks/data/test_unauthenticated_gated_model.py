@@ -31,6 +31,8 @@ def test_silent(seen: AccessSeen) -> None:
         (AccessSeen(0, token=False, push="me/model"), "error", "pushes to 'me/model'"),
         (AccessSeen(0, token=False, push=""), "error", "pushes to the hub"),
         (AccessSeen(0, token=False, repos=("org/open", LLAMA)), "note", LLAMA),
+        (AccessSeen(0, token=False, repos=("org/open", LLAMA), unread=("org/open",)), "note", LLAMA),
+        (AccessSeen(0, token=False, repos=(LLAMA,), unread=(LLAMA,)), "warning", "trained without it"),
         (AccessSeen(0, token=False, repos=("org/mine",), refused="org/mine"), "error", "refused 'org/mine'"),
         (AccessSeen(0, token=True, push="me/model", offline=True), "error", "HF_HUB_OFFLINE"),
     ],

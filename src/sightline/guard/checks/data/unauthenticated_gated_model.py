@@ -1,7 +1,7 @@
 """L10 · The run needs a repository that asks who it is, and no token is in sight.
 
 Symptom: "401 Client Error", "GatedRepoError" or "Repository Not Found" after minutes of start-up, or at the first save,
-when hours of training are done and shall be pushed.
+when hours of training are done and shall be pushed; or no error, where the script catches it and trains a stand-in.
 Root cause: no token in the environment of this process: a login on another machine, a job without the variable, a
 container without the file. A private repository that nobody may see is reported as not found.
 Fix: `HF_TOKEN` in the job's environment (or `hf auth login`) before anything is built, with write scope where the run
@@ -16,7 +16,7 @@ Sources:
 
 from __future__ import annotations
 
-from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.check import CannotTell, Finding, Severity, Verdict
 from sightline.guard.evidence import AccessSeen
 from sightline.guard.specimen import Run
 
@@ -47,7 +47,12 @@ def find(access: AccessSeen) -> Verdict:
         return _finding(f"the run pushes to {_named(access.push)}, and no token is in sight: 401", fix, access)
     if gated:
         fix = "set HF_TOKEN (it is not set) before anything is built, with an account that accepted the terms"
-        return _finding(f"{gated[0]} is gated, not in the local cache, and no token is in sight", fix, access)
+        for repo in access.unread:
+            if repo in gated:
+                what = f"{repo} is gated and was not read (no token is in sight), and the run trained without it"
+                return _finding(what, fix, access, "warning")
+        what = f"{gated[0]} is gated, not in the local cache, and no token is in sight"
+        return _finding(what, fix, access, "note")
     if access.repos:
         return CannotTell(f"word on whether {access.repos[0]} is open to everybody")
     return None
@@ -57,9 +62,9 @@ def _named(repository: str) -> str:
     return f"'{repository}'" if repository else "the hub"
 
 
-def _finding(message: str, fix: str, access: AccessSeen) -> Finding:
+def _finding(message: str, fix: str, access: AccessSeen, severity: Severity = "error") -> Finding:
     return Finding(
-        severity="error" if access.push is not None or access.refused is not None else "note",
+        severity=severity,
         message=message,
         fix=fix,
         seen={"token in sight": access.token, "reads": list(access.repos), "writes": access.push},
