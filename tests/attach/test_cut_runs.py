@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -136,6 +137,8 @@ def test_short_runs_in_the_longest_rows_alone() -> None:
     whole = [a_run(6, n) for n in range(8, 18)]
     cut = [a_run(n, 20) for n in (5, 3, 5)]
     assert cut_at_a_limit(whole + cut) == 6
+    padded = [replace(row, length=20) for row in whole]
+    assert cut_at_a_limit(padded + cut * 3) is None  # rows that are padded to one length, with the end token
     assert cut_at_a_limit(whole + cut[:2]) is None  # two may be as long by chance
     assert cut_at_a_limit([*whole, *cut, a_run(4, 12)]) is None  # a smaller image
     assert cut_at_a_limit([*whole, *cut, a_run(6, 21)]) is None  # no limit

@@ -165,3 +165,33 @@ def test_only_what_runs_outside_of_steps_is_judged(judged: bool, tmp_path: Path)
     guard = GuardCallback(on_finding=None, budget=1.0)
     fit(Follows(judged), tmp_path, [guard], limit_val_batches=0, max_epochs=2)
     assert [line.split(":")[0] for line in loud(guard.records())] == ["T3"] * judged
+
+
+class Halves(Net):
+    """One backward pass for two optimizers, of which the second may never step."""
+
+    automatic_optimization = False
+
+    def __init__(self, both: bool) -> None:
+        super().__init__()
+        self.both, self.added = both, nn.Parameter(torch.zeros(4))
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        first, second = self.optimizers()  # type: ignore[misc]
+        first.zero_grad()
+        second.zero_grad()
+        self.manual_backward(F.cross_entropy(self.net(x) + self.added, y))
+        first.step()
+        if self.both:
+            second.step()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.net.parameters()), torch.optim.Adam([self.added])
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_two_optimizers_after_one_backward_pass(both: bool, tmp_path: Path) -> None:
+    guard = GuardCallback(on_finding=None, budget=1.0)
+    fit(Halves(both), tmp_path, [guard], limit_val_batches=0, max_epochs=3)
+    assert ("T1" in {line.split(":")[0] for line in loud(guard.records())}) is not both

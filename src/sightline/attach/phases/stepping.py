@@ -46,7 +46,7 @@ class Stepping:
         if s.asleep or s.muted:
             return
         if not self._knows(optimizer):
-            step = s.open_step or (s.stepped[-1][0] if s.stepped else None)
+            step = self._current()
             if s.open_step is not None and s.open_step.measured:
                 self._standing.note(s.step)
             if step is not None and len(step.turns) < 2:  # the second makes another order of it
@@ -54,7 +54,7 @@ class Stepping:
             return
         with s.pace:
             s.mailbox.open()
-            step = s.open_step or (s.stepped[-1][0] if s.stepped else None)
+            step = self._current()
             if (
                 step
                 and step.non_finite is None
@@ -71,7 +71,12 @@ class Stepping:
         s = self._state
         if not s.asleep and not s.muted and self._knows(optimizer):
             with s.pace:
-                self._look(optimizer, s.open_step)
+                self._look(optimizer, self._current())
+
+    def _current(self) -> OpenStep | None:
+        """The step in the making; or the last one, whose gradients another optimizer takes, too."""
+        s = self._state
+        return s.open_step or (s.stepped[-1][0] if s.stepped else None)
 
     def _look(self, optimizer: Optimizer, step: OpenStep | None) -> None:
         s = self._state

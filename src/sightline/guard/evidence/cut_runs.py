@@ -51,8 +51,8 @@ def cut_at_a_limit(rows: list[Run]) -> int | None:
         return None
     limit = max(row.length for row in rows)
     at_an_edge = all(row.first for row in short) or all(row.last for row in short)
-    if not at_an_edge or any(row.length != limit for row in short):
-        return None
+    if not at_an_edge or any(row.length != limit for row in short) or all(row.length == limit for row in others):
+        return None  # where all rows are as long, they were padded to it
     as_long = (sum(row.length == limit for row in others) + 1) / (len(others) + 2)
     return whole if as_long ** len(short) < CHANCE else None
 
