@@ -174,24 +174,24 @@ class Halves(Net):
 
     def __init__(self, both: bool) -> None:
         super().__init__()
-        self.both, self.added = both, nn.Parameter(torch.zeros(4))
+        self.both, self.added = both, nn.Linear(4, 4)
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         x, y = batch
         first, second = self.optimizers()  # type: ignore[misc]
         first.zero_grad()
         second.zero_grad()
-        self.manual_backward(F.cross_entropy(self.net(x) + self.added, y))
+        self.manual_backward(F.cross_entropy(self.added(self.net(x)), y))
         first.step()
         if self.both:
             second.step()
 
     def configure_optimizers(self) -> Any:
-        return torch.optim.Adam(self.net.parameters()), torch.optim.Adam([self.added])
+        return torch.optim.Adam(self.net.parameters()), torch.optim.Adam(self.added.parameters())
 
 
 @pytest.mark.parametrize("both", [True, False])
 def test_two_optimizers_after_one_backward_pass(both: bool, tmp_path: Path) -> None:
-    guard = GuardCallback(on_finding=None, budget=1.0)
+    guard = GuardCallback(on_finding=None, budget=1.0, towers={"net": ["net"], "added": ["added"]})
     fit(Halves(both), tmp_path, [guard], limit_val_batches=0, max_epochs=3)
     assert ("T1" in {line.split(":")[0] for line in loud(guard.records())}) is not both
