@@ -240,4 +240,6 @@ def test_samples_that_are_lost(collate: Callable[[list[Pair]], Any], size: int, 
     assert (batch is not None and batch.of_one) == lost
     verdict = find(collated=batch)
     assert isinstance(verdict, Finding) == lost
-    assert not isinstance(verdict, Finding) or f"is given {size} samples and makes the batch of one" in verdict.message
+    assert (
+        not isinstance(verdict, Finding) or f"is given {size} samples and goes on with one of them" in verdict.message
+    )

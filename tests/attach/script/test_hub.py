@@ -96,7 +96,7 @@ for _ in range(12):
     ("repository", "part", "severities"),
     [
         ("meta-llama/Llama-3.2-1B", "file", ["warning"]),
-        ("meta-llama/Llama-3.2-1B", "whole", ["warning"]),
+        pytest.param("meta-llama/Llama-3.2-1B", "whole", ["warning"], marks=pytest.mark.slow),
         ("somebody/closed", "file", []),
     ],
 )

@@ -19,6 +19,7 @@ from sightline.attach.onlookers.critic import Critic
 from sightline.attach.onlookers.cut_off import CutOff
 from sightline.attach.onlookers.ends import Ends
 from sightline.attach.onlookers.features import Features
+from sightline.attach.onlookers.first_alone import FirstAlone
 from sightline.attach.onlookers.first_words import FirstWords
 from sightline.attach.onlookers.fresh_frozen import FreshFrozen
 from sightline.attach.onlookers.hidden import Hidden
@@ -85,6 +86,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     Ends,
     FirstWords,
     Critic,
+    FirstAlone,
 )
 
 

@@ -160,16 +160,18 @@ class PairedSeen:
 
 @dataclass(frozen=True, slots=True)
 class CollatedSeen:
-    """Answer of a probe: what a collate function of the host's own makes of a batch.
+    """What a collate function of the host's own makes of a batch (answer of a probe), or its loop.
 
     Attributes:
         samples: that it is given.
-        of_one: the whole batch is the same whatever all samples but one are.
+        of_one: what comes of it is the same whatever all samples but one are.
+        by: who is given them.
     """
 
     step: int
     samples: int
     of_one: bool
+    by: str = "collate_fn"
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,8 +45,8 @@ def find(
 ) -> Verdict:
     """Samples that were lost, or given another's text, or all of another's input, or that the model mixes."""
     if collated and collated.of_one:
-        what = f"collate_fn is given {collated.samples} samples and makes the batch of one of them: the rest is lost"
-        return Finding("error", what, "stack all samples in collate_fn", {"samples of a batch": collated.samples})
+        what = f"{collated.by} is given {collated.samples} samples and goes on with one of them: the rest is lost"
+        return Finding("error", what, "hand on all samples of a batch", {"samples of a batch": collated.samples})
     found = (_one_text(shared) if shared else None) or (_one_input(feed) if feed else None)
     if found or (rows is None and shared is not None):
         return found
