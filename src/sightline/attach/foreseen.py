@@ -1,7 +1,7 @@
 """What a schedule's rate will be at a place of its plan, asked of the schedule itself.
 
 Only schedules whose rate follows from their place are asked: those of torch that say so, and rules of the script that
-keep nothing. No step is taken, and nothing is written to.
+keep and tell nothing. No step is taken, and nothing is written to.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ def rates_at(schedule: Any, place: int) -> list[float] | None:
         if type(schedule) is lr_scheduler.LambdaLR:
             if not all(map(keeps_nothing, schedule.lr_lambdas)):
                 return None
-            pairs = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-            return [float(base) * float(rule(place)) for base, rule in pairs]
+            return _by_rules(schedule, place)
         if type(schedule).__module__ != lr_scheduler.__name__:
             return None
         moved = copy.copy(schedule)
@@ -51,6 +50,12 @@ def rates_at(schedule: Any, place: int) -> list[float] | None:
         return [float(rate) for rate in formula()] if formula is not None else None
     except FAILS:
         return None
+
+
+def _by_rules(schedule: Any, place: int) -> list[float]:
+    """What the rules of a `LambdaLR` say of each group at a place; or what they raise there."""
+    pairs = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    return [float(base) * float(rule(place)) for base, rule in pairs]
 
 
 def keeps_nothing(rule: Any) -> bool:
@@ -71,8 +76,7 @@ def lowest(schedule: Any) -> int | None:
         return None
 
     def rate(place: int) -> float:
-        pairs = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-        return max(float(base) * float(rule(place)) for base, rule in pairs)
+        return max(_by_rules(schedule, place))
 
     with same_randomness():
         try:

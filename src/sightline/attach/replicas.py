@@ -132,8 +132,9 @@ class Replicas:
             return
         if self._held is None:
             self._held = wrapper is not None or held(self._recorder.model)
-        facts = RankFacts(self.ranks.rank, step, {}, finds_unused=self._wraps, sharded=self._sharded())
-        self._facts = replace(facts, held=self._held)
+        self._facts = RankFacts(
+            self.ranks.rank, step, {}, finds_unused=self._wraps, held=self._held, sharded=self._sharded()
+        )
         self._called.clear()
         if _due(step):
             self._look(step)
@@ -219,8 +220,8 @@ class Replicas:
         if self._facts is not None:  # a step that never ended: the rank hangs, crashed, or was interrupted
             self._end()
         else:
-            facts = RankFacts(self.ranks.rank, self._recorder.step, {}, finds_unused=self._wraps)
-            self._recent.append(replace(facts, held=bool(self._held)))
+            facts = RankFacts(self.ranks.rank, self._recorder.step, {}, finds_unused=self._wraps, held=bool(self._held))
+            self._recent.append(facts)
             self._look(self._recorder.step)
         self._recorder.mailbox.open(wait=True)
         self.ranks.put(f"{self.name}/end", [asdict(facts) for facts in self._recent])

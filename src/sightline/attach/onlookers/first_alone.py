@@ -35,7 +35,7 @@ class FirstAlone(Onlooker):
             return
         given = next((one for one in leaves(call.args, call.kwargs).values() if one.dim()), None)
         whole = given._base if given is not None else None
-        if (feed := Feed.last()) is None and whole is not None:
+        if (feed := Feed.last()) is None and whole is not None and Feed.source is not None:
             return  # no batch was noticed yet
         size = feed.loader.batch_size if feed is not None else None
         if not size or given is None or whole is None or not _first(given, whole, size):

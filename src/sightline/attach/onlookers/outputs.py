@@ -171,10 +171,7 @@ def _samples(values: Tensor) -> Tensor:
     Of (samples, places, width) each at another place: the first places of all texts are alike, and a channel may be 0.
     """
     rows = values.detach().unsqueeze(-1) if values.dim() == 1 else values.detach().flatten(0, -2)
-    apart = max(1, -(-len(rows) // ROWS))
-    while gcd(apart, values.shape[1:-1].numel()) > 1:
-        apart += 1
-    return rows[::apart].float()
+    return few_rows(rows, places=values.shape[1:-1].numel()).float()
 
 
 def spread_of_inputs(call: Call, output: Tensor | None) -> Tensor | None:
@@ -193,6 +190,9 @@ def spread_of_inputs(call: Call, output: Tensor | None) -> Tensor | None:
     return None
 
 
-def few_rows(rows: Tensor) -> Tensor:
-    """At most ROWS of them, evenly spaced."""
-    return rows[:: max(1, -(-len(rows) // ROWS))]
+def few_rows(rows: Tensor, *, places: int = 1) -> Tensor:
+    """At most ROWS of them, evenly spaced; not all at one place, where each sample has several."""
+    apart = max(1, -(-len(rows) // ROWS))
+    while gcd(apart, places) > 1:
+        apart += 1
+    return rows[::apart]

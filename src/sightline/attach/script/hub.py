@@ -1,7 +1,7 @@
 """What a script asks of a model hub, and whether the hub turned it away. Nothing is asked of the hub by us.
 
 Names are noted where `huggingface_hub` is asked to download, which is where all libraries end up. That a repository is
-closed is proven by the error alone that ended the script; before that it is not known.
+closed is proven by the error alone that ended the script; of one that was not read and did not end it, its name tells.
 """
 
 from __future__ import annotations

@@ -47,10 +47,9 @@ def find(access: AccessSeen) -> Verdict:
         return _finding(f"the run pushes to {_named(access.push)}, and no token is in sight: 401", fix, access)
     if gated:
         fix = "set HF_TOKEN (it is not set) before anything is built, with an account that accepted the terms"
-        for repo in access.unread:
-            if repo in gated:
-                what = f"{repo} is gated and was not read (no token is in sight), and the run trained without it"
-                return _finding(what, fix, access, "warning")
+        if unread := [repo for repo in gated if repo in access.unread]:
+            what = f"{unread[0]} is gated and was not read (no token is in sight), and the run trained without it"
+            return _finding(what, fix, access, "warning")
         what = f"{gated[0]} is gated, not in the local cache, and no token is in sight"
         return _finding(what, fix, access, "note")
     if access.repos:

@@ -8,7 +8,8 @@ among the inputs.
 Fix: weights of the output layer with standard deviation 0.02 or 1/sqrt(inputs), inputs normalised to about unit
 variance; check that labels are shifted against the inputs and are no part of them.
 Stays silent when: the loss is no cross-entropy, of softmax or of yes and no; the output layer was trained before (its
-weights are not distributed as an init is); the first loss lies between half of ln C and three times that.
+weights are not distributed as an init is, or go on from others' average); the first loss lies between half of ln C and
+three times that.
 Sources:
 - https://karpathy.github.io/2019/04/25/recipe/ (2019-04-25): verify the loss at init: -log(1/C) on a softmax
 - https://cs231n.github.io/neural-networks-3/ (2026-11-21): look for the correct loss at chance performance

@@ -3,15 +3,15 @@
 Symptom: none while it trains: every rank's loss falls. The checkpoint of rank 0 is worse than the logged average, the
 ranks disagree in evaluation, and adding ranks does not help.
 Root cause: each rank drew its own initial weights, and only gradients are exchanged; or these are not, for some or all
-parameters: the loop calls `ddp.module(...)` in place of `ddp(...)`, a parameter was added or swapped after wrapping, a
-hand-written all-reduce leaves some out; or one rank changes weights alone (loads, clips or re-initialises them behind
-`if rank == 0`).
+parameters: the loop calls `ddp.module(...)` or a method of it in place of `ddp(...)`, a parameter was added or swapped
+after wrapping, a hand-written all-reduce leaves some out; or one rank changes weights alone (loads, clips or
+re-initialises them behind `if rank == 0`).
 Fix: start all ranks from the same weights (DDP, or a broadcast); call the wrapper itself in every training forward;
 load and initialise before wrapping, on all ranks; reduce the gradient of every parameter, zeros where a rank has none.
-Stays silent when: all ranks begin the step with the same bits; parameters are sharded; ranks never were alike and have
-gradients of their own (each trains its own model); values come together again at a later step (local SGD that averages
-every few steps); ranks step unevenly (`Join`, or counts of steps that differ at the end), so that no step of one is
-another's. Buffers, such as running means, may differ.
+Stays silent when: all ranks begin the step with the same bits; parameters are sharded; ranks never were alike (DDP was
+made around no model of theirs) and have gradients of their own (each trains its own model); values come together again
+at a later step (local SGD that averages every few steps); ranks step unevenly (`Join`, or counts of steps that differ
+at the end), so that no step of one is another's. Buffers, such as running means, may differ.
 Sources:
 - https://docs.pytorch.org/docs/stable/notes/ddp.html (2026-11-01): replicas start alike and stay so because all get the
   same averaged gradient, by hooks that only the wrapper's forward prepares
