@@ -49,6 +49,24 @@ def test_labels_that_are_shifted_before_a_model_that_shifts_them(shifts: int) ->
     ] * (shifts == 2)
 
 
+@pytest.mark.parametrize("hidden", ["ends", "padding"])
+def test_an_end_that_is_hidden_with_the_padding_behind_a_prefix(hidden: str) -> None:
+    torch.manual_seed(0)
+    model, found = Captioner(), list[Finding]()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with attach(model, optimizer, on_finding=found.append, budget=1.0):
+        for step in range(8):
+            width = 7 if step % 2 else 9
+            rows = [[*torch.randint(3, 20, (width - 1 - n % 4,)).tolist(), 1] for n in range(6)]
+            words = torch.tensor([row + [1] * (width - len(row)) for row in rows])
+            padding = torch.arange(width) >= torch.tensor([[len(row)] for row in rows])
+            labels = words.masked_fill(words == 1 if hidden == "ends" else padding, -100)
+            optimizer.zero_grad()
+            model(torch.randn(6, 6), words, labels).backward()
+            optimizer.step()
+    assert [finding.code for finding in found if finding.code == "L3"] == ["L3"] * (hidden == "ends")
+
+
 def test_where_words_stand() -> None:
     ids, made, other = torch.tensor([[4, 5], [6, 7]]), torch.randn(2, 2, 3), torch.randn(2, 2, 3)
     behind = placed(ids, made, torch.cat([other, made], 1))

@@ -18,6 +18,7 @@ ABSENT = {
     "JudgedLossesSeen": "no cross-entropy was computed in an evaluation",
     "ScoreSeen": "no evaluation with token ids and their logits was seen",
     "AccessSeen": "the host named no repository of a hub",
+    "PromptMasksSeen": "no training rows with masked prompts were seen that tell something by their masks",
     "LossSeen": "no gradient of (..., V) logits was seen",
     "Setup": "no training forward was seen: the attached model was never called with gradients on",
     "BatchSeen": "no forward pass of the attached model was seen",

@@ -57,11 +57,11 @@ class Inside:
         if (ids := placed(*words, given.detach())) is None or step is None:
             return
         box: list[Tensor | None] = [logits.detach(), ids]
-        call = Call(module, args, kwargs)
+        call, (text, _) = Call(module, args, kwargs), words
 
         def came(grad: Tensor) -> None:
             if len(logits._backward_hooks or ()) < 2:  # else the model around it returns them, and they are heard there
-                r.backward.gradient_came(step, grad, box, call)
+                r.backward.gradient_came(step, grad, box, call, text)
 
         logits.register_hook(came)
 

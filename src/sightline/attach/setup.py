@@ -128,16 +128,28 @@ def _untaught(parameters: Sequence[nn.Parameter]) -> int:
 
 
 def embedding_of(model: nn.Module) -> nn.Embedding | None:
-    """The token embedding: the model's own answer, else its embedding with the most rows."""
-    if callable(ask := getattr(model, "get_input_embeddings", None)):
-        try:
-            found = ask()
-        except (NotImplementedError, AttributeError):  # transformers' answer for models without one
-            found = None
-        if isinstance(found, nn.Embedding):
-            return found
-    every = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    """The token embedding: the model's own answer, else that of a model inside it, else the embedding with most rows.
+
+    Who assembles a captioner of parts asks nobody, and its language model may have more positions than words.
+    """
+    if (found := _answered(model)) is not None:
+        return found
+    told = (_answered(module) for module in model.modules() if module is not model)
+    every = [found for found in told if found is not None] or [
+        m for m in model.modules() if isinstance(m, nn.Embedding)
+    ]
     return max(every, key=lambda e: e.num_embeddings, default=None)
+
+
+def _answered(model: nn.Module) -> nn.Embedding | None:
+    """What a model says itself, if it can."""
+    if not callable(ask := getattr(model, "get_input_embeddings", None)):
+        return None
+    try:
+        found = ask()
+    except (NotImplementedError, AttributeError, TypeError):  # transformers' answer for models without one
+        return None
+    return found if isinstance(found, nn.Embedding) else None
 
 
 def _tokenizer(tokenizer: Any, config: Any) -> TokenizerSetup | None:

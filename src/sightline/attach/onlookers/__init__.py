@@ -48,6 +48,7 @@ from sightline.attach.onlookers.shared_text import SharedText
 from sightline.attach.onlookers.standstill import Standstill
 from sightline.attach.onlookers.turned_mask import TurnedMask
 from sightline.attach.onlookers.unsettled import Unsettled
+from sightline.guard.evidence import LossSeen
 from sightline.guard.probes.call import Call
 
 KINDS: tuple[type[Onlooker], ...] = (
@@ -106,6 +107,11 @@ class Onlookers:
         """The host ran the model, to train or to judge it."""
         for onlooker in self._forward if measured else self._hearing:
             onlooker.forward(call, output, training=training, measured=measured)
+
+    def taught(self, ids: Tensor, loss: LossSeen) -> None:
+        """A loss taught this of a batch's ids, and the model itself shows no logits."""
+        for onlooker in self.all:
+            onlooker.taught(ids, loss)
 
     def backward(self, root: Tensor) -> None:
         """A backward pass is about to begin."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
-from sightline.guard.evidence import IGNORE, Ended
+from sightline.guard.evidence import IGNORE, Ended, LossSeen
 from sightline.guard.evidence.endings import ROUND, ended_untaught
 from sightline.guard.probes.call import Call, outcome
 
@@ -48,6 +48,12 @@ class Ends(Onlooker):
             self.recorder.mailbox.post([whole, at.masked_fill(least >= 0, IGNORE)], lambda v: self._came(*v))
 
         self.heed(logits, came)
+
+    def taught(self, ids: Tensor, loss: LossSeen) -> None:
+        """The same, of a model that returns its loss alone."""
+        if self._looks > 0 and (labels := loss.labels_of(ids)) is not None:
+            self._looks -= 1
+            self._came(ids, labels[:, 1:])
 
     def _came(self, ids: Tensor, targets: Tensor) -> None:
         pad, refuted = ended_untaught(ids, targets)

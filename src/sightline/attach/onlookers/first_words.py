@@ -12,6 +12,7 @@ from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.tokenized import TOKENIZED
 from sightline.guard.evidence import IGNORE, PromptMasksSeen, TaughtFromSeen
 from sightline.guard.evidence.beginnings import ROWS
+from sightline.guard.evidence.empty_answers import empty_answers
 from sightline.guard.evidence.prompt_masks import MaskedRow, MeasuredRow, prompt_end
 from sightline.guard.probes.call import Call, outcome
 from sightline.guard.probes.padded import real_tokens
@@ -108,7 +109,7 @@ class FirstWords(Onlooker):
         self._show()
 
     def _show(self) -> None:
-        if self._measured or any(row.pads for row in self._rows):
+        if self._measured or any(row.pads for row in self._rows) or empty_answers(self._rows):
             self.recorder.offer(PromptMasksSeen(self.recorder.step, tuple(self._rows), tuple(self._measured)))
 
 

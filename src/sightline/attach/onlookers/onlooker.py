@@ -13,7 +13,7 @@ from sightline.attach.mailbox import Mailbox
 from sightline.attach.open_step import OpenStep
 from sightline.attach.pace import Pace
 from sightline.attach.towers import Towers
-from sightline.guard.evidence import Evidence
+from sightline.guard.evidence import Evidence, LossSeen
 from sightline.guard.probes.call import Call
 
 
@@ -76,6 +76,9 @@ class Onlooker:
                 act(grad)
 
         given.register_hook(came)
+
+    def taught(self, ids: Tensor, loss: LossSeen) -> None:
+        """What a loss taught of a batch's (B, T) ids, on the CPU, where the model itself returned no logits of them."""
 
     def backward(self, root: Tensor) -> None:
         """A backward pass is about to begin from a number, of whatever model. Told by the door for scripts alone."""

@@ -91,8 +91,18 @@ class Backward:
         if self._reach.counts(step):
             step.hear(loss)
 
-    def gradient_came(self, step: OpenStep, grad: Tensor, box: list[Tensor | None], call: Call | None = None) -> None:
-        """Tensor hook: the gradient of the loss with respect to logits. `box`: the logits, and the ids they are of."""
+    def gradient_came(
+        self,
+        step: OpenStep,
+        grad: Tensor,
+        box: list[Tensor | None],
+        call: Call | None = None,
+        text: Tensor | None = None,
+    ) -> None:
+        """Tensor hook: the gradient of the loss with respect to logits. `box`: the logits, and the ids they are of.
+
+        `text`: the ids that stand among these, where the logits are not the model's own output.
+        """
         s = self._state
         if s.muted or not box or not self._reach.counts(step):
             return
@@ -102,11 +112,13 @@ class Backward:
             self.came += 1
             micro, number = len(step.micro), s.step
             assert logits is not None
-            tensors = [*read_gradient(logits, grad), *([] if ids is None else [ids])]
+            tensors = [*read_gradient(logits, grad), *(one for one in (ids, text) if one is not None)]
             kind = logits.shape[-1], str(logits.dtype).removeprefix("torch.")
 
             def arrived(values: list[Tensor]) -> None:
-                seen = loss_seen(number, micro, values, *kind)
+                seen = loss_seen(number, micro, values[:3] if ids is not None else values[:2], *kind)
+                if text is not None:
+                    s.onlookers.taught(values[-1], seen)
                 if call and ids is not None and (seen.agreement(0) or 0.0) > OWN and not self._read(call, ids):
                     seen = replace(seen, input_ids=None, targets=None)
                 step.micro.append(replace(seen, micro=len(step.micro)))

@@ -181,6 +181,28 @@ class LossSeen:
         taught = near != IGNORE
         return float((near == far)[taught].float().mean()) if taught.any() else None
 
+    def labels_of(self, ids: Tensor) -> Tensor | None:
+        """(B, T) the tokens of `ids` that were taught, IGNORE elsewhere; None where the loss is of other ids.
+
+        They may stand behind images (-1 in `input_ids`), and without their last column.
+        """
+        import torch
+
+        if self.input_ids is None or self.targets is None or self.input_ids.dim() != 2 or len(ids) != len(self.targets):
+            return None
+        known = (self.input_ids >= 0).any(dim=0)
+        first, width = int(known.int().argmax()), self.targets.shape[1]
+        there, text = self.input_ids[:, first:], ids[:, : width - first]
+        if not known.any() or there.shape != text.shape or text.shape[1] < ids.shape[1] - 1:
+            return None
+        if not bool(((there == text) | (there < 0)).all()):
+            return None
+        labels = torch.full_like(ids, IGNORE)
+        labels[:, 0] = self.targets[:, first - 1] if first else IGNORE
+        after = self.targets[:, first : first + ids.shape[1] - 1]
+        labels[:, 1 : after.shape[1] + 1] = after
+        return labels
+
     def goes_on(self, dim: int) -> bool:
         """Whether places are taught the id behind them along dimension `dim`."""
         if self.input_ids is None or self.targets is None or self.input_ids.shape != self.targets.shape:

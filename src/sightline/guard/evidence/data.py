@@ -9,6 +9,14 @@ from typing import Any, Literal
 from sightline.guard.evidence.batches import IGNORE, Phase
 
 Objective = Literal["sft", "preference", "unpaired-preference", "reward", "rollout", "language-model"]
+NEEDS: Mapping[str, tuple[tuple[str, ...], ...]] = {  # any one of these sets of columns
+    "sft": (("messages",), ("text",), ("prompt", "completion")),
+    "preference": (("chosen", "rejected"),),
+    "unpaired-preference": (("completion", "label"), ("chosen", "rejected")),
+    "reward": (("chosen", "rejected"),),
+    "rollout": (("prompt",),),
+}
+KNOWN = {"messages", "text", "prompt", "completion", "chosen", "rejected"}  # columns that tell an objective
 CHATS = ("sft", "preference", "unpaired-preference", "rollout")  # objectives of models that answer
 
 
@@ -47,6 +55,19 @@ class DataSeen:
     marks: tuple[str, ...] = ()
     whole: bool = False
     roles: tuple[str, ...] = ()
+
+    @property
+    def known(self) -> list[str]:
+        """The columns that tell an objective, by name."""
+        return sorted(KNOWN.intersection(self.columns))
+
+    @property
+    def lacking(self) -> str:
+        """The columns that the objective needs, in words, where there are others instead; else nothing."""
+        sets, have = NEEDS.get(self.objective or "", ()), set(self.columns)
+        if self.prepared or not sets or not self.known or any(have.issuperset(one) for one in sets):
+            return ""
+        return " or ".join(" and ".join(one) for one in sets)
 
     @property
     def unmarked(self) -> bool:

@@ -18,6 +18,7 @@ class ReferenceSeen:
         synced: whether the host says that it updates the reference on purpose (TR-DPO, an exponential average).
         by_adapter: the reference is the policy with its adapters switched off.
         loss: of each of so many `steps`, whatever their batches, where the reference was told by that alone.
+        margin: of any pair of so many `steps`, at most, while the policy moved, where it was told by that.
     """
 
     step: int
@@ -29,3 +30,15 @@ class ReferenceSeen:
     by_adapter: bool = False
     loss: float | None = None
     steps: int = 0
+    margin: float | None = None
+
+    @property
+    def words(self) -> str:
+        """By what it is told to be the policy itself, or to move with it."""
+        if self.margin is not None:
+            return (
+                f"answers as it does, or both answers are one: no margin in {self.steps} steps while the policy moves"
+            )
+        if self.loss is not None:
+            return f"answers as the policy does, and the loss is {self.loss:.4f} in all of {self.steps} steps"
+        return f"shares {self.shared} trainable elements with the policy" if self.shared else "is not where it was"

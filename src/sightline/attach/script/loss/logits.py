@@ -16,6 +16,7 @@ from sightline.attach.gradient import loss_seen
 from sightline.attach.graph import nodes
 from sightline.attach.open_step import OpenStep
 from sightline.attach.recorder import Recorder
+from sightline.attach.script.loss.texts import behind
 
 MOST = 64  # nodes looked at between the loss and its softmax: means, masks, weights and sums of a few losses
 MOVED = "View ReshapeAlias Transpose Permute Slice Clone ToCopy Index Select Squeeze Unsqueeze"
@@ -82,15 +83,20 @@ class SoftmaxLoss:
         if self._statistics is None or self._targets is None:
             return
         number, classes, dtype = recorder.step, self._classes, self._dtype
+        ids = recorder.last_call.tensor("input_ids") if recorder.last_call is not None and not self.beside else None
+        text = [] if ids is None or ids.dim() != 2 or not len(ids) else [ids]
 
         def arrived(values: list[Tensor]) -> None:
-            seen = loss_seen(number, len(step.micro), values, classes, dtype)
+            seen = loss_seen(number, len(step.micro), values[:2], classes, dtype)
             seen = replace(seen, log_z=None, largest_logit=None)  # of logits, which are not known
+            if text and (placed := behind(values[2], values[1])) is not None:
+                seen = replace(seen, input_ids=placed[0], targets=placed[1])
+                recorder.onlookers.taught(values[2], seen)
             if not self.beside:
                 step.micro.append(seen)
             recorder.offer(seen)
 
-        recorder.mailbox.post([self._statistics, self._targets], arrived)
+        recorder.mailbox.post([self._statistics, self._targets, *text], arrived)
 
 
 def _is_log_softmax(node: Any) -> bool:

@@ -24,6 +24,7 @@ from sightline.attach.recorder import Recorder
 from sightline.attach.script.loss.crossed import Crossed
 from sightline.attach.script.loss.divergence import show_divergence
 from sightline.attach.script.loss.logits import SoftmaxLoss
+from sightline.attach.script.loss.margins import Margins
 from sightline.attach.script.loss.terms import Terms
 from sightline.attach.script.loss.unsound import Unsound
 from sightline.attach.script.watch import Models, Watched
@@ -46,7 +47,7 @@ class Losses:
         self._models = models
         self._hook = lambda act: Hook(act, lambda error: fault(f"loss: {type(error).__name__}: {error}"))
         self._inside, self._terms, self._unsound = False, Terms(), Unsound()
-        self._crossed = Crossed(self._hook)
+        self._crossed, self._margins = Crossed(self._hook), Margins()
         self._plain: Callable[..., Any] | None = None  # torch's own, while ours is in its place
         self._wrapped: Callable[..., Any] | None = None
         self._given: Tensor | None = None  # to a library that scales it before it goes backward
@@ -152,6 +153,7 @@ class Losses:
             softmax = SoftmaxLoss.under(root)
             if len(live) == 1:
                 show_divergence(root, live[0].recorder)
+                self._margins.look(root, live[0].recorder)
         if len(live) == 1:
             self._terms.look(root, live[0].recorder)
         for one, step, *_ in states if len(live) > 1 else ():

@@ -8,8 +8,9 @@ joining their contents, or plain text from the start, so that the tokenizer's ch
 Fix: the schema of the objective: SFT `messages`, `text`, or `prompt` and `completion`; preference and reward `prompt`,
 `chosen`, `rejected`, the prompt in its own column only; rollouts `prompt`. Give conversations as lists of role and
 content, or call `tokenizer.apply_chat_template(messages, tokenize=False)`.
-Stays silent when: some pairs tie and some answers are empty, fewer than half; text comes without roles; the tokenizer
-has no chat template; prepared rows of unknown origin; extra columns; a reward model's answers have the prompt (TRL's).
+Stays silent when: some pairs tie and some answers are empty, fewer than half (of what batches teach, two fifths); text
+comes without roles; the tokenizer has no chat template; prepared rows of unknown origin; extra columns; a reward
+model's answers have the prompt (TRL's).
 Sources:
 - https://github.com/huggingface/trl/issues/1541 (2024-04-15): an example script that put all messages into both answers
 - https://github.com/axolotl-ai-cloud/axolotl/pull/2755 (2025-06-04): the columns that DPO needs, and no others
@@ -23,28 +24,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sightline.guard.check import CannotTell, Finding, Severity, Verdict
-from sightline.guard.evidence import DataSeen
+from sightline.guard.evidence import DataSeen, PromptMasksSeen
 from sightline.guard.evidence.conversations import PRINTED, glued, readable, said, turns
+from sightline.guard.evidence.empty_answers import empty_answers
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vlm")
 PROMPT = 8  # characters: a shorter prompt may begin an answer by chance
-NEEDS: Mapping[str, tuple[tuple[str, ...], ...]] = {  # any one of these sets of columns
-    "sft": (("messages",), ("text",), ("prompt", "completion")),
-    "preference": (("chosen", "rejected"),),
-    "unpaired-preference": (("completion", "label"), ("chosen", "rejected")),
-    "reward": (("chosen", "rejected"),),
-    "rollout": (("prompt",),),
-}
-KNOWN = {"messages", "text", "prompt", "completion", "chosen", "rejected"}  # columns that tell an objective
 ANSWERS, OWN = ("completion", "chosen", "rejected"), "the prompt in its own column only"
 
 
-def find(data: DataSeen) -> Verdict:
+def find(data: DataSeen | None = None, masks: PromptMasksSeen | None = None) -> Verdict:
     """A few rows against what the trainer does with them, and against what they say once tokenized."""
-    if finding := _columns(data):
+    if finding := (None if data is None else _columns(data)) or (None if masks is None else _bare(masks)):
         return finding
-    if not data.rows:
+    if data is None or not data.rows:
         return CannotTell("rows of the data set")
     rows = [{name: value for name, value in row.items() if readable(value)} for row in data.rows]
     pairs = [row for row in rows if "chosen" in row and "rejected" in row]
@@ -62,17 +56,20 @@ def find(data: DataSeen) -> Verdict:
 
 
 def _columns(data: DataSeen) -> Finding | None:
-    sets, have = NEEDS.get(data.objective or "", ()), set(data.columns)
-    if data.prepared or not sets or not have & KNOWN or any(have.issuperset(one) for one in sets):
+    if not (wanted := data.lacking):
         return None
-    wanted = " or ".join(" and ".join(one) for one in sets)
     return Finding(
         severity="warning",
         message=f"{data.trainer or 'the trainer'} ({data.objective}) needs {wanted}; the data set has "
         + ", ".join(data.columns),
-        fix=f"rename or build the columns {wanted}, or use the trainer for {', '.join(sorted(have & KNOWN))}",
+        fix=f"rename or build the columns {wanted}, or use the trainer for {', '.join(data.known)}",
         seen={"columns": list(data.columns), "objective": data.objective},
     )
+
+
+def _bare(masks: PromptMasksSeen) -> Finding | None:
+    wrong = empty_answers(masks.rows)
+    return Finding("warning", wrong.message, wrong.fix, wrong.seen) if wrong else None
 
 
 def _most(rows: list[Any], wrong: Callable[[Any], bool], what: str, fix: str, *, sure: bool = True) -> Finding | None:

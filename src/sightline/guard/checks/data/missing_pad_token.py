@@ -52,9 +52,7 @@ def find(
     if pad is None and len(fillers) != 1:
         return unnamed
     pad = fillers[0] if pad is None else pad
-    labels, known = batch.labels, None if loss is None else loss.input_ids
-    if labels is None and known is not None and loss and loss.targets is not None and torch.equal(ids, known):
-        labels = loss.targets.roll(1, dims=1)  # what position t - 1 was trained to predict
+    labels = loss.labels_of(ids) if batch.labels is None and loss is not None else batch.labels
     if labels is None or labels.shape != ids.shape:
         return unnamed or CannotTell("labels aligned with the token ids")
     endless = 0 if data is not None and data.objective != "sft" else endless_rows(ids, mask, labels, stops)

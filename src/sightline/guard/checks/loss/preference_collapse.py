@@ -62,11 +62,8 @@ def _reference(seen: ReferenceSeen) -> Finding | None:
     moved = seen.difference is not None and seen.difference > max(NATS, NOISE * seen.noise)
     if not seen.shared and (not moved or seen.synced):
         return None
-    what = f"shares {seen.shared} trainable elements with the policy" if seen.shared else "is not where it was"
-    if seen.loss is not None:
-        what = f"answers as the policy does, and the loss is {seen.loss:.4f} in all of {seen.steps} steps"
     facts = {"shared": seen.shared, "its log probabilities moved by": seen.difference, "since step": seen.since}
-    message = f"the reference model {what}: the policy is compared with itself"
+    message = f"the reference model {seen.words}: the policy is compared with itself"
     return Finding("error", message, BY_ADAPTER if seen.by_adapter else COPY, facts)
 
 

@@ -1,0 +1,88 @@
+"""Preference losses of a policy that is its own reference, beside another term; and losses with margins."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sightline
+from sightline.attach.script.loss.margins import STEPS, Margins, moved
+from sightline.guard.catalogue import load, page
+
+Loss = Callable[[Tensor], Tensor]
+
+
+def log_p(model: nn.Module, ids: Tensor) -> Tensor:
+    at = model(ids[:, :-1]).log_softmax(-1).gather(2, ids[:, 1:, None])
+    return at.sum((1, 2))
+
+
+def margins(policy: nn.Module, reference: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each pair, and the log likelihood of all."""
+    own = log_p(policy, ids)
+    with torch.no_grad():
+        base = log_p(reference, ids)
+    chosen, rejected = (own - base).chunk(2)
+    return 0.1 * (chosen - rejected), own.mean()
+
+
+def codes(loss: Callable[[nn.Module, nn.Module, Tensor], Tensor], *, copied: bool, rate: float = 1e-2) -> set[str]:
+    """Of L9, after a few steps. `Margins` is called as under `sightline run`."""
+    torch.manual_seed(0)
+    policy = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9))
+    reference = copy.deepcopy(policy) if copied else nn.Sequential(*policy)
+    optimizer, look = torch.optim.Adam(policy.parameters(), lr=rate), Margins()
+    with sightline.attach(policy, optimizer, on_finding=None, checks=load((page("L9"),)), budget=1.0) as guard:
+        for _ in range(STEPS + 4):
+            value = loss(policy, reference, torch.randint(9, (8, 5)))
+            look.look(value, guard._recorder)
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+    return {finding.code for finding in guard.findings}
+
+
+def with_examples(policy: nn.Module, reference: nn.Module, ids: Tensor) -> Tensor:
+    margin, likely = margins(policy, reference, ids)
+    return -F.logsigmoid(margin).mean() - 0.1 * likely
+
+
+def by_softplus(policy: nn.Module, reference: nn.Module, ids: Tensor) -> Tensor:
+    margin, likely = margins(policy, reference, ids)
+    return F.softplus(-margin).mean() - 0.1 * likely
+
+
+def written_out(policy: nn.Module, reference: nn.Module, ids: Tensor) -> Tensor:
+    margin, likely = margins(policy, reference, ids)
+    return -torch.log(torch.sigmoid(margin)).mean() - 0.1 * likely
+
+
+@pytest.mark.parametrize("loss", [with_examples, by_softplus, written_out])
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_policy_beside_itself(loss: Callable[[nn.Module, nn.Module, Tensor], Tensor], copied: bool) -> None:
+    assert codes(loss, copied=copied) == (set() if copied else {"L9"})
+
+
+def test_a_policy_that_hardly_moves_has_no_margin_yet() -> None:
+    assert not codes(with_examples, copied=True, rate=1e-9)
+
+
+def test_two_sigmoids_are_no_preference() -> None:
+    def both(policy: nn.Module, reference: nn.Module, ids: Tensor) -> Tensor:
+        margin, likely = margins(policy, reference, ids)
+        return -(F.logsigmoid(margin) + F.logsigmoid(-margin)).mean() - likely
+
+    assert not codes(both, copied=False)
+
+
+def test_what_has_moved() -> None:
+    first = [torch.ones(4), torch.ones(4), torch.ones(4)]
+    assert moved(first, [torch.ones(4) * 1.01, torch.ones(4) * 1.01, torch.ones(4)])
+    assert not moved(first, [torch.ones(4) * 1.01, torch.ones(4), torch.ones(4)])
+    assert not moved([torch.zeros(4)], [torch.ones(4)])  # an adapter that begins at zero
+    assert not moved(first, first[:2])
