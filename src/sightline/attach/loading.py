@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
+from sightline.attach import mixed
 from sightline.attach.classes import Taught, may_teach_classes
 from sightline.attach.feed import Feed
 from sightline.attach.files import misfiled
@@ -23,7 +24,6 @@ from sightline.guard.probes.call import Call, outcome
 from sightline.guard.probes.collated import collated
 from sightline.guard.probes.draws import draws, seconds_a_batch
 from sightline.guard.probes.paired import paired
-from sightline.guard.probes.rows import rows_apart
 
 AT_FIRST = 64  # batches that are all hashed: most faults of a loader show in its first ones
 OPENED = 32  # more, of steps that are measured anyway: rows of a longer epoch come back in these
@@ -127,7 +127,7 @@ class Loading:
             self._hashed += 1
             self._hash(call, output)
             self._show()
-            self._probe_rows(call)
+            self._probe_rows(call, output)
             self._spent += time.perf_counter() - start
 
     def stepping(self) -> None:
@@ -231,7 +231,7 @@ class Loading:
         if (seen := paired(self._loader, self._recorder.step)) is not None:
             self._offer(seen)
 
-    def _probe_rows(self, call: Call) -> None:
+    def _probe_rows(self, call: Call, output: Any) -> None:
         """Once, when the model has been fed different batches."""
         if self._rows_asked or self._forwards < PROBED:
             return
@@ -240,10 +240,7 @@ class Loading:
             return
         self._rows_asked = True
         if call.repeatable:
-            with self._recorder.silence():
-                seen = rows_apart(call, self._recorder.step, varied=varied)
-            if seen is not None:
-                self._offer(seen)
+            mixed.ask(self._recorder, call, output, varied=varied)
 
     # --- the loader --------------------------------------------------------------------------------------------------
 

@@ -41,13 +41,13 @@ def rows_apart(call: Call, step: int, *, varied: bool) -> RowsSeen | None:
         return None
     with untouched(call.model), attributes(call.model), torch.no_grad():
         call.model.eval()
-        first = _output(call.model(*call.args, **call.kwargs))
+        first = answer_of(call.model(*call.args, **call.kwargs))
         if first is None or first.dim() == 0 or first.shape[:2] == (rows, rows):
             return None
         second = _second(inputs, rows)
         if len(first) != rows:
             return RowsSeen(step, rows, tuple(first.shape), varied=varied, second=second)
-        again = _output(call.model(*call.args, **call.kwargs))
+        again = answer_of(call.model(*call.args, **call.kwargs))
         sets = _alike(inputs, rows)
         wholes = [_moved(call, rows, first, only) for only in sets or (None,)]
         singles = [] if sets else _apart(inputs, rows)
@@ -88,7 +88,7 @@ def _moved(call: Call, rows: int, first: Tensor, only: Tensor | None) -> Tensor 
 
 
 def _difference(other: Call, rows: int, first: Tensor) -> Tensor | None:
-    changed = _output(other.model(*other.args, **other.kwargs))
+    changed = answer_of(other.model(*other.args, **other.kwargs))
     if changed is None or changed.shape != first.shape:
         return None
     return (changed.float() - first.float()).abs().reshape(rows, -1).amax(dim=1)
@@ -129,7 +129,7 @@ def _columns_apart(call: Call, second: int, first: Tensor) -> bool:
         return twin
 
     args = tuple(rebuilt(a, swap) for a in call.args)
-    changed = _output(call.model(*args, **{k: rebuilt(v, swap, k) for k, v in call.kwargs.items()}))
+    changed = answer_of(call.model(*args, **{k: rebuilt(v, swap, k) for k, v in call.kwargs.items()}))
     if changed is None or changed.shape != first.shape:
         return False
     change = (changed.float() - first.float()).abs().transpose(0, 1).flatten(1).amax(dim=1)
@@ -155,13 +155,13 @@ def _swapped(call: Call, rows: int, only: Tensor | None) -> Call:
     return Call(call.model, args, {k: rebuilt(v, swap, k) for k, v in call.kwargs.items()})
 
 
-def _output(output: Any) -> Tensor | None:
+def answer_of(output: Any) -> Tensor | None:
     """The tensor whose rows are judged: the output, its logits, or the first floating tensor with a dimension."""
     if (logits := getattr(output, "logits", None)) is not None or isinstance(output, dict):
         output = logits if logits is not None else output.get("logits")
     parts = output if isinstance(output, tuple | list) else (output,)
     found = [part for part in parts if isinstance(part, Tensor) and part.is_floating_point() and part.dim() > 0]
-    return found[0].detach() if found else None
+    return found[0] if found else None
 
 
 def _own_statistics(model: nn.Module) -> bool:
