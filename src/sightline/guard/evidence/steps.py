@@ -134,6 +134,13 @@ class History:
         """The steps whose parameters were measured."""
         return tuple(s for s in self.steps if s.parameters)
 
+    def warming(self, over: int) -> bool:
+        """Whether a rate has risen in the last measured steps. Small weights that are multiplied with each other, as
+        those of attention's scores are, have yet to grow then."""
+        sides = self.measured[-over:][:1], self.measured[-1:]
+        first, last = ({p.name: p.learning_rate for step in side for p in step.parameters} for side in sides)
+        return any(rate is not None and rate > (first.get(name) or rate) for name, rate in last.items())
+
     def fell(self, *, to: float, over: int) -> bool:
         """Whether the median loss of the last measured steps is at most this share of that of the first ones."""
         losses = [step.loss for step in (*self.measured[:over], *self.measured[-over:]) if step.loss is not None]

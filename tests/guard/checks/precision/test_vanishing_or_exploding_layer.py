@@ -83,6 +83,14 @@ def test_a_zero_initialised_part_opens_and_its_first_update_is_its_weights() -> 
     assert all(find(steps(rows[:n])) is None for n in range(4, 12))
 
 
+@pytest.mark.parametrize(("rising", "found"), [(True, False), (False, True)])
+def test_small_weights_have_yet_to_grow_while_rates_rise(rising: bool, found: bool) -> None:
+    rates = [1e-4 * n if rising else 1e-3 for n in range(1, 5)]
+    rows = [[replace(p, learning_rate=rate) for p in beside(layer("odd", 1e-9, 1e-9))] for rate in rates]
+    assert isinstance(find(steps(rows)), Finding) is found
+    assert isinstance(find(steps([*rows, *[beside(layer("odd", 1e-9, 1e-9))] * 4])), Finding)
+
+
 def test_a_scale_of_one_millionth_grows() -> None:
     rows = [beside(layer("block", 1e-9 * n, 1e-9)) for n in range(1, 30)]
     assert all(find(steps(rows[:n])) is None for n in range(4, 30))

@@ -9,7 +9,7 @@ Fix: init by fan-in and activation (`nn.init.kaiming_normal_(w, nonlinearity="re
 or tanh, a residual path with normalisation; for explosions also a lower `lr` and clipping at 1.0.
 Stays silent when: a gradient is exactly 0 or absent (a gate or low-rank adapter that starts at 0, an expert or token
 that was not used) or is growing from step to step; the optimizer makes up for a small gradient, so that the layer moves
-as others do; only a bias or a scalar is affected; the rate is small for all; the loss is next to nothing by now.
+as others do; only a bias or a scalar is affected; the rate is small for all, or rising; the loss is next to nothing.
 Sources:
 - https://arxiv.org/abs/1803.01719 (2018-03-05): when signals vanish or explode at init, and that 2/fan-in avoids it
 - https://neptune.ai/blog/vanishing-and-exploding-gradients-debugging-monitoring-fixing (2026-11-21): both, by layer
@@ -46,7 +46,7 @@ def find(history: History) -> Verdict:
         return CannotTell(f"{STEPS} measured optimizer steps")
     for tower in measured[-1].towers:
         first, seen = ([_layers(step, tower) for step in part] for part in (measured[:STEPS], measured[-STEPS:]))
-        if finding := _exploding(seen) or _vanishing(seen, first, history.fell(to=LEARNED, over=STEPS)):
+        if finding := _exploding(seen) or (not history.warming(STEPS) and _vanishing(seen, first, history)) or None:
             return finding
     return None
 
@@ -81,8 +81,8 @@ def _exploding(seen: list[Layers]) -> Finding | None:
     )
 
 
-def _vanishing(seen: list[Layers], first: list[Layers], learned: bool) -> Finding | None:
-    faint = [_weak(layers) for layers in (*seen, *(first if learned else ()))]
+def _vanishing(seen: list[Layers], first: list[Layers], history: History) -> Finding | None:
+    faint = [_weak(layers) for layers in (*seen, *(first if history.fell(to=LEARNED, over=STEPS) else ()))]
     weak = [name for name in seen[-1] if all(name in names for names in faint)]
     if not (bad := [name for name in weak if not _growing(_shares(seen, name), _shares(first, name))]):
         return None
