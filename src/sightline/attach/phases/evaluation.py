@@ -11,9 +11,11 @@ from typing import Any
 
 from sightline.attach.onlookers.critic import Critic
 from sightline.attach.phases.draws import Draws
+from sightline.attach.phases.relapse import Relapse
 from sightline.attach.phases.state import State
 from sightline.guard.evidence import EvaluationSeen, Evidence
 from sightline.guard.probes.call import Call, outcome
+from sightline.guard.probes.twice import mode_gap
 
 FIRST = 8  # evaluations that are looked at whatever they cost
 
@@ -27,6 +29,7 @@ class Evaluation:
         self._last = -99  # the step of the round before
         self._full = True
         self._draws: Draws | None = None
+        self._relapse = Relapse()
 
     def judged(self, call: Call, output: Any = None) -> None:
         """An evaluation forward."""
@@ -41,6 +44,8 @@ class Evaluation:
         first = not s.evaluated
         if first:
             self._begin()
+        if self._full and s.probing.wants("EvaluationSeen") and self._relapse.passed(call):
+            self._fell_back(call)
         if self._full:
             with s.silence():
                 s.probing.language.judged(call, outcome(output), s.step, s.mailbox, s.offer)
@@ -61,6 +66,15 @@ class Evaluation:
             turns = max(1, len(s.optimizers))
             s.probing.on_evaluation(call, s.step, lively, s.declared, turns, lambda seen: self._take(seen, call))
 
+    def _fell_back(self, call: Call) -> None:
+        """The evaluation goes on in train mode. Does that make a difference?"""
+        s = self._state
+        lively = tuple(name for tower in s.towers.modules for name in s.towers.lively(tower))
+        if lively and call.repeatable:
+            with s.silence():
+                gap = mode_gap(call)
+            s.offer(EvaluationSeen(s.step, s.declared, lively, mode_gap=gap, relapsed=True))
+
     def _take(self, seen: Evidence, call: Call) -> None:
         """What the first forward shows; dropout that may be on for many draws is judged when the evaluation is over."""
         if isinstance(seen, EvaluationSeen):
@@ -74,6 +88,7 @@ class Evaluation:
     def _begin(self) -> None:
         s = self._state
         self._judge_draws()
+        self._relapse = Relapse()
         s.evaluated, habit = True, s.habit(self._last) and not s.declared
         self._rounds, self._last = self._rounds + 1, s.step
         self._full = self._rounds <= FIRST or (s.pace.affords and not habit)

@@ -52,6 +52,7 @@ class EvaluationSeen:
     `mode_gap` of what the host saw and what eval mode gives with the same random numbers. `dropouts`: functions that
     dropped values though no module is lively. `copy`: a copy of the model that is trained was asked, and never in eval
     mode. `imitates`: the model learns through another, which is given its outputs and data in turn (a generator).
+    `relapsed`: the same line of the host's ran it in eval mode before, in this evaluation, on other inputs.
     """
 
     step: int
@@ -63,6 +64,16 @@ class EvaluationSeen:
     since: int | None = None
     copy: bool = False
     imitates: bool = False
+    relapsed: bool = False
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """What runs in train mode, and what to do about it."""
+        if self.relapsed:
+            return "an evaluation begins in eval mode and goes on", "let what its loop calls restore the mode it found"
+        if self.copy:
+            return "a copy of the model is judged", "call its eval(): a copy, or a model read back, is in train mode"
+        return "evaluation runs", "call model.eval() before evaluation, and model.train() after it"
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,7 +163,9 @@ def _parts(value: ast.expr, *, whole: bool = False) -> Iterator[ast.expr]:
     `whole`: a call stands for nothing but what it is told.
     """
     inner: list[ast.expr] = []
-    if isinstance(value, ast.JoinedStr):
+    if isinstance(value, ast.Starred):
+        inner = [value.value]
+    elif isinstance(value, ast.JoinedStr):
         inner = [one.value for one in value.values if isinstance(one, ast.FormattedValue)]
     elif isinstance(value, ast.BinOp) and isinstance(value.op, ast.Mod) and isinstance(value.left, ast.Constant):
         inner = [value.right]

@@ -5,9 +5,9 @@ other samples of its batch; evaluating often makes training worse, because batch
 Root cause: `model.eval()` was not called (`torch.no_grad()` does not do it), or a validation loop in the middle of an
 epoch left it and a callback turned train mode on again; or dropout is a function call that does not ask for the mode:
 `F.dropout(x)` drops always, because `training=True` is its default; or a teacher was left in train mode, or its
-parent's `train()` switched it back. The reverse: `model.train()` stands before the loop that evaluates, so that all
-steps after the first evaluation train without dropout, on fixed batch statistics; `spectral_norm` in eval mode, before
-any pass in train mode, divides by a random number.
+parent's `train()` switched it back; or what the loop calls (a `generate`) ends in `train()`. The reverse:
+`model.train()` stands before the loop that evaluates, so that all steps after the first evaluation train without
+dropout, on fixed batch statistics; `spectral_norm` in eval mode, before any pass in train mode, divides by anything.
 Fix: call `model.eval()` before each evaluation and `model.train()` after it; write
 `F.dropout(x, p, training=self.training)`, and `dropout_p=p if self.training else 0.0` for attention; use
 `torch.nn.utils.parametrizations.spectral_norm`, which estimates at once.
@@ -71,6 +71,8 @@ def _teacher(seen: TeacherSeen) -> Finding:
 
 
 def _judged(seen: EvaluationSeen) -> Verdict:
+    if seen.relapsed:
+        return _train_mode(seen) if seen.mode_gap else None
     if not seen.declared and (seen.imitates or seen.step == 0 or (seen.since is not None and seen.since <= OWN)):
         return CannotTell("evaluation that the host declared, or a forward pass without gradients between two steps")
     if seen.lively and seen.mode_gap != 0:  # None: the probe could not repeat this forward pass
@@ -82,9 +84,7 @@ def _judged(seen: EvaluationSeen) -> Verdict:
 
 def _train_mode(seen: EvaluationSeen) -> Finding:
     proved = seen.declared and seen.mode_gap is not None
-    what, fix = "evaluation runs", "call model.eval() before evaluation, and model.train() after it"
-    if seen.copy:
-        what, fix = "a copy of the model is judged", "call its eval(): a copy, or a model read back, is in train mode"
+    what, fix = seen.words
     return Finding(
         severity="error" if proved else "warning",
         message=f"{what} with {len(seen.lively)} modules in train mode, e.g. {seen.lively[0]}",

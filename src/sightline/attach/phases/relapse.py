@@ -1,0 +1,64 @@
+"""An evaluation that falls back into train mode: what is called in its loop (to generate, to sample) calls `train()`.
+
+The same line of the host's code ran the model in eval mode, and later in train mode, without a step between, on inputs
+that it had not been given before. Who compares the modes, or draws with dropout on, asks again what was asked before.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+
+import torch
+from torch import Tensor
+
+from sightline.guard.probes.call import Call
+from sightline.guard.probes.fields import leaves
+
+NEW = 2  # inputs that one line runs in train mode, none of which it ran in eval mode
+MOST = 64  # passes of a line that are kept: beyond them nobody knows what was asked before
+FEW = 256  # numbers of an input, by which it is known again
+OUTSIDE = ("torch.", "sightline.")
+Place = tuple[object, int]
+
+
+class Relapse:
+    """The passes of one evaluation. The device is read only where train mode came back."""
+
+    def __init__(self) -> None:
+        self._judged: dict[Place, list[Tensor]] = {}
+        self._fell: dict[Place, list[Tensor]] = {}
+
+    def passed(self, call: Call) -> bool:
+        """The model was run; whether this shows that the evaluation fell back."""
+        place, few = _called_from(), _few(call)
+        if few is None:
+            return False
+        if not call.model.training:
+            self._judged.setdefault(place, []).append(few)
+            return False
+        before, fell = self._judged.get(place, []), self._fell.setdefault(place, [])
+        if not 0 < len(before) < MOST or len(fell) >= NEW:
+            return False
+        if any(one.shape == few.shape and torch.equal(one, few) for one in (*before, *fell)):
+            self._fell[place] = [few] * NEW  # asked again: on purpose
+            return False
+        fell.append(few)
+        return len(fell) == NEW
+
+
+def _few(call: Call) -> Tensor | None:
+    """A few numbers of the largest input."""
+    every = [value.detach() for value in leaves(call.args, call.kwargs).values() if value.dim() > 1 and value.numel()]
+    if not every:
+        return None
+    flat = max(every, key=Tensor.numel).reshape(-1)
+    return flat[:: -(-len(flat) // FEW)].clone()
+
+
+def _called_from() -> Place:
+    """The line that runs the model."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and f"{frame.f_globals.get('__name__', '')}.".startswith(OUTSIDE):
+        frame = frame.f_back
+    return (frame.f_code, frame.f_lineno) if frame is not None else (None, 0)
