@@ -47,6 +47,11 @@ class First:
     few: Tensor
     versions: list[int]
 
+    @classmethod
+    def of(cls, call: Call, few: Tensor) -> First:
+        """The pass that gave these answers."""
+        return cls(ref(call.model), call.args, call.kwargs, few, _versions(call))
+
     def call(self) -> Call | None:
         """It again, if that is possible."""
         model = self.model()
@@ -116,7 +121,7 @@ class OwnReference(Onlooker):
         if not self._steps:
             self._since = self.recorder.step - 1
             if call is not None and call.forward is None and self._few is not None:
-                self._first = First(ref(call.model), call.args, call.kwargs, self._few, _versions(call))
+                self._first = First.of(call, self._few)
         self._steps.append(self.recorder.stepped[-1][0])
 
     def _judge(self, trained: Tensor | None, bare: Tensor | None) -> None:

@@ -37,7 +37,13 @@ def gap(one: Tensor | None, other: Tensor | None) -> float | None:
 
 
 @refusable
+def answers_now(call: Call) -> Tensor | None:
+    """A few answers to this call, in the mode that the model is in."""
+    with untouched(call.model), torch.no_grad():
+        return few_answers(call.run())
+
+
+@refusable
 def drift(call: Call, then: Tensor) -> float | None:
     """How far the model's answers are from those that it gave to the same call before, in the mode that it is in."""
-    with untouched(call.model), torch.no_grad():
-        return gap(few_answers(call.run()), then)
+    return gap(answers_now(call), then)

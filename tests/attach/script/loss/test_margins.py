@@ -31,10 +31,13 @@ def margins(policy: nn.Module, reference: nn.Module, ids: Tensor) -> tuple[Tenso
     return 0.1 * (chosen - rejected), own.mean()
 
 
-def codes(loss: Callable[[nn.Module, nn.Module, Tensor], Tensor], *, copied: bool, rate: float = 1e-2) -> set[str]:
+def codes(
+    loss: Callable[[nn.Module, nn.Module, Tensor], Tensor], *, copied: bool, rate: float = 1e-2, frozen: bool = False
+) -> set[str]:
     """Of L9, after a few steps. `Margins` is called as under `sightline run`."""
     torch.manual_seed(0)
     policy = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9))
+    policy[0].requires_grad_(not frozen)
     reference = copy.deepcopy(policy) if copied else nn.Sequential(*policy)
     optimizer, look = torch.optim.Adam(policy.parameters(), lr=rate), Margins()
     with sightline.attach(policy, optimizer, on_finding=None, checks=load((page("L9"),)), budget=1.0) as guard:
@@ -68,8 +71,14 @@ def test_a_policy_beside_itself(loss: Callable[[nn.Module, nn.Module, Tensor], T
     assert codes(loss, copied=copied) == (set() if copied else {"L9"})
 
 
-def test_a_policy_that_hardly_moves_has_no_margin_yet() -> None:
-    assert not codes(with_examples, copied=True, rate=1e-9)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_policy_that_hardly_moves_has_no_margin_yet(frozen: bool) -> None:
+    assert not codes(with_examples, copied=True, rate=1e-9, frozen=frozen)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_policy_with_frozen_parts_is_asked_whether_it_moves(copied: bool) -> None:
+    assert codes(with_examples, copied=copied, frozen=True) == (set() if copied else {"L9"})
 
 
 def test_two_sigmoids_are_no_preference() -> None:

@@ -2,12 +2,13 @@
 
 The difference of a policy and itself is zero, whatever the pair. A constant loss tells that too (`own_reference.py`),
 but not where another term is added to it, and not where parts of the policy are called one by one. The graph keeps what
-the sigmoid was given. A copy equals its policy before the first step alone; adapters begin at zero, and move nothing to
-speak of for a while, so models with frozen parameters are left alone.
+the sigmoid was given. A copy equals its policy before the first step alone. That the policy moves is told by its
+weights; adapters begin at zero, and move nothing to speak of for a while, so a model with frozen parameters is asked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,26 +17,31 @@ import torch
 from torch import Tensor, nn
 
 from sightline.attach.graph import nodes
+from sightline.attach.onlookers.own_reference import First
 from sightline.attach.recorder import Recorder
 from sightline.attach.script.again import few
 from sightline.guard.evidence import ReferenceSeen
+from sightline.guard.probes.drift import answers_now, drift
 
 MOST = 64  # nodes under a loss
 PAIRS = 2  # of a batch, at least: one number may be anything
-STEPS = 8  # measured, with no margin in any of them
-NOTHING = 1e-4  # of a margin: kernels that differ with and without gradients, times beta
+STEPS = 5  # measured, with no margin in any of them
+NOTHING = 1e-5  # of a margin: kernels that differ with and without gradients leave less, times beta
 MOVED = 1e-3  # of the weights' size, in half of the matrices: log probabilities move by more than that
 MATRICES = 32  # that are looked at
+FAR = 1e-2  # of a few answers, mostly logits: log probabilities of texts differ by as much, times beta by 1e-3
 SIGMOIDS = ("LogSigmoidBackward0", "SoftplusBackward0")
 
 
 @dataclass(slots=True)
 class Kept:
-    """One model's losses. `first`: a few numbers of its matrices at the first look."""
+    """One model's losses. `first`: a few numbers of its matrices at the first look; `asked`: a pass, and its answers
+    then, of a model of which some is frozen."""
 
     since: int = 0
     steps: set[int] = field(default_factory=set)
     first: list[Tensor] = field(default_factory=list)
+    asked: First | None = None
 
 
 class Margins:
@@ -50,10 +56,9 @@ class Margins:
         if recorder in self._over:
             return
         given = [one for node in nodes([root.grad_fn], most=MOST) if (one := _given(node)) is not None]
-        learning = list(recorder.model.parameters())
-        if len(given) != 1 or given[0].numel() < PAIRS or not all(p.requires_grad for p in learning):
+        if len(given) != 1 or given[0].numel() < PAIRS:
             return
-        number, values = recorder.step, _few(learning)
+        number, values = recorder.step, _few(recorder.model.parameters())
 
         def arrived(came: list[Tensor]) -> None:
             if recorder not in self._over:
@@ -62,7 +67,9 @@ class Margins:
         recorder.mailbox.post([given[0].detach().abs().amax(), *values], arrived)
 
     def _take(self, recorder: Recorder, step: int, largest: float, values: list[Tensor]) -> None:
-        kept = self._kept.setdefault(recorder, Kept(step, first=values))
+        kept = self._kept.get(recorder)
+        if kept is None:
+            kept = self._kept[recorder] = Kept(step, first=values, asked=_asked(recorder))
         if not largest <= NOTHING:
             if kept.steps:  # equal before the first step
                 del self._kept[recorder]
@@ -70,11 +77,33 @@ class Margins:
                 self._over[recorder] = True
             return
         kept.steps.add(step)
-        if len(kept.steps) >= STEPS and moved(kept.first, values):
+        if len(kept.steps) >= STEPS and _moves(recorder, kept, values):
             self._over[recorder] = True
+            kept.asked = None
             shared = sum(p.numel() for p in recorder.model.parameters() if p.requires_grad)
             seen = ReferenceSeen(recorder.step, shared, kept.since, steps=len(kept.steps), margin=largest)
             recorder.offer(seen)
+
+
+def _asked(recorder: Recorder) -> First | None:
+    """The last pass, and what the model says to it now, where some of it is frozen."""
+    call = recorder.last_call
+    if call is None or not call.repeatable or all(p.requires_grad for p in recorder.model.parameters()):
+        return None
+    with recorder.silence():
+        few = answers_now(call)
+    return None if few is None else First.of(call, few)
+
+
+def _moves(recorder: Recorder, kept: Kept, values: list[Tensor]) -> bool:
+    if all(p.requires_grad for p in recorder.model.parameters()):
+        return moved(kept.first, values)
+    call = kept.asked.call() if kept.asked is not None else None
+    if kept.asked is None or call is None:
+        return False
+    with recorder.silence():
+        apart = drift(call, kept.asked.few)
+    return apart is not None and apart > FAR
 
 
 def moved(first: list[Tensor], now: list[Tensor]) -> bool:
@@ -87,7 +116,7 @@ def moved(first: list[Tensor], now: list[Tensor]) -> bool:
     return len(first) == len(now) == len(far) and 2 * sum(far) > len(far)
 
 
-def _few(parameters: list[nn.Parameter]) -> list[Tensor]:
+def _few(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
     """A few numbers of each of the first matrices, as they are now, on their device."""
     return [few(p).float() for p in parameters if p.dim() > 1][:MATRICES]
 
