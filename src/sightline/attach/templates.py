@@ -30,6 +30,8 @@ class Templates:
         if not said or not all(said):
             return
         text = apply(tokenizer, one, tokenize=False)
+        asked = apply(tokenizer, one, tokenize=False, add_generation_prompt=True)
+        text += "\0" + asked[len(text) :] if asked.startswith(text) else ""
         for content in sorted(said, key=len, reverse=True):
             text = text.replace(content, "\0")
         ends = [mark for name in ("eos_token", "bos_token", "pad_token") if (mark := getattr(tokenizer, name, None))]

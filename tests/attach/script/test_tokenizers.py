@@ -65,13 +65,14 @@ def test_what_a_template_puts_around_turns() -> None:
     class Chat:
         chat_template, eos_token = "any", "<end>"
 
-        def write(self, talk: list[dict[str, str]], tokenize: bool) -> str:
-            return "".join(f"<{turn['role']}> {turn['content']} <end>" for turn in talk)
+        def write(self, talk: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool = False) -> str:
+            told = "".join(f"<{turn['role']}> {turn['content']} <end>" for turn in talk)
+            return told + "<says>" * add_generation_prompt
 
     heard, chat = Templates(), Chat()
     assert heard.of(chat) == ()
     heard.applied(chat, [{"role": "user", "content": "is it"}, {"role": "bot", "content": "it is it"}], Chat.write)
     heard.applied(chat, [[{"role": "user", "content": "batched"}]], Chat.write)
-    assert heard.of(chat) == ("<bot>", "<user>")
+    assert heard.of(chat) == ("<bot>", "<says>", "<user>")
     heard.applied(chat, [{"role": "user", "content": ""}], Chat.write)  # nothing can be told from its place
-    assert heard.of(chat) == ("<bot>", "<user>") and heard.of(object()) == ()
+    assert heard.of(chat) == ("<bot>", "<says>", "<user>") and heard.of(object()) == ()

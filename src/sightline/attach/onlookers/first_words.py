@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
+from sightline.attach.templates import TEMPLATES
 from sightline.attach.tokenized import TOKENIZED
 from sightline.guard.evidence import IGNORE, PromptMasksSeen, TaughtFromSeen
 from sightline.guard.evidence.beginnings import ROWS
@@ -109,8 +110,10 @@ class FirstWords(Onlooker):
         self._show()
 
     def _show(self) -> None:
-        if self._measured or any(row.pads for row in self._rows) or empty_answers(self._rows):
-            self.recorder.offer(PromptMasksSeen(self.recorder.step, tuple(self._rows), tuple(self._measured)))
+        roles = TEMPLATES.of(getattr(getattr(self.recorder, "facts", None), "tokenizer", None))
+        seen = PromptMasksSeen(self.recorder.step, tuple(self._rows), tuple(self._measured), roles)
+        if roles or seen.measured or any(row.pads for row in seen.rows) or empty_answers(seen):
+            self.recorder.offer(seen)
 
 
 def masked_row(ids: Tensor, real: Tensor, begin: int) -> MaskedRow | None:

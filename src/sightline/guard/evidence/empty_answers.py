@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 from sightline.guard.evidence.beginnings import Misplaced
-from sightline.guard.evidence.prompt_masks import MaskedRow
+from sightline.guard.evidence.prompt_masks import PromptMasksSeen
 
 ROWS = 32  # fewer may be chance
 MANY = 0.4  # of the rows: of the questions of a data set, a third may be meant to be left unanswered
@@ -14,12 +13,12 @@ ENDED = 0.9  # of the rows end in the same token: some are cut off
 KINDS = 4  # different texts among the empty ones
 
 
-def empty_answers(rows: Sequence[MaskedRow]) -> Misplaced | None:
+def empty_answers(seen: PromptMasksSeen | None) -> Misplaced | None:
     """That many rows are taught their last token alone, in words; None where answers are as they are.
 
     That token ends the other rows too, and all of those have an answer before it: so it is no answer itself.
     """
-    masked = [row for row in rows if 0 < row.begin < len(row.text)]
+    masked = [row for row in (seen.rows if seen else ()) if 0 < row.begin < len(row.text)]
     ends = Counter(row.text[-1] for row in masked).most_common(1)
     if len(masked) < ROWS or not ends or ends[0][1] < ENDED * len(masked):
         return None

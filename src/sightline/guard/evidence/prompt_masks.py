@@ -57,11 +57,12 @@ class MeasuredRow:
 @dataclass(frozen=True, slots=True)
 class PromptMasksSeen:
     """Rows of sampled training batches. `measured`: those whose prompts were tokenized otherwise than they stand there,
-    with fewer image placeholders."""
+    with fewer image placeholders. `roles`: what the chat template puts around turns, where the script applied it."""
 
     step: int
     rows: tuple[MaskedRow, ...]
     measured: tuple[MeasuredRow, ...] = ()
+    roles: tuple[str, ...] = ()
 
 
 def misplaced(seen: PromptMasksSeen | None) -> Misplaced | None:

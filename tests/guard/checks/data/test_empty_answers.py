@@ -1,4 +1,4 @@
-"""L8 on training rows whose prompts are masked: answers of which only the end is taught."""
+"""L8 on training rows whose prompts are masked: answers without words, and rows without a template."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from sightline.guard.check import Finding
 from sightline.guard.checks.data.dataset_schema_mismatch import find
-from sightline.guard.evidence import PromptMasksSeen
+from sightline.guard.evidence import BatchSeen, PromptMasksSeen, PromptsSeen
 from sightline.guard.evidence.prompt_masks import MaskedRow
 
 END = 2
@@ -41,3 +41,23 @@ def test_many_rows_teach_their_end_alone(empty: int, of: int) -> None:
 )
 def test_answers_as_they_may_be(seen: list[MaskedRow]) -> None:
     assert not isinstance(find(masks=PromptMasksSeen(0, tuple(seen))), Finding)
+
+
+WORDS = {7: "user", 8: "<bot>", 50: "it"}
+
+
+def judged(said: int, *, ends: int = 8, count: int = 8, roles: tuple[str, ...] = ("<bot>", "<user>")) -> bool:
+    """Whether rows whose prompts end in `said` are told, where the prompts that are written on end in `ends`."""
+    texts = [MaskedRow((7, 10 + n % 9, said, 50 + n % 5, END), 3, 0) for n in range(64)]
+    batch = BatchSeen("evaluation", 9, decode=lambda ids: " ".join(WORDS.get(i, "?") for i in ids))
+    found = find(None, PromptMasksSeen(9, tuple(texts), roles=roles), PromptsSeen(9, ((ends, count),)), batch)
+    return isinstance(found, Finding) and "no chat template was applied" in found.message
+
+
+def test_prompts_end_in_what_no_training_row_has() -> None:
+    assert judged(9)
+    assert not judged(8)  # rows were written by the template as well
+    assert not judged(9, count=3)
+    assert not judged(9, roles=())  # nobody applied a template
+    assert not judged(9, ends=7)  # prompts end in a word of the rows
+    assert not judged(9, ends=50, roles=("<bot>",))

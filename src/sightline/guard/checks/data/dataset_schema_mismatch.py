@@ -24,9 +24,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sightline.guard.check import CannotTell, Finding, Severity, Verdict
-from sightline.guard.evidence import DataSeen, PromptMasksSeen
+from sightline.guard.evidence import BatchSeen, DataSeen, PromptMasksSeen, PromptsSeen
 from sightline.guard.evidence.conversations import PRINTED, glued, readable, said, turns
 from sightline.guard.evidence.empty_answers import empty_answers
+from sightline.guard.evidence.untemplated import without_roles
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vlm")
@@ -34,9 +35,16 @@ PROMPT = 8  # characters: a shorter prompt may begin an answer by chance
 ANSWERS, OWN = ("completion", "chosen", "rejected"), "the prompt in its own column only"
 
 
-def find(data: DataSeen | None = None, masks: PromptMasksSeen | None = None) -> Verdict:
+def find(
+    data: DataSeen | None = None,
+    masks: PromptMasksSeen | None = None,
+    prompts: PromptsSeen | None = None,
+    batch: BatchSeen | None = None,
+) -> Verdict:
     """A few rows against what the trainer does with them, and against what they say once tokenized."""
-    if finding := (None if data is None else _columns(data)) or (None if masks is None else _bare(masks)):
+    wrong = empty_answers(masks) or without_roles(masks, prompts, batch.text if batch else str)
+    taught = Finding("warning", wrong.message, wrong.fix, wrong.seen) if wrong else None
+    if finding := (None if data is None else _columns(data)) or taught:
         return finding
     if data is None or not data.rows:
         return CannotTell("rows of the data set")
@@ -65,11 +73,6 @@ def _columns(data: DataSeen) -> Finding | None:
         fix=f"rename or build the columns {wanted}, or use the trainer for {', '.join(data.known)}",
         seen={"columns": list(data.columns), "objective": data.objective},
     )
-
-
-def _bare(masks: PromptMasksSeen) -> Finding | None:
-    wrong = empty_answers(masks.rows)
-    return Finding("warning", wrong.message, wrong.fix, wrong.seen) if wrong else None
 
 
 def _most(rows: list[Any], wrong: Callable[[Any], bool], what: str, fix: str, *, sure: bool = True) -> Finding | None:
