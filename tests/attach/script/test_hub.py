@@ -78,9 +78,10 @@ def test_a_closed_repository(how: str, token: str, codes: list[str], hub: str, t
 
 STAND_IN = """
 import sys, torch
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import auth_check, hf_hub_download, snapshot_download
+ways = {"whole": snapshot_download, "asked first": auth_check, "file": lambda at: hf_hub_download(at, "config.json")}
 try:
-    snapshot_download(sys.argv[1]) if sys.argv[2] == "whole" else hf_hub_download(sys.argv[1], "config.json")
+    ways[sys.argv[2]](sys.argv[1])
 except OSError:
     print("goes on without it")
 model = torch.nn.Linear(4, 2)
@@ -97,6 +98,7 @@ for _ in range(12):
     [
         ("meta-llama/Llama-3.2-1B", "file", ["warning"]),
         pytest.param("meta-llama/Llama-3.2-1B", "whole", ["warning"], marks=pytest.mark.slow),
+        ("meta-llama/Llama-3.2-1B", "asked first", ["warning"]),
         ("somebody/closed", "file", []),
     ],
 )

@@ -1,4 +1,7 @@
-"""Faults of tests/hosts/shared in this host: found, and nothing in their clean twins."""
+"""Faults of tests/hosts/shared in this host: found, and nothing in their clean twins.
+
+Its trainers are those of transformers, where the same faults are looked for each time; here with `-m slow`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from tests.hosts.shared.every import planted_in
 from tests.hosts.task import Fault, proved
 from tests.hosts.trl.training import train
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
 
 
 @pytest.mark.parametrize("fault", planted_in("trl"))

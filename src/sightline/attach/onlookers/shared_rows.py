@@ -257,6 +257,7 @@ class SharedRows(Onlooker):
             classes=self._classes.counted() if last or passed else (),
             one_side=self._one and self._other.found,
             worst=(worst.known, worst.judged),
+            extracted=last and not self._worst.judged and self._judging.rows > self.trained.keys(),
         )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 REFUSED = ("GatedRepoError", "RepositoryNotFoundError", "LocalTokenNotFoundError")  # the second hides what is private
+ASKS = "auth_check"
 UNKNOWN = (401, 403)  # HTTP: who are you; you may not
 PLACE = re.compile(r"https?://[^/]+/(?:api/)?(?:models/|datasets/|spaces/)?([\w.-]+/[\w.-]+)")
 
@@ -28,6 +29,7 @@ class Hub:
         """Module -> what to do once it is there."""
         places = {"huggingface_hub.file_download": "hf_hub_download"}
         places["huggingface_hub._snapshot_download"] = "snapshot_download"
+        places["huggingface_hub.hf_api"] = ASKS  # before anything is read
         return {place: functools.partial(self._wrap, place, name) for place, name in places.items()}
 
     def _wrap(self, place: str, function: str) -> None:
@@ -40,7 +42,8 @@ class Hub:
             if isinstance(name, str):
                 self._asked[name] = isinstance(kwargs.get("token"), str)
             result = download(*args, **kwargs)
-            self._read.add(str(name))
+            if function != ASKS:
+                self._read.add(str(name))
             return result
 
         setattr(module, function, asked)

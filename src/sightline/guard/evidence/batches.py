@@ -171,7 +171,14 @@ class LossSeen:
         if written and real is not None and real.shape == pads.shape:
             pads[:, :-1] &= ~real[:, 1:]
             pads[:, -1] &= ~real[:, -1]
+        if not written and not self.goes_on(0) and self._labels_real(pads):
+            return 0
         return _at_ends(pads) or (0 if written else _at_ends(pads.T))
+
+    def _labels_real(self, pads: Tensor) -> bool:
+        """Whether what looks like padding are labels of different tokens: their first class has the number of it."""
+        ids = self.input_ids
+        return ids is not None and ids.shape == pads.shape and len(ids[pads].unique()) > 1
 
     def agreement(self, shift: int) -> float | None:
         """Fraction of supervised positions t whose target is input token t + `shift` (1 for next-token training)."""

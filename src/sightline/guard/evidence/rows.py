@@ -135,6 +135,7 @@ class SharedRowsSeen:
             all with all or pair by pair: such an input is a part of a sample.
         worst: of the evaluation with the largest share of rows trained on, how many these are, and how many it has in
             all, repetitions included; () where it is not known.
+        extracted: once, behind the last step, the model passed over every row that it was trained on, and over others.
         views: which pictures are views of one; None before the end, and where training does not repeat its rows.
         pictures: of rows with a picture and a text; None before the end, and for other rows.
         tails: whether training goes on where evaluated windows end; None before the end, and without such windows.
@@ -160,6 +161,7 @@ class SharedRowsSeen:
     abroad: float | None = None
     own: int = 0
     worst: tuple[int, ...] = ()
+    extracted: bool = False
     drawn: tuple[int, int] = (0, 0)
     classes: tuple[tuple[int, int], ...] = ()
     one_side: bool = False

@@ -153,3 +153,13 @@ def test_prompts_that_the_data_set_tells_apart(row: dict[str, list[int]], whole:
     batch = BatchSeen(step=0, phase="train", input_ids=torch.tensor([ROW["input_ids"]]), labels=labels)
     verdict = find(batch, None, data)
     assert isinstance(verdict, Finding) is found and (not found or "supervise their prompt" in verdict.message)
+
+
+@pytest.mark.parametrize("pads", [False, True])
+def test_tags_whose_first_has_the_number_of_padding(pads: bool) -> None:
+    ids = torch.tensor([[5, 7, 9, 6], [8, 4, 3, 0], [6, 9, 0, 0]])
+    tags = torch.tensor([[1, 2, 1, 0], [2, 0, 0, IGNORE], [1, 0, IGNORE, IGNORE]])
+    if pads:  # of a kind that real tokens do not have
+        tags = torch.tensor([[1, 2, 1, 1], [2, 1, 2, 0], [1, 2, 0, 0]])
+    loss = LossSeen(0, 0, 9, 1.0, 1.0, 0.0, ids, tags, classes=3)
+    assert loss.padding(0) == (3 if pads else 0)

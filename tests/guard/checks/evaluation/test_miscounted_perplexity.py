@@ -150,6 +150,12 @@ def test_a_number_that_is_made_otherwise(name: str, text: str) -> None:
     assert isinstance(printed(name, text), CannotTell)
 
 
+def test_few_digits_tell_of_what_is_far_off() -> None:
+    own = JudgedLossesSeen(8, (heard(1.4, 100, 130), heard(1.6, 50, 40)))
+    assert isinstance(printed("ppl", f"{exp(220 / 320):.2f}", own), Finding)
+    assert isinstance(printed("ppl", f"{exp(220 / 320):.1f}", own), CannotTell)
+
+
 @pytest.mark.parametrize(("short", "told"), [(2.08, True), (2.03, False)], ids=["3 % off", "1 % off"])
 def test_what_its_digits_prove_counts_from_two_per_cent_on(short: float, told: bool) -> None:
     own = JudgedLossesSeen(8, (heard(2.0, 100), heard(short, 10)))

@@ -8,9 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+import sightline
 from sightline.attach.onlookers.repeats import Repeats, counted
 from sightline.attach.onlookers.shared_pictures import SharedPictures
+from sightline.guard.catalogue import load, page
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.evaluation.train_test_leakage import find
 from sightline.guard.evidence import NearRowsSeen, RepeatsSeen, SharedRowsSeen
@@ -44,6 +48,27 @@ def test_silent(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize("change", [{"evaluated": 0}, {"trained": 0}, {"twins": 500}, {"pairs": 1000}])
 def test_what_cannot_be_told(change: dict[str, Any]) -> None:
     assert isinstance(find(replace(LEAK, **change)), CannotTell)
+
+
+def test_one_pass_over_all_data_behind_the_last_step() -> None:
+    assert find(replace(LEAK, shared=400, evaluated=500, extracted=True)) is None
+
+
+@pytest.mark.parametrize(("often", "codes"), [(False, []), (True, ["M1"])])
+def test_features_of_all_data(often: bool, codes: list[str]) -> None:
+    torch.manual_seed(0)
+    model, everything = nn.Linear(8, 2), torch.randn(80, 8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with sightline.attach(model, optimizer, on_finding=None, checks=load((page("M1"),)), budget=1.0) as guard:
+        for epoch in range(3):
+            for rows in everything[:64].split(16):
+                optimizer.zero_grad()
+                model(rows).square().mean().backward()
+                optimizer.step()
+            if often or epoch == 2:
+                with torch.no_grad():
+                    [model(rows) for rows in everything.split(24)]
+    assert [finding.code for finding in guard.findings] == codes
 
 
 def test_one_side_of_pairs() -> None:

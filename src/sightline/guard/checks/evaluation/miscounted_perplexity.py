@@ -26,7 +26,7 @@ from sightline.guard.evidence.counting import Scored, explained, is_loss, made, 
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vlm")
-FLOAT, CLEAR = 2e-5, 2e-3  # nats: sums of float32, and what the digits of a number must tell: one way from another
+FLOAT, CLEAR, FAR = 2e-5, 2e-3, 4e-3  # nats: sums of float32; what digits must tell; or as a share of what is off
 HARM = 0.05  # nats: a perplexity that is off by 5 % is off by more than most papers' improvements
 PROVED = 0.02  # nats, where a number is made to its last digit: more than a last batch that is smaller than the others
 SIGMAS = 2.0  # within them, another draw of as many rows gives another number as well: both say the same
@@ -76,7 +76,7 @@ def _heard(last: MetricsSeen, heard: JudgedLossesSeen) -> Verdict:
         off = nats_off(name, value, last.rounding.get(name, 0.0)) + FLOAT * max(1.0, abs(nats))
         alike = partial(isclose, rel_tol=0.0, abs_tol=off)
         right = right or alike(nats, fair)
-        if off > CLEAR or alike(nats, fair) or abs(nats - fair) <= PROVED:
+        if off > max(CLEAR, FAR * abs(nats - fair)) or alike(nats, fair) or abs(nats - fair) <= PROVED:
             continue
         if wrong := explained(heard, nats, alike) or unit(name, heard, nats, alike):
             return _finding(name, value, fair, wrong, heard)

@@ -92,7 +92,7 @@ def _equal(rows: SharedRowsSeen) -> Verdict:
     if rows.shared <= copies.CHANCE * min(chance, float(rows.evaluated)) and not copied:
         return CannotTell("rows different enough to tell a shared one from a chance")
     part = rows.shared == rows.evaluated and rows.complete and rows.evaluated <= copies.PART * rows.trained
-    if rows.apart or not (part or rows.mixed or copied or abroad):
+    if rows.apart or rows.extracted or not (part or rows.mixed or copied or abroad):
         return None
     known, judged = rows.worst if rows.worst and not abroad else (rows.shared, rows.evaluated)
     return Finding(
