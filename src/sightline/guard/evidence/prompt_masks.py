@@ -70,7 +70,8 @@ def misplaced(seen: PromptMasksSeen | None) -> Misplaced | None:
     if seen is None:
         return None
     if wrong := sum(map(counts_no_images, seen.measured)):
-        return _measured(wrong, seen.measured) if wrong >= max(TEXTS, ALMOST * len(seen.measured)) else None
+        telling = len(seen.measured) - sum(map(ends_in_images, seen.measured))
+        return _measured(wrong, seen.measured) if wrong >= max(TEXTS, ALMOST * telling) else None
     return _padded([row.pads for row in seen.rows if row.pads]) if counts_padding(seen.rows) else None
 
 
@@ -113,6 +114,13 @@ def prompt_end(text: tuple[int, ...], prompt: tuple[int, ...]) -> tuple[int, int
             return None
         place += size
     return (place, longer.pop()) if len(longer) == 1 and place < len(text) else None
+
+
+def ends_in_images(row: MeasuredRow) -> bool:
+    """Whether a mask as long as the prompt hides nothing but images that the row begins with: that may be meant."""
+    size = len(row.prompt)
+    same = len(set(row.text[:size])) == 1 and row.text[0] in row.prompt
+    return same and not any(row.taught[1:size]) and all(row.taught[size + 1 :])
 
 
 def counts_no_images(row: MeasuredRow) -> bool:

@@ -104,6 +104,14 @@ def test_a_mask_that_counts_an_image_as_one_token() -> None:
     assert said([], rows + few[:4]) is None  # others are right
 
 
+def test_a_mask_that_may_end_in_the_images_that_a_row_begins_with() -> None:
+    few = pictured(lambda place, token, end: place >= end, count=40, ahead=())
+    rows = tuple(MeasuredRow(r.text, _cut(r, images=True), r.prompt) for r in few)
+    within = sum(set(r.text[: len(r.prompt)]) == {IMAGE} for r in rows)
+    assert 0 < within < len(rows) and said([], rows) is not None
+    assert said([], tuple(MeasuredRow(r.text, tuple(t != IMAGE for t in r.text), r.prompt) for r in few)) is None
+
+
 def _cut(row: MeasuredRow, *, images: bool) -> tuple[bool, ...]:
     """Masked for as many tokens as the prompt has; `images`: placeholders behind that are taught."""
     return tuple(place >= len(row.prompt) and (images or token != IMAGE) for place, token in enumerate(row.text))
