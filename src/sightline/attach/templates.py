@@ -6,6 +6,7 @@ Without anybody who tells, nothing is known.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 CALLS = 4  # of one template that are read: turns are told apart in all of them alike
@@ -30,7 +31,9 @@ class Templates:
         if not said or not all(said):
             return
         text = apply(tokenizer, one, tokenize=False)
-        asked = apply(tokenizer, one, tokenize=False, add_generation_prompt=True)
+        asked = text
+        with suppress(Exception):  # a template may refuse to ask behind an answer
+            asked = apply(tokenizer, one, tokenize=False, add_generation_prompt=True)
         text += "\0" + asked[len(text) :] if asked.startswith(text) else ""
         for content in sorted(said, key=len, reverse=True):
             text = text.replace(content, "\0")

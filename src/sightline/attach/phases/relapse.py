@@ -34,10 +34,11 @@ class Relapse:
         place, few = _called_from(), _few(call)
         if few is None:
             return False
+        before, fell = self._judged.setdefault(place, []), self._fell.setdefault(place, [])
         if not call.model.training:
-            self._judged.setdefault(place, []).append(few)
+            if len(before) < MOST:
+                before.append(few)
             return False
-        before, fell = self._judged.get(place, []), self._fell.setdefault(place, [])
         if not 0 < len(before) < MOST or len(fell) >= NEW:
             return False
         if any(one.shape == few.shape and torch.equal(one, few) for one in (*before, *fell)):

@@ -26,6 +26,7 @@ from sightline.guard.probes.drift import answers_now, drift
 MOST = 64  # nodes under a loss
 PAIRS = 2  # of a batch, at least: one number may be anything
 STEPS = 5  # measured, with no margin in any of them
+AWAY = 2  # looks that found margins: there is no more to see
 NOTHING = 1e-5  # of a margin: kernels that differ with and without gradients leave less, times beta
 MOVED = 1e-3  # of the weights' size, in half of the matrices: log probabilities move by more than that
 MATRICES = 32  # that are looked at
@@ -49,6 +50,7 @@ class Margins:
 
     def __init__(self) -> None:
         self._kept: WeakKeyDictionary[Recorder, Kept] = WeakKeyDictionary()
+        self._away: WeakKeyDictionary[Recorder, int] = WeakKeyDictionary()  # looks that found margins
         self._over: WeakKeyDictionary[Recorder, bool] = WeakKeyDictionary()
 
     def look(self, root: Tensor, recorder: Recorder) -> None:
@@ -67,19 +69,19 @@ class Margins:
         recorder.mailbox.post([given[0].detach().abs().amax(), *values], arrived)
 
     def _take(self, recorder: Recorder, step: int, largest: float, values: list[Tensor]) -> None:
+        if not largest <= NOTHING:  # a copy is its policy's equal before the first step
+            self._kept.pop(recorder, None)
+            self._away[recorder] = self._away.get(recorder, 0) + 1
+            if self._away[recorder] >= AWAY:
+                self._over[recorder] = True
+            return
         kept = self._kept.get(recorder)
         if kept is None:
             kept = self._kept[recorder] = Kept(step, first=values, asked=_asked(recorder))
-        if not largest <= NOTHING:
-            if kept.steps:  # equal before the first step
-                del self._kept[recorder]
-            if len(kept.steps) > 1:
-                self._over[recorder] = True
-            return
         kept.steps.add(step)
         if len(kept.steps) >= STEPS and _moves(recorder, kept, values):
             self._over[recorder] = True
-            kept.asked = None
+            del self._kept[recorder]
             shared = sum(p.numel() for p in recorder.model.parameters() if p.requires_grad)
             seen = ReferenceSeen(recorder.step, shared, kept.since, steps=len(kept.steps), margin=largest)
             recorder.offer(seen)
