@@ -176,9 +176,14 @@ class LossSeen:
         return _at_ends(pads) or (0 if written else _at_ends(pads.T))
 
     def _labels_real(self, pads: Tensor) -> bool:
-        """Whether what looks like padding are labels of different tokens: their first class has the number of it."""
+        """Whether what looks like padding are labels of different tokens: their first class has the number of it.
+
+        There are fewer classes than words: where a text is taught beside another one, any word may stand at padding.
+        """
         ids = self.input_ids
-        return ids is not None and ids.shape == pads.shape and len(ids[pads].unique()) > 1
+        if ids is None or ids.shape != pads.shape or self.classes is None or self.classes > int(ids.max()):
+            return False
+        return len(ids[pads].unique()) > 1
 
     def agreement(self, shift: int) -> float | None:
         """Fraction of supervised positions t whose target is input token t + `shift` (1 for next-token training)."""
