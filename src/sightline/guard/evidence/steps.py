@@ -138,8 +138,8 @@ class History:
         """Whether a rate has risen in the last measured steps. Small weights that are multiplied with each other, as
         those of attention's scores are, have yet to grow then."""
         sides = self.measured[-over:][:1], self.measured[-1:]
-        first, last = ({p.name: p.learning_rate for step in side for p in step.parameters} for side in sides)
-        return any(rate is not None and rate > (first.get(name) or rate) for name, rate in last.items())
+        first, last = ({p.name: p.learning_rate or 0.0 for step in side for p in step.parameters} for side in sides)
+        return any(rate > first.get(name, rate) for name, rate in last.items())
 
     def fell(self, *, to: float, over: int) -> bool:
         """Whether the median loss of the last measured steps is at most this share of that of the first ones."""
