@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -30,41 +32,46 @@ class Captioner(nn.Module):
         return loss
 
 
-@pytest.mark.parametrize("shifts", [1, 2])
-def test_labels_that_are_shifted_before_a_model_that_shifts_them(shifts: int) -> None:
+def told(code: str, batches: Iterable[tuple[Tensor, Tensor]]) -> list[str]:
+    """What is found under `code` when a captioner learns these words with these labels."""
     torch.manual_seed(0)
     model, found = Captioner(), list[Finding]()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     with attach(model, optimizer, on_finding=found.append, budget=1.0):
-        for _ in range(4):
-            words = torch.randint(0, 20, (8, 9))
-            labels = words.clone()
-            if shifts == 2:
-                labels = torch.cat([words[:, 1:], words.new_full((8, 1), -100)], 1)
+        for words, labels in batches:
             optimizer.zero_grad()
-            model(torch.randn(8, 6), words, labels).backward()
+            model(torch.randn(len(words), 6), words, labels).backward()
             optimizer.step()
-    assert [finding.message for finding in found if finding.code == "L2"] == [
-        "each position is trained on the token after the next"
-    ] * (shifts == 2)
+    return [finding.message for finding in found if finding.code == code]
+
+
+def shifted(times: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The model shifts its labels itself, too."""
+    for _ in range(4):
+        words = torch.randint(0, 20, (8, 9))
+        behind = torch.cat([words[:, 1:], words.new_full((8, 1), -100)], 1)
+        yield words, behind if times == 2 else words.clone()
+
+
+@pytest.mark.parametrize("shifts", [1, 2])
+def test_labels_that_are_shifted_before_a_model_that_shifts_them(shifts: int) -> None:
+    wrong = "each position is trained on the token after the next"
+    assert told("L2", shifted(shifts)) == [wrong] * (shifts == 2)
+
+
+def ended(hidden: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows of several lengths that end in what fills them up."""
+    for step in range(8):
+        width = 7 if step % 2 else 9
+        rows = [[*torch.randint(3, 20, (width - 1 - n % 4,)).tolist(), 1] for n in range(6)]
+        words = torch.tensor([row + [1] * (width - len(row)) for row in rows])
+        padding = torch.arange(width) >= torch.tensor([[len(row)] for row in rows])
+        yield words, words.masked_fill(words == 1 if hidden == "ends" else padding, -100)
 
 
 @pytest.mark.parametrize("hidden", ["ends", "padding"])
 def test_an_end_that_is_hidden_with_the_padding_behind_a_prefix(hidden: str) -> None:
-    torch.manual_seed(0)
-    model, found = Captioner(), list[Finding]()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    with attach(model, optimizer, on_finding=found.append, budget=1.0):
-        for step in range(8):
-            width = 7 if step % 2 else 9
-            rows = [[*torch.randint(3, 20, (width - 1 - n % 4,)).tolist(), 1] for n in range(6)]
-            words = torch.tensor([row + [1] * (width - len(row)) for row in rows])
-            padding = torch.arange(width) >= torch.tensor([[len(row)] for row in rows])
-            labels = words.masked_fill(words == 1 if hidden == "ends" else padding, -100)
-            optimizer.zero_grad()
-            model(torch.randn(6, 6), words, labels).backward()
-            optimizer.step()
-    assert [finding.code for finding in found if finding.code == "L3"] == ["L3"] * (hidden == "ends")
+    assert len(told("L3", ended(hidden))) == (hidden == "ends")
 
 
 def test_where_words_stand() -> None:

@@ -13,7 +13,6 @@ from sightline.attach.templates import TEMPLATES
 from sightline.attach.tokenized import TOKENIZED
 from sightline.guard.evidence import IGNORE, PromptMasksSeen, TaughtFromSeen
 from sightline.guard.evidence.beginnings import ROWS
-from sightline.guard.evidence.empty_answers import empty_answers
 from sightline.guard.evidence.prompt_masks import MaskedRow, MeasuredRow, prompt_end
 from sightline.guard.probes.call import Call, outcome
 from sightline.guard.probes.padded import real_tokens
@@ -110,10 +109,9 @@ class FirstWords(Onlooker):
         self._show()
 
     def _show(self) -> None:
-        roles = TEMPLATES.of(getattr(getattr(self.recorder, "facts", None), "tokenizer", None))
-        seen = PromptMasksSeen(self.recorder.step, tuple(self._rows), tuple(self._measured), roles)
-        if roles or seen.measured or any(row.pads for row in seen.rows) or empty_answers(seen):
-            self.recorder.offer(seen)
+        if self._rows:
+            roles = TEMPLATES.of(getattr(getattr(self.recorder, "facts", None), "tokenizer", None))
+            self.recorder.offer(PromptMasksSeen(self.recorder.step, tuple(self._rows), tuple(self._measured), roles))
 
 
 def masked_row(ids: Tensor, real: Tensor, begin: int) -> MaskedRow | None:

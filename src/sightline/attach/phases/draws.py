@@ -23,7 +23,7 @@ class Draws:
     def __init__(self, seen: EvaluationSeen, call: Call) -> None:
         self.seen = seen
         self._woken = bool(seen.lively) and not call.model.training
-        self._name, value = max(_inputs(call).items(), key=lambda item: item[1][0].numel(), default=("", None))
+        self._name, value = max(inputs_of(call).items(), key=lambda item: item[1][0].numel(), default=("", None))
         self._first = None if value is None else value[0].clone()
         self._passes = 0
         self._times = self._in_row = torch.zeros(())
@@ -41,7 +41,7 @@ class Draws:
     def add(self, call: Call) -> None:
         """The model was asked once more."""
         self._passes += 1
-        value = _inputs(call).get(self._name)
+        value = inputs_of(call).get(self._name)
         if self._first is None or self._passes > MOST:
             return
         if value is None or value.shape[1:] != self._first.shape or value.device != self._first.device:
@@ -61,7 +61,8 @@ class Draws:
         return self._passes + 1 >= AT_ONCE and self._first.is_floating_point() and bool(self._in_row)
 
 
-def _inputs(call: Call) -> dict[str, Tensor]:
+def inputs_of(call: Call) -> dict[str, Tensor]:
+    """The inputs of a pass that have rows, by their paths."""
     return {name: v.detach() for name, v in leaves(call.args, call.kwargs).items() if v.dim() > 1 and len(v)}
 
 

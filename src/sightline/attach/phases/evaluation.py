@@ -61,15 +61,20 @@ class Evaluation:
                 s.probing.passed_over(s.step)
             return
         s.show_batch(call, "evaluation")
-        lively = tuple(name for tower in s.towers.modules for name in s.towers.lively(tower))
+        lively = self._lively()
         with s.silence():
             turns = max(1, len(s.optimizers))
             s.probing.on_evaluation(call, s.step, lively, s.declared, turns, lambda seen: self._take(seen, call))
 
+    def _lively(self) -> tuple[str, ...]:
+        """The modules in train mode that behave otherwise in it."""
+        towers = self._state.towers
+        return tuple(name for tower in towers.modules for name in towers.lively(tower))
+
     def _fell_back(self, call: Call) -> None:
         """The evaluation goes on in train mode. Does that make a difference?"""
         s = self._state
-        lively = tuple(name for tower in s.towers.modules for name in s.towers.lively(tower))
+        lively = self._lively()
         if lively and call.repeatable:
             with s.silence():
                 gap = mode_gap(call)

@@ -12,8 +12,8 @@ from types import FrameType
 import torch
 from torch import Tensor
 
+from sightline.attach.phases.draws import inputs_of
 from sightline.guard.probes.call import Call
-from sightline.guard.probes.fields import leaves
 
 NEW = 2  # inputs that one line runs in train mode, none of which it ran in eval mode
 MOST = 64  # passes of a line that are kept: beyond them nobody knows what was asked before
@@ -50,10 +50,9 @@ class Relapse:
 
 def _few(call: Call) -> Tensor | None:
     """A few numbers of the largest input."""
-    every = [value.detach() for value in leaves(call.args, call.kwargs).values() if value.dim() > 1 and value.numel()]
-    if not every:
+    flat = max(inputs_of(call).values(), key=Tensor.numel, default=torch.empty(0)).reshape(-1)
+    if not len(flat):
         return None
-    flat = max(every, key=Tensor.numel).reshape(-1)
     return flat[:: -(-len(flat) // FEW)].clone()
 
 
