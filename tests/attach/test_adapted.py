@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 import sightline
 from sightline.attach.adapted import adapted
+from sightline.attach.script.origins import Told
 from sightline.attach.towers import resolve
 from sightline.guard.catalogue import load, page
 
@@ -71,6 +74,56 @@ def test_which_names_leak(targets: Any, more: dict[str, Any], found: bool) -> No
     words = told(get_peft_model(llava(), LoraConfig(r=2, target_modules=targets, **more)))
     assert len(words) == found
     assert all("'vision_tower'" in one and "k_proj, q_proj and v_proj" in one for one in words)
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """PEFT as a watched script has it."""
+    monkeypatch.setattr(BaseTuner, "inject_adapter", BaseTuner.inject_adapter)
+    faults: list[str] = []
+    Told(faults.append)._peft()
+    yield
+    assert not faults
+
+
+FEW = ["q_proj", "v_proj"]
+
+
+@pytest.mark.usefixtures("heard")
+@pytest.mark.parametrize(
+    ("frozen", "targets", "more", "found"),
+    [
+        (["vision_tower"], FEW, {}, True),
+        (["vision_tower", "multi_modal_projector"], FEW, {}, True),
+        (["vision_tower"], FEW, {"modules_to_save": ["multi_modal_projector"]}, True),
+        (["vision_tower"], "all-linear", {}, True),
+        ([], FEW, {}, False),
+        ([], "all-linear", {}, False),
+        (["multi_modal_projector"], FEW, {}, False),
+        (["vision_tower", "multi_modal_projector", "language_model", "lm_head"], FEW, {}, False),  # PEFT's own freezing
+        (["vision_tower", "language_model"], FEW, {}, False),
+        (["vision_tower"], [*FEW, "fc1"], {}, False),  # a name of its own
+        (["vision_tower"], ["fc1"], {}, False),
+        (["vision_tower"], r".*\.(q_proj|v_proj)", {}, False),
+        (["vision_tower"], FEW, {"exclude_modules": r".*vision_tower.*"}, False),
+    ],
+)
+def test_a_tower_that_was_frozen_before(frozen: list[str], targets: Any, more: dict[str, Any], found: bool) -> None:
+    model = llava().requires_grad_(True)
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in frozen:
+            module.requires_grad_(False)
+    words = told(get_peft_model(model, LoraConfig(r=2, target_modules=targets, **more)))
+    assert len(words) == found
+    assert all("'vision_tower' was frozen" in one for one in words)
+
+
+@pytest.mark.usefixtures("heard")
+def test_a_second_adapter_finds_all_frozen() -> None:
+    model = get_peft_model(llava().requires_grad_(True), LoraConfig(r=2, target_modules=FEW))
+    model.add_adapter("other", LoraConfig(r=2, target_modules=FEW))
+    model.set_adapter("other")
+    assert told(model) == []
 
 
 def test_adapters_of_the_vision_tower_that_somebody_thought_of() -> None:

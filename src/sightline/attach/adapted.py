@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from torch import nn
 
+from sightline.attach.origins import ORIGINS
 from sightline.attach.towers import Towers
-from sightline.guard.evidence.setup import Adapted
+from sightline.guard.evidence.setup import Adapted, Placed
 
 MORE = ("exclude_modules", "layers_to_transform", "rank_pattern", "alpha_pattern")  # what tells like-named layers apart
 
@@ -16,7 +18,8 @@ MORE = ("exclude_modules", "layers_to_transform", "rank_pattern", "alpha_pattern
 def adapted(model: nn.Module, towers: Towers) -> dict[str, Adapted]:
     """Tower -> its adapters; see `Adapted`. Costs one pass over the names of modules, where PEFT is in use."""
     peft = sys.modules.get("peft.tuners.tuners_utils")
-    if peft is None or not _by_bare_names(model):
+    rested = {name: how for name, p in model.named_parameters() if (how := ORIGINS.rested(p))} if peft else {}
+    if peft is None or not (rested or _by_bare_names(model)):
         return {}
     having, without = _layers(model, peft.BaseTunerLayer)
     lists = {name for name, module in model.named_modules() if isinstance(module, nn.ModuleList | nn.Sequential)}
@@ -32,6 +35,7 @@ def adapted(model: nn.Module, towers: Towers) -> dict[str, Adapted]:
                 _last(mine),
                 _last([path for path in rest if _parent(path) in modules]),
                 _last([path for path in rest if _block(path, lists) in blocks]),
+                _rested(mine, rested),
             )
     return found
 
@@ -40,11 +44,25 @@ def _by_bare_names(model: nn.Module) -> bool:
     """PEFT's own record: only lists of names (it keeps sets), and nothing that keeps layers of one name apart."""
     records = (vars(module).get("peft_config") for module in model.modules())
     configs: list[Any] = list(next((one for one in records if isinstance(one, dict)), {}).values())
-    targets = [getattr(config, "target_modules", None) for config in configs]
-    if any(getattr(config, name, None) for config in configs for name in MORE):
-        return False
-    bare = (isinstance(one, set | list | tuple) and not any("." in name for name in one) for one in targets)
-    return bool(configs) and all(bare)
+    return bool(configs) and all(isinstance(targeted(config), tuple) for config in configs)
+
+
+def targeted(config: Any) -> tuple[str, ...] | Literal["all-linear"] | None:
+    """The bare names that PEFT is given, or the word for all layers. None: something keeps layers of one name apart."""
+    targets = getattr(config, "target_modules", None)
+    if any(getattr(config, name, None) for name in MORE):
+        return None
+    if targets == "all-linear":
+        return "all-linear"
+    if not isinstance(targets, set | list | tuple) or any("." in name for name in targets):
+        return None
+    return tuple(targets)
+
+
+def _rested(paths: list[str], rested: Mapping[str, Placed]) -> Placed | None:
+    """How adapters came, where all that they are beside was frozen when they did, and not all else was."""
+    found = {rested.get(f"{path}.base_layer.weight") for path in paths}
+    return found.pop() if len(found) == 1 else None
 
 
 def _layers(model: nn.Module, adapter: type) -> tuple[list[str], list[str]]:

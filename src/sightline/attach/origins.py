@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ class Origins:
         self._held: dict[int, tuple[weakref.ref[Tensor], Sample]] = {}
         self._asked: dict[int, tuple[weakref.ref[Tensor], Sample | None]] = {}
         self._grown: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
+        self._rested: dict[int, tuple[weakref.ref[Tensor], bool]] = {}
 
     def drawn(self, tensor: object) -> None:
         """An initialiser has just filled `tensor` with random numbers."""
@@ -64,6 +66,19 @@ class Origins:
             return 0
         now = table.detach()[len(table) - len(rows) :]
         return len(rows) if torch.equal(now, rows.to(now.device, now.dtype)) else 0
+
+    def adapted(self, model: nn.Module, *, all_linear: bool) -> None:
+        """Adapters are about to come into `model`, which has none, by bare names or into `all_linear` layers."""
+        frozen = [p for p in model.parameters() if not p.requires_grad]
+        if len(frozen) < sum(1 for _ in model.parameters()):  # where all rest, none was chosen
+            self._rested.update((id(p), (weakref.ref(p), all_linear)) for p in frozen)
+
+    def rested(self, tensor: Tensor) -> Literal["bare names", "all-linear"] | None:
+        """How adapters were placed that came when it was frozen, and others of its model were not."""
+        ref, all_linear = self._rested.get(id(tensor), (None, False))
+        if ref is None or ref() is not tensor:
+            return None
+        return "all-linear" if all_linear else "bare names"
 
     def optimized(self, tensor: Tensor) -> bool:
         """Whether any optimizer was ever given it."""

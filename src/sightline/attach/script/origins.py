@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sightline.attach.adapted import targeted
 from sightline.attach.given_rates import note
 from sightline.attach.hook import Hook
 from sightline.attach.origins import ORIGINS
@@ -58,7 +59,10 @@ class Told:
 
     def on_import(self) -> Mapping[str, Callable[[], None]]:
         """Module -> what to do once it is there."""
-        return {"transformers.modeling_utils": self._transformers}
+        return {
+            "transformers.modeling_utils": self._transformers,
+            "peft.tuners.tuners_utils": self._peft,
+        }
 
     def _replace(self, fill: Callable[..., Any]) -> None:
         """Wherever torch itself keeps it."""
@@ -78,6 +82,25 @@ class Told:
             return result
 
         return filled
+
+    def _peft(self) -> None:
+        """It freezes all but its adapters, and so hides what was frozen before."""
+        peft = sys.modules["peft.tuners.tuners_utils"]
+        inject = peft.BaseTuner.inject_adapter
+
+        def comes(tuner: Any, model: nn.Module, name: str) -> None:
+            targets = targeted(tuner.peft_config[name])
+            if targets is not None and not any(isinstance(part, peft.BaseTunerLayer) for part in model.modules()):
+                ORIGINS.adapted(model, all_linear=targets == "all-linear")
+
+        before = self._hook(comes)
+
+        @functools.wraps(inject)
+        def injecting(tuner: Any, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
+            before(tuner, model, adapter_name)
+            return inject(tuner, model, adapter_name, *args, **kwargs)
+
+        peft.BaseTuner.inject_adapter = injecting
 
     def _transformers(self) -> None:
         """It reads a checkpoint in its own way."""

@@ -37,6 +37,9 @@ class TowerSetup:
     untaught: int = 0
 
 
+Placed = Literal["bare names", "all-linear"]
+
+
 @dataclass(frozen=True, slots=True)
 class Adapted:
     """Where PEFT put adapters in one tower, given bare names alone. Layers by the last part of their names, sorted.
@@ -46,12 +49,14 @@ class Adapted:
         layers: those with adapters.
         siblings: linear layers without, in modules of which some layers have adapters.
         others: linear layers without, in the same blocks (items of a list of layers) as those with.
+        rested: how the adapters were placed, where the layers were frozen when these came and other towers were not.
     """
 
     within: str
     layers: tuple[str, ...]
     siblings: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    rested: Placed | None = None
 
 
 @dataclass(frozen=True, slots=True)
