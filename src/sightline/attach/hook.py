@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from sightline.attach.phases.state import FLAGS, State
 from sightline.attach.quiet import Hook as Hook
 from sightline.attach.recorder import Recorder
 from sightline.attach.setup import embedding_of
+from sightline.attach.towers import Towers
 
 Act = Callable[..., Any]
 _training, _dynamo = torch.is_grad_enabled, torch.compiler.is_dynamo_compiling  # found once: asked at each call
@@ -142,9 +144,13 @@ def hooked(
         asleep.append(lambda: called.register_forward_hook(doze, with_kwargs=True))
     if steps:
         awake.append(lambda: register_optimizer_step_pre_hook(ready))
-    r.ears = Doze(awake, asleep)
+    ears = r.ears = Doze(awake, asleep)
+    if whole:
+        r.sighted.listen(lambda act: Hook(act, fault))
+    r.renamed = lambda towers: _hear_connectors(r, ears, towers, fault)
     return [
         r.ears,
+        r.sighted,
         *(module.register_forward_hook(Hook(r.signals.connector_gave, fault)) for module in connectors),
         *([embedding.register_forward_hook(Hook(r.signals.embedding_gave, fault))] if embedding is not None else []),
         *(m.register_forward_hook(Hook(generated, fault), with_kwargs=True) for m in inner),
@@ -152,3 +158,10 @@ def hooked(
         *([loss_fn.register_forward_hook(Hook(r.backward.loss_made, fault))] if isinstance(loss_fn, nn.Module) else []),
         *([register_optimizer_step_post_hook(Stepped(r, r.after_step, fault))] if steps else []),
     ]
+
+
+def _hear_connectors(recorder: Recorder, ears: Doze, towers: Towers, fault: Callable[[Exception], None] | None) -> None:
+    """Those of towers that were found late."""
+    for module in towers.modules.get("connector", {}).values():
+        ears.also(functools.partial(module.register_forward_hook, Hook(recorder.signals.connector_gave, fault)))
+        recorder.pace.inner += 1

@@ -1,13 +1,14 @@
 """Which module is which tower: as the host says, else inferred from what the modules are.
 
 A VLM is known by what its parts do, and names are a hint only where that leaves a choice: a part that cuts images into
-patches (a convolution of at least 2-D, no token embedding) is `vision`; the part that embeds token ids is `language`;
-what is named as a connector, or is neither, sits between them. A model without a vision part is one tower, `model`.
+patches (a convolution of at least 2-D, or it was seen to be given pictures; no token embedding) is `vision`; the part
+that embeds token ids is `language`; what is named as a connector, or is neither, sits between them. A model without a
+vision part is one tower, `model`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -35,14 +36,16 @@ class Towers:
         )
 
 
-def resolve(model: nn.Module, given: Mapping[str, Sequence[str]] | None) -> Towers:
+def resolve(model: nn.Module, given: Mapping[str, Sequence[str]] | None, seeing: Collection[str] = ()) -> Towers:
     """The towers of `model`. `given`: tower -> dotted names of its modules; None infers them.
+
+    `seeing`: modules that are known to be given pictures (see `attach/sighted.py`).
 
     A parameter belongs to the tower with the longest name that contains it; what no tower claims is `other`.
     Raises UserError for a name that is no module of the model.
     """
     named = dict(model.named_modules())
-    prefixes = {prefix: tower for tower, names in (given or _infer(model)).items() for prefix in names}
+    prefixes = {prefix: tower for tower, names in (given or _infer(model, seeing)).items() for prefix in names}
     for prefix in prefixes:
         if prefix not in named:
             hint = nearest(prefix, [name for name in named if name.count(".") <= prefix.count(".")])
@@ -72,27 +75,27 @@ def _owner(name: str, prefixes: Mapping[str, str]) -> str:
     return prefixes[max(owners, key=len)] if owners else "other"
 
 
-def _infer(model: nn.Module) -> dict[str, list[str]]:
+def _infer(model: nn.Module, seeing: Collection[str]) -> dict[str, list[str]]:
     """Walk down from the root until the parts that see and the part that reads are different modules."""
     found: dict[str, list[str]] = {"vision": [], "connector": [], "language": []}
-    _sort(model, "", found)
+    _sort(model, "", found, seeing)
     if not found["vision"] or not found["language"]:
         return {"model": [""]}
     return {tower: names for tower, names in found.items() if names}
 
 
-def _sort(module: nn.Module, prefix: str, found: dict[str, list[str]]) -> None:
+def _sort(module: nn.Module, prefix: str, found: dict[str, list[str]], seeing: Collection[str]) -> None:
     for name, child in module.named_children():
         path = f"{prefix}.{name}".strip(".")
-        sees, reads = _sees(child), _reads(child)
+        sees, text = _sees(child) or any(f"{name}.".startswith(f"{path}.") for name in seeing), reads(child)
         if any(word in name.lower() for word in CONNECTOR_NAMES):
             found["connector"].append(path)
-        elif sees and reads and any(True for _ in child.children()):
-            _sort(child, path, found)
+        elif sees and text and any(True for _ in child.children()):
+            _sort(child, path, found, seeing)
         elif sees:
             found["vision"].append(path)
             found["connector"] += _inside(child, path)
-        elif reads or any(word in name.lower() for word in LANGUAGE_HEADS) or _repeats(child):
+        elif text or any(word in name.lower() for word in LANGUAGE_HEADS) or _repeats(child):
             found["language"].append(path)
         elif any(True for _ in child.parameters()):
             found["language" if found["language"] else "connector"].append(path)  # a head comes after its body
@@ -107,7 +110,7 @@ def _sees(module: nn.Module) -> bool:
     return any(isinstance(part, nn.Conv2d | nn.Conv3d) for part in module.modules())
 
 
-def _reads(module: nn.Module) -> bool:
+def reads(module: nn.Module) -> bool:
     """Embeds tokens: holds an embedding that is not of positions (named so) and not inside what sees."""
     return any(
         isinstance(part, nn.Embedding) and "position" not in name.lower() and not name.lower().endswith("pos")

@@ -20,6 +20,7 @@ from sightline.attach.pace import AGAIN, ALWAYS, Pace
 from sightline.attach.probing import Probing
 from sightline.attach.read import batch_seen, decoder, image_features, token_tensors
 from sightline.attach.setup import Facts, image_token_of, learning_mark, read_setup, same_setup, setup_mark
+from sightline.attach.sighted import Sighted
 from sightline.attach.signals import Signals
 from sightline.attach.towers import Towers, renewed
 from sightline.guard.evidence import Evidence, Phase, Progress, Setup
@@ -73,6 +74,7 @@ class State:
         evaluated: the evaluation under way was shown already. asked: the audience listens, without a forward pass.
         arriving: told first of a forward pass, by whoever finds out only then that a step was taken.
         parted: of a model whose parts are called one by one, all calls that the loss at hand may be made of.
+        renamed: told of other towers than those that were known at first.
         audience: told of the evaluations of all models.
     """
 
@@ -92,6 +94,8 @@ class State:
         self.model, self.towers, self.facts, self.probing, self.offer = model, towers, facts, probing, offer
         self.optimizers = [optimizer] if optimizer is not None else []
         self.mailbox, self.meter, self.pace = Mailbox(), Meter(model, dict(towers.of)), Pace(budget)
+        self.sighted = Sighted(model, towers)
+        self.renamed: Callable[[Towers], None] = lambda towers: None
         self.step, self.forwards, self.backwards = 0, 0, 0
         self.declared, self.asleep, self.due, self.evaluated, self._silent = False, False, False, False, 0
         self.asked = False
@@ -121,8 +125,9 @@ class State:
 
         `settle` is called before: what belongs to the one before is to be evidence by then.
         """
+        seen = self.sighted.towers() if self.forwards else None
         mark = (self.facts, setup_mark(self.model, self.optimizers))
-        if mark == self._mark:
+        if mark == self._mark and seen is None:
             return
         if settle is not None and self._mark is not None:
             settle()
@@ -136,15 +141,22 @@ class State:
             self.pace.again(self.step)
         others = [id(p) for _, p in self.meter.named] != [id(p) for p in self.model.parameters()]
         if others and any(True for _ in self.model.parameters()):
-            self.mailbox.open(wait=True)  # what was measured is of the others
-            self.towers = renewed(self.model, self.towers)
-            self.meter.renew(self.model, dict(self.towers.of))
+            self._rename(renewed(self.model, self.towers))
+        if seen is not None:
+            self._rename(seen)
+            self.renamed(seen)
         setup = read_setup(self.model, self.towers, self.optimizers, self.facts, self.step)
         unfrozen, since = self._unfrozen()
         setup = replace(setup, unfrozen=unfrozen, unfrozen_at=since)
         if others or self.setup is None or not same_setup(setup, self.setup):
             self.setup = setup
             self.offer(setup)
+
+    def _rename(self, towers: Towers) -> None:
+        """From now on these are the towers."""
+        self.mailbox.open(wait=True)  # what was measured is of the others
+        self.towers = towers
+        self.meter.renew(self.model, dict(towers.of))
 
     def _unfrozen(self) -> tuple[tuple[str, ...], int | None]:
         """Parameters that may learn now, and rested while others did; and the step since when these are the ones."""

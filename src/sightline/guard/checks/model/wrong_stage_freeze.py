@@ -10,10 +10,9 @@ Fix: set `requires_grad` per tower after the last wrapping, before the optimizer
 by tower (or `exclude_modules`); call `tower.eval()` on frozen towers after every `model.train()`; remove `no_grad`
 from the forward pass of a tower that learns; call `model.train()` before the first step.
 Stays silent when: what requires gradients is what the plan says (without one, only LoRA is asked about, in a vision
-tower that was frozen before it came or by names that are whole modules of the language tower and a part of the vision
-tower's blocks, and a connector that is frozen as it was made while the language tower learns as a whole); a frozen
-tower in train mode holds nothing that the mode changes; a tower without gradients was shown no image in that step;
-`train()` would leave the model as it is.
+tower that was frozen before or by names that fill modules of the language tower alone, and a connector that is frozen
+as it was made while the language tower learns as a whole); a frozen tower in train mode holds nothing that the mode
+changes; a tower without gradients was shown no image in that step; `train()` would leave the model as it is.
 Sources:
 - https://github.com/haotian-liu/LLaVA/issues/1647 (2024-08-06): LoRA in a vision tower that should be frozen
 - https://github.com/huggingface/peft/issues/2250 (2024-12-03): LoRA goes by names and does not ask what is frozen
