@@ -1,15 +1,39 @@
-"""Where in a stack of numbered layers a gradient is lost on its way back: in one of them, or a little in each."""
+"""What reaches each layer, and where in a stack of them a gradient is lost on its way back: in one, or in each."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import lru_cache
 from itertools import pairwise
+from math import hypot, isfinite
+
+from sightline.guard.evidence.steps import ParameterSeen, StepSeen
 
 FEWEST = 3  # layers: with two there is no telling one from all
 STEEP = 30.0  # times, across one layer: a stack of sigmoids loses 4 to 10 at each
+SMALL = 64  # elements: gates, temperatures and short biases say nothing of a layer
 EACH = 3.0  # times, at each layer: healthy stacks lose less than this over their whole depth, or little more
+
+Layers = dict[str, tuple[float, float]]  # name -> root mean square of its gradient, norm of update over weights
+
+
+@lru_cache(maxsize=64)  # the same steps are asked for again and again
+def layers_of(step: StepSeen, tower: str) -> Layers:
+    """The layers (modules) that learn and have a gradient that is finite and not 0."""
+    parts: dict[str, list[ParameterSeen]] = {}
+    for p in step.tower(tower):
+        if p.trainable and p.optimized and p.grad_norm is not None:
+            module, _, own = p.name.rpartition(".")
+            parts.setdefault(p.name if not module or own.isdigit() else module, []).append(p)
+    found = {}
+    for name, held in parts.items():
+        size, gradient = sum(p.numel for p in held), hypot(*(p.grad_norm or 0.0 for p in held))
+        weight, update = hypot(*(p.weight_norm for p in held)), hypot(*(p.update_norm for p in held))
+        if size >= SMALL and gradient and weight and isfinite(gradient) and isfinite(update / weight):
+            found[name] = (gradient / size**0.5, update / weight)
+    return found
 
 
 def lost_in(gradients: Mapping[str, float]) -> str:

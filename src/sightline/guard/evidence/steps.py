@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from math import nan
 from statistics import median
 
 from sightline.guard.evidence.batches import LossSeen
@@ -143,8 +144,18 @@ class History:
 
     def fell(self, *, to: float, over: int) -> bool:
         """Whether the median loss of the last measured steps is at most this share of that of the first ones."""
+        first, last = self._ends(over)
+        return last <= to * first
+
+    def stands(self, *, within: float, over: int) -> bool:
+        """Whether the median loss of the last measured steps is as that of the first ones, by this share of it."""
+        first, last = self._ends(over)
+        return abs(last - first) <= within * abs(first)
+
+    def _ends(self, over: int) -> tuple[float, float]:
+        """The median loss of the first measured steps and of the last ones; NaN where it was not seen."""
         losses = [step.loss for step in (*self.measured[:over], *self.measured[-over:]) if step.loss is not None]
-        return len(losses) == 2 * over and median(losses[over:]) <= to * median(losses[:over])
+        return (median(losses[:over]), median(losses[over:])) if len(losses) == 2 * over else (nan, nan)
 
 
 @dataclass(frozen=True, slots=True)

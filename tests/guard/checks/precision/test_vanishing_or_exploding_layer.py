@@ -115,5 +115,27 @@ def test_what_learned_and_has_nothing_left_to_learn(first: float, last: float, f
     assert isinstance(find(History(tuple(seen))), Finding) is found
 
 
+@pytest.mark.parametrize(
+    ("shares", "losses", "steps_taken", "found"),
+    [
+        ([1e-9, 1e-8, 1e-1], [1.8, 1.795], 20, True),
+        ([1e-9, 1e-8, 1e-1], [1.8, 1.795], 12, False),  # as yet
+        ([1e-9, 1e-8, 1e-1], [1.8, 1.7], 20, False),  # it learns
+        ([1e-9, 1e-8, 1e-1], [1.8, None], 20, False),
+        ([1e-9, 1e-2, 1e-1], [1.8, 1.795], 20, False),  # one alone: others may go round it
+        ([1e-2, 1e-9, 1e-9, 1e-1], [1.8, 1.795], 20, False),  # branches behind small scales
+        ([0.0, 1e-9, 1e-1], [1.8, 1.795], 20, False),  # behind a gate
+        ([1e-6, 1e-5, 1e-1], [1.8, 1.795], 20, False),
+    ],
+)
+def test_layers_that_an_optimizer_moves_by_what_rounding_left(
+    shares: list[float], losses: list[float | None], steps_taken: int, found: bool
+) -> None:
+    row = tuple(layer(str(n), share) for n, share in enumerate(shares))
+    numbers = [1, 2, 3, 4, *range(steps_taken - 3, steps_taken + 1)]
+    seen = (StepSeen(n, losses[n > 4], parameters=row) for n in numbers)
+    assert isinstance(find(History(tuple(seen))), Finding) is found
+
+
 def test_too_few_steps() -> None:
     assert isinstance(find(steps([beside(layer("odd", 1e-9, 1e-9))] * 3)), CannotTell)

@@ -9,7 +9,8 @@ Fix: init by fan-in and activation (`nn.init.kaiming_normal_(w, nonlinearity="re
 or tanh, a residual path with normalisation; for explosions also a lower `lr` and clipping at 1.0.
 Stays silent when: a gradient is exactly 0 or absent (a gate or low-rank adapter that starts at 0, an expert or token
 that was not used) or is growing from step to step; the optimizer makes up for a small gradient, so that the layer moves
-as others do; only a bias or a scalar is affected; the rate is small for all, or rising; the loss is next to nothing.
+as others do, and the loss falls; only a bias or a scalar is affected; the rate is small for all, or rising; the loss is
+next to nothing.
 Sources:
 - https://arxiv.org/abs/1803.01719 (2018-03-05): when signals vanish or explode at init, and that 2/fan-in avoids it
 - https://neptune.ai/blog/vanishing-and-exploding-gradients-debugging-monitoring-fixing (2026-11-21): both, by layer
@@ -18,13 +19,12 @@ Sources:
 
 from __future__ import annotations
 
-from functools import lru_cache
-from math import hypot, isfinite
+from itertools import takewhile
 from statistics import median
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import History, ParameterSeen, StepSeen
-from sightline.guard.evidence.depth import lost_in
+from sightline.guard.evidence import History
+from sightline.guard.evidence.depth import Layers, layers_of, lost_in
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -35,9 +35,8 @@ GROWING = 1.5  # later shares over earlier ones: a gate that opens linearly has 
 REPLACED = 0.9  # update over weights, after the step: such a step replaces the weights (healthy: 1e-4 to 1e-1)
 EXPLODED = 1e6  # root mean square of a gradient's elements: TheDeepChecker's limit
 LEARNED = 0.05  # of the first losses: what is left to learn may well need some of the layers alone
-SMALL = 64  # elements: gates, temperatures and short biases say nothing of a layer
-
-Layers = dict[str, tuple[float, float]]  # name -> root mean square of its gradient, norm of update over weights
+STUCK, WAITED = 0.01, 16  # of the loss, and steps: a gate or a warm-up has opened by then
+FEWEST = 2  # layers: of a single one that others go round, little may pass
 
 
 def find(history: History) -> Verdict:
@@ -45,27 +44,10 @@ def find(history: History) -> Verdict:
     if len(measured := history.measured) < STEPS:
         return CannotTell(f"{STEPS} measured optimizer steps")
     for tower in measured[-1].towers:
-        first, seen = ([_layers(step, tower) for step in part] for part in (measured[:STEPS], measured[-STEPS:]))
+        first, seen = ([layers_of(step, tower) for step in part] for part in (measured[:STEPS], measured[-STEPS:]))
         if finding := _exploding(seen) or (not history.warming(STEPS) and _vanishing(seen, first, history)) or None:
             return finding
     return None
-
-
-@lru_cache(maxsize=64)  # the same steps are asked for again and again
-def _layers(step: StepSeen, tower: str) -> Layers:
-    """The layers (modules) that learn and have a gradient that is finite and not 0."""
-    parts: dict[str, list[ParameterSeen]] = {}
-    for p in step.tower(tower):
-        if p.trainable and p.optimized and p.grad_norm is not None:
-            module, _, own = p.name.rpartition(".")
-            parts.setdefault(p.name if not module or own.isdigit() else module, []).append(p)
-    found = {}
-    for name, held in parts.items():
-        size, gradient = sum(p.numel for p in held), hypot(*(p.grad_norm or 0.0 for p in held))
-        weight, update = hypot(*(p.weight_norm for p in held)), hypot(*(p.update_norm for p in held))
-        if size >= SMALL and gradient and weight and isfinite(gradient) and isfinite(update / weight):
-            found[name] = (gradient / size**0.5, update / weight)
-    return found
 
 
 def _exploding(seen: list[Layers]) -> Finding | None:
@@ -84,7 +66,8 @@ def _exploding(seen: list[Layers]) -> Finding | None:
 def _vanishing(seen: list[Layers], first: list[Layers], history: History) -> Finding | None:
     faint = [_weak(layers) for layers in (*seen, *(first if history.fell(to=LEARNED, over=STEPS) else ()))]
     weak = [name for name in seen[-1] if all(name in names for names in faint)]
-    if not (bad := [name for name in weak if not _growing(_shares(seen, name), _shares(first, name))]):
+    bad = [name for name in weak if not _growing(_shares(seen, name), _shares(first, name))]
+    if not (bad := bad or _cut_off(seen, first, history)):
         return None
     worst, best = min(bad, key=lambda n: seen[-1][n]), max(seen[-1], key=lambda n: seen[-1][n])
     lost = lost_in({name: gradient for name, (gradient, _) in seen[-1].items()})
@@ -100,6 +83,17 @@ def _weak(layers: Layers) -> set[str]:
     """The layers whose gradient and update are next to nothing beside the largest ones."""
     gradient, update = (max((layer[part] for layer in layers.values()), default=0.0) for part in (0, 1))
     return {name for name, (g, u) in layers.items() if g <= VANISHED * gradient and u <= STARVED * update}
+
+
+def _cut_off(seen: list[Layers], first: list[Layers], history: History) -> list[str]:
+    """The first layers of all, where nothing was learnt yet: an optimizer that moves them follows what is left there
+    after rounding."""
+    if history.step < WAITED or not history.stands(within=STUCK, over=STEPS):
+        return []
+    strongest = [max((gradient for gradient, _ in layers.values()), default=0.0) for layers in (*seen, *first)]
+    pairs = list(zip((*seen, *first), strongest, strict=True))
+    faint = takewhile(lambda n: all(n in one and one[n][0] <= VANISHED * most for one, most in pairs), seen[-1])
+    return names if len(names := list(faint)) >= FEWEST else []
 
 
 def _shares(seen: list[Layers], name: str) -> list[float]:
