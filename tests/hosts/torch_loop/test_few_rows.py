@@ -74,3 +74,31 @@ def test_some_rows_copied(before: bool) -> None:
     if not before:
         train = torch.cat([train, *[train[train < 60]] * 5])
     assert ("train-test-leakage" in epochs(rows[train], rows[judged], 16, 40)) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("before the split", True),
+        ("behind it", False),
+        ("a training score", False),
+        ("each pattern there is", False),
+    ],
+)
+def test_all_rows_copied(kind: str, found: bool) -> None:
+    """Votes of two or three judges, each a row: hardly any judged row is new, and yet it is no training score."""
+    torch.manual_seed(0)
+    rows, votes = torch.randn(500, 16), torch.randint(2, 4, (500,))
+    if kind == "each pattern there is":
+        patterns = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 8)
+        rows, votes = patterns.repeat_interleave(2, dim=1), votes[: len(patterns)]
+    place = torch.arange(len(rows)).repeat_interleave(votes)
+    place = place[torch.randperm(len(place))]
+    judged, train = place[: len(place) // 6], place[len(place) // 6 :]
+    if kind == "behind it":
+        judged, train = (
+            torch.arange(len(rows))[part].repeat_interleave(votes[part]) for part in (rows[:, 0] > 1, rows[:, 0] <= 1)
+        )
+    if kind == "a training score":
+        train, judged = place, place[torch.randperm(len(place))[: len(place) // 6]]
+    assert ("train-test-leakage" in epochs(rows[train], rows[judged], 16, 16)) == found

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     )
 
 DISTINCT, KEYS = 64, 2  # rows, and of four parts of a row those that tell all of these apart
-NEW = 0.1  # share of new rows at least: copies of some rows and none of the others
+NEW = 0.1  # share of new rows at least, but of rows that no rule lists: then some were copied, and others not
 ALIKE, NOISE, TWINS = 1.3, 2.5, 4  # times: training repeats as often as it shares; so does the test, in a few pairs
 EVEN, ROWS, FEW = 1.4, 8, 40  # times as many as a random split puts into the test; rows there; fewer vary as much,
 FAR = 4.0  # up to so many standard deviations
@@ -157,7 +157,7 @@ def copied(rows: SharedRowsSeen) -> bool:
     no training rows that are evaluated.
     """
     seen = rows.repeats
-    if seen is None or 1 - rows.shared / rows.evaluated < NEW or not _exchanged(seen):
+    if seen is None or not _exchanged(seen) or (1 - rows.shared / rows.evaluated < NEW and not _rich(rows)):
         return False
     if size := _fixed(seen.sizes, min(LONGEST, len(seen.sizes))):
         return _rows(seen, range(size, size + 1)) >= ROWS
