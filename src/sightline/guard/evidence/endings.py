@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sightline.guard.evidence.batches import IGNORE
+from sightline.guard.evidence.batches import IGNORE, BatchSeen
 from sightline.guard.evidence.data import DataSeen
 
 if TYPE_CHECKING:
@@ -102,6 +102,20 @@ def endless_rows(ids: Tensor, mask: Tensor, labels: Tensor, ends: Collection[int
         lasts.add(int(ids[row, last]))
         lengths.add(last - first)
     return len(rows) if min(len(lasts), len(lengths)) >= KINDS else 0
+
+
+def masked_for_a_decoder(batch: BatchSeen, pad: int | None, ends: Collection[int]) -> int:
+    """Rows of labels from which a model makes its decoder's ids itself, where the end was masked with the padding.
+
+    All are masked at their ends, the longest too, though they have several lengths; and no end is among them. Else 0.
+    """
+    ids, labels = batch.input_ids, batch.labels
+    if labels is None or labels.dim() != 2 or pad is None or pad not in ends:
+        return 0
+    if (ids is not None and ids.shape == labels.shape) or any(bool((labels == end).any()) for end in ends):
+        return 0
+    run = (labels == IGNORE).flip(1).cumprod(dim=1).sum(dim=1)
+    return len(labels) if len(set(run.tolist())) > 1 and int(run.min()) > 0 else 0
 
 
 def attended(ids: Tensor, mask: Tensor, pad: int) -> Tensor:

@@ -100,3 +100,32 @@ def test_labels_read_off_the_gradient() -> None:
 
 def test_evaluation_batches_are_none_of_its_business() -> None:
     assert isinstance(judged(IDS, unless(IDS == 2), phase="evaluation"), CannotTell)
+
+
+def decoded(rows: list[list[int]]) -> torch.Tensor:
+    """Labels of a decoder, filled up with -100 to a width."""
+    return torch.tensor([row + [-100] * (6 - len(row)) for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "found"),
+    [
+        ([[5, 3], [5, 3, 4], [6, 7, 3], [6, 7, 3, 3, 4]], {}, True),
+        (
+            [[5, 3], [5, 3, 4], [6, 7, 3], [6, 7, 3, 3, 4, 4]],
+            {},
+            False,
+        ),  # the longest row ends in a word: there is no end
+        ([[5, 3], [5, 3, 4], [6, 7, 3], [6, 7, 3, 3, 2]], {}, False),
+        ([[5, 3], [5, 3, 4], [6, 7, 3], [6, 7, 3, 3, 4]], {"pad_id": 0}, False),
+        ([[5, 3], [6, 3], [7, 3], [6, 4]], {}, False),  # of one length: none needs an end
+        ([[5, 3], [5, 3, 4], [6, 7, 3, 3, 4]], {}, False),  # few
+        ([[5, 3], [5, 3, 4], [6, 7, 3], [6, 7, 3, 3, 4]], {"phase": "evaluation"}, False),
+    ],
+)
+@pytest.mark.parametrize("ids", [None, torch.full((4, 9), 3)])
+def test_labels_of_a_decoder(
+    rows: list[list[int]], more: dict[str, Any], found: bool, ids: torch.Tensor | None
+) -> None:
+    verdict = judged(ids, decoded(rows), None, **more)
+    assert isinstance(verdict, Finding) is found

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sightline.guard.check import CannotTell, Finding, Verdict
 from sightline.guard.evidence import IGNORE, BatchSeen, DataSeen, Ended, LossSeen, Setup, TokenizerSetup
-from sightline.guard.evidence.endings import endless_answers, endless_rows, hidden
+from sightline.guard.evidence.endings import endless_answers, endless_rows, hidden, masked_for_a_decoder
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vlm")
@@ -40,9 +40,13 @@ def find(
     tokenizer, ids = setup.tokenizer, batch.input_ids
     if tokenizer is None and end is not None:
         return _both(end.id, STOP, end.rows, {"batches": end.batches, "widths": end.widths})
-    if tokenizer is None or ids is None or batch.phase == "evaluation":
+    if tokenizer is None or batch.phase == "evaluation":
         return CannotTell("tokenizer (attach(..., tokenizer=...)) and token ids of a training batch")
     stops = {end for end in (tokenizer.eos_id, *tokenizer.model_eos_id) if end is not None}
+    if (rows := masked_for_a_decoder(batch, tokenizer.pad_id, stops)) >= ANSWERS:
+        return _both(tokenizer.pad_id, STOP, rows, {"labels alone": True})
+    if ids is None:
+        return CannotTell("token ids of a training batch")
     if finding := _beyond(batch, ids, setup, tokenizer) or _endless(endless_answers(data, stops), tokenizer):
         return finding
     mask = batch.attention_mask if (pad := tokenizer.pad_id) is None or batch.attention_mask is not None else ids != pad
@@ -66,12 +70,9 @@ def _beyond(batch: BatchSeen, ids: Tensor, setup: Setup, tokenizer: TokenizerSet
     if rows is None or unknown or batch.step > 0 or not (over := (ids >= rows) & (ids != image)).any():
         return None  # (once steps were taken, the model copes with whatever it is)
     worst = int(ids[over].max())
-    return Finding(
-        severity="error",
-        message=f"{'pad' if worst == tokenizer.pad_id else 'a'} token has id {worst}; the embedding has {rows} rows",
-        fix=f"model.resize_token_embeddings(len(tokenizer)): {rows} rows, {tokenizer.size} tokens",
-        seen={"id": worst, "embedding rows": rows, "tokenizer size": tokenizer.size},
-    )
+    message = f"{'pad' if worst == tokenizer.pad_id else 'a'} token has id {worst}; the embedding has {rows} rows"
+    fix = f"model.resize_token_embeddings(len(tokenizer)): {rows} rows, {tokenizer.size} tokens"
+    return Finding("error", message, fix, {"id": worst, "embedding rows": rows, "tokenizer size": tokenizer.size})
 
 
 def _endless(rows: int, tokenizer: TokenizerSetup) -> Finding | None:
@@ -98,7 +99,7 @@ def _masked(batch: BatchSeen, ids: Tensor, mask: Tensor, taught: Tensor, pad: in
     return _both(pad, STOP if ends else "an ordinary token of the text", len(rows), seen)
 
 
-def _both(pad: int, what: str, rows: int, seen: dict[str, object]) -> Finding:
+def _both(pad: int | None, what: str, rows: int, seen: dict[str, object]) -> Finding:
     message = f"the pad id {pad} is also {what}: its labels are -100 in all of {rows} rows"
     fix = "labels = -100 where attention_mask == 0, not where input_ids == pad_token_id; or another pad token"
     return Finding("warning", message, fix, seen)
