@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from sightline.attach.prompts import Prompts
 from sightline.attach.torch_loop import attach
 from sightline.guard.check import Finding
 from sightline.guard.checks.data.unmasked_labels import find
 from sightline.guard.evidence import IGNORE, BatchSeen, PromptsSeen, TaughtFromSeen
+from sightline.guard.probes.call import Call
 
 COLON, VOCABULARY = 3, 30
 
@@ -68,6 +70,25 @@ def written(model: LlamaForCausalLM, ids: Tensor, *, cached: bool) -> None:
     with torch.no_grad():
         for _ in range(3):
             ids = torch.cat([ids, model(input_ids=ids).logits[:, -1:].argmax(-1)], 1)
+
+
+@pytest.mark.parametrize(("how", "found"), [("generate", 4), ("a score", 0), ("a cache of before", 0)])
+def test_prompts_whose_answers_end_at_once(how: str, found: int) -> None:
+    """One pass each, and none goes on from it: that it fills a new cache tells that it is a prompt."""
+    model, prompts, seen = llama().eval(), Prompts(True), []
+
+    def heard(module: nn.Module, args: tuple[object, ...], given: dict[str, object], _: object) -> None:
+        seen.append(prompts.passed(Call(module, args, given), given["input_ids"], went_on=False, step=0))
+
+    model.register_forward_hook(heard, with_kwargs=True)
+    for ids in texts(4)[:, :3].split(1):
+        if how == "generate":
+            model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, do_sample=False)
+            continue
+        held = model(input_ids=ids, use_cache=True).past_key_values
+        if how == "a cache of before":
+            model(input_ids=ids, past_key_values=held, use_cache=True)
+    assert [one.ends for one in seen if one is not None] == [((COLON, n),) for n in range(1, found + 1)]
 
 
 BATCH = BatchSeen(phase="train", step=1, input_ids=texts(2), labels=None, attention_mask=None)

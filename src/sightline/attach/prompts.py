@@ -1,4 +1,4 @@
-"""Prompts from which a model writes on: the last token of each, where two passes show that it did."""
+"""Prompts from which a model writes on: the last token of each, where two passes show that it did, or a new cache."""
 
 from __future__ import annotations
 
@@ -27,12 +27,20 @@ class Prompts:
 
     def passed(self, call: Call, ids: Tensor, *, went_on: bool, step: int) -> PromptsSeen | None:
         """A pass over (B, T) ids, which may go on from the pass before."""
-        last, self._last = self._last, None if went_on or ids.shape[1] < 2 or _ends_in_padding(call) else ids[:, -1]
-        if not went_on or last is None:
+        ends = None if went_on or ids.shape[1] < 2 or _ends_in_padding(call) else ids[:, -1]
+        begun = ends is not None and _fills_a_cache(call, ids)  # it may write its end at once, and no other pass comes
+        last, self._last = (ends, None) if begun else (self._last, ends)
+        if not (went_on or begun) or last is None:
             return None
         self._left -= 1
         self._ends.update(last.tolist())
         return PromptsSeen(step, tuple(self._ends.most_common()))
+
+
+def _fills_a_cache(call: Call, ids: Tensor) -> bool:
+    """Whether it was handed a cache that now holds this pass, and no other: `generate` begins so."""
+    length = getattr(call.kwargs.get("past_key_values"), "get_seq_length", None)
+    return callable(length) and bool(length() == ids.shape[1])
 
 
 def _ends_in_padding(call: Call) -> bool:
