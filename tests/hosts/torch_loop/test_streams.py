@@ -70,6 +70,30 @@ def test_estimates_of_the_training_loss() -> None:
     assert not codes(text, [text])
 
 
+def lines(rounds: list[bool]) -> Tensor:
+    """(B, WIDE + 1) tokens of a log: four of any kind, and then some more, or the same eight steps gone through again."""
+    steps = torch.arange(20, 28).repeat(4)[: WIDE - 3]
+    ends = [steps if goes_round else torch.randint(0, 20, (WIDE - 3,)) for goes_round in rounds]
+    return torch.cat([torch.randint(0, 20, (len(rounds), 4)), torch.stack(ends)], dim=1)
+
+
+def test_lines_that_go_round_are_alike_and_may_be_judged_apart() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(30, 8), nn.Linear(8, 30))
+    opt = torch.optim.Adam(net.parameters(), lr=1e-3)
+    with sightline.attach(net, opt, on_finding=None, budget=1.0) as guard:
+        for step in range(81):
+            if step % 16 == 0:
+                with torch.no_grad():
+                    for place in range(6):
+                        net(lines([place < 3] * ROWS)[:, :-1])
+            ids = lines([place % 3 == 0 for place in range(ROWS)])
+            opt.zero_grad()
+            F.cross_entropy(net(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()).backward()
+            opt.step()
+    assert not guard.findings
+
+
 ROWS_SEEN = SharedRowsSeen(9, trained=900, evaluated=300, shared=0, mixed=0, complete=True, pairs=9000, twins=0)
 
 

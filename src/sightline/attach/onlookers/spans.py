@@ -19,6 +19,7 @@ from sightline.guard.evidence import SharedSpansSeen
 SHORTEST = 32  # tokens of a window: spans of shorter ones say too little
 SAMPLE = 4  # one span in so many, by its hash: the same ones wherever they stand
 ROWS = 4  # of a batch: fewer are a text that is being written
+ROUND = 0.5  # of a span's pieces were in it before: no text, but a list or a table that goes round
 NEXT = 4  # tokens behind a span that tell one place of a text from another
 MOST, KEPT = 200_000, 64  # spans; training batches whose overlaps are counted
 OFTEN, SELDOM = 32, 8  # batches of an evaluation that are all looked at; of later ones every so many
@@ -117,12 +118,23 @@ class Spans:
 def _hashed(ids: Tensor, length: int) -> list[list[tuple[int, int]]]:
     """For each row of (B, T) ids: the sampled spans of `length` tokens, and what follows each."""
     spans, sequels = rolling(ids, length), rolling(ids, NEXT)
-    chosen = spans % SAMPLE == 0
+    chosen = (spans % SAMPLE == 0) & ~_goes_round(sequels, length)
     found = []
     for span, sequel, take in zip(spans.tolist(), sequels.tolist(), chosen.tolist(), strict=True):
         behind = [sequel[at + length] if at + length < len(sequel) else 0 for at in range(len(span))]
         found.append(list({s: b for s, b, t in zip(span, behind, take, strict=True) if t}.items()))
     return found
+
+
+def _goes_round(pieces: Tensor, length: int) -> Tensor:
+    """(B, S) whether a span of `length` tokens says the same again and again, as a list of steps that is gone through
+    several times: all rows that do are alike. `pieces` (B, P): hashes of the NEXT tokens from each place on."""
+    order = pieces.argsort(dim=1, stable=True)
+    found = pieces.gather(1, order)
+    near = (found[:, 1:] == found[:, :-1]) & (order[:, 1:] - order[:, :-1] < length)
+    again = torch.zeros_like(pieces).scatter(1, order[:, 1:], near.long())
+    sums, inside = torch.nn.functional.pad(again.cumsum(1), (1, 0)), length - NEXT + 1
+    return sums[:, inside:] - sums[:, :-inside] > ROUND * inside
 
 
 def rolling(ids: Tensor, length: int) -> Tensor:
