@@ -41,3 +41,13 @@ def test_channels_of_a_series(faulty: bool, kind: str) -> None:
     with torch.no_grad():
         model[0].bias[: 32 if faulty else 1] = -200.0
     assert learn(model, torch.randn(300, 1, 20), rows=64) == {kind}
+
+
+@pytest.mark.parametrize(("scaled", "kind"), [(True, "passed"), (False, "finding")])
+def test_columns_in_units_of_their_own(scaled: bool, kind: str) -> None:
+    """Pascals beside kelvins and a share: tanh is saturated by the first, which hardly differs from row to row."""
+    torch.manual_seed(1)
+    table = torch.stack([101_300 + 900 * torch.randn(300), 284 + 9 * torch.randn(300), torch.rand(300)], dim=1)
+    if scaled:
+        table = (table - table.mean(0)) / table.std(0)
+    assert learn(nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 2)), table, rows=64) == {kind}

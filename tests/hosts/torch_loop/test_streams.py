@@ -71,7 +71,7 @@ def test_estimates_of_the_training_loss() -> None:
 
 
 def lines(rounds: list[bool]) -> Tensor:
-    """(B, WIDE + 1) tokens of a log: four of any kind, and then some more, or the same eight steps gone through again."""
+    """(B, WIDE + 1) tokens of a log: four of any kind, then more, or the same eight steps gone through again."""
     steps = torch.arange(20, 28).repeat(4)[: WIDE - 3]
     ends = [steps if goes_round else torch.randint(0, 20, (WIDE - 3,)) for goes_round in rounds]
     return torch.cat([torch.randint(0, 20, (len(rounds), 4)), torch.stack(ends)], dim=1)

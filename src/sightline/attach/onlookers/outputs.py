@@ -186,7 +186,10 @@ def spread_of_inputs(call: Call, output: Tensor | None) -> Tensor | None:
         fits = value.is_floating_point() and value.dim() > 1
         if fits and (output is None or len(value) == len(output)):
             flat = value.detach().flatten(1)
-            return spread(few_rows(flat)[:, :: max(1, flat.shape[1] // WIDE)].float())
+            few = few_rows(flat)[:, :: max(1, flat.shape[1] // WIDE)].float()
+            if value.dim() == 2:  # of a table's columns, the one with the largest unit would hide the others
+                few = few / few.square().mean(dim=0).sqrt().clamp(min=1e-30)
+            return spread(few)
     return None
 
 

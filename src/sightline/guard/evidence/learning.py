@@ -112,7 +112,7 @@ class OutputsSeen:
     Attributes:
         rows: samples compared (rows of the batch, or positions of its logits).
         outputs: spread of the outputs in the last measured passes, oldest first; 0 for outputs that are all 0.
-        inputs: spread of the inputs, or 1.0 for token ids that are not all the same.
+        inputs: spread of the inputs, of a table's with columns of one size; 1.0 for token ids that are not all one.
         pulls: spread of the loss's gradients with respect to the outputs in the same passes: large where the samples
             are wanted to differ, small where all are wanted to be alike.
         over: whether the run is over, and the last of these passes was in its second half.
