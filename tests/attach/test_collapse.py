@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sightline
+from sightline.attach.onlookers.made_of import pooled
 from sightline.guard.catalogue import load, page
 
 STEPS = 60
@@ -81,6 +82,45 @@ def codes(model: nn.Module) -> dict[str, str]:
     guard.close()
     assert not any(part._forward_hooks for part in model.modules())
     return {str(r["code"]): str(r["kind"]) for r in guard.records()}
+
+
+class Pairs(nn.Module):
+    """Two texts that belong together, by one encoder whose places the host pools itself. `others`: some do not."""
+
+    def __init__(self, *, others: bool) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 24))
+        self.others = others
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        wanted = torch.ones(len(a))
+        if self.others:
+            b = torch.cat([b[: len(b) // 2], b[len(b) // 2 :].roll(1, 0)])
+            wanted[len(b) // 2 :] = 0.0
+        keep = torch.rand(2, len(a), 4, 1) < 0.8
+        one, other = (
+            (self.encoder(x.unflatten(1, (4, 4))) * m).sum(1) / m.sum(1).clamp(min=1)
+            for x, m in zip((a, b), keep, strict=True)
+        )
+        return F.mse_loss(F.cosine_similarity(one, other), wanted)
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_pairs_that_all_belong_together(others: bool) -> None:
+    torch.manual_seed(0)
+    assert codes(Pairs(others=others))["M2"] == ("passed" if others else "finding")
+
+
+@pytest.mark.parametrize("weights", [[1.0, 0, 0], [0.5, 0.25, 0.25], [2.0, -1.0, 0]])
+def test_what_a_host_pooled_is_told_by_its_gradient(weights: list[float]) -> None:
+    torch.manual_seed(0)
+    values = torch.randn(5, 3, 8, requires_grad=True)
+    vector = (values * torch.tensor(weights)[:, None]).sum(1)
+    vector.retain_grad()
+    (vector.square().sum() + vector.sin().prod(1).sum()).backward()
+    found, gradient = pooled(values.detach(), values.grad)
+    torch.testing.assert_close(found, vector.detach())
+    torch.testing.assert_close(gradient, vector.grad)
 
 
 @pytest.mark.parametrize(("gives", "stop"), [("loss", False), ("both", False), ("unit", False), ("loss", True)])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sightline.attach.onlookers.made_of import MadeOf, vectors
+from sightline.attach.onlookers.made_of import MadeOf, pooled, vectors
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.onlookers.outputs import few_rows, spread, spread_of_inputs
 from sightline.guard.evidence import CollapseSeen, Vectors
@@ -89,7 +89,7 @@ class Collapse(Onlooker):
         if self._made_of.listens and not self._told:
             self._hear_losses([given for given in every if not given.dim()])
         if every and len(self._outer) + len(every) <= SETS:
-            self._outer += [_listen(given, self.recorder) for given in every]
+            self._outer += [_listen(given, self.recorder, fits=vectors(given)) for given in every]
 
     def _hear_losses(self, losses: Sequence[Tensor]) -> None:
         """Of a model that returns its loss; what others are made of nobody tells."""
@@ -114,10 +114,10 @@ class Collapse(Onlooker):
         """Listen for the gradients of what the loss at this node was made of."""
         found = self._made_of.under(root)
         self._made_of.forget()
-        if not found:
+        if not found or (len(found) == 1 and found[0].dim() > 2):  # a text's logits, as a rule
             self._unfit = True
         elif len(self._inner) + len(found) <= SETS:
-            self._inner += [_listen(given, self.recorder) for given in found]
+            self._inner += [_listen(given, self.recorder, fits=True) for given in found]
 
     def before_step(self, optimizer: Optimizer, *, measured: bool) -> None:
         """All gradients of the step are there."""
@@ -142,7 +142,8 @@ class Collapse(Onlooker):
 
     def _read(self, kept: list[Kept], readings: Readings) -> None:
         reached = [one for one in kept if one.came]
-        sets = [(one.values, one.gradient) for one in reached if one.values is not None and one.gradient is not None]
+        held = [(one.values, one.gradient) for one in reached if one.values is not None and one.gradient is not None]
+        sets = [pooled(values.float(), gradient.float()) for values, gradient in held]
         alike = len({values.shape for values, _ in sets}) == 1 and len(sets) == len(reached)
         if len(sets) < 2 or not alike or self._inputs is None:
             return
@@ -190,13 +191,12 @@ class Collapse(Onlooker):
             self.recorder.offer(seen)
 
 
-def _listen(given: Tensor, recorder: Recording) -> Kept:
-    fits = vectors(given)
-    kept = Kept(few_rows(given.detach()).float() if fits else None)
+def _listen(given: Tensor, recorder: Recording, *, fits: bool) -> Kept:
+    kept = Kept(few_rows(given.detach()) if fits else None)
 
     def came(grad: Tensor) -> None:
         if not recorder.muted and not kept.came:
-            kept.came, kept.gradient = True, few_rows(grad.detach()).float() if fits else None
+            kept.came, kept.gradient = True, few_rows(grad.detach()) if fits else None
 
     given.register_hook(came)
     return kept

@@ -20,12 +20,14 @@ FAST = nn.TransformerEncoderLayer, nn.MultiheadAttention  # with a hook inside t
 class MadeOf:
     """Listens to the modules inside of a model for a step, and tells what a loss was made of.
 
-    Memory: outputs that are no vectors are known by their node of the graph alone.
+    Memory: outputs that are no vectors are known by their node of the graph alone; those of the model's own parts may
+    be sequences of vectors, which a host then pools itself.
     """
 
     def __init__(self, recorder: Recording) -> None:
         self._recorder = recorder
         self._handles: list[Any] = []
+        self._near: set[int] = set()  # the model, its parts and theirs
         self._made: dict[Any, list[Tensor] | None] = {}  # node -> the vectors it made; None for something else
 
     @property
@@ -38,6 +40,10 @@ class MadeOf:
         if not self._handles:
             hook = Hook(self._gave)
             every = list(self._recorder.model.modules())[:MODULES]
+            parts = [*self._recorder.model.children()]
+            self._near = {
+                id(m) for m in (self._recorder.model, *parts, *(c for part in parts for c in part.children()))
+            }
             fast = {id(part) for module in every if isinstance(module, FAST) for part in module.modules()}
             self._handles = [m.register_forward_hook(hook) for m in every if id(m) not in fast]
 
@@ -58,9 +64,11 @@ class MadeOf:
         for given in differentiable(output):
             if given.dim() < 2 or given.grad_fn is None:
                 continue  # a loss in the making, or a parameter as it is
-            known = self._made.setdefault(given.grad_fn, [])
-            if known is None or not vectors(given):
-                self._made[given.grad_fn] = None
+            known = self._made.get(given.grad_fn)
+            if not (vectors(given) or (id(module) in self._near and sequences(given))):
+                self._made.setdefault(given.grad_fn)
+            elif known is None:
+                self._made[given.grad_fn] = [given]
             elif not any(given is one for one in known):
                 known.append(given)
 
@@ -83,3 +91,20 @@ class MadeOf:
 def vectors(given: Tensor) -> bool:
     """Whether it is one vector for each of several samples."""
     return given.is_floating_point() and given.dim() == 2 and len(given) > 1 and WIDTH[0] <= given.shape[1] <= WIDTH[1]
+
+
+def sequences(given: Tensor) -> bool:
+    """Whether it is (B, T, D) some vectors for each of several samples."""
+    return given.dim() == 3 and vectors(given[:, 0])
+
+
+def pooled(values: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The vector (B, D) that a host made of each sequence (B, T, D), and its gradient; of vectors, themselves.
+
+    A weighted mean of the places, whatever its weights: each place has its weight's share of the gradient.
+    """
+    if values.dim() == 2:
+        return values, gradient
+    whole = gradient.sum(dim=1, keepdim=True)
+    weights = (gradient * whole).sum(-1, keepdim=True) / whole.square().sum(-1, keepdim=True).clamp(min=1e-30)
+    return (weights * values).sum(dim=1), whole.squeeze(1)
