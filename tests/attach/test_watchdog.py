@@ -46,6 +46,7 @@ def test_a_hang_is_told_while_it_hangs(fault: str, places: tuple[str, str], tmp_
     assert said.startswith("D3 the run hangs") and all(place in said for place in places), said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault", ["rank 0 saves", *(pytest.param(f, marks=pytest.mark.slow) for f in ("rank 0 computes", "none"))]
 )

@@ -19,6 +19,7 @@ def planned(call, recipe: object, *arguments: object) -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_state_on_one_gpu_is_that_of_the_real_model(call, recipe_file: Path) -> None:
     recipe = load(str(recipe_file))
     found = planned(call, recipe_file, "--tokens", 32)
@@ -50,6 +51,7 @@ def test_weights_in_bf16_are_planned(call, recipe_file: Path) -> None:
             assert each["weights"] == "fp32" and "numbers.weights=fp32" in each["set"]
 
 
+@pytest.mark.slow
 def test_two_gpus_are_ranked_and_priced(call, recipe_file: Path) -> None:
     done = call("plan", recipe_file, "--tokens", 32, "--gpus", 2, "--gpu", "t4-16gb", "--price", 0.5)
     assert done.exit_code == 0, done.output

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 
 def steps(run: Path) -> list[int]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -55,6 +57,7 @@ def test_a_finished_run_is_not_trained_again(call, recipe_file: Path) -> None:
     assert steps(run) == [1, 2]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_how_to_go_on(recipe_file: Path) -> None:
     run = recipe_file.parent / "out"
     command = [sys.executable, "-m", "sightline", "train", str(recipe_file), "stages.see.steps=100000", "log_every=1"]

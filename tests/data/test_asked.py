@@ -320,6 +320,7 @@ def test_tables_of_what_people_answered(tmp_path: Path) -> None:
 # --- the real thing ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_real_nlvr_from_its_tar_and_from_its_folder(shared: Path, tmp_path: Path) -> None:
     rows = read_rows(DataSpec(reader="nlvr", path=str(shared / "nlvr" / "dev.tar")), "dev").rows
     assert len(rows) == 989 * 6

@@ -76,6 +76,7 @@ def test_a_vocabulary_is_saved_in_its_order(tmp_path: Path) -> None:
             load(tmp_path / "broken.json")
 
 
+@pytest.mark.slow
 def test_real_answers(shared: Path) -> None:
     """57,038 of VQAv2's questions: the counts that docs/vqa.md states."""
     folder = shared / "vqav2_text"

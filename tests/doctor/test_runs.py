@@ -52,6 +52,7 @@ def test_a_jump_is_led_back_to_the_row_that_made_it(tmp_path: Path) -> None:
     assert one.ordered()[0].says == f"{row} is in all {times} of these steps"
 
 
+@pytest.mark.slow
 def test_rows_that_changed_since_are_told(tmp_path: Path) -> None:
     path = rows(tmp_path / "rows", odd=True)
     run = train(recipe(path, LONG), tmp_path / "run")
@@ -66,6 +67,7 @@ def test_rows_that_changed_since_are_told(tmp_path: Path) -> None:
     assert found.wrong[0].rows == () and any("cannot be worked out again" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_a_killed_run_can_go_on(data: Path, tmp_path: Path) -> None:
     content = recipe(data, {"steps": 16}, checkpoints={"every": 6})
     run = killed(content, tmp_path / "run", step=8)

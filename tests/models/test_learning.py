@@ -48,6 +48,7 @@ def test_composed_learns_by_heart_what_only_the_picture_tells(compose: Callable[
     assert [built.encoder.decode(tokens) for tokens in said] == ["red", "green"]
 
 
+@pytest.mark.slow
 def test_adopted_learns_by_heart() -> None:
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(AutoConfig.for_model("llava", **CONFIGS["llava"]))
@@ -77,6 +78,7 @@ def test_pretrained_language_tower_really_is(stories: Built) -> None:
     assert loss < 1.5  # one of 512 tokens at random: 6.24
 
 
+@pytest.mark.slow
 def test_captions_of_real_photos_are_learned(stories: Built) -> None:
     if not COCO.is_dir():
         pytest.skip("no coco_tiny")

@@ -167,6 +167,7 @@ def test_a_text_is_the_same_alone_and_beside_a_longer_one(theirs: PreTrainedMode
     )
 
 
+@pytest.mark.slow
 def test_it_is_the_same_after_saving(theirs: PreTrainedModel, kind: str, tmp_path: Path) -> None:
     built, model, batch, _ = _both(theirs, kind, tmp_path)
     before = model.represent(batch)

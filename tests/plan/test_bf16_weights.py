@@ -100,6 +100,7 @@ def test_state_of_every_layout_that_takes_them(tmp_path: Path) -> None:
         assert plan.total == max(StateBytes(**seen).total for seen in ranks), told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("learn", "checkpointing"), [(ALIGN, False), (TUNE, True), pytest.param(TUNE, False, marks=pytest.mark.slow)]
 )

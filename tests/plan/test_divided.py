@@ -135,6 +135,7 @@ def test_ranks_that_are_fed_other_rows() -> None:
     assert data_world(FAR, Split(4, 8)).size == 1 and data_world(EIGHT, Split()) == EIGHT
 
 
+@pytest.mark.slow
 def test_a_split_by_one_is_the_plain_layout() -> None:
     here = found(EIGHT)
     plain, split = here.option("fsdp", True, 4), split_option(here, "fsdp", Split(1, 1), True)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from sightline.losses.next_token import next_token
 from sightline.models.vlm import VLM
 from sightline.plan.choice import as_written, enough, options
@@ -31,6 +33,7 @@ def test_a_frozen_tower_saves_gradients_and_moments() -> None:
     assert told["keeping its features (cache_features)"].seconds > 0
 
 
+@pytest.mark.slow
 def test_kept_features_are_seen_in_the_rehearsal() -> None:
     found, kept = on_one(ALIGN), on_one(ALIGN, cache_features=True)
     one, other = (each.rehearsal("one", False, 2) for each in (found, kept))
@@ -47,6 +50,7 @@ def test_the_largest_micro_batch_is_the_last_that_fits() -> None:
     assert room[0] >= 0 > room[1]
 
 
+@pytest.mark.slow
 def test_more_gpus_hold_what_one_does_not() -> None:
     found = on_one({"connector": "all", "language": "all"})
     state = found.option("one", True).total

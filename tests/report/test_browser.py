@@ -13,7 +13,7 @@ pytestmark = pytest.mark.browser
 
 # fp16 has a loss scale, three losses a curve each; where nothing was logged there is nothing to draw
 PLOTS = {"failed": 7, "bare": 0, "retrieval": 9, "robust": 10, "hostile": 11}
-QUICK = ("finished", "failed", "retrieval", "hostile")  # of every part of the page one run has something to show
+QUICK = ("finished", "hostile")  # of every part of the page one run has something to show
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 EMPTY_PLOTS = """[...document.querySelectorAll('.plot')].filter(box => {
     const lines = [...box.querySelectorAll('.scatterlayer .js-line, .scatterlayer .point')];
@@ -120,6 +120,7 @@ def test_zooming_one_plot_zooms_all_over_steps_and_a_double_click_goes_back(look
     assert page.evaluate(ranges) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast_in_light_and_dark(look, scheme):
     page = look("finished", color_scheme=scheme)
@@ -127,6 +128,7 @@ def test_contrast_in_light_and_dark(look, scheme):
     assert page.evaluate(f"{VISION}.stroke") == {"light": "rgb(11, 107, 176)", "dark": "rgb(98, 176, 236)"}[scheme]
 
 
+@pytest.mark.slow
 def test_on_paper_it_is_light_unfolded_and_as_wide_as_the_paper(look):
     page = look("findings", color_scheme="dark")
     page.click("label[for=show-wrong]")
@@ -146,6 +148,7 @@ def test_on_paper_it_is_light_unfolded_and_as_wide_as_the_paper(look):
     assert page.evaluate("document.querySelectorAll('details[open]').length") == 0
 
 
+@pytest.mark.slow
 def test_a_pdf_has_pages(look, tmp_path):
     pdf = look("finished").pdf(format="A4", prefer_css_page_size=True)
     assert pdf.startswith(b"%PDF") and 3 <= pdf.count(b"/Type /Page\n") <= 9

@@ -138,6 +138,7 @@ def test_a_loss_that_blew_up_is_counted_not_hidden(build_run):
     assert "2\u00a0logged steps had no finite loss" in html
 
 
+@pytest.mark.slow
 def test_a_spike_survives_20000_points(variants):
     history = read_run(variants["huge"]).history
     assert len(history.train) > 20_000

@@ -88,6 +88,7 @@ def found(run: Path) -> set[str]:
     return {line["code"] for line in lines if line["kind"] == "finding"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [pytest.param(PGD, marks=pytest.mark.slow), TRADES], ids=["pgd", "trades"])
 def test_stopped_watched_and_on_the_whole_the_same(tmp_path: Path, kind: dict[str, Any]) -> None:
     made = content(tmp_path, kind)

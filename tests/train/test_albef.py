@@ -49,6 +49,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return RECIPE | changes | {"checkpoints": {"every": 2, "keep": 5}}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_slow_copy_and_queue(content: dict[str, Any], tmp_path: Path) -> None:
     whole, part = tmp_path / "whole", tmp_path / "part"
     train(validate(content, "tiny"), whole)

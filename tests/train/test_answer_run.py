@@ -81,6 +81,7 @@ def test_what_a_run_tells_of_its_answers(content: dict[str, Any], whole: Path) -
     assert evaluation["vocabulary"] == {"answers": 8, "out_of_reach": 1, "ceiling": pytest.approx(12 / 13)}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_as_if_it_was_not(content: dict[str, Any], whole: Path, tmp_path: Path) -> None:
     def stop(event: dict[str, Any]) -> None:
         if event["event"] == "checkpoint" and event["step"] == 2:

@@ -85,6 +85,7 @@ def test_each_stage_is_judged_by_what_it_learns(whole: tuple[Recipe, Path]) -> N
     assert last["metric"] == "exact-match" and last["questions"] == len(COLOURS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "steps",
     [pytest.param(2, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)],

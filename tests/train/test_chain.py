@@ -55,6 +55,7 @@ def adopting(exported: Path, data: dict[str, Any], **stage: Any) -> Recipe:
     )
 
 
+@pytest.mark.slow
 def test_an_exported_run_is_adopted_trained_and_asked(exported: Path, data: dict[str, Any], tmp_path: Path) -> None:
     run = train(adopting(exported, data), tmp_path / "adopted")
     facts = json.loads((run / "run.json").read_text())

@@ -87,6 +87,7 @@ class _Stop(Exception):
     """What pulls the plug."""
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_stops_early_where_it_would_have(
     content: dict[str, Any], whole: Path, tmp_path: Path
 ) -> None:

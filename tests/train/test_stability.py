@@ -45,6 +45,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
     return switched(folder), train(switched(folder), folder / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "steps", [2, pytest.param(6, marks=pytest.mark.slow)], ids=["while dropout rises", "within stage 2"]
 )

@@ -46,6 +46,7 @@ def losses(run: Path, kind: str) -> list[float]:
     return [event["loss"] for event in events if event["event"] == kind]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(recipe_file: Path, tmp_path: Path) -> None:
     alone = train(load(str(recipe_file)), tmp_path / "alone")
     torchrun("train", str(recipe_file), "--out", str(tmp_path / "pair"))

@@ -209,6 +209,7 @@ print(loss.item().hex())
 """
 
 
+@pytest.mark.slow
 def test_what_an_accelerator_logs(watched: Told) -> None:
     plain, ours, told = watched(ACCELERATE, own=True)
     assert ours == plain and told["run"]["problems"] == []

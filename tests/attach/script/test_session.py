@@ -305,6 +305,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 @pytest.mark.parametrize(
     "clean", [pytest.param(True, id="clean", marks=pytest.mark.slow), pytest.param(False, id="faulty")]

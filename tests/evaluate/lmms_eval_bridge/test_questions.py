@@ -56,6 +56,7 @@ def test_what_is_no_picture_is_refused(visual: Any) -> None:
         image_ref(visual, HERE)
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_an_evaluation(built: Built) -> None:
     rows = [row_of(text, [image], HERE) for text in ("is it red ?", "what color ?") for image in (RED, BLUE)]
     asked = [Question(row, {"max_new_tokens": 1 + place % 3}) for place, row in enumerate(rows)]

@@ -35,7 +35,7 @@ def rows(tmp_path: Path) -> list[Row]:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"connector": {"kind": "q-former"}},
+        pytest.param({"connector": {"kind": "q-former"}}, marks=pytest.mark.slow),
         {"connector": {"kind": "gated-cross-attention"}},
         {"language": {"config": T5}},
     ],

@@ -63,6 +63,7 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return request.param, json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_the_verdict_tells_them_apart(seen: tuple[bool, dict[str, Any]]) -> None:
     exchanged, evaluation = seen
     looking = evaluation["looking"]

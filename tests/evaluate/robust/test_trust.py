@@ -92,6 +92,7 @@ def failed(found) -> set[str]:
     return {check["check"] for check in found["checks"] if check["passed"] is False}
 
 
+@pytest.mark.slow
 def test_the_clean_model_s_attacks_are_believed(trained, tmp_path):
     other = tiny.model(trained[1])  # not trained: what fools it fools nobody else
     found = measured(trained, None, tmp_path, foreign=(other, "an untrained model"))

@@ -23,7 +23,8 @@ SLOW = {  # the longest; of each library, and of each kind of model and loss, ot
     *("ddp_gloo", "torch_compile", "qlora_nf4", "sft_packing", "t5_seq2seq", "vit_trainer", "dpo", "grpo"),
     *("llama_pretrain", "trainer_lm", "char_gpt", "seq2seq_transformer", "reinforce", "grad_accumulation", "char_lstm"),
     *("binary_early_stopping", "distillation", "cnn_adam", "gan", "siamese_triplet", "gradient_checkpointing"),
-    *("amp_bf16", "classifier", "vit_mixup", "text_gru_packed"),
+    *("amp_bf16", "classifier", "vit_mixup", "text_gru_packed", "accelerate_loop", "byol_target", "llava_tiny"),
+    *("trainer_classification", "masked_lm", "checkpoint_resume", "reward", "wgan_gp"),
 }
 KNOWN: dict[str, str] = {}  # script -> why it still fails
 VARIES = re.compile(r"'?\w*(runtime|per_second|step_time)'?: '?[\d.e+-]+'?")  # what a library prints of the clock

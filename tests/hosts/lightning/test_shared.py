@@ -13,6 +13,7 @@ from tests.hosts.task import Fault, proved
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", planted_in("lightning"))
 def test_found_in_the_task_and_not_in_its_twin(fault: Fault, tmp_path: Path) -> None:
     proved(fault, lambda task: train(task, tmp_path))

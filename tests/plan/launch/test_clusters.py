@@ -51,6 +51,7 @@ def test_an_indexed_job_finds_its_first_pod() -> None:
     assert validate(yaml.safe_load(scripts["data"]["recipe.yaml"]), "it").name == "quickstart"
 
 
+@pytest.mark.slow
 def test_comments_stand_above_what_they_explain_and_not_inside_texts() -> None:
     text = kubernetes.files(made(nodes=2, image=IMAGE)).files["job.yaml"]
     lines = text.splitlines()
@@ -61,6 +62,7 @@ def test_comments_stand_above_what_they_explain_and_not_inside_texts() -> None:
     assert recipe in yaml.safe_load(told)["workerPoolSpecs"][0]["containerSpec"]["args"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gpu", "fabric", "resource", "count"),
     [
@@ -155,6 +157,7 @@ def test_vertex_ais_own_types_take_it(asked: dict[str, Any]) -> None:
     assert read.worker_pool_specs[0].replica_count == 1 and read.scheduling.timeout.total_seconds() == 86400
 
 
+@pytest.mark.slow
 def test_a_task_meets_at_its_first_machine() -> None:
     told = task()
     assert told["num_nodes"] == 2 and told["resources"]["accelerators"] == "H100:8"

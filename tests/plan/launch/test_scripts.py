@@ -50,6 +50,7 @@ def test_every_setting_has_its_reason_above_it(name: str) -> None:
         assert lines[place - 1] == f"# {each.why}" and each.value.replace("'", "") in lines[place]
 
 
+@pytest.mark.slow
 def test_sbatch_options_are_slurms() -> None:
     for name, text in scripts().items():
         if name.endswith(".sbatch"):

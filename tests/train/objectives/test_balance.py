@@ -224,6 +224,7 @@ def work(rank: int, port: int, rows: list[Row], out: str) -> None:
             torch.save((losses.balance.weights(), built.model.state_dict()), f"{out}/{kind}-{rank}.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_two_ranks_learn_the_weights_of_one(rows: list[Row], tmp_path: Path) -> None:
     port = free_port()
@@ -245,6 +246,7 @@ def test_two_ranks_learn_the_weights_of_one(rows: list[Row], tmp_path: Path) -> 
 # --- in a run --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "weighting", ["uncertainty", pytest.param({"kind": "gradnorm", "alpha": 0.5}, marks=pytest.mark.slow)]
 )

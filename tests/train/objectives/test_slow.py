@@ -267,6 +267,7 @@ def work(rank: int, port: int, rows: list[Row], out: str) -> None:
         torch.save((grads, model.queue.state_dict()), f"{out}/{rank}.pt")  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_two_ranks_give_the_gradient_of_one_and_hold_one_queue(rows: list[Row], tmp_path: Path) -> None:
     stage, built = fused_stage_and_model(rows, OBJECTIVE, distil=ALPHA)

@@ -202,6 +202,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "expected"),
     [

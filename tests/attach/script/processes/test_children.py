@@ -109,9 +109,9 @@ def _run(
     ("how", "method"),
     [
         ("clean", "fork"),
-        ("faulty", "spawn"),
+        pytest.param("faulty", "spawn", marks=pytest.mark.slow),
         pytest.param("clean", "spawn", marks=pytest.mark.slow),
-        pytest.param("faulty", "fork", marks=pytest.mark.slow),
+        ("faulty", "fork"),
     ],
 )
 def test_started_ranks(how: str, method: str, tmp_path: Path, forks: Forks) -> None:
@@ -188,6 +188,7 @@ for _ in range(12):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [pytest.param("clean", marks=pytest.mark.slow), "faulty"])
 def test_the_launcher_of_accelerate_as_the_script(how: str, tmp_path: Path, forks: Forks) -> None:
     (tmp_path / "train.py").write_text(ACCELERATED)

@@ -140,6 +140,7 @@ def launched(text: str, folder: Path) -> tuple[int, dict[str, Any], str]:
     return done.returncode, json.loads((folder / "told.json").read_text()), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_ranks_that_call_the_same_in_their_own_ways(tmp_path: Path) -> None:
     status, told, said = launched(HONEST, tmp_path)
@@ -166,6 +167,7 @@ def test_ranks_that_add_up_different_things(tmp_path: Path) -> None:
     assert {int(number) for number in re.findall(r"train.py:(\d+)", found["message"])} == lines
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_ranks_that_are_watched_one_after_the_other(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SPAWNED)
@@ -184,6 +186,7 @@ def test_a_method_that_goes_past_the_wrapper(called: str, codes: set[str], tmp_p
     assert {found["code"] for found in told["findings"] if found["severity"] != "note"} == codes, said
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_what_was_found_is_told_though_rank_0_is_killed(tmp_path: Path) -> None:
     status, told, said = launched(KILLED, tmp_path)
