@@ -53,11 +53,11 @@ class Readings:
     recent: list[Reading] = field(default_factory=list)
 
     def told(self, steps: int) -> CollapseSeen | None:
-        """The end of a run of so many steps, told by readings after the first quarter, the last in the second half."""
+        """The end of a run of so many steps, told by readings after the first eighth, the last in the second half."""
         if len(self.recent) < LAST or not self.began:
             return None
         first, last = self.recent[0], self.recent[-1]
-        if 4 * first.step < steps or 2 * last.step < steps:
+        if 8 * first.step < steps or 2 * last.step < steps:
             return None
         inputs = min(one.inputs for one in (self.began if last.made else self.recent))
         began, ended = (tuple(one.seen for one in part) for part in (self.began, self.recent))

@@ -18,7 +18,7 @@ FAST = nn.TransformerEncoderLayer, nn.MultiheadAttention  # with a hook inside t
 
 
 class MadeOf:
-    """Listens to the modules inside of a model for a step, and tells what a loss was made of.
+    """Listens to the modules inside of a model, and beside it, for a step, and tells what a loss was made of.
 
     Memory: outputs that are no vectors are known by their node of the graph alone; those of the model's own parts may
     be sequences of vectors, which a host then pools itself.
@@ -39,11 +39,10 @@ class MadeOf:
         """Hear what modules give from now on."""
         if not self._handles:
             hook = Hook(self._gave)
-            every = list(self._recorder.model.modules())[:MODULES]
-            parts = [*self._recorder.model.children()]
-            self._near = {
-                id(m) for m in (self._recorder.model, *parts, *(c for part in parts for c in part.children()))
-            }
+            wholes = [self._recorder.model, *(m for ref in self._recorder.beside_it if (m := ref()) is not None)]
+            every = [module for whole in wholes for module in whole.modules()][:MODULES]
+            parts = [*wholes, *(child for whole in wholes for child in whole.children())]
+            self._near = {id(m) for m in (*parts, *(inner for part in parts for inner in part.children()))}
             fast = {id(part) for module in every if isinstance(module, FAST) for part in module.modules()}
             self._handles = [m.register_forward_hook(hook) for m in every if id(m) not in fast]
 

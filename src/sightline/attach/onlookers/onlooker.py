@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol
@@ -24,6 +25,7 @@ class Recording(Protocol):
     `backwards`: backward passes through the model's outputs, of steps that were heard; `muted`: our own forward pass is
     running; `last_call`: None where the model must not be run again; `parted`: the calls of parts that are called one
     by one; `open_step`: the one in the making; `stepped`: steps that are over and not yet evidence, the last one last.
+    `beside_it`: smaller modules that the same optimizer moves.
     """
 
     model: nn.Module
@@ -38,6 +40,7 @@ class Recording(Protocol):
     declarations: int
     last_call: Call | None
     parted: list[tuple[Call, Any]]
+    beside_it: list[weakref.ref[nn.Module]]
     open_step: OpenStep | None
     stepped: list[tuple[OpenStep, Any]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -74,6 +75,7 @@ class State:
         evaluated: the evaluation under way was shown already. asked: the audience listens, without a forward pass.
         arriving: told first of a forward pass, by whoever finds out only then that a step was taken.
         parted: of a model whose parts are called one by one, all calls that the loss at hand may be made of.
+        beside_it: smaller modules that the same optimizer moves, such as a head or another tower.
         renamed: told of other towers than those that were known at first.
         audience: told of the evaluations of all models.
     """
@@ -94,6 +96,7 @@ class State:
         self.model, self.towers, self.facts, self.probing, self.offer = model, towers, facts, probing, offer
         self.optimizers = [optimizer] if optimizer is not None else []
         self.mailbox, self.meter, self.pace = Mailbox(), Meter(model, dict(towers.of)), Pace(budget)
+        self.beside_it: list[weakref.ref[nn.Module]] = []
         self.sighted = Sighted(model, towers)
         self.renamed: Callable[[Towers], None] = lambda towers: None
         self.step, self.forwards, self.backwards = 0, 0, 0

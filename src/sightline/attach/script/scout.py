@@ -221,6 +221,7 @@ class Scout:
             return
         heard = heard or bool(parts)
         one = self.models.attach(model, optimizers, blind=call is None and not heard, parts=parts)
+        one.recorder.beside_it = self._beside(model, optimizers)
         self._free = [ref for ref in self._free if (m := ref()) is not None and m not in set(model.modules())]
         self.models.losses.listen([m for ref in self._free if (m := ref()) is not None])
         if not self._waiting:
@@ -230,6 +231,15 @@ class Scout:
                 one.recorder.begin()
         else:
             self._begin(one, model, call)
+
+    def _beside(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> list[weakref.ref[nn.Module]]:
+        """What else holds matrices that these optimizers move, and neither is in `model` nor has it inside."""
+        inside, parts = {id(p) for p in model.parameters()}, set(model.modules())
+        held = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+        rest = {id(p) for p in held if id(p) not in inside and p.dim() > 1}
+        posted = [module for ref, _ in self._posts.values() if (module := ref()) is not None]
+        found = [m for m in holders(posted, rest) if m not in parts and model not in set(m.modules())] if rest else []
+        return [weakref.ref(module) for module in outermost(found)]
 
     @staticmethod
     def _begin(one: Watched, model: nn.Module, call: tuple[Any, ...]) -> None:
