@@ -49,11 +49,11 @@ def layer() -> nn.Module:
     return nn.TransformerEncoderLayer(16, 2, 16, 0.0, batch_first=True)
 
 
-def trained(model: nn.Module, steps: int = 3) -> tuple[set[str], nn.Module]:
+def trained(model: nn.Module, told: dict[str, list[str]] | None = None) -> tuple[set[str], nn.Module]:
     """The towers of a model that was trained."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with sightline.attach(model, optimizer, on_finding=None) as guard:
-        for _ in range(steps):
+    with sightline.attach(model, optimizer, on_finding=None, towers=told) as guard:
+        for _ in range(3):
             optimizer.zero_grad()
             model(torch.randn(4, 3, 8, 8), torch.randint(9, (4, 5))).square().mean().backward()
             optimizer.step()
@@ -70,6 +70,10 @@ def trained(model: nn.Module, steps: int = 3) -> tuple[set[str], nn.Module]:
 )
 def test_who_is_given_pictures(seen: str, found: set[str]) -> None:
     assert trained(Two(seen))[0] == found
+
+
+def test_what_the_host_says_of_towers_holds() -> None:
+    assert trained(Two("pictures"), {"model": [""]})[0] == {"model "}
 
 
 def test_a_sequence_of_layers_may_see() -> None:

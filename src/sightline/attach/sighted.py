@@ -20,7 +20,7 @@ class Sighted:
     """The parts that were handed pictures: tensors of (..., C, H, W) or (..., H, W, C) that nothing learnable made."""
 
     def __init__(self, model: nn.Module, towers: Towers) -> None:
-        alone = set(towers.modules) == {"model"} and reads(model)
+        alone = set(towers.modules) == {"model"} and not towers.told and reads(model)
         self._model, self._parts = model, dict(_parts(model, "", DEEP)) if alone else {}
         self._names = {id(part): name for name, part in self._parts.items()}
         self._found: set[str] = set()
@@ -39,7 +39,7 @@ class Sighted:
         """Hear nothing more."""
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles, self._parts = [], {}
 
     def towers(self) -> Towers | None:
         """The towers, where a part that was heard so far sees and another one reads; asked once."""

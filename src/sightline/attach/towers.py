@@ -9,7 +9,7 @@ vision part is one tower, `model`.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -21,10 +21,11 @@ LANGUAGE_HEADS = ("lm_head", "language_model", "embed_tokens", "text_model")
 
 @dataclass(frozen=True, slots=True)
 class Towers:
-    """Tower name -> its outermost modules by dotted name; parameter name -> tower."""
+    """Tower name -> its outermost modules by dotted name; parameter name -> tower. `told`: by the host."""
 
     modules: Mapping[str, Mapping[str, nn.Module]]
     of: Mapping[str, str]
+    told: bool = False
 
     def lively(self, tower: str) -> tuple[str, ...]:
         """Modules of a tower that are in train mode and behave differently in it."""
@@ -50,13 +51,14 @@ def resolve(model: nn.Module, given: Mapping[str, Sequence[str]] | None, seeing:
         if prefix not in named:
             hint = nearest(prefix, [name for name in named if name.count(".") <= prefix.count(".")])
             raise UserError(f"the model has no module '{prefix}'", where="towers", fix=hint)
-    return _towers(model, prefixes)
+    return replace(_towers(model, prefixes), told=given is not None)
 
 
 def renewed(model: nn.Module, towers: Towers) -> Towers:
     """The same towers of a model that has got other parameters, or other modules of the same names."""
     now = dict(model.named_modules())
-    return _towers(model, {prefix: name for name, parts in towers.modules.items() for prefix in parts if prefix in now})
+    known = {prefix: name for name, parts in towers.modules.items() for prefix in parts if prefix in now}
+    return replace(_towers(model, known), told=towers.told)
 
 
 def _towers(model: nn.Module, prefixes: Mapping[str, str]) -> Towers:
