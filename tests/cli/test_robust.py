@@ -14,6 +14,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 def test_robust_writes_what_it_prints(call, run: Path) -> None:
     done = call("robust", run, "--limit", "4", *SMALL)
     assert done.exit_code == 0, done.output

@@ -338,6 +338,7 @@ def test_real_nlvr_from_its_tar_and_from_its_folder(shared: Path, tmp_path: Path
         read_rows(DataSpec(reader="nlvr", path=str(tmp_path / "dev")), "dev")
 
 
+@pytest.mark.slow
 def test_real_vqav2_questions_join_their_answers(shared: Path) -> None:
     folder = shared / "vqav2_text"
     spec = DataSpec(

@@ -25,6 +25,7 @@ def test_it_is_no_run(tmp_path: Path) -> None:
         read_record(tmp_path / "file")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "says"),
     [(None, "is missing"), ("", "is empty"), ("{no json\n", "holds no line that can be read")],

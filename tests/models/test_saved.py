@@ -80,6 +80,7 @@ def test_adopted_run(compose: Compose, rows: list[Row], tmp_path: Path) -> None:
     assert again.model.eos_ids == built.model.eos_ids
 
 
+@pytest.mark.slow
 def test_texts_are_not_needed_again(compose: Compose, tmp_path: Path) -> None:
     built = compose()
     write_run(built, tmp_path)

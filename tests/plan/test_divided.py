@@ -186,6 +186,7 @@ def test_offload_moves_the_optimizer_to_the_host(layout: Any) -> None:
     assert slow[0] and slow[1] and slow[0].optimizer > slow[1].optimizer
 
 
+@pytest.mark.slow
 def test_the_recipe_says_the_layout() -> None:
     here = found(EIGHT, {"kind": "fsdp", "tensor": 2})
     option = as_written(here)

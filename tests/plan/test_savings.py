@@ -42,6 +42,7 @@ def test_kept_features_are_seen_in_the_rehearsal() -> None:
     assert not [each for each in savings(kept, as_written(kept)) if "cache" in each.what]
 
 
+@pytest.mark.slow
 def test_the_largest_micro_batch_is_the_last_that_fits() -> None:
     found = on_one(ALIGN, batch=64, micro_batch=4)
     largest = found.option("one", False).largest

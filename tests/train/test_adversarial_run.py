@@ -105,6 +105,7 @@ def test_stopped_watched_and_on_the_whole_the_same(tmp_path: Path, kind: dict[st
         assert any({"next-token", "divergence"} <= line.get("terms", {}).keys() for line in last)
 
 
+@pytest.mark.slow
 def test_a_frozen_tower_stays_as_it_is(tmp_path: Path) -> None:
     made = content(tmp_path, PGD | {"share": 1.0}, vision=False)
     run = trained(made, tmp_path / "frozen")

@@ -61,6 +61,7 @@ def whole(content: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     return train(validate(content, "tiny"), tmp_path_factory.mktemp("runs") / "whole")
 
 
+@pytest.mark.slow
 def test_the_stage_ends_on_its_most_accurate_weights(whole: Path) -> None:
     seen = _events(whole, "validation")
     accuracies = [event["accuracy"] for event in seen]

@@ -86,6 +86,7 @@ def test_rows_without_any_image_are_asked_in_no_condition(tmp_path: Path) -> Non
     assert seen["looking"]["verdict"]["says"] == "cannot tell" and seen["looking"]["counterfactual"]["pairs"] == 0
 
 
+@pytest.mark.slow
 def test_of_many_questions_a_sample_of_whole_images_is_asked_again(rows: list[Row], tmp_path: Path) -> None:
     built = tiny.model(rows)
     seen = evaluate(tiny.recipe(looking_questions=7, group_by="type"), built, rows, rows, tmp_path)

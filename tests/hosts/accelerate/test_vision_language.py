@@ -85,6 +85,7 @@ def validation_rows_that_were_trained_on(folder: Path, watch: Watch, faulty: boo
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", planted(globals(), slow=("X1", "X3")))
 def test_found_in_the_script_and_not_in_its_twin(script: Script, tmp_path: Path) -> None:
     seen: list[Any] = []

@@ -24,7 +24,8 @@ SLOW = {  # the longest; of each library, and of each kind of model and loss, ot
     *("llama_pretrain", "trainer_lm", "char_gpt", "seq2seq_transformer", "reinforce", "grad_accumulation", "char_lstm"),
     *("binary_early_stopping", "distillation", "cnn_adam", "gan", "siamese_triplet", "gradient_checkpointing"),
     *("amp_bf16", "classifier", "vit_mixup", "text_gru_packed", "accelerate_loop", "byol_target", "llava_tiny"),
-    *("trainer_classification", "masked_lm", "checkpoint_resume", "reward", "wgan_gp"),
+    *("trainer_classification", "masked_lm", "checkpoint_resume", "reward", "wgan_gp", "diffusion", "mnist_nll"),
+    *("regression_mse", "multitask", "recommender", "trainer_class"),
 }
 KNOWN: dict[str, str] = {}  # script -> why it still fails
 VARIES = re.compile(r"'?\w*(runtime|per_second|step_time)'?: '?[\d.e+-]+'?")  # what a library prints of the clock

@@ -261,6 +261,7 @@ def test_found_in_the_script_and_not_in_its_twin(script: Script, tmp_path: Path)
     assert kinds[script.plants][0] == ("not-run" if script.plants == "P4" else "passed"), kinds[script.plants]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", planted(globals())[::4])
 def test_the_guard_changes_no_bit(script: Script, tmp_path: Path) -> None:
     watched = script(tmp_path / "watched", watching([]), False)

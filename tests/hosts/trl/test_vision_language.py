@@ -129,6 +129,7 @@ def features_scaled_down_on_their_way(faulty: bool) -> Task:
     return task(llava(factor=1e-5 if faulty else 1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", planted(globals(), slow=("P5", "X1", "X3", "X5")))
 def test_found_in_the_task_and_not_in_its_twin(fault: Fault, tmp_path: Path) -> None:
     def run(task: Task) -> list[dict[str, object]]:

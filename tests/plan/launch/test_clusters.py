@@ -173,6 +173,7 @@ def test_skypilots_own_schema_takes_it(asked: dict[str, Any]) -> None:
     jsonschema.validate(task(**asked)["resources"], schemas.get_resources_schema())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("write", "asked", "told"),
     [

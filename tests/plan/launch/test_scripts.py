@@ -77,6 +77,7 @@ def test_the_array_runs_each_recipe() -> None:
     assert "#SBATCH --array=0-4" in text and "RECIPE=runs/$SLURM_ARRAY_TASK_ID/recipe.yaml" in text
 
 
+@pytest.mark.slow
 def test_what_goes_into_a_script_is_quoted() -> None:
     text = torchrun.files(made(run="my runs/$(touch x)")).files["run.sh"]
     assert "RUN=${RUN:-'my runs/$(touch x)'}" in text

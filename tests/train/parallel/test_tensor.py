@@ -165,6 +165,7 @@ def learned(ranks: Ranks, rows: list[Any], tensor: int, dropped: float = 0.0) ->
     return left | {name: whole(tensor).detach() for name, tensor in model.state_dict().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_twins_keep_the_same_weights_to_the_bit(rows: list[Any], tmp_path: Path) -> None:
     cut, dropped = on_ranks(2, [(learned, (rows, 2)), (learned, (rows, 2, 0.5))], tmp_path)
