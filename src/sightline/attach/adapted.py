@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -18,8 +18,10 @@ MORE = ("exclude_modules", "layers_to_transform", "rank_pattern", "alpha_pattern
 def adapted(model: nn.Module, towers: Towers) -> dict[str, Adapted]:
     """Tower -> its adapters; see `Adapted`. Costs one pass over the names of modules, where PEFT is in use."""
     peft = sys.modules.get("peft.tuners.tuners_utils")
-    rested = {name: how for name, p in model.named_parameters() if (how := ORIGINS.rested(p))} if peft else {}
-    if peft is None or not (rested or _by_bare_names(model)):
+    if peft is None:
+        return {}
+    rested = {name: how for name, p in model.named_parameters() if (how := ORIGINS.rested(p))}
+    if not rested and not _by_bare_names(model):
         return {}
     having, without = _layers(model, peft.BaseTunerLayer)
     lists = {name for name, module in model.named_modules() if isinstance(module, nn.ModuleList | nn.Sequential)}
@@ -44,19 +46,18 @@ def _by_bare_names(model: nn.Module) -> bool:
     """PEFT's own record: only lists of names (it keeps sets), and nothing that keeps layers of one name apart."""
     records = (vars(module).get("peft_config") for module in model.modules())
     configs: list[Any] = list(next((one for one in records if isinstance(one, dict)), {}).values())
-    return bool(configs) and all(isinstance(targeted(config), tuple) for config in configs)
+    return bool(configs) and all(placed(config) == "bare names" for config in configs)
 
 
-def targeted(config: Any) -> tuple[str, ...] | Literal["all-linear"] | None:
-    """The bare names that PEFT is given, or the word for all layers. None: something keeps layers of one name apart."""
+def placed(config: Any) -> Placed | None:
+    """How PEFT is told where adapters belong; None where something keeps layers of one name apart."""
     targets = getattr(config, "target_modules", None)
     if any(getattr(config, name, None) for name in MORE):
         return None
     if targets == "all-linear":
         return "all-linear"
-    if not isinstance(targets, set | list | tuple) or any("." in name for name in targets):
-        return None
-    return tuple(targets)
+    bare = isinstance(targets, set | list | tuple) and not any("." in name for name in targets)
+    return "bare names" if bare else None
 
 
 def _rested(paths: list[str], rested: Mapping[str, Placed]) -> Placed | None:

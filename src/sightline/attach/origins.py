@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from sightline.guard.evidence.setup import Placed
 
 SAMPLE = 8  # numbers that are compared: 8 x 23 random bits are never drawn twice
 SMALLEST = 2 * SAMPLE  # elements of a tensor that is told apart at all
@@ -30,7 +31,7 @@ class Origins:
         self._held: dict[int, tuple[weakref.ref[Tensor], Sample]] = {}
         self._asked: dict[int, tuple[weakref.ref[Tensor], Sample | None]] = {}
         self._grown: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
-        self._rested: dict[int, tuple[weakref.ref[Tensor], bool]] = {}
+        self._rested: dict[int, tuple[weakref.ref[Tensor], Placed]] = {}
 
     def drawn(self, tensor: object) -> None:
         """An initialiser has just filled `tensor` with random numbers."""
@@ -67,18 +68,16 @@ class Origins:
         now = table.detach()[len(table) - len(rows) :]
         return len(rows) if torch.equal(now, rows.to(now.device, now.dtype)) else 0
 
-    def adapted(self, model: nn.Module, *, all_linear: bool) -> None:
-        """Adapters are about to come into `model`, which has none, by bare names or into `all_linear` layers."""
+    def adapted(self, model: nn.Module, placed: Placed) -> None:
+        """Adapters are about to come into `model`, which has none."""
         frozen = [p for p in model.parameters() if not p.requires_grad]
         if len(frozen) < sum(1 for _ in model.parameters()):  # where all rest, none was chosen
-            self._rested.update((id(p), (weakref.ref(p), all_linear)) for p in frozen)
+            self._rested.update((id(p), (weakref.ref(p), placed)) for p in frozen)
 
-    def rested(self, tensor: Tensor) -> Literal["bare names", "all-linear"] | None:
+    def rested(self, tensor: Tensor) -> Placed | None:
         """How adapters were placed that came when it was frozen, and others of its model were not."""
-        ref, all_linear = self._rested.get(id(tensor), (None, False))
-        if ref is None or ref() is not tensor:
-            return None
-        return "all-linear" if all_linear else "bare names"
+        ref, placed = self._rested.get(id(tensor), (None, None))
+        return placed if ref is not None and ref() is tensor else None
 
     def optimized(self, tensor: Tensor) -> bool:
         """Whether any optimizer was ever given it."""

@@ -5,6 +5,7 @@ Heard in the first forward passes only, and of models that read text and would b
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,18 +23,20 @@ class Sighted:
     def __init__(self, model: nn.Module, towers: Towers) -> None:
         alone = set(towers.modules) == {"model"} and not towers.told and reads(model)
         self._model, self._parts = model, dict(_parts(model, "", DEEP)) if alone else {}
-        self._names = {id(part): name for name, part in self._parts.items()}
         self._found: set[str] = set()
         self._handles: list[Any] = []
 
     def listen(self, hook: Callable[[Callable[..., None]], Any]) -> None:
         """Hear what the parts are given."""
-        self._handles = [part.register_forward_pre_hook(hook(self.given)) for part in self._parts.values()]
+        self._handles = [
+            part.register_forward_pre_hook(hook(functools.partial(self.given, name)))
+            for name, part in self._parts.items()
+        ]
 
-    def given(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Forward pre-hook of a part."""
+    def given(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Forward pre-hook of the part `name`."""
         if args and _picture(args[0]):
-            self._found.add(self._names[id(module)])
+            self._found.add(name)
 
     def remove(self) -> None:
         """Hear nothing more."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,8 +23,8 @@ def drawn(text: Tensor) -> tuple[Tensor, Tensor]:
     return windows[:, :-1], windows[:, 1:]
 
 
-def codes(train: Tensor, judged: list[Tensor]) -> list[str]:
-    """Train on windows of one text; every 16 steps draw six batches of each text that it is judged by."""
+def found(taught: Callable[[], tuple[Tensor, Tensor]], judged: Callable[[], Iterable[Tensor]]) -> Sequence[Finding]:
+    """What is found in a run on batches of ids and what follows each, judged by others every 16 steps."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Embedding(30, 8), nn.Linear(8, 30))
     opt = torch.optim.Adam(net.parameters(), lr=1e-3)
@@ -30,14 +32,19 @@ def codes(train: Tensor, judged: list[Tensor]) -> list[str]:
         for step in range(81):
             if step % 16 == 0:
                 with torch.no_grad():
-                    for text in judged:
-                        for _ in range(6):
-                            net(drawn(text)[0])
-            ids, following = drawn(train)
+                    for ids in judged():
+                        net(ids)
+            ids, following = taught()
             opt.zero_grad()
             F.cross_entropy(net(ids).flatten(0, 1), following.flatten()).backward()
             opt.step()
-    return [f.code for f in guard.findings if f.severity != "note"]
+    return guard.findings
+
+
+def codes(train: Tensor, judged: list[Tensor]) -> list[str]:
+    """Train on windows of one text, and draw six batches of each text that it is judged by."""
+    seen = found(lambda: drawn(train), lambda: (drawn(text)[0] for text in judged for _ in range(6)))
+    return [f.code for f in seen if f.severity != "note"]
 
 
 def random_text(count: int = 6000) -> Tensor:
@@ -70,28 +77,19 @@ def test_estimates_of_the_training_loss() -> None:
     assert not codes(text, [text])
 
 
-def lines(rounds: list[bool]) -> Tensor:
-    """(B, WIDE + 1) tokens of a log: four of any kind, then more, or the same eight steps gone through again."""
+def lines(rounds: list[bool]) -> tuple[Tensor, Tensor]:
+    """(B, WIDE) tokens of a log, and what follows: four of any kind, then more, or eight steps gone through again."""
     steps = torch.arange(20, 28).repeat(4)[: WIDE - 3]
     ends = [steps if goes_round else torch.randint(0, 20, (WIDE - 3,)) for goes_round in rounds]
-    return torch.cat([torch.randint(0, 20, (len(rounds), 4)), torch.stack(ends)], dim=1)
+    ids = torch.cat([torch.randint(0, 20, (len(rounds), 4)), torch.stack(ends)], dim=1)
+    return ids[:, :-1], ids[:, 1:]
 
 
 def test_lines_that_go_round_are_alike_and_may_be_judged_apart() -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Embedding(30, 8), nn.Linear(8, 30))
-    opt = torch.optim.Adam(net.parameters(), lr=1e-3)
-    with sightline.attach(net, opt, on_finding=None, budget=1.0) as guard:
-        for step in range(81):
-            if step % 16 == 0:
-                with torch.no_grad():
-                    for place in range(6):
-                        net(lines([place < 3] * ROWS)[:, :-1])
-            ids = lines([place % 3 == 0 for place in range(ROWS)])
-            opt.zero_grad()
-            F.cross_entropy(net(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()).backward()
-            opt.step()
-    assert not guard.findings
+    assert not found(
+        lambda: lines([place % 3 == 0 for place in range(ROWS)]),
+        lambda: (lines([place < 3] * ROWS)[0] for place in range(6)),
+    )
 
 
 ROWS_SEEN = SharedRowsSeen(9, trained=900, evaluated=300, shared=0, mixed=0, complete=True, pairs=9000, twins=0)

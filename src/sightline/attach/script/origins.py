@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sightline.attach.adapted import targeted
+from sightline.attach.adapted import placed
 from sightline.attach.given_rates import note
 from sightline.attach.hook import Hook
 from sightline.attach.origins import ORIGINS
@@ -89,9 +89,9 @@ class Told:
         inject = peft.BaseTuner.inject_adapter
 
         def comes(tuner: Any, model: nn.Module, name: str) -> None:
-            targets = targeted(tuner.peft_config[name])
-            if targets is not None and not any(isinstance(part, peft.BaseTunerLayer) for part in model.modules()):
-                ORIGINS.adapted(model, all_linear=targets == "all-linear")
+            how = placed(tuner.peft_config[name])
+            if how is not None and not any(isinstance(part, peft.BaseTunerLayer) for part in model.modules()):
+                ORIGINS.adapted(model, how)
 
         before = self._hook(comes)
 

@@ -228,9 +228,14 @@ class LossSeen:
 
 def _at_ends(pads: Tensor) -> int:
     """How many there are of what (rows, T) marks at the ends of rows: 0 where it is elsewhere too, or in all alike."""
-    ends = pads.flip(1).cumprod(dim=1).sum(dim=1)
+    ends = run_at_end(pads)
     one_length = len(set(ends.tolist())) < 2 or int(ends.max()) < 2
     return 0 if one_length or int(pads.sum()) != int(ends.sum()) else int(ends.sum())
+
+
+def run_at_end(marked: Tensor) -> Tensor:
+    """(rows,) how many marked places each row of (rows, T) ends in."""
+    return marked.flip(1).cumprod(dim=1).sum(dim=1)
 
 
 def users_taught(batch: BatchSeen, taught: Tensor) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sightline.guard.evidence.batches import IGNORE, BatchSeen
+from sightline.guard.evidence.batches import IGNORE, BatchSeen, run_at_end
 from sightline.guard.evidence.data import DataSeen
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def ended_untaught(ids: Tensor, targets: Tensor) -> tuple[int | None, bool]:
     import torch
 
     pad, width = int(ids[0, -1]), ids.shape[1]
-    run = (ids == pad).flip(1).cumprod(dim=1).sum(dim=1)
+    run = run_at_end(ids == pad)
     labels = torch.full_like(ids, IGNORE)
     labels[:, 1:] = targets[:, : width - 1]
     taught = labels != IGNORE
@@ -114,7 +114,7 @@ def masked_for_a_decoder(batch: BatchSeen, pad: int | None, ends: Collection[int
         return 0
     if (ids is not None and ids.shape == labels.shape) or any(bool((labels == end).any()) for end in ends):
         return 0
-    run = (labels == IGNORE).flip(1).cumprod(dim=1).sum(dim=1)
+    run = run_at_end(labels == IGNORE)
     return len(labels) if len(set(run.tolist())) > 1 and int(run.min()) > 0 else 0
 
 
@@ -122,7 +122,7 @@ def attended(ids: Tensor, mask: Tensor, pad: int) -> Tensor:
     """The mask, and the first of the pads that end each row where even the longest row ends in one: that is its EOS."""
     import torch
 
-    run = (ids == pad).flip(1).cumprod(dim=1).sum(dim=1)
+    run = run_at_end(ids == pad)
     if int(run.min()) != 1 or any(ids.shape[1] % size == 0 for size in ROUND):
         return mask
     return mask.index_put((torch.arange(len(ids)), ids.shape[1] - run), torch.tensor(True))

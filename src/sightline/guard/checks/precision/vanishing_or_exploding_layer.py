@@ -90,10 +90,8 @@ def _cut_off(seen: list[Layers], first: list[Layers], history: History) -> list[
     after rounding."""
     if history.step < WAITED or not history.stands(within=STUCK, over=STEPS):
         return []
-    strongest = [max((gradient for gradient, _ in layers.values()), default=0.0) for layers in (*seen, *first)]
-    pairs = list(zip((*seen, *first), strongest, strict=True))
-    faint = takewhile(lambda n: all(n in one and one[n][0] <= VANISHED * most for one, most in pairs), seen[-1])
-    return names if len(names := list(faint)) >= FEWEST else []
+    names = list(takewhile(lambda n: all(0.0 < s <= VANISHED for s in _shares([*seen, *first], n)), seen[-1]))
+    return names if len(names) >= FEWEST else []
 
 
 def _shares(seen: list[Layers], name: str) -> list[float]:
