@@ -26,7 +26,7 @@ from sightline.guard.probes.call import Call
 ROUNDS = 64  # evaluations that are listened to: a wrong count is wrong every time
 MOST = 4096  # losses of one evaluation
 ASKED = 4  # of its calls: a batch of rows of one length hides no padding
-SAME = 1e-4  # relative: one loss, summed in another order
+SAME, NOUGHT = 1e-4, 1e-6  # one loss, summed in another order: relative, and nats a token where hardly any are left
 EACH, MEAN, SUM = 0, 1, 2  # torch's numbers for reductions
 PLAIN = "cross_entropy_loss"  # of torch._C._nn: what F.cross_entropy and nn.CrossEntropyLoss come to
 
@@ -71,7 +71,8 @@ class Round:
 def _alike(one: BatchScore | None, other: BatchScore | None) -> bool:
     if one is None or other is None:
         return False
-    return one.told[1] == other.told[1] and isclose(one.told[0], other.told[0], rel_tol=SAME)
+    (nats, count), (others, as_many) = one.told, other.told
+    return count == as_many and isclose(nats, others, rel_tol=SAME, abs_tol=NOUGHT * count)
 
 
 class Judging(Beside):
