@@ -25,8 +25,9 @@ import time
 import types
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 TORCH = ("torch", "torch.utils.data", "torch._dynamo")  # the last is what making an optimizer imports
 CHECKS = sorted((Path(__file__).parents[1] / "src" / "sightline" / "guard" / "checks").glob("*/[a-z]*.py"))
@@ -47,10 +48,10 @@ WHERE = signal.SIGRTMAX  # says where a process is, in its standard error
 
 
 class Forks:
-    """Servers, one for each set of modules; each begins when it is first needed."""
+    """Servers, one for each set of modules; each begins when it is first needed, as a fork of one that knows less."""
 
     def __init__(self) -> None:
-        self._servers: dict[tuple[str, ...], subprocess.Popen[str]] = {}
+        self._servers: dict[tuple[str, ...], Server] = {}
 
     def run(
         self,
@@ -66,12 +67,12 @@ class Forks:
 
         `knows`: modules that are imported beforehand. Where `sightline` is not the command, it is not among them.
         """
-        server = self._server((*knows, *(GUARD if command[0] == "sightline" else ())))
+        server = self._server(*_layers(knows), *((GUARD,) if command[0] == "sightline" else ()))
         with tempfile.TemporaryDirectory() as folder:
             streams = [Path(folder, name) for name in STREAMS]
             streams[0].write_text(stdin)
             job = {"command": command, "cwd": str(cwd), "env": dict(os.environ if env is None else env)}
-            pid = int(_asked(server, {**job, "streams": [str(path) for path in streams]}))
+            pid = int(server.asked({**job, "streams": [str(path) for path in streams]}))
             status = _ended(server, pid, timeout)
             out, err = (path.read_text() for path in streams[1:])
         if status is None:
@@ -79,34 +80,75 @@ class Forks:
         assert not check or status == 0, f"{' '.join(command)} ended with {status}:\n{err[-4000:]}"
         return subprocess.CompletedProcess(command, status, out, err)
 
-    def _server(self, modules: tuple[str, ...]) -> subprocess.Popen[str]:
+    def _server(self, *layers: tuple[str, ...]) -> Server:
+        modules = tuple(name for layer in layers for name in layer)
         server = self._servers.get(modules)
-        if server is None or server.poll() is not None:
-            command = [sys.executable, __file__, *modules]
-            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            server = self._servers[modules] = subprocess.Popen(command, start_new_session=True, **pipes)
+        if server is None or not server.alive():
+            root = len(layers) == 1
+            server = _started(modules) if root else _branched(self._server(*layers[:-1]), layers[-1])
+            self._servers[modules] = server
         return server
 
     def close(self) -> None:
-        """End the servers."""
-        for server in self._servers.values():
-            server.communicate()
+        """End the servers, those first that came of others."""
+        for server in reversed(self._servers.values()):
+            server.close()
         self._servers.clear()
 
 
-def _asked(server: subprocess.Popen[str], job: dict[str, Any]) -> str:
-    assert server.stdin is not None and server.stdout is not None
-    server.stdin.write(json.dumps(job) + "\n")
-    server.stdin.flush()
-    return server.stdout.readline()
+@dataclass(eq=False)
+class Server:
+    """Where jobs go to and answers come from. `process`: of the first of the servers that this one came of."""
+
+    process: subprocess.Popen[str]
+    jobs: IO[str]
+    answers: IO[str]
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def asked(self, job: dict[str, Any]) -> str:
+        """The first line of its answer."""
+        self.jobs.write(json.dumps(job) + "\n")
+        self.jobs.flush()
+        return self.answers.readline()
+
+    def close(self) -> None:
+        self.jobs.close()
+        if self.answers is self.process.stdout:
+            self.process.wait()
+        self.answers.close()
 
 
-def _ended(server: subprocess.Popen[str], pid: int, timeout: float) -> int | None:
+def _layers(knows: Sequence[str]) -> list[tuple[str, ...]]:
+    """What torch alone needs, and the rest: all servers that know torch come of one."""
+    known = tuple(knows)
+    return [layer for layer in (TORCH, known[len(TORCH) :]) if layer] if known[: len(TORCH)] == TORCH else [known]
+
+
+def _started(modules: Sequence[str]) -> Server:
+    command = [sys.executable, __file__, *modules]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, start_new_session=True, **pipes)
+    assert process.stdin is not None and process.stdout is not None
+    return Server(process, process.stdin, process.stdout)
+
+
+def _branched(server: Server, modules: Sequence[str]) -> Server:
+    """A fork of `server` that imports `modules`, too, and serves."""
+    with tempfile.TemporaryDirectory() as folder:
+        ends = [os.path.join(folder, name) for name in ("jobs", "answers")]
+        for end_ in ends:
+            os.mkfifo(end_)
+        server.asked({"modules": list(modules), "ends": ends})
+        return Server(server.process, open(ends[0], "w"), open(ends[1]))
+
+
+def _ended(server: Server, pid: int, timeout: float) -> int | None:
     """The exit status of a fork, which is killed with all that it started when its time is over.
 
     Where each of them was then is in its standard error.
     """
-    assert server.stdout is not None
     late = []
 
     def over() -> None:
@@ -118,7 +160,7 @@ def _ended(server: subprocess.Popen[str], pid: int, timeout: float) -> int | Non
 
     timer = threading.Timer(timeout, over)
     timer.start()
-    status = int(server.stdout.readline())
+    status = int(server.answers.readline())
     timer.cancel()
     return None if late else status
 
@@ -126,13 +168,12 @@ def _ended(server: subprocess.Popen[str], pid: int, timeout: float) -> int | Non
 # --- the server ---------------------------------------------------------------------------------------------------
 
 
-def serve(modules: Sequence[str]) -> dict[str, Any] | None:
-    """Fork once a job (a line of standard input), say its process, and its status when it has ended.
+def serve(modules: Sequence[str], jobs: int, answers: int) -> dict[str, Any] | None:
+    """Fork once a job (a line of `jobs`), answer its process, and its status when it has ended.
 
-    Returns None when there are no more jobs, and in a fork its job.
+    A job of modules is a server of its own, which lives beside this one. Returns None when there are no more jobs, and
+    in a fork its job.
     """
-    jobs, answers = os.dup(0), os.dup(1)
-    os.dup2(2, 1)  # what a library prints when it is imported is no answer
     for name in modules:
         importlib.import_module(name)
     sys.stdout.flush()
@@ -140,12 +181,18 @@ def serve(modules: Sequence[str]) -> dict[str, Any] | None:
     gc.freeze()  # so that no collection of the server's touches what it shares with its forks
     with open(jobs, "rb", buffering=0) as lines:
         for line in lines:
-            child = os.fork()
+            child, job = os.fork(), dict(json.loads(line))
+            if child == 0 and "modules" in job:
+                lines.close()
+                os.close(answers)
+                first, second = job["ends"]
+                return serve(job["modules"], os.open(first, os.O_RDONLY), os.open(second, os.O_WRONLY))
             if child == 0:
-                return dict(json.loads(line))
+                return job
             os.write(answers, f"{child}\n".encode())
-            _, status = os.waitpid(child, 0)
-            os.write(answers, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+            if "modules" not in job:
+                _, status = os.waitpid(child, 0)
+                os.write(answers, f"{os.waitstatus_to_exitcode(status)}\n".encode())
     return None
 
 
@@ -206,6 +253,8 @@ def end(work: Callable[[], None]) -> None:
 if __name__ == "__main__":
     sys.path.pop(0)  # this file's folder is not on a script's path
     kept: list[types.ModuleType] = []
-    if (todo := serve(sys.argv[1:])) is not None:
+    ends = os.dup(0), os.dup(1)
+    os.dup2(2, 1)  # what a library prints when it is imported is no answer
+    if (todo := serve(sys.argv[1:], *ends)) is not None:
         become(todo)
-        end(lambda: play(todo["command"]))
+    end(lambda: play(todo["command"]) if todo else None)
