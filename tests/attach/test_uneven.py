@@ -68,6 +68,7 @@ def test_under_join_nothing_is_compared(attack: bool, group: None) -> None:
     assert kind == "not-run" and "different numbers of steps (Join)" in why
 
 
+@pytest.mark.slow
 def test_without_it_ranks_behind_a_wrapper_are_apart(group: None) -> None:
     assert verdict((12, 9), wrapped=True, join=False)[0] == "finding"
     assert verdict((12, 12), wrapped=True, join=False)[0] == "passed"

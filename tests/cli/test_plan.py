@@ -81,6 +81,7 @@ def test_what_cannot_be_rehearsed_is_a_lower_bound(call) -> None:
     assert "zero" not in done.stdout, "which the trainer refuses for losses over pairs"
 
 
+@pytest.mark.slow
 def test_what_fits_nowhere_says_by_how_much(call, recipe_file: Path, monkeypatch) -> None:
     from dataclasses import replace
 

@@ -12,6 +12,7 @@ import yaml
 EVEN = ("stages.see.batch=64", "stages.instruct.batch=64")
 
 
+@pytest.mark.slow
 def test_runs_are_done_once_and_compared(call, recipe_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "swept"
     asked = ("sweep", recipe_file, "stages.see.lr=1e-3,1e-2", "log_every=1", "evaluate.data=null", "--out", out)

@@ -72,6 +72,7 @@ def test_heads_that_do_not_divide_are_told() -> None:
         narrowed(model(TUNE), 8, cuts)
 
 
+@pytest.mark.slow
 def test_tensor_ranks_share_the_products_of_blocks() -> None:
     """What all ranks compute together is the whole, and what stands outside blocks once more a rank."""
     here = found(EIGHT)

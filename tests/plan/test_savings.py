@@ -73,6 +73,7 @@ def test_a_forward_pass_that_looks_at_numbers_is_not_rehearsed() -> None:
     assert [each.what for each in savings(found, option)][:2] == ["freezing vision", "freezing language"]
 
 
+@pytest.mark.slow
 def test_on_one_gpu_gradients_come_as_activations_go() -> None:
     learn = {"connector": "all", "language": "all"}
     alone, gathering = on_one(learn, batch=2), on_one(learn, batch=4, micro_batch=2)

@@ -83,6 +83,7 @@ def test_the_page_is_whole_on_a_desk_and_on_a_phone(look, name):
     assert page.evaluate(WIDER_THAN_PLACE) == []
 
 
+@pytest.mark.slow
 def test_the_gallery_shows_all_wrong_or_right(look):
     page = look("finished")
     shown = "[...document.querySelectorAll('.gallery li')].filter(li => li.offsetParent).map(li => li.className)"
@@ -97,6 +98,7 @@ def test_the_gallery_shows_all_wrong_or_right(look):
     assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
 
 
+@pytest.mark.slow
 def test_zooming_one_plot_zooms_all_over_steps_and_a_double_click_goes_back(look):
     page = look("finished")
     ranges = (

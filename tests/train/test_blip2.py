@@ -78,6 +78,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
     return recipe, train(recipe, folder / "run")
 
 
+@pytest.mark.slow
 def test_each_stage_is_judged_by_what_it_learns(whole: tuple[Recipe, Path]) -> None:
     after = json.loads((whole[1] / "after-represent" / "evaluation.json").read_text())
     last = json.loads((whole[1] / "evaluation.json").read_text())

@@ -89,6 +89,7 @@ def test_latest_best_and_pruning(tmp_path: Path) -> None:
     assert checkpoint.latest(tmp_path) == tmp_path / "see-4"
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_of_a_write_leaves_the_one_before(tmp_path: Path, forks: Forks) -> None:
     """The process dies by SIGKILL after half of the files; the next run finds the earlier checkpoint."""
     script = textwrap.dedent(

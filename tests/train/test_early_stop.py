@@ -76,6 +76,7 @@ def test_the_stage_ends_on_its_most_accurate_weights(whole: Path) -> None:
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
+@pytest.mark.slow
 def test_answering_changes_no_number_of_the_training(content: dict[str, Any], whole: Path, tmp_path: Path) -> None:
     see = content["stages"][0] | {"early_stop": None, "steps": 12}
     plain = train(validate(content | UNWATCHED | {"stages": [see]}, "tiny"), tmp_path / "plain")

@@ -121,6 +121,7 @@ def test_what_a_run_leaves_behind(whole: Path) -> None:
     assert json.loads((whole / "evaluation.json").read_text())["questions"] == 12
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run(content: dict[str, Any], whole: Path, tmp_path: Path) -> None:
     assert_same(train(validate(content, "tiny"), tmp_path / "again"), whole)
 
@@ -160,7 +161,7 @@ SCRIPT = textwrap.dedent(
     [
         (signal.SIGKILL, "see-2"),
         pytest.param(signal.SIGKILL, "in:see-4", marks=pytest.mark.slow),
-        (signal.SIGINT, "see-4"),
+        pytest.param(signal.SIGINT, "see-4", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, "instruct-2", marks=pytest.mark.slow),
         pytest.param(signal.SIGKILL, "see-6", marks=pytest.mark.slow),
     ],

@@ -57,6 +57,7 @@ def test_resumed_it_is_bit_identical(whole: tuple[Recipe, Path], tmp_path: Path,
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
+@pytest.mark.slow
 def test_it_says_what_was_clipped_and_loads_again(whole: tuple[Recipe, Path]) -> None:
     events = [json.loads(line) for line in (whole[1] / "metrics.jsonl").read_text().splitlines()]
     steps = [event for event in events if event["event"] == "train"]

@@ -194,6 +194,7 @@ def test_rows_over_the_limit_are_told(built: Built, path: Path) -> None:
         places(feed(built, data, max_length=longest - 1))
 
 
+@pytest.mark.slow
 def test_the_counts_are_kept_and_the_shards_must_stay(path: Path, tmp_path: Path) -> None:
     kept, alone = tmp_path / "streams.json", Ranks(0, 1, CPU)
     first = open_streams({"train": spec(path)}, kept, alone)
@@ -288,6 +289,7 @@ def test_a_killed_run_goes_on_in_the_middle_of_an_epoch(content: dict[str, Any],
     }
 
 
+@pytest.mark.slow
 def test_what_a_stream_left_out_is_in_the_run(content: dict[str, Any], tmp_path: Path) -> None:
     path = make_shards(tmp_path / "broken", {3: {".png": b"none", ".txt": b"a lost one"}})
     data = {"train": {"reader": "webdataset", "path": str(path), "stream": {}, "broken": "skip"}}

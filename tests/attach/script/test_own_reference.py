@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.forked import Forks
 
 SCRIPT = """
@@ -122,6 +124,7 @@ fit(Adapted(), dpo_off, rate=1e-9)
 """
 
 
+@pytest.mark.slow
 def test_a_policy_that_is_its_own_reference(tmp_path: Path, forks: Forks) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
     forks.run("sightline", "run", "--findings", "told.json", "train.py", cwd=tmp_path)

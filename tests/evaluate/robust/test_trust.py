@@ -105,6 +105,7 @@ def test_the_clean_model_s_attacks_are_believed(trained, tmp_path):
     assert found["attacks"][1]["points"][-1]["accuracy"] < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("front", "signs"),
     [

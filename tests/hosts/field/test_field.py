@@ -53,7 +53,7 @@ PLANTS: dict[str, tuple[tuple[str, str], ...]] = {  # script -> what is replaced
     "t6_micro_batches": (('len(loader) // t["accumulate"] * t["epochs"]', 'len(loader) * t["epochs"]'),),
     "x5_placeholder_is_padding": (('    "<img>",\n', ""), ('tok["<img>"]', "PAD")),
 }
-QUICK = {"t4_sigmoid_inside", "t1_list_of_experts"}
+QUICK = {"t1_list_of_experts"}
 PAIRS = [
     pytest.param(name, faulty, id=f"{name} {'faulty' if faulty else 'clean'}", marks=marks)
     for name in PLANTS

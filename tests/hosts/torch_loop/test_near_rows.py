@@ -44,6 +44,7 @@ def found(train: Tensor, tests: list[Tensor], *, augment: bool = False, epochs: 
     return [f.message for f in guard.findings if f.code == "M1"]
 
 
+@pytest.mark.slow
 def test_pictures_that_were_saved_again() -> None:
     train, test = pictures(256, 1), pictures(64, 2)
     assert found(train, [test]) == []

@@ -58,6 +58,7 @@ def sentences(kinds: int, count: int = 6000) -> Tensor:
     return known[torch.randint(0, kinds, (count // 8,), generator=draw)].flatten()
 
 
+@pytest.mark.slow
 def test_a_part_to_judge_by_that_is_trained_on() -> None:
     text = random_text()
     assert codes(text, [text, text[5400:]]) == ["M1"]
@@ -65,13 +66,16 @@ def test_a_part_to_judge_by_that_is_trained_on() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [random_text(), sentences(4), sentences(1)], ids=["a text", "four sentences", "one sentence"]
+    "text",
+    [random_text(), *(pytest.param(sentences(n), marks=pytest.mark.slow) for n in (4, 1))],
+    ids=["a text", "four sentences", "one sentence"],
 )
 def test_a_part_that_is_kept(text: Tensor) -> None:
     assert not codes(text[:5400], [text[:5400], text[5400:]])
     assert not codes(text[:5400], [text[5400:]])
 
 
+@pytest.mark.slow
 def test_estimates_of_the_training_loss() -> None:
     text = random_text()
     assert not codes(text, [text])
@@ -85,6 +89,7 @@ def lines(rounds: list[bool]) -> tuple[Tensor, Tensor]:
     return ids[:, :-1], ids[:, 1:]
 
 
+@pytest.mark.slow
 def test_lines_that_go_round_are_alike_and_may_be_judged_apart() -> None:
     assert not found(
         lambda: lines([place % 3 == 0 for place in range(ROWS)]),

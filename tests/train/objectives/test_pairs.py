@@ -150,6 +150,7 @@ def work(rank: int, port: int, rows: list[Row], out: str) -> None:
             torch.save((total / PAIRS, gradients(built)), f"{out}/{objective}-{rank}.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_two_ranks_give_the_gradient_of_one(rows: list[Row], tmp_path: Path) -> None:
     port = free_port()

@@ -44,6 +44,7 @@ def ranks(world: int, work: Callable[[Presence], object], *, absent: int = -1, t
         return [pool.submit(one, rank) for rank in range(world) if rank != absent]
 
 
+@pytest.mark.slow
 def test_ranks_share_a_text_and_wait_for_each_other_longer_than_an_exchange_may_take() -> None:
     began = time.monotonic()
 
@@ -70,6 +71,7 @@ def test_nobody_where_ranks_meet() -> None:
     assert isinstance(error, UserError) and "rank 0, which keeps it, never arrived: nobody was at" in str(error)
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_is_missed_at_a_barrier_and_one_that_lives_is_not() -> None:
     gone = threading.Event()
 

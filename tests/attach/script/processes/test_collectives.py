@@ -177,6 +177,7 @@ def test_ranks_that_are_watched_one_after_the_other(tmp_path: Path) -> None:
     assert "D3" in {found["code"] for found in told["findings"]}, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 @pytest.mark.parametrize(
     ("called", "codes"), [("ddp.module.loss", {"D1"}), pytest.param("ddp", set(), marks=pytest.mark.slow)]
