@@ -58,11 +58,12 @@ class Loading:
         self._fed: dict[int, Fed] = {}
         self._reader = Taught()
         self._forwards, self._hashed, self._shown, self._rows_asked = 0, 0, 0, not wants("RowsSeen")
+        self._forwards_before = 0  # this step
         self._files_asked = not wants("FiledSeen")
         self._pairs_asked = not wants("PairedSeen")
         self._collate_asked = self._pairs_asked and not wants("CollatedSeen")
         self._spent, self._began = 0.0, time.perf_counter()
-        self._waits: deque[tuple[float, float]] = deque(maxlen=STEPS)
+        self._waits: deque[tuple[float, float, int]] = deque(maxlen=STEPS)  # with the step's forwards
         self._stepped: float | None = None
         self._last = 0.0
         self._idle: float | None = None
@@ -138,10 +139,11 @@ class Loading:
         now = time.perf_counter()
         if self._idle is not None:
             wait = self._idle if self._waited is None else self._waited
-            self._waits.append((wait, now - self._last))
+            self._waits.append((wait, now - self._last, self._forwards - self._forwards_before))
             self._idle = None
         self._waited = None if self._waited is None else 0.0
         self._stepped = self._last = now
+        self._forwards_before = self._forwards
 
     def close(self) -> None:
         """The run is over: what was seen is shown once more."""
@@ -282,7 +284,8 @@ class Loading:
         loader = self._loader
         if loader is None or not self._waits:
             return
-        wait, period = (median(column) for column in zip(*self._waits, strict=True))
+        wait, period, micro = (median(column) for column in zip(*self._waits, strict=True))
+        size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
         exact = self._waited is not None
         seen = WaitingSeen(
             step=self._recorder.step,
@@ -292,10 +295,10 @@ class Loading:
             workers=loader.num_workers,
             exact=exact,
             device=next(self._recorder.model.parameters()).device.type,
-            batch_size=loader.batch_size,
+            samples=round(size * micro) if size else None,
             pinned=loader.pin_memory,
         )
-        if not exact and wait > 0.5 * period and wait > 0.005:
+        if not exact and wait > 0.4 * period and wait > 0.005:
             seen = replace(seen, make=seconds_a_batch(loader))
         self._offer(seen)
 

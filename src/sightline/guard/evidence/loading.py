@@ -236,6 +236,7 @@ class WaitingSeen:
         period: from one step to the next.
         make: what a worker needs to make one batch, by a probe; None where it was not probed.
         device: type of the model's device.
+        samples: that a step waits for; None where the loader does not tell.
     """
 
     step: int
@@ -246,7 +247,7 @@ class WaitingSeen:
     exact: bool
     device: str
     make: float | None = None
-    batch_size: int | None = None
+    samples: int | None = None
     pinned: bool = False
 
 

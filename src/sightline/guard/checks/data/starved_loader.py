@@ -5,8 +5,9 @@ Root cause: too few loader workers (the default is 0: the training process loads
 pinned memory, or more workers than cores.
 Fix: raise `num_workers` (start at the cores there are for each rank) with `persistent_workers=True` and
 `prefetch_factor`; set `pin_memory=True` for CUDA; decode once and cache; move augmentation to the device.
-Stays silent when: the wait is shorter than the work, or a few milliseconds; what lies between steps is other work than
-loading (evaluation, logging): the loader itself must be seen to be slow.
+Stays silent when: the wait is shorter than the work, or a few milliseconds; on a CPU, where loading competes with the
+step, it is less than three quarters of the time, or than two fifths where a sample takes 4 ms; what lies between steps
+is other work than loading (evaluation, logging): the loader itself must be seen to be slow.
 Sources:
 - https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html (2026-11-01): asynchronous loading by workers,
   pinned memory
@@ -23,6 +24,7 @@ DOMAINS = ("llm", "vision", "vlm", "diffusion")
 STEPS = 8  # a median over fewer is the loader's start-up
 DEVICE_SHARE, DEVICE_WAIT = 0.5, 0.005  # an accelerator that idles half of the time, 5 ms or more a step
 HOST_SHARE, HOST_WAIT = 0.75, 0.05  # on a CPU loading competes with the step, and toy models have no step to speak of
+SLOW_SHARE, SLOW = 0.4, 0.004  # there, where each sample takes as long as decoding a photo does: no toy's loading
 ALONE = 0.5  # of the wait that making a batch must explain where the loader's own wait could not be timed
 
 
@@ -31,7 +33,9 @@ def find(waiting: WaitingSeen) -> Verdict:
     if waiting.steps < STEPS:
         return CannotTell(f"{STEPS} steps with a loader in sight")
     share = waiting.wait / waiting.period if waiting.period else 0.0
-    least, shortest = (HOST_SHARE, HOST_WAIT) if waiting.device == "cpu" else (DEVICE_SHARE, DEVICE_WAIT)
+    slow = waiting.samples is not None and waiting.wait > SLOW * waiting.samples
+    on_host = (SLOW_SHARE if slow else HOST_SHARE), HOST_WAIT
+    least, shortest = on_host if waiting.device == "cpu" else (DEVICE_SHARE, DEVICE_WAIT)
     if share < least or waiting.wait < shortest:
         return None
     if not waiting.exact:
