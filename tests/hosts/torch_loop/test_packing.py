@@ -99,3 +99,37 @@ def test_documents_that_only_their_labels_tell_apart(begins: bool, separate: boo
             adam.step()
             adam.zero_grad(set_to_none=True)
     assert [finding.code for finding in guard.findings] == (["L4"] if begins and not separate else [])
+
+
+class LossOnly(torch.nn.Module):
+    """Takes a batch in one piece and says nothing but its loss; `blocks`: documents see themselves alone."""
+
+    def __init__(self, blocks: bool) -> None:
+        super().__init__()
+        self.lm, self.blocks = little_llama("sdpa"), blocks
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        ids, part = batch["ids"], batch["part"]
+        may = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()[None]
+        may = may & (part[:, :, None] == part[:, None, :]) if self.blocks else may & (part[:, None] > 0)
+        bias = torch.zeros(may.shape).masked_fill(~may, torch.finfo(torch.float32).min)[:, None]
+        embeds = self.lm.get_input_embeddings()(ids)
+        loss: torch.Tensor = self.lm(
+            inputs_embeds=embeds, attention_mask=bias, position_ids=batch["place"], labels=ids
+        ).loss
+        return loss
+
+
+@pytest.mark.parametrize("blocks", [True, False])
+def test_a_model_that_gives_its_loss_alone(blocks: bool) -> None:
+    model = LossOnly(blocks)
+    adam = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    with sightline.attach(model, adam, on_finding=None) as guard:
+        for _ in range(3):
+            rows = padding_free((7, 5, 9))
+            part = (rows["position_ids"] == 0).cumsum(dim=-1)
+            model({"ids": rows["input_ids"], "place": rows["position_ids"], "part": part}).backward()
+            adam.step()
+            adam.zero_grad()
+    assert [finding.code for finding in guard.findings] == ([] if blocks else ["L4"])
+    assert {str(r["code"]): r["kind"] for r in guard.records()}["L4"] == ("passed" if blocks else "finding")

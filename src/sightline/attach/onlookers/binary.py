@@ -106,7 +106,8 @@ def read_binary(outputs: Tensor, grad: Tensor) -> Tensor:
         once = torch.maximum(once, _even(g.abs(), ones, seen, seen, SAME))  # so that two sigmoids are not told of it
         squashed = torch.sigmoid(z)  # flat where it is near 0 or 1: there every gradient fits, being none
         middling = (squashed > UNSURE) & (squashed < 1 - UNSURE)
-        twice = _even(_through_sigmoid(z, g, ones), ones, seen, middling)
+        coarse = (g.bfloat16() == g).all()  # rounded on its way: else a pair's loss fits while rewards are near 0
+        twice = _even(_through_sigmoid(z, g, ones), ones, seen, middling, torch.where(coarse, EVEN, SAME))
         bounded = torch.where(ones, z, 1 - z).clamp(min=0).log().clamp(min=LOWEST)
         nats = -torch.where(probable, bounded, F.logsigmoid(torch.where(ones, z, -z)))
         count = seen.sum()
@@ -123,7 +124,7 @@ def _through_sigmoid(z: Tensor, grad: Tensor, ones: Tensor) -> Tensor:
     return grad.abs() / (s * (1 - s) * error).clamp(min=LEAST)
 
 
-def _even(weights: Tensor, ones: Tensor, seen: Tensor, unsure: Tensor, even: float = EVEN) -> Tensor:
+def _even(weights: Tensor, ones: Tensor, seen: Tensor, unsure: Tensor, even: float | Tensor = EVEN) -> Tensor:
     """Share of the outputs whose weight is the median one of their kind; 0 where none that is unsure proves it."""
     good = torch.zeros_like(seen)
     for kind in (ones & seen, ~ones & seen):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sightline.guard.evidence import IGNORE, LeakSeen
-from sightline.guard.probes.call import Call, Outcome, places
+from sightline.guard.probes.call import Call, Outcome, outcome, places
 from sightline.guard.probes.refused import refusable
 from sightline.guard.probes.restore import untouched
 
@@ -33,12 +34,12 @@ def leak(call: Call, documents: Documents, step: int, image_token_id: int | None
     found = _target(documents, ids, image_token_id) if ids is not None else None
     if ids is None or found is None:
         return None
-    if _run(call).logits is None:
+    if _run(call, ids.shape).logits is None:
         call = call.without_loss()
     row, place = found
     other = ids.clone()
     other[row, place] = _another(ids, row, place, image_token_id)
-    before, again, after = _run(call), _run(call), _run(call.changed(input_ids=other))
+    before, again, after = (_run(one, ids.shape) for one in (call, call, call.changed(input_ids=other)))
     where = places(call, before)
     if where is None or before.logits is None or after.logits is None or before.logits.shape != after.logits.shape:
         return None
@@ -115,10 +116,27 @@ def _restarts(positions: Tensor | None, line: Tensor, row: int) -> int | None:
     return int(((positions[row] == 0) & (line >= 0)).sum())
 
 
-def _run(call: Call) -> Outcome:
-    """In the host's own mode, for models mask differently in another; each time with the same random numbers."""
+def _run(call: Call, shape: torch.Size) -> Outcome:
+    """In the host's own mode, for models mask differently in another; each time with the same random numbers.
+
+    Of a model that gives nothing but its loss, the last that a part of it says of each token of `shape` stands for it.
+    """
+    inside: list[Tensor] = []
+
+    def gave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        said = output if isinstance(output, Tensor) else outcome(output).logits
+        if said is not None and said.is_floating_point() and said.dim() == 3 and said.shape[:2] == shape:
+            inside[:] = [said]
+
     with untouched(call.model), torch.no_grad():
-        return call.run()
+        handles = [part.register_forward_hook(gave) for part in call.model.modules() if part is not call.model]
+        try:
+            result = call.run()
+        finally:
+            for handle in handles:
+                handle.remove()
+    alone = result.logits is None and result.numbers is None and result.loss is not None
+    return replace(result, logits=inside[0]) if alone and inside else result
 
 
 def _noise(call: Call, once: Outcome, again: Outcome) -> float:
