@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
 
 import sightline
 from sightline.guard.catalogue import load, page
@@ -18,7 +19,7 @@ Batches = list[Tensor]
 class Writer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.body(x)
@@ -72,6 +73,14 @@ def gone_on(model: Writer, batches: Batches) -> None:
         model(x + 1.0)
 
 
+def averaged(model: Writer, batches: Batches) -> None:
+    """Statistics are taken anew before and after the model is judged, as of weights that were averaged in place."""
+    for x in batches[:2]:
+        update_bn([x, x], model)
+        model.eval()
+        model(x)
+
+
 def codes(judge: Callable[[Writer, Batches], None]) -> set[str]:
     torch.manual_seed(0)
     model = Writer()
@@ -93,6 +102,6 @@ def test_a_loop_that_calls_what_ends_in_train_mode() -> None:
     assert codes(careless) == {"T3"}
 
 
-@pytest.mark.parametrize("judge", [careful, drawn, compared, gone_on])
+@pytest.mark.parametrize("judge", [careful, drawn, compared, gone_on, averaged])
 def test_modes_that_are_meant(judge: Callable[[Writer, Batches], None]) -> None:
     assert codes(judge) == set()

@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from sightline.attach.onlookers.critic import Critic
 from sightline.attach.phases.draws import Draws
 from sightline.attach.phases.relapse import Relapse
@@ -18,6 +21,12 @@ from sightline.guard.probes.call import Call, outcome
 from sightline.guard.probes.twice import mode_gap
 
 FIRST = 8  # evaluations that are looked at whatever they cost
+
+
+def counts_anew(model: nn.Module) -> bool:
+    """Whether this pass takes the statistics of batch norm anew, over all that it is shown, as `update_bn` does."""
+    norms = (m for m in model.modules() if isinstance(m, _BatchNorm)) if model.training else ()
+    return any(norm.training and norm.momentum is None for norm in norms)
 
 
 class Evaluation:
@@ -34,6 +43,8 @@ class Evaluation:
     def judged(self, call: Call, output: Any = None) -> None:
         """An evaluation forward."""
         s = self._state
+        if counts_anew(call.model):
+            return
         self._seen(call, output)
         if s.audience is not None:
             s.audience.gave(s, call, output)

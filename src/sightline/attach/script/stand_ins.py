@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sightline.attach.hook import Hook
+from sightline.attach.phases.evaluation import counts_anew
 from sightline.attach.script.checkpoints.attributes import Kept, lost, plain
 from sightline.attach.script.watch import Models, Watched
 from sightline.attach.towers import changes_with_mode
@@ -132,7 +133,7 @@ class StandIns:
             one.leave()
             return
         one.at = at
-        if was == at or one.seen is not None or any(map(_recounts, module.modules())):
+        if was == at or one.seen is not None or counts_anew(module):
             return
         call = Call(module, args, kwargs)
         if call.repeatable:
@@ -158,8 +159,3 @@ class StandIns:
             if one.learner is learner and one.seen is not None and learner.attachment is not None:
                 learner.attachment.show(one.seen)
                 one.leave()
-
-
-def _recounts(module: nn.Module) -> bool:
-    """Whether its batch statistics are being taken anew, as of averaged weights (`update_bn`)."""
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and module.momentum is None
