@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, update_bn
@@ -33,6 +34,33 @@ class Net(nn.Module):
 def accuracy(model: nn.Module) -> float:
     hits = [float((model(x).argmax(1) == x[:, :3].argmax(1)).float().mean()) for x in torch.randn(3, 16, 6)]
     return sum(hits) / len(hits)
+
+
+class Speaker(nn.Module):
+    """Rows of numbers through a model with rotary positions, as one that is given embeddings."""
+
+    def __init__(self, factor: float | None) -> None:
+        super().__init__()
+        stretch = {} if factor is None else {"rope_type": "linear", "factor": factor}
+        self.config = transformers.LlamaConfig(
+            vocab_size=8, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+            max_position_embeddings=16, rope_parameters={"rope_theta": 10000.0, **stretch},
+        )  # fmt: skip
+        self.inside, self.head = transformers.LlamaModel(self.config), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states = self.inside(inputs_embeds=x[..., None].expand(-1, -1, 16)).last_hidden_state
+        return self.head(states.mean(dim=1))
+
+
+@pytest.mark.parametrize(("factor", "codes"), [(None, {"L5"}), (2.0, set())])
+def test_positions_that_weights_do_not_hold(factor: float | None, codes: set[str]) -> None:
+    def judge(model: nn.Module, epoch: int) -> None:
+        last = Speaker(factor)
+        last.load_state_dict(model.state_dict())
+        accuracy(last.eval())
+
+    assert found(judge, model=Speaker(2.0)) == codes
 
 
 def found(judge: Judge, *, drop: float = 0.3, each: Judge | None = None, model: nn.Module | None = None) -> set[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,8 +23,9 @@ from sightline.attach.phases.evaluation import counts_anew
 from sightline.attach.script.checkpoints.attributes import Kept, lost, plain
 from sightline.attach.script.watch import Models, Watched
 from sightline.attach.towers import changes_with_mode
-from sightline.guard.evidence import EvaluationSeen, RoundTripSeen
+from sightline.guard.evidence import ContextSeen, EvaluationSeen, RoundTripSeen
 from sightline.guard.probes.call import Call
+from sightline.guard.probes.context import context
 from sightline.guard.probes.twice import mode_gap
 
 PENDING = 4096  # modules that were copied or read before any model was watched
@@ -152,6 +153,8 @@ class StandIns:
             if names:
                 compared = len(learner.recorder.model.state_dict())
                 attachment.show(RoundTripSeen(learner.recorder.step, "", compared, outside=names, gap=gap))
+            elif seen := _turned_otherwise(learner.recorder.model, call.model, learner.recorder.step):
+                attachment.show(seen)
 
     def _ends(self, learner: Watched) -> None:
         """The last chance to tell of copies of `learner`: none of them was ever asked in eval mode."""
@@ -159,3 +162,11 @@ class StandIns:
             if one.learner is learner and one.seen is not None and learner.attachment is not None:
                 learner.attachment.show(one.seen)
                 one.leave()
+
+
+def _turned_otherwise(trained: nn.Module, copy: nn.Module, step: int) -> ContextSeen | None:
+    """How far rotary positions reach that are in no state, where they are others in a model that was read back."""
+    here, there = context(trained, step), context(copy, step)
+    if here is None or there is None or here.running is None or here.running == there.running:
+        return None
+    return replace(here, copied=there.running)

@@ -17,6 +17,7 @@ class ContextSeen:
         running: least and largest stretch over the frequencies the model really runs with: 1 for none, both alike for
             linear interpolation; None where they could not be read.
         reloaded: the same of a rotary embedding made anew from the config: what the saved model will do.
+        copied: the same of a model that was given these weights, and answers in the place of this one.
     """
 
     step: int
@@ -26,6 +27,7 @@ class ContextSeen:
     factor: float | None = None
     running: tuple[float, float] | None = None
     reloaded: tuple[float, float] | None = None
+    copied: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

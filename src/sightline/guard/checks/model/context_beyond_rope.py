@@ -4,7 +4,8 @@ Symptom: loss and answers are fine for short rows and break down behind a certai
 on long rows fails on them once it is loaded again.
 Root cause: a rotary embedding gives every position an angle, so nothing raises behind the trained context; the angles
 are only new to the model. A stretch (`rope_scaling`) that is written into the config after the model was built does
-not run, and one that is patched into the model is not saved. Linear interpolation by more than 4 blurs neighbours.
+not run, and one that is patched into the model is not saved; weights alone say nothing of it. Linear interpolation by
+more than 4 blurs neighbours.
 Fix: stretch positions before the model is built, in training and inference alike: `rope_type="yarn"` with the factor
 longest row / trained context (up to 32), or linear up to 4; else cut or split rows at `max_position_embeddings`.
 Stays silent when: rows are within the trained context, or within what the running frequencies stretch it to; the
@@ -73,15 +74,17 @@ def _longest(batch: BatchSeen) -> int | None:
 
 
 def _not_what_is_saved(context: ContextSeen) -> Finding | None:
-    now, later = context.running, context.reloaded
+    """Of a model that was read back from the weights alone, or will be from what is saved."""
+    now, later = context.running, context.copied or context.reloaded
     if now is None or later is None or abs(now[1] - later[1]) <= SAME * max(now[1], later[1]):
         return None
+    who = "one that was given its weights runs with" if context.copied else "its config says"
     return Finding(
         severity="warning",
-        message=f"the model runs with positions stretched by {now[1]:.3g}, and its config says {later[1]:.3g}: once"
-        " saved and loaded it is another model",
+        message=f"the model runs with positions stretched by {now[1]:.3g}, and {who} {later[1]:.3g}: once saved and"
+        " loaded it is another model",
         fix=f"set rope_parameters (kind {context.kind}, factor {context.factor}) in the config the model is built from",
-        seen={"stretch that runs": now[1], "stretch in the config": later[1]},
+        seen={"stretch that runs": now[1], "stretch once loaded": later[1]},
     )
 
 
