@@ -108,14 +108,12 @@ class StandIns:
         if not made and not any(map(changes_with_mode, module.modules())):
             return
         shapes = [(name, p.shape) for name, p in module.named_parameters()]
-        for learner in alike:
-            if shapes and shapes == [(name, p.shape) for name, p in learner.recorder.model.named_parameters()]:
-                one = StandIn(weakref.ref(module), learner, made=made)
-                one.handle = module.register_forward_hook(
-                    self._hook(functools.partial(self._asked, one)), with_kwargs=True
-                )
-                self._known.append(one)
-                return
+        fits = [w for w in alike if shapes == [(name, p.shape) for name, p in w.recorder.model.named_parameters()]]
+        if shapes and fits:
+            learner = next((w for w in fits if _equal(w.recorder.model, module)), fits[0])
+            one = StandIn(weakref.ref(module), learner, made=made)
+            one.handle = module.register_forward_hook(self._hook(functools.partial(self._asked, one)), with_kwargs=True)
+            self._known.append(one)
 
     def _asked(self, one: StandIn, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
         """It was called."""
@@ -164,8 +162,16 @@ class StandIns:
                 one.leave()
 
 
+def _equal(one: nn.Module, other: nn.Module) -> bool:
+    """Whether all weights are the same; seldom more than the first are compared."""
+    pairs = list(zip(one.parameters(), other.parameters(), strict=True))
+    return all(p.device == q.device and p.dtype == q.dtype and torch.equal(p, q) for p, q in pairs)
+
+
 def _turned_otherwise(trained: nn.Module, copy: nn.Module, step: int) -> ContextSeen | None:
     """How far rotary positions reach that are in no state, where they are others in a model that was read back."""
+    if not _equal(trained, copy):
+        return None
     here, there = context(trained, step), context(copy, step)
     if here is None or there is None or here.running is None or here.running == there.running:
         return None
