@@ -80,7 +80,7 @@ def unfinished(seen: ScheduleSeen) -> tuple[str, bool] | None:
     if not seen.closed or seen.restored or ticks is None:
         return None
     warm, end = implied_warm_up(seen) or 0, seen.horizon or implied_end(seen) or 0
-    if FAR * ticks <= warm <= steps:
+    if warm and FAR * ticks <= warm <= steps:
         return f"its warm-up takes {warm} steps, and it advanced {ticks} times", True
     if not seen.planned or not ALMOST * seen.planned <= steps:
         return None
