@@ -270,6 +270,8 @@ def called(schedule: Any) -> int | None:
 
 def periodic(schedule: Any) -> bool:
     """Whether a schedule that is meant to end at its horizon goes up again beyond it."""
+    if isinstance(schedule, lr_scheduler.SequentialLR):
+        return periodic(schedule._schedulers[-1])
     rules = (rule.keywords for rule in getattr(schedule, "lr_lambdas", ()) if isinstance(rule, functools.partial))
     half = any(keywords.get("num_cycles") == 0.5 for keywords in rules)  # transformers' cosine: half a wave
     return half or isinstance(schedule, lr_scheduler.CosineAnnealingLR)
