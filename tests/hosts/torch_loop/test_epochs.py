@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.optim import lr_scheduler as plans
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
+from torch.optim.swa_utils import SWALR
 from torch.utils.data import DataLoader, TensorDataset
 
 import sightline
+from sightline.guard.catalogue import load, page
 
 EPOCHS, EACH = 6, 4
+T6 = load((page("T6"),))
 PLANS = {"floor": math.floor, "ceil": math.ceil}
 
 
@@ -97,3 +103,64 @@ def test_a_schedule_that_is_gone_when_the_run_is_over(kept: bool) -> None:
     torch.manual_seed(0)
     assert planned_in("micro-batches", kept=kept) == ["T6"]
     assert planned_in("steps", kept=kept) == []
+
+
+def told(make: Callable[[torch.optim.Optimizer], Any], when: str, *, epochs: int, limit: int = 0) -> list[str]:
+    """What T6 says of epochs of 12 batches. `when`: the schedule is stepped: batch, epoch, never; `limit`: steps."""
+    torch.manual_seed(0)
+    net = nn.Linear(5, 3)
+    opt = torch.optim.SGD(net.parameters(), lr=0.1)
+    x = torch.randn(48, 5)
+    loader, sched = DataLoader(TensorDataset(x, x[:, :3].argmax(1)), batch_size=4), make(opt)
+
+    def fit() -> None:
+        count = 0
+        for _ in range(epochs):
+            guard.loading.epoch(loader)
+            for inputs, labels in loader:
+                opt.zero_grad()
+                nn.functional.cross_entropy(net(inputs), labels).backward()
+                opt.step()
+                count += 1
+                if when == "batch":
+                    sched.step()
+                if count == limit:
+                    return
+            if when == "epoch":
+                sched.step()
+
+    with sightline.attach(net, opt, on_finding=None, budget=1.0, checks=T6) as guard:
+        fit()
+    return [f.message for f in guard.findings]
+
+
+NEVER: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
+    "stairs": lambda o: plans.StepLR(o, 10),
+    "cosine": lambda o: plans.CosineAnnealingLR(o, 36),
+    "restarts": lambda o: plans.CosineAnnealingWarmRestarts(o, 4),
+    "parts": lambda o: plans.SequentialLR(o, [plans.LinearLR(o), plans.ExponentialLR(o, 0.9)], [2]),
+}
+
+
+@pytest.mark.parametrize("name", NEVER)
+def test_a_schedule_that_is_never_stepped(name: str) -> None:
+    (message,) = told(NEVER[name], "never", epochs=2)
+    assert "scheduler.step() was never called" in message
+
+
+def test_a_schedule_whose_turn_has_not_come() -> None:
+    assert told(NEVER["stairs"], "epoch", epochs=2) == []
+    assert told(NEVER["stairs"], "epoch", epochs=3, limit=10) == []  # a trial run that ends in the first epoch
+
+
+class Own(plans.LRScheduler):
+    """It counts for itself, and rests at first."""
+
+    def step(self, epoch: Any = None) -> None:
+        self.taken = getattr(self, "taken", -1) + 1
+
+
+def test_a_schedule_that_may_rest() -> None:
+    assert told(Own, "batch", epochs=3) == []
+    assert told(lambda o: SWALR(o, 0.05), "never", epochs=3) == []
+    assert told(plans.ReduceLROnPlateau, "never", epochs=3) == []

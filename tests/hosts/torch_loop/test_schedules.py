@@ -94,6 +94,12 @@ def chained(opt: torch.optim.Optimizer) -> Any:
     return sched.SequentialLR(opt, [first, then], milestones=[5])
 
 
+def waving(opt: torch.optim.Optimizer) -> Any:
+    """The same, planned in epochs: two of a warm-up, and the wave."""
+    first, then = sched.LinearLR(opt, 0.1, total_iters=2), sched.CosineAnnealingLR(opt, T_max=EPOCHS)
+    return sched.SequentialLR(opt, [first, then], milestones=[2])
+
+
 def floored(total: int) -> Callable[[int], float]:
     """A loop that sets the rate itself: a short warm-up, and half a wave down to a tenth."""
     return lambda n: 0.05 * (n + 1) / 3 if n < 3 else 0.005 + 0.0225 * (1 + math.cos(math.pi * (n - 3) / (total - 3)))
@@ -108,6 +114,12 @@ RIGHT: dict[str, dict[str, Any]] = {
     "one cycle": {"make": lambda o: sched.OneCycleLR(o, 0.1, total_steps=ALL)},
     "warm-up and decay": {"make": warm_up(ALL)},
     "warm-up then cosine": {"make": chained},
+    "warm-up then cosine, to a floor above its start": {
+        "make": lambda o: sched.SequentialLR(
+            o, [sched.LinearLR(o, 0.01, total_iters=5), sched.CosineAnnealingLR(o, ALL - 9, eta_min=0.01)], [5]
+        )
+    },
+    "warm-up then cosine, an epoch": {"make": waving, "when": "epoch"},
     "warm restarts": {"make": lambda o: sched.CosineAnnealingWarmRestarts(o, BATCHES)},
     "cyclic": {"make": lambda o: sched.CyclicLR(o, 0.01, 0.1, step_size_up=5)},
     "exponential": {"make": lambda o: sched.ExponentialLR(o, 0.9)},
@@ -152,6 +164,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "every micro-batch": {"make": warm_up(ALL), "micro": 4, "when": "micro"},
     "cosine planned in epochs": {"make": lambda o: sched.CosineAnnealingLR(o, EPOCHS)},
     "cosine every micro-batch": {"make": lambda o: sched.CosineAnnealingLR(o, ALL), "micro": 4, "when": "micro"},
+    "warm-up then cosine, planned in epochs": {"make": waving},
     "one cycle stepped an epoch": {"make": lambda o: sched.OneCycleLR(o, 0.1, total_steps=ALL), "when": "epoch"},
     "never stepped": {"make": lambda o: sched.CosineAnnealingLR(o, ALL), "when": "never"},
     "planned in micro-batches": {"make": lambda o: sched.CosineAnnealingLR(o, 4 * ALL), "micro": 4},

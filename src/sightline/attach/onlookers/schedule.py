@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
+from torch.optim.swa_utils import SWALR
 
 from sightline.attach.alive import living
 from sightline.attach.foreseen import lowest
@@ -41,6 +42,7 @@ class Track:
         self._ticked_inside = False
         self._forward_tick: int | None = None  # at the last training forward of the step in the making
         self._step_tick: int | None = None
+        self._called: int | None = None  # at the last step
         self._about: tuple[str | None, int | None, bool, int | None] = (None, None, False, None)  # what is known of it
         self._given = given_rates(optimizer, model)  # of no more interest once two groups had different ones
 
@@ -77,6 +79,7 @@ class Track:
         if self._given and len({self._of(place, "lr") for place in self._given}) > 1:
             self._given = {}
         self._step_tick, self._forward_tick, self._ticked_inside = tick, None, False
+        self._called = called(self.schedule) if tick == 0 else None
 
     def _set(self, rate: float) -> bool:
         """Whether the schedule that is known has advanced and set this rate: not so where another took its place."""
@@ -120,6 +123,7 @@ class Track:
             scheduler=name,
             ticks=ticks,
             first_tick=self.first_tick,
+            called=called(self.schedule) if self.schedule is not None else self._called,
             horizon=end,
             foreseen=foreseen,
             periodic=again,
@@ -251,8 +255,23 @@ def _drives(schedule: Any, optimizer: Optimizer) -> bool:
     return given is optimizer or getattr(given, "optimizer", None) is optimizer
 
 
+def called(schedule: Any) -> int | None:
+    """How often its `step()` was called since it was made, where torch counts that.
+
+    A step of somebody's own does not count, and one that waits for the averaging of weights may wait for all the run.
+    """
+    if isinstance(schedule, lr_scheduler.SequentialLR):
+        return called(schedule._schedulers[0])
+    if isinstance(schedule, lr_scheduler.CosineAnnealingWarmRestarts):
+        return int(schedule.last_epoch > 0 or schedule.T_cur > 0)
+    count = getattr(schedule, "_step_count", 0)
+    return count - 1 if isinstance(count, int) and count and not isinstance(schedule, SWALR) else None
+
+
 def periodic(schedule: Any) -> bool:
     """Whether a schedule that is meant to end at its horizon goes up again beyond it."""
+    if isinstance(schedule, lr_scheduler.SequentialLR):
+        return periodic(schedule._schedulers[-1])
     rules = (rule.keywords for rule in getattr(schedule, "lr_lambdas", ()) if isinstance(rule, functools.partial))
     half = any(keywords.get("num_cycles") == 0.5 for keywords in rules)  # transformers' cosine: half a wave
     return half or isinstance(schedule, lr_scheduler.CosineAnnealingLR)

@@ -14,6 +14,7 @@ class ScheduleSeen:
         forwards: training forwards so far.
         scheduler: class of the one schedule of this optimizer; None where there is none, or more than one.
         ticks: how often that schedule has advanced (its ``last_epoch``); `first_tick`: the same at the first step.
+        called: how often its `step()` was called since it was made; None where torch does not count that.
         horizon: after how many ticks the schedule is meant to be over, where it says so.
         foreseen: after how many ticks a rule of the script's own has come down, by what it says when it is asked.
         periodic: whether beyond its horizon the schedule goes up again (a cosine).
@@ -38,6 +39,7 @@ class ScheduleSeen:
     scheduler: str | None = None
     ticks: int | None = None
     first_tick: int | None = None
+    called: int | None = None
     horizon: int | None = None
     foreseen: int | None = None
     periodic: bool = False

@@ -80,7 +80,7 @@ def unfinished(seen: ScheduleSeen) -> tuple[str, bool] | None:
     if not seen.closed or seen.restored or ticks is None:
         return None
     warm, end = implied_warm_up(seen) or 0, seen.horizon or implied_end(seen) or 0
-    if FAR * ticks <= warm <= steps:
+    if warm and FAR * ticks <= warm <= steps:
         return f"its warm-up takes {warm} steps, and it advanced {ticks} times", True
     if not seen.planned or not ALMOST * seen.planned <= steps:
         return None
@@ -136,10 +136,11 @@ def _shares(values: Sequence[float]) -> bool:
 
 
 def past(s: ScheduleSeen) -> bool:
-    """Whether a cosine was stepped past its end, and rises again."""
+    """Whether a cosine was stepped past its end, and rises again: no warm-up, for it had come down before."""
     if not s.periodic or not s.horizon or s.ticks is None or s.ticks <= (1 + SAME) * s.horizon + 1:
         return False
-    lowest = min(range(len(s.rates)), key=lambda n: s.rates[n])
+    first = next((n for n, (a, b) in enumerate(pairwise(s.rates)) if b < a), 0)
+    lowest = min(range(first, len(s.rates)), key=lambda n: s.rates[n])
     return max(s.rates[lowest:]) >= 2 * s.rates[lowest] and max(s.rates[lowest:]) != s.rates[lowest]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -248,3 +249,21 @@ def test_joined_towers_are_told_by_another_check() -> None:
     joint = Setup(towers={"connector": tower, "language": tower})
     faulty = seen(FLAT, scheduler="Rule", **OWN)
     assert find(faulty, setup=joint) is None and find(faulty, setup=Setup(towers={"language": tower}))
+
+
+IDLE = {"scheduler": "StepLR", "ticks": 0, "first_tick": 0, "called": 0, "first_forwards": 1, "closed": True}
+
+
+def loader(*starts: int, batches: int | None = 16, steps: int = 40, **more: Any) -> LoaderSeen:
+    return LoaderSeen(steps, len(starts) - 1, False, 0, batches=batches, starts=starts, **more)
+
+
+def test_a_schedule_that_nobody_calls() -> None:
+    verdict = find(seen(FLAT, **IDLE), loader(0, 16, 32))
+    assert isinstance(verdict, Finding) and "never called" in verdict.message and verdict.severity == "warning"
+    for more in ({"called": 1}, {"called": None}, {"ticks": 1}, {"closed": False}, {"restored": True}):
+        assert find(seen(FLAT, **{**IDLE, **more}), loader(0, 16, 32)) is None
+    assert find(seen(FLAT, **IDLE)) is find(seen(FLAT, **IDLE), loader(0)) is None
+    assert find(seen(FLAT, **IDLE), loader(0, 2, 4)) is None  # of each epoch, a little is taken
+    assert find(seen(FLAT[:10], **IDLE), loader(0, 16, 32)) is not None
+    assert find(replace(seen(FLAT[:10], **IDLE), step=40), loader(0, 16, 32)) is None  # the others are another stage's

@@ -5,12 +5,13 @@ down; or it saws up and down, and the loss with it, every epoch; or all groups l
 Root cause: the schedule counts in other units than the loop: planned in optimizer steps and stepped once an epoch or a
 micro-batch, or the reverse; an epoch's steps are rounded down for the plan and up by the loop, or the reverse; its
 warm-up is longer than the run, or begins again every epoch; it is stepped before the optimizer; it waits for less of a
-number that should rise; it has one rate for groups that have several.
+number that should rise; it has one rate for groups that have several; or nobody steps it.
 Fix: give the schedule the number of optimizer steps, epochs x ceil(batches / accumulation); make it once, before the
 first epoch; call `scheduler.step()` once after each `optimizer.step()`; give it a rate for each group.
 Stays silent when: a schedule counts in epochs or micro-batches throughout; the rate ends above 0 and stays there; it
 goes up and down by design (cycles, warm restarts); the run was stopped early; the rate is 0 only in the last steps or
-in a warm-up; a scaler skipped the first steps; the optimizer was restored; a run ends in mid-epoch at a round number.
+in a warm-up; a scaler skipped the first steps; the optimizer was restored; a run ends in mid-epoch at a round number;
+a run is over within the first epoch of a schedule that waits for its end.
 Sources:
 - https://github.com/huggingface/diffusers/issues/4387 (2023-07-31): planned in micro-batches, the rate never reaches 0
 - https://github.com/huggingface/transformers/issues/36297 (2025-02-20): an epoch's steps rounded down and then up end
@@ -24,7 +25,8 @@ from sightline.guard.check import CannotTell, Finding, Severity, Verdict
 from sightline.guard.evidence import LoaderSeen, PlateauSeen, ScheduleSeen, Setup
 from sightline.guard.evidence.epochs import misrounded
 from sightline.guard.evidence.levelled import levelled
-from sightline.guard.evidence.plans import SAME, early, implied_end, past, restarts, too_often, unfinished, wrong_way
+from sightline.guard.evidence.plans import early, past, restarts, too_often, unfinished, wrong_way
+from sightline.guard.evidence.units import miscounted, never_stepped
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -47,7 +49,9 @@ def find(
         return _finding(schedule, f"the schedule is turned round: {message}", fix)
     if not (setup and setup.joint) and (one := levelled(schedule)):  # X3 tells of joint towers
         return _finding(schedule, *one)
-    return _restarts(schedule) or _over(schedule) or _past(schedule) or _units(schedule) or _left(schedule, loader)
+    return (
+        _restarts(schedule) or _over(schedule) or _past(schedule) or _units(schedule, loader) or _left(schedule, loader)
+    )
 
 
 def _finding(s: ScheduleSeen, message: str, fix: str, severity: Severity = "warning") -> Finding:
@@ -85,16 +89,10 @@ def _restarts(s: ScheduleSeen) -> Finding | None:
     return _finding(s, f"{what} every {places[0]} steps", fix) if len(places) >= OFTEN else None
 
 
-def _units(s: ScheduleSeen) -> Finding | None:
-    """The run is over, and the schedule's plan fits another count than the one it was stepped by."""
-    steps, ticks, plan = len(s.rates), s.ticks, s.horizon or implied_end(s) or s.foreseen
-    if not s.closed or ticks is None or not plan or plan < STEPS or s.restored or ticks > plan / 2:
-        return None
-    for unit, count in {"optimizer steps": steps, "micro-batches": s.forwards}.items():
-        if abs(plan - count) <= SAME * count and count > ticks:
-            done = f"it advanced {ticks} times in {steps} optimizer steps"
-            fix = f"count as it is stepped: plan {ticks} steps instead of {plan}, or step it once in all {unit}"
-            return _finding(s, f"the schedule is planned in {unit} ({plan}), but {done}", fix)
+def _units(s: ScheduleSeen, loader: LoaderSeen | None) -> Finding | None:
+    """It is never stepped; or the run is over, and the plan fits another count than the one it was stepped by."""
+    if one := (never_stepped(s, loader) if loader else None) or miscounted(s):
+        return _finding(s, *one)
     return None
 
 
