@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from sightline.attach.hook import Hook
+from sightline.attach.hook import Hook, unwrapped
 from sightline.attach.origins import ORIGINS
 from sightline.attach.script.watch import Models, Watched
 from sightline.guard.evidence import RoundTripSeen
@@ -158,6 +158,21 @@ def watch_nothing_came(
     at_load = {name: live[name].detach().clone() for name in list(meant)[:ENOUGH]}
     if all(torch.equal(value, meant[name].to(value.device, value.dtype)) for name, value in at_load.items()):
         return  # the very weights were there already
+    watch_use(module, tuple(meant), given, path, models, hook, lambda: True)
+
+
+def watch_use(
+    module: nn.Module,
+    meant: Sequence[str],
+    given: Sequence[str],
+    path: str,
+    models: Models,
+    hook: Callable[..., Hook],
+    sure: Callable[[], bool],
+) -> None:
+    """Tell that nothing came for `meant` where they are still as they are when `module` is called, or trained."""
+    live, inner = module.state_dict(), unwrapped(module)[1]
+    at_load = {name: live[name].detach().clone() for name in meant[:ENOUGH]}
     handles: list[Any] = []
     calls: list[bool] = []  # whether it had what it was made with
 
@@ -167,15 +182,15 @@ def watch_nothing_came(
         if models.live or not calls[0] or len(calls) >= PATIENCE:
             while handles:
                 handles.pop().remove()
-        if calls[0] and (one := _near(models, module)) is not None and one.attachment is not None:
-            one.attachment.show(RoundTripSeen(one.recorder.step, path, 0, tuple(meant), given, loaded=True))
+        if calls[0] and sure() and (one := _near(models, module)) is not None and one.attachment is not None:
+            one.attachment.show(RoundTripSeen(one.recorder.step, path, 0, tuple(meant), tuple(given), loaded=True))
 
     def stepped(optimizer: Optimizer, *_: Any) -> None:
         mine = {id(parameter) for parameter in module.parameters()}
         if handles and any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
             used()
 
-    handles.append(module.register_forward_pre_hook(hook(used)))
+    handles.append(inner.register_forward_pre_hook(hook(used)))
     handles.append(register_optimizer_step_pre_hook(hook(stepped)))  # a compiled module calls no hooks of its own
 
 
