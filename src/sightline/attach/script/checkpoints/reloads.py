@@ -12,6 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from sightline.attach.hook import Hook, unwrapped
 from sightline.attach.origins import ORIGINS
+from sightline.attach.script.again import alike, few
 from sightline.attach.script.watch import Models, Watched
 from sightline.guard.evidence import RoundTripSeen
 from sightline.guard.evidence.answers import Prefix, partly_prefixed, prefix_between, renamed_between
@@ -69,17 +70,19 @@ def watch_half(
     if one is None:
         return
     named = dict(module.named_parameters(remove_duplicate=False))
-    at_load = {name: named[name].detach().clone() for name in lost}
+    at_load = {name: few(named[name]).cpu() for name in lost}
     used, trained, compared = [False], [False], len(module.state_dict()) - len(missing)
     mine = {id(named[name]) for name in lost}
 
     def called(its: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         handles.pop(0).remove()
         now, recorder = its.state_dict(), one.recorder
-        still = all(torch.equal(now[name], value) for name, value in at_load.items())
+        still = all(alike(few(now[name]).cpu(), value) for name, value in at_load.items())
         if still and not its.training and one.attachment is not None and not recorder.muted:
             with recorder.silence():
                 used[0] = _all_move(Call(its, args, kwargs), lost, output)
+        while handles and not used[0]:
+            handles.pop().remove()
 
     def stepped(optimizer: Optimizer, *_: Any) -> None:
         trained[0] = trained[0] or any(id(p) in mine for group in optimizer.param_groups for p in group["params"])
@@ -90,7 +93,7 @@ def watch_half(
         while handles:
             handles.pop().remove()
         if which.attachment is not None and used[0] and not trained[0]:
-            which.attachment.show(RoundTripSeen(which.recorder.step, "", compared, tuple(lost)))
+            which.attachment.show(RoundTripSeen(which.recorder.step, "", compared, tuple(lost), loaded=True))
 
     handles = [
         module.register_forward_hook(hook(called), with_kwargs=True),
