@@ -93,8 +93,9 @@ class RoundTripSeen:
     saved) where they differ; `missing` is live but not saved, `unexpected` the reverse. `frozen`: those of `missing`
     that do not learn (parameters without requires_grad and, beside such, buffers of their modules). `kept`: tensors of
     a state in memory that are the model's own, and were written to between its making (at step `since`) and its loading
-    or saving. `loaded`: the script loaded it so, into a module that took nothing of it and was then used. `outside`:
-    tensors in plain attributes, which are in no state and did not come back, and `gap` what they change of an answer.
+    or saving. `loaded`: the script loaded it so, into a module that took nothing of it, or not all that it had learned,
+    and was then used. `outside`: tensors in plain attributes, which are in no state and did not come back, and `gap`
+    what they change of an answer.
     """
 
     step: int

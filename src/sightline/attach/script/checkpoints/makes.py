@@ -56,3 +56,14 @@ def is_plain(value: Any) -> bool:
 def as_list(value: Any) -> Any:
     """Files may hold lists where there are tuples."""
     return list(value) if isinstance(value, tuple) else value
+
+
+def rate_of(optimizer: Optimizer) -> float:
+    """The highest rate that its groups were made with."""
+    return highest(optimizer, "initial_lr", "lr")
+
+
+def highest(optimizer: Optimizer, *names: str) -> float:
+    """The highest rate of its groups, under the first of these names that each has."""
+    found = ([group[name] for name in names if group.get(name) is not None] for group in optimizer.param_groups)
+    return max((float(rates[0]) for rates in found if rates), default=0.0)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from sightline.attach.hook import Hook
+from sightline.attach.hook import Hook, unwrapped
 from sightline.attach.origins import ORIGINS
+from sightline.attach.script.again import alike, few
 from sightline.attach.script.watch import Models, Watched
 from sightline.guard.evidence import RoundTripSeen
 from sightline.guard.evidence.answers import Prefix, partly_prefixed, prefix_between, renamed_between
@@ -69,17 +70,19 @@ def watch_half(
     if one is None:
         return
     named = dict(module.named_parameters(remove_duplicate=False))
-    at_load = {name: named[name].detach().clone() for name in lost}
+    at_load = {name: few(named[name]).cpu() for name in lost}
     used, trained, compared = [False], [False], len(module.state_dict()) - len(missing)
     mine = {id(named[name]) for name in lost}
 
     def called(its: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         handles.pop(0).remove()
         now, recorder = its.state_dict(), one.recorder
-        still = all(torch.equal(now[name], value) for name, value in at_load.items())
+        still = all(alike(few(now[name]).cpu(), value) for name, value in at_load.items())
         if still and not its.training and one.attachment is not None and not recorder.muted:
             with recorder.silence():
                 used[0] = _all_move(Call(its, args, kwargs), lost, output)
+        while handles and not used[0]:
+            handles.pop().remove()
 
     def stepped(optimizer: Optimizer, *_: Any) -> None:
         trained[0] = trained[0] or any(id(p) in mine for group in optimizer.param_groups for p in group["params"])
@@ -90,7 +93,7 @@ def watch_half(
         while handles:
             handles.pop().remove()
         if which.attachment is not None and used[0] and not trained[0]:
-            which.attachment.show(RoundTripSeen(which.recorder.step, "", compared, tuple(lost)))
+            which.attachment.show(RoundTripSeen(which.recorder.step, "", compared, tuple(lost), loaded=True))
 
     handles = [
         module.register_forward_hook(hook(called), with_kwargs=True),
@@ -158,6 +161,21 @@ def watch_nothing_came(
     at_load = {name: live[name].detach().clone() for name in list(meant)[:ENOUGH]}
     if all(torch.equal(value, meant[name].to(value.device, value.dtype)) for name, value in at_load.items()):
         return  # the very weights were there already
+    watch_use(module, tuple(meant), given, path, models, hook, lambda: True)
+
+
+def watch_use(
+    module: nn.Module,
+    meant: Sequence[str],
+    given: Sequence[str],
+    path: str,
+    models: Models,
+    hook: Callable[..., Hook],
+    sure: Callable[[], bool],
+) -> None:
+    """Tell that nothing came for `meant` where they are still as they are when `module` is called, or trained."""
+    live, inner = module.state_dict(), unwrapped(module)[1]
+    at_load = {name: live[name].detach().clone() for name in meant[:ENOUGH]}
     handles: list[Any] = []
     calls: list[bool] = []  # whether it had what it was made with
 
@@ -167,15 +185,15 @@ def watch_nothing_came(
         if models.live or not calls[0] or len(calls) >= PATIENCE:
             while handles:
                 handles.pop().remove()
-        if calls[0] and (one := _near(models, module)) is not None and one.attachment is not None:
-            one.attachment.show(RoundTripSeen(one.recorder.step, path, 0, tuple(meant), given, loaded=True))
+        if calls[0] and sure() and (one := _near(models, module)) is not None and one.attachment is not None:
+            one.attachment.show(RoundTripSeen(one.recorder.step, path, 0, tuple(meant), tuple(given), loaded=True))
 
     def stepped(optimizer: Optimizer, *_: Any) -> None:
         mine = {id(parameter) for parameter in module.parameters()}
         if handles and any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
             used()
 
-    handles.append(module.register_forward_pre_hook(hook(used)))
+    handles.append(inner.register_forward_pre_hook(hook(used)))
     handles.append(register_optimizer_step_pre_hook(hook(stepped)))  # a compiled module calls no hooks of its own
 
 

@@ -34,6 +34,9 @@ from sightline.attach.script.checkpoints.contents import (
     tells_how_far,
 )
 from sightline.attach.script.checkpoints.followers import Followers
+from sightline.attach.script.checkpoints.in_parts import InParts
+from sightline.attach.script.checkpoints.makes import highest, rate_of
+from sightline.attach.script.checkpoints.matching import Matching
 from sightline.attach.script.checkpoints.reloads import watch_half, watch_nothing_came, watch_reload
 from sightline.attach.script.checkpoints.saves import Saves
 from sightline.attach.script.checkpoints.trainers import Fit, fit_of, of_a_trainer, settings_of
@@ -98,6 +101,8 @@ class Resumes:
         self._read: tuple[str, Any] | None = None  # the last checkpoint of our own that was read
         self._loaded: tuple[weakref.ref[nn.Module], str, Any] | None = None
         self.reads: list[Callable[[str, Any], None]] = []  # told of what torch.load read, and from where
+        self._matching, self._parts = Matching(models, self._hook), InParts(models, self._hook)
+        self.reads.append(self._matching.came)
         self._lost: dict[str, Tensor] = {}  # of the last checkpoint: what it holds for a module that did not get it
         self._settings: weakref.WeakKeyDictionary[nn.Module, dict[str, Any]] = weakref.WeakKeyDictionary()
         self._going: Going | None = None  # it is not known yet what it is trained on
@@ -137,7 +142,7 @@ class Resumes:
         rows = frozenset(fed)
         name = os.path.abspath(path) if path else f"what was saved at step {one.recorder.step}"
         every = one.recorder.optimizers or self._stepped(one.recorder.model)  # those of a fit that is over are let go
-        rates = (self._first.get(every[0], 0.0), _highest(every[0], "lr")) if len(every) == 1 else None
+        rates = (self._first.get(every[0], 0.0), highest(every[0], "lr")) if len(every) == 1 else None
         model = one.recorder.model
         self._saved[name] = Saved(
             one,
@@ -169,6 +174,8 @@ class Resumes:
     def _given(self, module: nn.Module, state: Mapping[str, Any], result: Any) -> None:
         inner = unwrapped(module)[1]
         watch_nothing_came(inner, state, result, self._read[0] if self._read else "", self._models, self._hook)
+        self._matching.given(module, state)
+        self._parts.given(inner, state)
         missing = tuple(getattr(result, "missing_keys", ()))
         if self._read is None:
             if missing:
@@ -187,7 +194,7 @@ class Resumes:
         """The first step after weights were loaded: does it go on with all the rest?"""
         self._read = None
         if optimizer not in self._first:
-            self._first[optimizer] = _highest(optimizer, "lr")
+            self._first[optimizer] = highest(optimizer, "lr")
             self._note_settings(optimizer)
         self._followers.stepping(optimizer)
         if self._going is not None and self._going.optimizer() in (optimizer, None):
@@ -270,7 +277,7 @@ class Resumes:
         self._hook(self._made)(optimizer)
 
     def _made(self, optimizer: Optimizer) -> None:
-        self._rates[optimizer] = _rate(optimizer)
+        self._rates[optimizer] = rate_of(optimizer)
 
     def _begins_anew(self, optimizer: Optimizer, saved: Saved) -> str:
         """Whether the script sets the rate by a count of its own, which the resumed run did not get.
@@ -278,14 +285,14 @@ class Resumes:
         Where the rate was down when it was saved, a new cycle may begin.
         """
         first, last = saved.rates or (0.0, 0.0)
-        now, base = _highest(optimizer, "lr"), self._rates.get(optimizer, 0.0)
+        now, base = highest(optimizer, "lr"), self._rates.get(optimizer, 0.0)
         moved = abs(first - last) > MOVED * max(first, last)
         if schedules_of(optimizer) or not first or now != first or not moved or last < DOWN * max(first, base):
             return ""
         return f"it begins anew at {now:g}, as the first step did, where it was {last:g}"
 
     def _kind(self, optimizer: Optimizer) -> tuple[str, float]:
-        return type(optimizer).__name__, self._rates.get(optimizer, _rate(optimizer))
+        return type(optimizer).__name__, self._rates.get(optimizer, rate_of(optimizer))
 
 
 def _of_parts(seen: ResumeSeen, set_forward: bool) -> ResumeSeen:
@@ -318,13 +325,3 @@ def _with_lost(seen: ResumeSeen, model: nn.Module, lost: Mapping[str, Tensor]) -
 
 def _differs(live: Tensor, saved: Tensor) -> bool:
     return not torch.equal(live.detach().to(saved.device, saved.dtype), saved)
-
-
-def _rate(optimizer: Optimizer) -> float:
-    return _highest(optimizer, "initial_lr", "lr")
-
-
-def _highest(optimizer: Optimizer, *names: str) -> float:
-    """The highest rate of its groups, under the first of these names that each has."""
-    found = ([group[name] for name in names if group.get(name) is not None] for group in optimizer.param_groups)
-    return max((float(rates[0]) for rates in found if rates), default=0.0)

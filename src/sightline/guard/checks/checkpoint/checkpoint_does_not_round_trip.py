@@ -3,10 +3,10 @@
 Symptom: a reloaded model scores worse than it did in training, by a little (rounded weights, stale batch statistics)
 or at chance (half of it is freshly initialised, with only a warning in the log); the loss jumps at a resume.
 Root cause: only parameters were saved, without batch norm's running statistics; names carry a wrapper's prefix
-(`module.` of data parallelism, `_orig_mod.` of torch.compile), or another name of the part, and are skipped by a loader
-with `strict=False`; a tensor was left out as "tied" that is not; the file was written before the last step, or in a
-coarser dtype; the best state was kept in memory without a copy (`v.detach().cpu()` is none of what is on the CPU), and
-went on training; statistics are no buffers; or an adapter's file lacks what was trained beside it, as no file has it.
+(`module.` of data parallelism, `_orig_mod.` of torch.compile), or another name of the part, and are skipped with
+`strict=False`, or by loading "what matches"; a tensor was left out as "tied" that is not; the file was written before
+the last step, or in a coarser dtype; the best state was kept in memory without a copy (`v.detach().cpu()` is none of
+what is on the CPU), and went on training; statistics are no buffers; or no file has what learns beside an adapter.
 Fix: save `model.state_dict()` of the unwrapped model, in the dtype it trains in, or a `copy.deepcopy` of it; load with
 `strict=True`; drop a tied name only where both really share memory.
 Stays silent when: every value comes back, whatever the file's dtype; one of two names of shared memory was dropped;
@@ -83,7 +83,8 @@ def _lost(checkpoint: RoundTripSeen) -> Finding | None:
     if not rest:
         return None
     only = ": batch norm will judge by its initial statistics" if len(statistics) == len(rest) else ""
-    message = f"{len(rest)} tensors of the model are not in the checkpoint, e.g. {rest[0]}{only}"
+    where = "read back with the rest" if checkpoint.loaded else "in the checkpoint"
+    message = f"{len(rest)} tensors of the model are not {where}, e.g. {rest[0]}{only}"
     fix = "save model.state_dict(), which holds parameters and buffers, and load it with strict=True; where a library"
     fix += " saves an adapter alone, tell it what else learns (PEFT: modules_to_save, or a task_type)"
     return Finding("error", message, fix, {"missing": rest[:SHOWN], "of": len(rest) + checkpoint.compared})
