@@ -19,10 +19,14 @@ IMAGE, PAD = 9, 0
 
 
 class Seeing(nn.Module):
-    """Writes 6 features an image over the placeholders of a row, as far as there are any."""
+    """Writes 6 features an image over the placeholders of a row, as far as there are any.
 
-    def __init__(self) -> None:
+    It may have a table of places, with more rows than there are words, and writes them row by row then.
+    """
+
+    def __init__(self, places: int = 0) -> None:
         super().__init__()
+        self.places = nn.Embedding(places, 8) if places else None
         self.vision = nn.Conv2d(3, 8, 4, stride=4)
         self.connector = nn.Linear(8, 8)
         self.language = nn.ModuleList([nn.Embedding(16, 8), nn.GRU(8, 16, batch_first=True), nn.Linear(16, 16)])
@@ -30,8 +34,12 @@ class Seeing(nn.Module):
     def forward(self, pixel_values: Tensor, tokens: Tensor) -> Tensor:
         seen = self.connector(self.vision(pixel_values).flatten(2).transpose(1, 2))
         text = self.language[0](tokens)
-        text = text.masked_scatter((tokens == IMAGE)[..., None], seen)
-        return self.language[2](self.language[1](text)[0])
+        if self.places is None:
+            return self.language[2](self.language[1](text.masked_scatter((tokens == IMAGE)[..., None], seen))[0])
+        text = text.clone()
+        for place, (ids, features) in enumerate(zip(tokens, seen, strict=True)):
+            text[place, ids == IMAGE] = features[: int((ids == IMAGE).sum())]
+        return self.language[2](self.language[1](text + self.places(torch.arange(tokens.shape[1])))[0])
 
 
 def row(words: int, limit: int) -> list[int]:
@@ -40,9 +48,9 @@ def row(words: int, limit: int) -> list[int]:
     return [*question[:limit], 10, 11]
 
 
-def found(limit: int) -> list[str]:
+def found(limit: int, places: int = 0) -> list[str]:
     torch.manual_seed(0)
-    model = Seeing()
+    model = Seeing(places)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     with sightline.attach(model, optimizer, on_finding=None) as guard:
         for _ in range(5):
@@ -56,9 +64,10 @@ def found(limit: int) -> list[str]:
     return [finding.message for finding in guard.findings if finding.code == "X4"]
 
 
+@pytest.mark.parametrize("places", [0, 32], ids=["words alone", "more places than words"])
 @pytest.mark.parametrize(("limit", "cut"), [(9, True), (8, True), (12, False)])
-def test_placeholders_that_a_limit_cuts(limit: int, cut: bool) -> None:
-    said = found(limit)
+def test_placeholders_that_a_limit_cuts(limit: int, cut: bool, places: int) -> None:
+    said = found(limit, places)
     assert bool(said) == cut
     assert not said or "for 36 features of 6 images" in said[0]
 

@@ -1,12 +1,13 @@
 """Features that a model writes into its embeddings with `masked_scatter`, which drops in silence what finds no place.
 
 Or into those that a mask names, of as many features as there are places. The graph of the outputs keeps what was given:
-the mask, and the shape of the source.
+the mask, and the shape of the source. And in which table ids were looked up.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from sightline.guard.probes.call import outcome
 
 NODES = 20_000  # of a graph that are gone through; its first layers come last
 SCATTER, PUT, CUT = "MaskedScatterBackward0", "IndexPutBackward0", "SliceBackward0"
+LOOKED_UP = "EmbeddingBackward0"
 
 
 def scattered(output: Any, ids: Tensor) -> tuple[Tensor, int] | None:
@@ -24,9 +26,7 @@ def scattered(output: Any, ids: Tensor) -> tuple[Tensor, int] | None:
 
     None if there is none, or it did not write whole embeddings.
     """
-    made = outcome(output)
-    root = next((t.grad_fn for t in (made.logits, made.loss) if t is not None and t.grad_fn is not None), None)
-    found = [node for node in nodes([root], most=NODES) if type(node).__name__ in (SCATTER, PUT)]
+    found = [node for node in nodes([_root(output)], most=NODES) if type(node).__name__ in (SCATTER, PUT)]
     if len(found) != 1:
         return None
     if type(found[0]).__name__ == PUT:
@@ -37,6 +37,24 @@ def scattered(output: Any, ids: Tensor) -> tuple[Tensor, int] | None:
     width = mask.shape[-1] if mask.shape[-1] > 1 else source[-1]
     numel = torch.Size(source).numel()
     return (mask[..., 0], numel // width) if width and numel % width == 0 else None
+
+
+def looked_up(output: Any, ids: Tensor, tables: Sequence[Tensor]) -> Tensor | None:
+    """The one of these weights in which just these `ids` were looked up, and not places or kinds of them; None else."""
+    found = dict[int, Tensor]()
+    for node in nodes([_root(output)], most=NODES):
+        if type(node).__name__ != LOOKED_UP:
+            continue
+        weight: Any = getattr(node.next_functions[0][0], "variable", None)
+        at = node._saved_indices
+        if any(weight is table for table in tables) and at.shape == ids.shape and at.data_ptr() == ids.data_ptr():
+            found[id(weight)] = weight
+    return found.popitem()[1] if len(found) == 1 else None
+
+
+def _root(output: Any) -> Any:
+    made = outcome(output)
+    return next((t.grad_fn for t in (made.logits, made.loss) if t is not None and t.grad_fn is not None), None)
 
 
 def _put(node: Any, ids: Tensor) -> tuple[Tensor, int] | None:

@@ -132,13 +132,15 @@ def embedding_of(model: nn.Module) -> nn.Embedding | None:
 
     Who assembles a captioner of parts asks nobody, and its language model may have more positions than words.
     """
+    return max(embeddings_of(model), key=lambda e: e.num_embeddings, default=None)
+
+
+def embeddings_of(model: nn.Module) -> list[nn.Embedding]:
+    """What may be the token embedding: what models answer, the whole one alone if it can; else every embedding."""
     if (found := _answered(model)) is not None:
-        return found
+        return [found]
     told = (_answered(module) for module in model.modules() if module is not model)
-    every = [found for found in told if found is not None] or [
-        m for m in model.modules() if isinstance(m, nn.Embedding)
-    ]
-    return max(every, key=lambda e: e.num_embeddings, default=None)
+    return [one for one in told if one is not None] or [m for m in model.modules() if isinstance(m, nn.Embedding)]
 
 
 def _answered(model: nn.Module) -> nn.Embedding | None:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.read import image_features, image_spans
-from sightline.attach.scattered import partly_filled, scattered
-from sightline.attach.setup import Facts, embedding_of, image_token_of
+from sightline.attach.scattered import looked_up, partly_filled, scattered
+from sightline.attach.setup import Facts, embedding_of, embeddings_of, image_token_of
 from sightline.guard.evidence import IGNORE
 from sightline.guard.evidence.cut_runs import Run, cut_at_a_limit, runs
 from sightline.guard.probes.call import Call
@@ -36,7 +36,7 @@ class Placeholder(Onlooker):
 
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)
-        self._batch: tuple[Tensor, Tensor | None, Tensor | None] | None = None
+        self._batch: tuple[Tensor, Tensor, Tensor | None, Tensor | None] | None = None  # the table's weight first
         self._looks = self._partial = 0
         self._runs: dict[tuple[int, bool], list[Run]] = {}  # of a token, in rows or in prompts
         self._each: set[int | None] = set()  # features of an image; None where that is not known
@@ -59,11 +59,19 @@ class Placeholder(Onlooker):
         self._looks += 1
         labels = call.tensor("labels")
         mask, labels = (one if one is not None and one.shape == ids.shape else None for one in (mask, labels))
-        self._batch = ids, mask, labels
+        table = self._table(output, ids)
+        self._batch = (table, ids, mask, labels) if table is not None else None
         self._look(call, ids, mask, labels)
         if (written := scattered(output, ids)) is not None:
             where, features = written
             self.recorder.mailbox.post([ids, where], lambda values: self._written(values[0], values[1], features))
+
+    def _table(self, output: Any, ids: Tensor) -> Tensor | None:
+        """The weight of the token embedding: that of places may have more rows, and the graph tells which was asked."""
+        every = [one.weight for one in embeddings_of(self.recorder.model)]
+        asked = looked_up(output, ids, every) if len(every) > 1 else None
+        likely = embedding_of(self.recorder.model)
+        return asked if asked is not None or likely is None else likely.weight
 
     def _look(self, call: Call, ids: Tensor, mask: Tensor | None, labels: Tensor | None) -> None:
         """Note the runs of tokens in a batch, and how many features each of its images has."""
@@ -110,10 +118,9 @@ class Placeholder(Onlooker):
     def before_step(self, optimizer: Any, *, measured: bool) -> None:
         """The gradient of the embedding table, row by row, at the ids of the batch."""
         batch, self._batch = self._batch, None
-        table = embedding_of(self.recorder.model) if batch is not None else None
-        if batch is None or table is None or table.weight.grad is None:
+        if batch is None or (grad := batch[0].grad) is None:
             return
-        grad, (ids, mask, labels) = table.weight.grad, batch
+        _, ids, mask, labels = batch
         if grad.is_sparse or hasattr(grad, "to_local"):
             return
         dead = (grad == 0).all(dim=1)[ids.clamp(0, len(grad) - 1).to(grad.device)]

@@ -8,9 +8,9 @@ joining their contents, or plain text from the start, so that the tokenizer's ch
 Fix: the schema of the objective: SFT `messages`, `text`, or `prompt` and `completion`; preference and reward `prompt`,
 `chosen`, `rejected`, the prompt in its own column only; rollouts `prompt`. Give conversations as lists of role and
 content, or call `tokenizer.apply_chat_template(messages, tokenize=False)`.
-Stays silent when: some pairs tie and some answers are empty, fewer than half (of what batches teach, two fifths); text
-comes without roles; the tokenizer has no chat template; prepared rows of unknown origin; extra columns; a reward
-model's answers have the prompt (TRL's).
+Stays silent when: some pairs tie and some answers are empty, fewer than half (of what batches teach, two fifths); all
+teach one token, that is no end of texts or stands behind no template; text comes without roles; the tokenizer has no
+chat template; prepared rows of unknown origin; extra columns; a reward model's answers have the prompt (TRL's).
 Sources:
 - https://github.com/huggingface/trl/issues/1541 (2024-04-15): an example script that put all messages into both answers
 - https://github.com/axolotl-ai-cloud/axolotl/pull/2755 (2025-06-04): the columns that DPO needs, and no others
@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sightline.guard.check import CannotTell, Finding, Severity, Verdict
-from sightline.guard.evidence import BatchSeen, DataSeen, PromptMasksSeen, PromptsSeen
+from sightline.guard.evidence import BatchSeen, DataSeen, PromptMasksSeen, PromptsSeen, Setup
 from sightline.guard.evidence.conversations import PRINTED, glued, readable, said, turns
 from sightline.guard.evidence.empty_answers import empty_answers
 from sightline.guard.evidence.untemplated import without_roles
@@ -40,9 +40,10 @@ def find(
     masks: PromptMasksSeen | None = None,
     prompts: PromptsSeen | None = None,
     batch: BatchSeen | None = None,
+    setup: Setup | None = None,
 ) -> Verdict:
     """A few rows against what the trainer does with them, and against what they say once tokenized."""
-    wrong = empty_answers(masks) or without_roles(masks, prompts, batch.text if batch else str)
+    wrong = empty_answers(masks, setup) or without_roles(masks, prompts, batch.text if batch else str)
     taught = Finding("warning", wrong.message, wrong.fix, wrong.seen) if wrong else None
     if finding := (None if data is None else _columns(data)) or taught:
         return finding
