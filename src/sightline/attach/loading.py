@@ -17,7 +17,7 @@ from sightline.attach import mixed
 from sightline.attach.classes import Taught, may_teach_classes
 from sightline.attach.feed import Feed
 from sightline.attach.files import misfiled
-from sightline.attach.prints import row_hashes
+from sightline.attach.prints import part_hashes, text_and_image, together
 from sightline.attach.recorder import Recorder
 from sightline.guard.evidence import Fed, FeedSeen, LoaderSeen, WaitingSeen
 from sightline.guard.probes.call import Call, outcome
@@ -163,13 +163,14 @@ class Loading:
         return self._spent < SHARE * self._budget * (time.perf_counter() - self._began)
 
     def _hash(self, call: Call, output: Any) -> None:
-        hashes = None if _made(call) else row_hashes(call)
+        parts = [] if _made(call) else part_hashes(call)
+        hashes = together([one for _, one in parts])
         if hashes is None:
             return
         r, number = self._recorder, self._forwards
         epoch = self._seen.epoch if self._seen and self._told else None
         step, place = r.step, feed.place if (feed := Feed.last()) is not None and epoch is not None else None
-        r.mailbox.post([hashes], lambda v: self._came(number, Fed(step, tuple(v[0].tolist()), None, epoch, place)))
+        r.mailbox.post([hashes, *text_and_image(parts)], lambda v: self._came(number, step, epoch, place, v))
         logits = outcome(output).logits
         if logits is None and isinstance(output, Tensor):
             logits = output
@@ -182,9 +183,10 @@ class Loading:
         if box and not self._recorder.muted:
             self._recorder.mailbox.post([box.pop(), grad], lambda v: self._taught(number, self._reader.classes(*v)))
 
-    def _came(self, number: int, fed: Fed) -> None:
-        self._fed[number] = fed
-        while len(self._fed) * max(1, len(fed.inputs)) > ROWS:
+    def _came(self, number: int, step: int, epoch: int | None, place: int | None, values: list[Tensor]) -> None:
+        inputs, *sides = (tuple(value.tolist()) for value in values)
+        self._fed[number] = Fed(step, inputs, None, epoch, place, *sides)
+        while len(self._fed) * max(1, len(inputs)) > ROWS:
             del self._fed[next(iter(self._fed))]
 
     def _taught(self, number: int, classes: tuple[int, ...] | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from sightline.guard.probes.fields import leaves
 COLUMNS = 4096  # elements of a row that are hashed: all of a small one, an even sample of a large one
 VALUES = 65_536  # elements of a parameter that are hashed, likewise
 TARGETS = ("labels", "label", "targets", "target")  # what a forward takes beside its inputs
+IDS = (torch.int64, torch.int32)
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014), as signed integers
 GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -19,26 +22,46 @@ _keys: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
 
 def row_hashes(call: Call) -> Tensor | None:
-    """(B,) int64, one for each row of what the model was given (labels aside); None when rows cannot be told.
+    """(B,) int64, one for each row of what the model was given (labels aside); None when rows cannot be told."""
+    return together([hashes for _, hashes in part_hashes(call)])
+
+
+def part_hashes(call: Call) -> list[tuple[Tensor, Tensor]]:
+    """Each input with rows (labels and masks aside), and (B,) int64, one for each of its rows.
 
     Padding on the right does not count: ids under a zero of ``attention_mask`` are left out.
     """
     named = [(path.rpartition(".")[2], t) for path, t in leaves(call.args, call.kwargs).items()]
     tensors = [(name, t) for name, t in named if name not in TARGETS and t.dim() > 0 and t.numel()]
-    if not tensors:
-        return None
-    rows = len(tensors[0][1])
-    total: Tensor | None = None
+    found: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad():
         mask = next((t for name, t in tensors if name == "attention_mask" and t.dim() == 2), None)
         for name, tensor in tensors:
+            rows = len(tensors[0][1])
             if len(tensor) != rows or name in ("attention_mask", "position_ids"):
                 continue
+            kept = tensor
             if mask is not None and tensor.shape == mask.shape and not tensor.is_floating_point():
-                tensor = (tensor + 1) * mask
-            found = _hash(tensor.detach().reshape(rows, -1), COLUMNS)
-            total = found if total is None else mixed(total) + found
+                kept = (tensor + 1) * mask
+            found.append((tensor, _hash(kept.detach().reshape(rows, -1), COLUMNS)))
+    return found
+
+
+def together(parts: Sequence[Tensor]) -> Tensor | None:
+    """(B,) int64 of the (B,) int64 of several inputs, in their order; None of none."""
+    total: Tensor | None = None
+    for hashes in parts:
+        total = hashes if total is None else mixed(total) + hashes
     return total
+
+
+def text_and_image(parts: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """The hashes of the rows of ids, and of the one image (or its features) beside them; [] where there is not both."""
+    images = [(tensor, hashes) for tensor, hashes in parts if tensor.is_floating_point()]
+    ids = [(tensor, hashes) for tensor, hashes in parts if tensor.dtype in IDS]
+    if len(images) != 1 or images[0][0].dim() < 3 or not any(tensor.dim() == 2 for tensor, _ in ids):
+        return []
+    return [text, images[0][1]] if (text := together([hashes for _, hashes in ids])) is not None else []
 
 
 def value_hashes(tensors: list[Tensor]) -> Tensor:

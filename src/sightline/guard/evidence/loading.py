@@ -54,6 +54,7 @@ class Fed:
 
     `classes` are read off the loss's gradient, and only where it is that of cross-entropy with one class a row.
     `epoch`: the loader's, where it is known when epochs begin; `place`: in that epoch, where it is known.
+    `texts`, `images`: hashes of both for each row, where one image came beside ids.
     """
 
     step: int
@@ -61,6 +62,8 @@ class Fed:
     classes: tuple[int, ...] | None = None
     epoch: int | None = None
     place: int | None = None
+    texts: tuple[int, ...] = ()
+    images: tuple[int, ...] = ()
 
     @property
     def print(self) -> int:

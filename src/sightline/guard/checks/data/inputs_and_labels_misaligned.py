@@ -6,11 +6,13 @@ a batch sorted by length without its labels, an off-by-one between two lists. Or
 the difference is (n, n), each output is compared with every label, and the best answer to all is the mean.
 Or image and mask (or boxes) are augmented with random numbers of their own; or a collate function sorts one part alone,
 or a tower its texts, by length; or features have the order of a shuffling loader, and labels that of the data set; or
-numbered files are sorted as texts (scan_10 before scan_2), or as the folder lists them, and their labels by number.
+numbered files are sorted as texts (scan_10 before scan_2), or as the folder lists them, and their labels by number;
+or images come from a loader that shuffles on its own, and questions with their answers from another.
 Fix: shuffle with one permutation (`i = torch.randperm(n); x, y = x[i], y[i]`), or keep each pair in one data set row;
 give outputs and targets one shape: `outputs.squeeze(-1)`.
 Stays silent when: inputs come back with the class they had, or so often that the rest is label noise; inputs never
-repeat (fresh augmentation, one epoch), or repeat as one fixed wrong pairing that is learnt by heart. All targets of
+repeat (fresh augmentation, one epoch), or repeat as one fixed wrong pairing that is learnt by heart. Images beside
+texts may be drawn with replacement, keep some of their texts or classes, or move no output. All targets of
 a batch may be one number (a discriminator's), or the mean of its outputs (a loss that holds them together); all may be
 compared with all on purpose (contrast, ranks, kernels): outputs on both sides, or a choice among the pairs. Rows may
 come in an order of their own that a model, its loss or a collate function tells, or in pairs that the latter draws.
@@ -31,8 +33,10 @@ from sightline.guard.evidence import (
     OrdersSeen,
     PairedSeen,
     PullSeen,
+    RowsSeen,
 )
 from sightline.guard.evidence.apart import apart
+from sightline.guard.evidence.dealt import dealt
 from sightline.guard.evidence.matching import never_found
 from sightline.guard.specimen import Run
 
@@ -51,9 +55,10 @@ def find(
     crossed: CrossedSeen | None = None,
     orders: OrdersSeen | None = None,
     filed: FiledSeen | None = None,
+    rows: RowsSeen | None = None,
 ) -> Verdict:
     """Compare the classes of inputs that came back with what independent classes would give."""
-    if (one := apart(paired, filed, kept)) is not None:
+    if (one := apart(paired, filed, kept) or dealt(feed, rows)) is not None:
         return Finding("error", one.what, one.remedy, one.seen)
     if finding := (orders and _out_of_order(orders, feed)) or (matches and _never_found(matches)):
         return finding
