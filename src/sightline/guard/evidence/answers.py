@@ -117,6 +117,8 @@ class LeftInEvalSeen:
     """Optimizer steps in evaluation mode after the first evaluation, at step `since`, and not one in train mode.
 
     `before`: steps in train mode before it, `after`: in evaluation mode after it; `modules`: those that differ by mode.
+    With `times`, so many evaluations were followed by steps in evaluation mode, of the line that had run in train mode
+    just before them, until train mode came back: `since` is the first of these, `before` counts all in train mode.
     """
 
     step: int
@@ -124,6 +126,16 @@ class LeftInEvalSeen:
     before: int
     after: int
     modules: tuple[str, ...]
+    times: int = 0
+
+    @property
+    def words(self) -> str:
+        """What trains in the wrong mode."""
+        if self.times:
+            left = f"which {self.times} evaluations left on (the first at step {self.since}), and {self.before} do not"
+            return f"{self.after} steps train in evaluation mode, {left}"
+        after = f"all {self.after} steps after the evaluation at step {self.since} train in evaluation mode"
+        return f"{after}, and the {self.before} before it did not"
 
 
 @dataclass(frozen=True, slots=True)
