@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import sightline
+from sightline.guard.catalogue import load, page
 
 
 def fit(again: str, steps: int = 30) -> list[str]:
@@ -57,7 +58,7 @@ def each_epoch(how: str) -> list[str]:
     model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2))
     opt = torch.optim.SGD(model.parameters(), lr=0.05)
     other = torch.optim.SGD(model.parameters(), lr=0.01) if how == "another optimizer" else opt
-    guard = sightline.attach(model, opt, on_finding=None)
+    guard = sightline.attach(model, opt, on_finding=None, checks=load((page("T3"),)))
     for _ in range(5 if how == "left at the end" else 4):
         model.train()
         for step in range(12):
@@ -78,7 +79,7 @@ def each_epoch(how: str) -> list[str]:
                     model(torch.randn(32, 6))
                 model.train(how == "restored")
     guard.close()
-    return [f.message for f in guard.findings if f.code == "T3"]
+    return [f.message for f in guard.findings]
 
 
 def test_train_mode_comes_back_at_the_next_epoch() -> None:

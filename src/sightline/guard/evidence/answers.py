@@ -52,7 +52,8 @@ class EvaluationSeen:
     `mode_gap` of what the host saw and what eval mode gives with the same random numbers. `dropouts`: functions that
     dropped values though no module is lively. `copy`: a copy of the model that is trained was asked, and never in eval
     mode. `imitates`: the model learns through another, which is given its outputs and data in turn (a generator).
-    `relapsed`: the same line of the host's ran it in eval mode before, in this evaluation, on other inputs.
+    `relapsed`: the same line of the host's ran it in eval mode before, in this evaluation, on other inputs. `graded`:
+    so many batches ran with gradients on, of data that is not trained on, and no backward pass came back to them.
     """
 
     step: int
@@ -65,6 +66,7 @@ class EvaluationSeen:
     copy: bool = False
     imitates: bool = False
     relapsed: bool = False
+    graded: int = 0
 
     @property
     def words(self) -> tuple[str, str]:
@@ -73,6 +75,9 @@ class EvaluationSeen:
             return "an evaluation begins in eval mode and goes on", "let what its loop calls restore the mode it found"
         if self.copy:
             return "a copy of the model is judged", "call its eval(): a copy, or a model read back, is in train mode"
+        if self.graded:
+            what = f"evaluation, of {self.graded} batches that no backward pass came back to, runs"
+            return what, "evaluate under model.eval() and torch.no_grad(), and call model.train() after it"
         return "evaluation runs", "call model.eval() before evaluation, and model.train() after it"
 
 
