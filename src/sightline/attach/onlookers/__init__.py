@@ -22,6 +22,7 @@ from sightline.attach.onlookers.features import Features
 from sightline.attach.onlookers.first_alone import FirstAlone
 from sightline.attach.onlookers.first_words import FirstWords
 from sightline.attach.onlookers.fresh_frozen import FreshFrozen
+from sightline.attach.onlookers.graded import Graded
 from sightline.attach.onlookers.hidden import Hidden
 from sightline.attach.onlookers.last_place import LastPlace
 from sightline.attach.onlookers.left_in_eval import LeftInEval
@@ -88,6 +89,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     FirstWords,
     Critic,
     FirstAlone,
+    Graded,
 )
 
 

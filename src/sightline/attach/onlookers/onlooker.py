@@ -25,7 +25,7 @@ class Recording(Protocol):
     `backwards`: backward passes through the model's outputs, of steps that were heard; `muted`: our own forward pass is
     running; `last_call`: None where the model must not be run again; `parted`: the calls of parts that are called one
     by one; `open_step`: the one in the making; `stepped`: steps that are over and not yet evidence, the last one last.
-    `beside_it`: smaller modules that the same optimizer moves.
+    `beside_it`: smaller modules that the same optimizer moves; `imitates`: it is a generator (see `critic.py`).
     """
 
     model: nn.Module
@@ -46,6 +46,9 @@ class Recording(Protocol):
 
     @property
     def muted(self) -> bool: ...
+
+    @property
+    def imitates(self) -> bool: ...
 
     def silence(self) -> AbstractContextManager[None]: ...
 

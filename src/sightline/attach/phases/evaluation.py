@@ -12,7 +12,6 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sightline.attach.onlookers.critic import Critic
 from sightline.attach.phases.draws import Draws
 from sightline.attach.phases.relapse import Relapse
 from sightline.attach.phases.state import State
@@ -94,8 +93,7 @@ class Evaluation:
     def _take(self, seen: Evidence, call: Call) -> None:
         """What the first forward shows; dropout that may be on for many draws is judged when the evaluation is over."""
         if isinstance(seen, EvaluationSeen):
-            onlookers = self._state.onlookers.all
-            seen = replace(seen, imitates=any(isinstance(one, Critic) and one.imitates for one in onlookers))
+            seen = replace(seen, imitates=self._state.imitates)
             if Draws.may_be(seen, call.model):
                 self._draws = Draws(seen, call)
                 return

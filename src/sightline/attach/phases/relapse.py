@@ -6,20 +6,16 @@ that it had not been given before. Who compares the modes, or draws with dropout
 
 from __future__ import annotations
 
-import sys
-from types import FrameType
-
 import torch
 from torch import Tensor
 
 from sightline.attach.phases.draws import inputs_of
+from sightline.attach.phases.place import Place, called_from
 from sightline.guard.probes.call import Call
 
 NEW = 2  # inputs that one line runs in train mode, none of which it ran in eval mode
 MOST = 64  # passes of a line that are kept: beyond them nobody knows what was asked before
 FEW = 256  # numbers of an input, by which it is known again
-OUTSIDE = ("torch.", "sightline.")
-Place = tuple[object, int]
 
 
 class Relapse:
@@ -31,7 +27,7 @@ class Relapse:
 
     def passed(self, call: Call) -> bool:
         """The model was run; whether this shows that the evaluation fell back."""
-        place, few = _called_from(), _few(call)
+        place, few = called_from(), _few(call)
         if few is None:
             return False
         before, fell = self._judged.setdefault(place, []), self._fell.setdefault(place, [])
@@ -54,11 +50,3 @@ def _few(call: Call) -> Tensor | None:
     if not len(flat):
         return None
     return flat[:: -(-len(flat) // FEW)].clone()
-
-
-def _called_from() -> Place:
-    """The line that runs the model."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and f"{frame.f_globals.get('__name__', '')}.".startswith(OUTSIDE):
-        frame = frame.f_back
-    return (frame.f_code, frame.f_lineno) if frame is not None else (None, 0)

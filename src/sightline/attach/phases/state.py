@@ -16,6 +16,7 @@ from sightline.attach.beside import Beside
 from sightline.attach.mailbox import Mailbox
 from sightline.attach.meter import Meter
 from sightline.attach.onlookers import Onlookers
+from sightline.attach.onlookers.critic import Critic
 from sightline.attach.open_step import OpenStep
 from sightline.attach.pace import AGAIN, ALWAYS, Pace
 from sightline.attach.probing import Probing
@@ -221,6 +222,11 @@ class State:
     def habit(self, last: int) -> bool:
         """Whether a pass at step `last` and one now are one turn of the loop apart: each optimizer may step in it."""
         return self.step - last <= max(1, len(self.optimizers))
+
+    @property
+    def imitates(self) -> bool:
+        """Whether the model learns through another, which is given what it makes and data in turn."""
+        return any(isinstance(one, Critic) and one.imitates for one in self.onlookers.all)
 
     @property
     def muted(self) -> bool:

@@ -52,7 +52,8 @@ class EvaluationSeen:
     `mode_gap` of what the host saw and what eval mode gives with the same random numbers. `dropouts`: functions that
     dropped values though no module is lively. `copy`: a copy of the model that is trained was asked, and never in eval
     mode. `imitates`: the model learns through another, which is given its outputs and data in turn (a generator).
-    `relapsed`: the same line of the host's ran it in eval mode before, in this evaluation, on other inputs.
+    `relapsed`: the same line of the host's ran it in eval mode before, in this evaluation, on other inputs. `graded`:
+    so many batches ran with gradients on, of data that is not trained on, and no backward pass came back to them.
     """
 
     step: int
@@ -65,6 +66,7 @@ class EvaluationSeen:
     copy: bool = False
     imitates: bool = False
     relapsed: bool = False
+    graded: int = 0
 
     @property
     def words(self) -> tuple[str, str]:
@@ -73,6 +75,9 @@ class EvaluationSeen:
             return "an evaluation begins in eval mode and goes on", "let what its loop calls restore the mode it found"
         if self.copy:
             return "a copy of the model is judged", "call its eval(): a copy, or a model read back, is in train mode"
+        if self.graded:
+            what = f"evaluation, of {self.graded} batches that no backward pass came back to, runs"
+            return what, "evaluate under model.eval() and torch.no_grad(), and call model.train() after it"
         return "evaluation runs", "call model.eval() before evaluation, and model.train() after it"
 
 
@@ -118,6 +123,8 @@ class LeftInEvalSeen:
     """Optimizer steps in evaluation mode after the first evaluation, at step `since`, and not one in train mode.
 
     `before`: steps in train mode before it, `after`: in evaluation mode after it; `modules`: those that differ by mode.
+    With `times`, so many evaluations were followed by steps in evaluation mode, of the line that had run in train mode
+    just before them, until train mode came back: `since` is the first of these, `before` counts all in train mode.
     """
 
     step: int
@@ -125,6 +132,16 @@ class LeftInEvalSeen:
     before: int
     after: int
     modules: tuple[str, ...]
+    times: int = 0
+
+    @property
+    def words(self) -> str:
+        """What trains in the wrong mode."""
+        if self.times:
+            left = f"which {self.times} evaluations left on (the first at step {self.since}), and {self.before} do not"
+            return f"{self.after} steps train in evaluation mode, {left}"
+        after = f"all {self.after} steps after the evaluation at step {self.since} train in evaluation mode"
+        return f"{after}, and the {self.before} before it did not"
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,8 @@ class _Dropouts(TorchFunctionMode):
 
 
 def _gap(one: Outcome, other: Outcome) -> float | None:
+    """0 for outputs of another shape: a mode may be asked for what it alone gives (a detector's losses, its boxes)."""
     for a, b in ((one.logits, other.logits), (one.loss, other.loss), (one.numbers, other.numbers)):
         if a is not None and b is not None:
-            return float((a.float() - b.float()).abs().max())
+            return float((a.float() - b.float()).abs().max()) if a.shape == b.shape and a.numel() else 0.0
     return None
