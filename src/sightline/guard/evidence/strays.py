@@ -12,9 +12,10 @@ from sightline.guard.evidence.learning import HeadSeen
 from sightline.guard.evidence.origin import new, untrained
 from sightline.guard.evidence.replaced import ReplacedSeen
 from sightline.guard.evidence.setup import Setup
-from sightline.guard.evidence.steps import ParameterSeen, StepSeen
+from sightline.guard.evidence.steps import ParameterSeen, Progress, StepSeen
 
 LONG = 16  # steps: optimizers that take turns have had theirs
+WHOLE = 64  # steps of others: an optimizer that steps seldom, or later, has begun
 LOOKS = 4  # steps after they were unfrozen: a loop may give them to its optimizer a moment later
 TURNS = 3  # measured steps of each of two optimizers that take turns
 WAYS = {
@@ -25,6 +26,7 @@ WAYS = {
     "alone": "parts that were loaded or trained come before them, and no other matrix learns",
 }
 ALONE = "give them to an optimizer, as what that term is to teach; or leave the term out"
+EVERY = "call step() on each of the optimizers after the backward pass"
 EACH = "give each optimizer the parameters of the part that it trains"
 LATE = "make the optimizer after the model is final: it holds {} foreign elements"
 UNFROZEN = "give them to the optimizer when they are unfrozen: optimizer.add_param_group({'params': ...})"
@@ -49,10 +51,11 @@ def stray(
     cut: CutOffSeen | None,
     fresh: FreshFrozenSeen | None,
     replaced: ReplacedSeen | None = None,
+    progress: Progress | None = None,
 ) -> Stray | None:
     """The first of these that the run shows."""
-    if (twice := held_twice(measured)) is not None:
-        return twice
+    if (whole := held_twice(measured) or never_stepped(measured, progress)) is not None:
+        return whole
     if replaced is not None:
         return _replaced(replaced)
     if (late := _unfrozen(measured, setup)) is not None:
@@ -130,6 +133,22 @@ def held_twice(measured: Sequence[StepSeen]) -> Stray | None:
     what = f"two optimizers hold the same {len(twice)} parameters, and none holds {len(out)} others with gradients"
     seen = {"in none": [p.name for p in out[:5]], "elements in none": numel, "in two": twice[:5]}
     return Stray(what, EACH, True, seen)
+
+
+def never_stepped(measured: Sequence[StepSeen], progress: Progress | None) -> Stray | None:
+    """An optimizer whose parameters get gradients, which somebody clears, and that never stepped in a whole run."""
+    if progress is None or not progress.closed or progress.steps - measured[0].step < WHOLE:
+        return None
+    idle = set(progress.idle)
+    mine = [same for same in _each(measured) if same[0].name in idle]
+    if not mine or any(p.moved or p.optimized or p.weight_norm != same[0].weight_norm for same in mine for p in same):
+        return None
+    out = [same[0] for same in mine if all(p.trainable and p.grad_norm for p in same)]
+    if not out or any(not step.met or step.met[0] for step in measured):
+        return None
+    what = f"an optimizer never stepped in {progress.steps} steps of others, and alone holds {len(out)} parameters that"
+    seen: dict[str, object] = {"parameters": [p.name for p in out[:5]], "elements": sum(p.numel for p in out)}
+    return Stray(f"{what} get gradients, e.g. {out[0].name}", EVERY, False, seen)
 
 
 def _mistaken(hidden: HiddenSeen) -> Stray:
