@@ -27,6 +27,7 @@ WAYS = {
 }
 ALONE = "give them to an optimizer, as what that term is to teach; or leave the term out"
 EVERY = "call step() on each of the optimizers after the backward pass"
+BARE = "make each an nn.Parameter in its module, and the optimizer after that (or call detach() on it)"
 EACH = "give each optimizer the parameters of the part that it trains"
 LATE = "make the optimizer after the model is final: it holds {} foreign elements"
 UNFROZEN = "give them to the optimizer when they are unfrozen: optimizer.add_param_group({'params': ...})"
@@ -80,6 +81,12 @@ def stray(
             "elements that learn": hidden.of,
         }
         return Stray(f"{what}{' and '.join(hidden.places)}", ALONE, False, seen)
+    if hidden is not None and hidden.bare:
+        what = (
+            f"{hidden.parameters} plain tensors that require gradients are used, and are no parameters of the model: "
+        )
+        seen = {"places": hidden.places[:5], "elements": hidden.numel, "gradient norm": hidden.grad_norm}
+        return Stray(f"{what}no optimizer holds them, e.g. {hidden.places[0]}", BARE, True, seen)
     if hidden is not None:
         what = f"{hidden.places[0]} keeps {hidden.parameters} parameters in a plain container: no optimizer holds them"
         remedy = "use nn.ModuleList, nn.ModuleDict or nn.ParameterList, and make the optimizer after them"

@@ -5,14 +5,14 @@ reverse: a tower that was frozen differs from its source after training.
 Root cause: `optimizer.step()` is missing, of one of two optimizers, too, or from some step on it writes to nothing (a
 recorded or compiled one is replayed with what was there once); gradients are cleared between backward pass and step;
 the optimizer holds other tensors than the model does (made before a layer was replaced, resized, wrapped or unfrozen),
-or not all (left out, in a plain list, or one half is in both of two optimizers); the learning rate is zero; the loss,
+or not all (left out, in a plain list or tensor, or one half is in both of two optimizers); the rate is zero; the loss,
 or a part, is detached; a new layer, or rows for new tokens, are frozen with the rest; a frozen one kept its gradient.
 Fix: make the optimizer after the model is final, from its parameters with requires_grad; call `optimizer.step()` once
 per accumulated batch, and `zero_grad()` after it; set the group's `lr` above 0; set gradients to None when freezing.
 Stays silent when: each tower with a gradient moves in some measured step; the rate is 0 only while it warms up; the
 tower's rounding loses updates (P4); a frozen part was trained before, or may be random on purpose (it reads raw inputs,
 is a target, is read by a new part); a body in front of what learns is left out, or a part that was trained before; of
-an optimizer that never stepped, the gradients are not cleared, others hold the parameters, or the run is short.
+an idle optimizer, no gradients are cleared, or another holds all, or the run is short; a plain tensor is tended to.
 Sources:
 - https://github.com/pytorch/pytorch/issues/14467 (2018-11-28): an optimizer that trains a discarded model in silence
 - https://github.com/pytorch/pytorch/issues/115607 (2023-12-12): a compiled step that updates nothing (PyTorch-115607 of
