@@ -52,6 +52,7 @@ def read_setup(model: nn.Module, towers: Towers, optimizers: Sequence[Optimizer]
         outside=tuple(name for name, p in matrices(model) if id(p) not in rates and _new(p)),
         unheeded=_unheeded(model),
         unwoken=_unwoken(model),
+        late=_late(model, rates),
         adapted=adapted(model, towers),
         step=step,
     )
@@ -74,6 +75,19 @@ def _unwoken(model: nn.Module) -> tuple[str, ...]:
         return ()
     held = ((name, list(m.parameters())) for name, m in meant if not _flagged(type(m)))
     return tuple(name for name, ps in held if ps and not any(p.requires_grad or ORIGINS.moved(p) for p in ps))
+
+
+def _late(model: nn.Module, rates: Mapping[int, Any]) -> tuple[str, ...]:
+    """What somebody chose to unfreeze after the last optimizer was made, and gave to none.
+
+    Chose: other parts are still frozen. Tables of tokens are woken so that checkpointed layers have a gradient at all.
+    """
+    were = [(name, p) for name, p in model.named_parameters() if ORIGINS.froze(p)]
+    if all(p.requires_grad for _, p in were):
+        return ()
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    late = ((n, p) for n, p in were if p.requires_grad and id(p) not in tables)
+    return tuple(n for n, p in late if id(p) not in rates and not ORIGINS.optimized(p))
 
 
 def _flagged(kind: type) -> bool:

@@ -30,6 +30,7 @@ EVERY = "call step() on each of the optimizers after the backward pass"
 BARE = "make each an nn.Parameter in its module, and the optimizer after that (or call detach() on it)"
 EACH = "give each optimizer the parameters of the part that it trains"
 LATE = "make the optimizer after the model is final: it holds {} foreign elements"
+AFTER = "unfreeze first, and make the optimizer after that (or give them to it: optimizer.add_param_group)"
 UNFROZEN = "give them to the optimizer when they are unfrozen: optimizer.add_param_group({'params': ...})"
 ADD = "add them to a parameter group, or set requires_grad to False"
 
@@ -59,7 +60,7 @@ def stray(
         return whole
     if replaced is not None:
         return _replaced(replaced)
-    if (late := _unfrozen(measured, setup)) is not None:
+    if (late := _unfrozen(measured, setup) or _too_late(measured, setup)) is not None:
         return late
     left, foreign = left_behind(measured, setup), setup.orphans if setup is not None else 0
     alone = head is not None and all(p.name.startswith(head.name.removesuffix("weight")) for p in left)
@@ -191,6 +192,26 @@ def _unfrozen(measured: Sequence[StepSeen], setup: Setup | None) -> Stray | None
     what = f"{len(left)} parameters ({numel:,} elements) were unfrozen by step {setup.step}, get gradients and are in "
     seen: dict[str, object] = {"parameters": [p.name for p in left[:5]], "steps since": measured[-1].step - setup.step}
     return Stray(f"{what}no optimizer, e.g. {left[0].name}", UNFROZEN, True, seen)
+
+
+def _too_late(measured: Sequence[StepSeen], setup: Setup | None) -> Stray | None:
+    """What somebody unfroze between the making of the optimizer and the first step."""
+    named = set(setup.late) - set(setup.unfrozen) if setup is not None else set()
+    if not named or measured[-1].step < LONG:
+        return None
+    late = [same for same in _each(measured) if same[0].name in named]
+    out = [p for same in late for p in graded_anew(same)[:1] if all(p.trainable and p.grad_norm for p in same)]
+    if not out or any(p.optimized or p.moved for same in late for p in same):
+        return None
+    what = (
+        f"{len(out)} parameters ({sum(p.numel for p in out):,} elements) were unfrozen after the optimizer was made, "
+    )
+    return Stray(
+        f"{what}get gradients and are in none, e.g. {out[0].name}",
+        AFTER,
+        True,
+        {"parameters": [p.name for p in out[:5]]},
+    )
 
 
 def left_behind(measured: Sequence[StepSeen], setup: Setup | None) -> list[ParameterSeen]:
