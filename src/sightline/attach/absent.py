@@ -55,7 +55,7 @@ ABSENT = {
     "CrossedSeen": "no loss was seen that compares each sample's output with the values of all",
     "Progress": "nothing ran",
     "CutOffSeen": "no modules were seen that run in vain",
-    "HiddenSeen": "no parameters were seen in plain lists or dictionaries",
+    "HiddenSeen": "no parameters were seen in plain lists or dictionaries, or plain tensors in their place",
     "RenewedSeen": "no language model was woken beside a connector that had learnt alone",
     "ReplacedSeen": "no layers were seen that took the place of others which an optimizer still holds",
     "FeaturesSeen": "no features were seen beside texts that a model was to tell",

@@ -32,6 +32,7 @@ class Origins:
         self._asked: dict[int, tuple[weakref.ref[Tensor], Sample | None]] = {}
         self._grown: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
         self._rested: dict[int, tuple[weakref.ref[Tensor], Placed]] = {}
+        self._groups, self._noted, self._froze = 0, 0, dict[int, weakref.ref[Tensor]]()
 
     def drawn(self, tensor: object) -> None:
         """An initialiser has just filled `tensor` with random numbers."""
@@ -46,6 +47,7 @@ class Origins:
 
     def held(self, tensors: Iterable[Tensor]) -> None:
         """An optimizer was given these. What nobody was seen to load into them is what training began with."""
+        self._groups += 1
         for tensor in tensors:
             sample = _sample(tensor)
             if not self.optimized(tensor):
@@ -55,6 +57,15 @@ class Origins:
             if not _is(self._loaded, tensor):
                 self._begun.add(sample)
                 self._held.setdefault(id(tensor), (weakref.ref(tensor), sample))
+
+    def frozen(self, tensors: Iterable[Tensor]) -> None:
+        """These are all that is frozen, right after an optimizer was made."""
+        if self._noted != self._groups:  # else some time has passed since
+            self._noted, self._froze = self._groups, {id(tensor): weakref.ref(tensor) for tensor in tensors}
+
+    def froze(self, tensor: Tensor) -> bool:
+        """Whether it was frozen when the last optimizer of the process was given anything."""
+        return self._noted == self._groups and _is(self._froze, tensor)
 
     def grown(self, table: Tensor, old: int) -> None:
         """A library has just made `table`, whose rows from `old` on are for new tokens, in place of a smaller one."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dis
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from inspect import isfunction
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -48,6 +51,8 @@ def read_setup(model: nn.Module, towers: Towers, optimizers: Sequence[Optimizer]
         orphans=sum(p.numel() for p in foreign),
         outside=tuple(name for name, p in matrices(model) if id(p) not in rates and _new(p)),
         unheeded=_unheeded(model),
+        unwoken=_unwoken(model),
+        late=_late(model, rates),
         adapted=adapted(model, towers),
         step=step,
     )
@@ -58,6 +63,43 @@ def _unheeded(model: nn.Module) -> tuple[str, ...]:
     meant = [(name, m) for name, m in model.named_modules() if vars(m).get("requires_grad") is False]
     held = ((name, [p.requires_grad for p in m.parameters()]) for name, m in meant)
     return tuple(name or type(model).__name__ for name, learns in held if learns and all(learns))
+
+
+def _unwoken(model: nn.Module) -> tuple[str, ...]:
+    """The modules that somebody meant to wake by an attribute, though all in them is frozen, and never learnt before.
+
+    A class may keep a flag of that name for itself, and PEFT freezes what it wraps: nobody is mistaken there.
+    """
+    meant = [(name, m) for name, m in model.named_modules() if name and vars(m).get("requires_grad") is True]
+    if not meant or not ORIGINS.listens or any("peft_config" in vars(m) for m in model.modules()):
+        return ()
+    held = ((name, list(m.parameters())) for name, m in meant if not _flagged(type(m)))
+    return tuple(name for name, ps in held if ps and not any(p.requires_grad or ORIGINS.moved(p) for p in ps))
+
+
+def _late(model: nn.Module, rates: Mapping[int, Any]) -> tuple[str, ...]:
+    """What somebody chose to unfreeze after the last optimizer was made, and gave to none.
+
+    Chose: other parts are still frozen. Tables of tokens are woken so that checkpointed layers have a gradient at all.
+    """
+    were = [(name, p) for name, p in model.named_parameters() if ORIGINS.froze(p)]
+    if all(p.requires_grad for _, p in were):
+        return ()
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    late = ((n, p) for n, p in were if p.requires_grad and id(p) not in tables)
+    return tuple(n for n, p in late if id(p) not in rates and not ORIGINS.optimized(p))
+
+
+def _flagged(kind: type) -> bool:
+    """Whether a class sets an attribute `requires_grad` of its own instances."""
+    plain = (f for one in kind.__mro__ if one is not nn.Module for f in vars(one).values() if isfunction(f))
+    for code in (f.__code__ for f in plain if "requires_grad" in f.__code__.co_names):
+        lines = list(dis.get_instructions(code))
+        stores = [last for last, one in pairwise(lines) if (one.opname, one.argval) == ("STORE_ATTR", "requires_grad")]
+        own = code.co_varnames[:1]
+        if any(last.argval in own or (isinstance(last.argval, tuple) and last.argval[-1] in own) for last in stores):
+            return True
+    return False
 
 
 def setup_mark(model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[object, ...]:

@@ -197,7 +197,7 @@ class Attachment(Preflight):
                 recorder.probing.look(recorder.last_call, recorder.step, self._offer, last=True)
         recorder.last_call = None
         recorder.beside.close()
-        self._offer(recorder.progress(closed=not self._broken))
+        self._offer(recorder.progress(closed=not self._broken, idle=recorder.stepping.idle()))
 
     @property
     def findings(self) -> tuple[Finding, ...]:

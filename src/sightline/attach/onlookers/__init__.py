@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from sightline.attach.onlookers.bare import Bare
 from sightline.attach.onlookers.binary import Binary
 from sightline.attach.onlookers.casts import Casts
 from sightline.attach.onlookers.collapse import Collapse
@@ -73,6 +74,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     FreshFrozen,
     NewRows,
     Hidden,
+    Bare,
     Renewed,
     Replaced,
     Outside,

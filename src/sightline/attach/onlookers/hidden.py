@@ -38,31 +38,40 @@ class Hidden(Onlooker):
         self._found = {place: some for place, all_ in self._found.items() if (some := [p for p in all_ if _pulled(p)])}
         self._looks = self._looks + 1 if self._found else LOOKS
         if self._found and self._looks == LOOKS:
-            self._show(self._found)
+            show(self.recorder, unheld(self._found))
             self._found = {}
-
-    def _show(self, found: dict[str, list[Tensor]]) -> None:
-        held = {id(p) for optimizer in living(Optimizer) for group in optimizer.param_groups for p in group["params"]}
-        free = {
-            place: [p for p in all_ if id(p) not in held and not ORIGINS.optimized(p)] for place, all_ in found.items()
-        }
-        left = {place: rest for place, rest in free.items() if rest}
-        parameters = [p for rest in left.values() for p in rest]
-        norms = [_values(p.grad).float().norm().to(parameters[0].device) for p in parameters if p.grad is not None]
-        if not norms:
-            return
-        numel = sum(p.numel() for p in parameters)
-        known = sum(p.numel() for p in self.recorder.model.parameters() if p.requires_grad)
-        facts = self.recorder.step, tuple(left), len(parameters), numel, known
-
-        def arrived(values: list[Tensor]) -> None:
-            self.recorder.offer(HiddenSeen(*facts, float(values[0])))
-
-        self.recorder.mailbox.post([torch.stack(norms).norm()], arrived)
 
     def close(self, *, broken: bool) -> None:
         """What belongs to the host is let go."""
         self._found, self._looks = {}, LOOKS
+
+
+def unheld(found: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+    """Those that no optimizer of the process holds, or ever did."""
+    held = {id(p) for optimizer in living(Optimizer) for group in optimizer.param_groups for p in group["params"]}
+    free = {place: [p for p in all_ if id(p) not in held and not ORIGINS.optimized(p)] for place, all_ in found.items()}
+    return {place: rest for place, rest in free.items() if rest}
+
+
+def show(recorder: Recording, left: dict[str, list[Tensor]], changed: list[Tensor] | None = None) -> None:
+    """Offer them, with the norm of their gradients. `changed`: of plain tensors, numbers that are to be 0."""
+    parameters = [p for rest in left.values() for p in rest]
+    grads = [_values(p.grad).float().norm() for p in parameters if p.grad is not None]
+    if not grads:
+        return
+    numel = sum(p.numel() for p in parameters)
+    known = sum(p.numel() for p in recorder.model.parameters() if p.requires_grad)
+    facts = recorder.step, tuple(left), len(parameters), numel, known
+    device = parameters[0].device
+    norm, other = (
+        torch.stack([one.to(device) for one in ones]).norm() for ones in (grads, changed or [torch.zeros(())])
+    )
+
+    def arrived(values: list[Tensor]) -> None:
+        if changed is None or (float(values[0]) and not float(values[1])):
+            recorder.offer(HiddenSeen(*facts, float(values[0]), bare=changed is not None))
+
+    recorder.mailbox.post([norm, other], arrived)
 
 
 def hidden(model: nn.Module) -> dict[str, list[Tensor]]:

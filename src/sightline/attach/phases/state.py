@@ -201,9 +201,9 @@ class State:
         if self.ears is not None:
             self.ears.listen()
 
-    def progress(self, *, closed: bool) -> Progress:
+    def progress(self, *, closed: bool, idle: tuple[str, ...] = ()) -> Progress:
         """How far the run got."""
-        return Progress(self.forwards, self.backwards, self.step, closed, self.facts.accumulation)
+        return Progress(self.forwards, self.backwards, self.step, closed, self.facts.accumulation, idle)
 
     @contextmanager
     def silence(self) -> Iterator[None]:

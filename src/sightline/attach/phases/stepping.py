@@ -112,6 +112,16 @@ class Stepping:
         """The last step that was counted is this optimizer's: what is met after it was not there for longer."""
         self._took[id(optimizer)] = self._state.step
 
+    def idle(self) -> tuple[str, ...]:
+        """Parameters that only optimizers hold of which no step was heard, and whose state is as they were made."""
+        s = self._state
+        never = [one for one in s.optimizers if id(one) not in self._took and not one.state]
+        rest = [one for one in s.optimizers if not any(one is other for other in never)]
+        held, moved = (
+            {id(p) for o in some for group in o.param_groups for p in group["params"]} for some in (never, rest)
+        )
+        return tuple(name for name, p in s.meter.named if id(p) in held - moved) if rest else ()
+
     def _slept(self, optimizer: Optimizer) -> None:
         """A step that nothing was heard of, but how many forwards it had."""
         s = self._state

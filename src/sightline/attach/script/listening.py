@@ -26,7 +26,7 @@ from sightline.attach.script.loaders import Loaders
 from sightline.attach.script.loss.judging import Judging
 from sightline.attach.script.loss.roots import Losses
 from sightline.attach.script.loss.words import Words
-from sightline.attach.script.origins import Told
+from sightline.attach.script.origins import Told, rests
 from sightline.attach.script.plateaus import Plateaus
 from sightline.attach.script.processes.collectives import Collectives
 from sightline.attach.script.scoring.listen import Scores
@@ -52,7 +52,7 @@ def watched(
     scout = Scout(models, fault)
     note()
     scout.install()
-    scout.beheld += [Teachers(models, fault).look, Aliases(models, fault).look]
+    scout.beheld += [rests, Teachers(models, fault).look, Aliases(models, fault).look]
     scout.made.append(Twins(models, fault).made)
     loaders = Loaders(fault)
     loaders.install()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,6 +26,12 @@ RANDOM = (
     "orthogonal_",
     "sparse_",
 )
+
+
+def rests(alive: Sequence[nn.Module], wanted: Collection[int]) -> None:
+    """Told of all modules alive when an optimizer was made: what of them is frozen."""
+    every = (p for module in alive for p in module.__dict__["_parameters"].values())
+    ORIGINS.frozen(p for p in every if p is not None and not p.requires_grad)
 
 
 class Told:

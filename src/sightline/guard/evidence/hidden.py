@@ -17,6 +17,8 @@ class HiddenSeen:
             theirs alone.
         twins: they are not the model's, but of `places`; and this many parameters of the model are in two optimizers,
             one of which finds a gradient at none of its steps, though these had one each time. 0: not so.
+        bare: they are in no container, but plain tensors at `places`, that stay as they are, and nobody clears their
+            gradients.
     """
 
     step: int
@@ -27,3 +29,4 @@ class HiddenSeen:
     grad_norm: float
     term: bool = False
     twins: int = 0
+    bare: bool = False

@@ -81,6 +81,8 @@ class Setup:
         unfrozen_at: the steps that had been taken when there came to be more, or others, of these.
         outside: matrices that may learn, are as an initialiser of this process drew them, and are in no optimizer.
         unheeded: modules with an attribute ``requires_grad = False``, which torch reads nowhere: all in them learns.
+        unwoken: modules with ``requires_grad = True`` set as an attribute, in which all is frozen, and never learnt.
+        late: parameters that may learn now, are in no optimizer, and were frozen when the last one was made.
         adapted: tower -> its adapters; none where PEFT has none, or was told more than names (a pattern, exceptions).
     """
 
@@ -97,6 +99,8 @@ class Setup:
     unfrozen_at: int | None = None
     outside: tuple[str, ...] = ()
     unheeded: tuple[str, ...] = ()
+    unwoken: tuple[str, ...] = ()
+    late: tuple[str, ...] = ()
     adapted: Mapping[str, Adapted] = field(default_factory=dict)
     step: int = 0
 

@@ -160,7 +160,8 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the run got. `closed`: it is over, and not by an error.
+    """How far the run got. `closed`: it is over, and not by an error; `idle`: then, parameters of the model that are
+    in the hands of optimizers alone that never stepped, while others did.
 
     Counts are since attaching: `forwards` and `steps` of all steps, `backwards` of those that were heard. Before the
     first optimizer step, all are heard.
@@ -171,6 +172,7 @@ class Progress:
     steps: int
     closed: bool
     accumulation: int | None = None
+    idle: tuple[str, ...] = ()
 
     @property
     def step(self) -> int:

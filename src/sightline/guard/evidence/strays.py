@@ -12,9 +12,10 @@ from sightline.guard.evidence.learning import HeadSeen
 from sightline.guard.evidence.origin import new, untrained
 from sightline.guard.evidence.replaced import ReplacedSeen
 from sightline.guard.evidence.setup import Setup
-from sightline.guard.evidence.steps import ParameterSeen, StepSeen
+from sightline.guard.evidence.steps import ParameterSeen, Progress, StepSeen
 
 LONG = 16  # steps: optimizers that take turns have had theirs
+WHOLE = 64  # steps of others: an optimizer that steps seldom, or later, has begun
 LOOKS = 4  # steps after they were unfrozen: a loop may give them to its optimizer a moment later
 TURNS = 3  # measured steps of each of two optimizers that take turns
 WAYS = {
@@ -25,8 +26,11 @@ WAYS = {
     "alone": "parts that were loaded or trained come before them, and no other matrix learns",
 }
 ALONE = "give them to an optimizer, as what that term is to teach; or leave the term out"
+EVERY = "call step() on each of the optimizers after the backward pass"
+BARE = "make each an nn.Parameter in its module, and the optimizer after that (or call detach() on it)"
 EACH = "give each optimizer the parameters of the part that it trains"
 LATE = "make the optimizer after the model is final: it holds {} foreign elements"
+AFTER = "unfreeze first, and make the optimizer after that (or give them to it: optimizer.add_param_group)"
 UNFROZEN = "give them to the optimizer when they are unfrozen: optimizer.add_param_group({'params': ...})"
 ADD = "add them to a parameter group, or set requires_grad to False"
 
@@ -49,13 +53,14 @@ def stray(
     cut: CutOffSeen | None,
     fresh: FreshFrozenSeen | None,
     replaced: ReplacedSeen | None = None,
+    progress: Progress | None = None,
 ) -> Stray | None:
     """The first of these that the run shows."""
-    if (twice := held_twice(measured)) is not None:
-        return twice
+    if (whole := held_twice(measured) or never_stepped(measured, progress)) is not None:
+        return whole
     if replaced is not None:
         return _replaced(replaced)
-    if (late := _unfrozen(measured, setup)) is not None:
+    if (late := _unfrozen(measured, setup) or _too_late(measured, setup)) is not None:
         return late
     left, foreign = left_behind(measured, setup), setup.orphans if setup is not None else 0
     alone = head is not None and all(p.name.startswith(head.name.removesuffix("weight")) for p in left)
@@ -77,6 +82,12 @@ def stray(
             "elements that learn": hidden.of,
         }
         return Stray(f"{what}{' and '.join(hidden.places)}", ALONE, False, seen)
+    if hidden is not None and hidden.bare:
+        what = (
+            f"{hidden.parameters} plain tensors that require gradients are used, and are no parameters of the model: "
+        )
+        seen = {"places": hidden.places[:5], "elements": hidden.numel, "gradient norm": hidden.grad_norm}
+        return Stray(f"{what}no optimizer holds them, e.g. {hidden.places[0]}", BARE, True, seen)
     if hidden is not None:
         what = f"{hidden.places[0]} keeps {hidden.parameters} parameters in a plain container: no optimizer holds them"
         remedy = "use nn.ModuleList, nn.ModuleDict or nn.ParameterList, and make the optimizer after them"
@@ -132,6 +143,22 @@ def held_twice(measured: Sequence[StepSeen]) -> Stray | None:
     return Stray(what, EACH, True, seen)
 
 
+def never_stepped(measured: Sequence[StepSeen], progress: Progress | None) -> Stray | None:
+    """An optimizer whose parameters get gradients, which somebody clears, and that never stepped in a whole run."""
+    if progress is None or not progress.closed or progress.steps - measured[0].step < WHOLE:
+        return None
+    idle = set(progress.idle)
+    mine = [same for same in _each(measured) if same[0].name in idle]
+    if not mine or any(p.moved or p.optimized or p.weight_norm != same[0].weight_norm for same in mine for p in same):
+        return None
+    out = [same[0] for same in mine if all(p.trainable and p.grad_norm for p in same)]
+    if not out or any(not step.met or step.met[0] for step in measured):
+        return None
+    what = f"an optimizer never stepped in {progress.steps} steps of others, and alone holds {len(out)} parameters that"
+    seen: dict[str, object] = {"parameters": [p.name for p in out[:5]], "elements": sum(p.numel for p in out)}
+    return Stray(f"{what} get gradients, e.g. {out[0].name}", EVERY, False, seen)
+
+
 def _mistaken(hidden: HiddenSeen) -> Stray:
     """An optimizer of one of two networks that was made from the parameters of the other."""
     what = f"two optimizers hold the same {hidden.twins} parameters, and one never finds a gradient: its backward "
@@ -165,6 +192,26 @@ def _unfrozen(measured: Sequence[StepSeen], setup: Setup | None) -> Stray | None
     what = f"{len(left)} parameters ({numel:,} elements) were unfrozen by step {setup.step}, get gradients and are in "
     seen: dict[str, object] = {"parameters": [p.name for p in left[:5]], "steps since": measured[-1].step - setup.step}
     return Stray(f"{what}no optimizer, e.g. {left[0].name}", UNFROZEN, True, seen)
+
+
+def _too_late(measured: Sequence[StepSeen], setup: Setup | None) -> Stray | None:
+    """What somebody unfroze between the making of the optimizer and the first step."""
+    named = set(setup.late) - set(setup.unfrozen) if setup is not None else set()
+    if not named or measured[-1].step < LONG:
+        return None
+    late = [same for same in _each(measured) if same[0].name in named]
+    out = [p for same in late for p in graded_anew(same)[:1] if all(p.trainable and p.grad_norm for p in same)]
+    if not out or any(p.optimized or p.moved for same in late for p in same):
+        return None
+    what = (
+        f"{len(out)} parameters ({sum(p.numel for p in out):,} elements) were unfrozen after the optimizer was made, "
+    )
+    return Stray(
+        f"{what}get gradients and are in none, e.g. {out[0].name}",
+        AFTER,
+        True,
+        {"parameters": [p.name for p in out[:5]]},
+    )
 
 
 def left_behind(measured: Sequence[StepSeen], setup: Setup | None) -> list[ParameterSeen]:

@@ -10,9 +10,10 @@ Fix: set `requires_grad` per tower after the last wrapping, before the optimizer
 by tower (or `exclude_modules`); call `tower.eval()` on frozen towers after every `model.train()`; remove `no_grad`
 from the forward pass of a tower that learns; call `model.train()` before the first step.
 Stays silent when: what requires gradients is what the plan says (without one, only LoRA is asked about, in a vision
-tower that was frozen before or by names that fill modules of the language tower alone, and a connector that is frozen
-as it was made while the language tower learns as a whole); a frozen tower in train mode holds nothing that the mode
-changes; a tower without gradients was shown no image in that step; `train()` would leave the model as it is.
+tower that was frozen before or by names that fill the language tower's modules alone, and a connector, frozen as it was
+made while the language tower learns); a frozen tower in train mode holds nothing that the mode changes; a tower without
+gradients was shown no image in that step; `train()` would leave the model as it is; what is frozen and has an attribute
+`requires_grad = True` learnt before, is under PEFT, or its class keeps such a flag of its own.
 Sources:
 - https://github.com/haotian-liu/LLaVA/issues/1647 (2024-08-06): LoRA in a vision tower that should be frozen
 - https://github.com/huggingface/peft/issues/2250 (2024-12-03): LoRA goes by names and does not ask what is frozen
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Severity, Verdict
 from sightline.guard.evidence import BatchSeen, History, OwnModeSeen, Setup, TowerSetup
+from sightline.guard.evidence.attributes import by_attribute
 from sightline.guard.evidence.leaked import leaked
 from sightline.guard.evidence.untaught import untaught
 from sightline.guard.specimen import Run
@@ -44,12 +46,10 @@ def find(
 ) -> Verdict:
     """Plan against requires_grad; then, once steps were taken, modes and gradients."""
     towers = setup.towers.values()
-    if first := next(iter(setup.unheeded), None):
-        message = f"'{first}' was given `requires_grad = False`, an attribute that freezes no module: all of it learns"
-        return Finding("error", message, f"{first}.requires_grad_(False), a method", {"modules": setup.unheeded[:5]})
-    for tower in towers:
-        if finding := _off_plan(tower):
-            return finding
+    if mere := by_attribute(setup):
+        return Finding("error", mere.what, mere.remedy, mere.seen)
+    if off := next((found for tower in towers if (found := _off_plan(tower))), None):
+        return off
     if one := leaked(setup) or untaught(setup):
         return Finding("warning", one.what, one.remedy, one.seen)
     if history is None:

@@ -2,16 +2,17 @@
 
 Symptom: the loss is flat, or falls less than it should; the saved weights of a tower equal those it started from. The
 reverse: a tower that was frozen differs from its source after training.
-Root cause: `optimizer.step()` is missing, or from some step on writes to nothing (a recorded or compiled step that is
-replayed with what was there once); gradients are cleared between backward pass and step; the optimizer holds other
-tensors than the model does (made before a layer was replaced, resized, wrapped or unfrozen), or not all (parts are left
-out, in a plain list, or one half is in both of two optimizers); the learning rate is zero; the loss, or a part, is
-detached; a new layer, or rows for new tokens, are frozen with the rest; or a frozen parameter kept its gradient.
+Root cause: `optimizer.step()` is missing, of one of two optimizers, too, or from some step on it writes to nothing (a
+recorded or compiled one is replayed with what was there once); gradients are cleared between backward pass and step;
+the optimizer holds other tensors than the model does (made before a layer was replaced, resized, wrapped or unfrozen),
+or not all (left out, in a plain list or tensor, or one half is in both of two optimizers); the rate is zero; the loss,
+or a part, is detached; a new layer, or rows for new tokens, are frozen with the rest; a frozen one kept its gradient.
 Fix: make the optimizer after the model is final, from its parameters with requires_grad; call `optimizer.step()` once
 per accumulated batch, and `zero_grad()` after it; set the group's `lr` above 0; set gradients to None when freezing.
 Stays silent when: each tower with a gradient moves in some measured step; the rate is 0 only while it warms up; the
 tower's rounding loses updates (P4); a frozen part was trained before, or may be random on purpose (it reads raw inputs,
-is a target, is read by a new part); a body in front of what learns is left out, or a part that was trained before.
+is a target, is read by a new part); a body in front of what learns is left out, or a part that was trained before; of
+an idle optimizer, no gradients are cleared, or another holds all, or the run is short; a plain tensor is tended to.
 Sources:
 - https://github.com/pytorch/pytorch/issues/14467 (2018-11-28): an optimizer that trains a discarded model in silence
 - https://github.com/pytorch/pytorch/issues/115607 (2023-12-12): a compiled step that updates nothing (PyTorch-115607 of
@@ -26,7 +27,7 @@ from sightline.guard.evidence import ParameterSeen as Seen
 from sightline.guard.evidence.learning import StillSeen
 from sightline.guard.evidence.movement import cleared, opposed, stopped, ungraded
 from sightline.guard.evidence.replaced import ReplacedSeen
-from sightline.guard.evidence.strays import ADD, graded_anew, stray
+from sightline.guard.evidence.strays import ADD, LATE, graded_anew, stray
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -71,7 +72,7 @@ def find(
     if ungraded(measured):
         message = f"in {measured[-1].step} steps no parameter ever had a gradient: the loss does not hang on the model"
         return Finding("error", message, WHOLE, {"measured steps": len(measured)})
-    one = stray(measured, setup, head, hidden, cut, fresh, replaced)
+    one = stray(measured, setup, head, hidden, cut, fresh, replaced, progress)
     return Finding("error" if one.sure else "warning", one.what, one.remedy, one.seen) if one else None
 
 
@@ -109,8 +110,7 @@ def _left_out(tower: str, pulled: list[Seen], setup: Setup | None) -> Finding:
 
 
 def _remedy(setup: Setup | None, otherwise: str) -> str:
-    foreign = "make the optimizer after the model is final: it holds {} foreign elements"
-    return foreign.format(setup.orphans) if setup and setup.orphans else otherwise
+    return LATE.format(setup.orphans) if setup and setup.orphans else otherwise
 
 
 def specimen(run: Run, *, faulty: bool) -> None:
