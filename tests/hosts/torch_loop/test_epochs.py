@@ -129,7 +129,7 @@ def told(make: Callable[[torch.optim.Optimizer], Any], when: str, *, epochs: int
             if when == "epoch":
                 sched.step()
 
-    with sightline.attach(net, opt, on_finding=None, budget=1.0, checks=T6) as guard:
+    with sightline.attach(net, opt, on_finding=None, checks=T6) as guard:
         fit()
     return [f.message for f in guard.findings]
 
@@ -164,3 +164,19 @@ def test_a_schedule_that_may_rest() -> None:
     assert told(Own, "batch", epochs=3) == []
     assert told(lambda o: SWALR(o, 0.05), "never", epochs=3) == []
     assert told(plans.ReduceLROnPlateau, "never", epochs=3) == []
+
+
+def low(n: float) -> float:
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, n)))
+
+
+@pytest.mark.parametrize("name", ["wave", "stairs"])
+def test_a_plan_in_epochs(name: str) -> None:
+    def plan(each: int) -> Callable[[torch.optim.Optimizer], Any]:
+        if name == "stairs":
+            return lambda o: plans.MultiStepLR(o, [4 * each - each // 2, 6 * each])
+        return lambda o: LambdaLR(o, lambda n: low(n / (8 * each)))
+
+    (message,) = told(plan(1), "batch", epochs=8)
+    assert "planned in epochs" in message
+    assert told(plan(1), "epoch", epochs=8) == told(plan(12), "batch", epochs=8) == []

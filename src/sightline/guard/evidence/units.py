@@ -6,9 +6,10 @@ from itertools import pairwise
 
 from sightline.guard.evidence.learning import ScheduleSeen
 from sightline.guard.evidence.loading import LoaderSeen
-from sightline.guard.evidence.plans import SAME, implied_end
+from sightline.guard.evidence.plans import FAR, HALF, SAME, implied_end
 
 STEPS = 8  # a plan of fewer fits many a count by chance
+FEWEST = 3  # epochs: of fewer, a plan's number says little
 
 
 def miscounted(s: ScheduleSeen) -> tuple[str, str] | None:
@@ -24,6 +25,27 @@ def miscounted(s: ScheduleSeen) -> tuple[str, str] | None:
     return None
 
 
+def in_epochs(s: ScheduleSeen, loader: LoaderSeen) -> tuple[str, str] | None:
+    """A schedule that is planned in epochs and stepped with every step is over in the first of them: what, and what to
+    do. Its plan is the run's number of epochs; or the last of its stairs is in the second half of that number."""
+    steps, ticks, batches, epochs = len(s.rates), s.ticks or 0, loader.batches or 0, _epochs(s, loader)
+    if not s.closed or s.restored or s.periodic or epochs < FEWEST or ticks < (1 - SAME) * steps:
+        return None
+    plan, ends = s.horizon or s.foreseen or 0, _cuts(s)
+    fits = abs(plan - epochs) <= 1 and min(s.rates) <= HALF * max(s.rates)
+    if plan:
+        ends = [plan]
+    elif ends and ticks <= (1 + SAME) * steps:
+        plan = ends[-1]
+        fits = HALF * epochs <= plan <= epochs
+    if all(not end % batches for end in ends):  # they are ends of epochs, and so planned in steps
+        return None
+    if not fits or steps < FAR * plan:
+        return None
+    what = f"the schedule is planned in epochs ({plan}, of a run of {round(epochs)}), and it advanced {ticks} times"
+    return f"{what}: it was over after {plan} of these", f"step it once an epoch, or plan all {ticks} steps"
+
+
 def never_stepped(s: ScheduleSeen, loader: LoaderSeen) -> tuple[str, str] | None:
     """A schedule that was there at the first step, and that nobody has called since, over the end of an epoch."""
     idle = s.called == s.ticks == s.first_tick == 0 and len(set(s.rates)) == 1
@@ -31,6 +53,18 @@ def never_stepped(s: ScheduleSeen, loader: LoaderSeen) -> tuple[str, str] | None
         return None
     what = f"the run is over, and scheduler.step() was never called: {s.scheduler} stands where it began"
     return what, "call scheduler.step() after each optimizer.step() or epoch, as its plan counts"
+
+
+def _epochs(s: ScheduleSeen, loader: LoaderSeen) -> float:
+    """Of the run, from its forwards; 0 where they are not known, or not all of the run's steps are the schedule's."""
+    known = loader.batches and len(loader.starts) > 1 and len(s.rates) >= (1 - SAME) * s.step
+    return s.forwards / loader.batches if known and loader.batches else 0.0
+
+
+def _cuts(s: ScheduleSeen) -> list[int]:
+    """Steps at which the rate was cut to a half or less; [] where it was ever changed otherwise."""
+    changes = [(n, b / a if a > 0 else 1.0) for n, (a, b) in enumerate(pairwise(s.rates), 1) if a != b]
+    return [n for n, _ in changes] if all(0 < share <= HALF for _, share in changes) else []
 
 
 def _whole(s: ScheduleSeen, loader: LoaderSeen) -> bool:
