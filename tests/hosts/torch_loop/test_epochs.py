@@ -105,12 +105,14 @@ def test_a_schedule_that_is_gone_when_the_run_is_over(kept: bool) -> None:
     assert planned_in("steps", kept=kept) == []
 
 
-def told(make: Callable[[torch.optim.Optimizer], Any], when: str, *, epochs: int, limit: int = 0) -> list[str]:
+def told(
+    make: Callable[[torch.optim.Optimizer], Any], when: str, *, epochs: int, limit: int = 0, rows: int = 48
+) -> list[str]:
     """What T6 says of epochs of 12 batches. `when`: the schedule is stepped: batch, epoch, never; `limit`: steps."""
     torch.manual_seed(0)
     net = nn.Linear(5, 3)
     opt = torch.optim.SGD(net.parameters(), lr=0.1)
-    x = torch.randn(48, 5)
+    x = torch.randn(rows, 5)
     loader, sched = DataLoader(TensorDataset(x, x[:, :3].argmax(1)), batch_size=4), make(opt)
 
     def fit() -> None:
@@ -180,3 +182,12 @@ def test_a_plan_in_epochs(name: str) -> None:
     (message,) = told(plan(1), "batch", epochs=8)
     assert "planned in epochs" in message
     assert told(plan(1), "epoch", epochs=8) == told(plan(12), "batch", epochs=8) == []
+
+
+def test_a_plan_in_samples() -> None:
+    def linear(total: int) -> Callable[[torch.optim.Optimizer], Any]:
+        return lambda o: plans.SequentialLR(o, [plans.LinearLR(o), plans.LinearLR(o, 1.0, 0.0, total - 5)], [5])
+
+    (message,) = told(linear(3 * 47), "batch", epochs=3, rows=47)
+    assert "planned in samples (141)" in message
+    assert told(linear(36), "batch", epochs=3, rows=47) == []

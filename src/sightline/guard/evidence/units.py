@@ -10,18 +10,21 @@ from sightline.guard.evidence.plans import FAR, HALF, SAME, implied_end
 
 STEPS = 8  # a plan of fewer fits many a count by chance
 FEWEST = 3  # epochs: of fewer, a plan's number says little
+EARLY, ROUND = 16, 50  # times its length, and a number of epochs, for which a run may be planned that is stopped early
 
 
-def miscounted(s: ScheduleSeen) -> tuple[str, str] | None:
+def miscounted(s: ScheduleSeen, loader: LoaderSeen | None) -> tuple[str, str] | None:
     """The run is over, and the plan fits another count than the one it was stepped by: what, and what to do."""
     steps, ticks, plan = len(s.rates), s.ticks, s.horizon or implied_end(s) or s.foreseen
     if not s.closed or ticks is None or not plan or plan < STEPS or s.restored or ticks > plan / 2:
         return None
-    for unit, count in {"optimizer steps": steps, "micro-batches": s.forwards}.items():
+    samples = _samples(s, loader, plan) if loader else 0
+    for unit, count in {"optimizer steps": steps, "micro-batches": s.forwards, "samples": samples}.items():
         if abs(plan - count) <= SAME * count and count > ticks:
             done = f"it advanced {ticks} times in {steps} optimizer steps"
-            fix = f"count as it is stepped: plan {ticks} steps instead of {plan}, or step it once in all {unit}"
-            return f"the schedule is planned in {unit} ({plan}), but {done}", fix
+            fix = f"count as it is stepped: plan {ticks} steps instead of {plan}"
+            also = "" if unit == "samples" else f", or step it once in all {unit}"
+            return f"the schedule is planned in {unit} ({plan}), but {done}", fix + also
     return None
 
 
@@ -59,6 +62,18 @@ def _epochs(s: ScheduleSeen, loader: LoaderSeen) -> float:
     """Of the run, from its forwards; 0 where they are not known, or not all of the run's steps are the schedule's."""
     known = loader.batches and len(loader.starts) > 1 and len(s.rates) >= (1 - SAME) * s.step
     return s.forwards / loader.batches if known and loader.batches else 0.0
+
+
+def _samples(s: ScheduleSeen, loader: LoaderSeen, plan: int) -> int:
+    """The plan, if it is the number of samples of all epochs of the run, each to its end; else 0.
+
+    A run that was stopped early may have been planned for so many epochs more as a batch has samples.
+    """
+    epochs, batches = round(_epochs(s, loader)), loader.batches or 1
+    if epochs < 2 or s.forwards != epochs * batches or (loader.size or 0) < 2 or plan != epochs * (loader.length or 0):
+        return 0
+    stopped = plan % batches == 0 and (plan < EARLY * s.forwards or plan // batches % ROUND == 0)
+    return 0 if stopped else plan
 
 
 def _cuts(s: ScheduleSeen) -> list[int]:

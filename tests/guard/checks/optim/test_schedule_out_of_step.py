@@ -316,3 +316,26 @@ def test_a_plan_in_epochs_that_is_stepped_with_every_batch(rates: list[float], m
 def test_plans_in_steps_that_are_short(rates: list[float], more: dict[str, Any], feed: LoaderSeen | None) -> None:
     assert find(seen(rates, **{**EACH, **more}), feed) is None
     assert find(replace(seen(down_to(0.05, 10), **EACH, horizon=10), step=400), TEN) is None  # a fold of several
+
+
+SLOWLY = {"scheduler": "X", "ticks": 160, "first_forwards": 1, "closed": True}
+
+
+@pytest.mark.parametrize(
+    ("plan", "more", "word"),
+    [
+        (10 * 500, {"length": 500, "size": 32}, "samples"),
+        (10 * 512, {"length": 512, "size": 32}, "samples"),
+        (10 * 125, {"length": 125, "size": 8}, "samples"),
+        (10 * 512, {"length": 512, "size": 1}, None),
+        (10 * 512, {"length": 256, "size": 16}, None),
+        (10 * 512, {}, None),
+        (10 * 128, {"length": 128, "size": 8}, None),  # stopped after 10 of 80 epochs
+        (100 * 160, {"length": 1600, "size": 100}, None),  # after 10 of 1000
+    ],
+)
+def test_a_plan_in_samples(plan: int, more: dict[str, Any], word: str | None) -> None:
+    feed = loader(*range(0, 160, 16), steps=160, **more)
+    verdict = find(seen([0.1] * 160, **{**SLOWLY, "horizon": plan}), feed)
+    assert (verdict is None) if word is None else (isinstance(verdict, Finding) and word in verdict.message)
+    assert find(seen([0.1] * 155, **{**SLOWLY, "horizon": plan, "ticks": 155}), feed) is None  # ends in mid-epoch

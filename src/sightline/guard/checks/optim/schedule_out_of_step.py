@@ -92,7 +92,7 @@ def _restarts(s: ScheduleSeen) -> Finding | None:
 def _units(s: ScheduleSeen, loader: LoaderSeen | None) -> Finding | None:
     """It is never stepped; or the run is over, and the plan fits another count than the one it was stepped by."""
     one = (never_stepped(s, loader) or in_epochs(s, loader)) if loader else None
-    one = one or miscounted(s)
+    one = one or miscounted(s, loader)
     return _finding(s, *one) if one else None
 
 
