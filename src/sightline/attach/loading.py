@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -263,7 +263,8 @@ class Loading:
         """An epoch begins: read the set-up; in the first, draw in workers."""
         loader, before = self._loader, self._seen
         assert loader is not None
-        sampler = _splitting(loader)
+        sampler, batches = _splitting(loader), _batches(loader)
+        length = len(loader.dataset) if batches and isinstance(loader.dataset, Sized) else None
         self._seen = LoaderSeen(
             step=self._recorder.step,
             epoch=before.epoch + 1 if before else 0,
@@ -273,9 +274,10 @@ class Loading:
             shuffles=getattr(sampler, "shuffle", None),
             orders=(*(before.orders if before else ()), _order(sampler)),
             samples=len(sampler) if sampler is not None else None,
-            batches=_batches(loader),
+            batches=batches,
             starts=(*(before.starts if before else ()), self._recorder.step) if self._told else (),
             size=loader.batch_size,
+            length=length,
         )
         self._known[loader] = self._seen
         self._offer(self._seen)

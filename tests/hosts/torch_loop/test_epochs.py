@@ -105,12 +105,14 @@ def test_a_schedule_that_is_gone_when_the_run_is_over(kept: bool) -> None:
     assert planned_in("steps", kept=kept) == []
 
 
-def told(make: Callable[[torch.optim.Optimizer], Any], when: str, *, epochs: int, limit: int = 0) -> list[str]:
+def told(
+    make: Callable[[torch.optim.Optimizer], Any], when: str, *, epochs: int, limit: int = 0, rows: int = 48
+) -> list[str]:
     """What T6 says of epochs of 12 batches. `when`: the schedule is stepped: batch, epoch, never; `limit`: steps."""
     torch.manual_seed(0)
     net = nn.Linear(5, 3)
     opt = torch.optim.SGD(net.parameters(), lr=0.1)
-    x = torch.randn(48, 5)
+    x = torch.randn(rows, 5)
     loader, sched = DataLoader(TensorDataset(x, x[:, :3].argmax(1)), batch_size=4), make(opt)
 
     def fit() -> None:
@@ -129,7 +131,7 @@ def told(make: Callable[[torch.optim.Optimizer], Any], when: str, *, epochs: int
             if when == "epoch":
                 sched.step()
 
-    with sightline.attach(net, opt, on_finding=None, budget=1.0, checks=T6) as guard:
+    with sightline.attach(net, opt, on_finding=None, checks=T6) as guard:
         fit()
     return [f.message for f in guard.findings]
 
@@ -164,3 +166,28 @@ def test_a_schedule_that_may_rest() -> None:
     assert told(Own, "batch", epochs=3) == []
     assert told(lambda o: SWALR(o, 0.05), "never", epochs=3) == []
     assert told(plans.ReduceLROnPlateau, "never", epochs=3) == []
+
+
+def low(n: float) -> float:
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, n)))
+
+
+@pytest.mark.parametrize("name", ["wave", "stairs"])
+def test_a_plan_in_epochs(name: str) -> None:
+    def plan(each: int) -> Callable[[torch.optim.Optimizer], Any]:
+        if name == "stairs":
+            return lambda o: plans.MultiStepLR(o, [4 * each - each // 2, 6 * each])
+        return lambda o: LambdaLR(o, lambda n: low(n / (8 * each)))
+
+    (message,) = told(plan(1), "batch", epochs=8)
+    assert "planned in epochs" in message
+    assert told(plan(1), "epoch", epochs=8) == told(plan(12), "batch", epochs=8) == []
+
+
+def test_a_plan_in_samples() -> None:
+    def linear(total: int) -> Callable[[torch.optim.Optimizer], Any]:
+        return lambda o: plans.SequentialLR(o, [plans.LinearLR(o), plans.LinearLR(o, 1.0, 0.0, total - 5)], [5])
+
+    (message,) = told(linear(3 * 47), "batch", epochs=3, rows=47)
+    assert "planned in samples (141)" in message
+    assert told(linear(36), "batch", epochs=3, rows=47) == []

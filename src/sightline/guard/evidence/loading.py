@@ -33,6 +33,7 @@ class LoaderSeen:
         batches: batches of one epoch; None when unknown.
         starts: optimizer steps taken at the start of each epoch so far; empty where that is inferred and not seen.
         size: samples of a batch, where the loader makes the batches.
+        length: samples of the data set; None where it does not say.
     """
 
     step: int
@@ -46,6 +47,7 @@ class LoaderSeen:
     batches: int | None = None
     starts: tuple[int, ...] = ()
     size: int | None = None
+    length: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,22 +6,47 @@ from itertools import pairwise
 
 from sightline.guard.evidence.learning import ScheduleSeen
 from sightline.guard.evidence.loading import LoaderSeen
-from sightline.guard.evidence.plans import SAME, implied_end
+from sightline.guard.evidence.plans import FAR, HALF, SAME, implied_end
 
 STEPS = 8  # a plan of fewer fits many a count by chance
+FEWEST = 3  # epochs: of fewer, a plan's number says little
+EARLY, ROUND = 16, 50  # times its length, and a number of epochs, for which a run may be planned that is stopped early
 
 
-def miscounted(s: ScheduleSeen) -> tuple[str, str] | None:
+def miscounted(s: ScheduleSeen, loader: LoaderSeen | None) -> tuple[str, str] | None:
     """The run is over, and the plan fits another count than the one it was stepped by: what, and what to do."""
     steps, ticks, plan = len(s.rates), s.ticks, s.horizon or implied_end(s) or s.foreseen
     if not s.closed or ticks is None or not plan or plan < STEPS or s.restored or ticks > plan / 2:
         return None
-    for unit, count in {"optimizer steps": steps, "micro-batches": s.forwards}.items():
+    samples = _samples(s, loader, plan) if loader else 0
+    for unit, count in {"optimizer steps": steps, "micro-batches": s.forwards, "samples": samples}.items():
         if abs(plan - count) <= SAME * count and count > ticks:
             done = f"it advanced {ticks} times in {steps} optimizer steps"
-            fix = f"count as it is stepped: plan {ticks} steps instead of {plan}, or step it once in all {unit}"
-            return f"the schedule is planned in {unit} ({plan}), but {done}", fix
+            fix = f"count as it is stepped: plan {ticks} steps instead of {plan}"
+            also = "" if unit == "samples" else f", or step it once in all {unit}"
+            return f"the schedule is planned in {unit} ({plan}), but {done}", fix + also
     return None
+
+
+def in_epochs(s: ScheduleSeen, loader: LoaderSeen) -> tuple[str, str] | None:
+    """A schedule that is planned in epochs and stepped with every step is over in the first of them: what, and what to
+    do. Its plan is the run's number of epochs; or the last of its stairs is in the second half of that number."""
+    steps, ticks, batches, epochs = len(s.rates), s.ticks or 0, loader.batches or 0, _epochs(s, loader)
+    if not s.closed or s.restored or s.periodic or epochs < FEWEST or ticks < (1 - SAME) * steps:
+        return None
+    plan, ends = s.horizon or s.foreseen or 0, _cuts(s)
+    fits = abs(plan - epochs) <= 1 and min(s.rates) <= HALF * max(s.rates)
+    if plan:
+        ends = [plan]
+    elif ends and ticks <= (1 + SAME) * steps:
+        plan = ends[-1]
+        fits = HALF * epochs <= plan <= epochs
+    if all(not end % batches for end in ends):  # they are ends of epochs, and so planned in steps
+        return None
+    if not fits or steps < FAR * plan:
+        return None
+    what = f"the schedule is planned in epochs ({plan}, of a run of {round(epochs)}), and it advanced {ticks} times"
+    return f"{what}: it was over after {plan} of these", f"step it once an epoch, or plan all {ticks} steps"
 
 
 def never_stepped(s: ScheduleSeen, loader: LoaderSeen) -> tuple[str, str] | None:
@@ -31,6 +56,30 @@ def never_stepped(s: ScheduleSeen, loader: LoaderSeen) -> tuple[str, str] | None
         return None
     what = f"the run is over, and scheduler.step() was never called: {s.scheduler} stands where it began"
     return what, "call scheduler.step() after each optimizer.step() or epoch, as its plan counts"
+
+
+def _epochs(s: ScheduleSeen, loader: LoaderSeen) -> float:
+    """Of the run, from its forwards; 0 where they are not known, or not all of the run's steps are the schedule's."""
+    known = loader.batches and len(loader.starts) > 1 and len(s.rates) >= (1 - SAME) * s.step
+    return s.forwards / loader.batches if known and loader.batches else 0.0
+
+
+def _samples(s: ScheduleSeen, loader: LoaderSeen, plan: int) -> int:
+    """The plan, if it is the number of samples of all epochs of the run, each to its end; else 0.
+
+    A run that was stopped early may have been planned for so many epochs more as a batch has samples.
+    """
+    epochs, batches = round(_epochs(s, loader)), loader.batches or 1
+    if epochs < 2 or s.forwards != epochs * batches or (loader.size or 0) < 2 or plan != epochs * (loader.length or 0):
+        return 0
+    stopped = plan % batches == 0 and (plan < EARLY * s.forwards or plan // batches % ROUND == 0)
+    return 0 if stopped else plan
+
+
+def _cuts(s: ScheduleSeen) -> list[int]:
+    """Steps at which the rate was cut to a half or less; [] where it was ever changed otherwise."""
+    changes = [(n, b / a if a > 0 else 1.0) for n, (a, b) in enumerate(pairwise(s.rates), 1) if a != b]
+    return [n for n, _ in changes] if all(0 < share <= HALF for _, share in changes) else []
 
 
 def _whole(s: ScheduleSeen, loader: LoaderSeen) -> bool:

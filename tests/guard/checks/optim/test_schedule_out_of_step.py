@@ -267,3 +267,75 @@ def test_a_schedule_that_nobody_calls() -> None:
     assert find(seen(FLAT, **IDLE), loader(0, 2, 4)) is None  # of each epoch, a little is taken
     assert find(seen(FLAT[:10], **IDLE), loader(0, 16, 32)) is not None
     assert find(replace(seen(FLAT[:10], **IDLE), step=40), loader(0, 16, 32)) is None  # the others are another stage's
+
+
+EACH = {"scheduler": "X", "ticks": 160, "first_forwards": 1, "closed": True}
+TEN = loader(*range(0, 160, 16), steps=160)  # epochs
+
+
+def down_to(share: float, steps: int, of: int = 160) -> list[float]:
+    return [max(share, 1 - n / steps) for n in range(of)]
+
+
+def stairs(*cuts: int, of: int = 160, by: float = 0.1) -> list[float]:
+    return [by ** sum(n >= cut for cut in cuts) for n in range(of)]
+
+
+@pytest.mark.parametrize(
+    ("rates", "more"),
+    [
+        (down_to(0.05, 10), {"horizon": 10}),
+        (down_to(0.05, 10), {"foreseen": 10}),
+        (down_to(0.05, 10), {"foreseen": 11}),
+        (stairs(6, 9), {}),
+        (stairs(5, by=0.5), {}),
+    ],
+)
+def test_a_plan_in_epochs_that_is_stepped_with_every_batch(rates: list[float], more: dict[str, Any]) -> None:
+    verdict = find(seen(rates, **EACH, **more), TEN)
+    assert isinstance(verdict, Finding) and "planned in epochs" in verdict.message and verdict.severity == "warning"
+
+
+@pytest.mark.parametrize(
+    ("rates", "more", "feed"),
+    [
+        (down_to(0.05, 20), {"horizon": 20}, TEN),  # decays fast, by design
+        (down_to(0.05, 40), {"horizon": 40}, loader(*range(0, 160, 4), batches=4)),  # a fourth of a run of 40 epochs
+        (down_to(0.6, 10), {"horizon": 10}, TEN),  # hardly comes down
+        (down_to(0.05, 10), {"horizon": 10, "ticks": 10}, TEN),
+        (down_to(0.05, 10), {"horizon": 10, "closed": False}, TEN),
+        (down_to(0.05, 10), {"horizon": 10}, None),
+        (down_to(0.05, 10), {"horizon": 10}, loader(batches=16)),  # where its epochs begin is not known
+        (stairs(4), {}, TEN),
+        (stairs(16), {}, loader(*range(0, 160, 8), batches=8)),  # two epochs of 20
+        (stairs(6, 9, by=0.8), {}, TEN),
+        (stairs(6, 9, 60), {}, TEN),
+        ([0.1 if n < 9 else 1.0 for n in range(160)], {}, TEN),  # a warm-up
+    ],
+)
+def test_plans_in_steps_that_are_short(rates: list[float], more: dict[str, Any], feed: LoaderSeen | None) -> None:
+    assert find(seen(rates, **{**EACH, **more}), feed) is None
+    assert find(replace(seen(down_to(0.05, 10), **EACH, horizon=10), step=400), TEN) is None  # a fold of several
+
+
+SLOWLY = {"scheduler": "X", "ticks": 160, "first_forwards": 1, "closed": True}
+
+
+@pytest.mark.parametrize(
+    ("plan", "more", "word"),
+    [
+        (10 * 500, {"length": 500, "size": 32}, "samples"),
+        (10 * 512, {"length": 512, "size": 32}, "samples"),
+        (10 * 125, {"length": 125, "size": 8}, "samples"),
+        (10 * 512, {"length": 512, "size": 1}, None),
+        (10 * 512, {"length": 256, "size": 16}, None),
+        (10 * 512, {}, None),
+        (10 * 128, {"length": 128, "size": 8}, None),  # stopped after 10 of 80 epochs
+        (100 * 160, {"length": 1600, "size": 100}, None),  # after 10 of 1000
+    ],
+)
+def test_a_plan_in_samples(plan: int, more: dict[str, Any], word: str | None) -> None:
+    feed = loader(*range(0, 160, 16), steps=160, **more)
+    verdict = find(seen([0.1] * 160, **{**SLOWLY, "horizon": plan}), feed)
+    assert (verdict is None) if word is None else (isinstance(verdict, Finding) and word in verdict.message)
+    assert find(seen([0.1] * 155, **{**SLOWLY, "horizon": plan, "ticks": 155}), feed) is None  # ends in mid-epoch

@@ -8,10 +8,10 @@ warm-up is longer than the run, or begins again every epoch; it is stepped befor
 number that should rise; it has one rate for groups that have several; or nobody steps it.
 Fix: give the schedule the number of optimizer steps, epochs x ceil(batches / accumulation); make it once, before the
 first epoch; call `scheduler.step()` once after each `optimizer.step()`; give it a rate for each group.
-Stays silent when: a schedule counts in epochs or micro-batches throughout; the rate ends above 0 and stays there; it
-goes up and down by design (cycles, warm restarts); the run was stopped early; the rate is 0 only in the last steps or
-in a warm-up; a scaler skipped the first steps; the optimizer was restored; a run ends in mid-epoch at a round number;
-a run is over within the first epoch of a schedule that waits for its end.
+Stays silent when: a schedule counts in epochs or micro-batches throughout; the rate ends above 0 and stays there, and
+its plan is no number of epochs; it goes up and down by design (cycles, warm restarts); the run was stopped early; the
+rate is 0 only in the last steps or in a warm-up; a scaler skipped the first steps; the optimizer was restored; a run
+ends in mid-epoch at a round number, or within the first epoch, at the end of which its schedule would be stepped.
 Sources:
 - https://github.com/huggingface/diffusers/issues/4387 (2023-07-31): planned in micro-batches, the rate never reaches 0
 - https://github.com/huggingface/transformers/issues/36297 (2025-02-20): an epoch's steps rounded down and then up end
@@ -26,7 +26,7 @@ from sightline.guard.evidence import LoaderSeen, PlateauSeen, ScheduleSeen, Setu
 from sightline.guard.evidence.epochs import misrounded
 from sightline.guard.evidence.levelled import levelled
 from sightline.guard.evidence.plans import early, past, restarts, too_often, unfinished, wrong_way
-from sightline.guard.evidence.units import miscounted, never_stepped
+from sightline.guard.evidence.units import in_epochs, miscounted, never_stepped
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -91,9 +91,9 @@ def _restarts(s: ScheduleSeen) -> Finding | None:
 
 def _units(s: ScheduleSeen, loader: LoaderSeen | None) -> Finding | None:
     """It is never stepped; or the run is over, and the plan fits another count than the one it was stepped by."""
-    if one := (never_stepped(s, loader) if loader else None) or miscounted(s):
-        return _finding(s, *one)
-    return None
+    one = (never_stepped(s, loader) or in_epochs(s, loader)) if loader else None
+    one = one or miscounted(s, loader)
+    return _finding(s, *one) if one else None
 
 
 def _left(s: ScheduleSeen, loader: LoaderSeen | None) -> Finding | None:
