@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from sightline.attach.language import Language
+from sightline.attach.towers import asking
 from sightline.guard.evidence import EvaluationSeen, Evidence
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.image_pairs import image_pairs
 from sightline.guard.probes.leak import documents_of, leak
 from sightline.guard.probes.reference import Reference
-from sightline.guard.probes.twice import difference, live_dropout, mode_gap
+from sightline.guard.probes.twice import difference, dropping, live_dropout, mode_gap
 
 FIRST_PAIRS = 64  # steps; then 128, 256, ...: a model that has not learnt yet cannot show that it looks
 TWICE = 3  # evaluations that are seen twice: after that, a difference would have shown
@@ -88,6 +89,14 @@ class Probing:
         if call.repeatable and (lively or self._twice):
             self._twice -= bool(self._twice)
             gap = difference(call)
+            if gap and not lively:
+                seen = replace(seen, lively=(lively := self._own(call)))
             alive = live_dropout(call) if gap and not lively else ()
             seen = replace(seen, difference=gap, mode_gap=mode_gap(call) if lively else None, dropouts=alive)
         offer(seen)
+
+    def _own(self, call: Call) -> tuple[str, ...]:
+        """Modules of the host's own that drop in train mode alone (stochastic depth), where that is all there is."""
+        own = asking(call.model)
+        found = (dropping(call, own) if own else None) or ()
+        return found if found and mode_gap(call) else ()

@@ -8,6 +8,7 @@ vision part is one tower, `model`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -134,3 +135,13 @@ def changes_with_mode(part: nn.Module) -> bool:
     if isinstance(part, nn.RNNBase):
         return part.dropout > 0 and part.num_layers > 1
     return isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0
+
+
+def asking(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules in train mode of classes that are not torch's, whose forward reads the mode. By name."""
+    return {name: part for name, part in model.named_modules() if part.training and _asks(type(part))}
+
+
+def _asks(kind: type[nn.Module]) -> bool:
+    code = getattr(inspect.unwrap(kind.forward), "__code__", None)
+    return code is not None and "training" in code.co_names and not kind.__module__.startswith("torch.")

@@ -137,3 +137,38 @@ def test_modules_that_drop_inside_themselves(kind: str, p: float) -> None:
 
     assert epochs(Inside(), forgetful) == (("T3",) if p else ())
     assert epochs(Inside(), careful) == ()
+
+
+class Drop(nn.Module):
+    """A host's own part that gives back what it is given, but in train mode."""
+
+    def __init__(self, kind: str, p: float = 0.3) -> None:
+        super().__init__()
+        self.kind, self.p = kind, p
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.p == 0.0:
+            return x
+        keep = x.new_empty(len(x), *(1,) * (x.dim() - 1)).bernoulli_(1 - self.p)
+        if self.kind == "path":
+            return x * keep / (1 - self.p)
+        return x * keep if self.kind == "mask" else x + 0.1 * torch.randn_like(x)
+
+
+class Otherwise(Drop):
+    """One that gives something else in evaluation mode, so that each mode has a meaning of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) if self.training else x.tanh()
+
+
+def test_a_drop_of_the_hosts_own() -> None:
+    """Stochastic depth."""
+    assert epochs(convnet(Drop("path")), forgetful) == ("T3",)
+    assert epochs(convnet(Drop("path")), careful) == ()
+
+
+@pytest.mark.parametrize("extra", [Drop("path", 0.0), Drop("noise"), Drop("mask"), Otherwise("path")])
+def test_parts_of_the_hosts_own_that_are_no_dropout(extra: nn.Module) -> None:
+    """Noise to explore, and masks, may be wanted in what is asked without gradients."""
+    assert epochs(convnet(extra), forgetful) == ()

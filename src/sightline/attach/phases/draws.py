@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sightline.attach.towers import changes_with_mode
 from sightline.guard.evidence import EvaluationSeen
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.fields import leaves
@@ -35,7 +36,10 @@ class Draws:
     def may_be(seen: EvaluationSeen, model: nn.Module) -> bool:
         """Whether dropouts are all that makes a difference."""
         parts = dict(model.named_modules())
-        only = all(isinstance(parts.get(name), nn.modules.dropout._DropoutNd) for name in seen.lively)
+        lively = [parts.get(name) for name in seen.lively]
+        only = all(
+            isinstance(p, nn.modules.dropout._DropoutNd) or (p is not None and not changes_with_mode(p)) for p in lively
+        )
         return bool(seen.lively or seen.dropouts) and only
 
     def add(self, call: Call) -> None:

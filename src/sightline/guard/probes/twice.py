@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sightline.guard.probes.call import Call, Outcome
 from sightline.guard.probes.refused import refusable
 from sightline.guard.probes.restore import untouched
+
+TOLERANCE = 0.02  # of a factor, in half precision
 
 
 @refusable
@@ -33,6 +38,51 @@ def mode_gap(call: Call) -> float | None:
     with untouched(call.model), torch.no_grad():
         call.model.eval()
         return _gap(present, call.run())
+
+
+@refusable
+def dropping(call: Call, parts: Mapping[str, nn.Module]) -> tuple[str, ...]:
+    """Of `parts`, those that drop values in the present mode, and give back what they are given in eval mode."""
+    dropped, (back, other) = _passed(call, parts, _drops)[0], _passed(call, parts, _same, evaluate=True)
+    return tuple(name for name in parts if name in dropped and name in back and name not in other)
+
+
+def _passed(
+    call: Call, parts: Mapping[str, nn.Module], asked: Callable[[Tensor, Tensor], bool], *, evaluate: bool = False
+) -> tuple[set[str], set[str]]:
+    """In one forward pass: parts of which it is true of what they are given and what they give, and where it is not."""
+    found: tuple[set[str], set[str]] = set(), set()
+
+    def came(name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        alike = (
+            bool(args) and all(isinstance(one, Tensor) for one in (args[0], output)) and args[0].shape == output.shape
+        )
+        found[not (alike and asked(args[0], output))].add(name)
+
+    handles = [part.register_forward_hook(functools.partial(came, name)) for name, part in parts.items()]
+    try:
+        with untouched(call.model), torch.no_grad():
+            if evaluate:
+                call.model.eval()
+            call.run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _same(given: Tensor, gave: Tensor) -> bool:
+    return gave is given or torch.equal(gave, given)
+
+
+def _drops(given: Tensor, gave: Tensor) -> bool:
+    """Whether some values are 0 and all others larger by one factor, so that their mean stays: no noise, no mask."""
+    kept = gave != 0
+    if gave is given or not kept.any() or not ((given != 0) & ~kept).any():
+        return False
+    factors = gave[kept].float() / given[kept].float()
+    factor = factors.median()
+    return bool(factor > 1.001) and bool(((factors - factor).abs() < TOLERANCE * factor).all())
 
 
 def live_dropout(call: Call) -> tuple[str, ...]:

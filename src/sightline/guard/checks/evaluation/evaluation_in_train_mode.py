@@ -12,10 +12,10 @@ Fix: call `model.eval()` before each evaluation and `model.train()` after it; wr
 `F.dropout(x, p, training=self.training)`, and `dropout_p=p if self.training else 0.0` for attention; use
 `torch.nn.utils.parametrizations.spectral_norm`, which estimates at once.
 Stays silent when: nothing in the model depends on the mode; modules in train mode make no difference to the output; a
-model draws by design (a sampled latent, samples for a critic; dropout alone is on, and the same input is asked many
-times); a forward pass belongs to training itself (an average's labels, a network asked twice, data that is trained on,
-statistics that nobody reads, a dry run before the first step); training is in eval mode from the start, goes over to it
-without an evaluation or in a loop of its own, or only some modules are (frozen batch norm).
+model draws by design (a sampled latent, noise, masks, samples for a critic; dropout alone is on, and the same input is
+asked many times); a forward pass belongs to training itself (an average's labels, a network asked twice, data that is
+trained on, statistics that nobody reads, a dry run before the first step); training is in eval mode from the start,
+goes over to it without an evaluation or in a loop of its own, or only some modules are (frozen batch norm).
 Sources:
 - https://github.com/udacity/deep-learning-v2-pytorch/issues/3 (2018-10-20): a course's notebooks without eval()
 - https://github.com/pytorch/pytorch/issues/26338 (2019-09-17): F.dropout drops in eval mode, as documented
