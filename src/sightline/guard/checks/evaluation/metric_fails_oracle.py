@@ -12,7 +12,8 @@ until it says 1.0. Of torchmetrics, call `metric.reset()` before each evaluation
 Stays silent when: the ground truth scores what the host calls perfect, or, where the host says nothing, 1 (or more) as
 the best of all predictions tried, or the least of them (an error, a distance); the host showed no metric; all
 predictions score the same; a function of a script's own (asked under `sightline run`) does more than compute, nothing
-shows in which form predictions come, or no form is perfect for it.
+shows in which form predictions come, or no form is perfect for it; what counts on is no mean's sums (a total, the best
+so far, a mean over epochs, votes for each row), or the rows were others.
 Sources:
 - https://github.com/once-for-auto-driving/once_devkit/issues/32 (2022-08-16): the truth itself scores 72.65 %
 - https://github.com/cocodataset/cocoapi/issues/507 (2021-04-12): corners where size is expected: 0.73 for the truth
