@@ -30,6 +30,7 @@ from sightline.attach.script.scoring.asking import asked
 from sightline.attach.script.scoring.calls import listener
 from sightline.attach.script.scoring.carried import carried
 from sightline.attach.script.scoring.methods import Method, asks
+from sightline.attach.script.scoring.ongoing import Ongoing
 from sightline.attach.script.scoring.pairs import Function, Pair, ends_alike, is_from, leaves, pair, said
 from sightline.attach.script.scoring.recorded import Recorded, Spots
 from sightline.attach.script.scoring.replay import replayed
@@ -66,6 +67,7 @@ class Scores:
         self._known: dict[str, bool] = {}
         self._evaluations, self._running, self._done, self._found, self._weighed = 0, False, False, False, 0
         self._folders: tuple[str, ...] = ()
+        self._ongoing = Ongoing()
         self.enters, self.gave, self.over = (self._hook(a) for a in (self._enters, self._gave, self._over))
 
     def install(self) -> None:
@@ -169,7 +171,10 @@ class Scores:
 
     def _again(self, state: State, records: list[Recorded], until: float) -> None:
         for record in () if self._found else records:
-            if self._evaluations > 1 and (seen := carried(record, self._own, state.step, until)) is not None:
+            seen = self._ongoing.carried(record, self._own, state.step, until)
+            if self._evaluations > 1:
+                seen = seen or carried(record, self._own, state.step, until)
+            if seen is not None:
                 self._found = True
                 state.offer(seen)
                 return

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sightline.attach.script.scoring.meters import Meter, kept
 from sightline.attach.script.scoring.pairs import MOST, leaves
 
 DEPTH = 4  # functions of the script inside each other
@@ -37,12 +38,14 @@ class Recorded:
     """The calls of a model from one spot. `dataset`: of its loader. `told`: (batch, output); None: from no loader.
 
     `whole`: all calls are there. `paired`: each was of a batch of its own. `method`: that was asked; "": the model.
+    `meters`: objects that the code counts with, as they were at the first call.
     """
 
     model: nn.Module
     dataset: Any
     places: list[Place]
     method: str = ""
+    meters: list[Meter] = field(default_factory=list)
     told: list[tuple[Any, Any]] = field(default_factory=list)
     size: int = 0
     whole: bool = True
@@ -76,7 +79,9 @@ class Spots:
         if key not in self._known:
             if len(self._known) >= SPOTS:
                 return
-            self._known[key] = Recorded(model, dataset, [_place(one) for one in frames], method)
+            places = [_place(one) for one in frames]
+            meters = kept(((one.code, one.names) for one in places), self._own)
+            self._known[key] = Recorded(model, dataset, places, method, meters)
         room = MOST - sum(one.size for one in self._known.values())
         self._known[key].add(batch, dataset, output, room)
 

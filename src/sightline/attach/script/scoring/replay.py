@@ -20,6 +20,7 @@ from sightline.attach.script.scoring.batches import copied, fits, likely, tensor
 from sightline.attach.script.scoring.cuttings import cuttings
 from sightline.attach.script.scoring.readings import reading
 from sightline.attach.script.scoring.recorded import Recorded
+from sightline.attach.script.scoring.shares import overcounted
 from sightline.attach.script.scoring.stage import Piece, Stage
 from sightline.attach.script.scoring.verdict import Verdict, judged
 
@@ -52,6 +53,11 @@ def replayed(record: Recorded, own: Callable[[str], bool], until: float) -> tupl
                 found = way(record, Stage(record, piece, own, until, paired=way is _of_batches))
                 if found:
                     return piece, next(iter(found.values()))
+        if record.whole and record.paired and len(record.told) > 1:
+            with alone(), suppress(Exception):
+                share = overcounted(record, Stage(record, piece, own, until, paired=True))
+                if share is not None:
+                    return piece, share
     return None
 
 

@@ -46,6 +46,7 @@ class Replica:
     """Builds a function and what it reaches. `own`: whether a file is the script's: its functions are built anew.
 
     `instead`: what takes the place of a value, None for nothing special. `copied`: is told of each copy of data.
+    `states`: what objects hold, by their ids, where that is not what they hold now.
     `changes`: what is built keeps something for its next call. `holds`: it has something that it could keep it in.
     """
 
@@ -54,7 +55,9 @@ class Replica:
         own: Callable[[str], bool],
         instead: Callable[[Any], Any] = lambda value: None,
         copied: Callable[[Any], None] = lambda copy: None,
+        states: Mapping[int, Mapping[str, Any]] | None = None,
     ) -> None:
+        self._states = states or {}
         self._own, self._instead, self._tell = own, instead, copied
         self.changes = self.holds = False
         self._built: dict[int, Any] = {}
@@ -74,6 +77,11 @@ class Replica:
             Unsafe: something that the function reaches may do more than compute.
         """
         return self._function(code, namespace, free, None)
+
+    def state(self, value: Any) -> dict[str, Any]:
+        """What the stand-in of an object holds, if there is one."""
+        made = self._built.get(id(value))
+        return made.__dict__ if isinstance(made, _Object) else {}
 
     def makers(self) -> dict[str, FunctionType]:
         """The functions that were built and can be called with one argument alone, by their names."""
@@ -199,13 +207,13 @@ class Replica:
         return made
 
     def _fill(self, value: Any, made: _Object, names: frozenset[str]) -> None:
-        kind = type(value)
+        kind, held = type(value), self._states.get(id(value), value.__dict__)
         for name in names - set(made.__dict__):
-            if name not in value.__dict__ and not hasattr(kind, name):
+            if name not in held and not hasattr(kind, name):
                 continue
-            found = value.__dict__.get(name, inspect.getattr_static(kind, name, None))
-            asked = isinstance(found, property) and name not in value.__dict__
-            bound = name not in value.__dict__ and isinstance(found, FunctionType)
+            found = held.get(name, inspect.getattr_static(kind, name, None))
+            asked = isinstance(found, property) and name not in held
+            bound = name not in held and isinstance(found, FunctionType)
             found = found.fget if asked else found.__func__ if isinstance(found, staticmethod) else found
             place = ASKED + name if asked else name
             made.__dict__[place] = None

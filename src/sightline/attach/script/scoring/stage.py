@@ -91,12 +91,21 @@ class Piece:
 class Stage:
     """One piece. Raises Unsafe where it cannot be built. `until`: no run begins after that.
 
-    `paired`: labels come in the batches of a loader; else they are looked for in what the code reads.
+    `paired`: labels come in the batches of a loader; else they are looked for in what the code reads. `states`: see
+    Replica.
     """
 
     def __init__(
-        self, record: Recorded, piece: Piece, own: Callable[[str], bool], until: float, *, paired: bool
+        self,
+        record: Recorded,
+        piece: Piece,
+        own: Callable[[str], bool],
+        until: float,
+        *,
+        paired: bool,
+        states: Mapping[int, Mapping[str, Any]] | None = None,
     ) -> None:
+        self._states = states
         self._record, self._piece, self._own, self._until, self._paired = record, piece, own, until, paired
         self._sizes = [next((len(t) for t in tensors(output) if t.dim()), 0) for _, output in record.told]
         self._build()
@@ -106,10 +115,14 @@ class Stage:
         if self._record.method:
             setattr(self._model, self._record.method, self._model)
         self.held: list[list[Tensor]] = []  # parts that together have a row for each of the model's
-        built = self._built = Replica(self._own, self._instead, self._copied)
+        built = self._built = Replica(self._own, self._instead, self._copied, self._states)
         self._function = built.of(self._piece.code, self._piece.namespace, self._piece.free)
         self._values = {name: built.argument(value) for name, value in self._piece.values.items()}
         self._fresh = True
+
+    def state(self, value: Any) -> dict[str, Any]:
+        """What the stand-in of an object holds."""
+        return self._built.state(value)
 
     def _instead(self, value: Any) -> Any:
         record = self._record
