@@ -13,8 +13,10 @@ from sightline.attach.open_step import Loss, OpenStep, learns
 from sightline.attach.phases.reach import Reach
 from sightline.attach.phases.state import State
 from sightline.attach.standing import Standing
+from sightline.guard.evidence import LossSeen
+from sightline.guard.evidence.other_words import shown_words
 from sightline.guard.probes.call import Call, differentiable, outcome
-from sightline.guard.probes.reads import reads
+from sightline.guard.probes.reads import reads, reads_alone
 
 ASKED = -1  # in place of an output's: a pass that gave gradients to somebody who goes on to compute with them
 OWN = 0.9  # of the targets are these very ids: so they may be labels, that the model does not read where they stand
@@ -29,6 +31,7 @@ class Backward:
     def __init__(self, state: State, standing: Standing, reach: Reach) -> None:
         self._state, self._standing, self._reach, self.came = state, standing, reach, 0
         self._reads: bool | None = None  # the model reads each token at its place and none ahead, once it was asked
+        self._alone: bool | None = None  # and these ids alone
 
     def listen(self, step: OpenStep, call: Call, output: Any) -> None:
         """A training forward gave `output`: tell when its backward pass begins, and what the loss supervised."""
@@ -119,12 +122,18 @@ class Backward:
                 seen = loss_seen(number, micro, values[:3] if ids is not None else values[:2], *kind)
                 if text is not None:
                     s.onlookers.taught(values[-1], seen)
-                if call and ids is not None and (seen.agreement(0) or 0.0) > OWN and not self._read(call, ids):
+                if call and ids is not None and not self._of(call, ids, seen):
                     seen = replace(seen, input_ids=None, targets=None)
                 step.micro.append(replace(seen, micro=len(step.micro)))
                 s.offer(step.micro[-1])
 
             s.mailbox.post(tensors, arrived)
+
+    def _of(self, call: Call, ids: Tensor, seen: LossSeen) -> bool:
+        """Whether these ids are those that the loss is of: the model is asked where they look like its targets."""
+        if (seen.agreement(0) or 0.0) > OWN:
+            return self._read(call, ids)
+        return shown_words(seen) is None or self._lone(call, ids)
 
     def _read(self, call: Call, ids: Tensor) -> bool:
         """Whether the model reads these ids where they stand, and none ahead: what it is trained on is then its input.
@@ -136,3 +145,10 @@ class Backward:
                 found = reads(call, ids)
             self._reads = call.surely_read(ids) if found is None else found.own and not found.ahead
         return self._reads
+
+    def _lone(self, call: Call, ids: Tensor) -> bool:
+        """Whether the model reads these ids and no others: they are no encoder's, beside which a decoder is trained."""
+        if self._alone is None:
+            with self._state.silence():
+                self._alone = bool(reads_alone(call, ids))
+        return self._alone

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 
 from sightline.guard.probes.call import Call
+from sightline.guard.probes.fields import leaves
 from sightline.guard.probes.refused import refusable
 from sightline.guard.probes.restore import untouched
+
+BESIDE = ("attention_mask", "position_ids", "token_type_ids")  # are of the ids, and say nothing of another text
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,21 @@ def reads(call: Call, ids: Tensor) -> Reads | None:
         return None
     moved = (after != once).flatten(2).any(dim=-1)[changed]
     return Reads(own=bool(moved[:, column].any()), ahead=bool(moved[:, :column].any()))
+
+
+@refusable
+def reads_alone(call: Call, ids: Tensor) -> bool | None:
+    """Whether no output moves with other whole numbers that `call` was given beside `ids` (B, T): labels of a decoder,
+    which reads them moved on by a place, or its own ids. None where the outputs are not the same twice."""
+    if not call.repeatable:
+        return None
+    once, twice = _logits(call), _logits(call)
+    if once is None or twice is None or not torch.equal(once, twice):
+        return None
+    given = leaves(call.args, call.kwargs).items()
+    others = [t for name, t in given if t is not ids and name.rpartition(".")[2] not in BESIDE and t.shape == ids.shape]
+    every = [_logits(call.swapped(one, one.flip(1))) for one in others if one.dtype in (torch.int64, torch.int32)]
+    return all(after is not None and torch.equal(once, after) for after in every)
 
 
 def before_text(call: Call) -> int | None:

@@ -62,6 +62,37 @@ def test_shifted_twice_and_hidden_words_of_a_text_that_repeats_itself() -> None:
     assert not isinstance(find(batch(None), replace(twice, supervised=2, targets=targets, input_ids=hidden)), Finding)
 
 
+@pytest.mark.parametrize("away", [False, True], ids=["towards", "away, by its gradient"])
+def test_its_own_token_and_a_loss_that_leads_away(away: bool) -> None:
+    found = find(batch(None), replace(loss(IDS), log_z=2.0, loss=None if away else 1.0))
+    assert isinstance(found, Finding) is not away and (away or "its own token" in found.message)
+
+
+def hidden_words(*, exchanged: float = 0.1, whole: bool = True, share: float = 0.15, rows: int = 16) -> Any:
+    """Words 5 and on, chosen with that share: of them so many are exchanged, as many stay, and others are masked by 1.
+
+    All words are taught, or the chosen alone.
+    """
+    draw = torch.Generator().manual_seed(1)
+    words = torch.randint(5, 60, (rows, 48), generator=draw)
+    chosen, dice = torch.rand(words.shape, generator=draw) < share, torch.rand(words.shape, generator=draw)
+    ids = words.masked_fill(chosen & (dice >= 2 * exchanged), 1)
+    ids = torch.where(chosen & (dice < exchanged), words.flip(1), ids)
+    targets = words if whole else words.masked_fill(~chosen, IGNORE)
+    seen = LossSeen(1, 0, words.numel(), 0.1, 1.0, 0.0, ids, targets, log_z=4.0, loss=4.0)
+    return find(BatchSeen("train", 1, ids, None), seen)
+
+
+def test_words_that_are_shown_are_taught_with_those_that_are_hidden() -> None:
+    found = hidden_words()
+    assert isinstance(found, Finding) and found.severity == "warning" and "and are not hidden" in found.message
+    assert not isinstance(hidden_words(whole=False), Finding)  # as BERT is taught
+    assert not isinstance(hidden_words(exchanged=0.0), Finding)  # a puzzle, or a picture with holes
+    assert not isinstance(hidden_words(exchanged=0.3, share=0.2), Finding)  # a text that is corrected
+    assert not isinstance(hidden_words(share=0.5), Finding)  # a diffusion
+    assert not isinstance(hidden_words(rows=4), Finding)
+
+
 ENDS = torch.tensor([[5, 6, 7, 1, 0, 0], [5, 9, 1, 0, 0, 0], [4, 1, 0, 0, 0, 0], [8, 7, 6, 5, 3, 1]])
 
 

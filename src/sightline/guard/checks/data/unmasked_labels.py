@@ -3,12 +3,14 @@
 Symptom: a fine loss, and a model that goes on with the user's turn, repeats the question or never stops; a loss near
 zero from the start (each token predicts itself); 0.0 logged while the forward pass gives NaN (nothing supervised).
 Root cause: labels are a copy of input_ids without -100 on the prompt and the padding; the mask is off by one, or counts
-the padding ahead of a prompt, or not all of its images; labels are shifted twice; or truncation cut all of them off.
+the padding ahead of a prompt, or not all of its images; labels are shifted twice, or not -100 beside words that are
+hidden; or truncation cut all of them off.
 Fix: labels = input_ids with -100 where attention_mask is 0 and outside the assistant's turns (a completion-only
 collator, or the chat template's assistant mask); shift once, in the loss or in the collator; raise max_length.
 Stays silent when: only assistant tokens are supervised; or everything is, in text without turns of a user (pretraining,
 captions; a note where TRL does so by its default, but not where it is told to teach prompts that are columns of their
-own); the policy writes its rows; labels fit a loss without shift.
+own); the policy writes its rows; labels fit a loss without shift; a loss leads away from its targets; all is taught of
+a text, a puzzle or a diffusion in which one mark alone hides words (BERT exchanges some as well).
 Sources:
 - https://github.com/NielsRogge/Transformers-Tutorials/issues/456 (2024-07-27): collators that mask only the padding
 - https://github.com/huggingface/transformers/pull/44642 (2026-03-12): labels shifted before a model that shifts them
@@ -23,13 +25,12 @@ from sightline.guard.check import CannotTell, Finding, Severity, Verdict
 from sightline.guard.evidence import IGNORE, BatchSeen, DataSeen, LossSeen, PromptMasksSeen, PromptsSeen, TaughtFromSeen
 from sightline.guard.evidence.batches import as_taught, users_taught
 from sightline.guard.evidence.beginnings import Misplaced, never_first
+from sightline.guard.evidence.other_words import shifted, shown_words
 from sightline.guard.evidence.prompt_masks import misplaced
 from sightline.guard.evidence.taught_padding import pads_taught
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vlm")
-MOST = 0.9  # of the supervised positions: far above chance for any text that is not one token repeated
-HIDES = 0.5  # of them given as one token: hidden words, which in text that repeats itself stand two places on as well
 MASKED = "attention_mask == 0"
 
 
@@ -42,10 +43,11 @@ def find(
     masks: PromptMasksSeen | None = None,
 ) -> Verdict:
     """Labels against the attention mask, the speaker, and what the gradient shows each position was trained on."""
-    begins = _begun(misplaced(masks) or never_first(begun, prompts, batch.text))
+    begins = misplaced(masks) or never_first(begun, prompts, batch.text)
+    wrong = _told(begins or shifted(loss) or shown_words(loss))
     given, batch = batch, as_taught(batch, loss)
     ids, labels, own = batch.input_ids, batch.labels, given.labels
-    if finding := begins or (_shifted(loss) or _at_ends(batch, loss, given) if loss is not None else None):
+    if finding := wrong or (_at_ends(batch, loss, given) if loss is not None else None):
         return finding
     if ids is None or labels is None or not batch.aligned or batch.phase == "evaluation":
         return CannotTell("labels of a training batch aligned with its token ids")
@@ -53,17 +55,6 @@ def find(
     copied = own is not None and bool((labels == ids)[taught].all())  # not masked at random, nor read off a gradient
     said = None if data and data.objective == "rollout" else _on_prompt(batch, taught, data)  # it may write any tag
     return _on_padding(batch, taught) or said or _on_columns(data) or (_nothing(batch, taught) if copied else None)
-
-
-def _shifted(loss: LossSeen) -> Finding | None:
-    """Position t should be trained on token t + 1; it is trained on its own token, or on the one after the next."""
-    rates = {shift: loss.agreement(shift) or 0.0 for shift in (0, 1, 2)}
-    wrong = 0 if rates[0] > MOST > rates[1] else 2
-    if not rates[wrong] > MOST > rates[1] or loss.softmax_rows < MOST or (wrong and loss.masked > HIDES):
-        return None
-    message = f"each position is trained on {'its own token' if wrong == 0 else 'the token after the next'}"
-    fix = f"shift labels once, in the loss or in the collator: they are shifted {wrong} times"
-    return Finding("error", message, fix, {f"targets that are token t+{s}": rate for s, rate in rates.items()})
 
 
 def _at_ends(batch: BatchSeen, loss: LossSeen, given: BatchSeen) -> Finding | None:
@@ -91,7 +82,7 @@ def _on_prompt(batch: BatchSeen, taught: Tensor, data: DataSeen | None) -> Findi
     return Finding(severity, message, fix, {"row": batch.marked(rows[0])}) if rows else None
 
 
-def _begun(wrong: Misplaced | None) -> Finding | None:
+def _told(wrong: Misplaced | None) -> Finding | None:
     severity: Severity = "error" if wrong and wrong.proved else "warning"
     return None if wrong is None else Finding(severity, wrong.message, wrong.fix, wrong.seen)
 
