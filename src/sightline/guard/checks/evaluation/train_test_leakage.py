@@ -70,7 +70,7 @@ def _windows(rows: SharedRowsSeen) -> Finding | None:
 def _near(rows: SharedRowsSeen) -> Finding | None:
     """Rows that are not equal, and were made of one."""
     near, views, pictures = rows.near, rows.views, rows.pictures
-    if pictures is not None and copies.split_by_text(pictures):
+    if pictures is not None and copies.split_by_text(rows):
         count, of, what = pictures.shared, pictures.evaluated, "rows have pictures of training rows, with other texts"
     elif rows.again < AGAIN:
         return None
