@@ -19,6 +19,7 @@ from sightline.attach.onlookers.other_side import OtherSide
 from sightline.attach.onlookers.repeats import Repeats, equal_pairs
 from sightline.attach.onlookers.row_classes import RowClasses
 from sightline.attach.onlookers.row_hashes import hashes, keys, parts_of
+from sightline.attach.onlookers.set_back import SetBack
 from sightline.attach.onlookers.shared_pictures import SharedPictures, picture_place
 from sightline.attach.onlookers.spans import Spans
 from sightline.attach.onlookers.tails import Tails
@@ -68,6 +69,7 @@ class SharedRows(Onlooker):
         recorder.pace.also.append(self._must_hear)
         self._last: int | None = None  # the step of the last evaluation that the host did not declare
         self._under_way: tuple[int, set[bytes]] = (-1, set())  # the rows of the step in the making, and its number
+        self._back = SetBack(recorder.model, recorder.mailbox, self._forget)
         self._begin()
 
     def _begin(self) -> None:
@@ -90,6 +92,7 @@ class SharedRows(Onlooker):
         """Hash the rows of a training or an evaluation forward."""
         step = self.recorder.step
         if training:
+            self._back.trains(step)
             self._batches = self.recorder.forwards
             wanted = measured or self._batches <= ALWAYS or len(self.later) < LATER
             if wanted and len(self.trained) < MOST and (rows := _rows(call)):
@@ -106,6 +109,7 @@ class SharedRows(Onlooker):
             every = self._last is not None and self.recorder.habit(self._last) and not self.recorder.declared
             self._last, self._at = self._last if self.recorder.declared else step, None if every else here
             self._phase = Phase()
+            self._back.judges(step)
         if self._at == here and measured and (rows := _rows(call)):
             self._post(call, rows, partial(self._evaluate, step, self._phase), training=False)
 
@@ -116,6 +120,7 @@ class SharedRows(Onlooker):
     def after_step(self, optimizer: Optimizer, *, measured: bool) -> None:
         """Let go of the step's graph."""
         self._other.forget()
+        self._back.stepped(optimizer)
 
     def again(self) -> None:
         """A stage of another loss, perhaps."""
@@ -131,6 +136,15 @@ class SharedRows(Onlooker):
             if (seen := self._spans.seen(self.recorder.step)) is not None:
                 self.recorder.offer(seen)
         self._near, self._spans, self._tails, self._pictures = NearRows(), Spans(), Tails(), SharedPictures()
+
+    def _forget(self, step: int) -> None:
+        """The weights were set back before this step: these were taught nothing but its batch."""
+        self._offer(step)
+        classes = self._near.classes
+        self._begin()
+        self._near.classes = classes
+        if self._under_way[0] >= step:
+            self.trained = dict.fromkeys(self._under_way[1], step)
 
     @property
     def complete(self) -> bool:
