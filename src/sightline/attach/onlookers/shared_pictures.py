@@ -7,10 +7,12 @@ from collections.abc import Collection
 
 from torch import Tensor
 
+from sightline.attach.onlookers.row_hashes import hashes, keys, parts_of
 from sightline.guard.evidence.rows import SharedPicturesSeen
 
 RICH = 256  # numbers of a picture, or of the features of its patches
 KEPT = 20_000  # rows of either kind
+LOOKED = 512  # pictures whose parts are kept
 
 
 class SharedPictures:
@@ -19,12 +21,16 @@ class SharedPictures:
     def __init__(self) -> None:
         self._trained: dict[bytes, bytes] = {}  # row -> picture
         self._evaluated: dict[bytes, bytes] = {}
+        self._parts: dict[bytes, tuple[int, ...]] = {}  # of pictures trained on
 
-    def trained(self, rows: list[bytes], pictures: list[bytes] | None) -> None:
+    def trained(self, rows: list[bytes], pictures: Tensor | None) -> None:
         """The rows of a training batch."""
-        _keep(self._trained, rows, pictures)
+        names = _keep(self._trained, rows, pictures)
+        for place, name in enumerate(names):
+            if len(self._parts) < LOOKED and name not in self._parts and pictures is not None:
+                self._parts[name] = parts_of(pictures[place])
 
-    def evaluated(self, rows: list[bytes], pictures: list[bytes] | None) -> None:
+    def evaluated(self, rows: list[bytes], pictures: Tensor | None) -> None:
         """The rows of an evaluation batch."""
         _keep(self._evaluated, rows, pictures)
 
@@ -40,6 +46,8 @@ class SharedPictures:
             shared=sum(others[picture] for picture in both),
             alone=_sizes([times for picture, times in ours.items() if picture not in both]),
             both=_sizes([ours[picture] + others[picture] for picture in both]),
+            left=_sizes([ours[picture] for picture in both]),
+            keys=keys(list(self._parts.values())),
         )
 
 
@@ -52,9 +60,13 @@ def picture_place(inputs: list[Tensor]) -> int | None:
     return rich[0] if picture.dim() > 2 and picture[0].numel() >= RICH else None
 
 
-def _keep(kept: dict[bytes, bytes], rows: list[bytes], pictures: list[bytes] | None) -> None:
-    if pictures is not None and len(kept) < KEPT:
-        kept.update(zip(rows, pictures, strict=True))
+def _keep(kept: dict[bytes, bytes], rows: list[bytes], pictures: Tensor | None) -> list[bytes]:
+    """The names of the pictures, if they are taken."""
+    if pictures is None or len(kept) >= KEPT:
+        return []
+    names = hashes([pictures])
+    kept.update(zip(rows, names, strict=True))
+    return names
 
 
 def _sizes(counts: list[int]) -> tuple[int, ...]:

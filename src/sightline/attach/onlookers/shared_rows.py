@@ -18,12 +18,13 @@ from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.onlookers.other_side import OtherSide
 from sightline.attach.onlookers.repeats import Repeats, equal_pairs
 from sightline.attach.onlookers.row_classes import RowClasses
+from sightline.attach.onlookers.row_hashes import hashes, keys, parts_of
+from sightline.attach.onlookers.set_back import SetBack
 from sightline.attach.onlookers.shared_pictures import SharedPictures, picture_place
 from sightline.attach.onlookers.spans import Spans
 from sightline.attach.onlookers.tails import Tails
 from sightline.guard.evidence import SharedRowsSeen
 from sightline.guard.probes.call import Call, differentiable, outcome
-from sightline.guard.probes.restore import as_bytes
 
 ALWAYS = 64  # training batches that are hashed whatever the step costs; later ones on measured steps, and
 LATER = 16  # some more, where they are heard: were their rows there before?
@@ -33,7 +34,7 @@ LONG = 2048
 PART = 0.1  # of a batch: with n rows known and n seen again, fewer than three others are left (95 %)
 OLD = 0.7  # of a batch: not every training batch is hashed, and an epoch may drop its last rows
 SURE = 32  # rows that had been trained on: an evaluation of some of them tells more than one of two or three rows
-PARTS, KEPT = 4, 512  # of a row, and rows whose parts are kept: enough to see that none comes twice
+KEPT = 512  # rows whose parts are kept: enough to see that none comes twice
 OTHER = ("label", "target", "mask", "position", "cache", "past", "group_ids", "segment_ids")  # not what a row is
 
 
@@ -59,32 +60,39 @@ class SharedRows(Onlooker):
 
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)
+        self.several = False  # ranks train one model, who are judged together at the end
+        self.final: SharedRowsSeen | None = None
+        self._other = OtherSide()
+        self._one = True  # the model is given one input for each row, masks aside
+        self._batches = self._hashed = self.pairs = self.twins = self._rows = self._again = 0
+        self._parts: list[tuple[int, ...]] = []  # hashes of the parts of distinct training rows
+        recorder.pace.also.append(self._must_hear)
+        self._last: int | None = None  # the step of the last evaluation that the host did not declare
+        self._under_way: tuple[int, set[bytes]] = (-1, set())  # the rows of the step in the making, and its number
+        self._back = SetBack(recorder.model, recorder.mailbox, self._forget)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing was taught yet."""
         self.trained: dict[bytes, int] = {}  # row -> the step that was first to train on it
         self.evaluated: set[bytes] = set()
         self.judged: list[tuple[int, list[bytes]]] = []  # the step of each evaluation batch, and its rows
-        self.several = False  # ranks train one model, who are judged together at the end
-        self.final: SharedRowsSeen | None = None
-        self.repeats, self._other = Repeats(), OtherSide()
-        self._classes = RowClasses(self.repeats.trained)
-        self._one = True  # the model is given one input for each row, masks aside
         self.later: list[tuple[int, list[bytes]]] = []  # the same of training batches after the first ones
+        self.repeats = Repeats()
+        self._classes = RowClasses(self.repeats.trained)
         self._shared: set[bytes] = set()
-        self._batches = self._hashed = self._mixed = self.pairs = self.twins = 0
-        self._rows = self._again = self._old = 0  # `_old`: training rows in a row that had all been seen before
-        self._parts: list[tuple[int, ...]] = []  # hashes of the parts of distinct training rows
+        self._mixed = self._old = 0  # `_old`: training rows in a row that had all been seen before
         self._near, self._spans, self._tails, self._pictures = NearRows(), Spans(), Tails(), SharedPictures()
-        recorder.pace.also.append(self._must_hear)
         self._at: tuple[int, int] | None = None  # the step of the evaluation under way, and which its host calls it
         self._phase = Phase()
         self._judging = self._worst = Phase()  # the last that arrived, and of those before that of the largest share
         self._compared = False  # how often each row is there
-        self._last: int | None = None  # the step of the last evaluation that the host did not declare
-        self._under_way: tuple[int, set[bytes]] = (-1, set())  # the rows of the step in the making, and its number
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """Hash the rows of a training or an evaluation forward."""
         step = self.recorder.step
         if training:
+            self._back.trains(step)
             self._batches = self.recorder.forwards
             wanted = measured or self._batches <= ALWAYS or len(self.later) < LATER
             if wanted and len(self.trained) < MOST and (rows := _rows(call)):
@@ -101,6 +109,7 @@ class SharedRows(Onlooker):
             every = self._last is not None and self.recorder.habit(self._last) and not self.recorder.declared
             self._last, self._at = self._last if self.recorder.declared else step, None if every else here
             self._phase = Phase()
+            self._back.judges(step)
         if self._at == here and measured and (rows := _rows(call)):
             self._post(call, rows, partial(self._evaluate, step, self._phase), training=False)
 
@@ -111,6 +120,7 @@ class SharedRows(Onlooker):
     def after_step(self, optimizer: Optimizer, *, measured: bool) -> None:
         """Let go of the step's graph."""
         self._other.forget()
+        self._back.stepped(optimizer)
 
     def again(self) -> None:
         """A stage of another loss, perhaps."""
@@ -126,6 +136,15 @@ class SharedRows(Onlooker):
             if (seen := self._spans.seen(self.recorder.step)) is not None:
                 self.recorder.offer(seen)
         self._near, self._spans, self._tails, self._pictures = NearRows(), Spans(), Tails(), SharedPictures()
+
+    def _forget(self, step: int) -> None:
+        """The weights were set back before this step: these were taught nothing but its batch."""
+        self._offer(step)
+        classes = self._near.classes
+        self._begin()
+        self._near.classes = classes
+        if self._under_way[0] >= step:
+            self.trained = dict.fromkeys(self._under_way[1], step)
 
     @property
     def complete(self) -> bool:
@@ -155,10 +174,10 @@ class SharedRows(Onlooker):
         values: list[Tensor],
         likes: Tensor | None,
     ) -> None:
-        rows = _hashes(values)
+        rows = hashes(values)
         names += rows
         self._one = sum(not _is_mask(value) for value in values) == 1
-        self._pictures.trained(rows, None if picture is None else _hashes([values[picture]]))
+        self._pictures.trained(rows, None if picture is None else values[picture])
         self._under_way = (step, {*rows, *(self._under_way[1] if self._under_way[0] == step else ())})
         self._near.trained(rows, likes)
         self._spans.train(values)
@@ -183,13 +202,13 @@ class SharedRows(Onlooker):
     def _evaluate(
         self, step: int, phase: Phase, picture: int | None, values: list[Tensor], likes: Tensor | None
     ) -> None:
-        rows = _hashes(values)
+        rows = hashes(values)
         if self._under_way[0] == step and self._under_way[1].issuperset(rows):
             return  # a part of training: a reference's log-probabilities, a teacher, an accuracy of this very batch
         if self._passed(step):  # by the evaluation before
             self._offer(step)
         self._near.evaluated(rows, likes)
-        self._pictures.evaluated(rows, None if picture is None else _hashes([values[picture]]))
+        self._pictures.evaluated(rows, None if picture is None else values[picture])
         self._spans.evaluate(step, values)
         fresh = [row for row in rows if row not in phase.rows]
         self.pairs += len(rows) * (len(rows) - 1) // 2 + len(rows) * len(phase.rows)
@@ -221,7 +240,7 @@ class SharedRows(Onlooker):
         """Of rows that were not seen before."""
         fresh = {row: place for place, row in enumerate(rows) if row not in self.trained}
         for place in list(fresh.values())[: KEPT - len(self._parts)]:
-            self._parts.append(tuple(hash(_bytes(part)) for part in value[place].chunk(PARTS)))
+            self._parts.append(parts_of(value[place]))
 
     def _passed(self, step: int) -> bool:
         """Whether it is known, and was not told yet, how often each row is there."""
@@ -247,7 +266,7 @@ class SharedRows(Onlooker):
             twins=self.twins,
             again=self._again / max(1, self._rows),
             parts=len(self._parts),
-            keys=sum(len(set(part)) == len(part) for part in zip(*self._parts, strict=False)),
+            keys=keys(self._parts),
             near=self._near.seen(self.trained) if last else None,
             views=self._near.views(self.trained) if last and self._again else None,
             pictures=self._pictures.seen(self.trained) if last else None,
@@ -295,22 +314,3 @@ def _rows(call: Call) -> list[Tensor]:
 def _is_mask(value: Tensor) -> bool:
     """Ones and zeros: they say which part of another input counts, or of which kind it is."""
     return not value.is_floating_point() and bool(((value == 0) | (value == 1)).all())
-
-
-def _hashes(values: list[Tensor]) -> list[bytes]:
-    """Sixteen bytes for each row; padding at a row's end, the same value over and over, does not count."""
-    from hashlib import blake2b
-
-    columns = [[_bare(row) if not value.is_floating_point() else _bytes(row) for row in value] for value in values]
-    return [blake2b(b"|".join(parts), digest_size=16).digest() for parts in zip(*columns, strict=True)]
-
-
-def _bare(row: Tensor) -> bytes:
-    """The ids without what pads them: hidden ones (-1), or two and more of the same at the end."""
-    other = (row != row[-1]).nonzero()
-    end = int(other[-1]) + 1 if len(other) else 0
-    return _bytes(row[:end] if int(row[-1]) == -1 or len(row) - end > 1 else row)
-
-
-def _bytes(row: Tensor) -> bytes:
-    return as_bytes(row).numpy().tobytes()

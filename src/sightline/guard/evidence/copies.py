@@ -46,6 +46,8 @@ TEXT = 0.05  # of the spans that come again go on otherwise: of natural text one
 SOURCES, OF_CLASS = 32, 4  # pictures that have views, in all and for each class: else kinds of drawings may have them
 UNSURE, TRAINED = 0.1, 0.05  # of the pairs of views are hard to tell; of the pictures were trained on themselves
 TEXTS, MOST = 16, 0.8  # pictures on one side, and on both; of them with as many rows as the rule says
+CROWD, MANY = 32, 4.0  # pictures of either kind, and rows of each on average, of which some may have been missed:
+SPREAD, LACK, FITS = 0.5, 0.3, 0.95  # their variance, of what draws give; lacking, of what is judged; with no more
 
 
 def drawn_from_training(seen: SharedSpansSeen) -> int:
@@ -103,17 +105,49 @@ def of_one_source(seen: ViewsSeen) -> bool:
     )
 
 
-def split_by_text(seen: SharedPicturesSeen) -> bool:
+def split_by_text(rows: SharedRowsSeen) -> bool:
     """Whether each picture has so many texts, and training has fewer of those pictures that are evaluated with others.
 
     What is evaluated was taken out of training, then. A training score has other texts of pictures that training has
     all the texts of; pictures of a small set, drawn for every text anew, have any number.
     """
+    seen = rows.pictures
+    if seen is None or not (rows.complete or rows.shared <= SAME * rows.evaluated):
+        return False  # of a training score, what was not hashed looks like rows taken out
     alone, both = seen.alone, seen.both
     several = max(range(len(alone)), key=lambda place: alone[place], default=0) + 1
     if not 2 <= several <= LARGEST or min(sum(alone), sum(both)) < TEXTS:
+        return _taken_out(seen)
+    fits = alone[several - 1] >= MOST * sum(alone) and sum(both[:several]) >= MOST * sum(both)
+    return fits or _taken_out(seen)
+
+
+def _taken_out(seen: SharedPicturesSeen) -> bool:
+    """The same of pictures with many texts, of which not all were seen: their numbers are far more even than draws.
+
+    Training lacks what is evaluated, and as many pictures have no such row as where rows were drawn one by one. Parts
+    of pictures tell them apart: they are no drawings of a small world, of which there may be no others.
+    """
+    (few, mean, spread), (shared, left, wide) = _counts(seen.alone), _counts(seen.left)
+    if min(few, shared) < CROWD or seen.keys < KEYS or mean < MANY:
         return False
-    return alone[several - 1] >= MOST * sum(alone) and sum(both[:several]) >= MOST * sum(both)
+    _, both, uneven = _counts(seen.both)
+    if spread > SPREAD * mean or uneven > SPREAD * both:
+        return False
+    most, lacking, pictures = len(seen.alone), mean - left, few + shared
+    if lacking < max(LACK * seen.shared / shared, SURE * sqrt(spread / few + wide / shared)):
+        return False
+    none = pictures * (1 - seen.shared / (most * pictures)) ** most
+    return sum(seen.both[:most]) >= FITS * shared and abs(few - none) <= FAR * sqrt(none)
+
+
+def _counts(sizes: tuple[int, ...]) -> tuple[int, float, float]:
+    """How many pictures; how many rows each has, and the variance of that."""
+    count = sum(sizes)
+    if not count:
+        return 0, 0.0, 0.0
+    mean = sum(size * times for size, times in enumerate(sizes, 1)) / count
+    return count, mean, sum(times * (size - mean) ** 2 for size, times in enumerate(sizes, 1)) / count
 
 
 def _fixed(sizes: tuple[int, ...], largest: int) -> int:

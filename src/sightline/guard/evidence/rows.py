@@ -99,13 +99,17 @@ class SharedPicturesSeen:
     Attributes:
         evaluated: distinct rows evaluated that were not trained on; `shared`: those whose picture was.
         alone: how many pictures have 1, 2, 3, ... rows, of those with no such row in an evaluation.
-        both: the same of pictures that have rows on both sides, all of which are counted.
+        both: the same of pictures that have rows on both sides, all of which are counted; `left`: of their rows those
+            trained on.
+        keys: of four parts of a picture those that are another in each picture.
     """
 
     evaluated: int
     shared: int
     alone: tuple[int, ...]
     both: tuple[int, ...]
+    left: tuple[int, ...] = ()
+    keys: int = 0
 
 
 @dataclass(frozen=True, slots=True)

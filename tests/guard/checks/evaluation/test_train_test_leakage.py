@@ -146,9 +146,9 @@ def shown(train: np.ndarray, test: np.ndarray, **changes: Any) -> SharedRowsSeen
     return replace(seen, repeats=repeats(train, test), **changes)
 
 
-def split(rows: np.ndarray, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    rows = draw.permutation(rows)
-    return rows[len(rows) // 5 :], rows[: len(rows) // 5]
+def split(rows: np.ndarray, draw: np.random.Generator, share: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
+    rows, at = draw.permutation(rows), int(share * len(rows))
+    return rows[at:], rows[:at]
 
 
 def copies(times: int, *, seldom: int, every: int = 1200) -> np.ndarray:
@@ -304,13 +304,14 @@ def test_views_made_behind_the_split() -> None:
         assert find(views_of(train, judged)) is None
 
 
-def captions(train: np.ndarray, test: np.ndarray) -> SharedRowsSeen:
+def captions(train: np.ndarray, test: np.ndarray, **changes: Any) -> SharedRowsSeen:
     """Rows by their pictures, each with a text of its own."""
     seen = SharedPictures()
     for side, rows in ((seen.trained, train), (seen.evaluated, test)):
         names = [f"{side.__name__} {place}".encode() for place in range(len(rows))]
-        side(names, [str(picture).encode() for picture in rows])
-    return replace(LEAK, shared=0, pictures=seen.seen(()))
+        numbers = torch.from_numpy(rows).double()
+        side(names, torch.stack([numbers + place for place in (0.0, 0.1, 0.2, 0.3)], dim=1))
+    return replace(LEAK, shared=0, pictures=seen.seen(()), **changes)
 
 
 @pytest.mark.parametrize("times", [2, 3, 5])
@@ -337,3 +338,30 @@ def test_pictures_that_training_has_all_texts_of() -> None:
         (np.arange(300), np.arange(300)),
     ):
         assert find(captions(train, judged)) is None
+
+
+@pytest.mark.parametrize("part", [1.0, 0.7])
+def test_pictures_with_many_texts_of_which_not_all_were_hashed(part: float) -> None:
+    draw = np.random.default_rng(5)
+    train, test = split(np.arange(500).repeat(14), draw, 0.15)
+    seen = captions(train[: int(part * len(train))], test, complete=part == 1)
+    assert isinstance(find(seen), Finding)
+    assert seen.pictures is not None
+    assert find(replace(seen, pictures=replace(seen.pictures, keys=1))) is None  # a small world of drawings
+    assert find(replace(seen, shared=30, mixed=0, complete=False)) is None  # a training score of what was not hashed
+
+
+@pytest.mark.parametrize("part", [1.0, 0.7])
+def test_pictures_with_many_texts_that_prove_nothing(part: float) -> None:
+    draw = np.random.default_rng(6)
+    every = np.arange(500).repeat(14)
+    by_picture = every[every < 400], every[every >= 400]
+    prompts = every, draw.choice(500, 300, replace=False).repeat(2)
+    questions = every[14:][np.arange(14 * 499) % 14 > 1], np.arange(1, 250).repeat(2)  # two kinds are held out
+    held = np.concatenate([np.arange(250).repeat(12), np.arange(250, 500).repeat(14)]), np.arange(250).repeat(2)
+    for train, judged in (by_picture, prompts, questions, held):
+        some = draw.permutation(train)[: int(part * len(train))]
+        assert find(captions(some, judged, complete=part == 1)) is None
+    for pool in (100, 500, 3000):
+        train, judged = split(draw.integers(0, pool, 7000), draw, 0.15)
+        assert find(captions(train[: int(part * len(train))], judged, complete=part == 1)) is None
