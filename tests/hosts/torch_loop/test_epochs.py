@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -191,3 +192,16 @@ def test_a_plan_in_samples() -> None:
     (message,) = told(linear(3 * 47), "batch", epochs=3, rows=47)
     assert "planned in samples (141)" in message
     assert told(linear(36), "batch", epochs=3, rows=47) == []
+
+
+def test_a_warm_up_that_is_longer_than_the_plan() -> None:
+    def rule(n: int, *, num_warmup_steps: int, num_training_steps: int) -> float:
+        left = (num_training_steps - n) / max(1, num_training_steps - num_warmup_steps)
+        return n / num_warmup_steps if n < num_warmup_steps else max(0.0, left)
+
+    def linear(warm: int) -> Callable[[torch.optim.Optimizer], Any]:
+        return lambda o: LambdaLR(o, partial(rule, num_warmup_steps=warm, num_training_steps=36))
+
+    (message,) = told(linear(80), "batch", epochs=3)
+    assert "its warm-up takes 80" in message
+    assert told(linear(4), "batch", epochs=3) == []

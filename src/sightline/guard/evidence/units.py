@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from sightline.guard.evidence.learning import ScheduleSeen
 from sightline.guard.evidence.loading import LoaderSeen
-from sightline.guard.evidence.plans import FAR, HALF, SAME, implied_end
+from sightline.guard.evidence.plans import ALMOST, FAR, HALF, SAME, TRIAL, implied_end, implied_warm_up
 
 STEPS = 8  # a plan of fewer fits many a count by chance
 FEWEST = 3  # epochs: of fewer, a plan's number says little
@@ -47,6 +47,16 @@ def in_epochs(s: ScheduleSeen, loader: LoaderSeen) -> tuple[str, str] | None:
         return None
     what = f"the schedule is planned in epochs ({plan}, of a run of {round(epochs)}), and it advanced {ticks} times"
     return f"{what}: it was over after {plan} of these", f"step it once an epoch, or plan all {ticks} steps"
+
+
+def only_rises(s: ScheduleSeen, loader: LoaderSeen) -> tuple[str, str] | None:
+    """Some whole epochs were all of a schedule's plan, and its warm-up takes longer: what, and what to do."""
+    steps, ticks, warm = len(s.rates), s.ticks or 0, implied_warm_up(s) or 0
+    known = s.closed and not s.restored and steps >= TRIAL and _epochs(s, loader) >= FEWEST
+    if not known or not s.horizon or ticks < ALMOST * s.horizon or warm <= (1 + SAME) * s.horizon:
+        return None
+    what = f"all of the schedule's plan has {s.horizon} steps, and its warm-up takes {warm}: the rate only rose"
+    return what, f"a warm-up of far fewer than {s.horizon} steps"
 
 
 def never_stepped(s: ScheduleSeen, loader: LoaderSeen) -> tuple[str, str] | None:

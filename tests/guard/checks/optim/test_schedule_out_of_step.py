@@ -339,3 +339,14 @@ def test_a_plan_in_samples(plan: int, more: dict[str, Any], word: str | None) ->
     verdict = find(seen([0.1] * 160, **{**SLOWLY, "horizon": plan}), feed)
     assert (verdict is None) if word is None else (isinstance(verdict, Finding) and word in verdict.message)
     assert find(seen([0.1] * 155, **{**SLOWLY, "horizon": plan, "ticks": 155}), feed) is None  # ends in mid-epoch
+
+
+def test_a_warm_up_that_is_longer_than_its_plan() -> None:
+    rising, whole = [(n + 1) / 300 for n in range(160)], {**SLOWLY, "base": 1.0, "horizon": 160}
+    verdict = find(seen(rising, **whole), TEN)
+    assert isinstance(verdict, Finding) and "its warm-up takes 299" in verdict.message
+    assert verdict.severity == "warning"
+    for more in ({"horizon": 1600}, {"horizon": None}, {"closed": False}, {"restored": True}, {"base": 160 / 300}):
+        assert find(seen(rising, **{**whole, **more}), TEN) is None
+    assert find(seen(rising, **whole), loader(0, 80, batches=80)) is None  # two epochs may be a trial
+    assert find(seen(rising, **whole)) is None
