@@ -41,6 +41,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     HeadSeen      once, after the first training forward that gives logits
     BinaryLossSeen   in the first backward pass; in later ones too, where that tells too little
     OutputsSeen   after sampled training forwards; CollapseSeen at the end, where vectors are compared with each other
+    LastBatchSeen once, when three measured steps were made of the last of several batches
     OutsideSeen   in sampled backward passes, of parameters that only the loss uses
     CutOffSeen    once, when modules that are optimized run under no_grad, or are detached
     FreshFrozenSeen   once, under `sightline run`, when frozen parts that nobody gave a value stand in the way
@@ -152,7 +153,7 @@ from sightline.guard.evidence.rows import (
     TailsSeen,
 )
 from sightline.guard.evidence.setup import Plan, Setup, TokenizerSetup, TowerSetup
-from sightline.guard.evidence.steps import History, OutsideSeen, ParameterSeen, Progress, StepSeen
+from sightline.guard.evidence.steps import History, LastBatchSeen, OutsideSeen, ParameterSeen, Progress, StepSeen
 
 __all__ = [
     "IGNORE",
@@ -187,6 +188,7 @@ __all__ = [
     "History",
     "ImagePairsSeen",
     "JudgedLossesSeen",
+    "LastBatchSeen",
     "LeakSeen",
     "LeftInEvalSeen",
     "LeftOutSeen",
@@ -306,6 +308,7 @@ Evidence = (
     | RenewedSeen
     | ReplacedSeen
     | OutputsSeen
+    | LastBatchSeen
     | OutsideSeen
     | PicturesSeen
     | PlateauSeen
