@@ -51,6 +51,11 @@ class Counters:
         """Whether there is anything left to follow."""
         return bool(self._counts) and self._steps < LONG
 
+    @property
+    def rising(self) -> bool:
+        """Whether any of them rose, however."""
+        return any(count.rises for count in self._counts.values())
+
     def stepped(self) -> str:
         """One step later: the name of a number that is known by now to count on, and where it began; or nothing."""
         self._steps += 1

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from sightline.attach.hook import Hook, unwrapped
 from sightline.attach.onlookers.schedule import schedules_of
 from sightline.attach.script.again import print_of
+from sightline.attach.script.checkpoints.by_count import ByCount
 from sightline.attach.script.checkpoints.contents import (
     Known,
     bytes_of,
@@ -35,6 +36,7 @@ from sightline.attach.script.checkpoints.contents import (
 )
 from sightline.attach.script.checkpoints.followers import Followers
 from sightline.attach.script.checkpoints.in_parts import InParts
+from sightline.attach.script.checkpoints.left_out import not_given, with_lost
 from sightline.attach.script.checkpoints.makes import highest, rate_of
 from sightline.attach.script.checkpoints.matching import Matching
 from sightline.attach.script.checkpoints.reloads import watch_half, watch_nothing_came, watch_reload
@@ -95,7 +97,7 @@ class Resumes:
         self._hook = lambda act: Hook(act, lambda error: fault(f"resume: {type(error).__name__}: {error}"))
         self._saved: dict[str, Saved] = {}
         self._names: dict[Known, str] = {}  # where something was saved, by what is in it
-        self._followers = Followers()
+        self._followers, self._by_count = Followers(), ByCount()
         self._rates: weakref.WeakKeyDictionary[Optimizer, float] = weakref.WeakKeyDictionary()  # they were made with
         self._first: weakref.WeakKeyDictionary[Optimizer, float] = weakref.WeakKeyDictionary()  # of their first steps
         self._read: tuple[str, Any] | None = None  # the last checkpoint of our own that was read
@@ -132,7 +134,7 @@ class Resumes:
 
     def _needs(self) -> bool:
         """Whether the next steps are to be heard."""
-        return bool(self._read or self._loaded or self._going or self._followers.waiting)
+        return bool(self._read or self._loaded or self._going or self._followers.waiting or self._by_count.waiting)
 
     def _wrote(self, one: Watched, path: str, what: Any) -> None:
         """A model in training was saved."""
@@ -186,7 +188,7 @@ class Resumes:
             return
         self._read = None
         if tells_how_far(content):
-            self._loaded, self._lost = (weakref.ref(inner), path, content), _held(content, missing)
+            self._loaded, self._lost = (weakref.ref(inner), path, content), not_given(content, missing)
         if missing:
             watch_reload(inner, missing, self._saved[path].one, path, self._hook)
 
@@ -197,6 +199,7 @@ class Resumes:
             self._first[optimizer] = highest(optimizer, "lr")
             self._note_settings(optimizer)
         self._followers.stepping(optimizer)
+        self._by_count.stepping(optimizer)
         if self._going is not None and self._going.optimizer() in (optimizer, None):
             self._judge(self._going)
             self._going = None
@@ -217,9 +220,10 @@ class Resumes:
             return
         model, step, schedules = one.recorder.model, one.recorder.step, schedules_of(optimizer)
         seen = resume(content, model, [optimizer], schedules, Path(path), step, rates=bool(schedules))
-        seen = _with_lost(_of_parts(seen, any(schedule.last_epoch > 1 for schedule in schedules)), model, self._lost)
+        seen = with_lost(_of_parts(seen, any(schedule.last_epoch > 1 for schedule in schedules)), model, self._lost)
         if not seen.differ and "optimizer" in seen.compared and (again := self._begins_anew(optimizer, saved)):
             seen = replace(seen, differ=(("rate", again),))
+            self._by_count.begins(one, optimizer, seen, content, saved.rows, saved.step)
         if saved.fit is not None or fit_of(model) is not None:
             began = saved.settings == self._settings.get(model, {}) and saved.last(content)
             told = of_a_trainer(seen, saved.fit, fit_of(model), content, optimizer) if began else None
@@ -240,6 +244,7 @@ class Resumes:
         rows = fed[-1].inputs if fed else ()
         if not rows or sum(row in saved.rows for row in rows) < SAME * len(rows):
             return bool(fed)
+        self._by_count.ends()
         one.attachment.show(going.seen)
         if not going.seen.differ:
             self._followers.loaded(going.path, one, going.seen)
@@ -300,28 +305,3 @@ def _of_parts(seen: ResumeSeen, set_forward: bool) -> ResumeSeen:
     live = tuple(part for part in seen.live if part != "schedule" or "schedule" in seen.saved or not set_forward)
     differ = tuple(one for one in seen.differ if one[0] in PARTS)
     return replace(seen, live=live, differ=differ)
-
-
-def _held(content: Mapping[Any, Any], missing: Sequence[str]) -> dict[str, Tensor]:
-    """What a checkpoint holds under the names that a module was not given."""
-    parts = [content, *(part for part in content.values() if isinstance(part, Mapping))]
-    return {n: part[n] for n in missing for part in parts if isinstance(part.get(n), Tensor)}
-
-
-def _with_lost(seen: ResumeSeen, model: nn.Module, lost: Mapping[str, Tensor]) -> ResumeSeen:
-    """Weights that were saved and not loaded, by a run that goes on with its optimizer's state: no part is new to it.
-
-    A head that is left out to be trained anew has no moments of its own that would fit.
-    """
-    if "optimizer" not in seen.compared or any(part == "optimizer" for part, _ in seen.differ):
-        return seen
-    live = model.state_dict()
-    away = [n for n, value in lost.items() if n in live and live[n].shape == value.shape and _differs(live[n], value)]
-    if not away:
-        return seen
-    what = f"{len(away)} tensors of the checkpoint were left out of the state that was loaded, e.g. {away[0]}"
-    return replace(seen, differ=(("weights", what), *seen.differ))
-
-
-def _differs(live: Tensor, saved: Tensor) -> bool:
-    return not torch.equal(live.detach().to(saved.device, saved.dtype), saved)
