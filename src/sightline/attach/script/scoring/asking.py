@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from sightline.attach.script.scoring.pairs import Data, Function, Pair
+from sightline.attach.script.scoring.prompts import fronted
 from sightline.attach.script.scoring.readings import normalised, reading
 from sightline.attach.script.scoring.replica import Replica
 from sightline.attach.script.scoring.verdict import Verdict, judged, numbers
@@ -49,7 +50,8 @@ def _truth(
 ) -> dict[tuple[str, str], Verdict] | None:
     rows = {name: data.rows for name, data in one.data.items()}
     with torch.no_grad():
-        read = reading(rows[pred], rows[target])
+        lead = fronted(rows[pred], rows[target], one.leads) if one.leads else None
+        read = lead or reading(rows[pred], rows[target])
     if read is None or not (read.others or isinstance(read.truth, list)):
         return None
     built = Replica(own)
@@ -64,7 +66,7 @@ def _truth(
         return _scored(metric, function.code, rest, one, {**rows, pred: these, target: those})
 
     with alone():
-        if isinstance(read.truth, list):
+        if lead is None and isinstance(read.truth, list):
             read = replace(read, others=(*read.others, *normalised(read, rows[target], built.makers())))
         return judged(read, rows[pred], rows[target], score, _counts(rows[target]))
 
@@ -99,7 +101,8 @@ def _joined(pairs: list[Pair]) -> list[Pair]:
         data[name] = Data(rows if isinstance(rows[0], str) else torch.stack(rows), one.restored)
     most = len(pairs) / 2
     given = {name for name in first.names if sum(name in one.given for one in pairs) > most}
-    return [Pair(first.names, data, first.values, given, single=True)]
+    leads = set().union(*(one.leads for one in pairs))
+    return [Pair(first.names, data, first.values, given, leads=leads, single=True)]
 
 
 def _roles(one: Pair, before: Pair | None) -> tuple[str, str] | None:

@@ -32,6 +32,7 @@ from sightline.attach.script.scoring.carried import carried
 from sightline.attach.script.scoring.methods import Method, asks
 from sightline.attach.script.scoring.ongoing import Ongoing
 from sightline.attach.script.scoring.pairs import Function, Pair, ends_alike, is_from, leaves, pair, said
+from sightline.attach.script.scoring.prompts import prompts
 from sightline.attach.script.scoring.recorded import Recorded, Spots
 from sightline.attach.script.scoring.replay import replayed
 from sightline.attach.script.scoring.verdict import Verdict, numbers
@@ -246,6 +247,8 @@ class Scores:
             if found is None:
                 return None
             self._trace(found, seen)
+        texts = [text for one in found.data.values() if isinstance(one.rows, list) for text in one.rows]
+        found.leads = prompts(frame.f_back, self._own, texts) if texts else set()
         if known is None:
             free = {name: seen[name] for name in code.co_freevars if name in seen}
             known = self._functions[code] = Function(code, frame.f_globals, free, _place(frame.f_back))

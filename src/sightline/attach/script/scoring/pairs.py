@@ -36,6 +36,7 @@ class Pair:
     """One call. `names`: of the two arguments that are compared. `data`: they, and perhaps a mask. `values`: the rest.
 
     `given`, `made`: which of the two the data gave, and which the model. `single`: each row is a call of its own.
+    `leads`: texts at hand with which some of theirs begin.
     """
 
     names: tuple[str, str]
@@ -43,6 +44,7 @@ class Pair:
     values: dict[str, Any]
     given: set[str] = field(default_factory=set)
     made: set[str] = field(default_factory=set)
+    leads: set[str] = field(default_factory=set)
     single: bool = False
     count: int = 1  # rows that came
 

@@ -5,8 +5,9 @@ Root cause: predictions and targets do not speak the same language: class ids sh
 where corners are expected, another order of rows, positions without a label (-100) that are counted, or decoded as a
 word; what a causal model says of the next token beside the label of this one; texts whose writing ends (`max_length`,
 20 by default) before those that are wanted do; texts stripped, cleaned up or decoded without special tokens on one side
-alone; probabilities squashed again; hits divided by `len(loader) * batch_size`, where the last batch is short; or the
-metric itself is wrong; or it is never set back, and counts the answers of earlier evaluations along.
+alone, or still behind their prompt; probabilities squashed again; hits divided by `len(loader) * batch_size`, where the
+last batch is short; or the metric itself is wrong; or it is never set back, and counts the answers of earlier
+evaluations along.
 Fix: convert predictions to the metric's format and offset (its docs say which), and feed it the targets as predictions
 until it says 1.0. Of torchmetrics, call `metric.reset()` before each evaluation.
 Stays silent when: the ground truth scores what the host calls perfect, or, where the host says nothing, 1 (or more) as
@@ -83,7 +84,7 @@ def _finding(oracle: OracleSeen, what: str) -> Finding:
         severity="error",
         message=f"metric '{oracle.name}' {what}",
         fix="bring predictions into the metric's format (class offset, box format, order of rows; a causal model's"
-        " [:, :-1] beside labels[:, 1:]; texts cleaned up alike on both sides), and leave out what has no label:"
+        " [:, :-1] beside labels[:, 1:]; texts cleaned up alike on both sides, without the prompt), and leave out what has no label:"
         " labels != -100, or the pad token in its place before ids are decoded, both with skip_special_tokens=True;"
         " divide hits by the rows that came",
         seen={"truth": oracle.truth, "shuffled": list(oracle.spoilt), "perfect": oracle.perfect},
