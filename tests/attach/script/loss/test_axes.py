@@ -90,3 +90,32 @@ def test_anchors_share_a_dimension() -> None:
     assert codes(PLANES, lambda z, y: F.cross_entropy(z.view(8, 3, 6, 10), y[:480].view(8, 6, 10)), 6) == []
     assert codes((4, 6), lambda z, y: F.cross_entropy(z.view(4, 2, 3).transpose(1, 2), y[:8].view(4, 2)), 6) == []
     assert codes((4, 6), lambda z, y: flat(z.view(8, 3), y), 6) == []
+
+
+def of_classes(z: Tensor, y: Tensor, dim: int) -> Tensor:
+    return F.nll_loss(z.log_softmax(dim), y[: len(z)])
+
+
+OVER_SAMPLES: dict[str, Loss] = {
+    "a class for each": lambda z, y: of_classes(z, y, 0),
+    "smoothed": lambda z, y: -(z.log_softmax(-2) * (F.one_hot(y[:8], 3) * 0.9 + 0.1 / 3)).sum(1).mean(),
+}
+CHOICES: dict[str, Loss] = {
+    "classes": lambda z, y: of_classes(z, y, 1),
+    "one sample for each question": lambda z, y: -z.log_softmax(0)[[1, 5, 6], [0, 1, 2]].mean(),
+    "shares of samples": lambda z, y: -(z.log_softmax(0) * torch.rand(8, 3).softmax(0)).sum(0).mean(),
+    "transposed": lambda z, y: F.cross_entropy(z.T, y[:3]),
+    "in both directions": lambda z, y: of_classes(z, y, 0) + of_classes(z, y, 1),
+    "weighed samples": lambda z, y: (torch.rand(8) * F.nll_loss(z.log_softmax(0), y[:8], reduction="none")).mean(),
+    "every class as often": lambda z, y: F.nll_loss(z[:6].log_softmax(0), torch.arange(6) % 3),
+}
+
+
+@pytest.mark.parametrize("name", OVER_SAMPLES)
+def test_a_softmax_over_samples(name: str) -> None:
+    assert codes((8, 3), OVER_SAMPLES[name]) == ["I4"]
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_choices_among_samples(name: str) -> None:
+    assert codes((8, 3), CHOICES[name]) == []

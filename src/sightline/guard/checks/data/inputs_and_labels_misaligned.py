@@ -14,10 +14,10 @@ give outputs and targets one shape: `outputs.squeeze(-1)`.
 Stays silent when: inputs come back with the class they had, or so often that the rest is label noise; inputs never
 repeat (fresh augmentation, one epoch), or repeat as one fixed wrong pairing that is learnt by heart. Images beside
 texts may be drawn with replacement, keep some of their texts or classes, or move no output. Softmaxes may go along
-whole planes or lines of outputs, a part of one dimension, or what was permuted. All targets of a batch may be one number
-(a discriminator's), or the mean of its outputs (a loss that holds them together); all may be
-compared with all on purpose (contrast, ranks, kernels): outputs on both sides, or a choice among the pairs. Rows may
-come in an order of their own that a model, its loss or a collate function tells, or in pairs that the latter draws.
+whole planes or lines of outputs, a part of one dimension, or what was permuted. All targets of a batch may be one
+number (a discriminator's), or the mean of its outputs (a loss that holds them together); all may be compared with all
+on purpose (contrast, ranks, kernels): outputs on both sides, or a choice among the pairs. Rows may come in an order of
+their own that a model, its loss or a collate function tells, or in pairs that the latter draws.
 Sources:
 - https://arxiv.org/abs/2103.14749 (2021-03-26): label errors in ten test sets are 3.4 % on average, 10 % at most
 - https://docs.pytorch.org/docs/stable/data.html (2026-11-01): a data set's row holds the sample with its label
