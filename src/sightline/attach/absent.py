@@ -30,6 +30,7 @@ ABSENT = {
     "ScheduleSeen": "fewer than two optimizer steps were seen",
     "HeadSeen": "no training forward from the first step on gave (..., C) logits",
     "OwnModeSeen": "no module of a model in train mode overrides train()",
+    "AxisSeen": "no loss was seen that takes its softmax along another axis than the classes",
     "DivergenceSeen": "no loss was seen that takes probabilities for their logarithms",
     "StillSeen": "no ten steps in a row wrote to nothing",
     "OutputsSeen": "no training batch of several samples whose inputs and outputs have one row each was seen",

@@ -48,6 +48,11 @@ def may_teach_classes(logits: Tensor | None, rows: int) -> bool:
     return logits.numel() <= MOST and logits.shape[1:] != (rows,) and rows >= LEAST
 
 
+def rows_taught(grad: Tensor) -> tuple[int, ...]:
+    """The places of the rows of (B, ...) outputs that have a gradient."""
+    return tuple(grad.reshape(len(grad), -1).any(dim=1).nonzero()[:, 0].tolist())
+
+
 class Taught:
     """Reads batch after batch of one model."""
 

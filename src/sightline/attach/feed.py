@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
+
+ORDERED = 1 << 20  # samples whose order is drawn to be compared; above, the sampler's seed and epoch stand for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +30,18 @@ class Feed:
     def last(cls) -> Feed | None:
         """That of now; None before the first batch, and where nobody notices loaders."""
         return cls.source() if cls.source is not None else None
+
+
+def splitting(loader: DataLoader[Any]) -> Any:
+    """The loader's sampler, when it splits the data between ranks."""
+    inner = getattr(loader.batch_sampler, "sampler", None)  # a batch sampler of somebody's own may have none
+    return next((s for s in (loader.sampler, inner) if hasattr(s, "num_replicas")), None)
+
+
+def order_of(sampler: Any) -> int | None:
+    """A hash of the order of torch's own distributed sampler, which follows from its seed and epoch alone."""
+    if not isinstance(sampler, DistributedSampler) or type(sampler).__iter__ is not DistributedSampler.__iter__:
+        return None
+    if len(sampler.dataset) > ORDERED:  # type: ignore[arg-type]
+        return hash((sampler.seed, sampler.epoch))
+    return hash(tuple(sampler))

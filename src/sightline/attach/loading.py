@@ -11,11 +11,11 @@ from statistics import median
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from sightline.attach import mixed
-from sightline.attach.classes import Taught, may_teach_classes
-from sightline.attach.feed import Feed
+from sightline.attach.classes import Taught, may_teach_classes, rows_taught
+from sightline.attach.feed import Feed, order_of, splitting
 from sightline.attach.files import misfiled
 from sightline.attach.prints import part_hashes, text_and_image, together
 from sightline.attach.recorder import Recorder
@@ -42,7 +42,6 @@ WHY = {
     "RowsSeen": "no training batch was seen whose inputs share their leading dimension",
     "WaitingSeen": "no steps with a loader in sight: attach(..., dataloader=loader)",
 }
-ORDERED = 1 << 20  # samples whose order is drawn to be compared; above, the sampler's seed and epoch stand for it
 
 
 class Loading:
@@ -56,7 +55,7 @@ class Loading:
         self._told, self._inferred = False, 0  # epochs are told by `epoch`, or inferred from the steps
         self._seen: LoaderSeen | None = None
         self._fed: dict[int, Fed] = {}
-        self._reader = Taught()
+        self._reader, self._several = Taught(), False  # backward passes come through one output
         self._forwards, self._hashed, self._shown, self._rows_asked = 0, 0, 0, not wants("RowsSeen")
         self._forwards_before = 0  # this step
         self._files_asked = not wants("FiledSeen")
@@ -180,8 +179,11 @@ class Loading:
             logits.register_hook(lambda grad: self._gradient_came(number, box, grad))
 
     def _gradient_came(self, number: int, box: list[Tensor], grad: Tensor) -> None:
-        if box and not self._recorder.muted:
-            self._recorder.mailbox.post([box.pop(), grad], lambda v: self._taught(number, self._reader.classes(*v)))
+        if self._recorder.muted:
+            return
+        self._several = self._several or not box
+        if box:
+            self._recorder.mailbox.post([box.pop(), grad], lambda values: self._taught(number, *values))
 
     def _came(self, number: int, step: int, epoch: int | None, place: int | None, values: list[Tensor]) -> None:
         inputs, *sides = (tuple(value.tolist()) for value in values)
@@ -189,9 +191,11 @@ class Loading:
         while len(self._fed) * max(1, len(inputs)) > ROWS:
             del self._fed[next(iter(self._fed))]
 
-    def _taught(self, number: int, classes: tuple[int, ...] | None) -> None:
+    def _taught(self, number: int, logits: Tensor, grad: Tensor) -> None:
         if number in self._fed:
-            self._fed[number] = replace(self._fed[number], classes=classes)
+            classes = self._reader.classes(logits, grad)
+            rows = rows_taught(grad) if classes is None and not self._several else None
+            self._fed[number] = replace(self._fed[number], classes=classes, taught=rows)
 
     def _show(self, *, final: bool = False) -> None:
         count = len(self._fed)
@@ -263,7 +267,7 @@ class Loading:
         """An epoch begins: read the set-up; in the first, draw in workers."""
         loader, before = self._loader, self._seen
         assert loader is not None
-        sampler, batches = _splitting(loader), _batches(loader)
+        sampler, batches = splitting(loader), _batches(loader)
         length = len(loader.dataset) if batches and isinstance(loader.dataset, Sized) else None
         self._seen = LoaderSeen(
             step=self._recorder.step,
@@ -272,7 +276,7 @@ class Loading:
             workers=loader.num_workers,
             replicas=getattr(sampler, "num_replicas", None),
             shuffles=getattr(sampler, "shuffle", None),
-            orders=(*(before.orders if before else ()), _order(sampler)),
+            orders=(*(before.orders if before else ()), order_of(sampler)),
             samples=len(sampler) if sampler is not None else None,
             batches=batches,
             starts=(*(before.starts if before else ()), self._recorder.step) if self._told else (),
@@ -315,18 +319,3 @@ def _batches(loader: DataLoader[Any]) -> int | None:
 def _made(call: Call) -> bool:
     """Inputs that gradients flow through come from another model (a generator's, judged by a critic), not from data."""
     return any(isinstance(value, Tensor) and value.requires_grad for value in (*call.args, *call.kwargs.values()))
-
-
-def _splitting(loader: DataLoader[Any]) -> Any:
-    """The loader's sampler, when it splits the data between ranks."""
-    inner = getattr(loader.batch_sampler, "sampler", None)  # a batch sampler of somebody's own may have none
-    return next((s for s in (loader.sampler, inner) if hasattr(s, "num_replicas")), None)
-
-
-def _order(sampler: Any) -> int | None:
-    """A hash of the order of torch's own distributed sampler, which follows from its seed and epoch alone."""
-    if not isinstance(sampler, DistributedSampler) or type(sampler).__iter__ is not DistributedSampler.__iter__:
-        return None
-    if len(sampler.dataset) > ORDERED:  # type: ignore[arg-type]
-        return hash((sampler.seed, sampler.epoch))
-    return hash(tuple(sampler))

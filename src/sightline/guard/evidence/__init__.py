@@ -50,7 +50,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     ReplacedSeen  once, when layers took the place of such as only the optimizer still holds
     PicturesSeen  once, when all images of many training batches were one and the same
     PullSeen      after first backward passes that pull all outputs of a batch to one number
-    CrossedSeen   once, under `sightline run`, when a loss compares each output with the values of all samples
+    CrossedSeen, AxisSeen  once, under `sightline run`, when a loss takes values of several samples or places together
     DivergenceSeen  under `sightline run`, when a loss was given probabilities where it takes their logarithms
     StillSeen     once, when optimizer steps have written to nothing for a while
     UnresetSeen     once, under `sightline run`, when an evaluation went on with what a metric had counted before
@@ -60,8 +60,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
                      when a part of a data set is judged, of which parts were taught
     ClippedSeen   under `sightline run`, after the first twelve calls that clip gradients
     ScalerSeen    as the loss scale is read; RoundingSeen after sampled steps on 16-bit parameters
-    GeneratedSeen when a Trainer judged what its model wrote
-    OverfitSeen, OracleSeen, ResumeSeen    when the host asks
+    GeneratedSeen when a Trainer judged what its model wrote; OverfitSeen, OracleSeen, ResumeSeen when the host asks
     CollectivesSeen   under `sightline run`, when a rank is about to call what another did not
     AutocastSeen  after the first measured training forwards under autocast
     LeftInEvalSeen   once, after 16 steps in evaluation mode that follow an evaluation, and at the end after 8
@@ -132,7 +131,7 @@ from sightline.guard.evidence.metrics import MetricsHistory, MetricsSeen, Unrese
 from sightline.guard.evidence.parallel import CollectivesSeen, RankFacts, RanksSeen, Round
 from sightline.guard.evidence.pictures import PicturesSeen
 from sightline.guard.evidence.prompt_masks import PromptMasksSeen
-from sightline.guard.evidence.pull import CrossedSeen, PullSeen
+from sightline.guard.evidence.pull import AxisSeen, CrossedSeen, PullSeen
 from sightline.guard.evidence.reference import ReferenceSeen
 from sightline.guard.evidence.replaced import RenewedSeen, ReplacedSeen
 from sightline.guard.evidence.rounding import (
@@ -159,6 +158,7 @@ __all__ = [
     "IGNORE",
     "AccessSeen",
     "AutocastSeen",
+    "AxisSeen",
     "BatchMeansSeen",
     "BatchScore",
     "BatchSeen",
@@ -268,6 +268,7 @@ Evidence = (
     | ContextSeen
     | ClippedSeen
     | CollapseSeen
+    | AxisSeen
     | CrossedSeen
     | CutOffSeen
     | Ended

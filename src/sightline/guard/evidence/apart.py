@@ -5,6 +5,7 @@ from __future__ import annotations
 from sightline.guard.evidence.extracted import ExtractedSeen
 from sightline.guard.evidence.filed import FiledSeen
 from sightline.guard.evidence.loading import PairedSeen
+from sightline.guard.evidence.pull import AxisSeen
 from sightline.guard.evidence.strays import Stray
 
 
@@ -32,3 +33,14 @@ def _augmented(seen: PairedSeen) -> Stray:
         what = f"{seen.apart} of {seen.moved} rows that collate_fn makes hold parts of different samples"
         remedy = "sort or shuffle the samples before they are taken apart, never one of their parts alone"
     return Stray(what, remedy, True, {"looked at": seen.moved, "apart": seen.apart})
+
+
+def misread(axis: AxisSeen | None) -> Stray | None:
+    """Outputs whose numbers a `view` deals to other places, each of which has a label of its own."""
+    if axis is None or axis.samples:
+        return None
+    what = f"the loss reads outputs of shape {axis.made} as {axis.taken}: a softmax along dimension {axis.dim} takes"
+    what += " numbers of several places for the classes of one"
+    remedy = "move the dimension of the classes, never view it: logits.permute(0, 2, 3, 1).reshape(-1, classes), or"
+    remedy += " logits.transpose(1, 2)"
+    return Stray(what, remedy, True, {"outputs": list(axis.made), "taken as": list(axis.taken)})

@@ -56,6 +56,7 @@ class Fed:
 
     `classes` are read off the loss's gradient, and only where it is that of cross-entropy with one class a row.
     `epoch`: the loader's, where it is known when epochs begin; `place`: in that epoch, where it is known.
+    `taught`: places of the rows of (B, C) outputs that have a gradient, where it teaches no classes.
     `texts`, `images`: hashes of both for each row, where one image came beside ids.
     """
 
@@ -66,6 +67,7 @@ class Fed:
     place: int | None = None
     texts: tuple[int, ...] = ()
     images: tuple[int, ...] = ()
+    taught: tuple[int, ...] | None = None
 
     @property
     def print(self) -> int:

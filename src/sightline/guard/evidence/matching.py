@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 
 from sightline.guard.evidence.loading import MatchesSeen
+from sightline.guard.evidence.strays import Stray
 
 LATE, GUESSED = 8, 0.57  # batches of the second half; others below the own partner: 0.5 by chance, a little by heart
 AGAIN, CHANCE, FEW = 64, 2.0, 3  # inputs that came back; times more than chance that keep their partner, and some
@@ -23,3 +24,14 @@ def never_found(seen: MatchesSeen) -> tuple[float, bool] | None:
     if not (dealt or (seen.natural and seen.step >= LONG and seen.again >= SHOWN * seen.rows)):
         return None
     return fmean(late), dealt
+
+
+def parted(seen: MatchesSeen | None) -> Stray | None:
+    """The same in words."""
+    if seen is None or (found := never_found(seen)) is None:
+        return None
+    won, dealt = found
+    what = f"after {seen.step} steps a partner scores above {won:.0%} of the others, as by chance"
+    what += f"; {seen.again - seen.kept} of {seen.again} came back with another one" if dealt else ""
+    remedy = "shuffle, sort and filter both inputs of a pair with one index: images[i] with captions[i]"
+    return Stray(what, remedy, dealt, {"with their partner": seen.kept, "expected if dealt anew": seen.expected})

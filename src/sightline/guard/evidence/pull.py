@@ -53,3 +53,21 @@ class CrossedSeen:
     given: tuple[int, ...]
     other: tuple[int, ...]
     made: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AxisSeen:
+    """A softmax under a loss, in several steps.
+
+    Attributes:
+        made: shape of what the last layer gave.
+        taken: shape in which the softmax takes it, and `dim`, along which: each of its rows holds as many numbers as
+            there are classes, and numbers of several places, or its sums are those of all samples.
+        samples: it is along the samples, though each of them is taught a class.
+    """
+
+    step: int
+    made: tuple[int, ...]
+    taken: tuple[int, ...]
+    dim: int
+    samples: bool = False

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+import sightline
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.data.batch_collapsed import find
-from sightline.guard.evidence import Fed, FeedSeen, LoaderSeen, LossSeen, RowsSeen, SharedTextSeen
+from sightline.guard.evidence import AxisSeen, Fed, FeedSeen, LoaderSeen, LossSeen, RowsSeen, SharedTextSeen
 
 SEEN = RowsSeen(3, 4, (4, 2), own=1.0, others=(0.0, 0.0, 0.0), noise=1e-7)
 
@@ -157,3 +158,67 @@ def test_inputs_that_may_repeat(batches: list[tuple[tuple[int, ...], tuple[int, 
     """Samples of one prompt, a bandit without a context, draws from a few inputs."""
     assert isinstance(find(feed=fed(*batches)), CannotTell)
     assert find(SEEN, feed=fed(*batches)) is None
+
+
+def taught_rows(*places: int | None, rows: int = 4, batches: int = 16) -> FeedSeen:
+    """Batches of different inputs, in which these rows have a gradient."""
+    told = tuple(place for place in places if place is not None)
+    made = [Fed(n, tuple(range(rows * n, rows * n + rows)), taught=told or None) for n in range(batches)]
+    return FeedSeen(batches, tuple(made))
+
+
+LOADER = LoaderSeen(0, 0, False, 0, size=4)
+
+
+@pytest.mark.parametrize(("place", "word"), [(3, "last"), (0, "first")])
+def test_one_sample_of_each_batch_teaches(place: int, word: str) -> None:
+    found = find(SEEN, feed=taught_rows(place), loader=LOADER)
+    assert isinstance(found, Finding) and f"the {word} one alone" in found.message
+
+
+@pytest.mark.parametrize(
+    ("rows", "feed", "loader"),
+    [
+        (SEEN, taught_rows(2), LOADER),
+        (SEEN, taught_rows(0, 3), LOADER),
+        (SEEN, taught_rows(3, batches=15), LOADER),
+        (SEEN, taught_rows(None), LOADER),
+        (SEEN, taught_rows(3), replace(LOADER, size=2)),
+        (SEEN, taught_rows(3), None),
+        (replace(SEEN, others=(1e-3, 0.0, 0.0)), taught_rows(3), LOADER),
+        (
+            SEEN,
+            FeedSeen(32, (*taught_rows(3).batches, *(Fed(n, (n, 1, 2, 3), (0, 1, 0, 1)) for n in range(16)))),
+            LOADER,
+        ),
+        (SEEN, FeedSeen(16, tuple(Fed(n, (n,) * 4, taught=(3,)) for n in range(16))), LOADER),
+    ],
+    ids=["in between", "both", "few", "classes", "joined", "no loader", "a sequence", "now and then", "one input"],
+)
+def test_rows_that_may_have_no_gradient(rows: RowsSeen, feed: FeedSeen, loader: LoaderSeen | None) -> None:
+    assert find(rows, feed=feed, loader=loader) is None
+
+
+def test_a_softmax_over_samples() -> None:
+    found = find(SEEN, axis=AxisSeen(9, (32, 4), (32, 4), 0, samples=True))
+    assert isinstance(found, Finding) and "over the samples" in found.message
+    assert find(SEEN, axis=AxisSeen(9, (4, 3, 8), (32, 3), 1)) is None
+
+
+@pytest.mark.parametrize("each", [False, True], ids=["the last one", "each by itself"])
+def test_losses_of_single_samples(each: bool) -> None:
+    """A loop that goes backward for each sample has as many passes through one output."""
+    torch.manual_seed(0)
+    data = torch.utils.data.TensorDataset(torch.randn(80, 6), torch.randint(0, 3, (80,)))
+    loader = torch.utils.data.DataLoader(data, 4, shuffle=True)
+    model = torch.nn.Linear(6, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with sightline.attach(model, optimizer, dataloader=loader, on_finding=None) as guard:
+        for x, y in loader:
+            optimizer.zero_grad()
+            out = model(x)
+            losses = [torch.nn.functional.cross_entropy(out[i : i + 1], y[i : i + 1]) for i in range(4)]
+            for loss in losses if each else losses[-1:]:
+                loss.backward(retain_graph=True)
+            optimizer.step()
+    assert ("I4" in {finding.code for finding in guard.findings}) is not each

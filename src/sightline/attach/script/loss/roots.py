@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from sightline.attach.hook import Hook
 from sightline.attach.open_step import Loss, OpenStep
 from sightline.attach.recorder import Recorder
+from sightline.attach.script.loss.axes import Axes
 from sightline.attach.script.loss.crossed import Crossed
 from sightline.attach.script.loss.divergence import show_divergence
 from sightline.attach.script.loss.logits import SoftmaxLoss
@@ -47,7 +48,7 @@ class Losses:
         self._models = models
         self._hook = lambda act: Hook(act, lambda error: fault(f"loss: {type(error).__name__}: {error}"))
         self._inside, self._terms, self._unsound = False, Terms(), Unsound()
-        self._crossed, self._margins = Crossed(self._hook), Margins()
+        self._crossed, self._margins, self._axes = Crossed(self._hook), Margins(), Axes()
         self._plain: Callable[..., Any] | None = None  # torch's own, while ours is in its place
         self._wrapped: Callable[..., Any] | None = None
         self._given: Tensor | None = None  # to a library that scales it before it goes backward
@@ -154,6 +155,7 @@ class Losses:
             if len(live) == 1:
                 show_divergence(root, live[0].recorder)
                 self._margins.look(root, live[0].recorder)
+                self._axes.look(root, live[0].recorder)
         if len(live) == 1:
             self._terms.look(root, live[0].recorder)
         for one, step, *_ in states if len(live) > 1 else ():

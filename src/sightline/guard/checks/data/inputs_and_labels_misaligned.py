@@ -7,15 +7,17 @@ the difference is (n, n), each output is compared with every label, and the best
 Or image and mask (or boxes) are augmented with random numbers of their own; or a collate function sorts one part alone,
 or a tower its texts, by length; or features have the order of a shuffling loader, and labels that of the data set; or
 numbered files are sorted as texts (scan_10 before scan_2), or as the folder lists them, and their labels by number;
-or images come from a loader that shuffles on its own, and questions with their answers from another.
+or images come from a loader that shuffles on its own, and questions with their answers from another. Or outputs reach
+the loss through `view(-1, classes)` where classes are not the last dimension: each place has numbers of its neighbours.
 Fix: shuffle with one permutation (`i = torch.randperm(n); x, y = x[i], y[i]`), or keep each pair in one data set row;
 give outputs and targets one shape: `outputs.squeeze(-1)`.
 Stays silent when: inputs come back with the class they had, or so often that the rest is label noise; inputs never
 repeat (fresh augmentation, one epoch), or repeat as one fixed wrong pairing that is learnt by heart. Images beside
-texts may be drawn with replacement, keep some of their texts or classes, or move no output. All targets of
-a batch may be one number (a discriminator's), or the mean of its outputs (a loss that holds them together); all may be
-compared with all on purpose (contrast, ranks, kernels): outputs on both sides, or a choice among the pairs. Rows may
-come in an order of their own that a model, its loss or a collate function tells, or in pairs that the latter draws.
+texts may be drawn with replacement, keep some of their texts or classes, or move no output. Softmaxes may go along
+whole planes or lines of outputs, a part of one dimension, or what was permuted. All targets of a batch may be one
+number (a discriminator's), or the mean of its outputs (a loss that holds them together); all may be compared with all
+on purpose (contrast, ranks, kernels): outputs on both sides, or a choice among the pairs. Rows may come in an order of
+their own that a model, its loss or a collate function tells, or in pairs that the latter draws.
 Sources:
 - https://arxiv.org/abs/2103.14749 (2021-03-26): label errors in ten test sets are 3.4 % on average, 10 % at most
 - https://docs.pytorch.org/docs/stable/data.html (2026-11-01): a data set's row holds the sample with its label
@@ -25,6 +27,7 @@ from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
 from sightline.guard.evidence import (
+    AxisSeen,
     CrossedSeen,
     ExtractedSeen,
     FeedSeen,
@@ -35,9 +38,9 @@ from sightline.guard.evidence import (
     PullSeen,
     RowsSeen,
 )
-from sightline.guard.evidence.apart import apart
+from sightline.guard.evidence.apart import apart, misread
 from sightline.guard.evidence.dealt import dealt
-from sightline.guard.evidence.matching import never_found
+from sightline.guard.evidence.matching import parted
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vision", "vlm")
@@ -56,12 +59,13 @@ def find(
     orders: OrdersSeen | None = None,
     filed: FiledSeen | None = None,
     rows: RowsSeen | None = None,
+    axis: AxisSeen | None = None,
 ) -> Verdict:
     """Compare the classes of inputs that came back with what independent classes would give."""
-    if (one := apart(paired, filed, kept) or dealt(feed, rows)) is not None:
-        return Finding("error", one.what, one.remedy, one.seen)
-    if finding := (orders and _out_of_order(orders, feed)) or (matches and _never_found(matches)):
+    if finding := orders and _out_of_order(orders, feed):
         return finding
+    if one := apart(paired, filed, kept) or misread(axis) or dealt(feed, rows) or parted(matches):
+        return Finding("error" if one.sure else "warning", one.what, one.remedy, one.seen)
     if crossed is not None or (pull is not None and pull.targets_lost):
         return _all_with_all(crossed, pull)
     if feed is None:
@@ -85,17 +89,6 @@ def _all_with_all(crossed: CrossedSeen | None, pull: PullSeen | None) -> Finding
     assert pull is not None
     what = f"the loss pulls all {pull.rows} outputs of a batch to one number, another one in each batch"
     return Finding("error", what, fix, {"pulled to": pull.centres, "mean of the outputs": pull.means})
-
-
-def _never_found(seen: MatchesSeen) -> Finding | None:
-    if (found := never_found(seen)) is None:
-        return None
-    won, dealt = found
-    what = f"after {seen.step} steps a partner scores above {won:.0%} of the others, as by chance"
-    what += f"; {seen.again - seen.kept} of {seen.again} came back with another one" if dealt else ""
-    fix = "shuffle, sort and filter both inputs of a pair with one index: images[i] with captions[i]"
-    facts = {"with their partner": seen.kept, "expected if dealt anew": seen.expected}
-    return Finding("error" if dealt else "warning", what, fix, facts)
 
 
 def _out_of_order(seen: OrdersSeen, feed: FeedSeen | None) -> Finding | None:
