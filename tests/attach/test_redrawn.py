@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, SubsetRandomSampler
 
 import sightline
 from sightline.attach.feed import Feed
+from sightline.attach.onlookers.same_data import same_data
 
 Loader = DataLoader[tuple[Tensor, Tensor]]
 
@@ -27,6 +28,19 @@ class Noisy(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
         return self.x[i] + 0.5 * torch.randn(8), (self.x[i, 0] > 0).long()
+
+
+class Shown(Dataset[tuple[Tensor, Tensor]]):
+    """Samples in memory, augmented or as they are."""
+
+    def __init__(self, x: Tensor, *, augment: bool, fold: int = 0) -> None:
+        self.x, self.augment, self.fold = x, augment, fold
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        return self.x[i] + 0.5 * torch.randn(8) * self.augment, (self.x[i, 0] > 0).long()
 
 
 class Lab:
@@ -115,6 +129,43 @@ def test_parts_that_samplers_draw(lab: Lab, seeds: tuple[int, ...], told: list[s
         train, held = (SubsetRandomSampler(part) for part in (drawn(seed)[:90], drawn(seed)[90:]))
         lab.stage(*(DataLoader(lab.data, batch_size=20, sampler=one) for one in (train, held)))
     assert lab.told() == told
+
+
+@pytest.mark.parametrize(
+    ("seed", "other", "fold", "told"),
+    [(2, False, 0, ["M1"]), (1, False, 0, []), (2, True, 0, []), (2, False, 1, [])],
+    ids=["drawn twice", "one split", "other data", "perhaps other samples"],
+)
+def test_data_that_are_shown_in_two_ways(lab: Lab, seed: int, other: bool, fold: int, told: list[str]) -> None:
+    x = lab.data.x
+    train, held = Shown(x, augment=True), Shown(x + 1 if other else x, augment=False, fold=fold)
+    lab.stage(
+        *(DataLoader(Subset(data, part), batch_size=20) for data, part in zip((train, held), parts(seed), strict=True))
+    )
+    assert lab.told() == told
+
+
+def parts(seed: int) -> tuple[list[int], list[int]]:
+    """Training's part of one split, and what is held out of another."""
+    return drawn(1)[:90], drawn(seed)[90:]
+
+
+def test_lists_of_files_that_are_equal_are_of_one_folder_only_without_a_switch() -> None:
+    class Files:
+        def __init__(self, *, train: bool, root: str = "data") -> None:
+            self.root, self.train, self.names, self.transform = (
+                root,
+                train,
+                [str(n) for n in range(20)],
+                str if train else None,
+            )
+
+        def __len__(self) -> int:
+            return len(self.names)
+
+    assert same_data(Files(train=True), Files(train=True))
+    assert not same_data(Files(train=True), Files(train=False))
+    assert not same_data(Files(train=True), Files(train=True, root="test"))
 
 
 def test_a_pool_from_which_more_and_more_is_taught(lab: Lab) -> None:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Subset, SubsetRandomSampler
 
 from sightline.attach.feed import Feed
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
+from sightline.attach.onlookers.same_data import same_data
 from sightline.attach.origins import values_of
 from sightline.guard.evidence import RedrawnSeen
 from sightline.guard.probes.call import Call
@@ -27,11 +28,20 @@ ROUNDS = 64  # evaluations whose weights are remembered
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """A data set of `size` samples, and the places of some of them: (N,) int64, each once."""
+    """A data set of `size` samples, and the places of some of them: (N,) int64, each once.
+
+    `whole`: the first data set that was met of these data; `shown`: the one itself.
+    """
 
     whole: weakref.ref[Any]
+    shown: weakref.ref[Any]
     size: int
     places: Tensor
+
+    def of_one(self, other: Part) -> bool:
+        """Whether both are of the same data."""
+        whole = self.whole()
+        return whole is not None and whole is other.whole()
 
     def shared(self, other: Tensor) -> int:
         """How many of its places are in `other`."""
@@ -48,6 +58,20 @@ class Past:
     again: int = 0
     loaders: weakref.WeakSet[DataLoader[Any]] = field(default_factory=weakref.WeakSet)
     weights: list[tuple[float, ...]] = field(default_factory=list)
+    met: list[tuple[weakref.ref[Any], weakref.ref[Any]]] = field(default_factory=list)  # data set -> first of its data
+
+    def part(self, loader: DataLoader[Any]) -> Part | None:
+        """Which samples of which data it gives; None where it is no part, or nobody can tell."""
+        if (part := part_of(loader)) is None:
+            return None
+        data = part.shown()
+        self.met = [pair for pair in self.met if pair[0]() is not None]
+        first = next((first for shown, first in self.met if shown() is data), None)
+        if first is None:
+            others = (shown for shown, _ in self.met if same_data(shown(), data))
+            first = next(others, part.shown)
+            self.met.append((part.shown, first))
+        return replace(part, whole=first)
 
     def learns(self, part: Part) -> None:
         """It is taught from another loader."""
@@ -60,7 +84,7 @@ class Past:
 
     def of(self, part: Part) -> Part | None:
         """What it was taught of the same data set."""
-        return next((one for one in self.taught if one.whole() is part.whole()), None)
+        return next((one for one in self.taught if one.of_one(part)), None)
 
 
 class Redrawn(Onlooker):
@@ -96,7 +120,7 @@ class Redrawn(Onlooker):
         self._judged = None
         if loader not in past.loaders:
             past.loaders.add(loader)
-            if (part := part_of(loader)) is not None:
+            if (part := past.part(loader)) is not None:
                 past.learns(part)
 
     def _goes_on(self) -> None:
@@ -115,7 +139,7 @@ class Redrawn(Onlooker):
         self._judged = step
         if weights := values_of(self.recorder.model):
             past.weights = [*past.weights, weights][-ROUNDS:]
-        if loader in past.loaders or (part := part_of(loader)) is None or (taught := past.of(part)) is None:
+        if loader in past.loaders or (part := past.part(loader)) is None or (taught := past.of(part)) is None:
             return
         if (last := past.last) is None or last.whole() is not part.whole():
             return
@@ -129,6 +153,7 @@ class Redrawn(Onlooker):
                 now=len(last.places),
                 both=part.shared(last.places),
                 again=past.again,
+                shown_twice=last.shown() is not part.shown(),
             )
         )
 
@@ -143,7 +168,7 @@ def part_of(loader: DataLoader[Any]) -> Part | None:
     if places is None or places.dim() != 1 or len(places) > MOST or not hasattr(data, "__len__"):
         return None
     try:
-        return Part(weakref.ref(data), len(data), places.unique())
+        return Part(weakref.ref(data), weakref.ref(data), len(data), places.unique())
     except TypeError:  # a list has no weak references
         return None
 

@@ -62,14 +62,15 @@ def redrawn(seen: RedrawnSeen) -> bool:
 
     Held out: what is taught now has none of it, or both make up the whole. Some: a part that was taught as a whole may
     be judged to say how well it is known, unless both are folds, of which each was taught with others before; and what
-    has all that was taught in it is the data set, which is looked at.
+    has all that was taught in it is the data set, which is looked at. Of data that are shown in two ways, two parts
+    that add up to the whole are those of a split, which was drawn for each by itself.
     """
     new, whole = seen.judged - seen.shared, seen.judged + seen.now - seen.both >= WHOLE * seen.size
     if seen.shared < max(FEWEST, SHARE * seen.judged) or seen.shared >= ALL * seen.taught:
         return False
     if new < max(FEWEST, SHARE * seen.judged):
         return not seen.both and whole and seen.again >= FOLDS * seen.now
-    return whole or not seen.both
+    return whole or not seen.both or (seen.shown_twice and seen.judged + seen.now == seen.size)
 
 
 def nearly_copied(rows: SharedRowsSeen) -> bool:

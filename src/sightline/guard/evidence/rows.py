@@ -180,6 +180,7 @@ class RedrawnSeen:
         shared: samples of both.
         now: samples of the part that is taught now; `both`: those that are judged, too; `again`: those that another
             part before it had.
+        shown_twice: one data set gives what is taught now, and another of the same data what is judged.
     """
 
     step: int
@@ -190,6 +191,7 @@ class RedrawnSeen:
     now: int
     both: int
     again: int
+    shown_twice: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ with another text: each picture has so many, and training lacks those that are e
 text, long spans are compared; of windows that overlap, what was trained on behind them.
 Where rows repeat within training too, it is counted how often each is there: copies are many that are there equally
 often, on both sides as a random split puts them there. Samples of one data set are told by their places, too, so that
-a split that is drawn anew is seen whatever the samples look like by then.
+a split that is drawn anew, or for each of two views of the data, is seen whatever the samples look like by then.
 Root cause: duplicates were made (oversampled, sliced, augmented) before the split; the training set still holds the
 rows that the validation set was taken from, or an earlier stage's did; one file is in both folders; each rank of
 several splits by its own seed.
