@@ -46,14 +46,12 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     CutOffSeen    once, when modules that are optimized run under no_grad, or are detached
     FreshFrozenSeen   once, under `sightline run`, when frozen parts that nobody gave a value stand in the way
     HiddenSeen    once, when parameters in plain containers have had gradients in three measured steps
-    RenewedSeen   when a language model wakes beside a connector that has learnt without it
-    ReplacedSeen  once, when layers took the place of such as only the optimizer still holds
+    RenewedSeen   when a language model wakes beside a connector that learnt alone; ReplacedSeen when layers changed place
     PicturesSeen  once, when all images of many training batches were one and the same
     PullSeen      after first backward passes that pull all outputs of a batch to one number
     CrossedSeen, AxisSeen  once, under `sightline run`, when a loss takes values of several samples or places together
     DivergenceSeen  under `sightline run`, when a loss was given probabilities where it takes their logarithms
-    StillSeen     once, when optimizer steps have written to nothing for a while
-    UnresetSeen     once, under `sightline run`, when an evaluation went on with what a metric had counted before
+    StillSeen     once, when optimizer steps write to nothing; UnresetSeen when a metric goes on with what it had counted
     UnsettledSeen   after an evaluation of a model with spectral norm that had not been trained yet
     SharedTextSeen   after 16, 32, ... batches in which all samples share one row of token ids, and at the end
     SharedRowsSeen   during evaluations and after sampled training batches; SharedSpansSeen at the end; RedrawnSeen
@@ -62,8 +60,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     ScalerSeen    as the loss scale is read; RoundingSeen after sampled steps on 16-bit parameters
     GeneratedSeen when a Trainer judged what its model wrote; OverfitSeen, OracleSeen, ResumeSeen when the host asks
     CollectivesSeen   under `sightline run`, when a rank is about to call what another did not
-    AutocastSeen  after the first measured training forwards under autocast
-    LeftInEvalSeen   once, after 16 steps in evaluation mode that follow an evaluation, and at the end after 8
+    AutocastSeen  after measured training forwards under autocast; LeftInEvalSeen after steps that train in eval mode
     LeftOutSeen   when a training forward gave NaN and no backward pass came back to it
     TeacherSeen   once, under `sightline run`, when a network that is done with learning answers in train mode
     OwnModeSeen   once, after two steps of a model that overrides train()

@@ -95,9 +95,9 @@ def explained(score: Scored, nats: float, same: Callable[[float, float], bool] =
             return f"a mean of {len(means)} batches' perplexities", True
         if isinstance(score, JudgedLossesSeen) and (mixed := _mixed(pairs, nats, same)):
             return mixed, True
-    if isinstance(score, JudgedLossesSeen) and (every := sum(b.every[1] for b in score.batches)):
-        if same(nats, sum(b.fair[0] for b in score.batches) / every):
-            return "of every token, but divided by all positions, padding included", False
+    every = sum(b.every[1] for b in score.batches) if isinstance(score, JudgedLossesSeen) else 0
+    if every and same(nats, sum(b.fair[0] for b in score.batches) / every):
+        return "of every token, but divided by all positions, padding included", False
     half = isinstance(score, ScoreSeen) and _half_masked(score, nats)
     return ("over every labelled token of a batch, padding included", False) if half else None
 
