@@ -46,12 +46,12 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     CutOffSeen    once, when modules that are optimized run under no_grad, or are detached
     FreshFrozenSeen   once, under `sightline run`, when frozen parts that nobody gave a value stand in the way
     HiddenSeen    once, when parameters in plain containers have had gradients in three measured steps
-    RenewedSeen   when a language model wakes beside a connector that learnt alone; ReplacedSeen when layers changed place
+    RenewedSeen   when a language model wakes beside a connector that learnt alone; ReplacedSeen when layers changed
     PicturesSeen  once, when all images of many training batches were one and the same
     PullSeen      after first backward passes that pull all outputs of a batch to one number
     CrossedSeen, AxisSeen  once, under `sightline run`, when a loss takes values of several samples or places together
     DivergenceSeen  under `sightline run`, when a loss was given probabilities where it takes their logarithms
-    StillSeen     once, when optimizer steps write to nothing; UnresetSeen when a metric goes on with what it had counted
+    StillSeen     once, when optimizer steps write to nothing; UnresetSeen when a metric goes on with what it counted
     UnsettledSeen   after an evaluation of a model with spectral norm that had not been trained yet
     SharedTextSeen   after 16, 32, ... batches in which all samples share one row of token ids, and at the end
     SharedRowsSeen   during evaluations and after sampled training batches; SharedSpansSeen at the end; RedrawnSeen
