@@ -25,6 +25,7 @@ ABSENT = {
     "BatchSeen": "no forward pass of the attached model was seen",
     "StepSeen": "no optimizer step was seen",
     "History": "no optimizer step was seen",
+    "LastBatchSeen": "no steps were seen of several batches that a loader gave",
     "OutsideSeen": "no parameter was seen that the loss uses outside the model",
     "ScheduleSeen": "fewer than two optimizer steps were seen",
     "HeadSeen": "no training forward from the first step on gave (..., C) logits",

@@ -24,6 +24,7 @@ from sightline.attach.onlookers.first_alone import FirstAlone
 from sightline.attach.onlookers.first_words import FirstWords
 from sightline.attach.onlookers.fresh_frozen import FreshFrozen
 from sightline.attach.onlookers.hidden import Hidden
+from sightline.attach.onlookers.last_batch import LastBatch
 from sightline.attach.onlookers.last_place import LastPlace
 from sightline.attach.onlookers.left_in_eval import LeftInEval
 from sightline.attach.onlookers.left_out import LeftOut
@@ -80,6 +81,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     OwnMode,
     LeftInEval,
     LeftOut,
+    LastBatch,
     LastPlace,
     TurnedMask,
     OwnReference,

@@ -41,7 +41,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     HeadSeen      once, after the first training forward that gives logits
     BinaryLossSeen   in the first backward pass; in later ones too, where that tells too little
     OutputsSeen   after sampled training forwards; CollapseSeen at the end, where vectors are compared with each other
-    OutsideSeen   in sampled backward passes, of parameters that only the loss uses
+    OutsideSeen   in sampled backward passes, of parameters that only the loss uses; LastBatchSeen after three steps
     CutOffSeen    once, when modules that are optimized run under no_grad, or are detached
     FreshFrozenSeen   once, under `sightline run`, when frozen parts that nobody gave a value stand in the way
     HiddenSeen    once, when parameters in plain containers have had gradients in three measured steps
@@ -64,9 +64,8 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     CollectivesSeen   under `sightline run`, when a rank is about to call what another did not
     AutocastSeen  after the first measured training forwards under autocast
     LeftInEvalSeen   once, after 16 steps in evaluation mode that follow an evaluation, and at the end after 8
-    LeftOutSeen   when a training forward gave NaN and no backward pass came back to it
+    LeftOutSeen   when a training forward gave NaN and no backward pass came; OwnModeSeen after two steps, once
     TeacherSeen   once, under `sightline run`, when a network that is done with learning answers in train mode
-    OwnModeSeen   once, after two steps of a model that overrides train()
     LeakSeen, ImagePairsSeen, EvaluationSeen, RoundTripSeen, DrawsSeen, RowsSeen    answers of probes (`guard/probes/`)
 
 Nothing here imports more than the standard library at run time.
@@ -152,7 +151,7 @@ from sightline.guard.evidence.rows import (
     TailsSeen,
 )
 from sightline.guard.evidence.setup import Plan, Setup, TokenizerSetup, TowerSetup
-from sightline.guard.evidence.steps import History, OutsideSeen, ParameterSeen, Progress, StepSeen
+from sightline.guard.evidence.steps import History, LastBatchSeen, OutsideSeen, ParameterSeen, Progress, StepSeen
 
 __all__ = [
     "IGNORE",
@@ -187,6 +186,7 @@ __all__ = [
     "History",
     "ImagePairsSeen",
     "JudgedLossesSeen",
+    "LastBatchSeen",
     "LeakSeen",
     "LeftInEvalSeen",
     "LeftOutSeen",
@@ -306,6 +306,7 @@ Evidence = (
     | RenewedSeen
     | ReplacedSeen
     | OutputsSeen
+    | LastBatchSeen
     | OutsideSeen
     | PicturesSeen
     | PlateauSeen

@@ -115,6 +115,20 @@ class OutsideSeen:
     apart: float
 
 
+@dataclass(frozen=True, slots=True)
+class LastBatchSeen:
+    """Steps of as many backward passes each, on batches that a loader gave one after the other, one a pass, with
+    the same weights; and what the optimizer got was parallel to what the last pass had left.
+
+    Attributes:
+        steps: their numbers, of measured ones in a row.
+    """
+
+    step: int
+    passes: int
+    steps: tuple[int, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class History:
     """The recent steps, oldest first, since the set-up last changed: at most 512, and those the guard slept through

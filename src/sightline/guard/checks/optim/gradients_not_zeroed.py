@@ -7,13 +7,14 @@ every step uses the sum of all gradients so far (or, where only some parameter g
 Or `model.zero_grad()` clears the model, and the optimizer holds more: a loss with centres or proxies of its own.
 Two networks that learn from each other (a GAN): the generator's backward pass leaves gradients in the discriminator
 as well, and its `zero_grad()` after its own step comes too early for them.
-The reverse: with gradient accumulation it is called for each micro-batch, and the step uses that of the last one alone.
+The reverse: it is called for each micro-batch, or step() is not, and the step uses the gradient of the last one alone.
 Fix: call `optimizer.zero_grad()` once an optimizer step, after `optimizer.step()` or before the first `backward()` of
 the next one; with gradient accumulation not between the micro-batches; of two networks, before its own backward pass.
 Stays silent when: the gradients are gone (None or all zero) at the moment the first backward pass after a step begins,
 wherever in the loop they were cleared, or are this pass's own (a temperature that the loss uses outside the model has
 its before the model's outputs do); another optimizer's parameters, not this one's, still hold theirs; passes whose
-losses are no parts of one mean are cleared apart (sharpness-aware steps, gradients that are combined by hand).
+losses are no parts of one mean are cleared apart (sharpness-aware steps, gradients that are combined by hand), and
+their batches are not a loader's next ones, or weights move in between, or the gradient used is not the last one's.
 Sources:
 - https://github.com/pytorch/ignite/issues/583 (2019-08-22): an official example that cleared at the wrong place
 - https://arxiv.org/abs/2506.14813 (2026-11-21): StackOverflow-60335387 of the TrainCheck paper is this fault
@@ -26,7 +27,7 @@ from __future__ import annotations
 import math
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import OutsideSeen, StepSeen
+from sightline.guard.evidence import History, LastBatchSeen, OutsideSeen, StepSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -37,11 +38,16 @@ SAME = 1e-3  # relative: what is added to a gradient and taken away again leaves
 LEFT = 0.5  # of the last step's gradient norm: whole gradients left give 1.0, cleared ones give exactly 0
 
 
-def find(step: StepSeen, outside: OutsideSeen | None = None) -> Verdict:
+def find(
+    step: StepSeen,
+    outside: OutsideSeen | None = None,
+    last: LastBatchSeen | None = None,
+    history: History | None = None,
+) -> Verdict:
     """Compare the gradients that the step's first backward pass met with those that the last step used."""
     if outside is not None and outside.left > 0 and outside.apart <= SAME * outside.left:
         return _outside(outside)
-    if (dropped := _dropped(step)) is not None:
+    if (dropped := _dropped(step) or _last(last, history)) is not None:
         return dropped
     if step.strayed and step.strayed >= STRAY * (step.grad_norm() or math.inf):
         return _strayed(step)
@@ -89,6 +95,19 @@ def _dropped(step: StepSeen) -> Finding | None:
         message=f"{passes} micro-batches make a step's loss, and the gradients of all but the last were cleared",
         fix="call optimizer.zero_grad() once after every optimizer.step(), not for each micro-batch",
         seen={"gradient norms at the start of each backward pass": list(step.met), "parts of the loss": parts},
+    )
+
+
+def _last(last: LastBatchSeen | None, history: History | None) -> Finding | None:
+    """Each pass was of the loader's next batch, and every one but the first met nothing of the one before."""
+    met = {step.step: step.met for step in history.steps} if history is not None else {}
+    if last is None or any(len(one := met.get(n, ())) != last.passes or any(one[1:]) for n in last.steps):
+        return None
+    return Finding(
+        severity="error",
+        message=f"{last.passes} batches pass between two steps, and the gradients of all but the last were cleared",
+        fix="call zero_grad() once after every step(), not for each batch; or step() for each batch, if that was meant",
+        seen={"steps": last.steps, "gradient norms at the start of each backward pass": met[last.steps[-1]][:8]},
     )
 
 
