@@ -84,9 +84,9 @@ def _finding(oracle: OracleSeen, what: str) -> Finding:
         severity="error",
         message=f"metric '{oracle.name}' {what}",
         fix="bring predictions into the metric's format (class offset, box format, order of rows; a causal model's"
-        " [:, :-1] beside labels[:, 1:]; texts cleaned up alike on both sides, without the prompt), and leave out what has no label:"
-        " labels != -100, or the pad token in its place before ids are decoded, both with skip_special_tokens=True;"
-        " divide hits by the rows that came",
+        " [:, :-1] beside labels[:, 1:]; texts cleaned up alike on both sides, without the prompt), and leave out what"
+        " has no label: labels != -100, or the pad token in its place before ids are decoded, both with"
+        " skip_special_tokens=True; divide hits by the rows that came",
         seen={"truth": oracle.truth, "shuffled": list(oracle.spoilt), "perfect": oracle.perfect},
     )
 
