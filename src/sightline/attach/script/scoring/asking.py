@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from types import CodeType
@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 
+from sightline.attach.script.scoring.order import reordered
 from sightline.attach.script.scoring.pairs import Data, Function, Pair
 from sightline.attach.script.scoring.prompts import fronted
-from sightline.attach.script.scoring.readings import normalised, reading
+from sightline.attach.script.scoring.readings import Reading, normalised, reading
+from sightline.attach.script.scoring.recorded import Recorded
 from sightline.attach.script.scoring.replica import Replica
 from sightline.attach.script.scoring.verdict import Verdict, judged, numbers
 from sightline.guard.evidence import IGNORE
@@ -24,17 +26,25 @@ from sightline.guard.probes.restore import same_randomness
 TWICE = 2  # evaluations in which a function has answered well: it will in the others
 
 
-def asked(function: Function, own: Callable[[str], bool], until: float) -> Verdict | None:
-    """What the function reads wrong, if all calls of it that can be told of agree."""
+def asked(
+    function: Function, own: Callable[[str], bool], until: float, drawn: Iterable[Recorded] = ()
+) -> Verdict | None:
+    """What the function reads wrong, if all calls of it that can be told of agree.
+
+    `drawn`: what came of loaders that give their rows in another order each time.
+    """
     pairs = _joined(function.now) if function.now and function.now[0].single else function.now
     before = _joined(function.before) if function.before and function.before[0].single else function.before
     found: list[dict[tuple[str, str], Verdict]] = []
     for place, one in enumerate(pairs):
-        roles = _roles(one, before[place] if place < len(before) else None)
+        earlier = before[place] if place < len(before) else None
+        roles = _roles(one, earlier)
         if roles is None or time.perf_counter() > until:
             continue
         try:
-            verdicts = _truth(function, own, one, *roles, until)
+            with torch.no_grad():
+                read = _reading(pairs, one, earlier, *roles, drawn)
+            verdicts = _truth(function, own, one, *roles, until, read)
         except Exception:  # noqa: BLE001 - the script's own function, on other input than it was made for
             return None
         if verdicts is not None:
@@ -46,12 +56,15 @@ def asked(function: Function, own: Callable[[str], bool], until: float) -> Verdi
 
 
 def _truth(
-    function: Function, own: Callable[[str], bool], one: Pair, pred: str, target: str, until: float
+    function: Function,
+    own: Callable[[str], bool],
+    one: Pair,
+    pred: str,
+    target: str,
+    until: float,
+    read: Reading | None,
 ) -> dict[tuple[str, str], Verdict] | None:
     rows = {name: data.rows for name, data in one.data.items()}
-    with torch.no_grad():
-        lead = fronted(rows[pred], rows[target], one.leads) if one.leads else None
-        read = lead or reading(rows[pred], rows[target])
     if read is None or not (read.others or isinstance(read.truth, list)):
         return None
     built = Replica(own)
@@ -66,9 +79,26 @@ def _truth(
         return _scored(metric, function.code, rest, one, {**rows, pred: these, target: those})
 
     with alone():
-        if lead is None and isinstance(read.truth, list):
+        if isinstance(read.truth, list) and read.truth == rows[target]:
             read = replace(read, others=(*read.others, *normalised(read, rows[target], built.makers())))
         return judged(read, rows[pred], rows[target], score, _counts(rows[target]))
+
+
+def _reading(
+    pairs: list[Pair], one: Pair, before: Pair | None, pred: str, target: str, drawn: Iterable[Recorded]
+) -> Reading | None:
+    these, those = one.data[pred].rows, one.data[target].rows
+    found = fronted(these, those, one.leads) if one.leads else None
+    if one.tallies and before is not None and _equal(one, before, target):
+        found = reordered(these, those, one.tallies.get(target), drawn)
+        if found is not None and any(_holds(each, found.truth) for each in pairs):
+            found = None  # it was given the labels in this order too: the others are beside them by intent
+    return found or reading(these, those)
+
+
+def _holds(one: Pair, truth: torch.Tensor) -> bool:
+    tensors = [data.rows for data in one.data.values() if isinstance(data.rows, torch.Tensor)]
+    return any(rows.shape == truth.shape and torch.equal(rows.to(truth), truth) for rows in tensors)
 
 
 def _scored(metric: Any, code: CodeType, rest: dict[str, Any], one: Pair, rows: dict[str, Any]) -> dict[str, float]:

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import RandomSampler
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from sightline.attach.hook import Hook, unwrapped
@@ -31,6 +32,7 @@ from sightline.attach.script.scoring.calls import listener
 from sightline.attach.script.scoring.carried import carried
 from sightline.attach.script.scoring.methods import Method, asks
 from sightline.attach.script.scoring.ongoing import Ongoing
+from sightline.attach.script.scoring.order import tally
 from sightline.attach.script.scoring.pairs import Function, Pair, ends_alike, is_from, leaves, pair, said
 from sightline.attach.script.scoring.prompts import prompts
 from sightline.attach.script.scoring.recorded import Recorded, Spots
@@ -65,6 +67,7 @@ class Scores:
         self._dataset: Any = None
         self._output: Any = None
         self._spots: Spots | None = None
+        self._drawn: set[int] = set()  # data sets whose rows come in a new order each time, in this evaluation
         self._known: dict[str, bool] = {}
         self._evaluations, self._running, self._done, self._found, self._weighed = 0, False, False, False, 0
         self._folders: tuple[str, ...] = ()
@@ -84,6 +87,8 @@ class Scores:
             try:
                 scores._batch = batch = fetch(iterator)
                 scores._dataset = iterator._dataset
+                drawn = isinstance(_sampler(iterator), RandomSampler)
+                (scores._drawn.add if drawn else scores._drawn.discard)(id(scores._dataset))
             finally:
                 if scores._running:
                     scores._calls.resume()
@@ -136,7 +141,7 @@ class Scores:
         for one in self._functions.values():
             one.before, one.now = one.now or one.before, []  # a model may be asked for other things in between
         self._folders = self._folders or folders()
-        self._models = [state.model]
+        self._models, self._drawn = [state.model], self._drawn & {id(self._dataset)}
         self._spots = Spots(self._own)
         self._calls.start()
 
@@ -160,13 +165,14 @@ class Scores:
         self._calls.close()
         self._output = self._batch = None
         spots, self._spots = self._spots, None
+        records = spots.records() if spots is not None else []
+        drawn = [one for one in records if id(one.dataset) in self._drawn]
         until = time.perf_counter() + SECONDS
         for function in list(self._functions.values()):
-            if not function.done and (found := asked(function, self._own, until)) is not None:
+            if not function.done and (found := asked(function, self._own, until, drawn)) is not None:
                 function.done = self._found = True
                 self._offer(state, function.code, function.where, found)
                 return  # what it calls, or who calls it, is the same mistake
-        records = spots.records() if spots is not None else []
         self._again(state, records, time.perf_counter() + SECONDS)
         self._weigh(state, records, time.perf_counter() + SECONDS)
 
@@ -249,6 +255,7 @@ class Scores:
             self._trace(found, seen)
         texts = [text for one in found.data.values() if isinstance(one.rows, list) for text in one.rows]
         found.leads = prompts(frame.f_back, self._own, texts) if texts else set()
+        found.tallies = {name: tally(seen[name]) for name in found.names} if self._drawn else {}
         if known is None:
             free = {name: seen[name] for name in code.co_freevars if name in seen}
             known = self._functions[code] = Function(code, frame.f_globals, free, _place(frame.f_back))
@@ -285,6 +292,10 @@ class Scores:
 def _heard(count: int) -> bool:
     """Whether this evaluation is one that is listened to."""
     return count <= FIRST or (count >= 8 and count & (count - 1) == 0)
+
+
+def _sampler(iterator: Any) -> Any:
+    return getattr(iterator._index_sampler, "sampler", iterator._index_sampler)
 
 
 def _place(frame: FrameType | None) -> str:

@@ -36,7 +36,7 @@ class Pair:
     """One call. `names`: of the two arguments that are compared. `data`: they, and perhaps a mask. `values`: the rest.
 
     `given`, `made`: which of the two the data gave, and which the model. `single`: each row is a call of its own.
-    `leads`: texts at hand with which some of theirs begin.
+    `leads`: texts at hand with which some of theirs begin. `tallies`: how often each class is among all that came.
     """
 
     names: tuple[str, str]
@@ -45,6 +45,7 @@ class Pair:
     given: set[str] = field(default_factory=set)
     made: set[str] = field(default_factory=set)
     leads: set[str] = field(default_factory=set)
+    tallies: dict[str, dict[int, int] | None] = field(default_factory=dict)
     single: bool = False
     count: int = 1  # rows that came
 
