@@ -41,12 +41,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     HeadSeen      once, after the first training forward that gives logits
     BinaryLossSeen   in the first backward pass; in later ones too, where that tells too little
     OutputsSeen   after sampled training forwards; CollapseSeen at the end, where vectors are compared with each other
-<<<<<<< HEAD
-    LastBatchSeen once, when three measured steps were made of the last of several batches
-    OutsideSeen   in sampled backward passes, of parameters that only the loss uses
-=======
     OutsideSeen   in sampled backward passes, of parameters that only the loss uses; LastBatchSeen after three steps
->>>>>>> mend2
     CutOffSeen    once, when modules that are optimized run under no_grad, or are detached
     FreshFrozenSeen   once, under `sightline run`, when frozen parts that nobody gave a value stand in the way
     HiddenSeen    once, when parameters in plain containers have had gradients in three measured steps
@@ -64,14 +59,8 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     ScalerSeen    as the loss scale is read; RoundingSeen after sampled steps on 16-bit parameters
     GeneratedSeen when a Trainer judged what its model wrote; OverfitSeen, OracleSeen, ResumeSeen when the host asks
     CollectivesSeen   under `sightline run`, when a rank is about to call what another did not
-<<<<<<< HEAD
     AutocastSeen  after measured training forwards under autocast; LeftInEvalSeen after steps that train in eval mode
-    LeftOutSeen   when a training forward gave NaN and no backward pass came back to it
-=======
-    AutocastSeen  after the first measured training forwards under autocast
-    LeftInEvalSeen   once, after 16 steps in evaluation mode that follow an evaluation, and at the end after 8
     LeftOutSeen   when a training forward gave NaN and no backward pass came; OwnModeSeen after two steps, once
->>>>>>> mend2
     TeacherSeen   once, under `sightline run`, when a network that is done with learning answers in train mode
     LeakSeen, ImagePairsSeen, EvaluationSeen, RoundTripSeen, DrawsSeen, RowsSeen    answers of probes (`guard/probes/`)
 
