@@ -124,6 +124,31 @@ def test_ends_that_are_well(labels: torch.Tensor, supervised: int, pad: int | No
     assert not isinstance(answered(labels, supervised, pad), Finding)
 
 
+WORDS = ("<pad>", "</s>", "User:", "\nBot:", "and", "why", "so", "yes", "it", "is")
+
+
+def talks(*later: bool, prompt: bool = False, rows: int = 6, talking: int = 6) -> Any:
+    """Two turns each; whether the second one's tag, its two words and the head of its answer are taught. Some rows have
+    one turn alone, in whose answer nobody asks."""
+    ids = torch.tensor([[2, 4 + n % 3, 5, 3, 7, 1, 2, 6, 5 + n % 4, 3, 8, 1] for n in range(rows)])
+    ids[talking:, 6:10] = torch.tensor([9, 9, 9, 9])
+    taught = torch.tensor([prompt] * 4 + [True] * 2 + [later[0], later[1], later[1], later[2]] + [True] * 2)
+    given = BatchSeen("train", 1, ids, ids.where(taught, IGNORE), decode=lambda ids: " ".join(WORDS[i] for i in ids))
+    return find(given)
+
+
+def test_later_turns_of_the_user_are_taught() -> None:
+    found = talks(True, True, True)
+    assert isinstance(found, Finding) and "6 of 6 rows supervise what the user says" in found.message
+    assert isinstance(talks(True, True, True, talking=4), Finding)
+    assert talks(False, False, False) is None  # answers alone
+    assert talks(True, False, False) is None  # answers end in the user's tag
+    assert talks(True, False, True) is None  # tags, and nothing of his
+    assert talks(True, True, True, prompt=True) is None  # a text, taught from its begin
+    assert talks(True, True, True, talking=2) is None  # what an answer quotes
+    assert talks(True, True, True, rows=3) is None
+
+
 EOS = 2  # is the pad id as well
 LEFT = torch.tensor([[EOS, EOS, 1, 5, 6, EOS], [EOS, 1, 5, 7, 8, EOS], [1, 5, 6, 7, 9, EOS], [1, 5, 9, 8, 7, EOS]])
 RIGHT = torch.tensor([[1, 5, 6, EOS, EOS, EOS], [1, 5, 7, 8, EOS, EOS], [1, 5, 6, 7, 9, EOS], [1, 5, 9, 8, 7, EOS]])

@@ -7,10 +7,11 @@ the padding ahead of a prompt, or not all of its images; labels are shifted twic
 hidden; or truncation cut all of them off.
 Fix: labels = input_ids with -100 where attention_mask is 0 and outside the assistant's turns (a completion-only
 collator, or the chat template's assistant mask); shift once, in the loss or in the collator; raise max_length.
-Stays silent when: only assistant tokens are supervised; or everything is, in text without turns of a user (pretraining,
-captions; a note where TRL does so by its default, but not where it is told to teach prompts that are columns of their
-own); the policy writes its rows; labels fit a loss without shift; a loss leads away from its targets; all is taught of
-a text, a puzzle or a diffusion in which one mark alone hides words (BERT exchanges some as well).
+Stays silent when: only assistant tokens are supervised (and a tag of the user's, where answers end); or everything is,
+in text without turns of a user (pretraining, captions; a note where TRL does so by its default, but not where it is
+told to teach prompts that are columns of their own); the policy writes its rows; labels fit a loss without shift; a
+loss leads away from its targets; all is taught of a text, a puzzle or a diffusion in which one mark alone hides words
+(BERT exchanges some as well).
 Sources:
 - https://github.com/NielsRogge/Transformers-Tutorials/issues/456 (2024-07-27): collators that mask only the padding
 - https://github.com/huggingface/transformers/pull/44642 (2026-03-12): labels shifted before a model that shifts them
@@ -25,6 +26,7 @@ from sightline.guard.check import CannotTell, Finding, Severity, Verdict
 from sightline.guard.evidence import IGNORE, BatchSeen, DataSeen, LossSeen, PromptMasksSeen, PromptsSeen, TaughtFromSeen
 from sightline.guard.evidence.batches import as_taught, users_taught
 from sightline.guard.evidence.beginnings import Misplaced, never_first
+from sightline.guard.evidence.later_turns import later_turns
 from sightline.guard.evidence.other_words import shifted, shown_words
 from sightline.guard.evidence.prompt_masks import misplaced
 from sightline.guard.evidence.taught_padding import pads_taught
@@ -75,7 +77,7 @@ def _on_padding(batch: BatchSeen, taught: Tensor) -> Finding | None:
 
 
 def _on_prompt(batch: BatchSeen, taught: Tensor, data: DataSeen | None) -> Finding | None:
-    rows = users_taught(batch, taught)
+    rows = users_taught(batch, taught) or later_turns(batch, taught)
     message = f"{len(rows)} of {len(taught)} rows supervise what the user says"
     fix = "set labels to -100 outside the assistant's turns (completion-only collator, or the template's mask)"
     severity: Severity = "note" if data and data.whole else "error"
