@@ -11,9 +11,8 @@ from sightline.guard.evidence.batches import BatchSeen
 if TYPE_CHECKING:
     from torch import Tensor
 
-USER = re.compile(
-    r"(?:^|[\n>\]])\s*(### (?:User|Human):?|(?:User|Human|HUMAN):)"
-)  # at the start of a line, or behind a mark
+# At the start of a line, or behind a mark that ends a turn.
+USER = re.compile(r"(?:^|[\n>\]])\s*(### (?:User|Human):?|(?:User|Human|HUMAN):)")
 ROWS, MOST = 4, 0.5  # rows, and their share of those that are taught anything: an answer may quote a conversation
 LONGEST = 40  # characters of what a prompt ends in
 
