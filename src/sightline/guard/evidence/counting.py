@@ -93,8 +93,25 @@ def explained(score: Scored, nats: float, same: Callable[[float, float], bool] =
             return f"a mean over {len(means)} batches", True
         if same(nats, log(fmean(map(exp, means)))):
             return f"a mean of {len(means)} batches' perplexities", True
+        if isinstance(score, JudgedLossesSeen) and (mixed := _mixed(pairs, nats, same)):
+            return mixed, True
+    every = sum(b.every[1] for b in score.batches) if isinstance(score, JudgedLossesSeen) else 0
+    if every and same(nats, sum(b.fair[0] for b in score.batches) / every):
+        return "of every token, but divided by all positions, padding included", False
     half = isinstance(score, ScoreSeen) and _half_masked(score, nats)
     return ("over every labelled token of a batch, padding included", False) if half else None
+
+
+def _mixed(pairs: list[tuple[float, int]], nats: float, same: Callable[[float, float], bool]) -> str | None:
+    """A sum of (mean, rows) of batches that was divided by what it was not multiplied with."""
+    rows = [count for _, count in pairs]
+    if not all(rows):
+        return None
+    if same(nats, sum(one for one, _ in pairs) / sum(rows)):
+        return f"as a sum of {len(pairs)} batches' means, divided by rows"
+    if same(nats, sum(one * count for one, count in pairs) / len(pairs)):
+        return f"as a sum of means times rows, divided by {len(pairs)} batches"
+    return None
 
 
 def _half_masked(score: ScoreSeen, nats: float) -> bool:

@@ -115,6 +115,9 @@ def printed(name: str, text: str, own: JudgedLossesSeen = OWN) -> object:
         ("bpb", f"{OWN_MEAN / log(2):.4f}", "warning"),
         ("ppl", f"{2**OWN_RIGHT:.3f}", "warning"),
         ("test loss", f"{OWN_PADDED:.3f}", "warning"),
+        ("val ppl", f"{exp(9 / 12):.3f}", "warning"),
+        ("val ppl", f"{exp(9 * 4 / 3):.0f}.0", "warning"),
+        ("val loss", f"{9 / 12:.4f}", "note"),
     ],
 )
 def test_a_number_made_of_the_scripts_own_losses(name: str, text: str, severity: str) -> None:
@@ -148,6 +151,18 @@ def test_the_mean_over_tokens(name: str, text: str) -> None:
 )
 def test_a_number_that_is_made_otherwise(name: str, text: str) -> None:
     assert isinstance(printed(name, text), CannotTell)
+
+
+def test_padding_that_is_masked_and_counted() -> None:
+    masked = [BatchScore(4, (220.0, 120), (200.0, 100), (220.0, 120), padding=20), heard(3.0, 50)]
+    assert isinstance(printed("ppl", f"{exp(350 / 170):.3f}", JudgedLossesSeen(8, tuple(masked))), Finding)
+    assert printed("ppl", f"{exp(350 / 150):.3f}", JudgedLossesSeen(8, tuple(masked))) is None
+
+
+def test_a_row_a_batch() -> None:
+    """Then a sum of means over rows is a mean of means, which is right where all are of one length."""
+    own = JudgedLossesSeen(8, tuple(BatchScore(1, (n, 10), (n, 10), (n, 10)) for n in (20.0, 40.0)))
+    assert printed("ppl", f"{exp(3):.3f}", own) is None
 
 
 def test_few_digits_tell_of_what_is_far_off() -> None:

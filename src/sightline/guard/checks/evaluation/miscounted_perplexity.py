@@ -3,7 +3,7 @@
 Symptom: perplexity (or accuracy) changes with batch size, padding or stride alone; it compares with nobody else's.
 Root cause: perplexity is exp(sum of the tokens' negative log-likelihoods / number of tokens). A mean over batches (or
 over their perplexities) weighs the tokens of small batches more; padding that is scored adds easy or absurd tokens; a
-sliding window that scores its overlap again counts some tokens twice; nats are no bits until log 2 divides them.
+sliding window that scores its overlap again counts some twice; nats are no bits; a sum of means is divided by rows.
 Fix: sum the losses of supervised tokens and their number, divide once, take exp once; -100 on padding and overlap.
 Stays silent when: the reported number is that of the tokens; another way to count gives less than 5 % else (2 % where
 it makes the number to its last digit, and two standard errors of what is no loss); nothing reported can be explained by
