@@ -140,6 +140,41 @@ def test_updates_that_vanish(dtype: torch.dtype, make: Any) -> None:
     assert staged((dtype, lambda p: make(p, lr=rate, eps=eps))) == ["P4"]
 
 
+class Quiet(torch.optim.Optimizer):
+    """Scales gradients like RMSprop, and keeps what does not say so. `way`: how new bfloat16 weights are rounded."""
+
+    def __init__(self, parameters: Any, lr: float, way: str) -> None:
+        super().__init__(parameters, {"lr": lr})
+        self.way = way
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for p in (p for group in self.param_groups for p in group["params"]):
+            state, pull = self.state[p], p.grad.float()
+            state["second"] = 0.9 * state.get("second", pull.square()) + 0.1 * pull.square()
+            start = state.get("master", p.float()) if self.way == "masters" else p.float()
+            wanted = state["master"] = start - self.param_groups[0]["lr"] * pull / (state["second"].sqrt() + 1e-8)
+            if self.way == "random":
+                bits = wanted.view(torch.int32) + torch.randint(0, 1 << 16, wanted.shape, dtype=torch.int32)
+                wanted = (bits & -65536).view(torch.float32)
+            p.copy_(wanted.to(p.dtype))
+
+
+def test_updates_that_vanish_in_an_optimizer_of_another_kind() -> None:
+    assert staged((torch.bfloat16, lambda p: torch.optim.RMSprop(p, lr=4e-5))) == ["P4"]
+    assert staged((torch.bfloat16, lambda p: Quiet(p, 4e-5, "nearest"))) == ["P4"]
+
+
+@pytest.mark.parametrize("way", ["random", "masters"])
+def test_updates_of_another_kind_that_arrive_in_time(way: str) -> None:
+    assert staged((torch.bfloat16, lambda p: Quiet(p, 4e-5, way))) == []
+
+
+def test_updates_of_another_kind_that_arrive() -> None:
+    assert staged((torch.bfloat16, lambda p: torch.optim.RMSprop(p, lr=1e-3))) == []
+    assert staged((torch.bfloat16, lambda p: torch.optim.Adagrad(p, lr=1e-2))) == []
+
+
 @pytest.mark.parametrize("way", ["random", "kahan"])
 def test_updates_that_arrive_in_time(way: str) -> None:
     assert staged((torch.bfloat16, lambda p: Careful(p, 4e-5, way))) == []

@@ -1,15 +1,16 @@
 """What becomes of updates to 16-bit parameters: what the optimizer means to add, beside what the weight does.
 
-What moves tensors by hand says nothing of what it means to add. There it is guessed from the weights of the same
-tensor that are small enough to show it, and what large ones should move by is counted, not summed: each moves by whole
-spacings, as often as the size of the updates over the spacing, be its residue kept or rounded at random.
+What moves tensors by hand says nothing of what it means to add, nor do most optimizers but Adam and SGD. There it is
+guessed from the weights of the same tensor that are small enough to show it, and what large ones should move by is
+counted, not summed: each moves by whole spacings, as often as the size of the updates over the spacing, be its residue
+kept or rounded at random.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
@@ -55,6 +56,7 @@ class Rounding(Onlooker):
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)
         self._turns: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()  # that each still has
+        self._mute: WeakSet[Optimizer] = WeakSet()  # who do not say what they mean to add
         self._due = False
         self._begin(None)
 
@@ -87,14 +89,14 @@ class Rounding(Onlooker):
         if not self._due or optimizer is not self._owner or not self._before:
             return
         step, counts, table = self.recorder.step, [], []
-        if by_hand(optimizer):
+        if self._guesses(optimizer):
             self._guess()
             return
         for sampled, (old, grad) in zip(self._sampled, self._before, strict=True):
             update = meant(optimizer, sampled, grad)
             if update is None:
-                self._turns[optimizer] = 0  # it is of a kind that does not show what it adds
-                self._begin(None)
+                self._mute.add(optimizer)
+                self._begin(optimizer)
                 return
             new, spacing = _at(sampled.parameter, sampled.places), _spacing(old)
             small, away = update.abs() < SMALL * spacing, new != sampled.start
@@ -162,12 +164,15 @@ class Rounding(Onlooker):
         both = [torch.stack([part.to(device) for part in parts]).sum(dim=0) for parts in (counts, table)]
         self.recorder.mailbox.post(both, arrived)
 
+    def _guesses(self, optimizer: Optimizer) -> bool:
+        return by_hand(optimizer) or optimizer in self._mute
+
     def _choose(self, optimizer: Optimizer) -> list[Sampled]:
         found = []
         for p, group in sorted(_low(optimizer), key=lambda h: -h[0].numel())[:PARAMETERS]:
             places = torch.arange(0, p.numel(), max(1, p.numel() // SAMPLE), device=p.device)
             spread = len(places)
-            if by_hand(optimizer):  # the least ones show how large updates are
+            if self._guesses(optimizer):  # the least ones show how large updates are
                 least = p.detach().reshape(-1).abs().topk(min(SAMPLE, p.numel()), largest=False).indices
                 places = torch.cat([places, least])
             zero = torch.zeros(len(places), device=p.device)

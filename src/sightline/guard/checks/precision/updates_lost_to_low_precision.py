@@ -8,7 +8,7 @@ Fix: keep the weights in float32 and compute in bfloat16 (`torch.autocast`, `bf1
 optimizer that rounds at random or keeps what rounding lost (Kahan); or a higher learning rate.
 Stays silent when: the optimizer holds float32 weights, whatever the model computes in; most updates arrive; small
 updates add up and move the weights in time (random rounding, Kahan, float32 weights rounded anew); the optimizer's
-state does not say what it adds (of weights that a script moves by hand, small ones show how large its updates are).
+state does not say what it adds, and too few small weights move to show how large its updates are.
 Sources:
 - https://arxiv.org/abs/2010.06192 (2020-10-13): nearest rounding of weight updates is the bottleneck of bf16 training
 - https://github.com/pytorch/ao/pull/1124 (2024-10-21): updates below 1e-3 of a bf16 weight change nothing
