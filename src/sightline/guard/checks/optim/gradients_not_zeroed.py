@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import History, LastBatchSeen, OutsideSeen, StepSeen
+from sightline.guard.evidence import LastBatchSeen, OutsideSeen, StepSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -38,16 +38,11 @@ SAME = 1e-3  # relative: what is added to a gradient and taken away again leaves
 LEFT = 0.5  # of the last step's gradient norm: whole gradients left give 1.0, cleared ones give exactly 0
 
 
-def find(
-    step: StepSeen,
-    outside: OutsideSeen | None = None,
-    last: LastBatchSeen | None = None,
-    history: History | None = None,
-) -> Verdict:
+def find(step: StepSeen, outside: OutsideSeen | None = None, last: LastBatchSeen | None = None) -> Verdict:
     """Compare the gradients that the step's first backward pass met with those that the last step used."""
     if outside is not None and outside.left > 0 and outside.apart <= SAME * outside.left:
         return _outside(outside)
-    if (dropped := _dropped(step) or _last(last, history)) is not None:
+    if (dropped := _dropped(step) or _last(last, step)) is not None:
         return dropped
     if step.strayed and step.strayed >= STRAY * (step.grad_norm() or math.inf):
         return _strayed(step)
@@ -98,16 +93,15 @@ def _dropped(step: StepSeen) -> Finding | None:
     )
 
 
-def _last(last: LastBatchSeen | None, history: History | None) -> Finding | None:
+def _last(last: LastBatchSeen | None, step: StepSeen) -> Finding | None:
     """Each pass was of the loader's next batch, and every one but the first met nothing of the one before."""
-    met = {step.step: step.met for step in history.steps} if history is not None else {}
-    if last is None or any(len(one := met.get(n, ())) != last.passes or any(one[1:]) for n in last.steps):
+    if last is None or step.step < last.steps[-1] or len(step.met) != last.passes or any(step.met[1:]):
         return None
     return Finding(
         severity="error",
         message=f"{last.passes} batches pass between two steps, and the gradients of all but the last were cleared",
         fix="call zero_grad() once after every step(), not for each batch; or step() for each batch, if that was meant",
-        seen={"steps": last.steps, "gradient norms at the start of each backward pass": met[last.steps[-1]][:8]},
+        seen={"steps": last.steps, "gradient norms at the start of each backward pass": step.met[:8]},
     )
 
 
