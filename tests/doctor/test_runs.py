@@ -39,6 +39,7 @@ def test_a_run_that_is_well(well: Path) -> None:
     assert record.held is False and [save.step for save in record.saves] == [STEPS]
 
 
+@pytest.mark.slow
 def test_a_jump_is_led_back_to_the_row_that_made_it(tmp_path: Path) -> None:
     """Its twin is the run that is well: the same but for this row."""
     run = train(recipe(rows(tmp_path / "rows", odd=True), LONG), tmp_path / "run")

@@ -191,6 +191,7 @@ def test_easy_vqas_shapes_are_classes() -> None:
     assert {one.answer for one in rows} == {"circle", "rectangle", "triangle"} and all(one.images for one in rows)
 
 
+@pytest.mark.slow
 def test_a_trained_run_is_asked_for_classes_and_its_page_shows_them(tmp_path: Path) -> None:
     """From the recipe's retrieval to classes by a word on the command line."""
     drawn(tmp_path)

@@ -39,6 +39,7 @@ def learn(model: VLM, rows: Batch, steps: int, lr: float) -> list[float]:
     return losses
 
 
+@pytest.mark.slow
 def test_composed_learns_by_heart_what_only_the_picture_tells(compose: Callable[..., Built]) -> None:
     built = compose()
     rows = [row(1, "What color is the shape?", "red"), row(2, "What color is the shape?", "green", image=1)]

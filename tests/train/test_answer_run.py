@@ -63,6 +63,7 @@ def scores(recipe: Recipe, built: Any) -> torch.Tensor:
     return found
 
 
+@pytest.mark.slow
 def test_what_a_run_tells_of_its_answers(content: dict[str, Any], whole: Path) -> None:
     facts = json.loads((whole / "run.json").read_text())
     assert facts["stages"][0]["answers"] == {"vocabulary": 8, "rows": 13, "outside_vocabulary": 1}

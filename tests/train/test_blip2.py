@@ -106,6 +106,7 @@ def test_resumed_it_is_bit_identical(whole: tuple[Recipe, Path], tmp_path: Path,
         assert {k: v for k, v in one.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
 
 
+@pytest.mark.slow
 def test_a_run_loads_with_both_its_tokenizers(whole: tuple[Recipe, Path], tmp_path: Path) -> None:
     recipe, run = whole
     built = load_run(run)

@@ -76,6 +76,7 @@ def test_an_exported_run_is_adopted_trained_and_asked(exported: Path, data: dict
     assert isinstance("".join(ask(load_run(run), image, "what colour ?", max_new_tokens=3)), str)
 
 
+@pytest.mark.slow
 def test_an_adopted_run_resumes_exactly(exported: Path, data: dict[str, Any], tmp_path: Path) -> None:
     recipe = adopting(exported, data, steps=4)
     whole = train(

@@ -124,6 +124,7 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_one_before(tmp_path: Path, f
     assert not list(tmp_path.glob(".*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, forks: Forks) -> None:
     """A real limit on file size makes the write fail the way a full disk does."""
     script = textwrap.dedent(

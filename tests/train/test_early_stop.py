@@ -106,6 +106,7 @@ def test_a_run_that_was_stopped_stops_early_where_it_would_have(
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
+@pytest.mark.slow
 def test_a_smaller_gain_than_asked_for_is_none(content: dict[str, Any], whole: Path, tmp_path: Path) -> None:
     see = content["stages"][0] | {"early_stop": {"metric": "accuracy", "patience": 2, "min_delta": 1.0}}
     run = train(validate(content | UNWATCHED | {"stages": [see]}, "tiny"), tmp_path / "run")

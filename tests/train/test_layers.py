@@ -127,6 +127,7 @@ def test_dead_units(built: Built, rows: list[Any]) -> None:
     assert seen.told(result(), None, ALONE)["dead_units"]["connector"] == pytest.approx(12 / width, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_looking_changes_no_number(tmp_path: Path) -> None:
     path = planted.rows(tmp_path / "rows")
     ends = []

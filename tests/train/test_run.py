@@ -190,6 +190,7 @@ def test_resuming_with_another_recipe_is_refused(content: dict[str, Any], whole:
         )
 
 
+@pytest.mark.slow
 def test_a_folder_in_use_is_refused(content: dict[str, Any], tmp_path: Path) -> None:
     refused: list[str] = []
 

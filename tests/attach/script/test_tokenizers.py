@@ -41,6 +41,7 @@ for step in range(10):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measured", ["prompt", "shown"])
 def test_prompts_measured_without_their_images(measured: str, codes: Codes) -> None:
     found = codes(SCRIPT.replace("MEASURED", measured))

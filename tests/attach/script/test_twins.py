@@ -161,6 +161,16 @@ def test_a_critic_whose_optimizer_holds_the_generator(keeps: bool, broken: bool)
     assert findings(game(mistaken=True, keeps=keeps, by_hand=True)) == []
 
 
-@pytest.mark.parametrize("loop", [both_at_once, in_turns, one_after_the_other, closures, head_first, critic_follows])
+@pytest.mark.parametrize(
+    "loop",
+    [
+        both_at_once,
+        in_turns,
+        one_after_the_other,
+        head_first,
+        critic_follows,
+        pytest.param(closures, marks=pytest.mark.slow),
+    ],
+)
 def test_what_is_meant(loop: Callable[..., None]) -> None:
     assert findings(loop) == []

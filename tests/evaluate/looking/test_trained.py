@@ -72,6 +72,7 @@ def test_the_verdict_tells_them_apart(seen: tuple[bool, dict[str, Any]]) -> None
     assert (low, high) == (0.0, 0.0) if exchanged else low > 0.2
 
 
+@pytest.mark.slow
 def test_pairs_that_flip_the_answer_tell_them_apart(seen: tuple[bool, dict[str, Any]]) -> None:
     exchanged, evaluation = seen
     pairs = evaluation["looking"]["counterfactual"]

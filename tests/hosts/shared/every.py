@@ -14,7 +14,7 @@ MODULES = (asked, language, loading, networks, pictures)
 OF_THE_MODEL = {"I4", "I5", "M2", "X2", "X4"}
 SLOW = {
     "accelerate": OF_THE_MODEL,
-    "hf_trainer": OF_THE_MODEL | {"L9"},
+    "hf_trainer": OF_THE_MODEL | {"I1", "I6", "L9", "T8"},
     "lightning": set(),
     "trl": {"I1", "I6", "L3", "L5", "M3", "P2", "P7", "T8"},  # its Trainers are Hugging Face's, where these are planted
 }

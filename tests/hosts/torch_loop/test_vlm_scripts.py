@@ -122,6 +122,7 @@ def test_from_scratch_with_one_rate_is_clean() -> None:
     assert guard.findings == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [0, 40])
 def test_resumed_from_scratch_with_one_rate_is_clean(steps: int) -> None:
     model = Parrot()

@@ -80,6 +80,7 @@ case("Earlier", on(), keep=lambda one: trainer(1).fit(one, rows()))
 """
 
 
+@pytest.mark.slow
 def test_which_fits_go_on(tmp_path: Path, forks: Forks) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
     forks.run("sightline", "run", "--findings", "told.json", "train.py", cwd=tmp_path, knows=LIGHTNING)

@@ -157,6 +157,7 @@ def test_ranks_that_call_different_things(tmp_path: Path) -> None:
     assert found["step"] == 7 and "error D3" in said
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_ranks_that_add_up_different_things(tmp_path: Path) -> None:
     _, told, said = launched(PARTED, tmp_path)
