@@ -101,6 +101,9 @@ def test_documents_that_only_their_labels_tell_apart(begins: bool, separate: boo
     assert [finding.code for finding in guard.findings] == (["L4"] if begins and not separate else [])
 
 
+PICTURE, PLACES, DOCUMENTS = 2, 3, 3
+
+
 class LossOnly(torch.nn.Module):
     """Takes a batch in one piece and says nothing but its loss; `blocks`: documents see themselves alone."""
 
@@ -113,6 +116,7 @@ class LossOnly(torch.nn.Module):
         may = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()[None]
         may = may & (part[:, :, None] == part[:, None, :]) if self.blocks else may & (part[:, None] > 0)
         bias = torch.zeros(may.shape).masked_fill(~may, torch.finfo(torch.float32).min)[:, None]
+        assert bool(((ids == PICTURE).sum(dim=1) == DOCUMENTS * PLACES).all())  # each has features
         embeds = self.lm.get_input_embeddings()(ids)
         loss: torch.Tensor = self.lm(
             inputs_embeds=embeds, attention_mask=bias, position_ids=batch["place"], labels=ids
@@ -127,6 +131,7 @@ def test_a_model_that_gives_its_loss_alone(blocks: bool) -> None:
     with sightline.attach(model, adam, on_finding=None) as guard:
         for _ in range(3):
             rows = padding_free((7, 5, 9))
+            rows["input_ids"][rows["position_ids"] < PLACES] = PICTURE
             part = (rows["position_ids"] == 0).cumsum(dim=-1)
             model({"ids": rows["input_ids"], "place": rows["position_ids"], "part": part}).backward()
             adam.step()

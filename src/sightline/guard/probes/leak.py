@@ -95,18 +95,29 @@ def _flattened(call: Call) -> Documents | None:
 
 
 def _target(documents: Documents, ids: Tensor, image_token_id: int | None) -> tuple[int, int] | None:
-    for row, line in enumerate(documents.ids.tolist()):
-        if len(set(line) - {-1}) < 2:
-            continue
-        for place, document in enumerate(line):
-            if document >= 0 and document not in documents.shared and int(ids[row, place]) != image_token_id:
-                return row, place
+    """The first token of its kind, of those that stand alone if there are such: in a run it may hold a place."""
+    for alone in (_alone(ids), torch.ones_like(ids, dtype=torch.bool)):
+        for row, line in enumerate(documents.ids.tolist()):
+            if len(set(line) - {-1}) < 2:
+                continue
+            for place, document in enumerate(line):
+                known = document >= 0 and document not in documents.shared and int(ids[row, place]) != image_token_id
+                if known and alone[row, place]:
+                    return row, place
     return None
 
 
+def _alone(ids: Tensor) -> Tensor:
+    """(B, T) whether the token beside, on either side, is another one."""
+    same = ids[:, 1:] == ids[:, :-1]
+    edge = torch.zeros_like(ids[:, :1], dtype=torch.bool)
+    return ~(torch.cat([edge, same], dim=1) | torch.cat([same, edge], dim=1))
+
+
 def _another(ids: Tensor, row: int, place: int, image_token_id: int | None) -> Tensor:
-    """A token of the batch that differs from the one at (row, place): surely inside the vocabulary."""
-    different = ids[(ids != ids[row, place]) & (ids != (-1 if image_token_id is None else image_token_id))]
+    """A token of the batch that differs from the one at (row, place): surely inside the vocabulary, no placeholder."""
+    differs = (ids != ids[row, place]) & (ids != (-1 if image_token_id is None else image_token_id))
+    different = torch.cat([ids[differs & _alone(ids)], ids[differs]])
     return different[0] if different.numel() else (ids[row, place] + 1) % 2
 
 
