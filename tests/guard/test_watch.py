@@ -9,7 +9,7 @@ import pytest
 
 from sightline.errors import UserError
 from sightline.guard.catalogue import Check, load, page
-from sightline.guard.check import CannotTell, Finding
+from sightline.guard.check import CannotTell, Finding, Verdict, Withdrawn
 from sightline.guard.evidence import BatchSeen, Progress, Setup, StepSeen
 from sightline.guard.report import as_lines, print_summary, told
 from sightline.guard.watch import GuardError, Watch
@@ -44,6 +44,27 @@ def test_passed_not_run_and_why() -> None:
     assert watch.records()[0]["why"] == "no forward pass was seen; the run showed no Setup"
     watch.offer(SETUP), watch.offer(BATCH)
     assert watch.records()[0]["kind"] == "passed"
+
+
+@pytest.mark.parametrize(
+    ("then", "found"), [(None, "late"), (Withdrawn(), None), (Finding("error", "at once", "f"), "at once")]
+)
+def test_a_late_finding_stands_unless_it_is_withdrawn(then: Verdict, found: str | None) -> None:
+    verdicts, heard = iter([Finding("error", "late", "f", late=True), then]), list[Finding]()
+    watch = Watch([replace(check_that(None), find=lambda **_: next(verdicts))], on_finding=heard.append)
+    watch.offer(SETUP), watch.offer(BATCH)
+    assert not heard and [one.message for one in watch.findings] == ["late"]
+    watch.offer(BATCH)
+    assert [one.message for one in watch.findings] == ([found] if found else [])
+    assert [one.message for one in heard] == (["at once"] if found == "at once" else [])
+    assert watch.records()[0]["kind"] == ("finding" if found else "passed")
+
+
+def test_what_was_told_at_once_is_not_withdrawn() -> None:
+    verdicts = iter([Finding("error", "m", "f"), Withdrawn()])
+    watch = Watch([replace(check_that(None), find=lambda **_: next(verdicts))])
+    watch.offer(SETUP), watch.offer(BATCH), watch.offer(BATCH)
+    assert [one.message for one in watch.findings] == ["m"]
 
 
 def test_cannot_tell_is_not_run() -> None:

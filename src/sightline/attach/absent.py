@@ -19,6 +19,7 @@ ABSENT = {
     "ScoreSeen": "no evaluation with token ids and their logits was seen",
     "AccessSeen": "the host named no repository of a hub",
     "PromptMasksSeen": "no training rows with masked prompts were seen that tell something by their masks",
+    "FromNothingSeen": "no word embeddings were seen that an initialiser had just drawn (`sightline run` looks)",
     "PromptsSeen": "no prompts were seen from which the model wrote on",
     "LossSeen": "no gradient of (..., V) logits was seen",
     "Setup": "no training forward was seen: the attached model was never called with gradients on",

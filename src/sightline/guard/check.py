@@ -31,7 +31,7 @@ class Finding:
 
     `check` (kebab name) and `code` are filled in by the watch; `find` gives the rest. `seen` holds the numbers
     that prove the fault, `fix` names the exact knob with the value it has and the value it should have. Without a
-    `step`, the evidence's own is used.
+    `step`, the evidence's own is used. A `late` one is told when the run is over, and may be `Withdrawn` till then.
     """
 
     severity: Severity
@@ -39,6 +39,7 @@ class Finding:
     fix: str
     seen: Mapping[str, object] = field(default_factory=dict)
     step: int | None = None
+    late: bool = False
     check: str = ""
     code: str = ""
 
@@ -50,4 +51,9 @@ class CannotTell:
     missing: str
 
 
-Verdict = Finding | CannotTell | None
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """What the run went on to do shows that a late finding of this check was no fault."""
+
+
+Verdict = Finding | CannotTell | Withdrawn | None

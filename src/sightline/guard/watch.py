@@ -9,10 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from sightline.errors import UserError, nearest
 from sightline.guard.catalogue import Check, Page, load, pages
-from sightline.guard.check import CannotTell, Finding
+from sightline.guard.check import CannotTell, Finding, Withdrawn
 from sightline.guard.evidence import Evidence, History, MetricsHistory, MetricsSeen, Progress, Setup, StepSeen
 
 EVERY = 16  # steps without measured parameters between two looks at the recent ones: trends do not show sooner
@@ -21,6 +22,8 @@ FIRST, LAST = 8, 24  # measured steps whose parameters are kept: where a run beg
 HISTORY = 512  # steps kept: long enough for trends over warm-up, small enough to hold every parameter's norms
 BEFORE = 8  # steps kept from before: a new optimizer's first step comes before the set-up that has it
 METRICS = 4096  # logged entries kept: a few numbers each
+
+Kind = TypeVar("Kind")
 
 
 class GuardError(UserError):
@@ -120,6 +123,11 @@ class Watch:
         """Tell why evidence of a kind (e.g. "RoundTripSeen") cannot be had here; shown where a check is not run."""
         self._absent[kind] = why
 
+    def latest(self, kind: type[Kind]) -> Kind | None:
+        """The evidence of a kind that was shown last."""
+        seen = self._latest.get(kind.__name__)
+        return seen if isinstance(seen, kind) else None
+
     def wants(self, kind: str) -> bool:
         """Whether any check takes this kind of evidence (so that no probe runs for nobody)."""
         return any(kind in (*c.needs.values(), *c.uses.values()) for c in self._checks)
@@ -145,14 +153,18 @@ class Watch:
         if isinstance(verdict, CannotTell):
             verdicts.missing = verdict.missing
             return []
+        if isinstance(verdict, Withdrawn):
+            if verdicts.finding is not None and verdicts.finding.late:
+                verdicts.finding, verdicts.found, verdicts.passed = None, 0, verdicts.passed + 1
+            return []
         verdicts.found += 1
-        if verdicts.finding is not None:
+        if verdicts.finding is not None and (verdict.late or not verdicts.finding.late):
             return []
         severity = "note" if check.page.on_trial else verdict.severity
         at = step if verdict.step is None else verdict.step
         finding = replace(verdict, check=check.page.name, code=check.page.code, step=at, severity=severity)
         verdicts.finding = finding
-        if check.page.name in self._allow:
+        if check.page.name in self._allow or finding.late:
             return []
         if self._on_finding:
             self._on_finding(finding)

@@ -19,6 +19,7 @@ from sightline.attach.script.checkpoints.unrestored import Unrestored
 from sightline.attach.script.checkpoints.unsaved import Unsaved
 from sightline.attach.script.clipped import Clips
 from sightline.attach.script.extracted import Extracted
+from sightline.attach.script.from_nothing import FromNothing
 from sightline.attach.script.hosts import Hosts
 from sightline.attach.script.imports import Notice
 from sightline.attach.script.last_read import LastRead
@@ -59,7 +60,7 @@ def watched(
     extracted = Extracted(models, loaders, fault)
     extracted.install()
     scout.made.append(extracted.made)
-    origins = Told(fault)
+    origins, _ = Told(fault), FromNothing(models, fault)
     origins.install()
     collectives = Collectives(models, fault)
     collectives.install()

@@ -71,6 +71,7 @@ class Models:
         self.others: list[Callable[[], list[nn.Module]]] = []  # modules that are not trained and have hooks of ours
         self.settled: Callable[[nn.Module], None] | None = None
         self.before: list[Callable[[Optimizer], None]] = []  # told before any optimizer's step
+        self.entering: list[Callable[[Watched], None]] = []  # told of each that is watched from now on
         self.ending: list[Callable[[Watched], None]] = []  # told before one is judged for the last time
         self.closing: list[Callable[[Optimizer, list[Watched]], None]] = []  # told before and after it steps
         self.attention = Attention(self._before_step, lambda: all(map(_sleeps, self.live)))
@@ -119,6 +120,8 @@ class Models:
             one.recorder.ears.also(self.attention.awake)
         self._name_apart()
         self._routes.clear()
+        for act in self.entering:
+            act(one)
 
     def watch_of(self, model: nn.Module) -> Watched | None:
         """The watch that hears this very model already, with any optimizer's steps. None if parts are new."""

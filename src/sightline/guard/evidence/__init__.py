@@ -22,24 +22,21 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     PaddingSeen   for the first padded batches without gradients, and what a host generates from them; once for
                   padded training batches whose rows are read at their last place alone
     ScoreSeen     when an evaluation of text is over (the first few): its likelihoods, recomputed
-    JudgedLossesSeen   the same under `sightline run`, of the losses that the script itself computed
-    BatchMeansSeen   under `sightline run`, when a number of an evaluation is a mean over batches that differ in size
+    JudgedLossesSeen   the same under `sightline run`, of the script's own losses; BatchMeansSeen of numbers that are
+                       means over batches that differ in size
     AccessSeen    from hosts that know which repositories of a hub a run reads and writes
     LoaderSeen    when the loader begins an epoch, where the loader is known
     MatchesSeen   at the end, where a contrastive loss taught pairs of inputs to find each other
-    OrdersSeen    once, where two inputs of a batch are put together out of order
-    CollatedSeen  after the first training forward, where a loader has a collate function of the host's own
+    OrdersSeen    once, where two inputs of a batch are out of order; CollatedSeen of a host's own collate function
     FiledSeen     after the first training forward on images of files that are out of the order of their names
     PairedSeen    after the first training forward on images, where samples hold an image with a mask or with boxes
-    FeaturesSeen  at the end, where a model was given features beside texts
-    FeedSeen      after 8, 16, 32, ... hashed training batches, and at the end
+    FeaturesSeen  at the end, of features beside texts; FeedSeen after 8, 16, ... hashed batches, and at the end
     ExtractedSeen under `sightline run`, at the end, where a model was trained on features that another one made
     WaitingSeen   after 32, 64, ... steps with a known loader, and at the end
     RanksSeen     on rank 0, when all ranks have shown the same step; RanksStuckSeen when all wait for ever
     ScheduleSeen  after 2, 4, 8, ... optimizer steps, and at the end
     PlateauSeen   under `sightline run`, after each cut of a schedule that waits for a number to get better
-    HeadSeen      once, after the first training forward that gives logits
-    BinaryLossSeen   in the first backward pass; in later ones too, where that tells too little
+    HeadSeen      once, after the first training forward that gives logits; BinaryLossSeen in the first backward passes
     OutputsSeen   after sampled training forwards; CollapseSeen at the end, where vectors are compared with each other
     OutsideSeen   in sampled backward passes, of parameters that only the loss uses; LastBatchSeen after three steps
     CutOffSeen    once, when modules that are optimized run under no_grad, or are detached
@@ -51,19 +48,18 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     CrossedSeen, AxisSeen  once, under `sightline run`, when a loss takes values of several samples or places together
     DivergenceSeen  under `sightline run`, when a loss was given probabilities where it takes their logarithms
     StillSeen     once, when optimizer steps write to nothing; UnresetSeen when a metric goes on with what it counted
-    UnsettledSeen   after an evaluation of a model with spectral norm that had not been trained yet
+    UnsettledSeen   after an evaluation with spectral norm before any training; FromNothingSeen before the first step
     SharedTextSeen   after 16, 32, ... batches in which all samples share one row of token ids, and at the end
     SharedRowsSeen   during evaluations and after sampled training batches; SharedSpansSeen at the end; RedrawnSeen
                      when a part of a data set is judged, of which parts were taught
-    ClippedSeen   under `sightline run`, after the first twelve calls that clip gradients
-    ScalerSeen    as the loss scale is read; RoundingSeen after sampled steps on 16-bit parameters
+    ClippedSeen   under `sightline run`, after the first twelve calls that clip; ScalerSeen as the loss scale is read;
+                  RoundingSeen after sampled steps on 16-bit parameters
     GeneratedSeen when a Trainer judged what its model wrote; OverfitSeen, OracleSeen, ResumeSeen when the host asks
     CollectivesSeen   under `sightline run`, when a rank is about to call what another did not
     AutocastSeen  after measured training forwards under autocast; LeftInEvalSeen after steps that train in eval mode
     LeftOutSeen   when a training forward gave NaN and no backward pass came; OwnModeSeen after two steps, once
     TeacherSeen   once, under `sightline run`, when a network that is done with learning answers in train mode
     LeakSeen, ImagePairsSeen, EvaluationSeen, RoundTripSeen, DrawsSeen, RowsSeen    answers of probes (`guard/probes/`)
-
 Nothing here imports more than the standard library at run time.
 """
 
@@ -90,6 +86,7 @@ from sightline.guard.evidence.endings import Ended
 from sightline.guard.evidence.extracted import ExtractedSeen
 from sightline.guard.evidence.filed import FiledSeen
 from sightline.guard.evidence.fresh_frozen import FreshFrozenSeen
+from sightline.guard.evidence.goes_on import FromNothingSeen
 from sightline.guard.evidence.hang import RanksStuckSeen, StuckRank
 from sightline.guard.evidence.hidden import HiddenSeen
 from sightline.guard.evidence.language import (
@@ -177,6 +174,7 @@ __all__ = [
     "FeedSeen",
     "FiledSeen",
     "FreshFrozenSeen",
+    "FromNothingSeen",
     "GeneratedSeen",
     "HeadSeen",
     "HiddenSeen",
@@ -316,6 +314,7 @@ Evidence = (
     | DivergenceSeen
     | StillSeen
     | TeacherSeen
+    | FromNothingSeen
     | GeneratedSeen
     | OracleSeen
     | OverfitSeen

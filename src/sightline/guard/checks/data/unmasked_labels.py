@@ -9,7 +9,8 @@ Fix: labels = input_ids with -100 where attention_mask is 0 and outside the assi
 collator, or the chat template's assistant mask); shift once, in the loss or in the collator; raise max_length.
 Stays silent when: only assistant tokens are supervised (and a tag of the user's, where answers end); or everything is,
 in text without turns of a user (pretraining, captions; a note where TRL does so by its default, but not where it is
-told to teach prompts that are columns of their own); the policy writes its rows; labels fit a loss without shift; a
+told to teach prompts that are columns of their own); a model made from nothing is taught whole conversations (told at
+the end), and what goes on with its words answers alone; the policy writes its rows; labels fit a loss without shift; a
 loss leads away from its targets; all is taught of a text, a puzzle or a diffusion in which one mark alone hides words
 (BERT exchanges some as well).
 Sources:
@@ -22,13 +23,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sightline.guard.check import CannotTell, Finding, Severity, Verdict
-from sightline.guard.evidence import IGNORE, BatchSeen, DataSeen, LossSeen, PromptMasksSeen, PromptsSeen, TaughtFromSeen
+from sightline.guard.check import CannotTell, Finding, Severity, Verdict, Withdrawn
+from sightline.guard.evidence import IGNORE, BatchSeen, DataSeen, FromNothingSeen, LossSeen, PromptsSeen, TaughtFromSeen
 from sightline.guard.evidence.batches import as_taught, users_taught
 from sightline.guard.evidence.beginnings import Misplaced, never_first
 from sightline.guard.evidence.later_turns import later_turns
 from sightline.guard.evidence.other_words import shifted, shown_words
-from sightline.guard.evidence.prompt_masks import misplaced
+from sightline.guard.evidence.prompt_masks import PromptMasksSeen, misplaced
 from sightline.guard.evidence.taught_padding import pads_taught
 from sightline.guard.specimen import Run
 
@@ -43,8 +44,11 @@ def find(
     begun: TaughtFromSeen | None = None,
     prompts: PromptsSeen | None = None,
     masks: PromptMasksSeen | None = None,
+    nothing: FromNothingSeen | None = None,
 ) -> Verdict:
     """Labels against the attention mask, the speaker, and what the gradient shows each position was trained on."""
+    if nothing is not None and nothing.answers_later:
+        return Withdrawn()
     begins = misplaced(masks) or never_first(begun, prompts, batch.text)
     wrong = _told(begins or shifted(loss) or shown_words(loss))
     given, batch = batch, as_taught(batch, loss)
@@ -55,7 +59,9 @@ def find(
         return CannotTell("labels of a training batch aligned with its token ids")
     taught = labels != IGNORE
     copied = own is not None and bool((labels == ids)[taught].all())  # not masked at random, nor read off a gradient
-    said = None if data and data.objective == "rollout" else _on_prompt(batch, taught, data)  # it may write any tag
+    said = (
+        None if data and data.objective == "rollout" else _on_prompt(batch, taught, data, late=nothing is not None)
+    )  # it may write any tag
     return _on_padding(batch, taught) or said or _on_columns(data) or (_nothing(batch, taught) if copied else None)
 
 
@@ -76,12 +82,12 @@ def _on_padding(batch: BatchSeen, taught: Tensor) -> Finding | None:
     return Finding("error", f"{int(wrong.sum())} padding tokens are supervised", f"labels[{MASKED}] = -100", seen)
 
 
-def _on_prompt(batch: BatchSeen, taught: Tensor, data: DataSeen | None) -> Finding | None:
+def _on_prompt(batch: BatchSeen, taught: Tensor, data: DataSeen | None, *, late: bool) -> Finding | None:
     rows = users_taught(batch, taught) or later_turns(batch, taught)
     message = f"{len(rows)} of {len(taught)} rows supervise what the user says"
     fix = "set labels to -100 outside the assistant's turns (completion-only collator, or the template's mask)"
     severity: Severity = "note" if data and data.whole else "error"
-    return Finding(severity, message, fix, {"row": batch.marked(rows[0])}) if rows else None
+    return Finding(severity, message, fix, {"row": batch.marked(rows[0])}, late=late) if rows else None
 
 
 def _told(wrong: Misplaced | None) -> Finding | None:
