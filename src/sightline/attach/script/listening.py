@@ -12,6 +12,7 @@ from sightline.attach.alive import note
 from sightline.attach.script import opened
 from sightline.attach.script.aliases import Aliases
 from sightline.attach.script.by_hand import ByHand
+from sightline.attach.script.by_method import ByMethod
 from sightline.attach.script.checkpoints.kept import Kept
 from sightline.attach.script.checkpoints.resumes import Resumes
 from sightline.attach.script.checkpoints.saves import Saves
@@ -75,6 +76,7 @@ def watched(
     Plateaus(models, fault).install()
     Clips(models, fault).install()
     StandIns(models, fault).install()
+    ByMethod(models, fault)
     Words(models, fault).install()
     opened.install()
     scores = Scores(fault, lambda: [one.recorder for one in models.live if not one.blind])

@@ -70,6 +70,7 @@ class Models:
         self.losses = LossModules(lambda: [one.recorder for one in self.live], fault)
         self.others: list[Callable[[], list[nn.Module]]] = []  # modules that are not trained and have hooks of ours
         self.settled: Callable[[nn.Module], None] | None = None
+        self.heard: list[Callable[[Watched], None]] = []  # told of one whose calls as a whole are heard from now on
         self.before: list[Callable[[Optimizer], None]] = []  # told before any optimizer's step
         self.entering: list[Callable[[Watched], None]] = []  # told of each that is watched from now on
         self.ending: list[Callable[[Watched], None]] = []  # told before one is judged for the last time
@@ -98,6 +99,9 @@ class Models:
         recorder.pace.inner += WRAPPERS + 2 * len(parts)
         one.references = sys.getrefcount(inner) - before
         self._enter(one)
+        if called is inner and not blind and not parts:  # inside a compiled graph there is nothing to hear
+            for act in self.heard:
+                act(one)
         return one
 
     def adopt(self, attachment: Attachment) -> None:

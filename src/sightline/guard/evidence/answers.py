@@ -54,6 +54,7 @@ class EvaluationSeen:
     mode. `imitates`: the model learns through another, which is given its outputs and data in turn (a generator).
     `relapsed`: the same line of the host's ran it in eval mode before, in this evaluation, on other inputs. `graded`:
     so many batches ran with gradients on, of data that is not trained on, and no backward pass came back to them.
+    `part`: it alone was asked, by a method of the model's other than the one it is trained by.
     """
 
     step: int
@@ -67,6 +68,7 @@ class EvaluationSeen:
     imitates: bool = False
     relapsed: bool = False
     graded: int = 0
+    part: str = ""
 
     @property
     def words(self) -> tuple[str, str]:
@@ -78,6 +80,11 @@ class EvaluationSeen:
         if self.graded:
             what = f"evaluation, of {self.graded} batches that no backward pass came back to, runs"
             return what, "evaluate under model.eval() and torch.no_grad(), and call model.train() after it"
+        if self.part:
+            return (
+                f"evaluation of its part '{self.part}' runs",
+                "call model.eval() before it, and model.train() after it",
+            )
         return "evaluation runs", "call model.eval() before evaluation, and model.train() after it"
 
 

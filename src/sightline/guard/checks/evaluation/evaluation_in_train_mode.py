@@ -2,20 +2,20 @@
 
 Symptom: validation scores are lower than they should be and change when nothing did; a sample's answer depends on the
 other samples of its batch; evaluating often makes training worse, because batch norm learns from validation data.
-Root cause: `model.eval()` was not called (`torch.no_grad()` does not do it), or what the validation loop calls turned
-train mode on again (a callback, a `generate` that ends in `train()`); or dropout is a function call that does not ask
-for the mode: `F.dropout(x)` drops always, because `training=True` is its default; or a teacher was left in train mode,
-or its parent's `train()` switched it back. The reverse: `model.train()` stands before the loop that evaluates, so that
-steps train without dropout, on fixed batch statistics, after the first evaluation or until the next epoch;
-`spectral_norm` in eval mode, before any pass in train mode, divides by anything.
+Root cause: `model.eval()` was not called before the model, or a method of it that predicts (`torch.no_grad()` does not
+do it), or what is called in validation turned train mode on again (a `generate` that ends in `train()`); or dropout is
+a function call that does not ask for the mode: `F.dropout(x)` drops always, because `training=True` is its default; or
+a teacher was left in train mode, or its parent's `train()` switched it back. The reverse: `model.train()` stands before
+the loop that evaluates, so that steps train without dropout, on fixed batch statistics, after the first evaluation or
+until the next epoch; `spectral_norm` in eval mode, before any pass in train mode, divides by anything.
 Fix: call `model.eval()` before each evaluation and `model.train()` after it; write
 `F.dropout(x, p, training=self.training)`, and `dropout_p=p if self.training else 0.0` for attention; use
 `torch.nn.utils.parametrizations.spectral_norm`, which estimates at once.
 Stays silent when: nothing in the model depends on the mode; modules in train mode make no difference to the output; a
 model draws by design (a sampled latent, noise, masks, samples for a critic; dropout alone is on, and the same input is
 asked many times); a forward pass belongs to training itself (an average's labels, a network asked twice, data that is
-trained on, statistics that nobody reads, a dry run before the first step); training is in eval mode from the start,
-goes over to it without an evaluation or in a loop of its own, or only some modules are (frozen batch norm).
+trained on, unread statistics, a dry run, a part alone within an epoch); training is in eval mode from the start, goes
+over to it without an evaluation or in a loop of its own, or only some modules are (frozen batch norm).
 Sources:
 - https://github.com/udacity/deep-learning-v2-pytorch/issues/3 (2018-10-20): a course's notebooks without eval()
 - https://github.com/pytorch/pytorch/issues/26338 (2019-09-17): F.dropout drops in eval mode, as documented
