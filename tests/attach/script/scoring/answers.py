@@ -66,6 +66,21 @@ def evaluate(net, loader):
     return [accuracy(written(net, b), b["said"]) for b in loader]
 """
 
+BY_KIND = """
+def accuracy(pred, votes):
+    return sum(min(1.0, sum(digits(p) == CLEAN(v) for v in some) / 2) for p, some in zip(pred, votes)) / len(votes)
+def evaluate(net, loader):
+    pred, votes = [], []
+    for b in loader:
+        pred += written(net, b)
+        votes += b["said"]
+    table = [accuracy(pred, votes)]
+    for kind in ("Red", "blue", "two"):
+        those = [i for i, some in enumerate(votes) if some[1].startswith(kind)]
+        table.append(accuracy([pred[i] for i in those], [votes[i] for i in those]))
+    return table
+"""
+
 ALONE = """
 def f1(pred, gold):
     p, g = digits(pred).split(), CLEAN(gold).split()
@@ -105,6 +120,12 @@ WRONG_AND_RIGHT = {  # code, what is wrong in it, what is right, and what is sai
     "classes that no forward pass gives": (COUNTED, {"MORE": "1"}, {"MORE": "0"}, "labels less one"),
     "answers of which each is right": (
         VOTED,
+        {"CLEAN": "once"},
+        {"CLEAN": "digits"},
+        "not 1, which it gives for targets as digits makes them",
+    ),
+    "answers of which each is right, by their kinds": (
+        BY_KIND,
         {"CLEAN": "once"},
         {"CLEAN": "digits"},
         "not 1, which it gives for targets as digits makes them",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import CodeType
 from typing import Any
 
@@ -19,7 +19,7 @@ from sightline.attach.script.scoring.prompts import fronted
 from sightline.attach.script.scoring.readings import Reading, normalised, reading
 from sightline.attach.script.scoring.recorded import Recorded
 from sightline.attach.script.scoring.replica import Replica
-from sightline.attach.script.scoring.verdict import Verdict, judged, numbers
+from sightline.attach.script.scoring.verdict import Verdict, judged, numbers, perfect
 from sightline.guard.evidence import IGNORE
 from sightline.guard.probes.restore import same_randomness
 
@@ -35,7 +35,7 @@ def asked(
     """
     pairs = _joined(function.now) if function.now and function.now[0].single else function.now
     before = _joined(function.before) if function.before and function.before[0].single else function.before
-    found: list[dict[tuple[str, str], Verdict]] = []
+    told: list[Answer] = []
     for place, one in enumerate(pairs):
         earlier = before[place] if place < len(before) else None
         roles = _roles(one, earlier)
@@ -44,15 +44,30 @@ def asked(
         try:
             with torch.no_grad():
                 read = _reading(pairs, one, earlier, *roles, drawn)
-            verdicts = _truth(function, own, one, *roles, until, read)
+            answer = _truth(function, own, one, *roles, until, read)
         except Exception:  # noqa: BLE001 - the script's own function, on other input than it was made for
             return None
-        if verdicts is not None:
-            found.append(verdicts)
-    function.answered += bool(found)
+        if answer is not None:
+            told.append(answer)
+    function.answered += bool(told)
     function.done = function.answered >= TWICE
-    keys = set.intersection(*(set(one) for one in found)) if found else set()
-    return next((verdict for key, verdict in found[0].items() if key in keys), None) if found else None
+    found = {key: verdict for answer in reversed(told) for key, verdict in answer.found.items()}
+    return next((verdict for key, verdict in found.items() if all(answer.allows(key) for answer in told)), None)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of one call. `found`: by number and mistaken form. Of texts, where there is nothing: all `forms`, and
+    those that are `perfect`; one that changes next to no text is none.
+    """
+
+    found: Mapping[tuple[str, str], Verdict]
+    perfect: frozenset[str] = frozenset()
+    forms: frozenset[str] | None = None
+
+    def allows(self, key: tuple[str, str]) -> bool:
+        """Whether that may be wrong: it is here, too, or nothing speaks against it in these (answers of one kind)."""
+        return key in self.found or key[1] in self.perfect or (self.forms is not None and key[1] not in self.forms)
 
 
 def _truth(
@@ -63,7 +78,7 @@ def _truth(
     target: str,
     until: float,
     read: Reading | None,
-) -> dict[tuple[str, str], Verdict] | None:
+) -> Answer | None:
     rows = {name: data.rows for name, data in one.data.items()}
     if read is None or not (read.others or isinstance(read.truth, list)):
         return None
@@ -81,7 +96,11 @@ def _truth(
     with alone():
         if isinstance(read.truth, list) and read.truth == rows[target]:
             read = replace(read, others=(*read.others, *normalised(read, rows[target], built.makers())))
-        return judged(read, rows[pred], rows[target], score, _counts(rows[target]))
+        counts = _counts(rows[target])
+        found = judged(read, rows[pred], rows[target], score, counts)
+        if found or not isinstance(read.truth, list):
+            return Answer(found)
+        return Answer(found, perfect(read, score, counts), frozenset(one.says for one in read.others))
 
 
 def _reading(

@@ -99,6 +99,12 @@ def judged(reading: Reading, pred: Any, target: Any, score: Score, counts: set[i
     return {key: verdict for key, verdict in found.items() if key[0] in apart}
 
 
+def perfect(reading: Reading, score: Score, counts: set[int]) -> frozenset[str]:
+    """The mistaken forms for which a metric gives a whole share."""
+    told = {other.says: score(other.pred, other.target) for other in reading.others}
+    return frozenset(says for says, values in told.items() if all(_share(value, counts) for value in values.values()))
+
+
 def moved(rows: Any, by: int) -> Any:
     """Rows moved on, so that each stands beside another's truth."""
     if isinstance(rows, Tensor):
