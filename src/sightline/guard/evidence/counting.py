@@ -46,15 +46,15 @@ def in_bits(name: str) -> bool:
     return re.search(BITS, name.lower()) is not None
 
 
-def reported(values: Mapping[str, float]) -> Iterator[tuple[str, float]]:
-    """Name -> nats a token, of what is named a perplexity, a loss, or bits."""
+def reported(values: Mapping[str, float], *, losses: bool = True) -> Iterator[tuple[str, float]]:
+    """Name -> nats a token, of what is named a perplexity, bits, or (with `losses`) a loss."""
     for name, value in values.items():
         last = name.lower().split("/")[-1]
         if in_bits(name):
             yield name, value * LOG2
         elif ("ppl" in last or "perplexity" in last) and value > 0:
             yield name, log(value)
-        elif is_loss(last):
+        elif is_loss(last) and losses:
             yield name, value
 
 
@@ -98,6 +98,8 @@ def explained(score: Scored, nats: float, same: Callable[[float, float], bool] =
     every = sum(b.every[1] for b in score.batches) if isinstance(score, JudgedLossesSeen) else 0
     if every and same(nats, sum(b.fair[0] for b in score.batches) / every):
         return "of every token, but divided by all positions, padding included", False
+    if isinstance(score, JudgedLossesSeen) and (other := _smoothed(score, nats, same) or _last(score, nats, same)):
+        return other, False
     half = isinstance(score, ScoreSeen) and _half_masked(score, nats)
     return ("over every labelled token of a batch, padding included", False) if half else None
 
@@ -112,6 +114,22 @@ def _mixed(pairs: list[tuple[float, int]], nats: float, same: Callable[[float, f
     if same(nats, sum(one * count for one, count in pairs) / len(pairs)):
         return f"as a sum of means times rows, divided by {len(pairs)} batches"
     return None
+
+
+def _smoothed(score: JudgedLossesSeen, nats: float, same: Callable[[float, float], bool]) -> str | None:
+    """Losses against smoothed labels, over tokens or over batches."""
+    losses = [b.smoothed for b in score.batches if b.smoothed is not None and b.smoothed[1]]
+    if not losses or len(losses) < len(score.batches):
+        return None
+    ways = sum(one for one, _ in losses) / sum(n for _, n in losses), fmean(one / n for one, n in losses)
+    return "of losses with label smoothing" if any(same(nats, way) for way in ways) else None
+
+
+def _last(score: JudgedLossesSeen, nats: float, same: Callable[[float, float], bool]) -> str | None:
+    """What the loop over an evaluation left behind."""
+    batches = [b for b in score.batches if b.told[1]] if score.whole else []
+    ways = [loss / n for loss, n in filter(None, (batches[-1].told, batches[-1].smoothed))] if len(batches) > 1 else []
+    return f"of the last of {len(batches)} batches alone" if any(same(nats, way) for way in ways) else None
 
 
 def _half_masked(score: ScoreSeen, nats: float) -> bool:

@@ -69,6 +69,7 @@ class BatchScore:
 
     `told`: where the host's labels are; without labels, every token but the first of a row. `fair`: those of them that
     are neither padding nor were scored before in an overlapping window. `every`: all positions, padding included.
+    `smoothed`: as `told`, of a loss against smoothed labels, which is no likelihood.
     """
 
     rows: int
@@ -77,6 +78,7 @@ class BatchScore:
     every: tuple[float, int]
     repeated: int = 0
     padding: int = 0
+    smoothed: tuple[float, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +93,12 @@ class ScoreSeen:
 @dataclass(frozen=True, slots=True)
 class JudgedLossesSeen:
     """The cross-entropies that a script computed in an evaluation: in each, `told` and `fair` are of what it did not
-    ignore, and `every` has the same sum over all targets.
+    ignore, and `every` has the same sum over all targets. `whole`: they are those of a loader's batches, up to its end.
     """
 
     step: int
     batches: tuple[BatchScore, ...]
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

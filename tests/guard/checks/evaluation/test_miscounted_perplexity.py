@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import exp, log
 from statistics import fmean
 
@@ -175,3 +176,24 @@ def test_few_digits_tell_of_what_is_far_off() -> None:
 def test_what_its_digits_prove_counts_from_two_per_cent_on(short: float, told: bool) -> None:
     own = JudgedLossesSeen(8, (heard(2.0, 100), heard(short, 10)))
     assert isinstance(printed("ppl", f"{exp((2.0 + short) / 2):.3f}", own), Finding) == told
+
+
+def test_the_last_batch_alone() -> None:
+    """A loop that is still at work prints each batch's loss, and is no fault."""
+    ended = JudgedLossesSeen(8, OWN.batches[:2], whole=True)
+    verdict = printed("val loss", "4.000", ended)
+    assert isinstance(verdict, Finding) and "of the last of 2 batches alone" in verdict.message
+    assert isinstance(printed("val loss", "4.000", JudgedLossesSeen(8, OWN.batches[:2])), CannotTell)
+    assert isinstance(printed("val loss", "2.000", ended), CannotTell)
+    assert printed("val loss", "2.000", JudgedLossesSeen(8, OWN.batches[:1], whole=True)) is None
+
+
+def test_smoothed_labels() -> None:
+    own = JudgedLossesSeen(
+        8, tuple(replace(one, smoothed=(one.told[0] + 0.5 * one.told[1], one.told[1])) for one in OWN.batches)
+    )
+    for nats in (OWN_RIGHT + 0.5, OWN_MEAN + 0.5):
+        verdict = printed("val ppl", f"{exp(nats):.3f}", own)
+        assert isinstance(verdict, Finding) and "label smoothing" in verdict.message
+        assert isinstance(printed("val loss", f"{nats:.4f}", own), CannotTell)
+    assert printed("val ppl", f"{exp(OWN_RIGHT):.3f}", own) is None

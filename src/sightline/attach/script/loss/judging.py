@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sightline.attach.feed import Feed
 from sightline.attach.hook import Hook
 from sightline.attach.phases.state import State
 from sightline.attach.read import own_padding
@@ -33,7 +34,7 @@ PLAIN = "cross_entropy_loss"  # of torch._C._nn: what F.cross_entropy and nn.Cro
 
 @dataclass(eq=False)
 class Round:
-    """One evaluation of one model. `kinds`: numbers of classes. `other`: losses that are no plain sum over targets.
+    """One evaluation of one model. `kinds`: numbers of classes. `other`: losses that are no sum over targets.
 
     `pad`: the id that only pads, as far as the first calls tell, of vocabularies with as many rows as `tables` holds.
     `padded`: of each call, its rows and how many of the targets that its losses took were that id.
@@ -161,7 +162,7 @@ class Judging(Beside):
         classes = logits.shape[dim]
         pad = here.pad if classes in here.tables else None  # of other targets the id says nothing
         known = pad is not None or reduction != EACH
-        sums = weight is None and not smoothing and not targets.is_floating_point() and known
+        sums = weight is None and not targets.is_floating_point() and known
         here.heard += 1
         here.kinds.add(classes)
         if not sums or here.heard > MOST or len(here.kinds) > 1:
@@ -170,6 +171,8 @@ class Judging(Beside):
         rows, every = len(targets) if targets.dim() > 1 else 0, targets.numel()
         real = targets != ignored
         pads = real & (targets == pad) if pad is not None else real & False
+        total = result.detach().sum()
+        plain = self._plain(logits, targets, None, SUM, ignored, 0.0) if smoothing and self._plain else total
         likely = logits.detach().movedim(dim, -1)[pads].float().log_softmax(-1)  # not by the function that we are in
         padding, of_call = -likely.gather(-1, targets[pads].unsqueeze(-1)).sum(), here.padded[-1]
 
@@ -178,10 +181,13 @@ class Judging(Beside):
             of_call[1] += hidden
             if count:
                 nats = value * count if reduction == MEAN else value
-                fair = (nats - apart, count - hidden)
-                here.batches.append(BatchScore(rows or of_call[0], (nats, count), fair, (nats, every), padding=hidden))
+                smooth, nats = ((nats, count), float(values[4])) if smoothing else (None, nats)
+                fair, all_ = (nats - apart, count - hidden), (nats, every)
+                here.batches.append(
+                    BatchScore(rows or of_call[0], (nats, count), fair, all_, padding=hidden, smoothed=smooth)
+                )
 
-        here.state.mailbox.post([result.detach().sum(), real.sum(), padding, pads.sum()], arrived)
+        here.state.mailbox.post([total, real.sum(), padding, pads.sum(), plain], arrived)
 
     def _ends(self, state: State) -> None:
         here = self._round
@@ -189,4 +195,6 @@ class Judging(Beside):
             return
         self._rest()
         if here.heard and not here.other:
-            state.mailbox.post([], lambda _: state.offer(JudgedLossesSeen(here.step, here.scores)))
+            feed = Feed.last()
+            whole = feed is not None and feed.lengths.get(feed.epoch) == here.heard
+            state.mailbox.post([], lambda _: state.offer(JudgedLossesSeen(here.step, here.scores, whole)))

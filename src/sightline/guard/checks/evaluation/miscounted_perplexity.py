@@ -1,13 +1,13 @@
 """L7 · The reported perplexity is no mean over tokens: batches, padding or overlapping windows are counted wrongly.
 
-Symptom: perplexity (or accuracy) changes with batch size, padding or stride alone; it compares with nobody else's.
+Symptom: perplexity (or accuracy) changes with batch size, padding or stride alone; it compares with nobody's.
 Root cause: perplexity is exp(sum of the tokens' negative log-likelihoods / number of tokens). A mean over batches (or
-over their perplexities) weighs the tokens of small batches more; padding that is scored adds easy or absurd tokens; a
-sliding window that scores its overlap again counts some twice; nats are no bits; a sum of means is divided by rows.
+over their perplexities) weighs the tokens of small batches more; padding adds easy tokens; overlaps of windows count
+twice; nats are no bits; means are divided by rows; only the last batch's loss is left; labels are smoothed.
 Fix: sum the losses of supervised tokens and their number, divide once, take exp once; -100 on padding and overlap.
 Stays silent when: the reported number is that of the tokens; another way to count gives less than 5 % else (2 % where
 it makes the number to its last digit, and two standard errors of what is no loss); nothing reported can be explained by
-the evaluation's own batches (other data, smoothing). A mean of losses over batches is a note: most trainers report it.
+the evaluation's own batches; a loss of smoothed labels is called one. A mean of losses over batches is only a note.
 Sources:
 - https://github.com/ml-explore/mlx-lm/pull/1855 (2026-09-07): perplexity that depended on the batch size by padding
 - https://github.com/axolotl-ai-cloud/axolotl/pull/3988 (2026-09-09): padding scored as text by a perplexity metric
@@ -71,7 +71,7 @@ def _heard(last: MetricsSeen, heard: JudgedLossesSeen) -> Verdict:
     fair, right = mean(heard.batches, "fair"), False
     if fair is None:
         return CannotTell("loss of an evaluation's tokens")
-    for name, nats in reported(last.values):
+    for name, nats in reported(last.values, losses=not any(one.smoothed for one in heard.batches)):
         value = last.values[name]
         off = nats_off(name, value, last.rounding.get(name, 0.0)) + FLOAT * max(1.0, abs(nats))
         alike = partial(isclose, rel_tol=0.0, abs_tol=off)
