@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,7 @@ from sightline.attach.script.checkpoints.matching import Matching
 from sightline.attach.script.checkpoints.reloads import watch_half, watch_nothing_came, watch_reload
 from sightline.attach.script.checkpoints.saves import Saves
 from sightline.attach.script.checkpoints.trainers import Fit, fit_of, of_a_trainer, settings_of
+from sightline.attach.script.imports import Notice
 from sightline.attach.script.watch import Models, Watched
 from sightline.guard.evidence import ResumeSeen
 from sightline.guard.probes.resume import resume
@@ -69,6 +71,12 @@ class Saved:
     step: int = 0
     fit: Fit | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def other_rows(self, one: Watched) -> bool:
+        """Whether a model is fed none of the rows that were fed again and again until the save."""
+        if not self.again or one.attachment is None:
+            return False
+        return not any(row in self.rows for fed in one.attachment.loading.fed for row in fed.inputs)
 
     def last(self, content: Any) -> bool:
         """Whether the model was trained no more since, by this Trainer or another. `content`: of the file."""
@@ -129,8 +137,21 @@ class Resumes:
             return result
 
         torch.load = torch.serialization.load = reading
+        Notice({"safetensors.torch": self._safetensors}).install()
         nn.Module.load_state_dict = loading  # type: ignore[method-assign, assignment]
         self._models.before.append(self._hook(self._stepping))
+
+    def _safetensors(self) -> None:
+        module = sys.modules["safetensors.torch"]
+        read, came = module.load_file, self._hook(self._came)
+
+        @functools.wraps(read)
+        def reading(filename: Any, *args: Any, **kwargs: Any) -> Any:
+            content = read(filename, *args, **kwargs)
+            came(filename, content)
+            return content
+
+        module.load_file = reading  # type: ignore[attr-defined]
 
     def _needs(self) -> bool:
         """Whether the next steps are to be heard."""
@@ -262,19 +283,13 @@ class Resumes:
             if fit_of(model) is not None and any(id(p) in held for p in model.parameters()):
                 self._settings.setdefault(model, settings_of(model))
 
-    def other_rows(self, path: str, one: Watched) -> bool:
-        """Whether a model is fed none of the rows that were fed again and again until the save."""
-        saved = self._saved.get(path)
-        if saved is None or not saved.again or one.attachment is None:
-            return False
-        return not any(row in saved.rows for fed in one.attachment.loading.fed for row in fed.inputs)
+    def saved(self, path: str) -> Saved | None:
+        """What this process saved there last, of a model in training."""
+        return self._saved.get(path)
 
-    def other_run(self, path: str, one: Watched, optimizer: Optimizer) -> bool:
-        """Whether a file of this process is not what a model goes on from: it is the one that was saved, which trains
-        on, or its optimizer is of another kind or rate."""
-        saved = self._saved.get(path)
-        if saved is None:
-            return False
+    def other_run(self, saved: Saved, one: Watched, optimizer: Optimizer) -> bool:
+        """Whether what was saved is not what a model goes on from: it is the one that was saved, which trains on, or
+        its optimizer is of another kind or rate."""
         return saved.model() is one.recorder.model or self._kind(optimizer) not in saved.kinds
 
     def made(self, optimizer: Optimizer) -> None:

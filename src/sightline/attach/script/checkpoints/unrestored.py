@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,41 +22,27 @@ from torch.optim import Optimizer
 
 from sightline.attach.hook import Hook
 from sightline.attach.onlookers.schedule import schedules_of
-from sightline.attach.script.again import Print, print_of
-from sightline.attach.script.checkpoints.contents import mappings, moments_among, prints, states
+from sightline.attach.script.again import print_of
+from sightline.attach.script.checkpoints.contents import moments_among
 from sightline.attach.script.checkpoints.counters import LONG, Counters
-from sightline.attach.script.checkpoints.makes import as_list, is_plain, optimizer_in, same_make
+from sightline.attach.script.checkpoints.makes import as_list, is_plain, same_make
 from sightline.attach.script.checkpoints.places import STARTED, Restarted, restarted
-from sightline.attach.script.checkpoints.resumes import Resumes
+from sightline.attach.script.checkpoints.read import Pieces, Read, read_of
+from sightline.attach.script.checkpoints.resumes import Resumes, Saved
 from sightline.attach.script.watch import Models, Watched
 from sightline.guard.evidence import ResumeSeen
 from sightline.guard.probes.resume import keeps_state
 
-COUNTS = 3  # as deep as a count of steps or epochs is looked for
 ALONG = 0.05  # of the saved rate: a schedule of the script's own that is as near goes on, whatever its count
 PATIENCE = 16  # steps of other optimizers until a file that was read is forgotten
-BARE, NAMED = 3, 20_000  # files without an optimizer that are kept in mind, and tensors of one: more are data
+BARE = 3  # files without an optimizer that are kept in mind
 MOVING = {"last_epoch", "_step_count", "_last_lr", "T_cur", "T_i", "best", "num_bad_epochs", "cooldown_counter"}
 
 
 @dataclass(eq=False)
-class Read:
-    """What is known of a file that holds more than weights. `numbers`: its counts. `random`: its random states."""
-
-    path: str
-    prints: frozenset[Print]
-    optimizers: tuple[Mapping[str, Any], ...]  # their groups, and which parameters have state
-    schedules: tuple[Mapping[str, Any], ...]
-    numbers: frozenset[int]
-    random: tuple[Tensor, ...]
-    drawn: bool = False
-    waited: int = 0
-    judged: weakref.WeakSet[Optimizer] = field(default_factory=weakref.WeakSet)
-
-
-@dataclass(eq=False)
 class Going:
-    """A run that may go on from what was read, without all of it. `proof`: what tells that it does.
+    """A run that may go on from what was read, without all of it. `proof`: what tells that it does; `saved`: what was
+    there when it was read, if this process wrote it.
 
     `lost`: what did not come back; nothing yet where a schedule began `anew`, until that shows in the rate; and nothing
     where the file holds no optimizer.
@@ -66,6 +52,7 @@ class Going:
     optimizer: weakref.ref[Optimizer]
     lost: tuple[tuple[str, str], ...]
     counters: Counters
+    saved: Saved | None
     proof: str = ""
     anew: Restarted | None = None
     waited: int = 0
@@ -79,8 +66,9 @@ class Unrestored:
         self._hook = lambda act: Hook(act, lambda error: fault(f"resume: {type(error).__name__}: {error}"))
         self._reads: list[Read] = []
         self._going: list[Going] = []
+        self._pieces = Pieces(lambda path: resumes.saved(path) is not None)
         resumes.reads.append(self._came)
-        models.attention.needs.append(lambda: bool(self._reads or self._going))
+        models.attention.needs.append(lambda: bool(self._reads or self._going or self._pieces.waiting))
         models.before.append(self._hook(self._stepping))
 
     def install(self) -> None:
@@ -95,8 +83,12 @@ class Unrestored:
         torch.set_rng_state = setting
 
     def _came(self, path: str, content: Any) -> None:
-        found = read_of(path, content)
+        whole = read_of(path, content)
+        piece = self._pieces.joined(path, content)
+        found = piece if piece is not None and (whole is None or piece.optimizers) else whole
         if found is None:
+            if self._pieces.waiting:
+                self._models.attention.listen()
             return
         if found.optimizers:
             self._reads, self._going = [found], []
@@ -116,6 +108,7 @@ class Unrestored:
                 self._tell(run, optimizer)
             elif run.optimizer() is None:
                 self._going.remove(run)
+        self._pieces.clear()
         for read in self._reads:
             read.waited += 1
             if optimizer not in read.judged:
@@ -138,7 +131,8 @@ class Unrestored:
             return
         taken = {one["steps"] for one in kept} | {one["last_epoch"] for one in read.schedules}
         proof = "it draws on with the saved random numbers" if read.drawn else _on_its_schedule(read, optimizer)
-        run = Going(read, weakref.ref(optimizer), lost, Counters(read.numbers, frozenset(taken)), proof, anew)
+        counters, saved = Counters(read.numbers, frozenset(taken)), self._resumes.saved(read.path)
+        run = Going(read, weakref.ref(optimizer), lost, counters, saved, proof, anew)
         self._going.append(run)
         self._tell(run, optimizer)
 
@@ -169,13 +163,13 @@ class Unrestored:
         self._going.remove(run)
         if one is None or one.attachment is None:
             return
-        if one.adopted or self._resumes.other_rows(run.read.path, one):
+        if one.adopted or (run.saved is not None and run.saved.other_rows(one)):
             return
         if run.lost:
             part, what = run.lost[0]
             differ = ((part, f"{what}, while the run goes on: {run.proof}"), *run.lost[1:])
             one.attachment.show(_seen(run.read, one, tuple(part for part, _ in run.lost), differ))
-        elif not self._resumes.other_run(run.read.path, one, optimizer):
+        elif run.saved is None or not self._resumes.other_run(run.saved, one, optimizer):
             seen = _seen(run.read, one, ("weights",), ())
             one.attachment.show(replace(seen, live=("weights", "optimizer")))
 
@@ -196,32 +190,6 @@ class Unrestored:
 def _seen(read: Read, one: Watched, parts: tuple[str, ...], differ: tuple[tuple[str, str], ...]) -> ResumeSeen:
     saved = ("weights", *["optimizer"] * bool(read.optimizers), *["schedule"] * bool(read.schedules))
     return ResumeSeen(one.recorder.step, read.path, saved, ("weights", *parts), parts, differ)
-
-
-def read_of(path: str, content: Any) -> Read | None:
-    """What to know of a file's content: nothing where it holds neither an optimizer's state nor weights and a count."""
-    every = list(mappings(content, COUNTS))
-    optimizers = tuple(filter(None, map(optimizer_in, every)))
-    plain = [one for one in every if "param_groups" not in one and "last_epoch" not in one]
-    weights = [] if optimizers else list(states(content))
-    if not optimizers:  # counts stand beside the weights; deeper there are sizes of a model
-        plain = [one for one in plain if any(isinstance(v, Tensor) or next(states(v), None) for v in one.values())]
-    values = [value for one in plain for value in one.values()]
-    numbers = frozenset(value for value in values if type(value) is int and value > 0)
-    if not optimizers and (not weights or not numbers or sum(map(len, weights)) > NAMED):
-        return None
-    return Read(
-        path=path,
-        prints=prints(content if optimizers else weights),
-        optimizers=optimizers,
-        schedules=tuple(dict(one) for one in every if isinstance(one.get("last_epoch"), int)),
-        numbers=numbers,
-        random=tuple(
-            value.cpu().clone()
-            for value in values
-            if isinstance(value, Tensor) and value.dtype == torch.uint8 and value.dim() == 1
-        ),
-    )
 
 
 def _lost(read: Read, kept: Sequence[Mapping[str, Any]], optimizer: Optimizer) -> tuple[tuple[str, str], ...]:

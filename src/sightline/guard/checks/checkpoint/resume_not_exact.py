@@ -12,8 +12,9 @@ rate. `sightline run` takes it for a resume when a script trains on, alike and o
 that says how far it had come (where rows are drawn at random: with its moments back, on some of those rows); when all
 weights of an optimizer that is like the file's are the file's, and a count of steps or epochs goes on from the file's,
 or its random numbers are set (so too where the file holds no optimizer, or an optimizer that was amid a plan of rates
-which now begins anew, and no place in it); and a Trainer that begins with the weights of its last run, which was cut
-off, or where one of Lightning's had ended, to a later end and with nothing else new; else the host must say so.
+which now begins anew, and no place in it; files that are read together count as one, with their names and a JSON file
+beside them; weights alone only where it wrote them); and a Trainer that begins with the weights of its last run, which
+was cut off, or where one of Lightning's had ended, to a later end and with nothing else new; else the host must say so.
 Sources:
 - https://github.com/IntelLabs/distiller/issues/145 (2019-02-06): the rate starts anew, the optimizer was never loaded
 - https://github.com/NVIDIA-NeMo/Automodel/issues/763 (2025-11-04): optimizer and schedule not restored, step at 0
@@ -48,7 +49,7 @@ def find(resume: ResumeSeen) -> Verdict:
         return _finding(resume, part, f"{part} was not restored: {what}", "warning" if random else "error")
     lacks = [part for part in KEPT if part in resume.live and part not in resume.saved]
     if lacks:
-        return _finding(resume, lacks[0], f"the checkpoint holds no {lacks[0]}", "warning")
+        return _finding(resume, lacks[0], f"what was read holds no {lacks[0]}", "warning")
     return None
 
 
