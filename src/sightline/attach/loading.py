@@ -17,6 +17,7 @@ from sightline.attach import mixed
 from sightline.attach.classes import Taught, may_teach_classes, rows_taught
 from sightline.attach.feed import Feed, order_of, splitting
 from sightline.attach.files import misfiled
+from sightline.attach.partners import mispaired
 from sightline.attach.prints import part_hashes, text_and_image, together
 from sightline.attach.recorder import Recorder
 from sightline.guard.evidence import Fed, FeedSeen, LoaderSeen, WaitingSeen
@@ -31,13 +32,14 @@ SHARE = 0.25  # of the guard's budget that hashing later batches may take
 ROWS = 65_536  # rows remembered
 STEPS = 256  # steps whose waits are remembered
 PROBED, AT_LAST = 3, 16  # training forwards before rows are probed; by the second, the batches do not vary
+PAIRED = 32  # before labels are: a short run has learnt nothing that would be wrong
 WHY = {
     "LoaderSeen": "no loader was shown: attach(..., dataloader=loader)",
     "DrawsSeen": "no loader of a map-style data set with two or more forked workers was shown, or it was too slow",
     "PairedSeen": "no loader of samples that hold an image and its mask or boxes was seen to move the image,"
     " nor one with a collate function of its own whose parts could be traced to its samples",
     "CollatedSeen": "no loader with a collate function of its own was shown, or it makes each batch anew at random",
-    "FiledSeen": "no loader of images was shown that are of numbered files, out of the order of their names",
+    "FiledSeen": "no loader was shown of numbered files out of order, nor of rows whose labels are not theirs",
     "FeedSeen": "no training batch of tensors was seen",
     "RowsSeen": "no training batch was seen whose inputs share their leading dimension",
     "WaitingSeen": "no steps with a loader in sight: attach(..., dataloader=loader)",
@@ -58,7 +60,7 @@ class Loading:
         self._reader, self._several = Taught(), False  # backward passes come through one output
         self._forwards, self._hashed, self._shown, self._rows_asked = 0, 0, 0, not wants("RowsSeen")
         self._forwards_before = 0  # this step
-        self._files_asked = not wants("FiledSeen")
+        self._asks = [(0, misfiled), (PAIRED, mispaired)] if wants("FiledSeen") else []  # from which forward on
         self._pairs_asked = not wants("PairedSeen")
         self._collate_asked = self._pairs_asked and not wants("CollatedSeen")
         self._spent, self._began = 0.0, time.perf_counter()
@@ -147,6 +149,8 @@ class Loading:
     def close(self) -> None:
         """The run is over: what was seen is shown once more."""
         self._recorder.mailbox.open(wait=True)
+        self._forwards = max(self._forwards, self._recorder.step)  # some were slept through
+        self._ask_files()
         if self._fed:
             self._show(final=True)
         self._show_waits()
@@ -220,12 +224,10 @@ class Loading:
             self._offer(batch)
 
     def _ask_files(self) -> None:
-        """Once, of a loader whose samples are of files that have another order than their names."""
-        if self._files_asked or self._loader is None:
-            return
-        self._files_asked = True
-        if (seen := misfiled(self._loader, self._recorder.step)) is not None:
-            self._offer(seen)
+        """Once each, of a loader: have its labels the order of other files, or that of other rows?"""
+        while self._asks and self._loader is not None and self._forwards >= self._asks[0][0]:
+            if (seen := self._asks.pop(0)[1](self._loader, self._recorder.step)) is not None:
+                self._offer(seen)
 
     def _ask_pairs(self, call: Call, output: Any) -> None:
         """Once, of a loader that feeds images to a model which gives more than a row of numbers for each."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sightline.attach.alive import note
-from sightline.attach.script import opened
+from sightline.attach.script import drawn, opened
 from sightline.attach.script.aliases import Aliases
 from sightline.attach.script.by_hand import ByHand
 from sightline.attach.script.by_method import ByMethod
@@ -79,6 +79,7 @@ def watched(
     ByMethod(models, fault)
     Words(models, fault).install()
     opened.install()
+    drawn.install()
     scores = Scores(fault, lambda: [one.recorder for one in models.live if not one.blind])
     scores.install()
     judging, last, unreset = Judging(fault), LastRead(fault), Unreset(fault)

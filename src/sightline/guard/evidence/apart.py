@@ -15,6 +15,8 @@ def apart(paired: PairedSeen | None, filed: FiledSeen | None, kept: ExtractedSee
         return _augmented(paired)
     if filed is not None and filed.misfiled:
         remedy = "pair files and labels by name; sort numbered ones by number: key=lambda p: int(p.stem.split('_')[-1])"
+        if filed.order in ("shifted", "drawn"):
+            remedy = "shuffle, filter and shift inputs and labels with one index (x[i], y[i]), before they are parted"
         return Stray(filed.says, remedy, True, {"with their labels": filed.given, "with the others": filed.other})
     if kept is not None and kept.in_another_order:
         what = f"{kept.conflicts} of {len(kept.taught)} kept features were taught the label of another sample: the"

@@ -54,8 +54,8 @@ def filed(
         if len(both) < LEAST:
             return best
         images = torch.stack([read[place][0] for place in both])
-        own, of_others = (_encoded([read[at][1] for at in places]) for places in (both, [others[p] for p in both]))
-        given, other = _together(images, own), _together(images, of_others)
+        own, of_others = (encoded([read[at][1] for at in places]) for places in (both, [others[p] for p in both]))
+        given, other = together(images, own), together(images, of_others)
         one = both[0]
         seen = FiledSeen(step, len(both), given, other, order, names[one], names[others[one]])
         best = seen if best is None or seen.other > best.other else best
@@ -86,7 +86,7 @@ def _alike(image: Tensor, file: str) -> bool:
 
     try:
         with Image.open(file) as picture:
-            own = _features(array_of(picture.convert("RGB")))
+            own = features(array_of(picture.convert("RGB")))
     except OSError:
         return False
     one, other = (
@@ -119,9 +119,9 @@ def _parts(samples: list[Any]) -> Sample | None:
     label: Label = {}
     for path, value in _leaves(samples[0], ""):
         array = value.detach() if isinstance(value, Tensor) else array_of(value)
-        features = _features(array) if array is not None and image is None else None
-        if features is not None:
-            image = features
+        small = features(array) if array is not None and image is None else None
+        if small is not None:
+            image = small
         elif isinstance(value, str):
             label[path] = tuple(value.lower().split())
         elif isinstance(value, bool | int | float):
@@ -139,7 +139,7 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _features(array: Tensor | None) -> Tensor | None:
+def features(array: Tensor | None) -> Tensor | None:
     """A grey thumbnail of (SIDE, SIDE), one of each channel, and how each row and column varies; None of no image."""
     if array is None or array.dim() not in (2, 3) or array.is_complex():
         return None
@@ -154,7 +154,7 @@ def _features(array: Tensor | None) -> Tensor | None:
     return torch.cat([*small, *rough, image.mean((1, 2)), image.std((1, 2))]).float()
 
 
-def _encoded(labels: Sequence[Label]) -> Tensor:
+def encoded(labels: Sequence[Label]) -> Tensor:
     """One row of numbers for each label: kinds and words as ones and zeros, measures as they are."""
     columns: list[Tensor] = []
     for path in set.intersection(*(set(label) for label in labels)):
@@ -170,7 +170,8 @@ def _encoded(labels: Sequence[Label]) -> Tensor:
     return torch.stack(columns, dim=1) if columns else torch.zeros(len(labels), 1)
 
 
-def _together(images: Tensor, labels: Tensor) -> float:
+def together(images: Tensor, labels: Tensor) -> float:
+    """How far both go together, in standard deviations above what they do when dealt at random."""
     x, y = _standard(images), _standard(labels)
     generator = torch.Generator().manual_seed(0)
     dealt = [y[torch.randperm(len(y), generator=generator)] for _ in range(DEALS)]
