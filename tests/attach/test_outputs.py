@@ -51,3 +51,39 @@ def test_columns_in_units_of_their_own(scaled: bool, kind: str) -> None:
     if scaled:
         table = (table - table.mean(0)) / table.std(0)
     assert learn(nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 2)), table, rows=64) == {kind}
+
+
+class Pooled(nn.Module):
+    """A causal average of tokens, of which the one at `place` is classified, behind dropout."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__()
+        self.place = place
+        self.table, self.drop, self.head = nn.Embedding(20, 8), nn.Dropout(0.1), nn.Linear(8, 3)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        means = self.table(ids).cumsum(1) / torch.arange(1, ids.shape[1] + 1)[:, None]
+        out: torch.Tensor = self.head(self.drop(means[:, self.place]))
+        return out
+
+
+@pytest.mark.parametrize(("place", "kind"), [(-1, "passed"), (0, "finding")])
+def test_one_output_behind_dropout(place: int, kind: str) -> None:
+    """All texts begin with one token; dropout alone tells them apart, and is off when the model is judged."""
+    torch.manual_seed(1)
+    ids, labels = torch.randint(1, 20, (320, 12)), torch.randint(0, 3, (320,))
+    ids[:, 0] = 0
+    model = Pooled(place)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    guard = sightline.attach(model, optimizer, on_finding=None, budget=100.0, checks=load((page("M2"),)))
+    for _ in range(4):
+        model.train()
+        for rows in torch.randperm(256).split(32):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(ids[rows]), labels[rows]).backward()
+            optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            model(ids[256:])
+    guard.close()
+    assert {record["kind"] for record in guard.records()} == {kind}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from math import gcd
 from typing import Any, ClassVar
@@ -18,6 +19,7 @@ from sightline.guard.probes.fields import leaves
 ROWS = 64  # samples compared: enough to see that they are one
 WIDE = 4096  # elements of a sample compared
 RECENT = 3  # readings shown together
+ALIKE = 16  # samples of an evaluation: a few may be of one kind
 SETS = 4  # of vectors in one output
 FROM = 8  # steps: outputs that start out equal (a head of zeros) differ by then
 WRITES = 16  # to a matrix, one for each step: an init and a checkpoint's loading make a few, so this one was trained
@@ -107,10 +109,13 @@ class Outputs(Onlooker):
         self._recent: dict[int, list[tuple[float, float]]] = {}
         self._looks = 0
         self._last: dict[int, OutputsSeen] = {}
+        self._judged: deque[tuple[int, float, float]] = deque(maxlen=RECENT)
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """Compare the samples of a measured training forward, once its gradient has come."""
         step = self.recorder.step
+        if not training and step >= FROM and measured and not call.model.training:
+            self._judge(call, given_out(output))
         if not training or step < FROM or not (measured or (self._looks < FIRST and step % EVERY == 0)):
             return
         given = given_out(output)
@@ -119,6 +124,20 @@ class Outputs(Onlooker):
         for place, one in enumerate(every):
             if one.requires_grad:
                 self._listen(place, call, one)
+
+    def _judge(self, call: Call, given: Tensor | None) -> None:
+        """In an evaluation no dropout makes samples differ that are one."""
+        inputs = spread_of_inputs(call, given) if given is not None else None
+        if given is None or inputs is None or len(kept := _samples(given)) < ALIKE or given.dim() > 2:
+            return
+        rows, ids = len(kept), call.tensor("input_ids")
+        if ids is not None:  # of one text over and over, the outputs are one
+            inputs = (ids != ids[:1]).flatten(1).any(dim=1).float().mean()
+
+        def arrived(values: list[Tensor]) -> None:
+            self._judged.append((rows, float(values[0]), float(values[1])))
+
+        self.recorder.mailbox.post([spread(kept), inputs], arrived)
 
     def _listen(self, place: int, call: Call, given: Tensor) -> None:
         step = self.recorder.step
@@ -144,6 +163,11 @@ class Outputs(Onlooker):
         for last in self._last.values():
             if 2 * last.step >= self.recorder.step:
                 self.recorder.offer(replace(last, over=True))
+        if 0 in self._last and len(self._judged) == RECENT:
+            rows, outputs, inputs = zip(*self._judged, strict=True)
+            self.recorder.offer(
+                replace(self._last[0], rows=min(rows), outputs=outputs, inputs=min(inputs), mode="eval")
+            )
 
 
 def _vectors(output: Any) -> list[Tensor]:

@@ -118,6 +118,7 @@ class OutputsSeen:
         pulls: spread of the loss's gradients with respect to the outputs in the same passes: large where the samples
             are wanted to differ, small where all are wanted to be alike.
         over: whether the run is over, and the last of these passes was in its second half.
+        mode: "eval" where the outputs are those of the last evaluations, and the pulls those of training.
     """
 
     step: int
@@ -126,6 +127,7 @@ class OutputsSeen:
     inputs: float
     pulls: tuple[float, ...]
     over: bool = False
+    mode: str = "train"
 
 
 @dataclass(frozen=True, slots=True)

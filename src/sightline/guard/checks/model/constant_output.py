@@ -4,7 +4,8 @@ Symptom: the loss stops at that of the best constant guess; the accuracy is the 
 is at chance, because all embeddings are one.
 Root cause: units that are dead for every input (a step too large for ReLU, a bias far below 0), saturation (inputs or
 weights far too large for sigmoid or tanh), inputs that are multiplied by 0 or masked out, or a representation that
-collapses because nothing in its loss keeps samples apart.
+collapses because nothing in its loss keeps samples apart, or is taken where all samples are alike (the first token of
+a causal model). Dropout hides it in training: what evaluations are given is compared too.
 Fix: lower `lr` (with warm-up) or use GELU or LeakyReLU for dead units; normalise inputs for saturated ones; stop the
 gradient of one branch, or add negatives, for collapsed representations.
 Stays silent when: inputs hardly differ; the loss wants all outputs alike (the gradients of the samples agree); the run
@@ -53,7 +54,8 @@ def find(outputs: OutputsSeen | None = None, vectors: CollapseSeen | None = None
         return None
     return Finding(
         severity="error",
-        message=f"{outputs.rows} different samples give one output: it differs by {max(outputs.outputs):.1g} of itself",
+        message=f"{outputs.rows} different samples give one output{' in eval mode' if outputs.mode == 'eval' else ''}:"
+        f" it differs by {max(outputs.outputs):.1g} of itself",
         fix="look for dead or saturated units (lower lr, warm-up, GELU or LeakyReLU, normalised inputs), and at which"
         " place a text is pooled (an eos_token_id that no row has)",
         seen={
