@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 TALKS = ("messages", "conversations")
+ANSWERS = ("completion", "chosen", "rejected")
 PRINTED = re.compile(r"""\{['"]role['"]:\s*['"]\w+['"],\s*['"]content['"]""")  # what str() makes of a conversation
 
 
@@ -28,6 +29,13 @@ def turns(row: Mapping[str, Any]) -> list[str]:
     """What is said in a row's conversation, turn by turn; [] where there is none."""
     talk: list[Any] = next((row[name] for name in TALKS if isinstance(row.get(name), list)), [])
     return [turn["content"] for turn in talk if isinstance(turn, Mapping) and isinstance(turn.get("content"), str)]
+
+
+def unanswered(row: Mapping[str, Any]) -> bool:
+    """Whether a row that has turns, or an answer of turns, has none that is not a user's or the system's."""
+    talks = [row[name] for name in (*TALKS, *ANSWERS) if isinstance(row.get(name), list)]
+    roles = [[turn.get("role") for turn in talk if isinstance(turn, Mapping)] for talk in talks]
+    return any("user" in one and not set(one) - {"user", "system"} for one in roles)
 
 
 def glued(talk: list[str], text: str) -> bool:

@@ -17,6 +17,7 @@ AGAIN = {"prompt": PAIR["prompt"], "chosen": PAIR["prompt"] + " Cold.", "rejecte
 TWICE = {name: text if name == "prompt" else PAIR["prompt"] + text for name, text in AGAIN.items()}
 TALK = [{"role": "user", "content": "Is ice cold?"}, {"role": "assistant", "content": "Yes, it is."}]
 CALL = [{"role": "user", "content": "Look."}, {"role": "assistant", "content": "", "tool_calls": [{"name": "look"}]}]
+USERS = [{**turn, "role": "user"} for turn in TALK]
 TAGGED = "<|user|>Is ice cold?</s><|assistant|>Yes, it is.</s>"
 
 
@@ -44,6 +45,8 @@ def data(rows: list[Mapping[str, Any]], objective: Objective | None = None, **mo
         data([{"text": "the key {'role': 'x'} in JSON"}], "sft"),
         data([PAIR] * 2, "preference", texts=(TAGGED, "no tag"), roles=("<|user|>",)),
         data([PAIR] * 2, "preference", texts=("no tag",), roles=()),
+        data([{"messages": USERS}] * 2, "rollout", prepared=True),
+        data([{"messages": [*USERS, {"role": "model", "content": "Yes."}]}] * 2, "sft"),
         data([{"text": "Is ice cold?"}], "language-model", texts=("Is ice cold?",), roles=("<|user|>",)),
     ],
 )
@@ -67,6 +70,8 @@ def test_silent(seen: DataSeen) -> None:
         (data([{"messages": TALK}], "preference"), "warning", "needs chosen and rejected"),
         (data([{"text": "Is it?"}], "rollout", trainer="GRPOTrainer"), "warning", "GRPOTrainer (rollout) needs prompt"),
         (data([{"messages": TALK}], texts=("Is ice cold?\nYes, it is.",), templated=True), "warning", "template"),
+        (data([{"messages": USERS}] * 2, "sft"), "error", "no turn is an assistant's in 2 of 2 rows"),
+        (data([{"prompt": TALK[:1], "completion": USERS[1:]}] * 2, "sft"), "error", "no turn is an assistant's"),
         (data([{"text": str(TALK)}], "sft"), "warning", "printed lists"),
         (data([{"input_ids": [3]}], "language-model", texts=(f"<s>{TALK}</s>",)), "warning", "printed lists"),
     ],

@@ -4,7 +4,7 @@ Symptom: the loss is fine and the model learns nothing of what was meant: a pref
 that are empty or begin with the question, a chat model that speaks without its turns.
 Root cause: rows of one objective under another trainer; `chosen` and `rejected` filled from the same column, or both
 with the prompt that is given once more; answers lost in a conversion; conversations turned into text by `str()` or by
-joining their contents, or plain text from the start, so that the tokenizer's chat template never ran.
+joining their contents, or plain text from the start, so that the chat template never ran; all roles become a user's.
 Fix: the schema of the objective: SFT `messages`, `text`, or `prompt` and `completion`; preference and reward `prompt`,
 `chosen`, `rejected`, the prompt in its own column only; rollouts `prompt`. Give conversations as lists of role and
 content, or call `tokenizer.apply_chat_template(messages, tokenize=False)`.
@@ -25,14 +25,14 @@ from typing import Any
 
 from sightline.guard.check import CannotTell, Finding, Severity, Verdict
 from sightline.guard.evidence import BatchSeen, DataSeen, PromptMasksSeen, PromptsSeen, Setup
-from sightline.guard.evidence.conversations import PRINTED, glued, readable, said, turns
+from sightline.guard.evidence.conversations import ANSWERS, PRINTED, glued, readable, said, turns, unanswered
 from sightline.guard.evidence.empty_answers import empty_answers
 from sightline.guard.evidence.untemplated import without_roles
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vlm")
 PROMPT = 8  # characters: a shorter prompt may begin an answer by chance
-ANSWERS, OWN = ("completion", "chosen", "rejected"), "the prompt in its own column only"
+OWN, ROLES = "the prompt in its own column only", 'the answers the role "assistant"'
 
 
 def find(
@@ -60,6 +60,7 @@ def find(
         _most(pairs, lambda r: r["chosen"] == r["rejected"], "chosen and rejected are the same", "a pair that differs")
         or _most(answered, lambda r: _empty(r, data), "an answer is empty", "the answers' text in their column")
         or _most(answered, lambda r: _prompt_again(r, data), "the answer begins with the prompt", OWN, sure=False)
+        or _most(talks * (data.objective == "sft") or answered, unanswered, "no turn is an assistant's", ROLES)
         or _template(data, talks, told)
     )
 
@@ -81,7 +82,7 @@ def _most(rows: list[Any], wrong: Callable[[Any], bool], what: str, fix: str, *,
     if not bad or 2 * len(bad) < len(rows):
         return None
     severity: Severity = "error" if sure and len(bad) == len(rows) > 1 else "warning"
-    example = {name: str(bad[0][name])[:80] for name in ("prompt", *ANSWERS) if name in bad[0]}
+    example = {name: str(bad[0][name])[:80] for name in ("prompt", "messages", *ANSWERS) if name in bad[0]}
     return Finding(severity, f"{what} in {len(bad)} of {len(rows)} rows", f"give {fix}", {"row": example})
 
 
