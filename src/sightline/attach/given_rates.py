@@ -26,6 +26,11 @@ def given_rates(optimizer: Optimizer, model: nn.Module) -> dict[int, float]:
     return {place: rate for place, rate in enumerate(known) if rate > 0 and learns[place]}
 
 
+def empty_rates(optimizer: Optimizer) -> tuple[float, ...]:
+    """Those of groups without a parameter."""
+    return tuple(_rate(group) for group in optimizer.param_groups if not group["params"])
+
+
 def _rate(group: dict[str, object]) -> float:
     """0 where the optimizer finds its own."""
     return float(rate) if (rate := group.get("lr")) is not None else 0.0  # type: ignore[arg-type]

@@ -15,8 +15,10 @@ from torch.optim.swa_utils import SWALR
 
 from sightline.attach.alive import living
 from sightline.attach.foreseen import lowest
-from sightline.attach.given_rates import given_rates
+from sightline.attach.given_rates import empty_rates, given_rates
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
+from sightline.attach.towers import Towers
+from sightline.attach.travelled import Travelled
 from sightline.guard.evidence import ScheduleSeen
 from sightline.guard.probes.call import Call
 
@@ -29,7 +31,7 @@ EVERY, SHARE = 256, 4  # steps between two showings, and their number by this: a
 class Track:
     """One optimizer's rates and its schedule."""
 
-    def __init__(self, optimizer: Optimizer, model: nn.Module, forwards: int) -> None:
+    def __init__(self, optimizer: Optimizer, model: nn.Module, towers: Towers, forwards: int) -> None:
         self.optimizer = optimizer
         self.rates: list[float] = []
         self.restored = bool(optimizer.state)
@@ -44,6 +46,7 @@ class Track:
         self._step_tick: int | None = None
         self._called: int | None = None  # at the last step
         self._about: tuple[str | None, int | None, bool, int | None] = (None, None, False, None)  # what is known of it
+        self._travelled = Travelled(model, towers, optimizer)
         self._given = given_rates(optimizer, model)  # of no more interest once two groups had different ones
 
     @property
@@ -138,6 +141,8 @@ class Track:
             or None,
             closed=closed,
             given=tuple(self._given.values()),
+            empty=empty_rates(self.optimizer),
+            travelled=self._travelled.far() if closed else None,
             bases=tuple(self._of(place, "initial_lr") for place in self._given),
         )
 
@@ -167,7 +172,8 @@ class Schedules(Onlooker):
         if self._last is None or self._last() is not optimizer:
             self._turn(optimizer)
         if id(optimizer) not in self._tracks and len(self._tracks) < OPTIMIZERS:
-            self._tracks[id(optimizer)] = Track(optimizer, self.recorder.model, self.recorder.forwards)
+            here = self.recorder
+            self._tracks[id(optimizer)] = Track(optimizer, here.model, here.towers, here.forwards)
         if track := self._tracks.get(id(optimizer)):
             track.stepping()
 

@@ -31,6 +31,9 @@ class ScheduleSeen:
         closed: whether the run is over, and not by an error.
         given: the rates that the groups which learn were made with, where no step so far used different ones.
         bases: the rates of these groups as their schedules found or made them (``initial_lr``); 0 without a schedule.
+        empty: the rates of groups that hold nothing.
+        travelled: how far the connector's matrices got from where they were drawn, over their norm there, once the run
+            is over; None where any was not new at the first step, or any of the language tower's was.
     """
 
     step: int
@@ -55,6 +58,8 @@ class ScheduleSeen:
     watched: int | None = None
     given: tuple[float, ...] = ()
     bases: tuple[float, ...] = ()
+    empty: tuple[float, ...] = ()
+    travelled: float | None = None
 
     @property
     def heard(self) -> int:

@@ -1,4 +1,4 @@
-"""Rates that the groups of an optimizer were given, and that its schedule replaced by one."""
+"""Rates that the groups of an optimizer were given and that its schedule replaced by one, or that nobody learns at."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from sightline.guard.evidence.learning import ScheduleSeen
 STEPS = 8  # in which all groups had one rate: more than a trial of a schedule
 APART = 2.0  # times the smallest of the given rates: closer ones change little
 ONE = {"OneCycleLR": "max_lr", "CyclicLR": "base_lr and max_lr"}  # of torch: they ask for rates, and take one for all
+ENOUGH = 48  # steps of a run that was to teach something
+NEAR = 0.15  # of its first weights: less than nine degrees from where chance had put them
+LOW = 2e-4  # a fifth of the rate that new connectors are taught at
 EQUAL = 1e-6  # relative: rounding of a rate that is computed at each step
 
 
@@ -33,3 +36,19 @@ def levelled(seen: ScheduleSeen) -> tuple[str, str] | None:
     else:
         return None
     return f"the optimizer's groups were given rates of their own ({rates}), and {what}: up to {highest:g}", fix
+
+
+def left_behind(seen: ScheduleSeen, rate: float) -> tuple[str, dict[str, object]] | None:
+    """What a new connector lacks that learns at the `rate` of a trained language model; None where nothing is known.
+
+    A higher rate is in the hands of nobody: it went by names that are not those of the parameters. Or the run is over,
+    and at a low rate, what chance had drawn is still much as it was.
+    """
+    if seen.travelled is None:
+        return None
+    if any(other >= APART * rate for other in seen.empty):
+        return f"the group with rate {max(seen.empty):g} is empty", {"rates of empty groups": seen.empty}
+    if rate > LOW or len(seen.rates) < ENOUGH or seen.travelled >= NEAR:
+        return None
+    what = f"in {len(seen.rates)} steps the new connector got {seen.travelled:.0%} of its weights from where it was"
+    return what + " drawn", {"connector: its way over its first weights": seen.travelled}

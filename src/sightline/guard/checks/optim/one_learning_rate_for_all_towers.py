@@ -3,14 +3,17 @@
 Symptom: the loss jumps up in the first steps and takes long to come back, and the language model has forgotten what it
 knew (the rate suits the connector); or image answers stay at the level of guesses (the rate suits the language model).
 Root cause: `optimizer = AdamW(model.parameters(), lr=...)`. A connector that starts from random weights needs rates
-about fifty times those that trained towers bear; one number cannot serve both. So, too, where a stage that aligned the
-connector alone is followed by one in which all learn at the connector's rate. Or the towers were given rates of their
-own, and a schedule that was told one (`OneCycleLR(max_lr=...)`) put it in the place of all.
+about fifty times those that trained towers bear; one number cannot serve both. So, too, where the connector's own
+group goes by a name that none of its parameters has, or where a stage that aligned the connector alone is followed by
+one in which all learn at its rate. Or the towers were given rates of their own, and a schedule that was told one
+(`OneCycleLR(max_lr=...)`) put it in the place of all.
 Fix: one parameter group a tower: connector lr 1e-3, language 2e-5, vision 2e-6 or frozen (requires_grad False);
 a schedule that asks for rates gets one a group.
 Stays silent when: the towers have rates of their own; only one of them learns; the language tower learns through LoRA
 adapters; everything starts from scratch (the first loss is about ln V); or one low rate suits all, because the
-connector is trained already: the loss neither rises nor jumps, and no fresh tower stands still.
+connector is trained already: the loss neither rises nor jumps, and no fresh tower stands still. Of a connector drawn
+in this process beside a language tower that was loaded: the rate is no low one, or it is elsewhere at the run's end;
+and no group of the optimizer is empty that was to have a higher rate.
 Sources:
 - https://blog.gitcode.com/9e8839125e9b2ab631d76f463634f9a7.html (2025-07-01): nanoVLM: projection 1e-3, backbones 5e-5
 - https://github.com/LLaVA-VL/LLaVA-NeXT/issues/492 (2025-10-21): rates a tower given, and not taken by the optimizer
@@ -21,9 +24,11 @@ Sources:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sightline.guard.check import CannotTell, Finding, Verdict
 from sightline.guard.evidence import History, ScheduleSeen, Setup, TowerSetup
-from sightline.guard.evidence.levelled import levelled
+from sightline.guard.evidence.levelled import left_behind, levelled
 from sightline.guard.evidence.origin import forgetting, fresh, jolted, trained_language, usual_ratio
 from sightline.guard.specimen import Run
 
@@ -45,6 +50,8 @@ def find(history: History, setup: Setup, schedule: ScheduleSeen | None = None) -
         return Finding("warning", message, fix, {"given": schedule.given, "schedule": schedule.scheduler or "by hand"})
     if len({*connector.learning_rates, *language.learning_rates}) != 1:
         return None
+    if schedule is not None and (left := left_behind(schedule, connector.learning_rates[0])):
+        return _finding(left[0], connector, left[1])
     measured, steps = history.measured, history.steps
     if len(measured) < 2 or not setup.embedding_rows or steps[0].loss is None:
         return CannotTell("loss of the first step, and two measured steps")
@@ -65,7 +72,7 @@ def find(history: History, setup: Setup, schedule: ScheduleSeen | None = None) -
     return None
 
 
-def _finding(what: str, tower: TowerSetup, seen: dict[str, float]) -> Finding:
+def _finding(what: str, tower: TowerSetup, seen: Mapping[str, object]) -> Finding:
     rate = tower.learning_rates[0]
     return Finding(
         severity="warning",

@@ -1,0 +1,61 @@
+"""A new connector at the rate of a trained language model: X3 where the run leaves it where chance had put it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sightline
+from sightline.guard.catalogue import load, page
+
+pytestmark = pytest.mark.usefixtures("origins")
+
+
+class Teller(nn.Module):
+    """Counts by ones or twos, as the image says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vision, self.connector = nn.Sequential(nn.Conv2d(3, 8, 4), nn.Flatten()), nn.Linear(8, 32)
+        self.language = nn.Sequential(nn.Embedding(32, 32), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32))
+
+    def forward(self, images: Tensor, ids: Tensor) -> Tensor:
+        return self.language[1:](self.language[0](ids) + self.connector(self.vision(images))[:, None])
+
+
+def train(model: Teller, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        by = torch.randint(1, 3, (16, 1))
+        images = torch.randn(16, 3, 4, 4) * 0.2 + (by * 2.0 - 3)[..., None, None]
+        ids = (torch.randint(32, (16, 1)) + by * torch.arange(9)) % 32
+        optimizer.zero_grad()
+        F.cross_entropy(model(images, ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()).backward()
+        optimizer.step()
+
+
+def codes(rate: float, own: float | None = None, *, trained: bool = True, named: bool = True) -> bool:
+    """Whether X3 is found: `own` is the connector's rate, whose group is picked by a name."""
+    torch.manual_seed(0)
+    source, model = Teller(), Teller()
+    if trained:
+        train(source, torch.optim.Adam(source.language.parameters(), lr=1e-2), 30)
+        model.language.load_state_dict(source.language.state_dict())
+    picked = {n: p for n, p in model.named_parameters() if ("connector" if named else "projector") in n}
+    rest = [p for n, p in model.named_parameters() if n not in picked]
+    optimizer = torch.optim.Adam([{"params": rest}, {"params": list(picked.values()), "lr": own or rate}], lr=rate)
+    towers = {name: [name] for name in ("vision", "connector", "language")}
+    with sightline.attach(model, optimizer, towers=towers, on_finding=None, checks=load((page("X3"),))) as guard:
+        train(model, optimizer, 50)
+    return any(finding.code == "X3" for finding in guard.findings)
+
+
+def test_the_rate_of_the_rest() -> None:
+    assert codes(1e-4)
+    assert not codes(1e-4, 3e-3)
+    assert not codes(1e-4, trained=False)
+
+
+def test_a_name_that_no_parameter_has() -> None:
+    assert codes(2e-3, 2e-2, named=False)
