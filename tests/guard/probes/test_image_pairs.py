@@ -206,3 +206,26 @@ def test_rows_without_a_picture_keep_none() -> None:
     assert seen is not None and not seen.changed
     seen = image_pairs(Call(Looker(), (IDS, given)), 64)
     assert seen is not None and seen.changed and seen.own[1] == seen.other[1]
+
+
+class Captioner(nn.Module):
+    """Reads features that were made beforehand, or only projects them."""
+
+    def __init__(self, *, deaf: bool) -> None:
+        super().__init__()
+        self.words, self.projector, self.deaf = nn.Embedding(6, 6), nn.Linear(8, 6), deaf
+
+    def forward(self, regions: Tensor, caption: Tensor, others: Tensor | None = None) -> Tensor:
+        seen, text = self.projector(regions), self.words(caption)
+        return text if self.deaf else text + seen.mean(dim=1, keepdim=True)
+
+
+def test_features_made_beforehand() -> None:
+    features = torch.arange(3 * 2 * 8.0).view(3, 2, 8)
+    for deaf in (True, False):
+        seen = image_pairs(Call(Captioner(deaf=deaf), (features, IDS)), 1)
+        assert seen is not None and seen.changed != deaf and not len(seen.own)
+    model = Captioner(deaf=True)
+    assert image_pairs(Call(model, (features[:1].expand(3, 2, 8), IDS)), 1) is None  # all the same
+    assert image_pairs(Call(model, (features, IDS, features.clone())), 1) is None  # which of the two?
+    assert image_pairs(Call(model, (features.requires_grad_(), IDS)), 1) is None  # something outside learns from them

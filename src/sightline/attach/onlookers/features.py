@@ -16,16 +16,14 @@ from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.prints import row_hashes
 from sightline.guard.evidence import FeaturesSeen
 from sightline.guard.probes.call import Call, outcome
-from sightline.guard.probes.fields import leaves
-from sightline.guard.probes.image_pairs import gain_of
+from sightline.guard.probes.image_pairs import features_of, gain_of
 
-VAIN, LEAST = 4, 8  # first batches without such pairs end it; numbers of a feature, and pairs of a batch
+VAIN, LEAST = 4, 8  # first batches without such pairs end it; pairs of a batch
 MOST, LONG = 2048, 64  # pairs, and tokens of a text
 WIDE, THROWN = 256, 128  # numbers kept of what is the mean over places, and of a random mix of all numbers
 RARE, RARELY, COLUMNS = 0.03, 0.01, 64  # of the texts have a word, or have it not; have two; words that make pairs
 RIDGE, DEALT = 0.1, 16  # of the pairs fitted; times that texts are dealt anew
 EDGE = 3.0  # times the largest variance along a line that independent numbers would show
-ASIDE = ("mask", "bias", "type", "position", "label", "target", "logit", "weight", "embeds", "noise")
 
 
 class Features(Onlooker):
@@ -111,11 +109,8 @@ def pair_of(call: Call, output: Any) -> tuple[Tensor, Tensor] | None:
         return None
     if not logits.requires_grad:
         return None
-    named = leaves(call.args, call.kwargs).items()
-    wide = [t for name, t in named if t.is_floating_point() and t.dim() > 1 and not any(w in name for w in ASIDE)]
-    if len(wide) != 1 or wide[0].dim() > 3 or len(wide[0]) != len(ids) or wide[0].shape[-1] < LEAST:
-        return None
-    return None if wide[0].requires_grad or not call.repeatable else (wide[0], ids)
+    features = features_of(call) if call.repeatable else None
+    return None if features is None else (features, ids)
 
 
 def _words(ids: Tensor) -> Tensor:

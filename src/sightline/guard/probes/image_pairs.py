@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from sightline.guard.evidence import IGNORE, ImagePairsSeen
 from sightline.guard.probes.call import Call, places
+from sightline.guard.probes.fields import leaves
 from sightline.guard.probes.reach import raw, tensors_of
 from sightline.guard.probes.reads import before_text
 from sightline.guard.probes.refused import refusable
@@ -20,6 +21,8 @@ from sightline.guard.probes.restore import untouched
 
 IMAGES = ("pixel_values", "features")
 FLAT = 4  # dimensions of images, one a row
+LEAST = 8  # numbers of a feature: fewer are a box
+ASIDE = ("mask", "bias", "type", "position", "label", "target", "logit", "weight", "embeds", "noise")
 BEGINNING = 4096  # numbers of an input that are compared: as many as a row of the first layer's, or more
 
 
@@ -31,10 +34,12 @@ def image_pairs(call: Call, step: int) -> ImagePairsSeen | None:
     keeps its labels to itself, every token of the text counts. Rolling keeps
     the images' own statistics, so what is left is whether *this* image matters to *this* text. A batch whose images
     are all the same, or are cut into unlike numbers of patches, can show nothing.
+
+    Of features that were made beforehand, it is asked only whether anything moves with them.
     """
     name = next((n for n in IMAGES if (t := call.tensor(n)) is not None and len(t) > 1), None)
     if name is None:
-        return None
+        return _of_features(call, step)
     images = call.tensor(name)
     assert images is not None
     other_images = _rolled(images, call.tensor("image_grid_thw"))
@@ -63,6 +68,25 @@ def gain_of(call: Call, given: Tensor, other: Tensor) -> tuple[float, float, flo
         return None
     gain = (theirs - mine).double()
     return float(gain.mean()), float(gain.std()) / len(gain) ** 0.5, float(mine.mean())
+
+
+def features_of(call: Call) -> Tensor | None:
+    """The one tensor of features that a call has beside the ids of its texts; None if gradients go on into it."""
+    ids, named = call.tensor("input_ids"), leaves(call.args, call.kwargs).items()
+    wide = [t for name, t in named if t.is_floating_point() and t.dim() > 1 and not any(w in name for w in ASIDE)]
+    if ids is None or ids.dim() != 2 or len(wide) != 1 or wide[0].dim() > 3 or wide[0].shape[-1] < LEAST:
+        return None
+    return None if wide[0].requires_grad or len(wide[0]) != len(ids) else wide[0]
+
+
+def _of_features(call: Call, step: int) -> ImagePairsSeen | None:
+    """Each row's features in the next one's place. Which loss each word has is not asked of them."""
+    if (features := features_of(call)) is None or torch.equal(features, other := features.roll(1, dims=0)):
+        return None
+    with untouched(call.model), torch.no_grad():
+        call.model.eval()
+        unmoved = _unmoved(call, call.swapped(features, other), len(features))
+    return ImagePairsSeen(step, torch.zeros(0), torch.zeros(0), changed=not unmoved)
 
 
 def _unmoved(call: Call, other: Call, rows: int) -> bool:

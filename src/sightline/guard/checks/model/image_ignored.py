@@ -70,7 +70,7 @@ def _unmoved(pairs: ImagePairsSeen) -> Finding:
     rows = len(pairs.own)
     what = "logit: they do not reach the language model" if rows else "output: what is made of them goes nowhere"
     fix = "put what is made of the image where the text reads it: at its placeholders, with attention_mask 1"
-    facts = {"rows": rows, **({"loss": float(pairs.own.mean())} if rows else {}), "with other images": "the same"}
+    facts = {**({"rows": rows, "loss": float(pairs.own.mean())} if rows else {}), "with other images": "the same"}
     return Finding("error", f"swapping the images of a batch changes no {what}", fix, facts)
 
 
