@@ -33,7 +33,7 @@ class ImagePairsSeen:
     """Mean loss per supervised token, (n,) float32 a row: with its own image, and with another row's on the same text.
 
     `changed`: whether the other image changed the logits at all. No rows: it was not told which token each output is
-    for, and no output whatever has changed.
+    for, and `changed` is of any output whatever.
     """
 
     step: int

@@ -54,7 +54,7 @@ def image_pairs(call: Call, step: int) -> ImagePairsSeen | None:
         if own is None or other is None or not len(own):
             nothing = torch.zeros(0)
             unmoved = _unmoved(call, call.changed(**{name: other_images}), len(images))
-            return ImagePairsSeen(step, nothing, nothing, changed=False) if unmoved else None
+            return None if unmoved is None else ImagePairsSeen(step, nothing, nothing, changed=not unmoved)
     return ImagePairsSeen(step, own.cpu(), other.cpu(), changed=not torch.equal(own, other))
 
 
@@ -86,23 +86,26 @@ def _of_features(call: Call, step: int) -> ImagePairsSeen | None:
     with untouched(call.model), torch.no_grad():
         call.model.eval()
         unmoved = _unmoved(call, call.swapped(features, other), len(features))
-    return ImagePairsSeen(step, torch.zeros(0), torch.zeros(0), changed=not unmoved)
+    nothing = torch.zeros(0)
+    return None if unmoved is None else ImagePairsSeen(step, nothing, nothing, changed=not unmoved)
 
 
-def _unmoved(call: Call, other: Call, rows: int) -> bool:
+def _unmoved(call: Call, other: Call, rows: int) -> bool | None:
     """Whether no output moves with the images, some for each of the `rows`, though parameters are given them.
 
     An image that goes into no parameter may be what a loss compares with. A mean over rows alone is the same in any
-    order of theirs.
+    order of theirs. None for both.
     """
     with _inputs_of_parameters(call.model) as mine:
         own = tensors_of(raw(call))
     with _inputs_of_parameters(call.model) as theirs:
         new = tensors_of(raw(other))
     if len(own) != len(new) or not any(t.dim() > 1 and len(t) == rows for t in own):
+        return None
+    if not all(torch.equal(a, b) for a, b in zip(own, new, strict=True)):
         return False
     given = len(mine) != len(theirs) or any(not torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
-    return given and all(torch.equal(a, b) for a, b in zip(own, new, strict=True))
+    return True if given else None
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import torch
 
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.model.image_ignored import CONNECTED, LEARNT, find
-from sightline.guard.evidence import History, ImagePairsSeen, StepSeen
+from sightline.guard.evidence import History, ImagePairsSeen, ParameterSeen, StepSeen
 
 FLAT = History(tuple(StepSeen(n, loss=2.0) for n in range(1, 65)))
 
@@ -58,3 +58,23 @@ def test_rows_without_an_image_do_not_dilute() -> None:
     seen = pairs(gain=0.5, noise=0.3)
     own = torch.cat([seen.own, torch.full((64,), 2.0)])
     assert find(ImagePairsSeen(LEARNT, own, torch.cat([seen.other, own[8:]]), changed=True), FLAT) is None
+
+
+def graded(seeing: float | None, language: float = 0.1, steps: int = 40) -> History:
+    """A run whose connector and language tower had these gradients."""
+    parts = tuple(
+        ParameterSeen(f"{tower}.weight", tower, 64, "float32", True, True, 1e-3, norm, 1.0, 1e-3, True)
+        for tower, norm in (("connector", seeing), ("language", language))
+    )
+    return History(tuple(StepSeen(n, loss=2.0, parameters=parts) for n in range(1, steps)))
+
+
+def test_outputs_that_the_loss_does_not_hang_on() -> None:
+    nothing = torch.zeros(0)
+    seen = ImagePairsSeen(CONNECTED, nothing, nothing, changed=True)
+    verdict = find(seen, graded(0.0))
+    assert isinstance(verdict, Finding) and verdict.severity == "error" and "hangs on none" in verdict.message
+    gates = History((*graded(0.0).steps[:8], *graded(1e-9).steps[8:]))
+    for history in (graded(1e-9), graded(None), graded(0.0, language=0.0), graded(0.0, steps=20), gates):
+        assert isinstance(find(seen, history), CannotTell)
+    assert isinstance(find(None, graded(0.0)), CannotTell)  # of texts alone, perhaps

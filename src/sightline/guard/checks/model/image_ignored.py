@@ -2,10 +2,10 @@
 
 Symptom: fluent, plausible answers that do not depend on the picture; a fine training loss (the text's own patterns
 bring it down) and a benchmark score near that of a model without eyes.
-Root cause: the image features never reach the language model (they are computed and not put in place of the
-placeholders, multiplied by zero, or masked from attention); or they reach it and stay meaningless, because the
-connector does not learn (X1), was reset (X2), learns too slowly or is drowned (X3); or images and texts are mispaired;
-or all images are one, to the last bit (numbers from 0 to 1 cast to bytes, a wrong folder, an index that never moves).
+Root cause: the image features never reach the language model (computed and not put in place of the placeholders,
+multiplied by zero, masked from attention, or behind the text under a causal mask); or they stay meaningless, because
+the connector does not learn (X1), was reset (X2), learns too slowly or is drowned (X3); or images and texts are
+mispaired; or all images are one (numbers from 0 to 1 cast to bytes, a wrong folder, an index that never moves).
 Fix: put the connector's output in place of the image placeholders, with attention_mask 1 there; then rule out X1, X2
 and X3, check that row i's image belongs to row i's text, and train the connector longer on captions before stage 2.
 Look at a batch as the model is given it.
@@ -24,15 +24,14 @@ from statistics import median
 
 from sightline.guard.check import CannotTell, Finding, Verdict
 from sightline.guard.evidence import FeaturesSeen, History, ImagePairsSeen, PicturesSeen
+from sightline.guard.evidence.no_part import no_part
 from sightline.guard.specimen import Run
 
 DOMAINS = ("vision", "vlm")
 CONNECTED = 8  # steps until an image must reach the logits: gates that start at zero open with the first updates
 LEARNT = 1000  # steps until it should matter: about half of LLaVA-1.5's whole alignment stage (2,180 steps)
-ROWS = 4  # pairs: below, a spread cannot be estimated
-SURE = 3.2  # standard errors: Student's t at 97.5 % for ROWS pairs
-EFFECT = 0.01  # of the loss: what is surely less than this much help is none
-OPEN = 0.05  # nats a token: below, the text alone settles the answers
+ROWS, SURE = 4, 3.2  # pairs that a spread is told from, and standard errors: Student's t at 97.5 % for so many
+EFFECT, OPEN = 0.01, 0.05  # of the loss: surely less help is none; nats a token: below, the text alone settles it
 FLAT = 0.98  # ratio of the loss now to the loss before: above, learning has stopped
 
 
@@ -43,14 +42,16 @@ def find(
     features: FeaturesSeen | None = None,
 ) -> Verdict:
     """Own image against another row's, on the same text: each row is its own control."""
-    if finding := (pictures and _one_image(pictures)) or (features and _strangers(features)):
-        return finding
+    if found := (pictures and _one_image(pictures)) or (features and _strangers(features)):
+        return found
     if pairs is None:
         return CannotTell("batch with two or more images and labels that was probed")
     if pairs.step < CONNECTED:
         return CannotTell(f"{CONNECTED} optimizer steps before the images were swapped")
     if not pairs.changed:
         return _unmoved(pairs)
+    if history is not None and (no := no_part(history)):
+        return Finding("error", no.what, no.remedy, no.seen)
     rows = pairs.own != pairs.other  # a row without an image stays as it is
     own, gain = float(pairs.own[rows].mean()), (pairs.other - pairs.own)[rows]
     if len(gain) < ROWS:
@@ -62,15 +63,14 @@ def find(
         return CannotTell("settled loss above zero, with enough pairs to tell a small effect from none")
     what = f"after {pairs.step} steps another row's image serves as well as the true one: images are ignored"
     fix = "rule out X1 to X3 and mispaired images, then train the connector longer on captions, or at a higher rate"
-    facts = {"rows": len(gain), "loss": own, "gain by the true image": mean, "standard error": error}
-    return Finding("warning", what, fix, facts)
+    return Finding("warning", what, fix, {"rows": len(gain), "loss": own, "gain": mean, "standard error": error})
 
 
 def _unmoved(pairs: ImagePairsSeen) -> Finding:
     rows = len(pairs.own)
     what = "logit: they do not reach the language model" if rows else "output: what is made of them goes nowhere"
     fix = "put what is made of the image where the text reads it: at its placeholders, with attention_mask 1"
-    facts = {**({"rows": rows, "loss": float(pairs.own.mean())} if rows else {}), "with other images": "the same"}
+    facts = {"rows": rows, "loss": float(pairs.own.mean())} if rows else {"with other images": "the same"}
     return Finding("error", f"swapping the images of a batch changes no {what}", fix, facts)
 
 
@@ -90,8 +90,8 @@ def _one_image(seen: PicturesSeen) -> Finding:
 def _falling(history: History | None) -> bool:
     """Whether the last quarter of the known steps is still better than the quarter before."""
     losses = [step.loss for step in history.steps if step.loss is not None] if history else []
-    quarter = len(losses) // 4
-    return quarter > 0 and median(losses[-quarter:]) < FLAT * median(losses[-2 * quarter : -quarter])
+    n = len(losses) // 4
+    return n > 0 and median(losses[-n:]) < FLAT * median(losses[-2 * n : -n])
 
 
 def specimen(run: Run, *, faulty: bool) -> None:
