@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
-from sightline.attach.onlookers.shared_rows import wide_inputs
+from sightline.attach.onlookers.row_inputs import wide_inputs
 from sightline.attach.prints import row_hashes
 from sightline.guard.evidence import MatchesSeen
 from sightline.guard.probes.call import Call, differentiable

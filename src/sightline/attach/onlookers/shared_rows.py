@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -19,6 +18,7 @@ from sightline.attach.onlookers.other_side import OtherSide
 from sightline.attach.onlookers.repeats import Repeats, equal_pairs
 from sightline.attach.onlookers.row_classes import RowClasses
 from sightline.attach.onlookers.row_hashes import hashes, keys, parts_of
+from sightline.attach.onlookers.row_inputs import is_mask, pairs_in, rows_in, wide_inputs
 from sightline.attach.onlookers.set_back import SetBack
 from sightline.attach.onlookers.shared_pictures import SharedPictures, picture_place
 from sightline.attach.onlookers.spans import Spans
@@ -27,15 +27,13 @@ from sightline.guard.evidence import SharedRowsSeen
 from sightline.guard.probes.call import Call, differentiable, outcome
 
 ALWAYS = 64  # training batches that are hashed whatever the step costs; later ones on measured steps, and
+PASS = 256  # of a first pass through the data, as long as that goes on: whoever makes but one judges at its end
 LATER = 16  # some more, where they are heard: were their rows there before?
 MOST = 20_000  # rows kept of either kind: 2 MB of hashes
-WIDE = 512  # elements of a row whose bytes are hashed, evenly spaced; of token ids all up to LONG
-LONG = 2048
 PART = 0.1  # of a batch: with n rows known and n seen again, fewer than three others are left (95 %)
 OLD = 0.7  # of a batch: not every training batch is hashed, and an epoch may drop its last rows
 SURE = 32  # rows that had been trained on: an evaluation of some of them tells more than one of two or three rows
 KEPT = 512  # rows whose parts are kept: enough to see that none comes twice
-OTHER = ("label", "target", "mask", "position", "cache", "past", "group_ids", "segment_ids")  # not what a row is
 
 
 @dataclass(slots=True)
@@ -64,7 +62,8 @@ class SharedRows(Onlooker):
         self.final: SharedRowsSeen | None = None
         self._other = OtherSide()
         self._one = True  # the model is given one input for each row, masks aside
-        self._batches = self._hashed = self.pairs = self.twins = self._rows = self._again = 0
+        self._ids = False  # rows are ids of several things, as a user's and an item's
+        self._batches = self._taken = self._hashed = self.pairs = self.twins = self._rows = self._again = 0
         self._parts: list[tuple[int, ...]] = []  # hashes of the parts of distinct training rows
         recorder.pace.also.append(self._must_hear)
         self._last: int | None = None  # the step of the last evaluation that the host did not declare
@@ -94,8 +93,9 @@ class SharedRows(Onlooker):
         if training:
             self._back.trains(step)
             self._batches = self.recorder.forwards
-            wanted = measured or self._batches <= ALWAYS or len(self.later) < LATER
-            if wanted and len(self.trained) < MOST and (rows := _rows(call)):
+            wanted = measured or self._first(self._batches - 1) or len(self.later) < LATER
+            if wanted and len(self.trained) < MOST and (rows := self._rows_of(call)):
+                self._taken += 1
                 self._other.gave(rows[0], differentiable(output))
                 names = self._classes.listen(self, outcome(output).logits, len(rows[0]))
                 self._post(call, rows, partial(self._train, step, self._batches, names), training=True)
@@ -110,7 +110,7 @@ class SharedRows(Onlooker):
             self._last, self._at = self._last if self.recorder.declared else step, None if every else here
             self._phase = Phase()
             self._back.judges(step)
-        if self._at == here and measured and (rows := _rows(call)):
+        if self._at == here and measured and (rows := self._rows_of(call)):
             self._post(call, rows, partial(self._evaluate, step, self._phase), training=False)
 
     def backward(self, root: Tensor) -> None:
@@ -153,14 +153,26 @@ class SharedRows(Onlooker):
 
     def _must_hear(self, step: int) -> bool:
         """Of a small data set, whether rows repeat within it shows in its first pass alone."""
-        return step < ALWAYS
+        return self._first(step)
+
+    def _first(self, batches: int) -> bool:
+        """Whether what comes after so many training batches is among the first ones."""
+        whole = self._taken >= batches and not self.repeats.trained.over
+        return batches < ALWAYS or (batches < PASS and whole)
+
+    def _rows_of(self, call: Call) -> list[Tensor]:
+        if rows := rows_in(call):
+            return rows
+        pairs = pairs_in(call)
+        self._ids = self._ids or bool(pairs)
+        return pairs
 
     def _post(self, call: Call, rows: list[Tensor], take: Callable[..., None], *, training: bool) -> None:
         """Which of `rows` is a picture, and they, with the prints of images where there are some, to whoever takes them
         on the CPU."""
         picture, prints = picture_place(wide_inputs(call)), self._near.prints(call, training=training)
         if prints is None:
-            one = len(rows) == 1
+            one = len(rows) == 1 and not self._ids
             self.recorder.mailbox.post(rows, lambda values: take(picture, values, values[0] if one else None))
         else:
             self.recorder.mailbox.post([*rows, prints], lambda values: take(picture, values[:-1], values[-1]))
@@ -176,7 +188,7 @@ class SharedRows(Onlooker):
     ) -> None:
         rows = hashes(values)
         names += rows
-        self._one = sum(not _is_mask(value) for value in values) == 1
+        self._one = sum(not is_mask(value) for value in values) == 1
         self._pictures.trained(rows, None if picture is None else values[picture])
         self._under_way = (step, {*rows, *(self._under_way[1] if self._under_way[0] == step else ())})
         self._near.trained(rows, likes)
@@ -259,7 +271,7 @@ class SharedRows(Onlooker):
             trained=len(self.trained),
             evaluated=len(self.evaluated),
             shared=len(self._shared),
-            mixed=self._mixed,
+            mixed=0 if self._ids else self._mixed,  # pairs that nobody chose are drawn for either side
             complete=self.complete,
             apart=self._phase.kinds == {"old", "new"},
             pairs=self.pairs,
@@ -271,46 +283,10 @@ class SharedRows(Onlooker):
             views=self._near.views(self.trained) if last and self._again else None,
             pictures=self._pictures.seen(self.trained) if last else None,
             tails=self._tails.seen() if last else None,
-            repeats=self.repeats.seen() if last or passed else None,
+            repeats=self.repeats.seen() if (last or passed) and not self._ids else None,
             drawn=(drawn.pairs, drawn.twins),
             classes=self._classes.counted() if last or passed else (),
             one_side=self._one and self._other.found,
             worst=(worst.known, worst.judged),
             extracted=last and not self._worst.judged and self._judging.rows > self.trained.keys(),
         )
-
-
-def wide_inputs(call: Call, aside: Collection[str] = OTHER) -> list[Tensor]:
-    """The tensors of a call that have rows, in order; none whose name has one of the words `aside` in it."""
-    named = [(str(place), value) for place, value in enumerate(call.args)] + list(call.kwargs.items())
-    named += [item for _, value in named if isinstance(value, Mapping) for item in value.items()]
-    return [
-        value.detach()
-        for name, value in named
-        if isinstance(value, Tensor) and value.dim() > 1 and not any(word in str(name) for word in aside)
-    ]
-
-
-def _rows(call: Call) -> list[Tensor]:
-    """The tensors whose rows make a sample, thinned out; [] where they do not agree on what a row is."""
-    wide = wide_inputs(call)
-    if not wide:
-        return []
-    count, mask = len(wide[0]), call.tensor("attention_mask")
-    kept = []
-    for value in wide:
-        if len(value) != count:
-            return []
-        if value.is_complex():
-            value = torch.view_as_real(value.resolve_conj())
-        if not value.is_floating_point() and mask is not None and mask.shape == value.shape:
-            value = value.masked_fill(mask == 0, -1)
-        flat = value.reshape(count, -1)
-        most = WIDE if value.is_floating_point() else LONG
-        kept.append(flat[:, :: max(1, -(-flat.shape[1] // most))])
-    return kept
-
-
-def _is_mask(value: Tensor) -> bool:
-    """Ones and zeros: they say which part of another input counts, or of which kind it is."""
-    return not value.is_floating_point() and bool(((value == 0) | (value == 1)).all())

@@ -19,8 +19,9 @@ rows (as their own repetitions show); what runs without gradients is the trainin
 score, also beside a test, a feature bank, a reference's log-probabilities), or rows before they are trained on (a pool,
 a rollout); rows are nearly equal and training is augmented, so that a training score looks the same; drawings are alike
 by their kinds; training has all texts of the pictures that are judged with others (prompts); an input is one side of
-pairs (prompts for a text tower, the items of a catalogue); windows to judge by come from the whole of a text (an
-estimate of the training loss), or from text of few sentences; the weights were set back since (folds).
+pairs (prompts for a text tower, the items of a catalogue); of pairs of ids some are new (negatives drawn); windows to
+judge by come from the whole of a text (an estimate of the training loss), or from text of few sentences; the weights
+were set back since (folds).
 Sources:
 - https://github.com/stefyste/RIAWELC/issues/2 (2026-02-19): all 2,443 test images are training images; 93 % became 82 %
 - https://github.com/tqwei05/PlantSeg/issues/11 (2026-03-26): 70 duplicate groups between test and training

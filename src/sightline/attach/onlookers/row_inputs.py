@@ -1,0 +1,63 @@
+"""Which tensors of a call make its rows: those with more than one number a row, or the ids of several things."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from sightline.guard.probes.call import Call
+
+WIDE = 512  # elements of a row whose bytes are hashed, evenly spaced; of token ids all up to LONG
+LONG = 2048
+ENDS = -2  # no id: what is the same at the end of a row is taken for padding (see row_hashes.py)
+IDS = (torch.int64, torch.int32)
+OTHER = ("label", "target", "mask", "position", "cache", "past", "group_ids", "segment_ids")  # not what a row is
+
+
+def wide_inputs(call: Call, aside: Collection[str] = OTHER) -> list[Tensor]:
+    """The tensors of a call that have rows, in order; none whose name has one of the words `aside` in it."""
+    named = [(str(place), value) for place, value in enumerate(call.args)] + list(call.kwargs.items())
+    named += [item for _, value in named if isinstance(value, Mapping) for item in value.items()]
+    return [
+        value.detach()
+        for name, value in named
+        if isinstance(value, Tensor) and value.dim() > 1 and not any(word in str(name) for word in aside)
+    ]
+
+
+def rows_in(call: Call) -> list[Tensor]:
+    """The tensors whose rows make a sample, thinned out; [] where they do not agree on what a row is."""
+    wide = wide_inputs(call)
+    if not wide:
+        return []
+    count, mask = len(wide[0]), call.tensor("attention_mask")
+    kept = []
+    for value in wide:
+        if len(value) != count:
+            return []
+        if value.is_complex():
+            value = torch.view_as_real(value.resolve_conj())
+        if not value.is_floating_point() and mask is not None and mask.shape == value.shape:
+            value = value.masked_fill(mask == 0, -1)
+        flat = value.reshape(count, -1)
+        most = WIDE if value.is_floating_point() else LONG
+        kept.append(flat[:, :: max(1, -(-flat.shape[1] // most))])
+    return kept
+
+
+def pairs_in(call: Call) -> list[Tensor]:
+    """The ids, side by side, of a model that is given nothing but several for each row."""
+    named = [*((str(place), value) for place, value in enumerate(call.args)), *call.kwargs.items()]
+    given = [(name, value) for name, value in named if isinstance(value, Tensor)]
+    ids = [v.detach() for name, v in given if v.dtype in IDS and v.dim() == 1 and not any(o in name for o in OTHER)]
+    alike = len(ids) > 1 and all(len(one) == len(ids[0]) for one in ids)
+    if not alike or any(v.dim() != 1 for _, v in given):
+        return []
+    return [torch.stack([*ids, torch.full_like(ids[0], ENDS)], 1)]
+
+
+def is_mask(value: Tensor) -> bool:
+    """Ones and zeros: they say which part of another input counts, or of which kind it is."""
+    return not value.is_floating_point() and bool(((value == 0) | (value == 1)).all())

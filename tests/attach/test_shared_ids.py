@@ -1,0 +1,103 @@
+"""Rows that are ids of several things, and a single pass of many batches: what of them was trained on?"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sightline
+from sightline.guard.catalogue import load, page
+
+USERS, ITEMS, BATCH = 60, 80, 32
+
+
+class Factors(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.user, self.item = nn.Embedding(USERS, 4), nn.Embedding(ITEMS, 4)
+
+    def forward(self, user: Tensor, item: Tensor) -> Tensor:
+        return (self.user(user) * self.item(item)).sum(1)
+
+
+def told(train: list[Tensor], test: Tensor, net: nn.Module) -> list[str]:
+    """What M1 says where `test` is judged after each epoch of `train`, in columns that the model is given."""
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    with sightline.attach(net, optimizer, on_finding=None, checks=load((page("M1"),)), budget=0.02) as guard:
+        for rows in train:
+            for batch in rows.split(BATCH):
+                optimizer.zero_grad()
+                net(*batch.unbind(1)).square().mean().backward()
+                optimizer.step()
+            net.eval()
+            with torch.no_grad():
+                net(*test.unbind(1))
+            net.train()
+    return [finding.message for finding in guard.findings if finding.code == "M1"]
+
+
+def pairs(places: Tensor) -> Tensor:
+    return torch.stack([places // ITEMS, places % ITEMS], 1)
+
+
+@pytest.mark.parametrize("leaks", [True, False])
+def test_pairs_of_ids(leaks: bool) -> None:
+    torch.manual_seed(0)
+    order = torch.randperm(USERS * ITEMS)[:1500]
+    test = order[:200]
+    train = [pairs((order if leaks else order[200:])[torch.randperm(1500 - 200 * (not leaks))]) for _ in range(3)]
+    found = told(train, pairs(test), Factors())
+    assert [one.split(" evaluated")[0] for one in found] == (["200 of 200"] if leaks else [])
+
+
+def test_pairs_that_were_drawn_as_wrong_ones() -> None:
+    """Held-out pairs among others that nobody chose, some of which training drew, too, each once an epoch."""
+    torch.manual_seed(0)
+    order = torch.randperm(USERS * ITEMS)
+    chosen, others, held = order[:600], order[600:4600], order[4600:]
+    train = [pairs(torch.cat([chosen, others[torch.randperm(4000)[:1200]]])[torch.randperm(1800)]) for _ in range(4)]
+    assert told(train, pairs(torch.cat([held, others[torch.randperm(4000)[:900]]])), Factors()) == []
+
+
+class Plain(nn.Module):
+    """Given numbers, not ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate = nn.Parameter(torch.ones(()))
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        return F.relu(self.rate * one.float() - other)
+
+
+def test_few_ids_and_numbers() -> None:
+    """Kinds of things come again and again, and two numbers are no ids."""
+    torch.manual_seed(0)
+    rows = torch.stack([torch.arange(8), torch.arange(8)], 1).repeat(60, 1)
+    order = [rows[torch.randperm(len(rows))] for _ in range(2)]
+    assert told(order, rows[:20], Plain()) == []
+    floats = [torch.randn(480, 2)] * 2
+    assert told(floats, floats[0][:50], Plain()) == []
+
+
+@pytest.mark.parametrize("leaks", [True, False])
+def test_one_long_pass(leaks: bool) -> None:
+    """Of more batches than are looked at in any case; a first pass is heard to its end."""
+    torch.manual_seed(0)
+    table = torch.randn(140 * BATCH, 6)
+    net = nn.Linear(6, 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    train = table if leaks else table[200:]
+    with sightline.attach(net, optimizer, on_finding=None, checks=load((page("M1"),)), budget=0.02) as guard:
+        for batch in train[torch.randperm(len(train))].split(BATCH):
+            optimizer.zero_grad()
+            net(batch).square().mean().backward()
+            optimizer.step()
+        net.eval()
+        with torch.no_grad():
+            for batch in table[:200].split(BATCH):
+                net(batch)
+    found = [finding.message for finding in guard.findings if finding.code == "M1"]
+    assert [one.split(" evaluated")[0] for one in found] == (["200 of 200"] if leaks else [])
