@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from math import isclose
 
 from sightline.guard.evidence.learning import ScheduleSeen
 from sightline.guard.evidence.loading import LoaderSeen
-from sightline.guard.evidence.plans import ALMOST, FAR, HALF, SAME, TRIAL, implied_end, implied_warm_up
+from sightline.guard.evidence.plans import ALMOST, EXACT, FAR, HALF, SAME, TRIAL, implied_end, implied_warm_up
 
 STEPS = 8  # a plan of fewer fits many a count by chance
 FEWEST = 3  # epochs: of fewer, a plan's number says little
+CUTS, GONE, DIGITS = 8, 1e-3, 2  # of one factor with so many decimals, and what is left of the rate after all of them
 EARLY, ROUND = 16, 50  # times its length, and a number of epochs, for which a run may be planned that is stopped early
 
 
@@ -47,6 +49,25 @@ def in_epochs(s: ScheduleSeen, loader: LoaderSeen) -> tuple[str, str] | None:
         return None
     what = f"the schedule is planned in epochs ({plan}, of a run of {round(epochs)}), and it advanced {ticks} times"
     return f"{what}: it was over after {plan} of these", f"step it once an epoch, or plan all {ticks} steps"
+
+
+def decays_away(s: ScheduleSeen, loader: LoaderSeen) -> tuple[str, str] | None:
+    """A rate that falls by one round factor, a thousandfold in all, as it does so with every step, or several times an
+    epoch: what, and what to do. Who plans in steps takes a factor near 1, or one that was computed."""
+    steps, epochs, changes = len(s.rates), _epochs(s, loader), _changes(s)
+    if not s.closed or s.restored or s.horizon or s.replaced or epochs < FEWEST or len(changes) < CUTS:
+        return None
+    if abs((s.ticks or 0) - steps) > SAME * steps or s.rates[-1] > GONE * s.rates[0]:
+        return None
+    (first, by), each = changes[0], steps / epochs
+    apart = changes[1][0] - first
+    alike = all(isclose(share, by, rel_tol=EXACT) for _, share in changes) and isclose(by, round(by, DIGITS))
+    even = all(b - a == apart for (a, _), (b, _) in pairwise(changes)) and abs(first - apart) <= 1
+    if not alike or not even or apart >= epochs or 2 * apart > each or by ** (each / apart) > HALF:
+        return None
+    often = "with every step" if apart == 1 else f"every {apart} steps, {each / apart:.0f} times an epoch"
+    what = f"the rate falls to {by:g} of itself {often}, as if these were epochs: by the end to"
+    return f"{what} {s.rates[-1] / s.rates[0]:.1g} of what it was", "step the schedule once an epoch"
 
 
 def only_rises(s: ScheduleSeen, loader: LoaderSeen) -> tuple[str, str] | None:
@@ -88,8 +109,13 @@ def _samples(s: ScheduleSeen, loader: LoaderSeen, plan: int) -> int:
 
 def _cuts(s: ScheduleSeen) -> list[int]:
     """Steps at which the rate was cut to a half or less; [] where it was ever changed otherwise."""
-    changes = [(n, b / a if a > 0 else 1.0) for n, (a, b) in enumerate(pairwise(s.rates), 1) if a != b]
+    changes = _changes(s)
     return [n for n, _ in changes] if all(0 < share <= HALF for _, share in changes) else []
+
+
+def _changes(s: ScheduleSeen) -> list[tuple[int, float]]:
+    """Steps at which the rate changed, and to what share of it."""
+    return [(n, b / a if a > 0 else 1.0) for n, (a, b) in enumerate(pairwise(s.rates), 1) if a != b]
 
 
 def _whole(s: ScheduleSeen, loader: LoaderSeen) -> bool:

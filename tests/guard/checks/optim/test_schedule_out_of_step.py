@@ -318,6 +318,37 @@ def test_plans_in_steps_that_are_short(rates: list[float], more: dict[str, Any],
     assert find(replace(seen(down_to(0.05, 10), **EACH, horizon=10), step=400), TEN) is None  # a fold of several
 
 
+def by_factor(by: float, apart: int = 1, of: int = 160) -> list[float]:
+    return [0.1 * by ** (n // apart) for n in range(of)]
+
+
+@pytest.mark.parametrize(
+    ("rates", "word"), [(by_factor(0.95), "with every step"), (by_factor(0.5, 8), "every 8 steps, 2 times an epoch")]
+)
+def test_a_decay_for_epochs_that_is_stepped_with_every_batch(rates: list[float], word: str) -> None:
+    verdict = find(seen(rates, **EACH), TEN)
+    assert isinstance(verdict, Finding) and word in verdict.message and "once an epoch" in verdict.fix
+    for more in ({"ticks": 10}, {"restored": True}, {"closed": False}, {"horizon": 160}):
+        assert find(seen(rates, **{**EACH, **more}), TEN) is None
+
+
+@pytest.mark.parametrize(
+    ("rates", "feed"),
+    [
+        (by_factor(0.97), TEN),  # a hundredth is left
+        (by_factor(1e-4 ** (1 / 160)), TEN),  # a factor that was computed for so many steps
+        (by_factor(0.5, 12), loader(*range(0, 160, 16), steps=160)),  # in steps, once in most epochs
+        (by_factor(0.95), loader(0, 80, batches=80, steps=160)),  # two epochs
+        (by_factor(0.95), loader(*range(0, 160, 4), batches=4, steps=160)),  # a fifth less in each
+        ([0.1 * 0.95 ** max(0, n - 60) + (n < 60) * 1e-3 * n for n in range(240)], TEN),  # behind a warm-up
+        ([0.1 / (1 + n) ** 2 for n in range(160)], TEN),
+        (by_factor(1 / 0.95), TEN),  # a search for rates
+    ],
+)
+def test_decays_that_are_planned_in_steps(rates: list[float], feed: LoaderSeen) -> None:
+    assert find(seen(rates, **{**EACH, "ticks": len(rates)}), feed) is None
+
+
 SLOWLY = {"scheduler": "X", "ticks": 160, "first_forwards": 1, "closed": True}
 
 

@@ -26,7 +26,7 @@ from sightline.guard.evidence import LoaderSeen, PlateauSeen, ScheduleSeen, Setu
 from sightline.guard.evidence.epochs import misrounded
 from sightline.guard.evidence.levelled import levelled
 from sightline.guard.evidence.plans import early, past, restarts, too_often, unfinished, wrong_way
-from sightline.guard.evidence.units import in_epochs, miscounted, never_stepped, only_rises
+from sightline.guard.evidence.units import decays_away, in_epochs, miscounted, never_stepped, only_rises
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -91,8 +91,8 @@ def _restarts(s: ScheduleSeen) -> Finding | None:
 
 def _units(s: ScheduleSeen, loader: LoaderSeen | None) -> Finding | None:
     """The run is over, and nobody stepped it; or its plan fits another count; or its warm-up has no room in it."""
-    one = (never_stepped(s, loader) or in_epochs(s, loader) or only_rises(s, loader)) if loader else None
-    one = one or miscounted(s, loader)
+    one = never_stepped(s, loader) or in_epochs(s, loader) or only_rises(s, loader) if loader else None
+    one = one or miscounted(s, loader) or (decays_away(s, loader) if loader else None)
     return _finding(s, *one) if one else None
 
 
