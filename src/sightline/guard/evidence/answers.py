@@ -106,8 +106,8 @@ class RoundTripSeen:
     that do not learn (parameters without requires_grad and, beside such, buffers of their modules). `kept`: tensors of
     a state in memory that are the model's own, and were written to between its making (at step `since`) and its loading
     or saving. `loaded`: the script loaded it so, into a module that took nothing of it, or not all that it had learned,
-    and was then used. `outside`: tensors in plain attributes, which are in no state and did not come back, and `gap`
-    what they change of an answer.
+    and was then used. `alias`: where a script keeps the model itself, uncopied, as the best one so far. `outside`:
+    tensors in plain attributes, which are in no state and did not come back, and `gap` what they change of an answer.
     """
 
     step: int
@@ -121,6 +121,7 @@ class RoundTripSeen:
     loaded: bool = False
     kept: int = 0
     since: int | None = None
+    alias: str = ""
     outside: tuple[str, ...] = ()
     gap: float = 0.0
 

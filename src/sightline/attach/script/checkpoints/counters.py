@@ -89,11 +89,11 @@ class Counters:
 def _numbers() -> Iterator[tuple[Place, int]]:
     """The whole numbers that the functions of a script have at hand as they step: their own, and those of objects."""
     known: set[int] = set()
-    for where, names in _scopes():
+    for where, names in scopes():
         for name, value in list(names.items())[:HELD]:
             if type(value) is int:
                 yield (where, name, ""), value
-            elif (held := _held(value)) and len(held) <= HELD and id(held) not in known:
+            elif (held := held_by(value)) and len(held) <= HELD and id(held) not in known:
                 known.add(id(held))
                 inside = [(inner, number) for inner, number in held.items() if isinstance(inner, str)]
                 yield from (((where, name, inner), number) for inner, number in inside if type(number) is int)
@@ -105,10 +105,10 @@ def _again(places: Iterable[Place]) -> dict[Place, int]:
     for place in places:
         wanted.setdefault(place[0], []).append(place)
     found = {}
-    for where, names in _scopes():
+    for where, names in scopes():
         for place in wanted.pop(where, ()):
             value = names.get(place[1])
-            value = _held(value).get(place[2]) if place[2] else value
+            value = held_by(value).get(place[2]) if place[2] else value
             if type(value) is int:
                 found[place] = value
         if not wanted:
@@ -116,7 +116,7 @@ def _again(places: Iterable[Place]) -> dict[Place, int]:
     return found
 
 
-def _scopes() -> Iterator[tuple[Any, Mapping[str, Any]]]:
+def scopes() -> Iterator[tuple[Any, Mapping[str, Any]]]:
     """The names that each function of a script knows which waits for this one, and its module's, innermost first."""
     frame: types.FrameType | None = sys._getframe(1)
     known: set[int] = set()
@@ -132,7 +132,7 @@ def _scopes() -> Iterator[tuple[Any, Mapping[str, Any]]]:
         frame = frame.f_back
 
 
-def _held(value: Any) -> dict[str, Any]:
+def held_by(value: Any) -> dict[str, Any]:
     """The names in an object, or in a dictionary."""
     if type(value) is dict:
         return value

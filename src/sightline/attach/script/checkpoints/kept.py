@@ -1,7 +1,8 @@
 """A state that was kept by reference: it changes with the model, so that giving it back brings nothing back.
 
 `model.state_dict()` holds the model's own memory. Whoever keeps it as the best state so far, trains on and loads it at
-the end, loads what is there already. So does whoever keeps views of it, or saves them later (see `snapshots.py`).
+the end, loads what is there already. So does whoever keeps views of it, or saves them later (see `snapshots.py`), or
+keeps the model itself (`aliased.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sightline.attach.hook import Hook, unwrapped
+from sightline.attach.script.checkpoints.aliased import Aliased
 from sightline.attach.script.checkpoints.saves import Saves
 from sightline.attach.script.checkpoints.snapshots import Snapshots
 from sightline.attach.script.watch import Models
@@ -26,7 +28,7 @@ class Kept:
 
     def __init__(self, models: Models, saves: Saves, fault: Callable[[str], None]) -> None:
         self._models, self._taken = models, dict[int, tuple[weakref.ref[Tensor], int]]()
-        self._snapshots = Snapshots(models, fault)
+        self._snapshots, self._aliased = Snapshots(models, fault), Aliased(models, fault)
         saves.every.append(self._snapshots.saved)
         self._took = Hook(self._made, lambda error: fault(f"state: {error!r}"))
         self._given = Hook(self._loads, lambda error: fault(f"state: {error!r}"))
@@ -45,6 +47,7 @@ class Kept:
         @functools.wraps(load)
         def loading(module: nn.Module, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
             self._given(module, state_dict)
+            self._aliased.loaded(unwrapped(module)[1])
             return load(module, state_dict, *args, **kwargs)
 
         nn.Module.state_dict = making  # type: ignore[method-assign, assignment]

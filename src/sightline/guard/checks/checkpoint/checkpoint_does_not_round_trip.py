@@ -6,7 +6,8 @@ Root cause: only parameters were saved, without batch norm's running statistics;
 (`module.` of data parallelism, `_orig_mod.` of torch.compile), or another name of the part, and are skipped with
 `strict=False`, or by loading "what matches"; a tensor was left out as "tied" that is not; the file was written before
 the last step, or in a coarser dtype; the best state was kept in memory without a copy (`v.detach().cpu()` is none of
-what is on the CPU), and went on training; statistics are no buffers; or no file has what learns beside an adapter.
+what is on the CPU), or the model itself (`best = model`), and went on training; statistics are no buffers; or no file
+has what learns beside an adapter.
 Fix: save `model.state_dict()` of the unwrapped model, in the dtype it trains in, or a `copy.deepcopy` of it; load with
 `strict=True`; drop a tied name only where both really share memory.
 Stays silent when: every value comes back, whatever the file's dtype; one of two names of shared memory was dropped;
@@ -48,7 +49,8 @@ def find(checkpoint: RoundTripSeen) -> Verdict:
 def _by_reference(checkpoint: RoundTripSeen) -> Finding:
     since, how = checkpoint.since, "loaded" if checkpoint.loaded or checkpoint.since is None else "saved"
     late = "it was kept, and nothing comes back" if since is None else f"step {since}, when it was kept: that is lost"
-    what = f"the state that is {how} is the model's own memory: {checkpoint.kept} of its tensors were written to since "
+    what = f"'{checkpoint.alias}'" if checkpoint.alias else f"the state that is {how}"
+    what += f" is the model's own memory: {checkpoint.kept} of its tensors were written to since "
     fix = "keep a copy: copy.deepcopy(model.state_dict()), or v.detach().cpu().clone() of each value, or a file"
     return Finding("error", what + late, fix, {"of": checkpoint.compared, "file": checkpoint.path})
 
@@ -123,8 +125,6 @@ def specimen(run: Run, *, faulty: bool) -> None:
         optimizer.zero_grad()
         model(torch.randn(8, 4)).square().mean().backward()
         optimizer.step()
-    state = model.state_dict()
-    if faulty:
-        state = dict(model.named_parameters())
+    state = dict(model.named_parameters()) if faulty else model.state_dict()
     torch.save({name: tensor.detach() for name, tensor in state.items()}, run.folder / "model.pt")
     guard.checkpoint(run.folder / "model.pt")
