@@ -14,10 +14,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from sightline.attach import partners
-from sightline.attach.partners import mispaired
+from sightline.attach.partners import Table, mispaired
+from sightline.attach.prints import hashes_of, part_hashes
 from sightline.attach.script import drawn
 from sightline.guard.check import Finding
 from sightline.guard.checks.data.inputs_and_labels_misaligned import find
+from sightline.guard.evidence import Fed
+from sightline.guard.probes.call import Call
 
 COUNT = 600
 Pair = tuple[Tensor, Tensor]
@@ -148,3 +151,18 @@ def test_open_files_are_left_alone(tmp_path: Path) -> None:
     assert mispaired(DataLoader(rows, 16), 0) is not None
     with (tmp_path / "rows").open("w") as rows.file:
         assert mispaired(DataLoader(rows, 16), 0) is None
+
+
+@pytest.mark.parametrize(("way", "wrong"), [(by_torch, True), (rolled, True), (right, False)])
+def test_batches_cut_by_hand(way: Callable[[Tensor, Tensor], Pair], wrong: bool) -> None:
+    """No loader tells of the rows: a tensor whose rows the batches are is found."""
+    x, y = way(*vectors())
+    table = Table.of(part_hashes(Call(torch.nn.Identity(), (x[10:26],), {})))
+    assert table is not None
+    fed = [Fed(at, tuple(hashes_of(x[rows]).tolist()), tuple(y[rows].tolist())) for at, rows in batches()]
+    seen = table.seen(fed, 3)
+    assert isinstance(find(filed=seen), Finding) == wrong
+
+
+def batches() -> list[tuple[int, slice]]:
+    return [(at, slice(at * 16, at * 16 + 16)) for at in range(30)]

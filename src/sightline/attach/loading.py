@@ -17,7 +17,7 @@ from sightline.attach import mixed
 from sightline.attach.classes import Taught, may_teach_classes, rows_taught
 from sightline.attach.feed import Feed, order_of, splitting
 from sightline.attach.files import misfiled
-from sightline.attach.partners import mispaired
+from sightline.attach.partners import Table, mispaired
 from sightline.attach.prints import part_hashes, text_and_image, together
 from sightline.attach.recorder import Recorder
 from sightline.guard.evidence import Fed, FeedSeen, LoaderSeen, WaitingSeen
@@ -61,6 +61,7 @@ class Loading:
         self._forwards, self._hashed, self._shown, self._rows_asked = 0, 0, 0, not wants("RowsSeen")
         self._forwards_before = 0  # this step
         self._asks = [(0, misfiled), (PAIRED, mispaired)] if wants("FiledSeen") else []  # from which forward on
+        self._table: Table | None = None
         self._pairs_asked = not wants("PairedSeen")
         self._collate_asked = self._pairs_asked and not wants("CollatedSeen")
         self._spent, self._began = 0.0, time.perf_counter()
@@ -151,6 +152,8 @@ class Loading:
         self._recorder.mailbox.open(wait=True)
         self._forwards = max(self._forwards, self._recorder.step)  # some were slept through
         self._ask_files()
+        if self._table is not None and (seen := self._table.seen(self.fed, self._recorder.step)) is not None:
+            self._offer(seen)
         if self._fed:
             self._show(final=True)
         self._show_waits()
@@ -171,6 +174,8 @@ class Loading:
         if hashes is None:
             return
         r, number = self._recorder, self._forwards
+        if number == PAIRED and self._loader is None and self._wants("FiledSeen"):
+            self._table = Table.of(parts)
         epoch = self._seen.epoch if self._seen and self._told else None
         step, place = r.step, feed.place if (feed := Feed.last()) is not None and epoch is not None else None
         r.mailbox.post([hashes, *text_and_image(parts)], lambda v: self._came(number, step, epoch, place, v))

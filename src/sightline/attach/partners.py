@@ -6,13 +6,17 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sightline.guard.evidence import FiledSeen
-from sightline.guard.probes.partners import partners
+from sightline.attach.alive import living
+from sightline.attach.prints import hashes_of
+from sightline.guard.evidence import Fed, FiledSeen
+from sightline.guard.probes.partners import compared, input_of, partners, spread_over
 
 LEAST, MOST, KEPT = 256, 1 << 16, 12  # places of an order; orders
+NUMBERS, FEW = 1 << 24, 4  # of a tensor whose rows are hashed; tensors
 DRAWN: list[Callable[[], Sequence[int]]] = []  # where somebody notes them
 
 
@@ -25,6 +29,40 @@ def mispaired(loader: DataLoader[Any], step: int) -> FiledSeen | None:
     if not LEAST <= count <= MOST or _reads(loader.dataset):
         return None
     return partners(loader, _drawn(count), step)
+
+
+class Table:
+    """A tensor of the script's that its batches are rows of, beside the classes that the loss teaches for them."""
+
+    def __init__(self, rows: Tensor, prints: list[int]) -> None:
+        self._prints, self._chosen = prints, spread_over(len(prints))
+        self._inputs = {place: input_of(rows[place].clone()) for place in self._chosen}
+
+    @classmethod
+    def of(cls, parts: Sequence[tuple[Tensor, Tensor]]) -> Table | None:
+        """That of which the one input of a batch is made, if there is one; `parts`: of `prints.part_hashes`."""
+        if len(parts) != 1 or parts[0][0].device.type != "cpu":
+            return None
+        batch, wanted = parts[0][0], set(parts[0][1].tolist())
+        alike = [t for t in living(Tensor) if type(t) is Tensor and not t.requires_grad and t.dtype == batch.dtype]
+        fit = [t for t in alike if t.device == batch.device and t.shape[1:] == batch.shape[1:] and t.dim() > 1]
+        fit = [t for t in fit if LEAST <= len(t) <= MOST and t.numel() <= NUMBERS and t.layout is torch.strided]
+        for one in sorted(fit, key=len, reverse=True)[:FEW]:
+            prints = hashes_of(one).tolist()
+            if wanted.issubset(prints) and len(set(prints)) == len(prints):
+                return cls(one, prints)
+        return None
+
+    def seen(self, fed: Sequence[Fed], step: int) -> FiledSeen | None:
+        """Whether its rows go together with the classes that were taught for others."""
+        taught = {row: label for one in fed for row, label in zip(one.inputs, one.classes or (), strict=False)}
+        labels = {place: taught[row] for place, row in enumerate(self._prints) if row in taught}
+        chosen = [place for place in self._chosen if place in labels]
+        if len(chosen) < LEAST or len({self._inputs[place][0] for place in chosen}) > 1:
+            return None
+        rows = {at: (*self._inputs.get(at, ("", None)), {"": (float(label),)}) for at, label in labels.items()}
+        count = len(self._prints)
+        return compared(rows, chosen, count, _drawn(count), step, lambda places: {})
 
 
 def _reads(thing: Any) -> bool:

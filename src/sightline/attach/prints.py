@@ -43,8 +43,13 @@ def part_hashes(call: Call) -> list[tuple[Tensor, Tensor]]:
             kept = tensor
             if mask is not None and tensor.shape == mask.shape and not tensor.is_floating_point():
                 kept = (tensor + 1) * mask
-            found.append((tensor, _hash(kept.detach().reshape(rows, -1), COLUMNS)))
+            found.append((tensor, hashes_of(kept)))
     return found
+
+
+def hashes_of(rows: Tensor) -> Tensor:
+    """(B,) int64, one for each of the rows of an input, whatever their shape."""
+    return _hash(rows.detach().reshape(len(rows), -1), COLUMNS)
 
 
 def together(parts: Sequence[Tensor]) -> Tensor | None:

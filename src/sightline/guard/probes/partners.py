@@ -7,7 +7,7 @@ nothing to do with each other: in a series each row may tell of the next.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,21 +33,37 @@ Order = Mapping[int, int]
 def partners(loader: DataLoader[Any], drawn: Sequence[Sequence[int]], step: int) -> FiledSeen | None:
     """`drawn`: orders of that many rows, or more. None where inputs fit their labels, or rows are slow to read."""
     count = len(loader.dataset)  # type: ignore[arg-type]
-    starts = [run * (count - LONG) // (RUNS - 1) for run in range(RUNS)]
-    chosen = sorted({place for start in starts for place in range(start, start + LONG) if place < count})
+    chosen = spread_over(count)
     rows = _read(loader, chosen)
-    same = {place: place for place in chosen}
-    if len(rows) < len(chosen) or len({kind for kind, *_ in rows.values()}) > 1 or _fit(rows, same) > NOT:
+    if len(rows) < len(chosen) or len({kind for kind, *_ in rows.values()}) > 1:
         return None
-    given, picture = _fit(rows, same), rows[chosen[0]][0] == "picture"
-    for by in (*SHIFTS, *(-by for by in SHIFTS if picture)):
-        order = {place: place + by for place in chosen if place + by in rows}
+    return compared(rows, chosen, count, drawn, step, lambda places: _read(loader, places))
+
+
+def spread_over(count: int) -> list[int]:
+    """Places of runs of rows, spread over as many."""
+    starts = [run * (count - LONG) // (RUNS - 1) for run in range(RUNS)]
+    return sorted({place for start in starts for place in range(start, start + LONG) if place < count})
+
+
+def compared(
+    rows: dict[int, Row],
+    chosen: Sequence[int],
+    count: int,
+    drawn: Sequence[Sequence[int]],
+    step: int,
+    read: Callable[[Sequence[int]], dict[int, Row]],
+) -> FiledSeen | None:
+    """The inputs of `chosen` rows beside their own labels, and if they do not fit, beside others', which are read."""
+    given, picture = _fit(rows, {place: place for place in chosen}), rows[chosen[0]][0] == "picture"
+    for by in (*SHIFTS, *(-by for by in SHIFTS if picture)) if given <= NOT else ():
+        order = {place: place + by for place in chosen if place + by in chosen and place + by in rows}
         if (other := _fit(rows, order)) >= SURE and _fit(rows, order, inputs=True) <= NOT:
             return FiledSeen(step, len(order), given, other, "shifted", "", str(by))
-    for order in _orders(drawn, chosen, count):
-        rows.update(_read(loader, [at for at in order.values() if at not in rows]))
+    for order in _orders(drawn, chosen, count) if given <= NOT else ():
+        rows.update(read([at for at in order.values() if at not in rows]))
         order = {place: at for place, at in order.items() if at in rows}
-        if len(order) >= LONG and (other := _fit(rows, order)) >= SURE:
+        if (other := _fit(rows, order)) >= SURE:
             return FiledSeen(step, len(order), given, other, "drawn", *map(str, next(iter(order.items()))))
     return None
 
@@ -62,13 +78,16 @@ def _orders(drawn: Sequence[Sequence[int]], chosen: Sequence[int], count: int) -
 
 def _fit(rows: Mapping[int, Row], order: Order, *, inputs: bool = False) -> float:
     """How far inputs go together with the labels (or the inputs) of others, in standard deviations."""
-    kind, places = rows[next(iter(rows))][0], list(order)
-    given = [[rows[place][1] for place in one] for one in (places, list(order.values()))]
-    if kind == "words":
-        ours, others = (encoded([{"": words} for words in one]) for one in given)
-    else:
-        ours, others = (torch.stack([torch.from_numpy(one) for one in places]) for places in given)
-    return together(ours, others if inputs else encoded([rows[at][2] for at in order.values()]))
+    if len(order) < LONG:
+        return 0.0
+
+    def numbers(places: Iterable[int]) -> Tensor:
+        given = [rows[place][1] for place in places]
+        words = rows[next(iter(order))][0] == "words"
+        return encoded([{"": one} for one in given]) if words else torch.stack([torch.from_numpy(one) for one in given])
+
+    others = order.values()
+    return together(numbers(order), numbers(others) if inputs else encoded([rows[at][2] for at in others]))
 
 
 def _read(loader: DataLoader[Any], places: Sequence[int]) -> dict[int, Row]:
@@ -106,11 +125,11 @@ def _parts(sample: Any) -> Row | None:
         mask = isinstance(one, Tensor) and sizes[path] == sizes[most] and not bool(((one != 0) & (one != 1)).any())
         if path != most and sizes[path] <= NUMBERS and not mask:
             label[path] = tuple(one.flatten().double().tolist()) if isinstance(one, Tensor) else tuple(one)
-    kind, numbers = _input(found[most])
+    kind, numbers = input_of(found[most])
     return (kind, numbers, label) if label else None
 
 
-def _input(one: Any) -> tuple[str, Any]:
+def input_of(one: Any) -> tuple[str, Any]:
     """Words and ids as they are; of a picture and of other numbers, a few hundred."""
     if not isinstance(one, Tensor):
         return "words", tuple(one)
