@@ -13,7 +13,7 @@ from sightline.attach.prompts import Prompts
 from sightline.attach.read import pad_id
 from sightline.attach.scores import Scores
 from sightline.guard.evidence import Evidence
-from sightline.guard.evidence.taught_padding import ahead_of
+from sightline.guard.evidence.taught_padding import ahead_of, filled_ends
 from sightline.guard.probes.call import Call, Outcome, outcome
 from sightline.guard.probes.context import context
 from sightline.guard.probes.padded import real_tokens
@@ -21,6 +21,7 @@ from sightline.guard.probes.padding import padding, side_of
 
 LOOKS = 3  # padded batches of a kind that are compared row by row: after that, a difference would have shown
 FIRSTS = 16  # forward passes without gradients whose masks are read: reading waits for the device
+BATCH, LENGTHS = 8, 4  # rows, and lengths of them, that tell padding which nobody names
 
 Offer = Callable[[Evidence], Any]
 
@@ -36,6 +37,7 @@ class Language:
         self._before: tuple[Call, Tensor, bool] | None = None  # the padded batch that a host may now go on from
         self._prompts = Prompts(wants("PromptsSeen"))
         self._last: Tensor | None = None  # the ids of the pass before
+        self._taught: Tensor | None = None  # those of a training batch
 
     @property
     def padded(self) -> Call | None:
@@ -44,6 +46,8 @@ class Language:
 
     def trained(self, call: Call, step: int, offer: Offer) -> None:
         """After a training forward."""
+        if self._looks:
+            self._taught = call.tensor("input_ids")
         if self._context:
             self._context = False
             self._reach(call, step, offer)
@@ -88,7 +92,7 @@ class Language:
         self._firsts -= 1
         mask = real_tokens(call)
         told = mask is not None
-        real = _by_pad_id(call, ids) if mask is None else mask
+        real = (_by_pad_id(call, ids) if pad_id(call) is not None else self._filled(ids)) if mask is None else mask
         if real is None or (side := side_of(real)) is None:
             return
         only = result.logits is not None and result.logits.dim() == 3 and result.logits.shape[1] == 1
@@ -97,6 +101,16 @@ class Language:
         if wanted and (seen := padding(call, real, step)) is not None:
             self._looks["scoring"] -= 1
             offer(seen)
+
+    def _filled(self, ids: Tensor) -> Tensor | None:
+        """As `_by_pad_id`, of an id that fills rows of many lengths, here and in training, and stands nowhere else."""
+        taught = self._taught
+        if taught is None or taught.dim() != 2 or min(taught.shape) < 2 or len(ids) < BATCH:
+            return None
+        real = filled_ends(ids)
+        if real is None or filled_ends(taught) is None or ids[:, -1].mode().values != taught[:, -1].mode().values:
+            return None
+        return real if len(real.sum(dim=1).unique()) >= LENGTHS else None
 
     def _reach(self, call: Call, step: int, offer: Offer) -> None:
         for part in (call.model, *call.model.children()):  # a host's own module may hold the model

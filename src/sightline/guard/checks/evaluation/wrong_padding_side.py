@@ -10,7 +10,8 @@ Fix: `padding_side="left"` for generation and for reading the last position, wit
 `position_ids` counted from the mask, where positions are absolute); `padding_side="right"` is fine for training,
 and for states that are read at `attention_mask.sum(1) - 1`. A mask that is turned round: `~mask`.
 Stays silent when: each row says next what it says alone; rows are padded at the right but read at their last real
-token; a batch is trained on at all its tokens (collators may pad as they like); encoders, whose words see words.
+token; a batch is trained on at all its tokens (collators may pad as they like); encoders, whose words see words; an id
+that nobody names as padding goes on in the middle of training rows, or fills rows of a few lengths alone.
 Sources:
 - https://github.com/huggingface/transformers/issues/26569 (2023-10-03): what a Llama generates from the same prompts
   padded left and right
