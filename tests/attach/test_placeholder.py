@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import sightline
-from sightline.attach.onlookers.placeholder import cut_placeholder
+from sightline.attach.onlookers.placeholder import cut_placeholder, taught_placeholder
 from sightline.attach.read import image_spans
 from sightline.attach.scattered import partly_filled, scattered
 from sightline.guard.probes.call import Call
@@ -230,3 +230,32 @@ def test_features_that_go_astray() -> None:
     assert filled(16, 16, 16, 16, features=64) is None
     assert filled(16, 32, 16, 0, features=80) is None  # whole images, and room in a buffer behind them
     assert filled(11, 13, 14, 12, features=50) is None
+
+
+@pytest.mark.parametrize("all_", [True, False])
+def test_placeholders_that_a_loop_teaches(all_: bool) -> None:
+    torch.manual_seed(0)
+    model = Seeing()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    with sightline.attach(model, optimizer, on_finding=None) as guard:
+        for _ in range(4):
+            ids = torch.tensor([row(words, 12) for words in (3, 3, 3, 3)])
+            logits = model(torch.randn(4, 3, 8, 12), ids)
+            targets = ids[:, 1:] if all_ else ids[:, 1:].masked_fill(ids[:, 1:] == IMAGE, -100)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten()).backward()
+            optimizer.step()
+    said = [finding.message for finding in guard.findings if finding.code == "X4"]
+    assert bool(said) == all_
+    assert not said or "24 image placeholders are supervised" in said[0]
+
+
+def test_a_taught_token_that_is_no_placeholder() -> None:
+    ids = torch.tensor([[1, IMAGE, IMAGE, IMAGE, 2, 3, 4, 5]] * 4)
+    taught = torch.cat([ids[:, 1:], torch.full((4, 1), -100)], dim=1)
+    assert taught_placeholder(ids, ids == IMAGE, taught) == IMAGE
+    assert taught_placeholder(ids, ids == IMAGE, taught, IMAGE) is None  # padding, as the table says
+    assert taught_placeholder(ids, ids >= 0, taught) is None  # a frozen table
+    assert taught_placeholder(ids, ids == 8, taught) is None  # it is read
+    assert taught_placeholder(ids, ids == IMAGE, taught.where(taught != IMAGE, -100)) is None
+    assert taught_placeholder(ids, ids == IMAGE, taught.where(taught != IMAGE, 6)) is None  # taught something else

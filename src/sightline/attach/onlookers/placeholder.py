@@ -5,7 +5,8 @@ none either, but it is not attended to, or stands at the end of rows only, and n
 
 It is told only where its spans look cut: else how many tokens such a model wants for an image is its own business. Or
 where features are scattered over it, as many for each image as the fullest row has places, and other rows have fewer.
-However features are put in: where it stands in runs, as long as an image has features, that a limit of rows cuts.
+However features are put in: where it stands in runs, as long as an image has features, that a limit of rows cuts. Or
+where it is taught, though nothing reads it: all else that is taught in its place is read there.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from sightline.attach.scattered import looked_up, partly_filled, scattered
 from sightline.attach.setup import Facts, embedding_of, embeddings_of, image_token_of
 from sightline.guard.evidence import IGNORE
 from sightline.guard.evidence.cut_runs import Run, cut_at_a_limit, runs
-from sightline.guard.probes.call import Call
+from sightline.guard.probes.call import Call, outcome
 
 LOOKS = 8  # measured steps with images that are looked at: a limit that cuts no row of eight batches cuts few
 PARTIAL = 2  # rows, of all batches looked at, into which only some of an image's features were written
+FEWEST = 4  # kinds of tokens that are taught something where they stand
 SHORT = 3  # rows with fewer placeholders than others that end at one column: two may do so by chance
 
 
@@ -37,6 +39,7 @@ class Placeholder(Onlooker):
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)
         self._batch: tuple[Tensor, Tensor, Tensor | None, Tensor | None] | None = None  # the table's weight first
+        self._taught: Tensor | None = None  # (B, T) what each output of the batch was to say
         self._looks = self._partial = 0
         self._runs: dict[tuple[int, bool], list[Run]] = {}  # of a token, in rows or in prompts
         self._each: set[int | None] = set()  # features of an image; None where that is not known
@@ -60,7 +63,9 @@ class Placeholder(Onlooker):
         labels = call.tensor("labels")
         mask, labels = (one if one is not None and one.shape == ids.shape else None for one in (mask, labels))
         table = self._table(output, ids)
-        self._batch = (table, ids, mask, labels) if table is not None else None
+        self._batch, self._taught = (table, ids, mask, labels) if table is not None else None, None
+        if (logits := outcome(output).logits) is not None and logits.shape[:-1] == ids.shape and logits.requires_grad:
+            self.heed(logits, self._came)
         self._look(call, ids, mask, labels)
         if (written := scattered(output, ids)) is not None:
             where, features = written
@@ -115,14 +120,20 @@ class Placeholder(Onlooker):
             facts = replace(facts, image_token_id=token, tokens_per_image=facts.tokens_per_image or each)
             self.recorder.facts = facts  # type: ignore[attr-defined]
 
+    def _came(self, grad: Tensor) -> None:
+        """The gradient of the outputs."""
+        least, token = grad.detach().min(dim=-1)
+        self._taught = token.masked_fill(least >= 0, IGNORE)
+
     def before_step(self, optimizer: Any, *, measured: bool) -> None:
         """The gradient of the embedding table, row by row, at the ids of the batch."""
-        batch, self._batch = self._batch, None
+        batch, taught, self._batch, self._taught = self._batch, self._taught, None, None
         if batch is None or (grad := batch[0].grad) is None:
             return
         _, ids, mask, labels = batch
         if grad.is_sparse or hasattr(grad, "to_local"):
             return
+        unread = next((e.padding_idx for e in embeddings_of(self.recorder.model) if e.weight is batch[0]), None)
         dead = (grad == 0).all(dim=1)[ids.clamp(0, len(grad) - 1).to(grad.device)]
         attended = torch.ones_like(ids) if mask is None else mask
 
@@ -131,8 +142,10 @@ class Placeholder(Onlooker):
         def arrived(values: list[Tensor]) -> None:
             attended, prompt = values[2].bool(), values[3].bool()
             self._found(cut_placeholder(values[0], values[1], attended, prompt))
+            if len(values) > 4:
+                self._found(taught_placeholder(values[0], values[1], values[4], unread))
 
-        self.recorder.mailbox.post([ids, dead, attended, prompt], arrived)
+        self.recorder.mailbox.post([ids, dead, attended, prompt, *([] if taught is None else [taught])], arrived)
 
 
 def cut_placeholder(ids: Tensor, dead: Tensor, attended: Tensor, prompt: Tensor | None = None) -> int | None:
@@ -158,6 +171,22 @@ def cut_placeholder(ids: Tensor, dead: Tensor, attended: Tensor, prompt: Tensor 
         if cut or _cut_from_the_left(at, (attended if prompt is None else prompt).sum(dim=1)):
             found.append(int(token))
     return found[0] if len(found) == 1 else None
+
+
+def taught_placeholder(ids: Tensor, dead: Tensor, taught: Tensor, unread: int | None = None) -> int | None:
+    """The one token whose runs are taught to go on, and that has no gradient though outputs at its own places have.
+
+    (B, T) each; `unread`: what the table itself gives no gradient. Of the others that are taught so, most have one.
+    """
+    own = taught[:, :-1] >= 0
+    kinds = ids[:, :-1][own].unique().tolist()
+    still = [int(token) for token in kinds if token != unread and bool(dead[ids == token].all())]
+    if len(still) != 1 or len(kinds) < FEWEST:
+        return None
+    at = ids == still[0]
+    on = at[:, 1:] & at[:, :-1]
+    said = on & (taught[:, :-1] == still[0])
+    return still[0] if int(said.any(dim=1).sum()) >= SHORT and torch.equal(said, on & own) else None
 
 
 def _cut_from_the_left(at: Tensor, length: Tensor) -> bool:

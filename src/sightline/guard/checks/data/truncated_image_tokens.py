@@ -10,7 +10,8 @@ Stays silent when: every image has its placeholders (one, or as many as it has f
 live, and none of them is supervised. A model that names no placeholder has one inferred, the token whose embedding is
 written over: only where spans of it end at one column and are of unlike lengths, or where some rows have fewer places
 than features are scattered for them. Or the one whose runs are as long as an image has features, and shorter at an end
-of just those rows that are as long as any: smaller images stand in shorter rows too.
+of just those rows that are as long as any: smaller images stand in shorter rows too. Or the one that is taught,
+where the table of tokens has no gradient for it, and has one for all else that is taught.
 Sources:
 - https://github.com/huggingface/trl/pull/5904 (2026-06-01): truncation drops placeholders, the processor keeps
   features
@@ -23,18 +24,19 @@ Sources:
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import BatchSeen, Setup
+from sightline.guard.evidence import BatchSeen, LossSeen, Setup
+from sightline.guard.evidence.batches import as_taught
 from sightline.guard.specimen import Run
 
 DOMAINS = ("vlm",)
 
 
-def find(batch: BatchSeen, setup: Setup) -> Verdict:
+def find(batch: BatchSeen, setup: Setup, loss: LossSeen | None = None) -> Verdict:
     """Compare the placeholders in the ids with the features that are to replace them."""
     placeholders, image = batch.placeholders, batch.image_token_id
     if placeholders is None or image is None:
         return CannotTell("token ids, or an image placeholder's id")
-    if batch.labels is not None and (supervised := int(batch.labels.eq(image).sum())):
+    if supervised := _supervised(batch, image, loss if loss and loss.step == batch.step else None):
         return Finding(
             severity="error",
             message=f"{supervised} image placeholders are supervised: the model learns to say them",
@@ -52,6 +54,15 @@ def find(batch: BatchSeen, setup: Setup) -> Verdict:
     if features is None:
         return CannotTell("number of features that an image has")
     return None if features == total else _cut(batch, placeholders, total, features, spans)
+
+
+def _supervised(batch: BatchSeen, image: int, loss: LossSeen | None) -> int:
+    """Placeholders that are labels; where the loop keeps these to itself, such as the loss's gradient leads to."""
+    if batch.labels is not None:
+        return int(batch.labels.eq(image).sum())
+    if loss is None or (taught := as_taught(batch, loss)).labels is None or taught.input_ids is None:
+        return 0
+    return int((taught.labels.eq(image) & taught.input_ids.eq(image)).sum())
 
 
 def _cut(batch: BatchSeen, placeholders: tuple[int, ...], total: int, features: int, spans: int) -> Finding:
