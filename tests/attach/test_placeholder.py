@@ -232,10 +232,17 @@ def test_features_that_go_astray() -> None:
     assert filled(11, 13, 14, 12, features=50) is None
 
 
+def put(text: Tensor, where: Tensor, seen: Tensor) -> Tensor:
+    text = text.clone()
+    text[where] = seen.flatten(0, 1)
+    return text
+
+
+@pytest.mark.parametrize("tied", [None, put, all_at_once])
 @pytest.mark.parametrize("all_", [True, False])
-def test_placeholders_that_a_loop_teaches(all_: bool) -> None:
+def test_placeholders_that_a_loop_teaches(all_: bool, tied: Any) -> None:
     torch.manual_seed(0)
-    model = Seeing()
+    model = Tied(tied) if tied else Seeing()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     with sightline.attach(model, optimizer, on_finding=None) as guard:
         for _ in range(4):

@@ -58,12 +58,12 @@ def _root(output: Any) -> Any:
 
 
 def _put(node: Any, ids: Tensor) -> tuple[Tensor, int] | None:
-    """The same of `embeddings[mask] = features[:places]`."""
+    """The same of `embeddings[mask] = features[:places]`; 0 features where it is not known that any were left out."""
     masks, source = node._saved_indices, node.next_functions[1][0]
     if len(masks) != 1 or masks[0] is None or masks[0].dtype is not torch.bool or masks[0].shape != ids.shape:
         return None
     if type(source).__name__ != CUT or source._saved_dim != 0:
-        return None
+        return masks[0], 0
     return masks[0], source._saved_self_sym_sizes[0]
 
 

@@ -40,6 +40,7 @@ class Placeholder(Onlooker):
         super().__init__(recorder)
         self._batch: tuple[Tensor, Tensor, Tensor | None, Tensor | None] | None = None  # the table's weight first
         self._taught: Tensor | None = None  # (B, T) what each output of the batch was to say
+        self._where: Tensor | None = None  # (B, T) what is known to be written over in it
         self._looks = self._partial = 0
         self._runs: dict[tuple[int, bool], list[Run]] = {}  # of a token, in rows or in prompts
         self._each: set[int | None] = set()  # features of an image; None where that is not known
@@ -64,11 +65,13 @@ class Placeholder(Onlooker):
         mask, labels = (one if one is not None and one.shape == ids.shape else None for one in (mask, labels))
         table = self._table(output, ids)
         self._batch, self._taught = (table, ids, mask, labels) if table is not None else None, None
+        self._where = None
         if (logits := outcome(output).logits) is not None and logits.shape[:-1] == ids.shape and logits.requires_grad:
             self.heed(logits, self._came)
         self._look(call, ids, mask, labels)
         if (written := scattered(output, ids)) is not None:
             where, features = written
+            self._where = where.to(ids.device)
             self.recorder.mailbox.post([ids, where], lambda values: self._written(values[0], values[1], features))
 
     def _table(self, output: Any, ids: Tensor) -> Tensor | None:
@@ -127,7 +130,7 @@ class Placeholder(Onlooker):
 
     def before_step(self, optimizer: Any, *, measured: bool) -> None:
         """The gradient of the embedding table, row by row, at the ids of the batch."""
-        batch, taught, self._batch, self._taught = self._batch, self._taught, None, None
+        batch, taught, where, self._batch, self._taught = self._batch, self._taught, self._where, None, None
         if batch is None or (grad := batch[0].grad) is None:
             return
         _, ids, mask, labels = batch
@@ -143,9 +146,10 @@ class Placeholder(Onlooker):
             attended, prompt = values[2].bool(), values[3].bool()
             self._found(cut_placeholder(values[0], values[1], attended, prompt))
             if len(values) > 4:
-                self._found(taught_placeholder(values[0], values[1], values[4], unread))
+                self._found(taught_placeholder(values[0], values[5], values[4], unread))
 
-        self.recorder.mailbox.post([ids, dead, attended, prompt, *([] if taught is None else [taught])], arrived)
+        rest = [] if taught is None else [taught, dead if where is None else dead | where]
+        self.recorder.mailbox.post([ids, dead, attended, prompt, *rest], arrived)
 
 
 def cut_placeholder(ids: Tensor, dead: Tensor, attended: Tensor, prompt: Tensor | None = None) -> int | None:
@@ -174,9 +178,10 @@ def cut_placeholder(ids: Tensor, dead: Tensor, attended: Tensor, prompt: Tensor 
 
 
 def taught_placeholder(ids: Tensor, dead: Tensor, taught: Tensor, unread: int | None = None) -> int | None:
-    """The one token whose runs are taught to go on, and that has no gradient though outputs at its own places have.
+    """The one token whose runs are taught to go on, and that nobody reads, though outputs at its own places are taught.
 
-    (B, T) each; `unread`: what the table itself gives no gradient. Of the others that are taught so, most have one.
+    (B, T) each; `dead`: without a gradient, or written over (a table that is the output layer too has one for all);
+    `unread`: what the table itself gives no gradient. Of the others that are taught so, most have one.
     """
     own = taught[:, :-1] >= 0
     kinds = ids[:, :-1][own].unique().tolist()
