@@ -91,7 +91,8 @@ def explained(score: Scored, nats: float, same: Callable[[float, float], bool] =
         weighted = sum(one * rows for one, rows in pairs) / sum(rows for _, rows in pairs)
         if same(nats, fmean(means)) or same(nats, weighted):
             return f"a mean over {len(means)} batches", True
-        if same(nats, log(fmean(map(exp, means)))):
+        of_rows = sum(exp(one) * rows for one, rows in pairs) / max(1, sum(rows for _, rows in pairs))
+        if same(nats, log(fmean(map(exp, means)))) or (of_rows > 0 and same(nats, log(of_rows))):
             return f"a mean of {len(means)} batches' perplexities", True
         if isinstance(score, JudgedLossesSeen) and (mixed := _mixed(pairs, nats, same)):
             return mixed, True

@@ -89,6 +89,11 @@ class ScoreSeen:
     batches: tuple[BatchScore, ...]
     labelled: bool
 
+    @property
+    def unmarked(self) -> bool:
+        """Whether nothing said which of its tokens count: what pads is among them, and a last target is not."""
+        return not self.labelled and not any(one.padding or one.repeated for one in self.batches)
+
 
 @dataclass(frozen=True, slots=True)
 class JudgedLossesSeen:

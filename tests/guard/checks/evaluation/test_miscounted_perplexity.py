@@ -197,3 +197,22 @@ def test_smoothed_labels() -> None:
         assert isinstance(verdict, Finding) and "label smoothing" in verdict.message
         assert isinstance(printed("val loss", f"{nats:.4f}", own), CannotTell)
     assert printed("val ppl", f"{exp(OWN_RIGHT):.3f}", own) is None
+
+
+def test_the_scripts_own_losses_know_better_than_ids_without_a_mask() -> None:
+    """Padding is among these, and their mean over batches is by chance what was printed."""
+    every = tuple(BatchScore(4, (n * 40, 40), (n * 40, 40), (n * 40, 40)) for n in (2.0, OWN_RIGHT * 2 - 2.0))
+    uneven = (*every[:1], BatchScore(4, (every[1].told[0] * 5, 200), *[(every[1].told[0] * 5, 200)] * 2))
+    text = f"{exp(OWN_RIGHT):.3f}"
+    last = MetricsHistory((MetricsSeen(8, {"ppl": float(text)}, "evaluation", {"ppl": rounding(text)}),))
+    assert isinstance(find(last, ScoreSeen(8, uneven, labelled=False)), Finding)
+    assert find(last, ScoreSeen(8, uneven, labelled=False), OWN) is None
+    assert isinstance(find(last, ScoreSeen(8, uneven, labelled=True), OWN), Finding)
+
+
+def test_perplexities_of_batches_weighted_by_rows() -> None:
+    """As Lightning's `self.log` weighs what a validation step logs."""
+    own = JudgedLossesSeen(8, (heard(2.0, 100), replace(heard(3.0, 50), rows=2)))
+    right, wrong = exp(350 / 150), (exp(2) * 4 + exp(3) * 2) / 6
+    assert isinstance(printed("val_ppl", f"{wrong:.4f}", own), Finding)
+    assert printed("val_ppl", f"{right:.4f}", own) is None

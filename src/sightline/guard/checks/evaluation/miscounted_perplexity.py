@@ -42,13 +42,12 @@ def find(
     if means is not None and (finding := _over_batches(means)) is not None:
         return finding
     last = next((m for m in reversed(metrics.seen if metrics else ()) if m.phase == "evaluation"), None)
-    verdict: Verdict = CannotTell(
-        "reported evaluation whose token losses were seen (guard.log(..., phase='evaluation'))"
-    )
-    if last and score and last.step == score.step:
+    verdict: Verdict = CannotTell("evaluation whose token losses were seen (guard.log(..., phase='evaluation'))")
+    own = heard if last and heard and last.step == heard.step else None
+    if last and score and last.step == score.step and not (own and score.unmarked):
         verdict = _recomputed(last, score)
-    if last and heard and last.step == heard.step and isinstance(verdict, CannotTell):
-        verdict = _heard(last, heard)
+    if last and own and isinstance(verdict, CannotTell):
+        verdict = _heard(last, own)
     return verdict
 
 
