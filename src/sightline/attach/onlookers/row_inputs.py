@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from sightline.guard.probes.call import Call
 
@@ -56,6 +57,21 @@ def pairs_in(call: Call) -> list[Tensor]:
     if not alike or any(v.dim() != 1 for _, v in given):
         return []
     return [torch.stack([*ids, torch.full_like(ids[0], ENDS)], 1)]
+
+
+def listed_in(call: Call) -> list[Tensor]:
+    """The pictures of a model that is given a list of them, of any sizes, thinned out; as detectors are."""
+    given = [value for value in (*call.args, *call.kwargs.values()) if type(value) in (list, tuple) and len(value)]
+    pictures = [value for value in given if all(isinstance(one, Tensor) and _is_picture(one) for one in value)]
+    if len(pictures) != 1:
+        return []
+    flat = [one.detach().reshape(-1) for one in pictures[0]]
+    few = [one[:: max(1, -(-len(one) // WIDE))].float() for one in flat]
+    return [torch.stack([pad(one, (0, WIDE - len(one))) for one in few])]
+
+
+def _is_picture(value: Tensor) -> bool:
+    return value.dim() == 3 and value.is_floating_point()
 
 
 def is_mask(value: Tensor) -> bool:

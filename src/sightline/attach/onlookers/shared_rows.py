@@ -18,7 +18,7 @@ from sightline.attach.onlookers.other_side import OtherSide
 from sightline.attach.onlookers.repeats import Repeats, equal_pairs
 from sightline.attach.onlookers.row_classes import RowClasses
 from sightline.attach.onlookers.row_hashes import hashes, keys, parts_of
-from sightline.attach.onlookers.row_inputs import is_mask, pairs_in, rows_in, wide_inputs
+from sightline.attach.onlookers.row_inputs import is_mask, listed_in, pairs_in, rows_in, wide_inputs
 from sightline.attach.onlookers.set_back import SetBack
 from sightline.attach.onlookers.shared_pictures import SharedPictures, picture_place
 from sightline.attach.onlookers.spans import Spans
@@ -161,7 +161,7 @@ class SharedRows(Onlooker):
         return batches < ALWAYS or (batches < PASS and whole)
 
     def _rows_of(self, call: Call) -> list[Tensor]:
-        if rows := rows_in(call):
+        if rows := rows_in(call) or listed_in(call):
             return rows
         pairs = pairs_in(call)
         self._ids = self._ids or bool(pairs)

@@ -1,4 +1,4 @@
-"""Rows that are ids of several things, and a single pass of many batches: what of them was trained on?"""
+"""Rows that are ids of several things, lists of pictures, a single pass of many batches: what was trained on?"""
 
 from __future__ import annotations
 
@@ -101,3 +101,37 @@ def test_one_long_pass(leaks: bool) -> None:
                 net(batch)
     found = [finding.message for finding in guard.findings if finding.code == "M1"]
     assert [one.split(" evaluated")[0] for one in found] == (["200 of 200"] if leaks else [])
+
+
+class Detector(nn.Module):
+    """Given a list of pictures of several sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> object:
+        boxes = [self.net(image[None]).mean((0, 2, 3)) for image in images]
+        return [{"boxes": box[None]} for box in boxes] if targets is None else {"loss": torch.stack(boxes).sum()}
+
+
+@pytest.mark.parametrize("leaks", [True, False])
+def test_lists_of_pictures(leaks: bool) -> None:
+    torch.manual_seed(0)
+    images = [torch.rand(3, 8, 6 + place % 3) for place in range(120)]
+    test, train = images[:24], images if leaks else images[24:]
+    net = Detector()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    with sightline.attach(net, optimizer, on_finding=None, checks=load((page("M1"),)), budget=0.02) as guard:
+        for _ in range(2):
+            for at in range(0, len(train), 12):
+                optimizer.zero_grad()
+                net(train[at : at + 12], [{"boxes": torch.zeros(1, 4)}] * 12)["loss"].backward()  # type: ignore[index]
+                optimizer.step()
+            net.eval()
+            with torch.no_grad():
+                for at in range(0, len(test), 12):
+                    net(test[at : at + 12])
+            net.train()
+    found = [finding.message for finding in guard.findings if finding.code == "M1"]
+    assert [one.split(" evaluated")[0] for one in found] == (["24 of 24"] if leaks else [])
