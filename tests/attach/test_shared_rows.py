@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -108,10 +110,10 @@ class Detector(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Conv2d(3, 4, 3)
+        self.conv = nn.Conv2d(3, 4, 3)
 
-    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> object:
-        boxes = [self.net(image[None]).mean((0, 2, 3)) for image in images]
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
+        boxes = [self.conv(image[None]).mean((0, 2, 3)) for image in images]
         return [{"boxes": box[None]} for box in boxes] if targets is None else {"loss": torch.stack(boxes).sum()}
 
 
@@ -126,7 +128,7 @@ def test_lists_of_pictures(leaks: bool) -> None:
         for _ in range(2):
             for at in range(0, len(train), 12):
                 optimizer.zero_grad()
-                net(train[at : at + 12], [{"boxes": torch.zeros(1, 4)}] * 12)["loss"].backward()  # type: ignore[index]
+                net(train[at : at + 12], [{"boxes": torch.zeros(1, 4)}] * 12)["loss"].backward()
                 optimizer.step()
             net.eval()
             with torch.no_grad():
