@@ -81,6 +81,13 @@ def test_the_best_trains_on(source: str, name: str, script: Script) -> None:
     assert name in message and "4 of its tensors" in message and "since step 19" in message
 
 
+def test_scores_that_are_tensors(script: Script) -> None:
+    script.run(
+        PLAIN.replace("for score in scores:", "for score in map(torch.tensor, scores):").replace("copy", "torch")
+    )
+    assert len(script.messages()) == 1
+
+
 @pytest.mark.parametrize("source", [PLAIN, STOPPER])
 def test_the_last_was_the_best(source: str, script: Script) -> None:
     script.run(source, (0.5, 0.6, 0.7, 0.8, 0.75))

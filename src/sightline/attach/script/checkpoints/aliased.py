@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sightline.attach.hook import Hook, unwrapped
@@ -28,6 +28,7 @@ from sightline.guard.evidence import RoundTripSeen
 
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")})
 LARGEST = 1 << 19  # bytes of a script
+NUMBERS = (int, float)
 EVERY = 4  # steps between two looks
 PASSED = 2  # comparisons' time since the best one: one of them at least was not better
 
@@ -60,9 +61,15 @@ class Best:
         if self.one is not one or self.optimizer is None or self.optimizer() is not optimizer:
             self.one, self.optimizer, self.changes = one, weakref.ref(optimizer), []
             self.begun = one.recorder.step
-        elif score != self.last and module is model:
+        elif not self._is_last(score) and module is model:
             self.changes.append(one.recorder.step)
-        self.last = score
+        self.last = weakref.ref(score) if isinstance(score, Tensor) else score if isinstance(score, NUMBERS) else None
+        self.several |= self.last is None and score is not None
+
+    def _is_last(self, score: Any) -> bool:
+        """Numbers are compared, tensors are not looked into."""
+        last = self.last() if isinstance(self.last, weakref.ref) else self.last
+        return last is score or (isinstance(last, NUMBERS) and isinstance(score, NUMBERS) and last == score)
 
     @property
     def lost(self) -> bool:
