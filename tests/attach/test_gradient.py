@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, log_softmax, nll_loss
 
-from sightline.attach.gradient import loss_seen, read_gradient
+from sightline.attach.gradient import class_dim, loss_seen, read_gradient
 
 
 def read(logits: torch.Tensor, loss: torch.Tensor):
@@ -30,6 +30,16 @@ def test_targets_and_weights_of_cross_entropy(dtype: torch.dtype, reduction: str
     assert torch.equal(seen.targets, targets)
     assert seen.supervised == 16 and seen.softmax_rows == 1.0 and seen.probability_rows == 0.0
     assert seen.weight == pytest.approx(1 / 16 if reduction == "mean" else 1.0, rel=1e-2)
+
+
+def test_maps_have_their_classes_in_front() -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(2, 5, 8, 8).requires_grad_(), torch.randint(0, 5, (2, 8, 8))
+    targets[1, 3:] = -100
+    seen = read(logits, cross_entropy(logits, targets))
+    assert torch.equal(seen.targets, targets) and seen.supervised == 88 and seen.softmax_rows == 1.0
+    assert seen.weight == pytest.approx(1 / 88, rel=1e-3) and class_dim(logits) == 1
+    assert class_dim(torch.zeros(2, 4, 7, 50)) == class_dim(torch.zeros(2, 7, 7)) == -1
 
 
 def test_probabilities_given_for_logits() -> None:

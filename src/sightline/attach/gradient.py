@@ -21,18 +21,20 @@ def read_gradient(logits: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
 
     The statistics: supervised, weight, softmax, probability, doubled rows, mean log Z, largest |logit|, mean loss.
 
-    They stay on the device. No device-to-host wait, and no temporary of the size of the logits.
+    They stay on the device. No device-to-host wait, and no temporary of the size of the logits. Of square maps
+    (B, C, H, H) the classes are C.
     """
-    vectors, gradients = logits.detach().flatten(0, -2), grad.detach().flatten(0, -2)
-    least, at = gradients.min(dim=-1)
-    targets = at.masked_fill(least >= 0, IGNORE)
+    vectors, gradients = (t.detach().movedim(class_dim(t), -1) for t in (logits, grad))
+    every, choice = gradients.min(dim=-1)
+    targets, least, at = choice.masked_fill(every >= 0, IGNORE), every.flatten(), choice.flatten()
     rows = least.topk(min(ROWS, len(least)), largest=False).indices
-    z, pull = vectors[rows].float(), least[rows].float()
+    places = torch.unravel_index(rows, every.shape)
+    z, pull = vectors[places].float(), least[rows].float()
     seen = pull < 0
     chosen = z.log_softmax(dim=-1).gather(-1, at[rows, None]).squeeze(-1)
     weight = (pull / torch.expm1(chosen)).masked_fill(~seen, float("nan")).nanmedian()
     total = seen.sum().clamp(min=1)
-    pulls = gradients[rows].float()
+    pulls = gradients[places].float()
     balanced = (pulls.sum(dim=-1).abs() <= SUM_TOLERANCE * pull.abs()) & seen
     # towards the target, it alone is pulled up; away from it (a rejected answer's), it alone is pushed down, harder
     towards = ((pulls.amax(dim=-1) <= (1 + SUM_TOLERANCE) * pull.abs()) & seen).sum() / total
@@ -44,7 +46,12 @@ def read_gradient(logits: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     sizes = [log_z, largest, loss]
     doubled = _doubled(z, at[rows], pull).masked_fill(towards < 0.5, 0.0)
     statistics = torch.stack([(least < 0).sum().float(), weight, *shares, doubled, *sizes])
-    return statistics, targets.view(grad.shape[:-1])
+    return statistics, targets
+
+
+def class_dim(logits: Tensor) -> int:
+    """Where the classes are: of (B, C, H, H) maps in front of the places, else behind (of several codebooks, too)."""
+    return 1 if logits.dim() == 4 and logits.shape[2] == logits.shape[3] else -1
 
 
 def _doubled(z: Tensor, at: Tensor, pull: Tensor) -> Tensor:

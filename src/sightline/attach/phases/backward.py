@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sightline.attach.gradient import loss_seen, read_gradient
+from sightline.attach.gradient import class_dim, loss_seen, read_gradient
 from sightline.attach.open_step import Loss, OpenStep, learns
 from sightline.attach.phases.reach import Reach
 from sightline.attach.phases.state import State
@@ -116,7 +116,7 @@ class Backward:
             micro, number = len(step.micro), s.step
             assert logits is not None
             tensors = [*read_gradient(logits, grad), *(one for one in (ids, text) if one is not None)]
-            kind = logits.shape[-1], str(logits.dtype).removeprefix("torch.")
+            kind = logits.shape[class_dim(logits)], str(logits.dtype).removeprefix("torch.")
 
             def arrived(values: list[Tensor]) -> None:
                 seen = loss_seen(number, micro, values[:3] if ids is not None else values[:2], *kind)
