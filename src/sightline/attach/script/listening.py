@@ -78,13 +78,11 @@ def watched(
     StandIns(models, fault).install()
     ByMethod(models, fault)
     Words(models, fault).install()
-    opened.install()
-    drawn.install()
     scores = Scores(fault, lambda: [one.recorder for one in models.live if not one.blind])
     scores.install()
     judging, last, unreset = Judging(fault), LastRead(fault), Unreset(fault)
-    for audience in (judging, last, unreset):
-        audience.install()
+    for listener in (opened, drawn, judging, last, unreset):
+        listener.install()
     losses = Losses(models, fault)
     losses.install()
     ByHand(models, scout, fault).install()

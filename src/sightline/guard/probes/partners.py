@@ -25,6 +25,7 @@ from sightline.guard.probes.samples import array_of
 RUNS, LONG = 8, 64  # of rows one after the other, spread over the data set
 SHIFTS = (1, 2, 3)  # to the label of a row after the own one; of pictures also before it (a series tells what comes)
 SECONDS, TAKEN = 1.0, 16  # for reading once, from the first rows on, so many of them at a time
+IN_ALL = 3.0  # seconds
 WIDE, NUMBERS = 256, 64  # numbers of an input that are compared; of a label
 Row = tuple[str, Any, Label]  # what kind of input; its numbers, or its ids and words; the rest of the row
 Order = Mapping[int, int]
@@ -32,12 +33,14 @@ Order = Mapping[int, int]
 
 def partners(loader: DataLoader[Any], drawn: Sequence[Sequence[int]], step: int) -> FiledSeen | None:
     """`drawn`: orders of that many rows, or more. None where inputs fit their labels, or rows are slow to read."""
-    count = len(loader.dataset)  # type: ignore[arg-type]
+    count, until = len(loader.dataset), time.monotonic() + IN_ALL  # type: ignore[arg-type]
     chosen = spread_over(count)
     rows = _read(loader, chosen)
     if len(rows) < len(chosen) or len({kind for kind, *_ in rows.values()}) > 1:
         return None
-    return compared(rows, chosen, count, drawn, step, lambda places: _read(loader, places))
+    return compared(
+        rows, chosen, count, drawn, step, lambda places: _read(loader, places) if time.monotonic() < until else {}
+    )
 
 
 def spread_over(count: int) -> list[int]:
