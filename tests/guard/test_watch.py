@@ -58,6 +58,8 @@ def test_a_late_finding_stands_unless_it_is_withdrawn(then: Verdict, found: str 
     assert [one.message for one in watch.findings] == ([found] if found else [])
     assert [one.message for one in heard] == (["at once"] if found == "at once" else [])
     assert watch.records()[0]["kind"] == ("finding" if found else "passed")
+    watch.settle()
+    assert [one.message for one in heard] == ([found] if found else [])
 
 
 def test_what_was_told_at_once_is_not_withdrawn() -> None:

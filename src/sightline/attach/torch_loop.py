@@ -198,6 +198,7 @@ class Attachment(Preflight):
         recorder.last_call = None
         recorder.beside.close()
         self._offer(recorder.progress(closed=not self._broken, idle=recorder.stepping.idle()))
+        self._stop_for(self.watch.settle())
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -236,7 +237,9 @@ class Attachment(Preflight):
     # --- inside --------------------------------------------------------------------------------------------------
 
     def _offer(self, seen: Evidence) -> None:
-        new = self.watch.offer(seen)
+        self._stop_for(self.watch.offer(seen))
+
+    def _stop_for(self, new: Sequence[Finding]) -> None:
         stop: tuple[Severity, ...] = {"error": ("error",), "warning": ("error", "warning"), None: ()}[self._raise_on]
         if bad := [finding for finding in new if finding.severity in stop]:
             raise GuardError(bad)

@@ -119,6 +119,11 @@ class Watch:
         del self._steps[:-HISTORY]
         return self._judge(History(tuple(self._steps), self._before))
 
+    def settle(self) -> list[Finding]:
+        """The run is over: late findings stand. Returns them."""
+        late = [(v, v.finding) for v in self._verdicts.values() if v.finding is not None and v.finding.late]
+        return [told for v, finding in late if (told := self._settled(v, replace(finding, late=False)))]
+
     def absent(self, kind: str, why: str) -> None:
         """Tell why evidence of a kind (e.g. "RoundTripSeen") cannot be had here; shown where a check is not run."""
         self._absent[kind] = why
@@ -163,12 +168,17 @@ class Watch:
         severity = "note" if check.page.on_trial else verdict.severity
         at = step if verdict.step is None else verdict.step
         finding = replace(verdict, check=check.page.name, code=check.page.code, step=at, severity=severity)
+        told = self._settled(verdicts, finding)
+        return [told] if told else []
+
+    def _settled(self, verdicts: Verdicts, finding: Finding) -> Finding | None:
+        """Keep it, and tell of it: not where it is allowed, nor yet where it may be withdrawn."""
         verdicts.finding = finding
-        if check.page.name in self._allow or finding.late:
-            return []
+        if verdicts.page.name in self._allow or finding.late:
+            return None
         if self._on_finding:
             self._on_finding(finding)
-        return [finding]
+        return finding
 
     @property
     def findings(self) -> tuple[Finding, ...]:

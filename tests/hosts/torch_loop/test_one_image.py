@@ -70,10 +70,11 @@ def test_one_image_for_all_classes() -> None:
     [
         lambda step: torch.randn(16, 3, 8, 8),
         lambda step: black(step) if step < 5 else torch.randn(16, 3, 8, 8),
+        lambda step: black(step) if step < 16 else torch.randn(16, 3, 8, 8),
         lambda step: torch.rand(16, 1, 1, 1).expand(16, 3, 8, 8),
         lambda step: torch.cat([black(step)[1:], torch.randn(1, 3, 8, 8)]),
     ],
-    ids=["pictures", "screens that are black at first", "plain colours", "most are missing"],
+    ids=["pictures", "screens that are black at first", "texts alone at first", "plain colours", "most are missing"],
 )
 def test_images_that_differ(pictures: Pictures) -> None:
     assert "X5" not in captions(pictures)

@@ -1,10 +1,12 @@
 """Is there more than one image? Compares those of each training batch with each other, and with the first of all.
 
-Or more than one image's features, where these come beside the ids of a text. Flat ones may be meant: a stage of texts.
+Or more than one image's features, where these come beside the ids of a text. Flat ones may be meant: a stage of texts,
+which is over once others come.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -30,6 +32,7 @@ class Pictures(Onlooker):
         self._first: Tensor | None = None
         self._batches = self._images = self._vain = 0
         self._varied = self._done = False
+        self._told_of: PicturesSeen | None = None
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """A training batch with images."""
@@ -80,15 +83,23 @@ class Pictures(Onlooker):
         different, least, most, *texts = facts
         if different or least != least or (least == most and self._first is not None and self._first.dim() < FLAT):
             self._done, self._first = True, None
+            if self._told_of is not None:
+                self.recorder.offer(replace(self._told_of, step=self.recorder.step, over=True))
             return
         self._batches, self._images = self._batches + 1, self._images + count
         self._told(any(texts))
         times = 1 if least == most else 2
-        if self._varied and self._batches >= times * BATCHES and self._images >= times * IMAGES:
+        if (
+            self._told_of is None
+            and self._varied
+            and self._batches >= times * BATCHES
+            and self._images >= times * IMAGES
+        ):
             shape = tuple(self._first.shape[1:]) if self._first is not None else ()
             value = least if least == most else None
-            self._done, self._first = True, None
-            self.recorder.offer(PicturesSeen(self.recorder.step, self._batches, self._images, shape, value))
+            self._told_of = PicturesSeen(self.recorder.step, self._batches, self._images, shape, value)
+            self._done = value is None
+            self.recorder.offer(self._told_of)
 
     def close(self, *, broken: bool) -> None:
         """What belongs to the host is let go."""

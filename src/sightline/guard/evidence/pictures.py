@@ -13,6 +13,7 @@ class PicturesSeen:
         batches, images: how many of either were compared.
         value: of every pixel, where the one image has but one; None where it has several.
         shape: of an image.
+        over: others came then: these stood for none, in a stage of texts alone.
     """
 
     step: int
@@ -20,3 +21,4 @@ class PicturesSeen:
     images: int
     shape: tuple[int, ...]
     value: float | None = None
+    over: bool = False

@@ -1,17 +1,16 @@
 """X5 · The model answers from the text alone: which image it is shown makes no difference.
 
-Symptom: fluent, plausible answers that do not depend on the picture; a fine training loss (the text's own patterns
-bring it down) and a benchmark score near that of a model without eyes.
+Symptom: fluent, plausible answers that do not depend on the picture; a fine training loss, and a score near that of a
+model without eyes.
 Root cause: the image features never reach the language model (computed and not put in place of the placeholders,
 multiplied by zero, masked from attention, or behind the text under a causal mask); or they stay meaningless, because
 the connector does not learn (X1), was reset (X2), learns too slowly or is drowned (X3); or images and texts are
 mispaired; or all images are one (numbers from 0 to 1 cast to bytes, a wrong folder, an index that never moves).
-Fix: put the connector's output in place of the image placeholders, with attention_mask 1 there; then rule out X1, X2
-and X3, check that row i's image belongs to row i's text, and train the connector longer on captions before stage 2.
-Look at a batch as the model is given it.
+Fix: put the connector's output in place of the image placeholders, with attention_mask 1; then rule out X1, X2 and X3,
+look at a batch as the model is given it, row i's image beside row i's text, and train the connector longer.
 Stays silent when: the true image lowers the loss of its own text below that with another row's image; too few steps
 were taken to learn to look (but features made beforehand tell a straight line nothing of any word of their texts); the
-text leaves nothing open (its loss is near zero), so that no image could help; the batch is too small or too noisy.
+text leaves nothing open (its loss is near zero); the batch is too small or noisy; blank images are followed by others.
 Sources:
 - https://arxiv.org/abs/1612.00837 (2016-12-02): language priors let VQA models score while ignoring the image
 - https://ar5iv.labs.arxiv.org/html/1712.00377 (2017-12-01): answers driven by priors; another split takes them away
@@ -22,14 +21,14 @@ from __future__ import annotations
 
 from statistics import median
 
-from sightline.guard.check import CannotTell, Finding, Verdict
+from sightline.guard.check import CannotTell, Finding, Verdict, Withdrawn
 from sightline.guard.evidence import FeaturesSeen, History, ImagePairsSeen, PicturesSeen
 from sightline.guard.evidence.no_part import no_part
 from sightline.guard.specimen import Run
 
 DOMAINS = ("vision", "vlm")
-CONNECTED = 8  # steps until an image must reach the logits: gates that start at zero open with the first updates
-LEARNT = 1000  # steps until it should matter: about half of LLaVA-1.5's whole alignment stage (2,180 steps)
+CONNECTED = 8  # steps until images must reach the logits: gates that start at zero open with the first updates
+LEARNT = 1000  # steps until they should matter: about half of LLaVA-1.5's whole alignment stage (2,180 steps)
 ROWS, SURE = 4, 3.2  # pairs that a spread is told from, and standard errors: Student's t at 97.5 % for so many
 EFFECT, OPEN = 0.01, 0.05  # of the loss: surely less help is none; nats a token: below, the text alone settles it
 FLAT = 0.98  # ratio of the loss now to the loss before: above, learning has stopped
@@ -42,7 +41,7 @@ def find(
     features: FeaturesSeen | None = None,
 ) -> Verdict:
     """Own image against another row's, on the same text: each row is its own control."""
-    if found := (pictures and _one_image(pictures)) or (features and _strangers(features)):
+    if found := (pictures and _one_image(pictures, pairs)) or (features and _strangers(features)):
         return found
     if pairs is None:
         return CannotTell("batch with two or more images and labels that was probed")
@@ -76,22 +75,23 @@ def _unmoved(pairs: ImagePairsSeen) -> Finding:
 
 def _strangers(seen: FeaturesSeen) -> Finding | None:
     what = f"nothing in the features of {seen.rows} rows goes with their texts, and another row's serve as well"
-    fix = "keep features in the order of the texts, or under the name of their image: see that row i's are of row i"
+    fix = "keep features in the order of the texts, or under the name of their image"
     return Finding("warning", what, fix, {"correlation with words": seen.told}) if seen.strangers else None
 
 
-def _one_image(seen: PicturesSeen) -> Finding:
+def _one_image(seen: PicturesSeen, pairs: ImagePairsSeen | None) -> Verdict:
+    if seen.over:  # they stood for none, in a stage of texts
+        return Withdrawn() if pairs is None or pairs.step <= seen.step else None
     what = "one and the same" if seen.value is None else f"{seen.value:.4g} at each pixel"
     what = f"all {seen.images} images of {seen.batches} batches are {what}: there is nothing to look at"
     fix = "look at a batch as the model is given it: a cast to bytes before * 255, a wrong folder, a fixed index"
-    return Finding("error", what, fix, {"shape": list(seen.shape), "pixel": seen.value})
+    return Finding("error", what, fix, {"shape": list(seen.shape), "pixel": seen.value}, late=seen.value is not None)
 
 
 def _falling(history: History | None) -> bool:
     """Whether the last quarter of the known steps is still better than the quarter before."""
     losses = [step.loss for step in history.steps if step.loss is not None] if history else []
-    n = len(losses) // 4
-    return n > 0 and median(losses[-n:]) < FLAT * median(losses[-2 * n : -n])
+    return (n := len(losses) // 4) > 0 and median(losses[-n:]) < FLAT * median(losses[-2 * n : -n])
 
 
 def specimen(run: Run, *, faulty: bool) -> None:
