@@ -87,3 +87,35 @@ def test_one_output_behind_dropout(place: int, kind: str) -> None:
             model(ids[256:])
     guard.close()
     assert {record["kind"] for record in guard.records()} == {kind}
+
+
+@pytest.mark.parametrize(("weight", "kind"), [(1.0, "finding"), (1e-3, "passed")])
+def test_an_autoencoder_whose_pictures_are_one(weight: float, kind: str) -> None:
+    """Its KL divergence outweighs what it is to restore; noise makes pictures differ, but in evaluations."""
+    torch.manual_seed(0)
+
+    class Vae(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.reads, self.draws = nn.Linear(64, 8), nn.Linear(4, 64)
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            mu, logvar = self.reads(images.flatten(1)).chunk(2, dim=1)
+            noise = torch.randn_like(mu) * (0.5 * logvar).exp() if self.training else 0.0
+            return self.draws(mu + noise).view(-1, 1, 8, 8), mu, logvar
+
+    model = Vae()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    with sightline.attach(model, optimizer, on_finding=None, budget=100.0, checks=load((page("M2"),))) as guard:
+        for step in range(400):
+            images = torch.rand(32, 1, 1, 1) * torch.linspace(-1, 1, 64).view(1, 1, 8, 8)
+            if step % 100 == 99:
+                with torch.no_grad():
+                    model.eval()(images)
+                model.train()
+            made, mu, logvar = model(images)
+            divergence = -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(dim=1).mean()
+            optimizer.zero_grad()
+            ((made - images).square().mean() + weight * divergence).backward()
+            optimizer.step()
+    assert {record["kind"] for record in guard.records()} == {kind}

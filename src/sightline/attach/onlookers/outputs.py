@@ -19,6 +19,7 @@ from sightline.guard.probes.fields import leaves
 ROWS = 64  # samples compared: enough to see that they are one
 WIDE = 4096  # elements of a sample compared
 RECENT = 3  # readings shown together
+TEXT = 3  # dimensions of outputs that may be one row of words after the other
 ALIKE = 16  # samples of an evaluation: a few may be of one kind
 SETS = 4  # of vectors in one output
 FROM = 8  # steps: outputs that start out equal (a head of zeros) differ by then
@@ -109,7 +110,7 @@ class Outputs(Onlooker):
         self._recent: dict[int, list[tuple[float, float]]] = {}
         self._looks = 0
         self._last: dict[int, OutputsSeen] = {}
-        self._judged: deque[tuple[int, float, float]] = deque(maxlen=RECENT)
+        self._judged: deque[tuple[int, int, float, float]] = deque(maxlen=RECENT)
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """Compare the samples of a measured training forward, once its gradient has come."""
@@ -128,14 +129,14 @@ class Outputs(Onlooker):
     def _judge(self, call: Call, given: Tensor | None) -> None:
         """In an evaluation no dropout makes samples differ that are one."""
         inputs = spread_of_inputs(call, given) if given is not None else None
-        if given is None or inputs is None or len(kept := _samples(given)) < ALIKE or given.dim() > 2:
+        if given is None or inputs is None or given.dim() == TEXT or len(kept := _samples(given)) < ALIKE:
             return
-        rows, ids = len(kept), call.tensor("input_ids")
+        step, rows, ids = self.recorder.step, len(kept), call.tensor("input_ids")
         if ids is not None:  # of one text over and over, the outputs are one
             inputs = (ids != ids[:1]).flatten(1).any(dim=1).float().mean()
 
         def arrived(values: list[Tensor]) -> None:
-            self._judged.append((rows, float(values[0]), float(values[1])))
+            self._judged.append((step, rows, float(values[0]), float(values[1])))
 
         self.recorder.mailbox.post([spread(kept), inputs], arrived)
 
@@ -164,10 +165,10 @@ class Outputs(Onlooker):
             if 2 * last.step >= self.recorder.step:
                 self.recorder.offer(replace(last, over=True))
         if 0 in self._last and len(self._judged) == RECENT:
-            rows, outputs, inputs = zip(*self._judged, strict=True)
-            self.recorder.offer(
-                replace(self._last[0], rows=min(rows), outputs=outputs, inputs=min(inputs), mode="eval")
-            )
+            steps, rows, outputs, inputs = zip(*self._judged, strict=True)
+            late = 2 * max(steps) >= self.recorder.step
+            last = replace(self._last[0], rows=min(rows), outputs=outputs, inputs=min(inputs), over=late, mode="eval")
+            self.recorder.offer(last)
 
 
 def _vectors(output: Any) -> list[Tensor]:
@@ -192,8 +193,11 @@ def given_out(output: Any) -> Tensor | None:
 def _samples(values: Tensor) -> Tensor:
     """At most ROWS samples, evenly spaced: (rows, width) float32.
 
-    Of (samples, places, width) each at another place: the first places of all texts are alike, and a channel may be 0.
+    Of (samples, places, width) each at another place, for the first places of all texts are alike; maps are whole ones.
     """
+    if values.dim() > TEXT:
+        whole = few_rows(values.detach().flatten(1))
+        return whole[:, :: max(1, whole.shape[1] // WIDE)].float()
     rows = values.detach().unsqueeze(-1) if values.dim() == 1 else values.detach().flatten(0, -2)
     return few_rows(rows, places=values.shape[1:-1].numel()).float()
 

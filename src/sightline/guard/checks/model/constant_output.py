@@ -5,7 +5,8 @@ is at chance, because all embeddings are one.
 Root cause: units that are dead for every input (a step too large for ReLU, a bias far below 0), saturation (inputs or
 weights far too large for sigmoid or tanh), inputs that are multiplied by 0 or masked out, or a representation that
 collapses because nothing in its loss keeps samples apart, or is taken where all samples are alike (the first token of
-a causal model). Dropout hides it in training: what evaluations are given is compared too.
+a causal model; an autoencoder whose KL outweighs what it is to restore). Dropout or noise hide it in training: what
+evaluations are given is compared too.
 Fix: lower `lr` (with warm-up) or use GELU or LeakyReLU for dead units; normalise inputs for saturated ones; stop the
 gradient of one branch, or add negatives, for collapsed representations.
 Stays silent when: inputs hardly differ; the loss wants all outputs alike (the gradients of the samples agree); the run
