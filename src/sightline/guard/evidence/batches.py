@@ -100,8 +100,8 @@ class BatchSeen:
         return " ".join(f"⟪{self.text(ids)}⟫" if taught else self.text(ids) for taught, ids in runs)[:most]
 
     def text(self, ids: Sequence[int]) -> str:
-        """`ids` as text, or as numbers without a tokenizer."""
-        return self.decode(ids) if self.decode else " ".join(map(str, ids))
+        """`ids` as text, or as numbers without a tokenizer. Ids below 0 stand for images and other things unsaid."""
+        return self.decode([i for i in ids if i >= 0]) if self.decode else " ".join(map(str, ids))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

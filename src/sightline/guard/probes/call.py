@@ -43,6 +43,11 @@ class Outcome:
     targets: Tensor | None = None
     numbers: Tensor | None = None
 
+    @property
+    def answers(self) -> Tensor | None:
+        """What the model says, be it logits or one number a sample."""
+        return self.logits if self.logits is not None else self.numbers
+
 
 @dataclass(frozen=True, slots=True)
 class Call:

@@ -17,7 +17,7 @@ ROWS, NUMBERS = 8, 32  # of the answers to one sample, amid the batch
 def few_answers(output: Any) -> Tensor | None:
     """At most 256 numbers of a model's answers, a copy of no more than these; None of what gives none."""
     result = output if isinstance(output, Outcome) else outcome(output)
-    answers = result.logits if result.logits is not None else result.numbers
+    answers = result.answers
     if answers is None or not answers.numel():
         return None
     rows = answers.detach()

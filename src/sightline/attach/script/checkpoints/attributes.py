@@ -64,11 +64,11 @@ def _swapped(call: Call, others: Mapping[str, Tensor]) -> tuple[tuple[str, ...],
         before = plain(model)  # of buffers, the copies that a probe works on
         kept = {path: value for path, (value, _) in before.items()}
         try:
-            present = call.run().logits
+            present = call.run().answers
             after = plain(model)
             same = {path for path, (value, count) in before.items() if _is(after.get(path), value, count)}
             _put(model, {**kept, **{path: value for path, value in others.items() if path in same}})
-            other = call.run().logits
+            other = call.run().answers
         finally:
             _put(model, kept)
     if present is None or other is None or present.shape != other.shape:

@@ -30,6 +30,7 @@ from sightline.guard.specimen import Run
 DOMAINS = ("any",)
 STEPS = 4  # measured steps in a row: a zero-initialised part opens within them, a fault stays
 VANISHED = 1e-6  # of the strongest layer's gradient: TheDeepChecker's limit, made independent of the loss's scale
+FAINT = 1e-4  # at first, of layers whose gradients are 0 by now: what is switched off on purpose had more
 STARVED = 0.1  # of the strongest layer's relative update: Adam moves layers alike until its eps swallows a gradient
 GROWING = 1.5  # later shares over earlier ones: a gate that opens linearly has 2.3 to 1.57 in its first six steps
 REPLACED = 0.9  # update over weights, after the step: such a step replaces the weights (healthy: 1e-4 to 1e-1)
@@ -69,13 +70,14 @@ def _vanishing(seen: list[Layers], first: list[Layers], history: History) -> Fin
     bad = [name for name in weak if not _growing(_shares(seen, name), _shares(first, name))]
     if not (bad := bad or _cut_off(seen, first, history)):
         return None
-    worst, best = min(bad, key=lambda n: seen[-1][n]), max(seen[-1], key=lambda n: seen[-1][n])
-    lost = lost_in({name: gradient for name, (gradient, _) in seen[-1].items()})
+    now = {name: seen[-1].get(name, (0.0, 0.0)) for name in (*seen[-1], *bad)}
+    worst, best = min(bad, key=lambda n: now[n]), max(now, key=lambda n: now[n])
+    lost = lost_in({name: gradient for name, (gradient, _) in now.items()})
     return Finding(
         severity="warning",
-        message=f"the gradients of {len(bad)} of {len(seen[-1])} layers vanish, most of all {worst}{lost}",
+        message=f"the gradients of {len(bad)} of {len(now)} layers vanish, most of all {worst}{lost}",
         fix="init by fan-in and activation, ReLU or GELU in place of sigmoid, a residual path with normalisation",
-        seen={f"gradient (rms) of {worst}": seen[-1][worst][0], f"of {best}": seen[-1][best][0], "layers": bad[:5]},
+        seen={f"gradient (rms) of {worst}": now[worst][0], f"of {best}": now[best][0], "layers": bad[:5]},
     )
 
 
@@ -86,8 +88,11 @@ def _weak(layers: Layers) -> set[str]:
 
 
 def _cut_off(seen: list[Layers], first: list[Layers], history: History) -> list[str]:
-    """The first layers of all, where nothing was learnt yet: an optimizer that moves them follows what is left there
-    after rounding."""
+    """The first layers of all, to which less and less came until nothing does; or, where nothing was learnt yet, next
+    to nothing: an optimizer that moves them follows what is left there after rounding."""
+    gone = takewhile(lambda n: not any(_shares(seen, n)) and 0.0 < max(_shares(first, n)) <= FAINT, first[-1])
+    if len(bad := list(gone)) >= FEWEST:
+        return bad
     if history.step < WAITED or not history.stands(within=STUCK, over=STEPS):
         return []
     names = list(takewhile(lambda n: all(0.0 < s <= VANISHED for s in _shares([*seen, *first], n)), seen[-1]))
