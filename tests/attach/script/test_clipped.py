@@ -12,6 +12,7 @@ from torch.nn.utils import clip_grad
 from sightline.attach.script.clipped import CALLS, CLIPPERS, Clips
 from sightline.attach.script.watch import Models
 from sightline.guard.check import Finding
+from sightline.guard.evidence import ClippedSeen
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +79,27 @@ def test_clipped_before_the_step(zeroed: bool, value: bool, every: int) -> None:
 @pytest.mark.parametrize("when", ["first", "last"])
 def test_a_norm_that_is_only_asked_for(when: str) -> None:
     assert train(when, limit=float("inf")) == [] == train(when, limit=1e9)
+
+
+@pytest.mark.parametrize(("limit", "value"), [(0.1, False), (0.1, True), (1e9, False)])
+def test_how_far_norms_are_cut(limit: float, value: bool) -> None:
+    torch.manual_seed(0)
+    problems: list[str] = []
+    models, net = Models(1.0, lambda _: None, problems.append), nn.Linear(4, 2)
+    opt = torch.optim.SGD(net.parameters(), lr=1e-3)
+    Clips(models, problems.append).install()
+    watch = models.attach(net, [opt], blind=False).attachment.watch
+    norms = []
+    for _ in range(CALLS):
+        opt.zero_grad()
+        net(torch.randn(8, 4)).square().sum().backward()
+        norms.append(torch.stack([p.grad.norm() for p in net.parameters()]).norm())
+        (torch.nn.utils.clip_grad_value_ if value else torch.nn.utils.clip_grad_norm_)(net.parameters(), limit)
+        opt.step()
+    models.close_all(whole=True)
+    seen = watch.latest(ClippedSeen)
+    assert not problems and (seen is None) == (limit == 1e9)
+    assert seen is None or seen.cut == pytest.approx(0.0 if value else float(torch.stack(norms).median()) / limit)
 
 
 def test_gradients_that_two_steps_use() -> None:

@@ -50,12 +50,14 @@ class ClippedSeen:
     Attributes:
         late: of `calls`, those on gradients that the optimizer had stepped with, and that nothing had been added to.
         early: those where no parameter had a gradient.
+        cut: the median of the norms that were found over the largest that was wanted; 0 where no norms were asked for.
     """
 
     step: int
     calls: int = 0
     late: int = 0
     early: int = 0
+    cut: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

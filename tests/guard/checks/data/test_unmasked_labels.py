@@ -219,3 +219,9 @@ def test_tags_whose_first_has_the_number_of_padding(pads: bool) -> None:
         tags = torch.tensor([[1, 2, 1, 1], [2, 1, 2, 0], [1, 2, 0, 0]])
     loss = LossSeen(0, 0, 9, 1.0, 1.0, 0.0, ids, tags, classes=3)
     assert loss.padding(0) == (3 if pads else 0)
+
+
+def test_images_among_the_ids_are_no_words() -> None:
+    """Their places have ids below 0, which no tokenizer knows."""
+    batch = BatchSeen("train", 1, decode=lambda ids: " ".join("abc"[i] for i in ids))
+    assert batch.text([-1, -1, 0, 2]) == "a c"

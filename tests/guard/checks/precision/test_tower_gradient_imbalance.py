@@ -9,7 +9,7 @@ import pytest
 
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.precision.tower_gradient_imbalance import find
-from sightline.guard.evidence import History, ParameterSeen, ScheduleSeen, StepSeen
+from sightline.guard.evidence import ClippedSeen, History, ParameterSeen, ScheduleSeen, Setup, StepSeen
 
 
 def tower(
@@ -81,6 +81,22 @@ def test_a_resumed_run_does_not_show_its_first_steps() -> None:
     resumed = ScheduleSeen(4, rates=(0.1,) * 4, restored=True)
     assert isinstance(find(steps(*[pair(1e-4)] * 4), resumed), CannotTell)
     assert isinstance(find(steps(*[pair(1e-4)] * 4), replace(resumed, restored=False)), Finding)
+
+
+@pytest.mark.parametrize(
+    ("weak", "cut", "optimizer", "found"),
+    [
+        (4e-3, 300.0, "SGD", True),
+        (4e-2, 300.0, "SGD", False),
+        (4e-3, 5.0, "SGD", False),  # the strong tower's norm is as it should be
+        (4e-3, 0.0, "SGD", False),
+        (4e-3, 300.0, "AdamW", False),  # which takes the factor out again
+    ],
+)
+def test_one_norm_that_clips_two_towers(weak: float, cut: float, optimizer: str, found: bool) -> None:
+    clipped, setup = ClippedSeen(12, calls=12, cut=cut), Setup(towers={}, optimizer=optimizer)
+    verdict = find(steps(*[pair(weak)] * 4), clipped=clipped, setup=setup)
+    assert isinstance(verdict, Finding) is found
 
 
 def test_too_few_steps() -> None:

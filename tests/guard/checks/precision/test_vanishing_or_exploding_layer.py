@@ -137,5 +137,23 @@ def test_layers_that_an_optimizer_moves_by_what_rounding_left(
     assert isinstance(find(History(tuple(seen))), Finding) is found
 
 
+@pytest.mark.parametrize(
+    ("begun", "now", "found"),
+    [
+        ([1e-8, 1e-6, 1e-2], [0.0, 0.0, 1e-2], True),
+        ([1e-8, 1e-6, 1e-2], [0.0, 1e-6, 1e-2], False),  # one alone
+        ([1e-8, 1e-6, 1e-2], [1e-8, 1e-6, 1e-2], False),  # it learns
+        ([1e-3, 1e-3, 1e-2], [0.0, 0.0, 1e-2], False),  # switched off by a second stage
+        ([0.0, 0.0, 1e-2], [0.0, 0.0, 1e-2], False),  # behind a gate
+        ([1e-2, 1e-8, 1e-6], [1e-2, 0.0, 0.0], False),  # the last ones: a part that is no more in use
+    ],
+)
+def test_first_layers_to_which_nothing_comes_any_more(begun: list[float], now: list[float], found: bool) -> None:
+    """The loss falls all the same, by what the other layers learn."""
+    rows = [[layer(str(n), share) for n, share in enumerate(shares)] for shares in [begun] * 4 + [now] * 4]
+    seen = [replace(step, loss=2.0 / step.step) for step in steps(rows).steps]
+    assert isinstance(find(History(tuple(seen))), Finding) is found
+
+
 def test_too_few_steps() -> None:
     assert isinstance(find(steps([beside(layer("odd", 1e-9, 1e-9))] * 3)), CannotTell)

@@ -8,9 +8,10 @@ gradients that ranks or accumulation average differently.
 Fix: find the factor in `seen` where the towers meet and take it out (normalise the connector's output to the text
 embeddings' RMS, weigh the loss terms); until then clip each tower by itself with
 `clip_grad_norm_(tower.parameters(), 1.0)`.
-Stays silent when: the ratio stays within three orders of magnitude, in norms or relative to the weights; it was so in
-the run's first steps, and grew as one tower had learnt what it can; it is closing from step to step (a gate that starts
-at 0 opens, a projector warms up); a tower is frozen, gets no gradient at all (T1, X1), or is as small as a temperature.
+Stays silent when: the ratio stays within three orders of magnitude, in norms or relative to the weights (two under SGD,
+where one norm of all gradients cuts them to a tenth or less); it grew as one tower had learnt what it can; it is
+closing from step to step (a gate that starts at 0 opens, a projector warms up); a tower is frozen, gets no gradient at
+all (T1, X1), or is as small as a temperature.
 Sources:
 - https://github.com/NVIDIA-NeMo/Megatron-Bridge/pull/5555 (2026-08-13): encoder gradients misscaled without an error
 - https://github.com/waifu-diffusion/network-trainer/pull/4 (2023-03-30): one global norm over two towers, separated
@@ -24,19 +25,28 @@ from math import inf, isfinite
 from statistics import median
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import History, ScheduleSeen, StepSeen
+from sightline.guard.evidence import ClippedSeen, History, ScheduleSeen, Setup, StepSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("vlm",)
 STEPS = 4  # measured steps in a row: a single batch may have little to say to a tower
 RATIO = 1e3  # healthy update-to-weight ratios span 1e-4 to 1e-1: no one rate serves towers that lie further apart
 SMALL = 1000  # elements: a gate, a temperature or a few norms have no stable norm
+SHARED, CUT = (
+    100.0,
+    10.0,
+)  # of towers that one norm clips so far: the weak one's steps are cut for the strong one's sake
 CLOSING = 0.67  # later ratios over earlier ones: a gate that opens linearly has 0.4 to 0.63 in its first six steps
 
 Pulls = dict[str, tuple[float, float]]  # tower -> norm of its gradient, and the same over the norm of its weights
 
 
-def find(history: History, schedule: ScheduleSeen | None = None) -> Verdict:
+def find(
+    history: History,
+    schedule: ScheduleSeen | None = None,
+    clipped: ClippedSeen | None = None,
+    setup: Setup | None = None,
+) -> Verdict:
     """Compare the strongest and the weakest tower, in gradient norm and relative to their weights, step by step."""
     measured = history.measured
     if len(measured) < STEPS:
@@ -51,9 +61,9 @@ def find(history: History, schedule: ScheduleSeen | None = None) -> Verdict:
     ratios, before = ([_ratio(pull, strong, weak) for pull in part] for part in (pulls, first))
     half = STEPS // 2
     closing = median(ratios[half:]) < CLOSING * median(ratios[:half]) or median(ratios) < CLOSING * median(before)
-    if min(*ratios, *before) < RATIO or closing or inf in before:  # no gradient at first: a gate that opens
-        return None
-    if median(before) < RATIO:  # a factor where towers meet is there from the start; this came of learning
+    plain = setup is not None and setup.optimizer == "SGD"  # the others scale each parameter's step by its own past
+    least = SHARED if plain and clipped is not None and clipped.cut >= CUT else RATIO
+    if min(*ratios, *before) < least or closing or inf in before:  # no gradient at first: a gate that opens
         return None
     return Finding(
         severity="warning",
