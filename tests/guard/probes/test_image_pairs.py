@@ -35,6 +35,30 @@ def test_images_and_labels_without_names() -> None:
     assert seen is not None and seen.changed and len(seen.own) == 3
 
 
+@pytest.mark.parametrize(("masked", "ahead"), [(True, 0), (True, 1), (False, 0), (False, 1)])
+def test_texts_behind_an_image_that_they_do_not_see(masked: bool, ahead: int) -> None:
+    """`ahead` 0: the logits are cut so that each stands beside the word that it tells, the image's beside the first."""
+
+    class Prefix(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.rate = nn.Embedding(6, 6), nn.Parameter(torch.linspace(0, 1, 6))
+
+        def forward(self, tokens: Tensor, pictures: Tensor) -> Tensor:
+            seen = pictures.mean(dim=(1, 2, 3))[:, None, None] * self.rate
+            behind = self.words(tokens) + (0 if masked else seen)
+            return torch.cat([seen, behind], dim=1)[:, :-1] if not ahead else behind + seen
+
+    torch.manual_seed(0)
+    model, tokens = Prefix(), torch.randint(6, (3, 5))
+    with torch.no_grad():
+        model.words.weight.copy_(8 * torch.eye(6).roll(1, dims=1))
+    tokens = (tokens[:, :1] + torch.arange(5)) % 6  # each tells the next one
+    seen = image_pairs(Call(model, (tokens, pictures())), 1)
+    assert seen is not None and seen.changed and seen.first_alone == (masked and not ahead)
+    assert float(seen.own.max()) < 1.0
+
+
 def test_images_that_are_all_the_same_show_nothing() -> None:
     assert image_pairs(Call(Looker(), (IDS, torch.ones(3, 3, 4, 4))), 1) is None
     assert image_pairs(Call(Looker(), (IDS[:1], pictures(1))), 1) is None

@@ -33,13 +33,14 @@ class ImagePairsSeen:
     """Mean loss per supervised token, (n,) float32 a row: with its own image, and with another row's on the same text.
 
     `changed`: whether the other image changed the logits at all. No rows: it was not told which token each output is
-    for, and `changed` is of any output whatever.
+    for, and `changed` is of any output whatever. `first_alone`: of several places, only the first one's changed.
     """
 
     step: int
     own: Tensor
     other: Tensor
     changed: bool
+    first_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

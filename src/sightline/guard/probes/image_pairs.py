@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ IMAGES = ("pixel_values", "features")
 FLAT = 4  # dimensions of images, one a row
 LEAST = 8  # numbers of a feature: fewer are a box
 ASIDE = ("mask", "bias", "type", "position", "label", "target", "logit", "weight", "embeds", "noise")
+PLACES = 4  # of a text: where there are fewer, one alone may be asked
 BEGINNING = 4096  # numbers of an input that are compared: as many as a row of the first layer's, or more
 
 
@@ -47,15 +48,16 @@ def image_pairs(call: Call, step: int) -> ImagePairsSeen | None:
         return None
     with untouched(call.model), torch.no_grad():
         call.model.eval()
-        own, first = _losses(call), 0
+        own, first = _read(call), 0
         if own is None and (first := before_text(call) or 0):
-            own = _losses(call, first)
-        other = None if own is None else _losses(call.changed(**{name: other_images}), first)
-        if own is None or other is None or not len(own):
+            own = _read(call, first)
+        other = None if own is None else _read(call.changed(**{name: other_images}), first, own.ahead)
+        if own is None or other is None or not len(own.losses):
             nothing = torch.zeros(0)
             unmoved = _unmoved(call, call.changed(**{name: other_images}), len(images))
             return None if unmoved is None else ImagePairsSeen(step, nothing, nothing, changed=not unmoved)
-    return ImagePairsSeen(step, own.cpu(), other.cpu(), changed=not torch.equal(own, other))
+    changed = not torch.equal(own.losses, other.losses)
+    return ImagePairsSeen(step, own.losses.cpu(), other.losses.cpu(), changed, _first_alone(own.logits, other.logits))
 
 
 @refusable
@@ -63,11 +65,12 @@ def gain_of(call: Call, given: Tensor, other: Tensor) -> tuple[float, float, flo
     """By how much each row's loss grows with `other` in place of an input, in the mean; that mean's error; the loss."""
     with untouched(call.model), torch.no_grad():
         call.model.eval()
-        mine, theirs = _losses(call), _losses(call.swapped(given, other))
-    if mine is None or theirs is None or len(mine) < 2:
+        mine = _read(call)
+        theirs = None if mine is None else _read(call.swapped(given, other), ahead=mine.ahead)
+    if mine is None or theirs is None or len(mine.losses) < 2:
         return None
-    gain = (theirs - mine).double()
-    return float(gain.mean()), float(gain.std()) / len(gain) ** 0.5, float(mine.mean())
+    gain = (theirs.losses - mine.losses).double()
+    return float(gain.mean()), float(gain.std()) / len(gain) ** 0.5, float(mine.losses.mean())
 
 
 def features_of(call: Call) -> Tensor | None:
@@ -153,10 +156,20 @@ def _among_real(images: Tensor) -> Tensor:
     return other.view(images.shape)
 
 
-def _losses(call: Call, first: int = 0) -> Tensor | None:
-    """(n,) float32: mean negative log-likelihood of each row that has supervised tokens.
+class _Read(NamedTuple):
+    """(n,) float32: mean negative log-likelihood of each row that has supervised tokens; the logits that it is of, and
+    by how many places what they tell is ahead of them.
+    """
 
-    `first`: the first of the text's logits, where those of the images come before.
+    losses: Tensor
+    logits: Tensor
+    ahead: int
+
+
+def _read(call: Call, first: int = 0, ahead: int | None = None) -> _Read | None:
+    """`first`: the first of the text's logits, where those of the images come before.
+
+    Whoever cuts logits himself may have moved them beside what they tell: without `ahead`, the likelier way is taken.
     """
     result = call.unfused().run()
     if first and result.logits is not None:
@@ -164,13 +177,27 @@ def _losses(call: Call, first: int = 0) -> Tensor | None:
     ids, labels, where = call.tensor("input_ids"), call.tensor("labels"), places(call, result)
     if result.logits is None or ids is None or where is None:
         return None
+    ways = (1,) if labels is not None else (1, 0)
     if labels is None:  # placeholders may have ids that no logit stands for
         labels = ids.masked_fill((ids < 0) | (ids >= result.logits.shape[-1]), IGNORE)
+    found = [(_losses(result.logits, labels, where, way), way) for way in ((ahead,) if ahead is not None else ways)]
+    losses, way = min(found, key=lambda one: float(one[0].sum()))
+    return _Read(losses, result.logits, way)
+
+
+def _losses(logits: Tensor, labels: Tensor, where: tuple[Tensor, Tensor], ahead: int) -> Tensor:
     rows, columns = where
-    inner = columns < labels.shape[1] - 1  # the last position predicts nothing
-    targets = labels[rows[inner], columns[inner] + 1]
-    logits = result.logits.flatten(0, -2)[inner].float()
-    each = cross_entropy(logits, targets, reduction="none", ignore_index=IGNORE)
+    inner = columns < labels.shape[1] - ahead  # the last position predicts nothing
+    targets = labels[rows[inner], columns[inner] + ahead]
+    each = cross_entropy(logits.flatten(0, -2)[inner].float(), targets, reduction="none", ignore_index=IGNORE)
     sums = torch.zeros(len(labels), device=each.device).index_add_(0, rows[inner], each)
-    counts = (labels[:, 1:] != IGNORE).sum(dim=1)
+    counts = (labels[:, ahead:] != IGNORE).sum(dim=1)
     return (sums / counts.clamp(min=1))[counts > 0]
+
+
+def _first_alone(own: Tensor, other: Tensor) -> bool:
+    """Whether what changed are the logits of the first of several places, in the rows where any did."""
+    if own.dim() != 3 or own.shape != other.shape or own.shape[1] < PLACES:
+        return False
+    moved = (own != other).any(dim=-1).any(dim=0)
+    return bool(moved[0]) and not bool(moved[1:].any())

@@ -1,7 +1,6 @@
 """X5 · The model answers from the text alone: which image it is shown makes no difference.
 
-Symptom: fluent, plausible answers that do not depend on the picture; a fine training loss, and a score near that of a
-model without eyes.
+Symptom: fluent, plausible answers that do not depend on the picture; a fine loss, and the score of a blind model.
 Root cause: the image features never reach the language model (computed and not put in place of the placeholders,
 multiplied by zero, masked from attention, or behind the text under a causal mask); or they stay meaningless, because
 the connector does not learn (X1), was reset (X2), learns too slowly or is drowned (X3); or images and texts are
@@ -47,7 +46,7 @@ def find(
         return CannotTell("batch with two or more images and labels that was probed")
     if pairs.step < CONNECTED:
         return CannotTell(f"{CONNECTED} optimizer steps before the images were swapped")
-    if not pairs.changed:
+    if not pairs.changed or pairs.first_alone:
         return _unmoved(pairs)
     if history is not None and (no := no_part(history)):
         return Finding("error", no.what, no.remedy, no.seen)
@@ -66,8 +65,9 @@ def find(
 
 
 def _unmoved(pairs: ImagePairsSeen) -> Finding:
-    rows = len(pairs.own)
+    rows, first = len(pairs.own), pairs.first_alone
     what = "logit: they do not reach the language model" if rows else "output: what is made of them goes nowhere"
+    what = "logit but the first: no text behind it sees them" if first else what
     fix = "put what is made of the image where the text reads it: at its placeholders, with attention_mask 1"
     facts = {"rows": rows, "loss": float(pairs.own.mean())} if rows else {"with other images": "the same"}
     return Finding("error", f"swapping the images of a batch changes no {what}", fix, facts)
@@ -80,7 +80,7 @@ def _strangers(seen: FeaturesSeen) -> Finding | None:
 
 
 def _one_image(seen: PicturesSeen, pairs: ImagePairsSeen | None) -> Verdict:
-    if seen.over:  # they stood for none, in a stage of texts
+    if seen.over:
         return Withdrawn() if pairs is None or pairs.step <= seen.step else None
     what = "one and the same" if seen.value is None else f"{seen.value:.4g} at each pixel"
     what = f"all {seen.images} images of {seen.batches} batches are {what}: there is nothing to look at"
