@@ -81,3 +81,35 @@ def test_two_towers_of_which_one_sorts(codes: Codes, faulty: bool) -> None:
 def test_an_encoder_a_neck_and_a_head(codes: Codes, faulty: bool) -> None:
     found = codes(SCRIPT.format(faulty=faulty))
     assert {code for _, code in found} == ({"T3", "T4"} if faulty else set())
+
+
+LATER = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+torch.manual_seed(0)
+eye = nn.Sequential(nn.Linear(12, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 8))
+bank = nn.Sequential(nn.Embedding(6, 8), nn.Dropout(0.1))
+optimizer = torch.optim.Adam([*eye.parameters(), *bank.parameters()], lr=3e-3)
+rows = torch.randn(320, 12)
+kinds = (rows @ torch.randn(12, 6)).argmax(1)
+for epoch in range(4):
+    eye.train(), bank.train()
+    for start in range(0, 256, 32):
+        loss = F.cross_entropy(eye(rows[start:start + 32]) @ bank(torch.arange(6)).T, kinds[start:start + 32])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    bank.eval()
+    if not {faulty}:
+        eye.eval()
+    with torch.no_grad():
+        words = bank(torch.arange(6))
+        batches = zip(rows[256:].split(16), kinds[256:].split(16))
+        print(sum(((eye(x) @ words.T).argmax(1) == y).sum() for x, y in batches))
+"""
+
+
+@pytest.mark.parametrize("faulty", [True, False])
+def test_the_part_that_is_asked_second_has_a_mode_of_its_own(codes: Codes, faulty: bool) -> None:
+    assert {code for _, code in codes(LATER.format(faulty=faulty))} == ({"T3"} if faulty else set())

@@ -38,6 +38,8 @@ class Evaluation:
         self._full = True
         self._draws: Draws | None = None
         self._relapse = Relapse()
+        self._since: int | None = None  # turns of the loop since the round before
+        self._parts: set[nn.Module] = set()  # those that were asked in this round, of a model that is called in parts
 
     def judged(self, call: Call, output: Any = None) -> None:
         """An evaluation forward."""
@@ -65,6 +67,8 @@ class Evaluation:
             if self._draws is not None:
                 with s.silence():
                     self._draws.add(call)
+            if self._full and call.model is not s.model and call.model not in self._parts:
+                self._another(call)
             return
         if not self._full:
             if not s.declared:
@@ -72,6 +76,7 @@ class Evaluation:
             return
         s.show_batch(call, "evaluation")
         lively = self._lively()
+        self._parts.add(call.model)
         with s.silence():
             turns = max(1, len(s.optimizers))
             s.probing.on_evaluation(call, s.step, lively, s.declared, turns, lambda seen: self._take(seen, call))
@@ -90,6 +95,17 @@ class Evaluation:
                 gap = mode_gap(call)
             s.offer(EvaluationSeen(s.step, s.declared, lively, mode_gap=gap, relapsed=True))
 
+    def _another(self, call: Call) -> None:
+        """Another part is asked, which has a mode of its own."""
+        s = self._state
+        self._parts.add(call.model)
+        names, inside = dict(s.model.named_modules()), set(call.model.modules())
+        lively = tuple(name for name in self._lively() if names.get(name) in inside)
+        if lively and call.repeatable and s.probing.wants("EvaluationSeen"):
+            with s.silence():
+                gap = mode_gap(call)
+            self._take(EvaluationSeen(s.step, s.declared, lively, since=self._since, mode_gap=gap), call)
+
     def _take(self, seen: Evidence, call: Call) -> None:
         """What the first forward shows; dropout that may be on for many draws is judged when the evaluation is over."""
         if isinstance(seen, EvaluationSeen):
@@ -102,8 +118,9 @@ class Evaluation:
     def _begin(self) -> None:
         s = self._state
         self._judge_draws()
-        self._relapse = Relapse()
+        self._relapse, self._parts = Relapse(), set()
         s.evaluated, habit = True, s.habit(self._last) and not s.declared
+        self._since = -(-(s.step - self._last) // max(1, len(s.optimizers))) if self._rounds else None
         self._rounds, self._last = self._rounds + 1, s.step
         self._full = self._rounds <= FIRST or (s.pace.affords and not habit)
 
