@@ -57,5 +57,11 @@ def test_the_rate_of_the_rest() -> None:
     assert not codes(1e-4, trained=False)
 
 
+def test_a_trained_tower_that_is_carried_away() -> None:
+    assert codes(8e-2)
+    assert not codes(2e-3) and not codes(2e-3, 2e-2)
+    assert not codes(8e-2, trained=False)
+
+
 def test_a_name_that_no_parameter_has() -> None:
     assert codes(2e-3, 2e-2, named=False)

@@ -1,4 +1,4 @@
-"""How far a new connector got from where it was drawn, beside a language tower that was trained before."""
+"""How far a new connector got from where it was drawn, and a language tower that was trained before, beside it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SAMPLE = 4096  # elements of a matrix that are kept
 
 
 class Travelled:
-    """Keeps the connector's first weights, where all of it is new, and nothing of the language tower is.
+    """Keeps the first weights of both, where all of the connector is new, and nothing of the language tower is.
 
     Tables of tokens do not count there: they are made anew when a token is added.
     """
@@ -24,15 +24,18 @@ class Travelled:
         new, old = ([p for tower, p in parts if tower == name] for name in ("connector", "language"))
         body = [p for p in old if len(p) < max(map(len, old))]
         apart = bool(new and body) and all(map(ORIGINS.fresh, new)) and all(map(ORIGINS.given, body))
-        self._kept = [(p, _some(p).clone()) for p in new] if apart else []
+        self._kept = [[(p, _some(p).clone()) for p in part] for part in (new, body)] if apart else []
 
-    def far(self) -> float | None:
-        """The way over the first weights, in norms; None where the towers are not such. Waits for the device."""
-        if not self._kept:
-            return None
-        way = torch.stack([torch.stack([(_some(p) - was).norm(), was.norm()]) for p, was in self._kept])
-        apart, first = way.norm(dim=0).tolist()
-        return float(apart / first) if first else None
+    def far(self) -> tuple[float, float] | None:
+        """The ways of both over their first weights, in norms; None where they are not such. Waits for the device."""
+        found = [_way(part) for part in self._kept]
+        return (found[0], found[1]) if found and all(found) else None
+
+
+def _way(kept: list[tuple[nn.Parameter, Tensor]]) -> float:
+    way = torch.stack([torch.stack([(_some(p) - was).norm(), was.norm()]) for p, was in kept])
+    apart, first = way.norm(dim=0).tolist()
+    return float(apart / first) if first else 0.0
 
 
 def _some(parameter: Tensor) -> Tensor:

@@ -32,8 +32,9 @@ class ScheduleSeen:
         given: the rates that the groups which learn were made with, where no step so far used different ones.
         bases: the rates of these groups as their schedules found or made them (``initial_lr``); 0 without a schedule.
         empty: the rates of groups that hold nothing.
-        travelled: how far the connector's matrices got from where they were drawn, over their norm there, once the run
-            is over; None where any was not new at the first step, or any of the language tower's was.
+        travelled: how far the connector's matrices got from where they were drawn, and the language tower's from where
+            they were loaded, over their norms there, once the run is over; None where any of the one was not new at
+            the first step, or any of the other was.
     """
 
     step: int
@@ -59,7 +60,7 @@ class ScheduleSeen:
     given: tuple[float, ...] = ()
     bases: tuple[float, ...] = ()
     empty: tuple[float, ...] = ()
-    travelled: float | None = None
+    travelled: tuple[float, float] | None = None
 
     @property
     def heard(self) -> int:

@@ -11,6 +11,7 @@ APART = 2.0  # times the smallest of the given rates: closer ones change little
 ONE = {"OneCycleLR": "max_lr", "CyclicLR": "base_lr and max_lr"}  # of torch: they ask for rates, and take one for all
 ENOUGH = 48  # steps of a run that was to teach something
 NEAR = 0.15  # of its first weights: less than nine degrees from where chance had put them
+GONE = 0.5  # of a trained language model's weights: fine-tuning moves them by some hundredths
 LOW = 2e-4  # a fifth of the rate that new connectors are taught at
 EQUAL = 1e-6  # relative: rounding of a rate that is computed at each step
 
@@ -39,16 +40,20 @@ def levelled(seen: ScheduleSeen) -> tuple[str, str] | None:
 
 
 def left_behind(seen: ScheduleSeen, rate: float) -> tuple[str, dict[str, object]] | None:
-    """What a new connector lacks that learns at the `rate` of a trained language model; None where nothing is known.
+    """What becomes of a new connector and a trained language model at one `rate`; None where nothing is known.
 
     A higher rate is in the hands of nobody: it went by names that are not those of the parameters. Or the run is over,
-    and at a low rate, what chance had drawn is still much as it was.
+    and at a low rate, what chance had drawn is still much as it was; at a high one, little is left of the other.
     """
     if seen.travelled is None:
         return None
     if any(other >= APART * rate for other in seen.empty):
         return f"the group with rate {max(seen.empty):g} is empty", {"rates of empty groups": seen.empty}
-    if rate > LOW or len(seen.rates) < ENOUGH or seen.travelled >= NEAR:
+    (new, old), steps = seen.travelled, len(seen.rates)
+    if old >= GONE:
+        what = f"in {steps} steps the trained language tower was moved by {old:.0%} of its weights"
+        return what, {"language: its way over its first weights": old}
+    if rate > LOW or steps < ENOUGH or new >= NEAR:
         return None
-    what = f"in {len(seen.rates)} steps the new connector got {seen.travelled:.0%} of its weights from where it was"
-    return what + " drawn", {"connector: its way over its first weights": seen.travelled}
+    what = f"in {steps} steps the new connector got {new:.0%} of its weights from where it was drawn"
+    return what, {"connector: its way over its first weights": new}

@@ -124,12 +124,12 @@ def test_rates_of_their_own_that_a_schedule_replaced() -> None:
 
 
 def test_a_new_connector_that_the_run_left_where_it_was() -> None:
-    over = ScheduleSeen(60, (1e-4,) * 60, closed=True, travelled=0.1)
+    over = ScheduleSeen(60, (1e-4,) * 60, closed=True, travelled=(0.1, 0.05))
     towers = {name: replace(ALL, name=name, learning_rates=(1e-4,)) for name in ("connector", "language")}
     cold, still = Setup(towers=towers, embedding_rows=1000), run([3.0] * 9)
     verdict = find(still, cold, over)
     assert isinstance(verdict, Finding) and "10% of its weights" in verdict.message
-    assert find(still, cold, replace(over, travelled=0.4)) is None
+    assert find(still, cold, replace(over, travelled=(0.4, 0.05))) is None
     assert find(still, cold, replace(over, travelled=None)) is None
     assert find(still, cold, replace(over, rates=(1e-4,) * 20)) is None  # a trial
     assert find(still, setup(), over) is None  # 1e-3 is a connector's own
@@ -137,7 +137,7 @@ def test_a_new_connector_that_the_run_left_where_it_was() -> None:
 
 
 def test_a_group_for_nobody() -> None:
-    seen = ScheduleSeen(60, (1e-3,) * 60, closed=True, travelled=0.4, empty=(2e-2,))
+    seen = ScheduleSeen(60, (1e-3,) * 60, closed=True, travelled=(0.4, 0.05), empty=(2e-2,))
     verdict = find(run([3.0] * 9), setup(), seen)
     assert isinstance(verdict, Finding) and "the group with rate 0.02 is empty" in verdict.message
     assert find(run([3.0] * 9), setup(), replace(seen, empty=(1e-3, 2e-6))) is None  # no decay; a frozen tower
