@@ -62,6 +62,22 @@ def test_a_late_finding_stands_unless_it_is_withdrawn(then: Verdict, found: str 
     assert [one.message for one in heard] == ([found] if found else [])
 
 
+def test_an_error_of_one_check_leaves_the_others_at_work() -> None:
+    def breaks(**_: object) -> Verdict:
+        raise OverflowError("too small")
+
+    broken, faults = replace(check_that(None, "X4"), find=breaks), list[str]()
+    alone = Watch([broken])
+    alone.offer(SETUP)
+    with pytest.raises(OverflowError):
+        alone.offer(BATCH)
+    watch = Watch([broken, check_that(Finding("error", "m", "f"), "L2")], on_fault=lambda name, _: faults.append(name))
+    watch.offer(SETUP), watch.offer(BATCH), watch.offer(BATCH)
+    assert faults == ["truncated-image-tokens"] and [one.code for one in watch.findings] == ["L2"]
+    (record,) = (one for one in watch.records() if one["code"] == "X4")
+    assert record["kind"] == "not-run" and record["why"] == "an error of the check's own: OverflowError: too small"
+
+
 def test_what_was_told_at_once_is_not_withdrawn() -> None:
     verdicts = iter([Finding("error", "m", "f"), Withdrawn()])
     watch = Watch([replace(check_that(None), find=lambda **_: next(verdicts))])

@@ -45,6 +45,7 @@ class Verdicts:
     finding: Finding | None = None
     found: int = 0
     spent: float = 0.0  # seconds
+    broken: str = ""  # by an error of its own
 
 
 class Watch:
@@ -54,6 +55,7 @@ class Watch:
         checks: the checks to run; None: all of the catalogue.
         allow: check name or code -> reason: its findings are kept aside. A missing reason or unknown name is an error.
         on_finding: called with each new finding, once.
+        on_fault: called with a check's name and its own error: that check is then left out. None: it is raised.
     """
 
     def __init__(
@@ -62,10 +64,11 @@ class Watch:
         *,
         allow: Mapping[str, str] | None = None,
         on_finding: Callable[[Finding], None] | None = None,
+        on_fault: Callable[[str, Exception], None] | None = None,
     ) -> None:
         self._checks = tuple(load() if checks is None else checks)
         self._allow = _allowed(allow or {})
-        self._on_finding = on_finding
+        self._on_finding, self._on_fault = on_finding, on_fault
         self._latest: dict[str, Evidence] = {}
         self._absent: dict[str, str] = {}
         self._takers = _takers(self._checks)
@@ -149,8 +152,17 @@ class Watch:
 
     def _run(self, check: Check, given: Mapping[str, Evidence], step: int | None) -> list[Finding]:
         verdicts = self._verdicts[check.page.name]
+        if verdicts.broken:
+            return []
         start = time.perf_counter()
-        verdict = check.find(**given)
+        try:
+            verdict = check.find(**given)
+        except Exception as error:
+            if self._on_fault is None:
+                raise
+            verdicts.broken = f"{type(error).__name__}: {error}"
+            self._on_fault(check.page.name, error)
+            return []
         verdicts.spent += time.perf_counter() - start
         if verdict is None:
             verdicts.passed += 1
@@ -196,12 +208,14 @@ class Watch:
         if f := v.finding:
             told = {"severity": f.severity, "message": f.message, "step": f.step, "times": v.found}
             return {"kind": "finding", **head, **told, "evidence": dict(f.seen), "fix": f.fix}
-        if v.passed:
+        if v.passed and not v.broken:
             return {"kind": "passed", **head, "claim": v.page.claim, "times": v.passed}
         return {"kind": "not-run", **head, "why": self._why(v)}
 
     def _why(self, v: Verdicts) -> str:
         """What a check that never looked was missing."""
+        if v.broken:
+            return f"an error of the check's own: {v.broken}"
         if v.missing:
             return f"the run showed no {v.missing}"
         gone = [need for need in v.page.needs or v.page.uses if need not in self._latest]

@@ -158,7 +158,7 @@ class OwnReference(Onlooker):
 
 def _tensors(values: Any) -> Iterator[Tensor]:
     for value in values:
-        if isinstance(value, Tensor) and value.dim():
+        if isinstance(value, Tensor) and value.dim() and value.layout is torch.strided:
             yield value
         elif isinstance(value, Mapping):
             yield from _tensors(value.values())

@@ -31,7 +31,7 @@ def wide_inputs(call: Call, aside: Collection[str] = OTHER) -> list[Tensor]:
 def rows_in(call: Call) -> list[Tensor]:
     """The tensors whose rows make a sample, thinned out; [] where they do not agree on what a row is."""
     wide = wide_inputs(call)
-    if not wide:
+    if not wide or call.of_graph:
         return []
     count, mask = len(wide[0]), call.tensor("attention_mask")
     kept = []

@@ -85,7 +85,7 @@ class Models:
         called, inner = unwrapped(model)
         embedding, before = embedding_of(inner), sys.getrefcount(inner)
         rows = embedding.num_embeddings if embedding is not None else None
-        facts, watch = Facts(tokenizer=tokenizer_for(rows)), Watch(on_finding=self._tell)
+        facts, watch = Facts(tokenizer=tokenizer_for(rows)), Watch(on_finding=self._tell, on_fault=self._broke)
         attachment = Attachment(inner, optimizers[0], None, None, facts, watch, self._budget, None, None)
         recorder = attachment._recorder
         recorder.optimizers += [o for o in optimizers[1:] if o not in recorder.optimizers]
@@ -114,6 +114,7 @@ class Models:
         own = attachment.watch._on_finding
         if own is None:
             attachment.watch._on_finding = self._tell
+        attachment.watch._on_fault = attachment.watch._on_fault or self._broke
         self._enter(Watched(type(inner).__name__, attachment, recorder, [], False, 0, adopted=True))
         if self.settled is not None:
             self.settled(inner)
@@ -301,6 +302,9 @@ class Models:
             }
             for one in self.watched
         ]
+
+    def _broke(self, check: str, error: Exception) -> None:
+        self._fault(f"{check}: {type(error).__name__}: {error}")
 
     def _give_up(self, one: Watched, error: Exception) -> None:
         self._fault(f"{one.name}: {type(error).__name__}: {error}")

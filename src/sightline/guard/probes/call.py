@@ -74,6 +74,12 @@ class Call:
         found = self.value(name)
         return found if isinstance(found, Tensor) else None
 
+    @property
+    def of_graph(self) -> bool:
+        """Whether it is given a sparse tensor, as of a graph's edges: no row of the others is a sample by itself."""
+        given = (*self.args, *self.kwargs.values())
+        return any(isinstance(value, Tensor) and value.layout is not torch.strided for value in given)
+
     def ids_of(self, shape: torch.Size) -> Tensor | None:
         """The token ids that outputs of this shape stand for: a decoder's, where the first ids are an encoder's."""
         named = [self.tensor(name) for name in ("decoder_input_ids", "input_ids")]

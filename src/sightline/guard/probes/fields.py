@@ -38,7 +38,7 @@ def members(thing: Any, many: int | None = MANY) -> Iterator[tuple[str, Any]]:
 
 
 def leaves(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Every tensor of a call by its path: ``0`` for the first argument, ``batch.source`` for a member of one."""
+    """Every dense tensor of a call by its path: ``0`` for the first argument, ``batch.source`` for a member of one."""
     found: dict[str, Tensor] = {}
     for name, value in [*((str(place), part) for place, part in enumerate(args)), *kwargs.items()]:
         found.update(_inside(name, value, DEPTH))
@@ -114,7 +114,8 @@ def roles(whole: Mapping[str, Tensor], rows: int) -> dict[str, str]:
 
 def _inside(path: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
-        yield path, value
+        if value.layout is torch.strided:  # a sparse one is a graph, or a table of counts: it has no rows to be cut
+            yield path, value
     elif depth:
         for name, part in members(value):
             yield from _inside(f"{path}.{name}", part, depth - 1)

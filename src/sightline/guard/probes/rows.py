@@ -37,7 +37,7 @@ def rows_apart(call: Call, step: int, *, varied: bool) -> RowsSeen | None:
     call = call.unfused()
     inputs = [value for value in leaves(call.args, call.kwargs).values() if value.dim() > 0]
     sizes = {len(value) for value in inputs if len(value) != 1 or value.dim() < 2}
-    if len(sizes) != 1 or (rows := sizes.pop()) < 2 or _own_statistics(call.model) or _packed(inputs):
+    if call.of_graph or len(sizes) != 1 or (rows := sizes.pop()) < 2 or _own_statistics(call.model) or _packed(inputs):
         return None
     with untouched(call.model), attributes(call.model), torch.no_grad():
         call.model.eval()

@@ -262,7 +262,7 @@ def _tail(value: Any) -> Any:
         if value.dtype.kind not in "biuf" or not value.ndim:
             return None
         return torch.as_tensor(value.reshape(-1)[-4 * TAIL :].copy()).double()
-    if not isinstance(value, Tensor) or not value.dim() or value.is_complex():
+    if not isinstance(value, Tensor) or not value.dim() or value.is_complex() or value.layout is not torch.strided:
         return None
     return value.detach().reshape(-1)[-4 * TAIL :].to("cpu", torch.float64)
 
