@@ -77,6 +77,8 @@ again("OtherRate", first("OtherRate"), rate=1e-3)
 again("OtherData", first("OtherData"), data=2)
 again("NoCount", first("NoCount", keep=(), counted=False))
 again("NoHead", first("NoHead"), "opt", "plan", without="2.")
+again("NewHead", first("NewHead"), without="2.")
+again("BareBody", first("BareBody", keep=()), without="2.")
 again("InParts", first("InParts"), "opt", "plan", without="2.", then=lambda m, s: m[2].load_state_dict(
     {"weight": s["2.weight"], "bias": s["2.bias"]}))
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from sightline.attach.script.checkpoints.trainers import Fit, of_a_trainer
+from sightline.attach.script.checkpoints.trainers import Fit, moments_of, moves, of_a_trainer
 from sightline.guard.evidence import ResumeSeen
 from tests.forked import LIGHTNING, Forks
 
@@ -32,6 +32,7 @@ class Module(L.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.body, self.head, self.seen = nn.Linear(6, 16), nn.Linear(16, 1), 0
+        self.scale, self.pooler = nn.Parameter(torch.tensor(1.0)), nn.Linear(16, 4)  # a scalar, and what none asks
 
     def training_step(self, batch, _):
         x, y = batch
@@ -39,7 +40,7 @@ class Module(L.LightningModule):
         return nn.functional.mse_loss(self(x), y * (1 - self.hparams.smooth))
 
     def forward(self, x):
-        return self.head(self.body(x).tanh())
+        return self.head(self.body(x).tanh()) * self.scale
 
     def configure_optimizers(self):
         opt = torch.optim.AdamW(self.parameters(), lr=self.hparams.rate)
@@ -57,8 +58,8 @@ def trainer(epochs):
                      enable_progress_bar=False, enable_model_summary=False)
 
 
-def case(name, again, keep=None):
-    kind = type(name, (Module,), {})
+def case(name, again, keep=None, of=Module):
+    kind = type(name, (of,), {})
     one, fit = kind(), trainer(2)
     fit.fit(one, rows())
     fit.save_checkpoint(name + ".ckpt")
@@ -73,8 +74,31 @@ def on(**given):
     return again
 
 
+def with_new_head(kind, path):
+    one, state = kind(), torch.load(path, weights_only=False)["state_dict"]
+    one.load_state_dict({name: t for name, t in state.items() if not name.startswith("head")}, strict=False)
+    trainer(4).fit(one, rows())
+
+
+def by_hand(kind, path):
+    one = kind()
+    one.load_state_dict(torch.load(path, weights_only=False)["state_dict"])
+    trainer(4).fit(one, rows())
+
+
+class Detached(Module):
+    switch = {"body": True}  # no plain value
+
+    def forward(self, x):
+        held = self.body(x).tanh()
+        return self.head(held.detach() if self.switch["body"] else held) * self.scale
+
+
 torch.manual_seed(0)
 case("Longer", on())
+case("ByHand", by_hand)
+case("NewHead", with_new_head)
+case("Thawed", on(), keep=lambda one: one.switch.clear() or one.switch.update(body=False), of=Detached)
 case("OtherTask", on(smooth=0.1))
 case("Earlier", on(), keep=lambda one: trainer(1).fit(one, rows()))
 """
@@ -86,7 +110,7 @@ def test_which_fits_go_on(tmp_path: Path, forks: Forks) -> None:
     forks.run("sightline", "run", "--findings", "told.json", "train.py", cwd=tmp_path, knows=LIGHTNING)
     told = json.loads((tmp_path / "told.json").read_text())
     found = [(one["model"], one["severity"]) for one in told["findings"] if one["code"] == "K2"]
-    assert found == [("Longer 2", "error")]
+    assert found == [("Longer 2", "error"), ("ByHand 2", "error")]
     assert not told["run"]["problems"]
 
 
@@ -145,6 +169,33 @@ def test_an_optimizer_of_other_weights_or_settings() -> None:
         assert of_a_trainer(LOST, ENDED, LONGER, content, other) is None
     bare = {**content, "optimizer_states": []}
     assert of_a_trainer(LOST, ENDED, LONGER, bare, adam(net())) is None
+
+
+class Scaled(nn.Module):
+    """With a scalar, and with a layer that nothing asks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.scale, self.unused = net(), nn.Parameter(torch.tensor(1.0)), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x) * self.scale
+
+
+def test_what_was_moved_is_what_moves() -> None:
+    first, again, whole = Scaled(), Scaled(), Scaled()
+    optimizers = [adam(model) for model in (first, again, whole)]
+    first(torch.randn(8, 4)).mean().backward()
+    optimizers[0].step()
+    content = {"epoch": 1, "optimizer_states": [optimizers[0].state_dict()]}
+    assert moments_of(content, optimizers[1]) == {5}  # the scalar's too
+    assert moves(optimizers[0]) == 5 and moves(optimizers[1]) == moves(None) == 0
+    first.zero_grad()
+    again(torch.randn(8, 4)).mean().backward()
+    (whole(torch.randn(8, 4)) + whole.unused(torch.randn(8, 4))).mean().backward()
+    assert [moves(one) for one in optimizers] == [5, 5, 7]
+    again.net[0].requires_grad_(False)
+    assert moves(optimizers[1]) == 3
 
 
 def test_what_came_back_by_hand() -> None:

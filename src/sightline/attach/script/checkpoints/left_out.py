@@ -1,4 +1,4 @@
-"""Weights of a checkpoint that were left out of the state which a module was given."""
+"""Weights of a checkpoint that were left out of the state which a module was given, or that it got from elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from sightline.attach.script.again import Print, print_of
 from sightline.guard.evidence import ResumeSeen
 
 
@@ -16,6 +18,14 @@ def not_given(content: Mapping[Any, Any], missing: Sequence[str]) -> dict[str, T
     """What a checkpoint holds under the names that a module was not given."""
     parts = [content, *(part for part in content.values() if isinstance(part, Mapping))]
     return {n: part[n] for n in missing for part in parts if isinstance(part.get(n), Tensor)}
+
+
+def is_tuning(optimizer: Optimizer, known: frozenset[Print]) -> bool:
+    """Whether it begins without a state, and with weights of which some are not the checkpoint's: a new head."""
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    if any(optimizer.state.get(p) for p in held):
+        return False
+    return any((print_ := print_of(p)) is not None and print_ not in known for p in held)
 
 
 def with_lost(seen: ResumeSeen, model: nn.Module, lost: Mapping[str, Tensor]) -> ResumeSeen:

@@ -20,7 +20,7 @@ def optimizer_in(one: Mapping[str, Any]) -> dict[str, Any]:
     if not all(isinstance(group, Mapping) and isinstance(group.get("params"), list) for group in groups):
         return {}
     kept = [state for state in states.values() if isinstance(state, Mapping)]
-    moments = sum(any(isinstance(t, Tensor) and t.dim() for t in state.values()) for state in kept)
+    moments = sum(any(isinstance(t, Tensor) for name, t in state.items() if name != "step") for state in kept)
     found = (state.get("step") for state in kept)
     steps = [int(n) for n in found if isinstance(n, int | float) or (isinstance(n, Tensor) and n.numel() == 1)]
     return {"groups": [dict(group) for group in groups], "moments": moments, "steps": max(steps, default=0)}

@@ -37,12 +37,12 @@ from sightline.attach.script.checkpoints.contents import (
 )
 from sightline.attach.script.checkpoints.followers import Followers
 from sightline.attach.script.checkpoints.in_parts import InParts
-from sightline.attach.script.checkpoints.left_out import not_given, with_lost
+from sightline.attach.script.checkpoints.left_out import is_tuning, not_given, with_lost
 from sightline.attach.script.checkpoints.makes import highest, rate_of
 from sightline.attach.script.checkpoints.matching import Matching
 from sightline.attach.script.checkpoints.reloads import watch_half, watch_nothing_came, watch_reload
 from sightline.attach.script.checkpoints.saves import Saves
-from sightline.attach.script.checkpoints.trainers import Fit, fit_of, of_a_trainer, settings_of
+from sightline.attach.script.checkpoints.trainers import Fit, fit_of, moments_of, moves, of_a_trainer, settings_of
 from sightline.attach.script.imports import Notice
 from sightline.attach.script.watch import Models, Watched
 from sightline.guard.evidence import ResumeSeen
@@ -88,13 +88,15 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Going:
-    """What a model trains on from, and how it stood before its first step. `optimizer`: which steps."""
+    """What a model trains on from, and how it stood before its first step. `optimizer`: which steps; `moves`: how many
+    parameters it is to move, where a Trainer goes on."""
 
     saved: Saved
     path: str
     one: Watched
     seen: ResumeSeen
     optimizer: weakref.ref[Optimizer]
+    moves: frozenset[int] = frozenset()
 
 
 class Resumes:
@@ -235,9 +237,10 @@ class Resumes:
         one = next((one for one in self._models.live if one.recorder.model is module), None)
         if one is None or one.attachment is None:
             return
-        if moments_among(optimizer, prints(content)):
+        known = prints(content)
+        if moments_among(optimizer, known):
             self._followers.loaded(path, one, ResumeSeen(one.recorder.step, path, ("optimizer",), ("optimizer",)))
-        if self._kind(optimizer) not in saved.kinds:
+        if self._kind(optimizer) not in saved.kinds or is_tuning(optimizer, known):
             return
         model, step, schedules = one.recorder.model, one.recorder.step, schedules_of(optimizer)
         seen = resume(content, model, [optimizer], schedules, Path(path), step, rates=bool(schedules))
@@ -245,13 +248,15 @@ class Resumes:
         if not seen.differ and "optimizer" in seen.compared and (again := self._begins_anew(optimizer, saved)):
             seen = replace(seen, differ=(("rate", again),))
             self._by_count.begins(one, optimizer, seen, content, saved.rows, saved.step)
-        if saved.fit is not None or fit_of(model) is not None:
+        of_trainer = saved.fit is not None or fit_of(model) is not None
+        if of_trainer:
             began = saved.settings == self._settings.get(model, {}) and saved.last(content)
             told = of_a_trainer(seen, saved.fit, fit_of(model), content, optimizer) if began else None
             if told is None:
                 return
             seen = told
-        self._going = Going(saved, path, one, seen, weakref.ref(optimizer))
+        many = moments_of(content, optimizer) if of_trainer else frozenset[int]()
+        self._going = Going(saved, path, one, seen, weakref.ref(optimizer), many)
         if self._judge(self._going):
             self._going = None  # else the step itself runs the forward pass, in a closure
 
@@ -265,6 +270,8 @@ class Resumes:
         rows = fed[-1].inputs if fed else ()
         if not rows or sum(row in saved.rows for row in rows) < SAME * len(rows):
             return bool(fed)
+        if going.moves and moves(going.optimizer()) not in going.moves:
+            return True  # some were frozen then, or are now
         self._by_count.ends()
         one.attachment.show(going.seen)
         if not going.seen.differ:
