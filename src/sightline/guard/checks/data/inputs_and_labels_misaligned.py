@@ -8,18 +8,20 @@ Or image and mask (or boxes) are augmented with random numbers of their own; or 
 or a tower its texts, by length; or features have the order of a shuffling loader, and labels that of the data set; or
 numbered files are sorted as texts (scan_10 before scan_2), or as the folder lists them, and their labels by number;
 or one of both is put in a drawn order, or shifted by a row, once and for all; or images come from a loader that
-shuffles on its own, and questions with their answers from another. Or outputs reach the loss through
+shuffles on its own, and questions with their answers from another. Or each image has several texts, which follow image
+by image, and images are repeated as a whole (0, 1, 0, 1 beside 0, 0, 1, 1). Or outputs reach the loss through
 `view(-1, classes)` where classes are not the last dimension: each place has numbers of its neighbours.
 Fix: shuffle with one permutation (`i = torch.randperm(n); x, y = x[i], y[i]`), or keep each pair in one data set row;
 give outputs and targets one shape: `outputs.squeeze(-1)`.
 Stays silent when: inputs come back with the class they had, or so often that the rest is label noise; inputs never
 repeat (fresh augmentation, one epoch), or repeat in a fixed wrong pairing of an order that is not known. Rows may be a
 series, where each tells of the next, or have labels that nothing in them tells. Images beside texts may be drawn with
-replacement, keep some of their texts or classes, or move no output. Softmaxes may go along whole planes or lines of
-outputs, a part of one dimension, or what was permuted. All targets of a batch may be one number (a discriminator's), or
-the mean of its outputs (a loss that holds them together); all may be compared with all on purpose (contrast, ranks,
-kernels): outputs on both sides, or a choice among the pairs. Rows may come in an order of their own that a model, its
-loss or a collate function tells, or in pairs that the latter draws.
+replacement, keep some of their texts or classes, or move no output; repeated ones may meet texts that others have too,
+never come back, or all be compared with all texts. Softmaxes may go along whole planes or lines of outputs, a part of
+one dimension, or what was permuted. All targets of a batch may be one number (a discriminator's), or the mean of its
+outputs (a loss that holds them together); all may be compared with all on purpose (contrast, ranks, kernels): outputs
+on both sides, or a choice among the pairs. Rows may come in an order of their own that a model, its loss or a collate
+function tells, or in pairs that the latter draws.
 Sources:
 - https://arxiv.org/abs/2103.14749 (2021-03-26): label errors in ten test sets are 3.4 % on average, 10 % at most
 - https://docs.pytorch.org/docs/stable/data.html (2026-11-01): a data set's row holds the sample with its label
@@ -43,6 +45,7 @@ from sightline.guard.evidence import (
 from sightline.guard.evidence.apart import apart, misread
 from sightline.guard.evidence.dealt import dealt
 from sightline.guard.evidence.matching import parted
+from sightline.guard.evidence.tiled import tiled
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vision", "vlm")
@@ -66,7 +69,8 @@ def find(
     """Compare the classes of inputs that came back with what independent classes would give."""
     if finding := orders and _out_of_order(orders, feed):
         return finding
-    if one := apart(paired, filed, kept) or misread(axis) or dealt(feed, rows) or parted(matches):
+    one = apart(paired, filed, kept) or misread(axis) or dealt(feed, rows) or tiled(feed, rows) or parted(matches)
+    if one is not None:
         return Finding("error" if one.sure else "warning", one.what, one.remedy, one.seen)
     if crossed is not None or (pull is not None and pull.targets_lost):
         return _all_with_all(crossed, pull)
