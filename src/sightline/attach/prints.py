@@ -69,6 +69,18 @@ def text_and_image(parts: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
     return [text, images[0][1]] if (text := together([hashes for _, hashes in ids])) is not None else []
 
 
+def texts_each(parts: Sequence[tuple[Tensor, Tensor]]) -> int | None:
+    """How many rows of ids in a row are of one sample, where they are views of (samples, texts, words); else None."""
+    for tensor, _ in parts:
+        whole = tensor._base
+        if whole is None or tensor.dtype not in IDS or tensor.dim() != 2 or whole.dim() != 3:
+            continue
+        samples, texts, words = whole.shape
+        same = whole.is_contiguous() and tensor.stride() == whole.stride()[1:] and tensor.storage_offset() < words
+        return texts if same and len(tensor) == samples * texts and tensor.shape[1] <= words else None
+    return None
+
+
 def value_hashes(tensors: list[Tensor]) -> Tensor:
     """(P,) int64, one for each tensor's values."""
     with torch.no_grad():

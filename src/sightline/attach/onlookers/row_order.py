@@ -9,11 +9,13 @@ from torch import Tensor
 
 from sightline.attach.onlookers.matches import TAUGHT, scored, won
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
+from sightline.attach.prints import part_hashes, texts_each, together
 from sightline.guard.evidence import OrdersSeen
 from sightline.guard.probes.call import Call, differentiable
 from sightline.guard.probes.row_orders import row_orders
 
 LOOKS = (3, 16, 64)  # training forwards that are asked, until one answers: gates that start at zero open in between
+VARIED = 0.75  # of the texts of a batch that are different ones: others may be asked of any image
 INDEX = 1  # dimensions of an output of whole numbers that may tell the order
 Vectors = tuple[Tensor, Tensor | None]  # both sides', or scores of all with all
 
@@ -35,6 +37,8 @@ class RowOrder(Onlooker):
         if self._forwards not in LOOKS:
             return
         self._over = self._forwards >= LOOKS[-1]
+        if self._forwards == LOOKS[0]:
+            self._ask_repeated(call)
         two = [one for one in self.recorder.parted if _vectors(one[1])]
         if len(two) == 2 and two[0][1].shape == two[1][1].shape:
             self._ask_towers(*two)
@@ -44,6 +48,26 @@ class RowOrder(Onlooker):
                 self.recorder.offer(seen)
         elif (given := scored(output)) is not None:
             self._ask_loss(seen, given)
+
+    def _ask_repeated(self, call: Call) -> None:
+        """Texts that lie image by image in memory, beside images, or features, that were repeated as a whole."""
+        parts = part_hashes(call)
+        images = [hashes for tensor, hashes in parts if tensor.is_floating_point() and tensor.dim() > 1]
+        texts = together([hashes for tensor, hashes in parts if not tensor.is_floating_point()])
+        if len(images) != 1 or texts is None or (each := texts_each(parts)) is None:
+            return
+
+        def came(values: list[Tensor]) -> None:
+            of, asked = (value.tolist() for value in values)
+            count = len(of) // each
+            whole = of == of[:count] * each and len(set(of)) == count
+            if whole and 1 < each != count > 1 and len(set(asked)) >= VARIED * len(asked):
+                self._over = True
+                one, other = (row % count for row in range(len(of))), (row // each for row in range(len(of)))
+                self.recorder.offer(OrdersSeen(step, tuple(one), tuple(other), "repeated"))
+
+        step = self.recorder.step
+        self.recorder.mailbox.post([images[0], texts], came)
 
     def _orders(self, call: Call, output: Any) -> OrdersSeen | None:
         if not call.repeatable:

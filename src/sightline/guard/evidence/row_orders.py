@@ -8,7 +8,7 @@ from typing import Literal
 
 from sightline.guard.evidence.loading import FeedSeen
 
-Meets = Literal["inputs", "pairs", "labels"]
+Meets = Literal["inputs", "pairs", "labels", "repeated"]
 AGAIN, OTHERS = 32, 0.1  # inputs that came back, and the share of them with another class: noise, and no other order
 MANY, VARIED = 0.5, 0.3  # of the places, that meet strangers; of two classes drawn at random, that differ
 
@@ -22,7 +22,8 @@ class OrdersSeen:
             moved by one row alone, and each row moves one place alone.
         meets: what meets in a place. "inputs": both move one and the same row of an output. "pairs": they make vectors,
             or rows and columns of scores, of which a loss was seen to hold those in the same place together. "labels":
-            all inputs come out as `one`, and `other` is the order in which they came.
+            all inputs come out as `one`, and `other` is the order in which they came. "repeated": no permutations, but
+            of each row the sample that the image is of, and the text (of a model whose rows may not be outputs).
         told: the model gives whole numbers beside its output, which may tell the order.
     """
 
@@ -31,6 +32,12 @@ class OrdersSeen:
     other: tuple[int, ...]
     meets: Meets
     told: bool = False
+
+    def wrong(self, feed: FeedSeen | None) -> bool:
+        """Whether samples meet others, unknown to whoever called; of classes, where these are theirs."""
+        if self.told or not self.apart or self.meets == "repeated":
+            return False
+        return self.meets != "labels" or (feed is not None and self.strangers(feed))
 
     def strangers(self, feed: FeedSeen) -> bool:
         """Whether each output, in another sample's place, is taught the class of that one.

@@ -84,6 +84,34 @@ def test_images_with_texts_of_theirs(name: str) -> None:
     assert not isinstance(find(fed(SOUND[name]), rows=rows_of(24, 7, 50)), Finding)
 
 
+class Read(nn.Module):
+    """A decoder that is given what an encoder made of the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.out = nn.Embedding(50, 16), nn.Linear(16, 50)
+
+    def forward(self, seen: Tensor, ids: Tensor) -> Tensor:
+        given: Tensor = self.out((self.words(ids) + seen.mean(1, keepdim=True)).tanh())
+        return given
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_features_that_are_repeated(*, whole: bool) -> None:
+    torch.manual_seed(0)
+    encoder, model = nn.Linear(12, 16), Read()
+    opt = torch.optim.SGD([*encoder.parameters(), *model.parameters()], lr=0.1)
+    with attach(model, opt, on_finding=None) as guard:
+        for _ in range(24):
+            ids = torch.randint(1, 50, (8, K, 6)).flatten(0, 1)
+            seen = encoder(torch.randn(8, 4, 12))
+            seen = seen.repeat(K, 1, 1) if whole else seen.repeat_interleave(K, 0)
+            opt.zero_grad()
+            F.cross_entropy(model(seen, ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()).backward()
+            opt.step()
+    assert [f.code for f in guard.findings if f.severity == "error"] == ["I5"] * whole
+
+
 def test_vectors_that_may_be_compared_with_all() -> None:
     assert isinstance(find(fed(FAULTY["images as a whole"]), rows=rows_of(24, 16)), CannotTell)
 
@@ -98,18 +126,30 @@ class Captioner(nn.Module):
         return given
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_in_a_loop(*, whole: bool) -> None:
-    """Captions of (n, k, t), and images of (n, ...) that are repeated for them."""
+WAYS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+    "as a whole": lambda x, ids: (x.repeat(K, 1, 1, 1), ids.flatten(0, 1)),
+    "as a whole, a copy": lambda x, ids: (x.repeat(K, 1, 1, 1), ids.flatten(0, 1).clone()),
+    "in runs": lambda x, ids: (x.repeat_interleave(K, 0), ids.flatten(0, 1)),
+    "both as a whole": lambda x, ids: (x.repeat(K, 1, 1, 1), ids.transpose(0, 1).flatten(0, 1)),
+    "the same questions": lambda x, ids: (x.repeat(K, 1, 1, 1), ids[:1].repeat(len(x), 1, 1).flatten(0, 1)),
+}
+
+
+@pytest.mark.parametrize(
+    ("way", "samples", "codes"),
+    [("as a whole", 32, ["I5"]), ("as a whole", 192, ["I5"]), ("as a whole, a copy", 32, ["I5"])]
+    + [(way, samples, []) for way in list(WAYS)[2:] for samples in (32, 192)],
+)
+def test_in_a_loop(way: str, samples: int, codes: list[str]) -> None:
+    """Captions of (n, k, t), and images of (n, ...) that are repeated for them; in one epoch, if there are many."""
     torch.manual_seed(0)
-    images, captions, model = torch.randn(32, 3, 2, 2), torch.randint(1, 50, (32, K, 6)), Captioner()
+    images, captions, model = torch.randn(samples, 3, 2, 2), torch.randint(1, 50, (samples, K, 6)), Captioner()
     opt = torch.optim.SGD(model.parameters(), lr=0.1)
     with attach(model, opt, on_finding=None) as guard:
-        for _ in range(6):
-            for chosen in torch.randperm(32).split(8):
-                x, ids = images[chosen], captions[chosen].flatten(0, 1)
-                x = x.repeat(K, 1, 1, 1) if whole else x.repeat_interleave(K, 0)
+        for _ in range(192 // samples):
+            for chosen in torch.randperm(samples).split(8):
+                x, ids = WAYS[way](images[chosen], captions[chosen])
                 opt.zero_grad()
                 F.cross_entropy(model(x, ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()).backward()
                 opt.step()
-    assert [f.code for f in guard.findings if f.severity == "error"] == ["I5"] * whole
+    assert [f.code for f in guard.findings if f.severity == "error"] == codes

@@ -17,11 +17,11 @@ Stays silent when: inputs come back with the class they had, or so often that th
 repeat (fresh augmentation, one epoch), or repeat in a fixed wrong pairing of an order that is not known. Rows may be a
 series, where each tells of the next, or have labels that nothing in them tells. Images beside texts may be drawn with
 replacement, keep some of their texts or classes, or move no output; repeated ones may meet texts that others have too,
-never come back, or all be compared with all texts. Softmaxes may go along whole planes or lines of outputs, a part of
-one dimension, or what was permuted. All targets of a batch may be one number (a discriminator's), or the mean of its
-outputs (a loss that holds them together); all may be compared with all on purpose (contrast, ranks, kernels): outputs
-on both sides, or a choice among the pairs. Rows may come in an order of their own that a model, its loss or a collate
-function tells, or in pairs that the latter draws.
+never come back (nor lie image by image in one tensor), or all be compared with all texts. Softmaxes may go along whole
+planes or lines of outputs, a part of one dimension, or what was permuted. All targets of a batch may be one number (a
+discriminator's), or the mean of its outputs (a loss that holds them together); all may be compared with all on purpose
+(contrast, ranks, kernels): outputs on both sides, or a choice among the pairs. Rows may come in an order of their own
+that a model, its loss or a collate function tells, or in pairs that the latter draws.
 Sources:
 - https://arxiv.org/abs/2103.14749 (2021-03-26): label errors in ten test sets are 3.4 % on average, 10 % at most
 - https://docs.pytorch.org/docs/stable/data.html (2026-11-01): a data set's row holds the sample with its label
@@ -69,8 +69,8 @@ def find(
     """Compare the classes of inputs that came back with what independent classes would give."""
     if finding := orders and _out_of_order(orders, feed):
         return finding
-    one = apart(paired, filed, kept) or misread(axis) or dealt(feed, rows) or tiled(feed, rows) or parted(matches)
-    if one is not None:
+    one = apart(paired, filed, kept) or misread(axis) or dealt(feed, rows) or tiled(feed, rows, orders)
+    if one := one or parted(matches):
         return Finding("error" if one.sure else "warning", one.what, one.remedy, one.seen)
     if crossed is not None or (pull is not None and pull.targets_lost):
         return _all_with_all(crossed, pull)
@@ -98,7 +98,7 @@ def _all_with_all(crossed: CrossedSeen | None, pull: PullSeen | None) -> Finding
 
 
 def _out_of_order(seen: OrdersSeen, feed: FeedSeen | None) -> Finding | None:
-    if seen.told or not seen.apart or (seen.meets == "labels" and not (feed and seen.strangers(feed))):
+    if not seen.wrong(feed):
         return None
     one, other = seen.one[seen.apart[0]], seen.other[seen.apart[0]]
     what = f"the model puts sample {one} of one input together with sample {other} of another"
