@@ -1,4 +1,4 @@
-"""Which community does each node of a graph belong to? A graph convolution over all nodes at once, few of them labelled."""
+"""Which community is each node of a graph in? A graph convolution over all nodes at once, few of them labelled."""
 
 import torch
 import torch.nn.functional as F
