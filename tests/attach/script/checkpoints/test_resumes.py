@@ -38,8 +38,9 @@ def fit(model, opt, plan, data):
         plan.step()
 
 
-def first(name, keep=("opt", "plan"), counted=True):
+def first(name, keep=("opt", "plan"), counted=True, frozen=0):
     model, opt, plan = parts(name)
+    model[:frozen].requires_grad_(False)
     fit(model, opt, plan, rows(1))
     every = {"opt": opt.state_dict(), "plan": plan.state_dict()}
     state = {"model": model.state_dict(), **{one: every[one] for one in keep}}
@@ -78,6 +79,8 @@ again("OtherData", first("OtherData"), data=2)
 again("NoCount", first("NoCount", keep=(), counted=False))
 again("NoHead", first("NoHead"), "opt", "plan", without="2.")
 again("NewHead", first("NewHead"), without="2.")
+again("Thawed", first("Thawed", frozen=1))
+again("ThawedBare", first("ThawedBare", keep=(), frozen=1))
 again("BareBody", first("BareBody", keep=()), without="2.")
 again("InParts", first("InParts"), "opt", "plan", without="2.", then=lambda m, s: m[2].load_state_dict(
     {"weight": s["2.weight"], "bias": s["2.bias"]}))

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from sightline.attach.script.checkpoints.trainers import Fit, moments_of, moves, of_a_trainer
+from sightline.attach.script.checkpoints.makes import moves, optimizer_in
+from sightline.attach.script.checkpoints.trainers import Fit, of_a_trainer
 from sightline.guard.evidence import ResumeSeen
 from tests.forked import LIGHTNING, Forks
 
@@ -187,8 +188,9 @@ def test_what_was_moved_is_what_moves() -> None:
     optimizers = [adam(model) for model in (first, again, whole)]
     first(torch.randn(8, 4)).mean().backward()
     optimizers[0].step()
-    content = {"epoch": 1, "optimizer_states": [optimizers[0].state_dict()]}
-    assert moments_of(content, optimizers[1]) == {5}  # the scalar's too
+    assert optimizer_in(optimizers[0].state_dict())["moments"] == 5  # the scalar's too
+    content = {**saved(), "optimizer_states": [optimizers[0].state_dict()]}
+    assert of_a_trainer(LOST, ENDED, LONGER, content, optimizers[1]) is not None
     assert moves(optimizers[0]) == 5 and moves(optimizers[1]) == moves(None) == 0
     first.zero_grad()
     again(torch.randn(8, 4)).mean().backward()

@@ -67,3 +67,11 @@ def highest(optimizer: Optimizer, *names: str) -> float:
     """The highest rate of its groups, under the first of these names that each has."""
     found = ([group[name] for name in names if group.get(name) is not None] for group in optimizer.param_groups)
     return max((float(rates[0]) for rates in found if rates), default=0.0)
+
+
+def moves(optimizer: Optimizer | None) -> int:
+    """How many parameters it has moved, or moves at its first step: those with a gradient, or with a state."""
+    if optimizer is None:
+        return 0
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    return sum(p.requires_grad and (p.grad is not None or bool(optimizer.state.get(p))) for p in held)

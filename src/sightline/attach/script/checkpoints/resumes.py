@@ -38,15 +38,15 @@ from sightline.attach.script.checkpoints.contents import (
 from sightline.attach.script.checkpoints.followers import Followers
 from sightline.attach.script.checkpoints.in_parts import InParts
 from sightline.attach.script.checkpoints.left_out import is_tuning, not_given, with_lost
-from sightline.attach.script.checkpoints.makes import highest, rate_of
+from sightline.attach.script.checkpoints.makes import highest, moves, rate_of
 from sightline.attach.script.checkpoints.matching import Matching
 from sightline.attach.script.checkpoints.reloads import watch_half, watch_nothing_came, watch_reload
 from sightline.attach.script.checkpoints.saves import Saves
-from sightline.attach.script.checkpoints.trainers import Fit, fit_of, moments_of, moves, of_a_trainer, settings_of
+from sightline.attach.script.checkpoints.trainers import Fit, fit_of, of_a_trainer, settings_of
 from sightline.attach.script.imports import Notice
 from sightline.attach.script.watch import Models, Watched
 from sightline.guard.evidence import ResumeSeen
-from sightline.guard.probes.resume import resume
+from sightline.guard.probes.resume import keeps_state, resume
 
 PARTS = ("optimizer", "schedule")  # the rest has moved by the first step: batch statistics, random numbers
 LARGEST = 2**30  # bytes of a checkpoint that is kept until the next step, so that it can be compared
@@ -59,7 +59,8 @@ class Saved:
     """A model's training when it was saved: its optimizers' kinds and initial rates, and the rows fed until then.
 
     `rates`: of its one optimizer at its first step, and now; None where it has several. `step`: of the model's; `fit`:
-    its Trainer's, with the model's `settings` when its first optimizer stepped first.
+    its Trainer's, with the model's `settings` when its first optimizer stepped first; `moves`: how many parameters each
+    optimizer moved.
     """
 
     one: Watched
@@ -71,6 +72,7 @@ class Saved:
     step: int = 0
     fit: Fit | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    moves: frozenset[int] = frozenset()
 
     def other_rows(self, one: Watched) -> bool:
         """Whether a model is fed none of the rows that were fed again and again until the save."""
@@ -88,15 +90,14 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Going:
-    """What a model trains on from, and how it stood before its first step. `optimizer`: which steps; `moves`: how many
-    parameters it is to move, where a Trainer goes on."""
+    """What a model trains on from, and how it stood before its first step. `optimizer`: which steps; `bare`: afresh."""
 
     saved: Saved
     path: str
     one: Watched
     seen: ResumeSeen
     optimizer: weakref.ref[Optimizer]
-    moves: frozenset[int] = frozenset()
+    bare: bool
 
 
 class Resumes:
@@ -179,6 +180,7 @@ class Resumes:
             one.recorder.step,
             fit_of(model),
             self._settings.get(model, {}),
+            frozenset(map(moves, every)),
         )
         if (known := known_by(what)) is not None:
             self._names[known] = name
@@ -248,15 +250,14 @@ class Resumes:
         if not seen.differ and "optimizer" in seen.compared and (again := self._begins_anew(optimizer, saved)):
             seen = replace(seen, differ=(("rate", again),))
             self._by_count.begins(one, optimizer, seen, content, saved.rows, saved.step)
-        of_trainer = saved.fit is not None or fit_of(model) is not None
-        if of_trainer:
+        if saved.fit is not None or fit_of(model) is not None:
             began = saved.settings == self._settings.get(model, {}) and saved.last(content)
             told = of_a_trainer(seen, saved.fit, fit_of(model), content, optimizer) if began else None
             if told is None:
                 return
             seen = told
-        many = moments_of(content, optimizer) if of_trainer else frozenset[int]()
-        self._going = Going(saved, path, one, seen, weakref.ref(optimizer), many)
+        bare = keeps_state(optimizer) and not optimizer.state
+        self._going = Going(saved, path, one, seen, weakref.ref(optimizer), bare)
         if self._judge(self._going):
             self._going = None  # else the step itself runs the forward pass, in a closure
 
@@ -270,7 +271,7 @@ class Resumes:
         rows = fed[-1].inputs if fed else ()
         if not rows or sum(row in saved.rows for row in rows) < SAME * len(rows):
             return bool(fed)
-        if going.moves and moves(going.optimizer()) not in going.moves:
+        if going.bare and moves(going.optimizer()) not in saved.moves:
             return True  # some were frozen then, or are now
         self._by_count.ends()
         one.attachment.show(going.seen)

@@ -80,7 +80,7 @@ def of_a_trainer(
     """What is to be shown of a model that another Trainer goes on with; None where it may be meant to begin anew."""
     if before is None or now is None or now.file or now.batches != before.batches:
         return None
-    if not now.continues(before) or not moments_of(content, optimizer):
+    if not now.continues(before) or not _same_weights(content, optimizer):
         return None
     if not seen.differ or seen.differ[0][0] != "optimizer":
         return None if seen.differ else seen
@@ -89,19 +89,11 @@ def of_a_trainer(
     return replace(seen, differ=((part, what), *others))
 
 
-def moments_of(content: Mapping[str, Any], optimizer: Optimizer) -> frozenset[int]:
-    """How many parameters the file's optimizers of the same make moved: some or all of those that this one may move."""
+def _same_weights(content: Mapping[str, Any], optimizer: Optimizer) -> bool:
+    """Whether the file has an optimizer of the same make that moved some or all of what this one may move."""
     learn = sum(p.requires_grad for group in optimizer.param_groups for p in group["params"])
     kept = filter(None, map(optimizer_in, mappings(content, DEEP)))
-    return frozenset(one["moments"] for one in kept if 0 < one["moments"] <= learn and same_make(one, optimizer))
-
-
-def moves(optimizer: Optimizer | None) -> int:
-    """How many parameters it moves at its first step, or has moved: those with a gradient, or with a state."""
-    if optimizer is None:
-        return 0
-    held = [p for group in optimizer.param_groups for p in group["params"]]
-    return sum(p.requires_grad and (p.grad is not None or bool(optimizer.state.get(p))) for p in held)
+    return any(0 < one["moments"] <= learn and same_make(one, optimizer) for one in kept)
 
 
 def _limit(most: int | None) -> float:

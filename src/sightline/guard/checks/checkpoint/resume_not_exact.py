@@ -7,15 +7,15 @@ state; or they were loaded into objects that were made anew afterwards; or the c
 Fix: save and load `optimizer.state_dict()`, `scheduler.state_dict()`, `torch.get_rng_state()` (and `scaler`,
 `sampler` position) beside the model's, after all of them are made; call `guard.resumed(path)` to prove it.
 Stays silent when: every part that the checkpoint holds is live as it was saved, and it holds the optimizer's state if
-the optimizer keeps any; nobody resumes: weights alone are loaded to be judged, or tuned on other data, at another
-rate or with a new head. `sightline run` takes it for a resume when a script trains on, alike and on the same rows, from
-a file of its own that says how far it had come (where rows are drawn at random: with its moments back, on some of those
-rows); when all weights of an optimizer that is like the file's are the file's, and a count of steps or epochs goes on
-from the file's, or its random numbers are set (so too where the file holds no optimizer, or an optimizer that was amid
-a plan of rates which now begins anew, and no place in it; files that are read together count as one, with their names
-and a JSON file beside them; weights alone only where it wrote them); and a Trainer that begins with the weights of its
-last run, which was cut off, or where one of Lightning's had ended, to a later end and with nothing else new (as many
-weights get gradients); else the host must say so.
+the optimizer keeps any; nobody resumes: weights alone are loaded to be judged, or tuned on other data, at another rate,
+with a new head or with more or fewer layers frozen. `sightline run` takes it for a resume when a script trains on,
+alike and on the same rows, from a file of its own that says how far it had come (where rows are drawn at random: with
+its moments back, on some of those rows); when all weights of an optimizer that is like the file's are the file's, and a
+count of steps or epochs goes on from the file's, or its random numbers are set (so too where the file holds no
+optimizer, or an optimizer that was amid a plan of rates which now begins anew, and no place in it; files that are read
+together count as one, with their names and a JSON file beside them; weights alone only where it wrote them); and a
+Trainer that begins with the weights of its last run, which was cut off, or where one of Lightning's had ended, to a
+later end and with nothing else new; else the host must say so.
 Sources:
 - https://github.com/IntelLabs/distiller/issues/145 (2019-02-06): the rate starts anew, the optimizer was never loaded
 - https://github.com/NVIDIA-NeMo/Automodel/issues/763 (2025-11-04): optimizer and schedule not restored, step at 0
