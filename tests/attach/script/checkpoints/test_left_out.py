@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -22,7 +24,7 @@ def test_a_new_head_is_no_resume() -> None:
     optimizer = adam(one)
     one(torch.randn(8, 4)).mean().backward()
     optimizer.step()
-    content = {"model": one.state_dict(), "opt": optimizer.state_dict(), "epoch": 1}
+    content: dict[str, Any] = {"model": one.state_dict(), "opt": optimizer.state_dict(), "epoch": 1}
     whole, body, back = net(), net(), net()
     whole.load_state_dict(content["model"])
     for other in (body, back):
