@@ -39,9 +39,9 @@ class Finding:
     fix: str
     seen: Mapping[str, object] = field(default_factory=dict)
     step: int | None = None
-    late: bool = False
     check: str = ""
     code: str = ""
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
