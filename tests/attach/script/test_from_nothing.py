@@ -59,12 +59,14 @@ def told(codes: Codes, *, first: bool = False, goes_on: bool = True, again: bool
     return ("Writer", "L2") in codes(SCRIPT.format(first=first, goes_on=goes_on, again=again))
 
 
-@pytest.mark.parametrize("later", [{"again": False}, {"again": None}, {"goes_on": False}])
+@pytest.mark.parametrize(
+    "later", [{"goes_on": False}, *(pytest.param({"again": way}, marks=pytest.mark.slow) for way in (False, None))]
+)
 def test_whole_conversations_are_told_at_the_end(codes: Codes, later: dict[str, bool | None]) -> None:
     """Where nothing comes after it, where the same mask is forgotten again, and where another model learns answers."""
     assert told(codes, **later)
 
 
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("first", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_answers_alone_come_after_it(codes: Codes, first: bool) -> None:
     assert not told(codes, first=first)

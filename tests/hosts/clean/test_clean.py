@@ -26,7 +26,15 @@ SLOW = {  # the longest; of each library, and of each kind of model and loss, ot
     *("amp_bf16", "classifier", "vit_mixup", "text_gru_packed", "accelerate_loop", "byol_target", "llava_tiny"),
     *("trainer_classification", "masked_lm", "checkpoint_resume", "reward", "wgan_gp", "diffusion", "mnist_nll"),
     *("regression_mse", "multitask", "recommender", "trainer_class", "lbfgs_closure", "vae", "segmentation"),
-    *("transfer_frozen", "word2vec", "fp16_scaler", "two_phase_unfreeze", "packed_documents"),
+    *(
+        "transfer_frozen",
+        "word2vec",
+        "clip_contrastive",
+        "manual_gan",
+        "fp16_scaler",
+        "two_phase_unfreeze",
+        "packed_documents",
+    ),
 }
 KNOWN: dict[str, str] = {}  # script -> why it still fails
 VARIES = re.compile(r"'?\w*(runtime|per_second|step_time)'?: '?[\d.e+-]+'?")  # what a library prints of the clock
