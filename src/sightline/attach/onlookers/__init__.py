@@ -24,6 +24,7 @@ from sightline.attach.onlookers.first_alone import FirstAlone
 from sightline.attach.onlookers.first_words import FirstWords
 from sightline.attach.onlookers.fresh_frozen import FreshFrozen
 from sightline.attach.onlookers.graded import Graded
+from sightline.attach.onlookers.guesses import Guesses
 from sightline.attach.onlookers.hidden import Hidden
 from sightline.attach.onlookers.last_batch import LastBatch
 from sightline.attach.onlookers.last_place import LastPlace
@@ -86,6 +87,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     LastPlace,
     TurnedMask,
     OwnReference,
+    Guesses,
     Matches,
     RowOrder,
     Features,

@@ -132,6 +132,8 @@ class MatchesSeen:
         again: inputs that came back and whose partner then had been seen before; `kept`: it was theirs as before;
             `expected`: so many, were partners dealt at random.
         natural: both inputs look like images or texts, and not like random numbers.
+        different: of samples with a class each, whose others are those of other classes: inputs that were seen, of
+            `passes` over all of them; 0 of pairs.
     """
 
     step: int
@@ -142,6 +144,8 @@ class MatchesSeen:
     kept: int
     expected: float
     natural: bool
+    different: int = 0
+    passes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import fmean
 
+from sightline.guard.evidence.guessed import guessing
 from sightline.guard.evidence.loading import MatchesSeen
 from sightline.guard.evidence.strays import Stray
 
@@ -28,6 +29,8 @@ def never_found(seen: MatchesSeen) -> tuple[float, bool] | None:
 
 def parted(seen: MatchesSeen | None) -> Stray | None:
     """The same in words."""
+    if seen is not None and seen.different:
+        return guessing(seen)
     if seen is None or (found := never_found(seen)) is None:
         return None
     won, dealt = found

@@ -14,7 +14,7 @@ by image, and images are repeated as a whole (0, 1, 0, 1 beside 0, 0, 1, 1). Or 
 Fix: shuffle with one permutation (`i = torch.randperm(n); x, y = x[i], y[i]`), or keep each pair in one data set row;
 give outputs and targets one shape: `outputs.squeeze(-1)`.
 Stays silent when: inputs come back with the class they had, or so often that the rest is label noise; inputs never
-repeat (fresh augmentation, one epoch), or repeat in a fixed wrong pairing of an order that is not known. Rows may be a
+repeat (fresh augmentation, one epoch); a fixed wrong pairing is learnt by heart, or is one of noise. Rows may be a
 series, where each tells of the next, or have labels that nothing in them tells. Images beside texts may be drawn with
 replacement, keep some of their texts or classes, or move no output; repeated ones may meet texts that others have too,
 never come back (nor lie image by image in one tensor), or all be compared with all texts. Softmaxes may go along whole
