@@ -21,6 +21,8 @@ from sightline.attach.script.loss.texts import behind
 MOST = 64  # nodes looked at between the loss and its softmax: means, masks, weights and sums of a few losses
 MOVED = "View ReshapeAlias Transpose Permute Slice Clone ToCopy Index Select Squeeze Unsqueeze"
 SAME = tuple(f"{name}Backward" for name in MOVED.split())  # nodes that change no value
+TARGETS = ("NllLossBackward0", "NllLoss2DBackward0")  # nodes that pick the targets, but for one that is ignored
+NEGATIVE = 1 << 31  # what torch tells of -100 is that, or 2^64 - 100
 EVEN = 0.05  # relative: softmax gradients sum to 0 within the rounding of bfloat16
 
 
@@ -97,6 +99,13 @@ class SoftmaxLoss:
             recorder.offer(seen)
 
         recorder.mailbox.post([self._statistics, self._targets, *text], arrived)
+
+
+def left_out(root: Tensor) -> int | None:
+    """The class that the cross-entropies under a loss ignore, where it is one of the vocabulary's."""
+    found = [node for node in nodes([root.grad_fn], most=MOST, stop=_is_log_softmax) if type(node).__name__ in TARGETS]
+    ignored = {node._saved_ignore_index for node in found}
+    return min(ignored) if len(ignored) == 1 and 0 <= min(ignored) < NEGATIVE else None
 
 
 def _is_log_softmax(node: Any) -> bool:

@@ -24,7 +24,7 @@ from sightline.attach.recorder import Recorder
 from sightline.attach.script.loss.axes import Axes
 from sightline.attach.script.loss.crossed import Crossed
 from sightline.attach.script.loss.divergence import show_divergence
-from sightline.attach.script.loss.logits import SoftmaxLoss
+from sightline.attach.script.loss.logits import SoftmaxLoss, left_out
 from sightline.attach.script.loss.margins import Margins
 from sightline.attach.script.loss.terms import Terms
 from sightline.attach.script.loss.unsound import Unsound
@@ -154,6 +154,7 @@ class Losses:
             softmax = SoftmaxLoss.under(root)
             if len(live) == 1:
                 show_divergence(root, live[0].recorder)
+                live[0].recorder.ignored = left_out(root)
                 self._margins.look(root, live[0].recorder)
                 self._axes.look(root, live[0].recorder)
         if len(live) == 1:
