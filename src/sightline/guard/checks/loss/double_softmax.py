@@ -29,6 +29,7 @@ from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
 MOST = 0.9  # of the supervised positions: the form of a gradient is exact, so all but rounding errors show it
+SOFT = 0.05  # of the rows of a divergence's targets teach more than one class: a teacher is sure of most
 FEWEST = 8  # supervised positions from which an uneven weight is told from chance
 
 
@@ -39,7 +40,7 @@ def find(
     divergence: DivergenceSeen | None = None,
 ) -> Verdict:
     """Read the form of the loss off its gradient, and the kind of numbers off its input."""
-    if divergence is not None and divergence.soft > MOST:
+    if divergence is not None and divergence.whole > MOST and divergence.soft > SOFT:
         return _divergence(divergence)
     if binary is not None and _lone(binary):
         return _logarithm(loss, history.steps[-1].loss if history else None)
