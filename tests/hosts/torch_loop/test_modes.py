@@ -53,6 +53,19 @@ def test_a_test_loop_without_eval(extra: nn.Module) -> None:
     assert epochs(convnet(extra), careful) == ()
 
 
+@pytest.mark.parametrize(("last", "codes"), [(forgetful, ("T3",)), (careful, ())], ids=["forgetful", "careful"])
+def test_after_many_evaluations_that_were_right(last: Any, codes: tuple[str, ...]) -> None:
+    """The budget is spent on them, and what comes then is of another kind."""
+    net = convnet(nn.Dropout2d(0.2))
+    opt = torch.optim.SGD(net.parameters(), lr=0.05)
+    with sightline.attach(net, opt, on_finding=None, budget=1e-6) as guard:
+        for turn in range(12):
+            net.train()
+            learn(net, opt, 2)
+            careful(net) if turn < 11 else last(net)
+    assert tuple(finding.code for finding in guard.findings) == codes
+
+
 @pytest.mark.parametrize("extra", [nn.GroupNorm(2, 8), nn.Dropout2d(0.0), nn.BatchNorm2d(8, track_running_stats=False)])
 def test_a_model_that_has_no_mode(extra: nn.Module) -> None:
     assert epochs(convnet(extra), forgetful) == ()

@@ -39,6 +39,7 @@ class Evaluation:
         self._draws: Draws | None = None
         self._relapse = Relapse()
         self._since: int | None = None  # turns of the loop since the round before
+        self._modes: set[bool] = set()  # in which evaluations began that were looked at
         self._parts: set[nn.Module] = set()  # those that were asked in this round, of a model that is called in parts
 
     def judged(self, call: Call, output: Any = None) -> None:
@@ -55,7 +56,7 @@ class Evaluation:
         s = self._state
         first = not s.evaluated
         if first:
-            self._begin()
+            self._begin(call.model.training)
         if self._full and s.probing.wants("EvaluationSeen") and self._relapse.passed(call):
             self._fell_back(call)
         if self._full:
@@ -115,14 +116,16 @@ class Evaluation:
                 return
         self._state.offer(seen)
 
-    def _begin(self) -> None:
+    def _begin(self, training: bool) -> None:
+        """A round begins. One in another mode than all before, after training for one, is looked at, come what may."""
         s = self._state
         self._judge_draws()
         self._relapse, self._parts = Relapse(), set()
         s.evaluated, habit = True, s.habit(self._last) and not s.declared
         self._since = -(-(s.step - self._last) // max(1, len(s.optimizers))) if self._rounds else None
         self._rounds, self._last = self._rounds + 1, s.step
-        self._full = self._rounds <= FIRST or (s.pace.affords and not habit)
+        self._full = self._rounds <= FIRST or training not in self._modes or (s.pace.affords and not habit)
+        self._modes |= {training} if self._full else set()
 
     def end(self) -> None:
         """No more batches belong to the evaluation that was running, if any."""
