@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ def of_yes_and_no(loss: Loss) -> set[str]:
     with sightline.attach(model, optimizer, on_finding=None, checks=load((page("T4"),))) as guard:
         for _ in range(2):
             value = loss(torch.as_tensor(model(torch.randn(16, 6))), torch.rand(16, 5).round(), model)
-            found = SigmoidLoss.under(value)
+            found = SigmoidLoss.under(value, first=True)
             value.backward()
             if found is not None:
                 found.tell(guard._recorder)
@@ -107,3 +108,58 @@ def test_one_term_takes_softmax_twice(name: str) -> None:
 @pytest.mark.parametrize("name", RIGHT)
 def test_terms_that_are_meant_so(name: str) -> None:
     assert codes(RIGHT[name]) == set()
+
+
+class Maps(nn.Module):
+    """Yes or no at each place, for three kinds of things, and where in it they are."""
+
+    def __init__(self, bias: float, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.trunk, self.kinds, self.offsets = nn.Conv2d(1, 32, 3, padding=1), nn.Conv2d(32, 3, 1), nn.Conv2d(32, 2, 1)
+        nn.init.constant_(self.kinds.bias, bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.trunk(self.scale * x).relu()
+        return self.kinds(h), self.offsets(h)
+
+
+def yes_or_no(given: tuple[Tensor, Tensor]) -> Tensor:
+    wanted = (torch.rand(given[0].shape, generator=torch.Generator().manual_seed(1)) < 0.02).float()
+    return F.binary_cross_entropy_with_logits(given[0], wanted) + 0.1 * given[1].abs().mean()
+
+
+def kinds(given: tuple[Tensor, Tensor]) -> Tensor:
+    wanted = torch.randint(0, 3, (len(given[0]), 9, 9), generator=torch.Generator().manual_seed(1))
+    return F.cross_entropy(given[0], wanted)
+
+
+def first_of_maps(loss: Callable[[Any], Tensor], bias: float, scale: float) -> list[str]:
+    torch.manual_seed(0)
+    model = Maps(bias, scale)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    with sightline.attach(model, optimizer, on_finding=None, checks=load((page("T7"),))) as guard:
+        for _ in range(2):
+            value = loss(model(torch.rand(4, 1, 9, 9)))
+            found = SigmoidLoss.under(value, first=not guard._recorder.step)
+            optimizer.zero_grad()
+            value.backward()
+            if found is not None:
+                found.tell(guard._recorder)
+            optimizer.step()
+    return [finding.code for finding in guard.findings]
+
+
+@pytest.mark.parametrize(
+    ("loss", "bias", "scale", "codes"),
+    [
+        (yes_or_no, 4.6, 1.0, ["T7"]),
+        (yes_or_no, -4.6, 1.0, []),
+        (yes_or_no, 0.0, 1.0, []),
+        (kinds, 0.0, 120.0, ["T7"]),
+        (kinds, 0.0, 1.0, []),
+    ],
+    ids=["prior of the wrong sign", "prior", "no prior", "inputs of 0 to 120", "inputs of 0 to 1"],
+)
+def test_the_first_loss_of_maps(loss: Callable[[Any], Tensor], bias: float, scale: float, codes: list[str]) -> None:
+    assert first_of_maps(loss, bias, scale) == codes

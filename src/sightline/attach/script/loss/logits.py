@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sightline.attach.gradient import loss_seen
+from sightline.attach.gradient import class_dim, loss_seen
 from sightline.attach.graph import nodes
 from sightline.attach.onlookers.binary import read_binary
 from sightline.attach.open_step import OpenStep
@@ -112,18 +112,22 @@ class SoftmaxLoss:
 
 
 class SigmoidLoss:
-    """A binary cross-entropy that takes the sigmoid itself, and was given what a sigmoid gave."""
+    """A binary cross-entropy that takes the sigmoid itself. `doubled`: it was given what a sigmoid gave."""
 
-    def __init__(self, node: Any) -> None:
+    def __init__(self, node: Any, *, doubled: bool) -> None:
+        self._doubled = doubled
         self._given: Tensor = node._saved_self.detach()
         self._statistics: Tensor | None = None
         node.register_hook(self._came)
 
     @classmethod
-    def under(cls, root: Tensor) -> SigmoidLoss | None:
-        """The nearest one under `root`."""
-        found = (node for node in nodes([root.grad_fn], most=MOST) if type(node).__name__ == BINARY)
-        return next((cls(node) for node in found if _comes_from(node, "Sigmoid")), None)
+    def under(cls, root: Tensor, *, first: bool) -> SigmoidLoss | None:
+        """The nearest under `root` that was given a sigmoid's output; of the run's first loss, else the only one."""
+        found = [node for node in nodes([root.grad_fn], most=MOST) if type(node).__name__ == BINARY]
+        wrong = next((node for node in found if _comes_from(node, "Sigmoid")), None)
+        if wrong is not None:
+            return cls(wrong, doubled=True)
+        return cls(found[0], doubled=False) if first and len(found) == 1 else None
 
     def _came(self, inputs: Any, outputs: Any) -> None:
         """Hook of the node: the gradient with respect to what it was given."""
@@ -131,14 +135,16 @@ class SigmoidLoss:
             self._statistics = read_binary(self._given, inputs[0])
 
     def tell(self, recorder: Recorder) -> None:
-        """The backward pass is over. By the graph all outputs passed two sigmoids, whichever weights they have."""
+        """The backward pass is over. By the graph all outputs passed one sigmoid, or two, whatever weighs them."""
         if self._statistics is None:
             return
-        number, classes = recorder.step, self._given.shape[-1] if self._given.dim() > 1 else 1
+        number, given, doubled = recorder.step, self._given, float(self._doubled)
+        classes = given.shape[class_dim(given)] if given.dim() > 1 else 1
 
         def arrived(values: list[Tensor]) -> None:
             count, graded, _, loss, ones, probable = values[0].tolist()[:6]
-            recorder.offer(BinaryLossSeen(number, classes, int(count), graded, 0.0, loss, ones, probable, doubled=1.0))
+            told = (graded, 1.0 - doubled, loss, ones, probable, doubled)
+            recorder.offer(BinaryLossSeen(number, classes, int(count), *told))
 
         recorder.mailbox.post([self._statistics], arrived)
 

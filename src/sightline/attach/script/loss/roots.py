@@ -151,7 +151,10 @@ class Losses:
         states = [(one, one.recorder.open_step, one.recorder.backwards, _known(one)) for one in live]
         softmax, sigmoid = None, None
         if any(step is not None and step.measured for _, step, _, _ in states):
-            softmax, sigmoid = SoftmaxLoss.under(root), SigmoidLoss.under(root)
+            softmax, sigmoid = (
+                SoftmaxLoss.under(root),
+                SigmoidLoss.under(root, first=not any(one.recorder.step for one in live)),
+            )
             if len(live) == 1:
                 show_divergence(root, live[0].recorder)
                 live[0].recorder.ignored = left_out(root)
