@@ -83,7 +83,7 @@ class Words(Beside):
         for name in ("dump", "dumps"):
             setattr(json, name, self._before(getattr(json, name), lambda args, _: args[:1]))
         writes = self._before(csv.DictWriter.writerow, lambda args, _: args[1:2])
-        csv.DictWriter.writerow = writes  # type: ignore[method-assign, assignment]
+        csv.DictWriter.writerow = writes  # type: ignore[method-assign]
 
     def on_import(self) -> Mapping[str, Callable[[], None]]:
         """Module -> what to do once it is there."""
@@ -177,7 +177,7 @@ def _leaves(values: Any, depth: int, name: str = "") -> Iterator[tuple[str, str]
     value = values.item() if _one(values) else values
     if isinstance(value, str) and len(value) <= SHORT:
         yield name, value
-    elif isinstance(value, Real) and not isinstance(value, bool):
+    elif type(value) is not bool and isinstance(value, Real):
         yield name, repr(float(value))
 
 
