@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from sightline.attach.phases.state import State
 from sightline.attach.script.loss import words
