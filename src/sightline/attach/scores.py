@@ -91,6 +91,7 @@ def _score(here: Round, nll: Tensor, ids: Tensor, mask: Tensor, labels: Tensor |
         every=_sum(nll, every),
         repeated=int((told & again).sum()),
         padding=int((told & ~real).sum()),
+        real=int(real.sum()),
     )
 
 

@@ -190,6 +190,8 @@ class Attachment(Preflight):
         recorder.forward.rouse()
         recorder.flush()
         recorder.end_evaluation()
+        if not self._broken:
+            recorder.evaluation.close()
         recorder.mailbox.open(wait=True)
         recorder.onlookers.close(broken=self._broken)
         if recorder.last_call is not None and recorder.step:

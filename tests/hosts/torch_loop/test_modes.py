@@ -53,6 +53,51 @@ def test_a_test_loop_without_eval(extra: nn.Module) -> None:
     assert epochs(convnet(extra), careful) == ()
 
 
+@pytest.mark.parametrize(("last", "codes"), [(forgetful, ("T3",)), (careful, ())], ids=["forgetful", "careful"])
+def test_after_many_evaluations_that_were_right(last: Any, codes: tuple[str, ...]) -> None:
+    """The budget is spent on them, and what comes then is of another kind."""
+    net = convnet(nn.Dropout2d(0.2))
+    opt = torch.optim.SGD(net.parameters(), lr=0.05)
+    with sightline.attach(net, opt, on_finding=None, budget=1e-6) as guard:
+        for turn in range(12):
+            net.train()
+            learn(net, opt, 2)
+            careful(net) if turn < 11 else last(net)
+    assert tuple(finding.code for finding in guard.findings) == codes
+
+
+@torch.no_grad()
+def statistics(net: nn.Module) -> None:
+    for _ in range(4):
+        net(torch.randn(6, 3, 8, 8))
+
+
+@torch.no_grad()
+def drawn(net: nn.Module) -> None:
+    batches = [torch.randn(6, 3, 8, 8) for _ in range(3)]
+    torch.stack([torch.cat([net(batch) for batch in batches]) for _ in range(5)]).std(0)
+
+
+@pytest.mark.parametrize("extra", [nn.BatchNorm2d(8), nn.Dropout2d(0.2)], ids=["batch norm", "dropout"])
+@pytest.mark.parametrize(
+    ("last", "codes"),
+    [(forgetful, ("T3",)), (careful, ()), (statistics, ()), (drawn, ())],
+    ids=["forgetful", "careful", "statistics", "many draws"],
+)
+def test_the_last_word_after_an_evaluation_that_ends_in_train_mode(
+    extra: nn.Module, last: Any, codes: tuple[str, ...]
+) -> None:
+    net = convnet(extra)
+    opt = torch.optim.SGD(net.parameters(), lr=0.05)
+    with sightline.attach(net, opt, on_finding=None) as guard:
+        for _ in range(3):
+            learn(net, opt, 3)
+            careful(net)
+            net.train()
+        last(net)
+    assert tuple(finding.code for finding in guard.findings) == codes
+
+
 @pytest.mark.parametrize("extra", [nn.GroupNorm(2, 8), nn.Dropout2d(0.0), nn.BatchNorm2d(8, track_running_stats=False)])
 def test_a_model_that_has_no_mode(extra: nn.Module) -> None:
     assert epochs(convnet(extra), forgetful) == ()

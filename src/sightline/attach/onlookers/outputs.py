@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from sightline.attach.gradient import class_dim
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.onlookers.origin import only_norms, trained_before
 from sightline.attach.origins import ORIGINS
@@ -20,6 +21,7 @@ ROWS = 64  # samples compared: enough to see that they are one
 WIDE = 4096  # elements of a sample compared
 RECENT = 3  # readings shown together
 TEXT = 3  # dimensions of outputs that may be one row of words after the other
+MAPS = 4  # dimensions of a convolution's weights that makes them
 ALIKE = 16  # samples of an evaluation: a few may be of one kind
 SETS = 4  # of vectors in one output
 FROM = 8  # steps: outputs that start out equal (a head of zeros) differ by then
@@ -38,16 +40,19 @@ class Head(Onlooker):
         self._done = False
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
-        """Measure the last matrix whose one side is the number of classes."""
+        """Measure the last matrix whose one side is the number of classes; of maps, the last such convolution."""
         if self._done or not training:
             return
         self._done = True
         logits = given_out(output)
         if self.recorder.step or logits is None:
             return
-        if (found := self._matrix(1 if logits.dim() == 1 else logits.shape[-1])) is None:
+        classes = 1 if logits.dim() == 1 else logits.shape[class_dim(logits)]
+        candidates = self._matrices(classes) or (self._convolutions(classes) if logits.dim() > TEXT else [])
+        if not candidates:
             return
-        name, weight, inputs, classes = found
+        name, weight = candidates[-1]
+        inputs = weight[0].numel() if weight.shape[0] == classes else weight.shape[0]
         if not weight.is_inference() and weight._version > WRITES:  # by an optimizer that came before this one
             return
         if ORIGINS.given(weight):  # from a file, by a run that goes on
@@ -60,7 +65,7 @@ class Head(Onlooker):
 
         tables = (module.weight for module in self.recorder.model.modules() if isinstance(module, nn.Embedding))
         tied = any(weight is table for table in tables)
-        learns = any(p.requires_grad for p in (bias, *(p for _, p in self._matrices(classes))) if p is not None)
+        learns = any(p.requires_grad for p in (bias, *(p for _, p in candidates)) if p is not None)
         norms, body = only_norms(self.recorder.model), trained_before(self.recorder.model, weight)
         fresh = ORIGINS.fresh(weight) if ORIGINS.listens else None
 
@@ -85,11 +90,6 @@ class Head(Onlooker):
 
         self.recorder.mailbox.post([*moments, body], arrived)
 
-    def _matrix(self, classes: int) -> tuple[str, Tensor, int, int] | None:
-        for name, p in reversed(self._matrices(classes)):
-            return name, p, p.shape[1] if p.shape[0] == classes else p.shape[0], classes
-        return None
-
     def _matrices(self, classes: int) -> list[tuple[str, Tensor]]:
         """What could be the output layer, in the model's order."""
         named = self.recorder.model.named_parameters()
@@ -97,6 +97,15 @@ class Head(Onlooker):
             (name, p)
             for name, p in named
             if p.dim() == 2 and p.is_floating_point() and classes in p.shape and not hasattr(p, "to_local")
+        ]
+
+    def _convolutions(self, classes: int) -> list[tuple[str, Tensor]]:
+        """What could be the output layer of maps."""
+        named = self.recorder.model.named_parameters()
+        return [
+            (name, p)
+            for name, p in named
+            if p.dim() == MAPS and p.is_floating_point() and p.shape[0] == classes and not hasattr(p, "to_local")
         ]
 
 

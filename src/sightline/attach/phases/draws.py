@@ -64,6 +64,10 @@ class Draws:
             return int(self._times) >= TIMES
         return self._passes + 1 >= AT_ONCE and self._first.is_floating_point() and bool(self._in_row)
 
+    def again(self) -> bool:
+        """Whether the same was asked more than once more, in whichever order. Reads the device."""
+        return int(self._times) >= TIMES
+
 
 def inputs_of(call: Call) -> dict[str, Tensor]:
     """The inputs of a pass that have rows, by their paths."""

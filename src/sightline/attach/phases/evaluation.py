@@ -38,7 +38,9 @@ class Evaluation:
         self._full = True
         self._draws: Draws | None = None
         self._relapse = Relapse()
+        self._late: tuple[Draws, int] | None = None  # what may be the run's last word, and the forwards until then
         self._since: int | None = None  # turns of the loop since the round before
+        self._modes: set[bool] = set()  # in which evaluations began that were looked at
         self._parts: set[nn.Module] = set()  # those that were asked in this round, of a model that is called in parts
 
     def judged(self, call: Call, output: Any = None) -> None:
@@ -55,9 +57,11 @@ class Evaluation:
         s = self._state
         first = not s.evaluated
         if first:
-            self._begin()
-        if self._full and s.probing.wants("EvaluationSeen") and self._relapse.passed(call):
-            self._fell_back(call)
+            self._begin(call.model.training)
+        if self._full and s.probing.wants("EvaluationSeen"):
+            self._afterwards(call)
+            if self._relapse.passed(call):
+                self._fell_back(call)
         if self._full:
             with s.silence():
                 s.probing.language.judged(call, outcome(output), s.step, s.mailbox, s.offer)
@@ -95,6 +99,23 @@ class Evaluation:
                 gap = mode_gap(call)
             s.offer(EvaluationSeen(s.step, s.declared, lively, mode_gap=gap, relapsed=True))
 
+    def _afterwards(self, call: Call) -> None:
+        """Another line asks the model, in train mode, behind an evaluation: if training is over, it is one as well."""
+        s = self._state
+        if self._late is not None and self._late[1] == s.forwards:
+            self._late[0].add(call)
+        elif not s.declared and self._relapse.elsewhere(call) and (lively := self._lively()) and call.repeatable:
+            with s.silence():
+                gap = mode_gap(call)
+            seen = EvaluationSeen(s.step, False, lively, mode_gap=gap, imitates=s.imitates)
+            self._late = Draws(seen, call), s.forwards
+
+    def close(self) -> None:
+        """The run is over, and no training came any more."""
+        late, self._late = self._late, None
+        if late is not None and late[1] == self._state.forwards and not (late[0].meant() or late[0].again()):
+            self._state.offer(late[0].seen)
+
     def _another(self, call: Call) -> None:
         """Another part is asked, which has a mode of its own."""
         s = self._state
@@ -115,14 +136,16 @@ class Evaluation:
                 return
         self._state.offer(seen)
 
-    def _begin(self) -> None:
+    def _begin(self, training: bool) -> None:
+        """A round begins. One in another mode than all before, after training for one, is looked at, come what may."""
         s = self._state
         self._judge_draws()
         self._relapse, self._parts = Relapse(), set()
         s.evaluated, habit = True, s.habit(self._last) and not s.declared
         self._since = -(-(s.step - self._last) // max(1, len(s.optimizers))) if self._rounds else None
         self._rounds, self._last = self._rounds + 1, s.step
-        self._full = self._rounds <= FIRST or (s.pace.affords and not habit)
+        self._full = self._rounds <= FIRST or training not in self._modes or (s.pace.affords and not habit)
+        self._modes |= {training} if self._full else set()
 
     def end(self) -> None:
         """No more batches belong to the evaluation that was running, if any."""

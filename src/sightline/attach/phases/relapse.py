@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sightline.attach.phases.draws import inputs_of
-from sightline.attach.phases.place import Place, called_from
+from sightline.attach.phases.place import Place, called_from, thrown_away
 from sightline.guard.probes.call import Call
 
 NEW = 2  # inputs that one line runs in train mode, none of which it ran in eval mode
@@ -24,6 +24,16 @@ class Relapse:
     def __init__(self) -> None:
         self._judged: dict[Place, list[Tensor]] = {}
         self._fell: dict[Place, list[Tensor]] = {}
+
+    def elsewhere(self, call: Call) -> bool:
+        """Whether a line that had not run the model does so now, in train mode, on what none in eval mode was given.
+
+        A pass of which nothing is read (statistics that are taken anew) is none.
+        """
+        if not call.model.training or called_from() in self._judged or thrown_away():
+            return False
+        few, every = _few(call), [one for given in self._judged.values() for one in given]
+        return few is not None and bool(every) and not any(one.shape == few.shape and one.equal(few) for one in every)
 
     def passed(self, call: Call) -> bool:
         """The model was run; whether this shows that the evaluation fell back."""

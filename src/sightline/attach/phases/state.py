@@ -77,6 +77,7 @@ class State:
         arriving: told first of a forward pass, by whoever finds out only then that a step was taken.
         parted: of a model whose parts are called one by one, all calls that the loss at hand may be made of.
         beside_it: smaller modules that the same optimizer moves, such as a head or another tower.
+        ignored: the class that the loss in training leaves out, if it is one of the vocabulary's.
         renamed: told of other towers than those that were known at first.
         audience: told of the evaluations of all models.
     """
@@ -103,6 +104,7 @@ class State:
         self.step, self.forwards, self.backwards = 0, 0, 0
         self.declared, self.asleep, self.due, self.evaluated, self._silent = False, False, False, False, 0
         self.asked = False
+        self.ignored: int | None = None
         self.wakes, self.stalled, self.patience, self.at_step, self.declarations = 0, 0, 0, 0, 0
         self.lone: Optimizer | None = None
         self.setup: Setup | None = None

@@ -77,23 +77,22 @@ def watched(
     Clips(models, fault).install()
     StandIns(models, fault).install()
     ByMethod(models, fault)
-    Words(models, fault).install()
     scores = Scores(fault, lambda: [one.recorder for one in models.live if not one.blind])
     scores.install()
-    judging, last, unreset = Judging(fault), LastRead(fault), Unreset(fault)
-    for listener in (opened, drawn, judging, last, unreset):
+    words, judging, last, unreset = Words(models, fault), Judging(fault), LastRead(fault), Unreset(fault)
+    for listener in (opened, drawn, words, judging, last, unreset):
         listener.install()
     losses = Losses(models, fault)
     losses.install()
     ByHand(models, scout, fault).install()
     Attachment.made = models.adopt
-    for library in (Hosts(models, budget, fault), losses, origins, Tokenizers(fault)):
+    for library in (Hosts(models, budget, fault), losses, words, origins, Tokenizers(fault)):
         Notice(library.on_import()).install()
     torch.jit.script = _without_hooks(torch.jit.script, models)
 
     def close() -> None:
         collectives.close()
-        for audience in (unreset, last, judging):
+        for audience in (unreset, last, judging, words):
             audience.close()
         scores.close()
 

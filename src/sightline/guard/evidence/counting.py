@@ -101,6 +101,8 @@ def explained(score: Scored, nats: float, same: Callable[[float, float], bool] =
         return "of every token, but divided by all positions, padding included", False
     if isinstance(score, JudgedLossesSeen) and (other := _smoothed(score, nats, same) or _last(score, nats, same)):
         return other, False
+    if _by_places(score, nats, same):
+        return "as a mean over batches, each weighted by more places than its loss is a mean of", True
     half = isinstance(score, ScoreSeen) and _half_masked(score, nats)
     return ("over every labelled token of a batch, padding included", False) if half else None
 
@@ -115,6 +117,17 @@ def _mixed(pairs: list[tuple[float, int]], nats: float, same: Callable[[float, f
     if same(nats, sum(one * count for one, count in pairs) / len(pairs)):
         return f"as a sum of means times rows, divided by {len(pairs)} batches"
     return None
+
+
+def _by_places(score: Scored, nats: float, same: Callable[[float, float], bool]) -> bool:
+    """Whether means over labelled tokens were put together by all places, or by those that are no padding."""
+    batches = [b for b in score.batches if b.told[1]]
+    counts = [[b.every[1] + more * b.rows for b in batches] for more in (0, 1)]
+    if all(b.real for b in batches):
+        counts += [[b.real + more * b.rows for b in batches] for more in (0, 1)]
+    means = [b.told[0] / b.told[1] for b in batches]
+    ways = [sum(m * n for m, n in zip(means, few, strict=True)) / sum(few) for few in counts if sum(few)]
+    return len(batches) > 1 and any(same(nats, way) for way in ways)
 
 
 def _smoothed(score: JudgedLossesSeen, nats: float, same: Callable[[float, float], bool]) -> str | None:

@@ -69,7 +69,8 @@ class BatchScore:
 
     `told`: where the host's labels are; without labels, every token but the first of a row. `fair`: those of them that
     are neither padding nor were scored before in an overlapping window. `every`: all positions, padding included.
-    `smoothed`: as `told`, of a loss against smoothed labels, which is no likelihood.
+    `smoothed`: as `told`, of a loss against smoothed labels, which is no likelihood. `real`: places but the first of a
+    row that are no padding, labelled or not; 0 where nobody said.
     """
 
     rows: int
@@ -79,6 +80,7 @@ class BatchScore:
     repeated: int = 0
     padding: int = 0
     smoothed: tuple[float, int] | None = None
+    real: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,12 +171,14 @@ class DivergenceSeen:
     """A loss t (log t - p), summed, where p came from a softmax and log p was to be given.
 
     `whole`: the share of rows of t that are probabilities; `soft`: of those that are so over more than one class.
+    `aligned`: it is a loss over alignments (`ctc_loss`), whose targets need not be looked at.
     """
 
     step: int
     classes: int
     whole: float
     soft: float
+    aligned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,14 +39,23 @@ def mixed(s: Tensor, t: Tensor) -> Tensor:
     return 0.9 * soft + 0.1 * F.cross_entropy(s, t.argmax(1))
 
 
+def aligned(given: Tensor, target: Tensor) -> Tensor:
+    """Four rows of four frames, with two symbols each."""
+    symbols = target.argmax(-1).view(4, 4)[:, :2].clamp(min=1)
+    return F.ctc_loss(given.view(4, 4, 5).transpose(0, 1), symbols, torch.full((4,), 4), torch.full((4,), 1))
+
+
 WRONG: dict[str, Loss] = {
     "softmax": lambda s, t: F.kl_div(s.softmax(-1), t.softmax(-1), reduction="batchmean"),
     "a log target": lambda s, t: F.kl_div(s.softmax(-1), t.log_softmax(-1), reduction="sum", log_target=True),
     "one of two terms": mixed,
+    "of a teacher that is mostly sure": lambda s, t: F.kl_div(s.softmax(-1), (t * 12).softmax(-1)),
+    "in alignments": lambda s, t: aligned(s.softmax(-1), t),
     "in rows of words": lambda s, t: F.kl_div(s.view(4, 4, 5).softmax(-1), t.view(4, 4, 5).softmax(-1)),
 }
 RIGHT: dict[str, Loss] = {
     "log_softmax": lambda s, t: F.kl_div(s.log_softmax(-1), t.softmax(-1), reduction="batchmean"),
+    "in alignments": lambda s, t: aligned(s.log_softmax(-1), t),
     "a logarithm of a softmax": lambda s, t: F.kl_div(s.softmax(-1).log(), t.softmax(-1), reduction="sum"),
     "halfway": lambda s, t: F.kl_div((0.5 * (s.softmax(-1) + t.softmax(-1))).log(), t.softmax(-1)),
     "absolute error": lambda s, t: (F.one_hot(t.argmax(-1), 5) - s.softmax(-1)).abs().mean(),

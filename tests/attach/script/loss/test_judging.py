@@ -16,10 +16,12 @@ import sightline
 from sightline.attach.feed import Feed
 from sightline.attach.phases.state import State
 from sightline.attach.script.loss.judging import Judging
+from sightline.attach.script.loss.logits import left_out
 from sightline.attach.script.loss.words import _show
 
 PAD, KINDS = 0, 12
 PADDED = ("pads scored", "pads left out", "mean times places")  # by models that know which id pads
+LEFT_OUT = "pads scored, which the loss in training leaves out"
 FAULTS = ("means of batches", "sums over padding", "pads scored", "mean times places")
 TWICE, ALONE = "the model takes it, and the script again", "the model takes it, the script their mean"
 ENDS = "ends alike"  # the last target of each text is the id that pads, and no input
@@ -82,7 +84,7 @@ def losses(style: str, model: nn.Module) -> tuple[list[Tensor], list[int], list[
             found.append((each * (wanted != PAD)).sum() / (wanted != PAD).sum())
         elif "pads" in style:
             each = F.cross_entropy(logits.transpose(1, 2), wanted, reduction="none")
-            found.append(each.sum() if style == "pads scored" else each[wanted != PAD].sum())
+            found.append(each.sum() if style in ("pads scored", LEFT_OUT) else each[wanted != PAD].sum())
         elif style == "mean times places":
             found.append(F.cross_entropy(logits.transpose(1, 2), wanted) * wanted.numel())
         else:
@@ -99,7 +101,9 @@ def said(style: str, judging: Judging, name: str = "val ppl") -> list[tuple[str,
     guard = sightline.attach(model, optimizer, on_finding=None)
     for _ in range(20):
         ids = batches()[1]
-        cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten(), ignore_index=PAD).backward()
+        loss = cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten(), ignore_index=PAD)
+        guard._recorder.ignored = left_out(loss) if style == LEFT_OUT else None
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     plain = torch._C._nn.cross_entropy_loss
@@ -113,7 +117,7 @@ def said(style: str, judging: Judging, name: str = "val ppl") -> list[tuple[str,
         nats = float(sum(found)) / sum(counts)
     elif style == "last":
         nats = float(found[-1])
-    elif style == "sums over padding" or style in (*PADDED, TWICE):
+    elif style == "sums over padding" or style in (*PADDED, TWICE, LEFT_OUT):
         nats = float(sum(found)) / sum(places)
     else:
         nats = sum(float(loss) for loss in found) / len(found)
@@ -123,7 +127,7 @@ def said(style: str, judging: Judging, name: str = "val ppl") -> list[tuple[str,
     return [(finding.code, finding.severity) for finding in guard.findings if finding.code == "L7"]
 
 
-@pytest.mark.parametrize("style", [*FAULTS, TWICE, ALONE, "smoothed"])
+@pytest.mark.parametrize("style", [*FAULTS, TWICE, ALONE, LEFT_OUT, "smoothed"])
 def test_a_perplexity_that_is_miscounted(style: str, judging: Judging) -> None:
     assert said(style, judging) == [("L7", "warning")]
 

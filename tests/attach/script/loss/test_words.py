@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-import pytest
+import csv
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from sightline.attach.script.loss.words import BITS, LOSS, NAMED, rounding
+import pytest
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from sightline.attach.phases.state import State
+from sightline.attach.script.loss import words
+from sightline.attach.script.loss.words import BITS, LOSS, NAMED, Words, rounding
 
 
 @pytest.mark.parametrize(
@@ -52,3 +66,79 @@ def test_bits(line: str, found: list[tuple[str, str]]) -> None:
 
 def test_what_the_last_digit_leaves_open() -> None:
     assert [rounding(number) for number in ("9.90", "3.25e+02", "1.5e-1")] == pytest.approx([0.005, 0.5, 0.005])
+
+
+class Evaluated:
+    evaluated = True
+
+
+Listening = tuple[Words, Any, list[dict[str, str]]]
+PPL = 12.345678901234567
+
+
+def board(folder: Path, history: Any) -> None:
+    with SummaryWriter(str(folder)) as writer:
+        writer.add_scalar("perplexity/val", torch.tensor(PPL, dtype=torch.float64), 3)
+
+
+def table(folder: Path, history: Any) -> None:
+    rows = csv.DictWriter(io.StringIO(), ["epoch", "train_loss", "val_ppl"])
+    rows.writerow(history[-1])
+
+
+SAYS: dict[str, Callable[[Path, list[dict[str, Any]]], Any]] = {
+    "a file of JSON": lambda folder, history: json.dump({"history": history}, io.StringIO()),
+    "a line of JSON": lambda folder, history: json.dumps(history[-1]),
+    "CSV": table,
+    "TensorBoard": board,
+    "a bar": lambda folder, history: tqdm(disable=True).set_postfix(val_ppl=history[-1]["val_ppl"], lr=0.1),
+    "a bar of texts": lambda folder, history: tqdm(disable=True).set_postfix_str(f"val_ppl={PPL!r}"),
+    "a logger": lambda folder, history: logging.getLogger("plain").warning("%s %.15f", "val_ppl", PPL),
+}
+
+
+@pytest.fixture
+def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listening]:
+    """Whoever evaluated, and what was shown of that; all that was put around others' functions is off again."""
+    shown: list[dict[str, str]] = []
+    for how in ("_show", "_offer"):
+        monkeypatch.setattr(words, how, lambda recorder, found: shown.append(found))
+    for owner, names in (
+        (json, ("dump", "dumps")),
+        (csv.DictWriter, ("writerow",)),
+        (SummaryWriter, ("add_scalar", "add_scalars")),
+        (tqdm, words.BARS),
+    ):
+        for name in names:
+            monkeypatch.setattr(owner, name, getattr(owner, name))
+    monkeypatch.setattr("builtins.print", print)
+    factory = logging.getLogRecordFactory()
+    recorder, audience = Evaluated(), State.audience
+    faults: list[str] = []
+    one = Words(SimpleNamespace(live=[SimpleNamespace(attachment=1, recorder=recorder)]), faults.append)  # type: ignore[arg-type]
+    one.install()
+    for act in one.on_import().values():
+        act()
+    yield one, recorder, shown
+    one.close()
+    assert State.audience is audience
+    logging.setLogRecordFactory(factory)
+    assert not faults
+
+
+@pytest.mark.parametrize("style", SAYS)
+def test_what_is_filed(style: str, listening: Listening, tmp_path: Path) -> None:
+    one, recorder, shown = listening
+    history = [{"epoch": n, "train_loss": 0.5, "val_ppl": PPL + 2 - n} for n in range(3)]
+    for value in (3.0, PPL):
+        history[-1]["val_ppl"] = value
+        SAYS[style](tmp_path, history)
+    assert style == "a logger" or not shown  # a bar may tell it after each batch
+    one.over(recorder)
+    one.over(recorder)
+    shown[:-1] = []
+    assert [[float(n) for n in one.values()] for one in shown] == [[pytest.approx(PPL)]]
+    recorder.evaluated = False
+    SAYS[style](tmp_path, history)
+    one.over(recorder)
+    assert len(shown) == 1

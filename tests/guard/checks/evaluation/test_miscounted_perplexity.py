@@ -26,6 +26,14 @@ def reported(score: ScoreSeen, step: int = 8, **values: float) -> object:
 
 UNEQUAL = ScoreSeen(8, (batch(2.0, 100), batch(4.0, 10, rows=1)), labelled=True)
 MEANS = [2.0, 4.0]
+PROMPTS = ScoreSeen(  # prompts without labels: as many places, few or many of them labelled
+    8,
+    (
+        BatchScore(4, (40.0, 10), (40.0, 10), (200.0, 112), real=90),
+        BatchScore(4, (100.0, 100), (100.0, 100), (120.0, 116), real=110),
+    ),
+    labelled=True,
+)
 RIGHT = (2.0 * 100 + 4.0 * 10) / 110
 PADDED = ScoreSeen(8, (batch(3.0, 100, pads=60, pad_nll=0.1), batch(3.1, 90)), labelled=True)
 WINDOWS = ScoreSeen(8, (batch(3.0, 64, rows=1), *[batch(2.6, 64, rows=1, again=32)] * 3), labelled=True)
@@ -38,8 +46,9 @@ WINDOWS = ScoreSeen(8, (batch(3.0, 64, rows=1), *[batch(2.6, 64, rows=1, again=3
         (UNEQUAL, {"val/loss": RIGHT, "accuracy": 0.3}),
         (ScoreSeen(8, (batch(2.0, 100), batch(2.08, 60)), True), {"ppl": exp(2.04)}),
         (PADDED, {"ppl": exp((300 + 279) / 190)}),
+        (PROMPTS, {"ppl": exp(140 / 110)}),
     ],
-    ids=["perplexity", "loss", "nearly the same", "padding left out"],
+    ids=["perplexity", "loss", "nearly the same", "padding left out", "prompts left out"],
 )
 def test_silent(score: ScoreSeen, values: dict[str, float]) -> None:
     assert reported(score, **values) is None
@@ -55,9 +64,24 @@ def test_silent(score: ScoreSeen, values: dict[str, float]) -> None:
         (WINDOWS, (3.0 + 3 * 2.6) / 4, "every labelled token"),
         (PADDED, (306 / 160 * 100 + 279) / 190, "padding included"),
         (PADDED, (306 / 160 * 104 + 3.1 * 94) / 198, "padding included"),
+        (PROMPTS, (4.0 * 116 + 1.0 * 120) / 236, "weighted by more places"),
+        (PROMPTS, (4.0 * 112 + 1.0 * 116) / 228, "weighted by more places"),
+        (PROMPTS, (4.0 * 90 + 1.0 * 110) / 200, "weighted by more places"),
         (UNEQUAL, (200 + 40) / (110 + 5), "those without a label included"),  # a row's first place has no target
     ],
-    ids=["batches", "rows", "perplexities", "padding", "overlap", "weighted by tokens", "weighted by the mask", "all"],
+    ids=[
+        "batches",
+        "rows",
+        "perplexities",
+        "padding",
+        "overlap",
+        "weighted by tokens",
+        "weighted by the mask",
+        "numel",
+        "targets",
+        "mask and prompts",
+        "all",
+    ],
 )
 def test_found(score: ScoreSeen, nats: float, says: str) -> None:
     verdict = reported(score, perplexity=exp(nats))

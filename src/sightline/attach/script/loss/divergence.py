@@ -1,12 +1,12 @@
 """A divergence between probabilities in the graph under a loss, whose input was to be their logarithms.
 
 `kl_div(input, target)` is the sum of target x (log target - input). Given probabilities for the input, it is a number
-that falls when they gather where the target is largest, and no divergence. Its graph shows what it was given.
+that falls when they gather where the target is largest, and no divergence. Its graph shows what it was given. So does
+that of `ctc_loss`, which takes logarithms as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,12 +19,19 @@ from sightline.guard.evidence import DivergenceSeen
 
 ROWS = 256  # rows of a target that are looked at
 WHOLE = 1e-3  # probabilities sum to one within float16 rounding
+ALIGNED = ("CtcLossBackward0", "CudnnCtcLossBackward0")
 SURE = 0.999  # largest of a row of probabilities that teaches more than one class
 
 
 def show_divergence(root: Tensor, recorder: Recorder) -> None:
     """A backward pass begins from `root`: tell of a divergence that was given probabilities, if one is under it."""
-    for taught in given_probabilities(root):
+    every = list(nodes([root.grad_fn], most=MOST))  # the nearest come first: another term of the loss may go deep
+    if any(type(node).__name__ in ALIGNED and _softmax(node.next_functions[0][0]) for node in every):
+        recorder.offer(DivergenceSeen(recorder.step, 0, 1.0, 1.0, aligned=True))
+        return
+    for taught in (_taught(node) for node in every if node is not None):
+        if taught is None:
+            continue
         rows = taught.detach().flatten(0, -2)[:ROWS].float()
         whole = (rows >= 0).all(dim=-1) & ((rows.sum(dim=-1) - 1).abs() <= WHOLE)
         soft = whole & (rows.amax(dim=-1) < SURE)
@@ -35,13 +42,6 @@ def show_divergence(root: Tensor, recorder: Recorder) -> None:
 
         recorder.mailbox.post([torch.stack([whole.float().mean(), soft.float().mean()])], arrived)
         return
-
-
-def given_probabilities(root: Tensor) -> Iterator[Tensor]:
-    """(..., C) what each divergence under `root` that takes a softmax for logarithms is to be like."""
-    for node in nodes([root.grad_fn], most=MOST):  # the nearest come first: another term of the loss may go deep
-        if node is not None and (taught := _taught(node)) is not None:
-            yield taught
 
 
 def _taught(node: Any) -> Tensor | None:

@@ -160,7 +160,8 @@ class Judging(Beside):
         logits, targets, weight, reduction, ignored, smoothing = args
         dim = 1 if logits.dim() > 1 else 0
         classes = logits.shape[dim]
-        pad = here.pad if classes in here.tables else None  # of other targets the id says nothing
+        pad = here.state.ignored if here.pad is None else here.pad  # what is no target in training is none here
+        pad = pad if classes in here.tables else None  # of other targets the id says nothing
         known = pad is not None or reduction != EACH
         sums = weight is None and not targets.is_floating_point() and known
         here.heard += 1

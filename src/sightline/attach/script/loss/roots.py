@@ -24,7 +24,7 @@ from sightline.attach.recorder import Recorder
 from sightline.attach.script.loss.axes import Axes
 from sightline.attach.script.loss.crossed import Crossed
 from sightline.attach.script.loss.divergence import show_divergence
-from sightline.attach.script.loss.logits import SoftmaxLoss
+from sightline.attach.script.loss.logits import SigmoidLoss, SoftmaxLoss, left_out
 from sightline.attach.script.loss.margins import Margins
 from sightline.attach.script.loss.terms import Terms
 from sightline.attach.script.loss.unsound import Unsound
@@ -149,11 +149,15 @@ class Losses:
         if only is not None and self._scaled is not None and self._scaled[0]() is root:
             only.scaler = self._scaled[2]
         states = [(one, one.recorder.open_step, one.recorder.backwards, _known(one)) for one in live]
-        softmax = None
+        softmax, sigmoid = None, None
         if any(step is not None and step.measured for _, step, _, _ in states):
-            softmax = SoftmaxLoss.under(root)
+            softmax, sigmoid = (
+                SoftmaxLoss.under(root),
+                SigmoidLoss.under(root, first=not any(one.recorder.step for one in live)),
+            )
             if len(live) == 1:
                 show_divergence(root, live[0].recorder)
+                live[0].recorder.ignored = left_out(root)
                 self._margins.look(root, live[0].recorder)
                 self._axes.look(root, live[0].recorder)
         if len(live) == 1:
@@ -165,7 +169,7 @@ class Losses:
             with one.recorder.pace:
                 one.recorder.onlookers.backward(root)
         flags = self._listen(root, live)
-        found += [Loss.of(loss), divisor, states, softmax, flags]
+        found += [Loss.of(loss), divisor, states, softmax, sigmoid, flags]
         if len(live) == 1 and live[0].blind and (step := live[0].recorder.open_step) is not None:
             with torch.no_grad():  # as in a hook of an output, but no output of it tells so
                 live[0].recorder.backward.began(step, set(), None)
@@ -185,6 +189,7 @@ class Losses:
         divisor: int,
         states: list[Any],
         softmax: SoftmaxLoss | None,
+        sigmoid: SigmoidLoss | None,
         flags: list[tuple[str, Tensor]],
     ) -> None:
         """Whose loss was it? That of the one model which it reached, where nobody else has told one."""
@@ -197,8 +202,11 @@ class Losses:
         one, step, _, known = reached[0]
         if step is None or one.recorder.open_step is not step:
             return
-        if softmax is not None and step.measured and (softmax.beside or known[1] == one.recorder.backward.came):
-            softmax.tell(one.recorder, step)
+        shown = known[1] != one.recorder.backward.came
+        if softmax is not None and step.measured and (softmax.beside or softmax.doubled or not shown):
+            softmax.tell(one.recorder, step, shown=shown)
+        if sigmoid is not None and step.measured:
+            sigmoid.tell(one.recorder)
         if known[0] != _known(one)[0] or step.told:
             return
         if one.adopted:

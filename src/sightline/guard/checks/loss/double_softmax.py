@@ -6,7 +6,7 @@ Root cause: `cross_entropy` takes log_softmax of its input. A model that ends in
 before the loss, gives it numbers between 0 and 1, whose softmax is nearly flat whatever the model says. So does a
 sigmoid before `binary_cross_entropy_with_logits`: then no probability is below one half, nor the loss below 0.31.
 `nll_loss` takes no softmax, and not the logarithm either: given probabilities, it is their mean below zero. `kl_div`
-takes none of its first argument.
+and `ctc_loss` take none of their first argument.
 Fix: pass raw logits to `cross_entropy`: remove the softmax before the loss, and take it where probabilities are read;
 or keep it and use `nll_loss` on its logarithm. The same for sigmoid, or keep it and use `binary_cross_entropy`.
 Stays silent when: the input is logits, or log-probabilities (log_softmax of those changes nothing); or probabilities
@@ -29,6 +29,7 @@ from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
 MOST = 0.9  # of the supervised positions: the form of a gradient is exact, so all but rounding errors show it
+SOFT = 0.05  # of the rows of a divergence's targets teach more than one class: a teacher is sure of most
 FEWEST = 8  # supervised positions from which an uneven weight is told from chance
 
 
@@ -39,7 +40,7 @@ def find(
     divergence: DivergenceSeen | None = None,
 ) -> Verdict:
     """Read the form of the loss off its gradient, and the kind of numbers off its input."""
-    if divergence is not None and divergence.soft > MOST:
+    if divergence is not None and divergence.whole > MOST and divergence.soft > SOFT:
         return _divergence(divergence)
     if binary is not None and _lone(binary):
         return _logarithm(loss, history.steps[-1].loss if history else None)
@@ -73,6 +74,9 @@ def _logarithm(loss: LossSeen | None, value: float | None) -> Verdict:
 
 
 def _divergence(seen: DivergenceSeen) -> Finding:
+    if seen.aligned:
+        message = "probabilities are given to a loss over alignments that takes their logarithms, as ctc_loss does"
+        return Finding("error", message, "give ctc_loss log_softmax(logits) as its first argument")
     message = "probabilities are given to a divergence that takes their logarithms, as kl_div does: it has no floor"
     fix = "give kl_div log_softmax(logits) as its first argument; its second are probabilities (log_target=False)"
     return Finding("error", message, fix, {"targets that are probabilities": seen.whole, "classes": seen.classes})
