@@ -6,13 +6,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sightline.guard.evidence.batches import IGNORE, BatchSeen, run_at_end
+from sightline.guard.evidence.batches import IGNORE, BatchSeen, LossSeen, run_at_end
 from sightline.guard.evidence.data import DataSeen
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 ROUND = (8, 10)  # widths that are multiples of these may be padded beyond the longest row
+ROWS = 2  # with a masked token: a single one may be chance
 KINDS = 3  # different lengths, and different last tokens, of answers: an end of one's own would be one token
 
 
@@ -116,6 +117,28 @@ def masked_for_a_decoder(batch: BatchSeen, pad: int | None, ends: Collection[int
         return 0
     run = run_at_end(labels == IGNORE)
     return len(labels) if len(set(run.tolist())) > 1 and int(run.min()) > 0 else 0
+
+
+def without_tokenizer(
+    batch: BatchSeen, loss: LossSeen | None, ends: Collection[int], end: Ended | None
+) -> tuple[int, int, dict[str, object]] | None:
+    """(the id that fills rows up, which ends them too and is hidden there; rows; what was seen), if that is so.
+
+    Told by many batches (`end`), or by a mask and the model's own config, which says what `ends` a text.
+    """
+    if end is not None:
+        return end.id, end.rows, {"batches": end.batches, "widths": end.widths}
+    ids, mask, labels = batch.input_ids, batch.attention_mask, batch.labels
+    labels = loss.labels_of(ids) if labels is None and loss is not None and ids is not None else labels
+    if batch.phase == "evaluation" or ids is None or mask is None or labels is None:
+        return None
+    if not mask.shape == labels.shape == ids.shape:
+        return None
+    fillers, taught = ids[~mask.bool()].unique().tolist(), labels != IGNORE
+    if len(fillers) != 1 or fillers[0] not in ends or bool((taught & (ids == fillers[0])).any()):
+        return None
+    rows = int(hidden(ids, mask.bool(), taught, fillers[0], ends=True).any(dim=1).sum())
+    return (fillers[0], rows, {"ends of text": sorted(ends)}) if rows >= ROWS else None
 
 
 def attended(ids: Tensor, mask: Tensor, pad: int) -> Tensor:
