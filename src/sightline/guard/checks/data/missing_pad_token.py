@@ -28,7 +28,6 @@ from sightline.guard.evidence import IGNORE, BatchSeen, DataSeen, Ended, LossSee
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vlm")
-STOP = "EOS, so that no row teaches the model to stop"
 ANSWERS = 4  # without an end, in one batch or among the first rows of a data set
 
 
@@ -38,13 +37,13 @@ def find(
     """The pad id against the embedding, the attention mask and the labels of a training batch."""
     tokenizer, ids = setup.tokenizer, batch.input_ids
     if tokenizer is None:
-        pad, rows, seen = endings.without_tokenizer(batch, loss, setup.ends, end) or (None, 0, {})
-        return _both(pad, STOP, rows, seen) if rows else CannotTell("tokenizer (attach(..., tokenizer=...))")
+        told = endings.without_tokenizer(batch, loss, setup.ends, end)
+        return _both(*told) if told else CannotTell("tokenizer (attach(..., tokenizer=...))")
     if batch.phase == "evaluation":
         return CannotTell("token ids of a training batch")
     stops = {end for end in (tokenizer.eos_id, *tokenizer.model_eos_id) if end is not None}
     if (rows := endings.masked_for_a_decoder(batch, tokenizer.pad_id, stops)) >= ANSWERS:
-        return _both(tokenizer.pad_id, STOP, rows, {"labels alone": True})
+        return _both(tokenizer.pad_id, endings.STOP, rows, {"labels alone": True})
     if ids is None:
         return CannotTell("token ids of a training batch")
     if finding := _beyond(batch, ids, setup, tokenizer) or _endless(endings.endless_answers(data, stops), tokenizer):
@@ -96,7 +95,7 @@ def _masked(batch: BatchSeen, ids: Tensor, mask: Tensor, taught: Tensor, pad: in
     if len(rows) < endings.ROWS or packed or pad == batch.image_token_id or (taught & same).any():
         return None
     seen = {"masked with the padding": int(content.sum()), "row": batch.text(ids[rows[0]].tolist())}
-    return _both(pad, STOP if ends else "an ordinary token of the text", len(rows), seen)
+    return _both(pad, endings.STOP if ends else endings.WORD, len(rows), seen)
 
 
 def _both(pad: int | None, what: str, rows: int, seen: dict[str, object]) -> Finding:
