@@ -49,6 +49,7 @@ from sightline.attach.onlookers.schedule import Schedules
 from sightline.attach.onlookers.shared_rows import SharedRows
 from sightline.attach.onlookers.shared_text import SharedText
 from sightline.attach.onlookers.standstill import Standstill
+from sightline.attach.onlookers.ties import Ties
 from sightline.attach.onlookers.turned_mask import TurnedMask
 from sightline.attach.onlookers.unsettled import Unsettled
 from sightline.guard.evidence import LossSeen
@@ -69,6 +70,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     SharedRows,
     Redrawn,
     SharedText,
+    Ties,
     Standstill,
     Unsettled,
     CutOff,

@@ -18,7 +18,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     DataSeen      at the start, from hosts that hold the data set itself: its columns and a few rows
     ContextSeen   at the first forward pass of a model with rotary positions
     TaughtFromSeen after sampled training batches of masked prompts, PromptMasksSeen after every eighth and at the end;
-                  PromptsSeen when a model wrote on from prompts
+                  PromptsSeen when a model wrote on from prompts; TiedSeen once
     PaddingSeen   for the first padded batches without gradients, and what a host generates from them; once for
                   padded training batches whose rows are read at their last place alone
     ScoreSeen     when an evaluation of text is over (the first few): its likelihoods, recomputed
@@ -145,6 +145,7 @@ from sightline.guard.evidence.rows import (
 )
 from sightline.guard.evidence.setup import Plan, Setup, TokenizerSetup, TowerSetup
 from sightline.guard.evidence.steps import History, LastBatchSeen, OutsideSeen, ParameterSeen, Progress, StepSeen
+from sightline.guard.evidence.ties import TiedSeen
 
 __all__ = [
     "IGNORE",
@@ -237,6 +238,7 @@ __all__ = [
     "TailsSeen",
     "TaughtFromSeen",
     "TeacherSeen",
+    "TiedSeen",
     "TokenizerSetup",
     "TowerSetup",
     "UnresetSeen",
@@ -268,6 +270,7 @@ Evidence = (
     | TaughtFromSeen
     | PromptsSeen
     | PromptMasksSeen
+    | TiedSeen
     | PaddingSeen
     | ScoreSeen
     | JudgedLossesSeen
