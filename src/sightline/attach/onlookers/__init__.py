@@ -25,6 +25,7 @@ from sightline.attach.onlookers.first_words import FirstWords
 from sightline.attach.onlookers.fresh_frozen import FreshFrozen
 from sightline.attach.onlookers.graded import Graded
 from sightline.attach.onlookers.hidden import Hidden
+from sightline.attach.onlookers.joined import Joined
 from sightline.attach.onlookers.last_batch import LastBatch
 from sightline.attach.onlookers.last_place import LastPlace
 from sightline.attach.onlookers.left_in_eval import LeftInEval
@@ -63,6 +64,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     Collapse,
     Pictures,
     Placeholder,
+    Joined,
     Pull,
     LossScale,
     Rounding,
