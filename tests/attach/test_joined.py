@@ -24,6 +24,8 @@ class Reader(nn.Module):
         self.body, self.head, self.join = nn.GRU(8, 16, batch_first=True), nn.Linear(16, 12), join
 
     def forward(self, ids: Tensor, pixel_values: Tensor) -> Tensor:
+        if pixel_values.dim() == 3:  # grey ones
+            pixel_values = pixel_values[:, None].expand(-1, 3, -1, -1)
         seen = self.project(self.patch(pixel_values).flatten(2).transpose(1, 2))
         x = self.join(self.words(ids), seen)
         logits: Tensor = self.head(self.body(x)[0][:, -1])
@@ -66,7 +68,7 @@ def apart_again(text: Tensor, seen: Tensor) -> Tensor:
     return (both + torch.tanh(both.cumsum(1)))[:, : text.shape[1]]
 
 
-def told(join: Join, *, places: bool = False) -> list[str]:
+def told(join: Join, *, places: bool = False, grey: bool = False) -> list[str]:
     torch.manual_seed(0)
     model = Reader(join)
     if places:
@@ -74,7 +76,7 @@ def told(join: Join, *, places: bool = False) -> list[str]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with attach(model, optimizer, on_finding=None) as guard:
         for step in range(8):
-            ids, images = torch.randint(0, 12, (4, 6 + step % 5)), torch.randn(4, 3, 8, 12)
+            ids, images = torch.randint(0, 12, (4, 6 + step % 5)), torch.randn(4, *(() if grey else (3,)), 8, 12)
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(ids, images), torch.randint(0, 12, (4,))).backward()
             optimizer.step()
@@ -88,7 +90,7 @@ def test_features_are_cut_off_behind_a_join(join: Join) -> None:
 
 
 def test_places_were_added_before_the_cut() -> None:
-    assert told(text_first, places=True)
+    assert told(text_first, places=True) and told(text_first, grey=True)
 
 
 @pytest.mark.parametrize(

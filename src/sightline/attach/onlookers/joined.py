@@ -14,9 +14,11 @@ from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.scattered import CUT, LOOKED_UP, NODES, root
 from sightline.guard.evidence import JoinedSeen
 from sightline.guard.probes.call import Call
+from sightline.guard.probes.fields import leaves
 
 LOOKS = 16  # measured steps with images and ids that are looked at
 BATCHES = 3  # that are cut to one length
+PICTURE = 3  # dimensions of images, which may be grey, or of features of them
 LEAST = 2  # features that are cut off: the last place alone is left out where places say the next one
 DEEP = 400  # nodes behind a part that is joined, of which one tells what it is made of
 JOINED, ADDED = "CatBackward0", "AddBackward0"
@@ -43,7 +45,9 @@ class Joined(Onlooker):
         """A training pass over images and ids."""
         if not training or not measured or self._looks <= 0:
             return
-        if call.tensor("pixel_values") is None or call.tensor("input_ids") is None:
+        given = leaves(call.args, call.kwargs).values()
+        seen = any(one.is_floating_point() and one.dim() >= PICTURE for one in given)
+        if not seen or not any(one.dim() == 2 and not one.is_floating_point() for one in given):
             return
         self._looks -= 1
         for node in nodes([root(output)], most=NODES):
