@@ -88,8 +88,10 @@ class Placeholder(Onlooker):
         if not images or (features is not None and features % images):
             return
         each = None if features is None else features // images
-        pads = {table.padding_idx for table in embeddings_of(self.recorder.model)} - {None}
-        given = {"real": ids != pads.pop() if mask is None and len(pads) == 1 else mask, "labels": labels}
+        tables = embeddings_of(self.recorder.model)
+        pads = {table.padding_idx for table in tables if table.padding_idx is not None}
+        real = ids.ne(pads.pop()) if mask is None and len(pads) == 1 else mask
+        given = {"real": real, "labels": labels}
         there = {name: tensor for name, tensor in given.items() if tensor is not None}
 
         def arrived(values: list[Tensor]) -> None:
