@@ -48,10 +48,10 @@ def scattered(text: Tensor, where: Tensor, seen: Tensor) -> Tensor:
 class Chat(nn.Module):
     """More places than words, and words that do not learn; nothing is told but `pictures` and `rows`."""
 
-    def __init__(self, write: Write, *, frozen: bool) -> None:
+    def __init__(self, write: Write, *, frozen: bool, pad: int | None = None) -> None:
         super().__init__()
         self.eye, self.project = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 8)
-        self.words, self.places = nn.Embedding(12, 8).requires_grad_(not frozen), nn.Embedding(64, 8)
+        self.words, self.places = nn.Embedding(12, 8, pad).requires_grad_(not frozen), nn.Embedding(64, 8)
         self.body, self.head, self.write = nn.GRU(8, 16, batch_first=True), nn.Linear(16, 12), write
 
     def forward(self, pictures: Tensor, rows: Tensor) -> Tensor:
@@ -81,6 +81,11 @@ def some_of_text_alone(draw: random.Random) -> list[int]:
     return old_words_dropped(draw) if draw.random() < 0.6 else [*talk(draw), 10, 11]
 
 
+def cut_off(draw: random.Random) -> list[int]:
+    """The image behind long titles, of which some leave no place for any of it."""
+    return [*talk(draw, 18), *[IMAGE] * EACH][:LIMIT]
+
+
 def padded_in_front(draw: random.Random) -> list[int]:
     row = old_words_dropped(draw)
     return [PAD] * (LIMIT - len(row)) + row
@@ -95,9 +100,11 @@ def lines_between(draw: random.Random) -> list[int]:
     return [*[SEP] * 5, *talk(draw), *[IMAGE] * EACH, 10, 11][-LIMIT:]
 
 
-def said(rows: Rows, write: Write, *, frozen: bool = False, keywords: bool = False) -> list[str]:
+def said(
+    rows: Rows, write: Write = copied, *, frozen: bool = False, keywords: bool = False, model: Chat | None = None
+) -> list[str]:
     torch.manual_seed(0)
-    model, draw = Chat(write, frozen=frozen), random.Random(0)
+    model, draw = model or Chat(write, frozen=frozen), random.Random(0)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     with sightline.attach(model, optimizer, on_finding=None) as guard:
         for _ in range(6):
@@ -117,6 +124,27 @@ def said(rows: Rows, write: Write, *, frozen: bool = False, keywords: bool = Fal
 def test_a_limit_that_cuts_images(rows: Rows, write: Write) -> None:
     (message,) = said(rows, write, frozen=write is not scattered, keywords=rows is cut_behind)
     assert "for 72 features of 12 images" in message
+
+
+class Unnamed(Chat):
+    """No part of it is known to make the features, so that how many there are is not known either."""
+
+    def __init__(self) -> None:
+        super().__init__(copied, frozen=False, pad=PAD)
+        self.look = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.GELU(), nn.Conv2d(8, 8, 1))
+        del self.eye, self.project
+
+    def forward(self, pictures: Tensor, rows: Tensor) -> Tensor:
+        text = self.write(self.words(rows), rows == IMAGE, self.look(pictures).flatten(2).transpose(1, 2))
+        logits: Tensor = self.head(self.body(text)[0])
+        return logits
+
+
+def test_images_of_which_nothing_is_left() -> None:
+    (message,) = said(cut_off, model=Unnamed())
+    assert "for 72 features of 12 images" in message
+    assert said(old_words_dropped, model=Unnamed()) == []
+    assert said(some_of_text_alone, model=Unnamed()) == []
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ ABSENT = {
     "AccessSeen": "the host named no repository of a hub",
     "PromptMasksSeen": "no training rows with masked prompts were seen that tell something by their masks",
     "FromNothingSeen": "no word embeddings were seen that an initialiser had just drawn (`sightline run` looks)",
+    "JoinedSeen": "no images were seen that are cut off where they are joined with a text",
+    "TiedSeen": "no loss was seen that prefers one of two rows which are the same",
     "PromptsSeen": "no prompts were seen from which the model wrote on",
     "LossSeen": "no gradient of (..., V) logits was seen",
     "Setup": "no training forward was seen: the attached model was never called with gradients on",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -78,6 +79,12 @@ def data_seen(
         whole=whole,
         roles=TEMPLATES.of(tokenizer),
     )
+
+
+def spoken_since(seen: DataSeen | None, tokenizer: Any) -> DataSeen | None:
+    """The same with the roles of a chat template that the script came to apply behind its training; else None."""
+    roles = TEMPLATES.of(getattr(tokenizer, "tokenizer", tokenizer))
+    return replace(seen, roles=roles) if seen is not None and roles and not seen.roles else None
 
 
 def _rows(data_set: Any) -> Iterable[Mapping[str, Any]]:

@@ -26,7 +26,7 @@ def scattered(output: Any, ids: Tensor) -> tuple[Tensor, int] | None:
 
     None if there is none, or it did not write whole embeddings.
     """
-    found = [node for node in nodes([_root(output)], most=NODES) if type(node).__name__ in (SCATTER, PUT)]
+    found = [node for node in nodes([root(output)], most=NODES) if type(node).__name__ in (SCATTER, PUT)]
     if len(found) != 1:
         return None
     if type(found[0]).__name__ == PUT:
@@ -42,7 +42,7 @@ def scattered(output: Any, ids: Tensor) -> tuple[Tensor, int] | None:
 def looked_up(output: Any, ids: Tensor, tables: Sequence[Tensor]) -> Tensor | None:
     """The one of these weights in which just these `ids` were looked up, and not places or kinds of them; None else."""
     found = dict[int, Tensor]()
-    for node in nodes([_root(output)], most=NODES):
+    for node in nodes([root(output)], most=NODES):
         if type(node).__name__ != LOOKED_UP:
             continue
         weight: Any = getattr(node.next_functions[0][0], "variable", None)
@@ -52,7 +52,8 @@ def looked_up(output: Any, ids: Tensor, tables: Sequence[Tensor]) -> Tensor | No
     return found.popitem()[1] if len(found) == 1 else None
 
 
-def _root(output: Any) -> Any:
+def root(output: Any) -> Any:
+    """The node of the graph that gave what the model says."""
     made = outcome(output)
     return next((t.grad_fn for t in (made.logits, made.loss) if t is not None and t.grad_fn is not None), None)
 

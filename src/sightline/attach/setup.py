@@ -53,6 +53,7 @@ def read_setup(model: nn.Module, towers: Towers, optimizers: Sequence[Optimizer]
         unheeded=_unheeded(model),
         unwoken=_unwoken(model),
         late=_late(model, rates),
+        ends=_ends(getattr(model, "config", None)),
         adapted=adapted(model, towers),
         step=step,
     )
@@ -202,12 +203,17 @@ def _tokenizer(tokenizer: Any, config: Any) -> TokenizerSetup | None:
     if tokenizer is None:
         return None
     text = getattr(config, "text_config", None) or config
-    ends = getattr(text, "eos_token_id", None)
     return TokenizerSetup(
         size=len(tokenizer),
         pad_id=getattr(tokenizer, "pad_token_id", None),
         eos_id=getattr(tokenizer, "eos_token_id", None),
         padding_side=getattr(tokenizer, "padding_side", None),
         model_pad_id=getattr(text, "pad_token_id", None),
-        model_eos_id=tuple(ends) if isinstance(ends, list | tuple) else (() if ends is None else (ends,)),
+        model_eos_id=_ends(config),
     )
+
+
+def _ends(config: Any) -> tuple[int, ...]:
+    """The ids that end a text, by a model's config."""
+    ends = getattr(getattr(config, "text_config", None) or config, "eos_token_id", None)
+    return tuple(ends) if isinstance(ends, list | tuple) else (() if ends is None else (ends,))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sightline.attach.absent import ABSENT
+from sightline.attach.data_set import spoken_since
 from sightline.attach.hook import hooked, unwrapped
 from sightline.attach.loading import WHY as LOADING_WHY
 from sightline.attach.loading import Loading
@@ -37,7 +38,7 @@ from sightline.attach.towers import resolve
 from sightline.errors import UserError
 from sightline.guard.catalogue import Check
 from sightline.guard.check import Finding, Severity
-from sightline.guard.evidence import Evidence, Phase, Plan
+from sightline.guard.evidence import DataSeen, Evidence, Phase, Plan
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.reference import Reference, WithoutAdapters
 from sightline.guard.report import print_finding, print_summary
@@ -198,6 +199,8 @@ class Attachment(Preflight):
             with recorder.silence():
                 recorder.probing.look(recorder.last_call, recorder.step, self._offer, last=True)
         recorder.last_call = None
+        if (data := spoken_since(self.watch.latest(DataSeen), recorder.facts.tokenizer)) is not None:
+            self._offer(data)
         recorder.beside.close()
         self._offer(recorder.progress(closed=not self._broken, idle=recorder.stepping.idle()))
         self._stop_for(self.watch.settle())

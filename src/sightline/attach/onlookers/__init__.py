@@ -26,6 +26,7 @@ from sightline.attach.onlookers.fresh_frozen import FreshFrozen
 from sightline.attach.onlookers.graded import Graded
 from sightline.attach.onlookers.guesses import Guesses
 from sightline.attach.onlookers.hidden import Hidden
+from sightline.attach.onlookers.joined import Joined
 from sightline.attach.onlookers.last_batch import LastBatch
 from sightline.attach.onlookers.last_place import LastPlace
 from sightline.attach.onlookers.left_in_eval import LeftInEval
@@ -50,6 +51,7 @@ from sightline.attach.onlookers.schedule import Schedules
 from sightline.attach.onlookers.shared_rows import SharedRows
 from sightline.attach.onlookers.shared_text import SharedText
 from sightline.attach.onlookers.standstill import Standstill
+from sightline.attach.onlookers.ties import Ties
 from sightline.attach.onlookers.turned_mask import TurnedMask
 from sightline.attach.onlookers.unsettled import Unsettled
 from sightline.guard.evidence import LossSeen
@@ -63,6 +65,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     Collapse,
     Pictures,
     Placeholder,
+    Joined,
     Pull,
     LossScale,
     Rounding,
@@ -70,6 +73,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     SharedRows,
     Redrawn,
     SharedText,
+    Ties,
     Standstill,
     Unsettled,
     CutOff,

@@ -1,4 +1,7 @@
-"""Texts of a tokenizer of the host's own: is the end of a row taught, or hidden with the padding that looks like it?"""
+"""Texts of a tokenizer of the host's own: is the end of a row taught, or hidden with the padding that looks like it?
+
+Or any other word, which has the padding's id.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ from torch import Tensor
 
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.guard.evidence import IGNORE, Ended, LossSeen
-from sightline.guard.evidence.endings import ROUND, ended_untaught
+from sightline.guard.evidence.endings import ROUND, ended_untaught, skipped_within
 from sightline.guard.probes.call import Call, outcome
 
 LOOKS = 24  # measured batches that are looked at
 BATCHES, WIDTHS = 4, 2  # that agree: a longest row is one short of a fixed width by chance, but not of several
+CHANCE = 8  # times that an id would have stood twice in a row by chance, if it stood anywhere
 
 
 class Ends(Onlooker):
@@ -24,12 +28,13 @@ class Ends(Onlooker):
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)
         self._looks = LOOKS
-        self._agreed: list[tuple[int, int, int]] = []  # id, width and rows of each batch
+        self._agreed: list[tuple[int, int, int]] | None = []  # id, width and rows of each batch
+        self._inside: list[tuple[int, int, int, int]] | None = []  # id, times inside, words and rows of each batch
         self._told = False
 
     def again(self) -> None:
         """Another stage may have other texts."""
-        self._looks, self._agreed = -1 if self._told else LOOKS, []
+        self._looks, self._agreed, self._inside = -1 if self._told else LOOKS, [], []
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """A training batch of token ids, with logits for each."""
@@ -56,19 +61,42 @@ class Ends(Onlooker):
             self._came(ids, labels[:, 1:])
 
     def _came(self, ids: Tensor, targets: Tensor) -> None:
+        self._within(ids, targets)
+        if self._agreed is not None:
+            self._at_end(ids, targets)
+        if self._agreed is None and self._inside is None:
+            self._looks = -1
+
+    def _within(self, ids: Tensor, targets: Tensor) -> None:
+        if self._inside is None or self._told:
+            return
+        pad, times, words, refuted = skipped_within(ids, targets)
+        if refuted or any(pad != one for one, *_ in self._inside):
+            self._inside = None
+        elif times:
+            self._inside.append((pad, times, words, len(ids)))
+            times, words, rows = (sum(column) for column in list(zip(*self._inside, strict=True))[1:])
+            if len(self._inside) >= BATCHES and times * times >= CHANCE * (times + words):
+                self._tell(Ended(self.recorder.step, pad, len(self._inside), rows, 1, within=times))
+
+    def _tell(self, seen: Ended) -> None:
+        self._looks, self._told = -1, True
+        self.recorder.offer(seen)
+
+    def _at_end(self, ids: Tensor, targets: Tensor) -> None:
+        assert self._agreed is not None
         pad, refuted = ended_untaught(ids, targets)
         if refuted:
-            self._looks, self._agreed = -1, []
-        if pad is None or self._looks < 0:
+            self._agreed = None
+        if pad is None or self._agreed is None or self._told:
             return
         self._agreed.append((pad, ids.shape[1], len(ids)))
         widths = {width for _, width, _ in self._agreed}
         exact = any(all(width % size for size in ROUND) for width in widths)
         alike = len({one for one, *_ in self._agreed}) == 1 and len(self._agreed) >= BATCHES
         if alike and exact and len(widths) >= WIDTHS:
-            self._looks, self._told = -1, True
             rows = sum(rows for *_, rows in self._agreed)
-            self.recorder.offer(Ended(self.recorder.step, pad, len(self._agreed), rows, len(widths)))
+            self._tell(Ended(self.recorder.step, pad, len(self._agreed), rows, len(widths)))
 
 
 def uncut(ids: Tensor) -> Tensor:

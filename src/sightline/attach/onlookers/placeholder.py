@@ -88,7 +88,10 @@ class Placeholder(Onlooker):
         if not images or (features is not None and features % images):
             return
         each = None if features is None else features // images
-        given = {"real": mask, "labels": labels}
+        tables = embeddings_of(self.recorder.model)
+        pads = {table.padding_idx for table in tables if table.padding_idx is not None}
+        real = ids.ne(pads.pop()) if mask is None and len(pads) == 1 else mask
+        given = {"real": real, "labels": labels}
         there = {name: tensor for name, tensor in given.items() if tensor is not None}
 
         def arrived(values: list[Tensor]) -> None:
@@ -96,7 +99,8 @@ class Placeholder(Onlooker):
             real = came["real"].bool() if "real" in came else None
             prompt = (came["labels"] == IGNORE).int().cumprod(dim=1).bool() if "labels" in came else None
             self._each.add(each)
-            for token, of_prompts, rows in runs(values[0], real, prompt):
+            every = each is None and images == len(values[0])
+            for token, of_prompts, rows in runs(values[0], real, prompt, every=every):
                 if each is not None or len(rows) == images:
                     self._runs.setdefault((token, of_prompts), []).extend(rows)
             self._judge()

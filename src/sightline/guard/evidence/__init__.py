@@ -8,7 +8,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
 
     Setup         before the first training forward, and again when trainability, modes or groups changed
     BatchSeen     after every sampled forward pass (training and evaluation), and for each batch of `preflight`
-    SignalsSeen   after a sampled forward pass through a connector
+    SignalsSeen   after a sampled forward pass through a connector; JoinedSeen once, after several that cut images
     LossSeen      in the backward pass of a sampled step, once per micro-batch: what the loss really supervised
     StepSeen      after every optimizer step; its `parameters` are measured on sampled steps only
     History       after every StepSeen: the recent ones, oldest first, since the last change of Setup
@@ -18,23 +18,21 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     DataSeen      at the start, from hosts that hold the data set itself: its columns and a few rows
     ContextSeen   at the first forward pass of a model with rotary positions
     TaughtFromSeen after sampled training batches of masked prompts, PromptMasksSeen after every eighth and at the end;
-                  PromptsSeen when a model wrote on from prompts
+                  PromptsSeen when a model wrote on from prompts; TiedSeen once
     PaddingSeen   for the first padded batches without gradients, and what a host generates from them; once for
                   padded training batches whose rows are read at their last place alone
     ScoreSeen     when an evaluation of text is over (the first few): its likelihoods, recomputed
     JudgedLossesSeen   the same under `sightline run`, of the script's own losses; BatchMeansSeen of numbers that are
                        means over batches that differ in size
     AccessSeen    from hosts that know which repositories of a hub a run reads and writes
-    LoaderSeen    when the loader begins an epoch, where the loader is known
-    MatchesSeen   at the end, where a contrastive loss taught pairs of inputs to find each other
+    LoaderSeen    when a known loader begins an epoch; MatchesSeen at the end, where a loss taught pairs of inputs
     OrdersSeen    once, where two inputs of a batch are out of order; CollatedSeen of a host's own collate function
     FiledSeen     after the first training forward on images of files that are out of the order of their names
     PairedSeen    after the first training forward on images, where samples hold an image with a mask or with boxes
     FeaturesSeen  at the end, of features beside texts; FeedSeen after 8, 16, ... hashed batches, and at the end
     ExtractedSeen under `sightline run`, at the end, where a model was trained on features that another one made
-    WaitingSeen   after 32, 64, ... steps with a known loader, and at the end
     RanksSeen     on rank 0, when all ranks have shown the same step; RanksStuckSeen when all wait for ever
-    ScheduleSeen  after 2, 4, 8, ... optimizer steps, and at the end
+    ScheduleSeen  after 2, 4, 8, ... optimizer steps, and at the end; WaitingSeen after 32, 64, ... with a known loader
     PlateauSeen   under `sightline run`, after each cut of a schedule that waits for a number to get better
     HeadSeen      once, after the first training forward that gives logits; BinaryLossSeen in the first backward passes
     OutputsSeen   after sampled training forwards; CollapseSeen at the end, where vectors are compared with each other
@@ -76,7 +74,7 @@ from sightline.guard.evidence.answers import (
     UnsettledSeen,
 )
 from sightline.guard.evidence.asked import GeneratedSeen, OracleSeen, OverfitSeen, ResumeSeen
-from sightline.guard.evidence.batches import IGNORE, BatchSeen, LossSeen, Phase, SignalsSeen
+from sightline.guard.evidence.batches import IGNORE, BatchSeen, JoinedSeen, LossSeen, Phase, SignalsSeen
 from sightline.guard.evidence.beginnings import PromptsSeen, TaughtFromSeen
 from sightline.guard.evidence.beside import FeaturesSeen
 from sightline.guard.evidence.collapse import CollapseSeen, Vectors
@@ -145,6 +143,7 @@ from sightline.guard.evidence.rows import (
 )
 from sightline.guard.evidence.setup import Plan, Setup, TokenizerSetup, TowerSetup
 from sightline.guard.evidence.steps import History, LastBatchSeen, OutsideSeen, ParameterSeen, Progress, StepSeen
+from sightline.guard.evidence.ties import TiedSeen
 
 __all__ = [
     "IGNORE",
@@ -180,6 +179,7 @@ __all__ = [
     "HiddenSeen",
     "History",
     "ImagePairsSeen",
+    "JoinedSeen",
     "JudgedLossesSeen",
     "LastBatchSeen",
     "LeakSeen",
@@ -237,6 +237,7 @@ __all__ = [
     "TailsSeen",
     "TaughtFromSeen",
     "TeacherSeen",
+    "TiedSeen",
     "TokenizerSetup",
     "TowerSetup",
     "UnresetSeen",
@@ -249,6 +250,7 @@ Evidence = (
     Setup
     | BatchSeen
     | SignalsSeen
+    | JoinedSeen
     | LossSeen
     | StepSeen
     | History
@@ -268,6 +270,7 @@ Evidence = (
     | TaughtFromSeen
     | PromptsSeen
     | PromptMasksSeen
+    | TiedSeen
     | PaddingSeen
     | ScoreSeen
     | JudgedLossesSeen

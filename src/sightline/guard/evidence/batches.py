@@ -115,6 +115,20 @@ class SignalsSeen:
     embedding_width: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class JoinedSeen:
+    """Features of images and embeddings of words were joined, and cut to one `length` in several batches.
+
+    Attributes:
+        left: of an image's `features`, in the last of them.
+    """
+
+    step: int
+    left: int
+    features: int
+    length: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LossSeen:
     """What the loss of one micro-batch really supervised, read off its gradient with respect to the logits.

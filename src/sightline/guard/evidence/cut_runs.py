@@ -25,11 +25,13 @@ class Run:
     last: bool
 
 
-def runs(ids: Tensor, real: Tensor | None, prompt: Tensor | None) -> Iterator[tuple[int, bool, list[Run]]]:
+def runs(
+    ids: Tensor, real: Tensor | None, prompt: Tensor | None, *, every: bool = False
+) -> Iterator[tuple[int, bool, list[Run]]]:
     """Token, whether lengths are of prompts, and its run in each row that has one, of tokens that stand in runs alone.
 
     `ids` (B, T); `real` (B, T) bool, False on padding, which else is what most rows end or begin with; `prompt`
-    (B, T) bool, True up to the first label.
+    (B, T) bool, True up to the first label. `every`: each row has an image, so one without a run lost all of it.
     """
     repeated = ids[:, 1:][ids[:, 1:] == ids[:, :-1]]
     tokens, counts = repeated.unique(return_counts=True)
@@ -38,9 +40,9 @@ def runs(ids: Tensor, real: Tensor | None, prompt: Tensor | None) -> Iterator[tu
         at = (ids == token) & tokens_only
         if int(at.sum(dim=1).max()) < LEAST or bool((at[:, 1:] & ~at[:, :-1]).sum(dim=1).add(at[:, 0]).gt(1).any()):
             continue
-        yield token, False, _of_rows(at, tokens_only)
+        yield token, False, _of_rows(at, tokens_only, every)
         if prompt is not None:
-            yield token, True, _of_rows(at, tokens_only & prompt)
+            yield token, True, _of_rows(at, tokens_only & prompt, every)
 
 
 def cut_at_a_limit(rows: list[Run]) -> int | None:
@@ -57,14 +59,14 @@ def cut_at_a_limit(rows: list[Run]) -> int | None:
     return whole if as_long ** len(short) < CHANCE else None
 
 
-def _of_rows(at: Tensor, within: Tensor) -> list[Run]:
-    """Of each row that has any `at` (B, T), beside what stands `within` it."""
+def _of_rows(at: Tensor, within: Tensor, every: bool) -> list[Run]:
+    """Of each row that has any `at` (B, T), or of `every` one, beside what stands `within` it."""
     lengths, starts = within.sum(dim=1).tolist(), within.int().argmax(dim=1).tolist()
     ends = (within.shape[1] - 1 - within.flip(1).int().argmax(dim=1)).tolist()
     return [
-        Run(sum(line), length, bool(line[start]), bool(line[end]))
+        Run(sum(line), length, not any(line) or bool(line[start]), not any(line) or bool(line[end]))
         for line, length, start, end in zip(at.tolist(), lengths, starts, ends, strict=True)
-        if any(line)
+        if every or any(line)
     ]
 
 

@@ -42,8 +42,10 @@ def empty_answers(seen: PromptMasksSeen | None, setup: Setup | None = None) -> M
 
 def _ends_at_once(rows: list[MaskedRow], end: int, setup: Setup | None) -> bool:
     """Whether that token, which is all that any of the rows teaches, ends texts, and stands behind one template."""
-    told = setup.tokenizer if setup is not None else None
-    if told is None or end not in (told.eos_id, *told.model_eos_id) or len(rows) < ALL:
+    if setup is None or len(rows) < ALL:
+        return False
+    told = setup.tokenizer
+    if end not in (*setup.ends, *((told.eos_id, *told.model_eos_id) if told is not None else ())):
         return False
     if any(row.text[-1] != end for row in rows):
         return False

@@ -6,13 +6,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sightline.guard.evidence.batches import IGNORE, BatchSeen, run_at_end
+from sightline.guard.evidence.batches import IGNORE, BatchSeen, LossSeen, run_at_end
 from sightline.guard.evidence.data import DataSeen
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 ROUND = (8, 10)  # widths that are multiples of these may be padded beyond the longest row
+STOP = "EOS, so that no row teaches the model to stop"
+WORD = "an ordinary token of the text"
+ROWS = 2  # with a masked token: a single one may be chance
 KINDS = 3  # different lengths, and different last tokens, of answers: an end of one's own would be one token
 
 
@@ -23,6 +26,7 @@ class Ended:
     Attributes:
         id: what fills rows up, and stands nowhere else. batches, rows: how many were looked at; all are alike.
         widths: how many different widths they have.
+        within: how often the id stands inside the text as well, between words that are taught; then it is a word.
     """
 
     step: int
@@ -30,6 +34,7 @@ class Ended:
     batches: int
     rows: int
     widths: int
+    within: int = 0
 
 
 def ended_untaught(ids: Tensor, targets: Tensor) -> tuple[int | None, bool]:
@@ -55,6 +60,28 @@ def ended_untaught(ids: Tensor, targets: Tensor) -> tuple[int | None, bool]:
     if not alone or not bool(taught.gather(1, last[:, None]).all()) or not bool((labels == ids)[taught].all()):
         return None, True
     return pad, False
+
+
+def skipped_within(ids: Tensor, targets: Tensor) -> tuple[int, int, int, bool]:
+    """(the id that fills rows up; how often it stands inside their text, where it alone is not taught; the words of the
+    text; whether it is refuted that it is a word of the text). `ids` and `targets` as above.
+
+    It never stands twice in a row there: what stands for unknown words would, and so would padding within rows.
+    """
+    import torch
+
+    pad, width = int(ids[int(run_at_end(ids == ids[:, -1:]).argmax()), -1]), ids.shape[1]
+    run = run_at_end(ids == pad)
+    labels = torch.full_like(ids, IGNORE)
+    labels[:, 1:] = targets[:, : width - 1]
+    text = torch.arange(width) < (width - run)[:, None]
+    inside, taught = text & (ids == pad), labels != IGNORE
+    words = text & ~inside
+    if int(run.max()) < 2 or not inside.any():
+        return pad, 0, int(words.sum()), bool((labels == pad).any())
+    twice = bool((inside[:, 1:] & inside[:, :-1]).any()) or int(inside.sum(dim=1).max()) < 2
+    wrong = twice or bool((labels == pad).any()) or not torch.equal(taught[:, 1:], words[:, 1:])
+    return pad, int(inside.sum()), int(words.sum()), wrong or not bool((labels == ids)[taught].all())
 
 
 def endless_answers(data: DataSeen | None, ends: Collection[int]) -> int:
@@ -116,6 +143,30 @@ def masked_for_a_decoder(batch: BatchSeen, pad: int | None, ends: Collection[int
         return 0
     run = run_at_end(labels == IGNORE)
     return len(labels) if len(set(run.tolist())) > 1 and int(run.min()) > 0 else 0
+
+
+def without_tokenizer(
+    batch: BatchSeen, loss: LossSeen | None, ends: Collection[int], end: Ended | None
+) -> tuple[int, str, int, dict[str, object]] | None:
+    """(the id that fills rows up, what it also is and hides; in how many rows; what was seen), if that is so.
+
+    Told by many batches (`end`), or by a mask and the model's own config, which says what `ends` a text.
+    """
+    if end is not None and end.within:
+        return end.id, WORD, end.rows, {"inside the text": end.within}
+    if end is not None:
+        return end.id, STOP, end.rows, {"batches": end.batches, "widths": end.widths}
+    ids, mask, labels = batch.input_ids, batch.attention_mask, batch.labels
+    labels = loss.labels_of(ids) if labels is None and loss is not None and ids is not None else labels
+    if batch.phase == "evaluation" or ids is None or mask is None or labels is None:
+        return None
+    if not mask.shape == labels.shape == ids.shape:
+        return None
+    fillers, taught = ids[~mask.bool()].unique().tolist(), labels != IGNORE
+    if len(fillers) != 1 or fillers[0] not in ends or bool((taught & (ids == fillers[0])).any()):
+        return None
+    rows = int(hidden(ids, mask.bool(), taught, fillers[0], ends=True).any(dim=1).sum())
+    return (fillers[0], STOP, rows, {"ends of text": sorted(ends)}) if rows >= ROWS else None
 
 
 def attended(ids: Tensor, mask: Tensor, pad: int) -> Tensor:

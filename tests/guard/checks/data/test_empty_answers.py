@@ -43,17 +43,17 @@ def test_answers_as_they_may_be(seen: list[MaskedRow]) -> None:
     assert not isinstance(find(masks=PromptMasksSeen(0, tuple(seen))), Finding)
 
 
-def unanswered(*, eos: int = END, of: int = 64, said: int = 9) -> list[MaskedRow] | None:
+def unanswered(*, eos: int = END, of: int = 64, said: int = 9, known: bool = True) -> list[MaskedRow] | None:
     """The rows of which none has an answer, behind a template of two tokens, if that is told."""
     seen = [MaskedRow((7, 10 + n % 9, 30 + n % 7, said if n % 2 else 9, 8, END), 5, 0) for n in range(of)]
-    setup = Setup({}, TokenizerSetup(70, pad_id=0, eos_id=eos))
+    setup = Setup({}, TokenizerSetup(70, pad_id=0, eos_id=eos)) if known else Setup({}, ends=(eos,))
     found = find(masks=PromptMasksSeen(0, tuple(seen)), setup=setup)
     return seen if isinstance(found, Finding) and f"empty in {of} of {of} training rows" in found.message else None
 
 
 def test_no_row_has_an_answer() -> None:
-    assert unanswered()
-    assert not unanswered(eos=3)  # a class, which happens to be one
+    assert unanswered() and unanswered(known=False)  # by the model's config alone
+    assert not unanswered(eos=3) and not unanswered(eos=3, known=False)  # a class, which happens to be one
     assert not unanswered(of=32)
     assert not unanswered(said=4)  # what the model said is masked: it learns to stop
 

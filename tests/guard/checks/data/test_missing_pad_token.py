@@ -98,6 +98,17 @@ def test_labels_read_off_the_gradient() -> None:
     assert isinstance(judged(IDS, None), CannotTell)
 
 
+def test_the_models_config_names_the_end_without_a_tokenizer() -> None:
+    def told(labels: torch.Tensor, mask: torch.Tensor | None, *ends: int) -> bool:
+        batch = BatchSeen("train", 0, input_ids=IDS, labels=labels, attention_mask=mask)
+        return isinstance(find(batch, Setup(towers={}, ends=ends)), Finding)
+
+    assert told(unless(IDS == 2), MASK, 2)
+    assert not told(unless(IDS == 2), MASK, 3)  # who knows what fills these rows up?
+    assert not told(unless(IDS == 2), None, 2)
+    assert not told(unless(~MASK), MASK, 2)  # the end is taught
+
+
 def test_evaluation_batches_are_none_of_its_business() -> None:
     assert isinstance(judged(IDS, unless(IDS == 2), phase="evaluation"), CannotTell)
 

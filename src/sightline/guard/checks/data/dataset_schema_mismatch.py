@@ -10,7 +10,7 @@ Fix: the schema of the objective: SFT `messages`, `text`, or `prompt` and `compl
 content, or call `tokenizer.apply_chat_template(messages, tokenize=False)`.
 Stays silent when: some pairs tie and some answers are empty, fewer than half (of what batches teach, two fifths); all
 teach one token, that is no end of texts or stands behind no template; text comes without roles; the tokenizer has no
-chat template; prepared rows of unknown origin; extra columns; a reward model's answers have the prompt (TRL's).
+chat template; prepared rows of unknown origin; extra columns; a reward model has the prompt in both; views of a row.
 Sources:
 - https://github.com/huggingface/trl/issues/1541 (2024-04-15): an example script that put all messages into both answers
 - https://github.com/axolotl-ai-cloud/axolotl/pull/2755 (2025-06-04): the columns that DPO needs, and no others
@@ -24,9 +24,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sightline.guard.check import CannotTell, Finding, Severity, Verdict
-from sightline.guard.evidence import BatchSeen, DataSeen, PromptMasksSeen, PromptsSeen, Setup
+from sightline.guard.evidence import BatchSeen, DataSeen, PromptMasksSeen, PromptsSeen, Setup, TiedSeen
 from sightline.guard.evidence.conversations import ANSWERS, PRINTED, glued, readable, said, turns, unanswered
 from sightline.guard.evidence.empty_answers import empty_answers
+from sightline.guard.evidence.ties import tied
 from sightline.guard.evidence.untemplated import without_roles
 from sightline.guard.specimen import Run
 
@@ -41,9 +42,11 @@ def find(
     prompts: PromptsSeen | None = None,
     batch: BatchSeen | None = None,
     setup: Setup | None = None,
+    ties: TiedSeen | None = None,
 ) -> Verdict:
     """A few rows against what the trainer does with them, and against what they say once tokenized."""
-    wrong = empty_answers(masks, setup) or without_roles(masks, prompts, batch.text if batch else str)
+    text = batch.text if batch else str
+    wrong = tied(ties) or empty_answers(masks, setup) or without_roles(masks, prompts, text)
     taught = Finding("warning", wrong.message, wrong.fix, wrong.seen) if wrong else None
     if finding := (None if data is None else _columns(data)) or taught:
         return finding
@@ -68,13 +71,10 @@ def find(
 def _columns(data: DataSeen) -> Finding | None:
     if not (wanted := data.lacking):
         return None
-    return Finding(
-        severity="warning",
-        message=f"{data.trainer or 'the trainer'} ({data.objective}) needs {wanted}; the data set has "
-        + ", ".join(data.columns),
-        fix=f"rename or build the columns {wanted}, or use the trainer for {', '.join(data.known)}",
-        seen={"columns": list(data.columns), "objective": data.objective},
-    )
+    who, have = f"{data.trainer or 'the trainer'} ({data.objective})", ", ".join(data.columns)
+    fix = f"rename or build the columns {wanted}, or use the trainer for {', '.join(data.known)}"
+    seen = {"columns": list(data.columns), "objective": data.objective}
+    return Finding("warning", f"{who} needs {wanted}; the data set has {have}", fix, seen)
 
 
 def _most(rows: list[Any], wrong: Callable[[Any], bool], what: str, fix: str, *, sure: bool = True) -> Finding | None:

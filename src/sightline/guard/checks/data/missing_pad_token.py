@@ -10,7 +10,8 @@ Fix: give padding an id of its own that the embedding has: `tokenizer.pad_token`
 `model.config.pad_token_id` the same; mask labels by attention_mask, so that the final EOS counts; write it.
 Stays silent when: nothing is padded (packed or equally long rows); EOS is used as pad and the one that ends a row is
 supervised; text without EOS has no prompts, or its answers one length or last token; the embedding has spare rows; no
-tokenizer is known, and batches have one width. A note where it has no pad token and the mask is right.
+tokenizer is known, and batches have one width, and no mask and config of the model say which EOS is text. A note where
+a tokenizer has no pad token and the mask is right.
 Sources:
 - https://github.com/huggingface/transformers/issues/23530 (2023-05-20): with pad = EOS, all EOS labels become -100
 - https://github.com/huggingface/trl/issues/976 (2023-11-09): a completion-only collator, and a model without a stop
@@ -23,13 +24,10 @@ import torch
 from torch import Tensor
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import IGNORE, BatchSeen, DataSeen, Ended, LossSeen, Setup, TokenizerSetup
-from sightline.guard.evidence.endings import endless_answers, endless_rows, hidden, masked_for_a_decoder
+from sightline.guard.evidence import IGNORE, BatchSeen, DataSeen, Ended, LossSeen, Setup, TokenizerSetup, endings
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vlm")
-ROWS = 2  # with a masked token: a single one may be chance
-STOP = "EOS, so that no row teaches the model to stop"
 ANSWERS = 4  # without an end, in one batch or among the first rows of a data set
 
 
@@ -38,16 +36,17 @@ def find(
 ) -> Verdict:
     """The pad id against the embedding, the attention mask and the labels of a training batch."""
     tokenizer, ids = setup.tokenizer, batch.input_ids
-    if tokenizer is None and end is not None:
-        return _both(end.id, STOP, end.rows, {"batches": end.batches, "widths": end.widths})
-    if tokenizer is None or batch.phase == "evaluation":
-        return CannotTell("tokenizer (attach(..., tokenizer=...)) and token ids of a training batch")
+    if tokenizer is None:
+        told = endings.without_tokenizer(batch, loss, setup.ends, end)
+        return _both(*told) if told else CannotTell("tokenizer (attach(..., tokenizer=...))")
+    if batch.phase == "evaluation":
+        return CannotTell("token ids of a training batch")
     stops = {end for end in (tokenizer.eos_id, *tokenizer.model_eos_id) if end is not None}
-    if (rows := masked_for_a_decoder(batch, tokenizer.pad_id, stops)) >= ANSWERS:
-        return _both(tokenizer.pad_id, STOP, rows, {"labels alone": True})
+    if (rows := endings.masked_for_a_decoder(batch, tokenizer.pad_id, stops)) >= ANSWERS:
+        return _both(tokenizer.pad_id, endings.STOP, rows, {"labels alone": True})
     if ids is None:
         return CannotTell("token ids of a training batch")
-    if finding := _beyond(batch, ids, setup, tokenizer) or _endless(endless_answers(data, stops), tokenizer):
+    if finding := _beyond(batch, ids, setup, tokenizer) or _endless(endings.endless_answers(data, stops), tokenizer):
         return finding
     mask = batch.attention_mask if (pad := tokenizer.pad_id) is None or batch.attention_mask is not None else ids != pad
     if mask is None or mask.shape != ids.shape:
@@ -59,7 +58,7 @@ def find(
     labels = loss.labels_of(ids) if batch.labels is None and loss is not None else batch.labels
     if labels is None or labels.shape != ids.shape:
         return unnamed or CannotTell("labels aligned with the token ids")
-    endless = 0 if data is not None and data.objective != "sft" else endless_rows(ids, mask, labels, stops)
+    endless = 0 if data is not None and data.objective != "sft" else endings.endless_rows(ids, mask, labels, stops)
     return _masked(batch, ids, mask, labels != IGNORE, pad, pad in stops) or _endless(endless, tokenizer) or unnamed
 
 
@@ -90,13 +89,13 @@ def _unnamed(fillers: list[int]) -> Finding | None:
 
 def _masked(batch: BatchSeen, ids: Tensor, mask: Tensor, taught: Tensor, pad: int, ends: bool) -> Finding | None:
     """Content tokens with the pad's id, right after a supervised token: is any such token supervised?"""
-    content, same = hidden(ids, mask, taught, pad, ends), ids == pad
+    content, same = endings.hidden(ids, mask, taught, pad, ends), ids == pad
     rows = content.any(dim=1).nonzero().flatten().tolist()
     packed = not ends and batch.group_ids is not None  # padding may stand between documents
-    if len(rows) < ROWS or packed or pad == batch.image_token_id or (taught & same).any():
+    if len(rows) < endings.ROWS or packed or pad == batch.image_token_id or (taught & same).any():
         return None
     seen = {"masked with the padding": int(content.sum()), "row": batch.text(ids[rows[0]].tolist())}
-    return _both(pad, STOP if ends else "an ordinary token of the text", len(rows), seen)
+    return _both(pad, endings.STOP if ends else endings.WORD, len(rows), seen)
 
 
 def _both(pad: int | None, what: str, rows: int, seen: dict[str, object]) -> Finding:

@@ -11,7 +11,8 @@ live, and none of them is supervised. A model that names no placeholder has one 
 written over: only where spans of it end at one column and are of unlike lengths, or where some rows have fewer places
 than features are scattered for them. Or the one whose runs are as long as an image has features, and shorter at an end
 of just those rows that are as long as any: smaller images stand in shorter rows too. Or the one that is taught,
-where the table of tokens has no gradient for it, and has one for all else that is taught.
+where the table of tokens has no gradient for it, and has one for all else that is taught. Without placeholders: where
+words and features are joined and cut to one length in several batches, which takes two features or more.
 Sources:
 - https://github.com/huggingface/trl/pull/5904 (2026-06-01): truncation drops placeholders, the processor keeps
   features
@@ -24,15 +25,17 @@ Sources:
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import BatchSeen, LossSeen, Setup
+from sightline.guard.evidence import BatchSeen, JoinedSeen, LossSeen, Setup
 from sightline.guard.evidence.batches import as_taught
 from sightline.guard.specimen import Run
 
 DOMAINS = ("vlm",)
 
 
-def find(batch: BatchSeen, setup: Setup, loss: LossSeen | None = None) -> Verdict:
-    """Compare the placeholders in the ids with the features that are to replace them."""
+def find(batch: BatchSeen, setup: Setup, loss: LossSeen | None = None, joined: JoinedSeen | None = None) -> Verdict:
+    """Compare the placeholders in the ids with the features that are to replace them, or those that were joined."""
+    if joined is not None:
+        return _joined(joined)
     placeholders, image = batch.placeholders, batch.image_token_id
     if placeholders is None or image is None:
         return CannotTell("token ids, or an image placeholder's id")
@@ -54,6 +57,16 @@ def find(batch: BatchSeen, setup: Setup, loss: LossSeen | None = None) -> Verdic
     if features is None:
         return CannotTell("number of features that an image has")
     return None if features == total else _cut(batch, placeholders, total, features, spans)
+
+
+def _joined(seen: JoinedSeen) -> Finding:
+    lost, what = seen.features - seen.left, f"of an image's {seen.features} features are cut off"
+    return Finding(
+        severity="error",
+        message=f"{lost} {what}: what text and image are joined to is cut to {seen.length} places",
+        fix="cut the text before it is joined, to what the features leave, or raise the limit",
+        seen={"features": seen.features, "left": seen.left, "length": seen.length},
+    )
 
 
 def _supervised(batch: BatchSeen, image: int, loss: LossSeen | None) -> int:
