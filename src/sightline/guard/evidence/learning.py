@@ -22,6 +22,9 @@ class ScheduleSeen:
         inside: steps within which the schedule advanced between two micro-batches.
         early: steps before which it advanced between the forward pass and the optimizer's step.
         watched: steps whose forwards were heard, so that `inside` and `early` could be told; None: all.
+        joined: whether one backward pass went through several of a step's forwards: these are no micro-batches.
+        elsewhere: how often a schedule advanced that sets the rates of another optimizer, which took no step meanwhile
+            and holds some of the same parameters; 0 where the rate of this one ever changed.
         replaced: indices into `rates` at which a new schedule object took over from the first one's start.
         anew: steps of the run at which an optimizer of the same kind took over all parameters of the one before it, at
             the same rate as the first.
@@ -50,6 +53,8 @@ class ScheduleSeen:
     first_forwards: int = 0
     inside: int = 0
     early: int = 0
+    joined: bool = False
+    elsewhere: int = 0
     replaced: tuple[int, ...] = ()
     anew: tuple[int, ...] = ()
     restored: bool = False

@@ -41,6 +41,7 @@ SAW = [0.1 * min(1.0, (n % 10) / 5) for n in range(40)]
         (WAVE, {"scheduler": "X", "ticks": 40, "forwards": 120, "closed": True, "base": 1.0}, "micro-batches"),
         (FLOORED, {"scheduler": "X", "ticks": 40, "forwards": 120, "closed": True, "base": 1.0}, "micro-batches"),
         (FLAT, {"scheduler": "X", "ticks": 40, "early": 39}, "before the optimizer"),
+        (FLAT, {"elsewhere": 5, "closed": True}, "another one replaced"),
         (FLAT, {"scheduler": "X", "ticks": 40, "first_tick": 1, "first_forwards": 1}, "before the optimizer"),
     ],
 )
@@ -53,6 +54,9 @@ def test_found(rates: list[float], more: dict[str, Any], word: str) -> None:
     ("rates", "more"),
     [
         (FLAT, {}),
+        (FLAT, {"elsewhere": 1, "closed": True}),
+        (FLAT, {"elsewhere": 5}),
+        (FLAT, {"scheduler": "X", "ticks": 40, "horizon": 160, "forwards": 160, "joined": True, "closed": True}),
         ([*DOWN, 0.0], {}),
         (DOWN + [0.01] * 20, {}),
         ([0.1 * 0.1 ** (n // 8) for n in range(56)], {}),  # six times a tenth
