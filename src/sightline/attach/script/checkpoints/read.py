@@ -36,7 +36,7 @@ class Read:
     """What is known of a file that holds more than weights. `numbers`: its counts. `random`: its random states.
 
     `bare`: optimizers of its weights that began without a state, and of which it holds none, with how many parameters
-    they move. `whole`: whether the state of another came back.
+    they move. `whole`: of those whose state came back, how many they move.
     """
 
     path: str
@@ -49,7 +49,7 @@ class Read:
     waited: int = 0
     judged: weakref.WeakSet[Optimizer] = field(default_factory=weakref.WeakSet)
     bare: list[tuple[weakref.ref[Optimizer], int]] = field(default_factory=list)
-    whole: bool = False
+    whole: list[int] = field(default_factory=list)
 
 
 def read_of(path: str, content: Any) -> Read | None:

@@ -72,7 +72,7 @@ class Saved:
     step: int = 0
     fit: Fit | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
-    moves: frozenset[int] = frozenset()
+    moves: tuple[int, ...] = ()
 
     def other_rows(self, one: Watched) -> bool:
         """Whether a model is fed none of the rows that were fed again and again until the save."""
@@ -180,7 +180,7 @@ class Resumes:
             one.recorder.step,
             fit_of(model),
             self._settings.get(model, {}),
-            frozenset(map(moves, every)),
+            tuple(map(moves, every)),
         )
         if (known := known_by(what)) is not None:
             self._names[known] = name

@@ -131,7 +131,8 @@ class Unrestored:
             return
         lost = _lost(read, kept, optimizer) if kept else ()
         anew = self._anew(read, kept, optimizer) if kept and not lost else None
-        read.whole |= bool(kept) and moments_among(optimizer, read.prints)
+        if kept and moments_among(optimizer, read.prints):
+            read.whole.append(moves(optimizer))
         self._beside(read)
         if kept and not lost and anew is None:
             self._whole(read, optimizer)
@@ -143,7 +144,8 @@ class Unrestored:
         saved = self._resumes.saved(read.path)
         while read.whole and saved is not None and read.bare:
             optimizer, count = read.bare.pop()
-            if (made := optimizer()) is not None and count in saved.moves:  # else what it moves was frozen then
+            then = saved.moves.count(count) > read.whole.count(count)  # else what it moves was frozen
+            if (made := optimizer()) is not None and then:
                 what = "it has no state, and the file holds that of another optimizer alone"
                 self._goes_on(read, made, (), (("optimizer", what),), None)
 

@@ -7,7 +7,8 @@ twice; nats are no bits; means are divided by rows; only the last batch's loss i
 Fix: sum the losses of supervised tokens and their number, divide once, take exp once; -100 on padding and overlap.
 Stays silent when: the reported number is that of the tokens; another way to count gives less than 5 % else (2 % where
 it makes the number to its last digit, and two standard errors of what is no loss); nothing reported can be explained by
-the evaluation's own batches; a loss of smoothed labels is called one. A mean of losses over batches is only a note.
+the evaluation's own batches; a loss of smoothed labels is called one. A mean of losses over batches is only a note, and
+so is a loss that counts the first place of each row, as transformers' Trainer does for some models.
 Sources:
 - https://github.com/ml-explore/mlx-lm/pull/1855 (2026-09-07): perplexity that depended on the batch size by padding
 - https://github.com/axolotl-ai-cloud/axolotl/pull/3988 (2026-09-09): padding scored as text by a perplexity metric
@@ -57,7 +58,7 @@ def _recomputed(last: MetricsSeen, score: ScoreSeen) -> Verdict:
     told = {name: nats for name, nats in told.items() if not (is_loss(name) and name in last.rounding)}
     if not told or fair is None:
         return CannotTell("loss or perplexity among the reported numbers")
-    for name, nats in told.items():
+    for name, nats in sorted(told.items(), key=lambda one: is_loss(one[0])):
         wrong = None if same(nats, fair) else explained(score, nats) or unit(name, score, nats)
         if wrong is None or abs(nats - fair) <= HARM:
             continue
