@@ -26,6 +26,7 @@ WAYS = {
     "alone": "parts that were loaded or trained come before them, and no other matrix learns",
 }
 ALONE = "give them to an optimizer, as what that term is to teach; or leave the term out"
+ITSELF = "add the term as it was computed: no .item() and torch.tensor(..., requires_grad=True) on its way"
 EVERY = "call step() on each of the optimizers after the backward pass"
 BARE = "make each an nn.Parameter in its module, and the optimizer after that (or call detach() on it)"
 EACH = "give each optimizer the parameters of the part that it trains"
@@ -82,6 +83,10 @@ def stray(
             "elements that learn": hidden.of,
         }
         return Stray(f"{what}{' and '.join(hidden.places)}", ALONE, False, seen)
+    if hidden is not None and hidden.loose:
+        what = "a term of the loss is a new tensor in each step, and nothing comes back through it: "
+        seen = {"parameters": hidden.places[:5], "elements": hidden.numel, "of": hidden.of}
+        return Stray(f"{what}{hidden.parameters} parameters never moved, e.g. {hidden.places[0]}", ITSELF, True, seen)
     if hidden is not None and hidden.bare:
         what = (
             f"{hidden.parameters} plain tensors that require gradients are used, and are no parameters of the model: "
