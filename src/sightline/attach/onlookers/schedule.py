@@ -132,6 +132,8 @@ class Track:
             first_tick=self.first_tick,
             called=called(self.schedule) if self.schedule is not None else self._called,
             horizon=end,
+            rise=rise(self.schedule) if ticks is not None else None,
+            cycle=getattr(self.schedule, "T_0", None) if ticks is not None else None,
             foreseen=foreseen,
             periodic=again,
             first_forwards=self.first_forwards,
@@ -291,6 +293,12 @@ def periodic(schedule: Any) -> bool:
     rules = (rule.keywords for rule in getattr(schedule, "lr_lambdas", ()) if isinstance(rule, functools.partial))
     half = any(keywords.get("num_cycles") == 0.5 for keywords in rules)  # transformers' cosine: half a wave
     return half or isinstance(schedule, lr_scheduler.CosineAnnealingLR)
+
+
+def rise(schedule: Any) -> int | None:
+    """After how many ticks a cyclic rate is at its highest for the first time."""
+    cyclic = isinstance(schedule, lr_scheduler.CyclicLR)
+    return round(schedule.total_size * schedule.step_ratio) if cyclic else None
 
 
 def horizon(schedule: Any) -> int | None:

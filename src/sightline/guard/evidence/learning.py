@@ -16,6 +16,8 @@ class ScheduleSeen:
         ticks: how often that schedule has advanced (its ``last_epoch``); `first_tick`: the same at the first step.
         called: how often its `step()` was called since it was made; None where torch does not count that.
         horizon: after how many ticks the schedule is meant to be over, where it says so.
+        rise: after how many ticks a cyclic schedule is at its highest first; `cycle`: after how many one of cosines
+            begins again.
         foreseen: after how many ticks a rule of the script's own has come down, by what it says when it is asked.
         periodic: whether beyond its horizon the schedule goes up again (a cosine).
         first_forwards: training forwards up to the first step.
@@ -48,6 +50,8 @@ class ScheduleSeen:
     first_tick: int | None = None
     called: int | None = None
     horizon: int | None = None
+    rise: int | None = None
+    cycle: int | None = None
     foreseen: int | None = None
     periodic: bool = False
     first_forwards: int = 0

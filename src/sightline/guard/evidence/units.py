@@ -12,8 +12,18 @@ from sightline.guard.evidence.plans import ALMOST, EXACT, FAR, HALF, SAME, TRIAL
 STEPS = 8  # a plan of fewer fits many a count by chance
 FEWEST = 3  # epochs: of fewer, a plan's number says little
 CUTS, GONE, DIGITS = 8, 1e-3, 2  # of one factor with so many decimals, and what is left of the rate after all of them
+TEN, LONGEST = 10, 300  # cycles of so many epochs are in use; other numbers that are whole epochs in steps are not
 CALLS = 2  # of a schedule: one more may be its end
 EARLY, ROUND = 16, 50  # times its length, and a number of epochs, for which a run may be planned that is stopped early
+
+
+def misfit(s: ScheduleSeen, loader: LoaderSeen | None) -> tuple[str, str] | None:
+    """The run is over, and nobody stepped the schedule; or its plan fits another count, or has no room for its warm-up;
+    or it is another optimizer's: what, and what to do."""
+    first = (never_stepped, in_epochs, only_rises, in_cycles)
+    one = next((found for rule in first if (found := rule(s, loader))), None) if loader else None
+    one = one or elsewhere(s) or miscounted(s, loader)
+    return one or (decays_away(s, loader) if loader else None)
 
 
 def miscounted(s: ScheduleSeen, loader: LoaderSeen | None) -> tuple[str, str] | None:
@@ -89,6 +99,23 @@ def never_stepped(s: ScheduleSeen, loader: LoaderSeen) -> tuple[str, str] | None
         return None
     what = f"the run is over, and scheduler.step() was never called: {s.scheduler} stands where it began"
     return what, "call scheduler.step() after each optimizer.step() or epoch, as its plan counts"
+
+
+def in_cycles(s: ScheduleSeen, loader: LoaderSeen) -> tuple[str, str] | None:
+    """Cycles that take some epochs of steps and are stepped once an epoch: what, and what to do.
+
+    A rate that is to rise for so many epochs is nobody's plan. One that falls may be, if their number is a round one.
+    """
+    ticks, batches, size = s.ticks or 0, loader.batches or STEPS, s.rise or s.cycle or 0
+    if not s.closed or s.restored or ticks < FEWEST or abs(ticks - _epochs(s, loader)) > 1:
+        return None
+    plain = s.rise is not None or (size % batches == 0 and (size % TEN or size > LONGEST))
+    if not plain or not FAR * ticks <= size <= len(s.rates):
+        return None
+    what = (
+        f"the {'rise' if s.rise else 'first cycle'} of its schedule takes {size} steps, and it advanced {ticks} times"
+    )
+    return what, "step it after each optimizer.step(), or plan its cycles in epochs"
 
 
 def elsewhere(s: ScheduleSeen) -> tuple[str, str] | None:

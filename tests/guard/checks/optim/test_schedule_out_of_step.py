@@ -273,6 +273,28 @@ def test_a_schedule_that_nobody_calls() -> None:
     assert find(replace(seen(FLAT[:10], **IDLE), step=40), loader(0, 16, 32)) is None  # the others are another stage's
 
 
+CYCLES = {"scheduler": "CyclicLR", "ticks": 5, "closed": True}
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ({"rise": 40}, True),
+        ({"cycle": 48}, True),
+        ({"cycle": 40}, False),  # no whole epochs
+        ({"cycle": 80}, False),  # a round number of epochs, some of which are tried
+        ({"rise": 40, "ticks": 80}, False),
+        ({"rise": 16}, False),
+        ({"rise": 200}, False),  # longer than the run, as it is stepped now
+        ({"rise": 40, "closed": False}, False),
+    ],
+)
+def test_cycles_of_steps_that_are_stepped_once_an_epoch(more: dict[str, Any], found: bool) -> None:
+    verdict = find(seen([0.1] * 80, **{**CYCLES, **more}), loader(0, 16, 32, 48, 64, steps=80))
+    assert isinstance(verdict, Finding) == found
+    assert not found or "it advanced 5 times" in verdict.message  # type: ignore[union-attr]
+
+
 EACH = {"scheduler": "X", "ticks": 160, "first_forwards": 1, "closed": True}
 TEN = loader(*range(0, 160, 16), steps=160)  # epochs
 

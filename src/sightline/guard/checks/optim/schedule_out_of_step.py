@@ -27,7 +27,7 @@ from sightline.guard.evidence import LoaderSeen, PlateauSeen, ScheduleSeen, Setu
 from sightline.guard.evidence.epochs import misrounded
 from sightline.guard.evidence.levelled import levelled
 from sightline.guard.evidence.plans import early, past, restarts, too_often, unfinished, wrong_way
-from sightline.guard.evidence.units import decays_away, elsewhere, in_epochs, miscounted, never_stepped, only_rises
+from sightline.guard.evidence.units import misfit
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -50,9 +50,10 @@ def find(
         return _finding(schedule, f"the schedule is turned round: {message}", fix)
     if not (setup and setup.joint) and (one := levelled(schedule)):  # X3 tells of joint towers
         return _finding(schedule, *one)
-    return (
-        _restarts(schedule) or _over(schedule) or _past(schedule) or _units(schedule, loader) or _left(schedule, loader)
-    )
+    if (one := _restarts(schedule) or _over(schedule) or _past(schedule)) is not None:
+        return one
+    other = misfit(schedule, loader)
+    return _finding(schedule, *other) if other else _left(schedule, loader)
 
 
 def _finding(s: ScheduleSeen, message: str, fix: str, severity: Severity = "warning") -> Finding:
@@ -88,13 +89,6 @@ def _restarts(s: ScheduleSeen) -> Finding | None:
     places, fix = restarts(s), "make the schedule once, before the first epoch, and count its steps over all epochs"
     what = "the optimizer and its schedule are made anew, far from over," if s.anew else "the schedule begins anew"
     return _finding(s, f"{what} every {places[0]} steps", fix) if len(places) >= OFTEN else None
-
-
-def _units(s: ScheduleSeen, loader: LoaderSeen | None) -> Finding | None:
-    """The run is over, and nobody stepped it; or its plan fits another count; or its warm-up has no room in it."""
-    one = never_stepped(s, loader) or in_epochs(s, loader) or only_rises(s, loader) if loader else None
-    one = one or elsewhere(s) or miscounted(s, loader) or (decays_away(s, loader) if loader else None)
-    return _finding(s, *one) if one else None
 
 
 def _left(s: ScheduleSeen, loader: LoaderSeen | None) -> Finding | None:
