@@ -234,7 +234,8 @@ def _passes(branch: ast.If, value: ast.expr) -> bool:
 
 def _is_saved(tree: ast.Module, target: ast.expr) -> bool:
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and "save" in ast.unparse(node.func))
-    return any(type(part) is type(target) and _name(part) == _name(target) for call in calls for part in ast.walk(call))  # type: ignore[arg-type]
+    parts = (part for call in calls for part in ast.walk(call) if isinstance(part, ast.Name | ast.Attribute))
+    return any(type(part) is type(target) and _name(part) == _name(target) for part in parts)
 
 
 def _is_used(tree: ast.Module, branch: ast.If, target: ast.expr) -> bool:

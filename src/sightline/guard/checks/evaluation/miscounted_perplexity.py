@@ -71,7 +71,8 @@ def _heard(last: MetricsSeen, heard: JudgedLossesSeen) -> Verdict:
     fair, right = mean(heard.batches, "fair"), False
     if fair is None:
         return CannotTell("loss of an evaluation's tokens")
-    for name, nats in reported(last.values, losses=not any(one.smoothed for one in heard.batches)):
+    told = reported(last.values, losses=not any(one.smoothed for one in heard.batches))
+    for name, nats in sorted(told, key=lambda one: is_loss(one[0])):
         value = last.values[name]
         off = nats_off(name, value, last.rounding.get(name, 0.0)) + FLOAT * max(1.0, abs(nats))
         alike = partial(isclose, rel_tol=0.0, abs_tol=off)

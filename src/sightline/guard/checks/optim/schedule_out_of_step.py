@@ -48,8 +48,8 @@ def find(
     if plateau is not None and (message := wrong_way(plateau)):
         fix = "give it mode='max', as for every number of which more is better"
         return _finding(schedule, f"the schedule is turned round: {message}", fix)
-    if not (setup and setup.joint) and (one := levelled(schedule)):  # X3 tells of joint towers
-        return _finding(schedule, *one)
+    if not (setup and setup.joint) and (level := levelled(schedule)):  # X3 tells of joint towers
+        return _finding(schedule, *level)
     if (one := _restarts(schedule) or _over(schedule) or _past(schedule)) is not None:
         return one
     other = misfit(schedule, loader)
