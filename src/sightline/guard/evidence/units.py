@@ -102,19 +102,15 @@ def never_stepped(s: ScheduleSeen, loader: LoaderSeen) -> tuple[str, str] | None
 
 
 def in_cycles(s: ScheduleSeen, loader: LoaderSeen) -> tuple[str, str] | None:
-    """Cycles that take some epochs of steps and are stepped once an epoch: what, and what to do.
-
-    A rate that is to rise for so many epochs is nobody's plan. One that falls may be, if their number is a round one.
-    """
-    ticks, batches, size = s.ticks or 0, loader.batches or STEPS, s.rise or s.cycle or 0
+    """Cycles that take some epochs of steps and are stepped once an epoch: what, and what to do. A round number of
+    epochs may be meant, and only be tried."""
+    ticks, batches, size = s.ticks or 0, loader.batches or STEPS, s.cycle or 0
     if not s.closed or s.restored or ticks < FEWEST or abs(ticks - _epochs(s, loader)) > 1:
         return None
-    plain = s.rise is not None or (size % batches == 0 and (size % TEN or size > LONGEST))
+    plain = size % batches == 0 and (size % TEN or size > LONGEST)
     if not plain or not FAR * ticks <= size <= len(s.rates):
         return None
-    what = (
-        f"the {'rise' if s.rise else 'first cycle'} of its schedule takes {size} steps, and it advanced {ticks} times"
-    )
+    what = f"the first cycle of the schedule takes {size} steps, and it advanced {ticks} times"
     return what, "step it after each optimizer.step(), or plan its cycles in epochs"
 
 

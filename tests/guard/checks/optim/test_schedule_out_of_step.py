@@ -287,6 +287,7 @@ CYCLES = {"scheduler": "CyclicLR", "ticks": 5, "closed": True}
         ({"rise": 16}, False),
         ({"rise": 200}, False),  # longer than the run, as it is stepped now
         ({"rise": 40, "closed": False}, False),
+        ({"rise": 40, "ticks": 2}, False),  # a trial
     ],
 )
 def test_cycles_of_steps_that_are_stepped_once_an_epoch(more: dict[str, Any], found: bool) -> None:
