@@ -7,8 +7,7 @@ twice; nats are no bits; means are divided by rows; only the last batch's loss i
 Fix: sum the losses of supervised tokens and their number, divide once, take exp once; -100 on padding and overlap.
 Stays silent when: the reported number is that of the tokens; another way to count gives less than 5 % else (2 % where
 it makes the number to its last digit, and two standard errors of what is no loss); nothing reported can be explained by
-the evaluation's own batches; a loss of smoothed labels is called one. A mean of losses over batches is only a note, and
-so is a loss that counts the first place of each row, as transformers' Trainer does for some models.
+the evaluation's own batches; a loss of smoothed labels is called one. A loss over batches or first places is a note.
 Sources:
 - https://github.com/ml-explore/mlx-lm/pull/1855 (2026-09-07): perplexity that depended on the batch size by padding
 - https://github.com/axolotl-ai-cloud/axolotl/pull/3988 (2026-09-09): padding scored as text by a perplexity metric
