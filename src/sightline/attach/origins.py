@@ -99,6 +99,11 @@ class Origins:
         """Whether it has other values than when an optimizer was first given it."""
         return self.optimized(parameter) and self._asked[id(parameter)][1] not in (None, _sample(parameter))
 
+    def still(self, parameter: Tensor) -> bool:
+        """Whether it has the values with which an optimizer was first given it."""
+        sample = _sample(parameter)
+        return self.optimized(parameter) and sample is not None and self._asked[id(parameter)][1] == sample
+
     def untrained(self, parameter: Tensor, trained: Tensor) -> bool:
         """Whether `trained` was, and `parameter` has what that began with, or what an initialiser drew."""
         if not self.moved(trained) or (sample := _sample(parameter)) is None:

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import SWALR
 from sightline.attach.alive import living
 from sightline.attach.foreseen import lowest
 from sightline.attach.given_rates import empty_rates, given_rates
+from sightline.attach.left_behind import LeftBehind
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.towers import Towers
 from sightline.attach.travelled import Travelled
@@ -39,6 +40,8 @@ class Track:
         self.first_tick: int | None = None
         self.inside = self.early = self.watched = 0
         self.replaced: list[int] = []
+        self.joined, self.behind = 0, LeftBehind(optimizer)
+        self._varied = False
         self._known: weakref.ref[Any] | None = None
         self._looks = LOOKS
         self._ticked_inside = False
@@ -79,6 +82,7 @@ class Track:
             self.early += tick is not None and self._forward_tick is not None and tick != self._forward_tick
             self.inside += self._ticked_inside
         self.rates.append(rate)
+        self._varied |= rate != self.rates[0]
         if self._given and len({self._of(place, "lr") for place in self._given}) > 1:
             self._given = {}
         self._step_tick, self._forward_tick, self._ticked_inside = tick, None, False
@@ -96,7 +100,7 @@ class Track:
     @property
     def steady(self) -> bool:
         """Whether nothing is known that would change the rate."""
-        return self._known is None and bool(self.rates) and self.rates[0] == self.rates[-1]
+        return self._known is None and bool(self.rates) and not self._varied
 
     def _look(self) -> None:
         self._looks -= 1
@@ -128,11 +132,15 @@ class Track:
             first_tick=self.first_tick,
             called=called(self.schedule) if self.schedule is not None else self._called,
             horizon=end,
+            rise=rise(self.schedule) if ticks is not None else None,
+            cycle=getattr(self.schedule, "T_0", None) if ticks is not None else None,
             foreseen=foreseen,
             periodic=again,
             first_forwards=self.first_forwards,
             inside=self.inside,
             early=self.early,
+            joined=self.joined > 0,
+            elsewhere=0 if self._varied or ticks is not None else self.behind.look(),
             watched=self.watched,
             replaced=tuple(self.replaced),
             restored=self.restored,
@@ -174,12 +182,16 @@ class Schedules(Onlooker):
         if id(optimizer) not in self._tracks and len(self._tracks) < OPTIMIZERS:
             here = self.recorder
             self._tracks[id(optimizer)] = Track(optimizer, here.model, here.towers, here.forwards)
+        step = self.recorder.open_step
         if track := self._tracks.get(id(optimizer)):
+            track.joined += step is not None and step.forwards > step.passes == 1
             track.stepping()
 
     def _turn(self, optimizer: Optimizer) -> None:
         """Another optimizer steps than the last time: is it a new one for the very same parameters?"""
         first, self._last = next(iter(self._tracks.values()), None), weakref.ref(optimizer)
+        for track in self._tracks.values():
+            track.behind.stepped(optimizer)
         if first is None or id(optimizer) in self._tracks or type(optimizer) is not type(first.optimizer):
             return
         mine, other = (
@@ -281,6 +293,12 @@ def periodic(schedule: Any) -> bool:
     rules = (rule.keywords for rule in getattr(schedule, "lr_lambdas", ()) if isinstance(rule, functools.partial))
     half = any(keywords.get("num_cycles") == 0.5 for keywords in rules)  # transformers' cosine: half a wave
     return half or isinstance(schedule, lr_scheduler.CosineAnnealingLR)
+
+
+def rise(schedule: Any) -> int | None:
+    """After how many ticks a cyclic rate is at its highest for the first time."""
+    cyclic = isinstance(schedule, lr_scheduler.CyclicLR)
+    return round(schedule.total_size * schedule.step_ratio) if cyclic else None
 
 
 def horizon(schedule: Any) -> int | None:

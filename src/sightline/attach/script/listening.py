@@ -86,7 +86,7 @@ def watched(
     losses.install()
     ByHand(models, scout, fault).install()
     Attachment.made = models.adopt
-    for library in (Hosts(models, budget, fault), losses, words, origins, Tokenizers(fault)):
+    for library in (Hosts(models, budget, fault), losses, words, origins, resumes.parts, Tokenizers(fault)):
         Notice(library.on_import()).install()
     torch.jit.script = _without_hooks(torch.jit.script, models)
 

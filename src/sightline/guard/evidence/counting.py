@@ -79,11 +79,13 @@ def unit(name: str, score: Scored, nats: float, same: Callable[[float, float], b
 
 
 def explained(score: Scored, nats: float, same: Callable[[float, float], bool] = same) -> tuple[str, bool] | None:
-    """The wrong way that gives these nats, in words, and whether it is a mean of means. `same`: as far as they tell."""
+    """The wrong way that gives these nats, in words, and whether it is common: a mean of means, or one place a row too
+    many. `same`: as far as they tell."""
     for way, words in WAYS.items():
         whole = mean(score.batches, way)
         if whole is not None and same(nats, whole):
-            return f"over {words}", False
+            bare = words == PLACES and not any(b.padding or b.repeated for b in score.batches)
+            return f"over {words}", bare  # transformers' Trainer itself counts each row's first place for some models
         pairs = [(nll / n, b.rows) for b in score.batches for nll, n in [_counted(b, way)] if n]
         means = [one for one, _ in pairs]
         if len(means) < 2 or max(means) > LARGEST:

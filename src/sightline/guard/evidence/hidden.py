@@ -19,6 +19,8 @@ class HiddenSeen:
             one of which finds a gradient at none of its steps, though these had one each time. 0: not so.
         bare: they are in no container, but plain tensors at `places`, that stay as they are, and nobody clears their
             gradients.
+        loose: they are the model's and an optimizer's, at `places`, and never moved: a term of the loss is a number
+            that is made a tensor with requires_grad=True anew in each step.
     """
 
     step: int
@@ -30,3 +32,4 @@ class HiddenSeen:
     term: bool = False
     twins: int = 0
     bare: bool = False
+    loose: bool = False

@@ -16,12 +16,17 @@ class ScheduleSeen:
         ticks: how often that schedule has advanced (its ``last_epoch``); `first_tick`: the same at the first step.
         called: how often its `step()` was called since it was made; None where torch does not count that.
         horizon: after how many ticks the schedule is meant to be over, where it says so.
+        rise: after how many ticks a cyclic schedule is at its highest first; `cycle`: after how many one of cosines
+            begins again.
         foreseen: after how many ticks a rule of the script's own has come down, by what it says when it is asked.
         periodic: whether beyond its horizon the schedule goes up again (a cosine).
         first_forwards: training forwards up to the first step.
         inside: steps within which the schedule advanced between two micro-batches.
         early: steps before which it advanced between the forward pass and the optimizer's step.
         watched: steps whose forwards were heard, so that `inside` and `early` could be told; None: all.
+        joined: whether one backward pass went through several of a step's forwards: these are no micro-batches.
+        elsewhere: how often a schedule advanced that sets the rates of another optimizer, which took no step meanwhile
+            and holds some of the same parameters; 0 where the rate of this one ever changed.
         replaced: indices into `rates` at which a new schedule object took over from the first one's start.
         anew: steps of the run at which an optimizer of the same kind took over all parameters of the one before it, at
             the same rate as the first.
@@ -45,11 +50,15 @@ class ScheduleSeen:
     first_tick: int | None = None
     called: int | None = None
     horizon: int | None = None
+    rise: int | None = None
+    cycle: int | None = None
     foreseen: int | None = None
     periodic: bool = False
     first_forwards: int = 0
     inside: int = 0
     early: int = 0
+    joined: bool = False
+    elsewhere: int = 0
     replaced: tuple[int, ...] = ()
     anew: tuple[int, ...] = ()
     restored: bool = False

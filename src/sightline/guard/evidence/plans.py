@@ -79,9 +79,10 @@ def unfinished(seen: ScheduleSeen) -> tuple[str, bool] | None:
     steps, ticks = len(seen.rates), seen.ticks
     if not seen.closed or seen.restored or ticks is None:
         return None
-    warm, end = implied_warm_up(seen) or 0, seen.horizon or implied_end(seen) or 0
+    rise = seen.rise if seen.rise and ticks >= LEVELS else 0
+    warm, end = implied_warm_up(seen) or rise, seen.horizon or implied_end(seen) or 0
     if warm and FAR * ticks <= warm <= steps:
-        return f"its warm-up takes {warm} steps, and it advanced {ticks} times", True
+        return f"its {'first rise' if rise else 'warm-up'} takes {warm} steps, and it advanced {ticks} times", True
     if not seen.planned or not ALMOST * seen.planned <= steps:
         return None
     if ticks >= ALMOST * steps and end >= ticks / HALF and seen.rates[-1] >= HALF * max(seen.rates):

@@ -26,6 +26,7 @@ WAYS = {
     "alone": "parts that were loaded or trained come before them, and no other matrix learns",
 }
 ALONE = "give them to an optimizer, as what that term is to teach; or leave the term out"
+ITSELF = "add the term as it was computed: no .item() and torch.tensor(..., requires_grad=True) on its way"
 EVERY = "call step() on each of the optimizers after the backward pass"
 BARE = "make each an nn.Parameter in its module, and the optimizer after that (or call detach() on it)"
 EACH = "give each optimizer the parameters of the part that it trains"
@@ -72,8 +73,8 @@ def stray(
         numel, names = sum(p.numel for p in left), [p.name for p in left]
         what = f"{len(left)} parameters ({numel:,} elements) get gradients and are in no optimizer, e.g. {names[0]}"
         return Stray(what, LATE.format(foreign) if foreign else ADD, bool(foreign), {"parameters": names[:5]})
-    if hidden is not None and hidden.twins:
-        return _mistaken(hidden)
+    if hidden is not None and (hidden.twins or hidden.loose):
+        return _mistaken(hidden) if hidden.twins else _unreached(hidden)
     if hidden is not None and hidden.term:
         what = f"a term of the loss hangs on {hidden.parameters} parameters alone that no optimizer was given, of "
         seen: dict[str, object] = {
@@ -164,6 +165,13 @@ def _mistaken(hidden: HiddenSeen) -> Stray:
     what = f"two optimizers hold the same {hidden.twins} parameters, and one never finds a gradient: its backward "
     rest = f"passes go to {hidden.parameters} parameters of {' and '.join(hidden.places)}, which are in none"
     return Stray(what + rest, EACH, True, {"elements in none": hidden.numel, "gradient norm": hidden.grad_norm})
+
+
+def _unreached(hidden: HiddenSeen) -> Stray:
+    """What a number was computed with that was made a tensor again."""
+    what = "a term of the loss is a new tensor in each step, and nothing comes back through it: "
+    seen: dict[str, object] = {"parameters": hidden.places[:5], "elements": hidden.numel, "of": hidden.of}
+    return Stray(f"{what}{hidden.parameters} parameters never moved, e.g. {hidden.places[0]}", ITSELF, True, seen)
 
 
 def _replaced(seen: ReplacedSeen) -> Stray:

@@ -12,7 +12,18 @@ from sightline.guard.evidence.plans import ALMOST, EXACT, FAR, HALF, SAME, TRIAL
 STEPS = 8  # a plan of fewer fits many a count by chance
 FEWEST = 3  # epochs: of fewer, a plan's number says little
 CUTS, GONE, DIGITS = 8, 1e-3, 2  # of one factor with so many decimals, and what is left of the rate after all of them
+TEN, LONGEST = 10, 300  # cycles of so many epochs are in use; other numbers that are whole epochs in steps are not
+CALLS = 2  # of a schedule: one more may be its end
 EARLY, ROUND = 16, 50  # times its length, and a number of epochs, for which a run may be planned that is stopped early
+
+
+def misfit(s: ScheduleSeen, loader: LoaderSeen | None) -> tuple[str, str] | None:
+    """The run is over, and nobody stepped the schedule; or its plan fits another count, or has no room for its warm-up;
+    or it is another optimizer's: what, and what to do."""
+    first = (never_stepped, in_epochs, only_rises, in_cycles)
+    one = next((found for rule in first if (found := rule(s, loader))), None) if loader else None
+    one = one or elsewhere(s) or miscounted(s, loader)
+    return one or (decays_away(s, loader) if loader else None)
 
 
 def miscounted(s: ScheduleSeen, loader: LoaderSeen | None) -> tuple[str, str] | None:
@@ -21,7 +32,8 @@ def miscounted(s: ScheduleSeen, loader: LoaderSeen | None) -> tuple[str, str] | 
     if not s.closed or ticks is None or not plan or plan < STEPS or s.restored or ticks > plan / 2:
         return None
     samples = _samples(s, loader, plan) if loader else 0
-    for unit, count in {"optimizer steps": steps, "micro-batches": s.forwards, "samples": samples}.items():
+    batches = 0 if s.joined else s.forwards
+    for unit, count in {"optimizer steps": steps, "micro-batches": batches, "samples": samples}.items():
         if abs(plan - count) <= SAME * count and count > ticks:
             done = f"it advanced {ticks} times in {steps} optimizer steps"
             fix = f"count as it is stepped: plan {ticks} steps instead of {plan}"
@@ -87,6 +99,27 @@ def never_stepped(s: ScheduleSeen, loader: LoaderSeen) -> tuple[str, str] | None
         return None
     what = f"the run is over, and scheduler.step() was never called: {s.scheduler} stands where it began"
     return what, "call scheduler.step() after each optimizer.step() or epoch, as its plan counts"
+
+
+def in_cycles(s: ScheduleSeen, loader: LoaderSeen) -> tuple[str, str] | None:
+    """Cycles that take some epochs of steps and are stepped once an epoch: what, and what to do. A round number of
+    epochs may be meant, and only be tried."""
+    ticks, batches, size = s.ticks or 0, loader.batches or STEPS, s.cycle or 0
+    if not s.closed or s.restored or ticks < FEWEST or abs(ticks - _epochs(s, loader)) > 1:
+        return None
+    plain = size % batches == 0 and (size % TEN or size > LONGEST)
+    if not plain or not FAR * ticks <= size <= len(s.rates):
+        return None
+    what = f"the first cycle of the schedule takes {size} steps, and it advanced {ticks} times"
+    return what, "step it after each optimizer.step(), or plan its cycles in epochs"
+
+
+def elsewhere(s: ScheduleSeen) -> tuple[str, str] | None:
+    """The schedule that is stepped sets the rate of an optimizer that is not: what, and what to do."""
+    if not s.closed or s.elsewhere < CALLS or len(s.rates) < STEPS:
+        return None
+    what = f"the schedule is stepped ({s.elsewhere} times), but it is of an optimizer that another one replaced"
+    return f"{what}: the rate stays at {s.rates[-1]:g}", "make the schedule after the optimizer that steps, and for it"
 
 
 def _epochs(s: ScheduleSeen, loader: LoaderSeen) -> float:

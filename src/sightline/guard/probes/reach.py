@@ -23,11 +23,12 @@ def reach(call: Call, names: Collection[str], places: Collection[int]) -> bool |
     Nothing is written: the model runs with other tensors in their place. None where that cannot be told, because the
     model gives two answers to one batch.
     """
-    known = dict(call.model.named_parameters())
+    known = dict(call.model.named_parameters(remove_duplicate=False))
     if call.forward is not None or not call.repeatable or not all(name in known for name in names):
         return None
     once, twice = (_run(call, {}) for _ in range(2))
-    after = _run(call, {name: _nudged(known[name].detach()) for name in names})
+    each = {id(known[name]): name for name in names}.values()  # of tied ones, one name stands for all
+    after = _run(call, {name: _nudged(known[name].detach()) for name in each})
     if not len(once) == len(twice) == len(after):
         return None
     if any(not torch.equal(once[at], twice[at]) for at in places):

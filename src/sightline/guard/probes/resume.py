@@ -74,8 +74,9 @@ def _mappings(thing: Any, deep: int) -> Iterator[Mapping[str, Any]]:
 
 
 def keeps_state(optimizer: Optimizer) -> bool:
-    """Whether it has state to lose: Adam's moments, momentum."""
-    return any("betas" in g or g.get("momentum") or g.get("lr_decay") is not None for g in optimizer.param_groups)
+    """Whether it has state to lose: Adam's moments, momentum, the squares of Adagrad, RMSprop and Adadelta."""
+    names = ("betas", "lr_decay", "alpha", "rho")
+    return any(g.get("momentum") or any(g.get(name) is not None for name in names) for g in optimizer.param_groups)
 
 
 def _weights(saved: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> str:

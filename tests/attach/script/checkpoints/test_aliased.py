@@ -96,8 +96,47 @@ def test_the_last_was_the_best(source: str, script: Script) -> None:
 
 def test_it_is_given_its_values_back(script: Script) -> None:
     script.run(PLAIN)
-    script.aliased.loaded(script.model)
+    script.aliased.loaded(script.model, {name: v + 1 for name, v in script.model.state_dict().items()})
     assert script.messages() == []
+
+
+REFERENCES = ["[p.data for p in net.parameters()]", "{k: v.numpy() for k, v in net.state_dict().items()}"]
+
+
+@pytest.mark.parametrize("value", [*REFERENCES, "list(net.parameters())", "dict(net.named_parameters())"])
+@pytest.mark.parametrize("source", [PLAIN, STOPPER])
+def test_the_weights_of_the_best_are_kept_by_reference(source: str, value: str, script: Script) -> None:
+    script.run(_keeping(source, value))
+    (message,) = script.messages()
+    assert "4 of its tensors" in message and "since step 19" in message
+
+
+@pytest.mark.parametrize(
+    "value", ["copy.deepcopy(net.state_dict())", "[p.data.clone() for p in net.parameters()]", "[score, score]"]
+)
+def test_the_weights_of_the_best_are_copied(value: str, script: Script) -> None:
+    script.run(_keeping(PLAIN, value))
+    assert script.messages() == []
+
+
+def test_references_that_are_saved_at_once(script: Script) -> None:
+    saved = _keeping(PLAIN, "net.state_dict()").replace(
+        "    return", "        if best == score: save(kept)\n    return"
+    )
+    script.run(saved.replace("def fit", "save = print\ndef fit"))
+    assert script.messages() == []
+
+
+def test_references_are_given_back(script: Script) -> None:
+    """Which changes nothing; other values would."""
+    script.run(_keeping(PLAIN, REFERENCES[0]))
+    script.aliased.loaded(script.model, dict(script.model.named_parameters()))
+    assert len(script.messages()) == 1
+
+
+def _keeping(source: str, value: str) -> str:
+    of_model = source.replace("self.best_model = model", f"self.best_model = {value.replace('net', 'model')}")
+    return of_model.replace("kept = score, net", f"kept = score, {value}")
 
 
 def test_what_is_kept_is_one_of_several(script: Script) -> None:
@@ -125,8 +164,7 @@ def test_what_is_kept_is_one_of_several(script: Script) -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("kept = score, net", "kept = score, copy.deepcopy(net)"),
-        ("kept = score, net", "kept = score, net.state_dict()"),
+        ("kept = score, net", "kept = score, 1.0"),
         ("best, kept = score, net", "best, kept = score, net; save(net.state_dict())"),
         ("if score > best", "if score == best"),
         ("best, kept = score, net", "other, kept = score, net"),

@@ -18,9 +18,12 @@ pytestmark = pytest.mark.usefixtures("origins")
 
 
 class Tagger(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, *, tied: bool = False) -> None:
         super().__init__()
         self.encoder, self.neck, self.head = nn.Sequential(nn.Linear(4, 8), nn.Tanh()), nn.Linear(8, 8), nn.Linear(8, 4)
+        if tied:
+            self.head = nn.Linear(8, 8)
+            self.head.weight = self.neck.weight
         self.features = False
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
@@ -38,12 +41,12 @@ def train(model: nn.Module, opt: torch.optim.Optimizer) -> None:
 class Script:
     """Trains one and keeps its parts."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tied: bool = False) -> None:
         self.found: list[Finding] = []
         self.problems: list[str] = []
         self.models = Models(1.0, self.found.append, self.problems.append)
         self.parts = InParts(self.models, lambda act: Hook(act, lambda error: self.problems.append(repr(error))))
-        self.model = Tagger()
+        self.model = Tagger(tied=tied)
         opt = torch.optim.SGD(self.model.parameters(), lr=0.1)
         self.models.attach(self.model, [opt], blind=False)
         train(self.model, opt)
@@ -76,6 +79,38 @@ def test_one_part_is_forgotten(came: tuple[str, ...], lost: str) -> None:
     (found,) = script.judged(again)
     assert found.severity == "error" and found.seen["missing"] == [f"{lost}.bias", f"{lost}.weight"]
     assert "read back" in found.message
+
+
+def test_a_tied_part_is_forgotten() -> None:
+    """Its weights have two names."""
+    script, again = Script(tied=True), Tagger(tied=True)
+    script.load(again, "encoder")
+    (found,) = script.judged(again)
+    assert "head.weight" in str(found.seen["missing"])
+
+
+@pytest.mark.parametrize(("fresh", "count"), [(("head",), 1), ((), 0)])
+def test_a_library_reads_what_its_file_holds(fresh: tuple[str, ...], count: int) -> None:
+    """And makes the rest anew."""
+    script, again = Script(), Tagger()
+    for name in {"encoder", "neck", "head"}.difference(fresh):
+        again.get_submodule(name).load_state_dict(script.saved[name])
+    script.parts._read(again)
+    assert len(script.judged(again)) == count
+
+
+@pytest.mark.parametrize(("rest", "count"), [(("neck",), 1), (("neck", "head"), 0)])
+def test_a_library_reads_a_part(rest: tuple[str, ...], count: int) -> None:
+    """Before it is a part: what else was trained must come too."""
+    script, again, read = Script(), Tagger(), Tagger().encoder
+    read.load_state_dict(script.saved["encoder"])
+    script.parts._read(read)
+    again.encoder = read
+    for name in rest:
+        again.get_submodule(name).load_state_dict(script.saved[name])
+    with torch.no_grad():
+        again.eval()(torch.randn(4, 4))
+    assert len(script.judged(again)) == count
 
 
 def all_of_it(script: Script, again: Tagger) -> list[Finding]:

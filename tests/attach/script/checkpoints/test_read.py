@@ -169,3 +169,51 @@ def test_nothing_is_left_behind(load: Load, monkeypatch: pytest.MonkeyPatch, tmp
     parts = script.made()
     script.train(parts, load(script, parts), EPOCHS)
     assert script.messages() == []
+
+
+@pytest.mark.parametrize(
+    ("names", "frozen", "lost"),
+    [(("body",), False, 1), (("body", "head"), False, 0), (("body",), True, 0)],
+    ids=["one", "both", "frozen until then"],
+)
+def test_one_of_two_optimizers_is_in_the_file(
+    names: tuple[str, ...], frozen: bool, lost: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = Script(monkeypatch, tmp_path)
+    two = _two(script)
+    if frozen:
+        two[0][2:].requires_grad_(False)  # type: ignore[index]
+    epoch = _trained(script, two, 0, DONE)
+    kept = {name: opt.state_dict() for name, opt in two[1].items()}
+    torch.save({"model": two[0].state_dict(), "epoch": epoch, **{n: kept[n] for n in names}}, tmp_path / "both.pt")
+    script.models.close_all(whole=False)
+    net, opts = two = _two(script)
+    read = torch.load(tmp_path / "both.pt")
+    net.load_state_dict(read["model"])
+    for name in names:
+        opts[name].load_state_dict(read[name])
+    epoch = read["epoch"]
+    while epoch < EPOCHS:
+        _trained(script, two, epoch, epoch + 1)
+        epoch += 1
+    assert ["another optimizer alone" in message for message in script.messages()] == [True] * lost
+
+
+def _two(script: Script) -> tuple[nn.Module, dict[str, Optimizer]]:
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8, bias=False), nn.Linear(8, 1, bias=False))
+    opts: dict[str, Optimizer] = {"body": AdamW(net[0].parameters(), lr=0.01)}
+    opts["head"] = AdamW(net[2:].parameters(), lr=0.01, weight_decay=0.1)
+    for opt in opts.values():
+        script.resumes.made(opt)
+    script.models.attach(net, [*opts.values()], blind=False)
+    return net, opts
+
+
+def _trained(script: Script, two: tuple[nn.Module, dict[str, Optimizer]], first: int, last: int) -> int:
+    for rows in [rows for _ in range(first, last) for rows in script.rows]:
+        for opt in two[1].values():
+            opt.zero_grad()
+        two[0](rows).square().mean().backward()
+        for opt in two[1].values():
+            opt.step()
+    return last

@@ -115,6 +115,48 @@ def test_a_term_that_teaches_nothing(case: Callable[..., Case]) -> None:
     assert findings(case(held=True)) == []
 
 
+class Heads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.kind, self.size = nn.Linear(6, 16), nn.Linear(16, 2), nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        inner = torch.tanh(self.body(x))
+        return self.kind(inner), self.size(inner)[:, 0]
+
+
+def heads(how: Callable[[Tensor], Tensor | float]) -> Case:
+    """`how` the loss of the second head comes into the sum."""
+    model = Heads()
+
+    def loss(x: Tensor) -> Tensor:
+        kind, size = model(x)
+        return F.cross_entropy(kind, (x[:, 0] > 0).long()) + how(F.mse_loss(size, x[:, 1]))
+
+    return model, model.parameters(), loss, lambda: None
+
+
+def test_a_number_that_is_made_a_tensor_again() -> None:
+    torch.manual_seed(0)
+    (found,) = findings(heads(lambda term: 2.0 * torch.tensor(term.item(), requires_grad=True)))
+    assert "never moved" in found and "size.weight" in found
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda term: torch.tensor(0.0, requires_grad=True) + term,
+        lambda term: torch.tensor(1.0, requires_grad=True) - 0.0 * term,
+        lambda term: term + 2.0 * torch.tensor(term.item(), requires_grad=True),
+        lambda term: term.item(),
+    ],
+    ids=["a sum that begins with 0", "a constant", "all moves", "a plain number"],
+)
+def test_numbers_that_are_meant(how: Callable[[Tensor], Tensor | float]) -> None:
+    torch.manual_seed(0)
+    assert not any("new tensor" in one for one in findings(heads(how)))
+
+
 @pytest.mark.parametrize("case", [two_optimizers, by_hand, perceptual, random_target, probe])
 def test_what_is_meant(case: Callable[[], Case]) -> None:
     torch.manual_seed(0)

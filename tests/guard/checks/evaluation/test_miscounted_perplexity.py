@@ -94,9 +94,12 @@ def test_the_fix_names_what_was_counted() -> None:
     assert isinstance(windows, Finding) and "overlap" in windows.fix and windows.seen["tokens scored twice"] == 96
 
 
-def test_a_loss_that_is_a_mean_of_means_is_a_note() -> None:
-    verdict = reported(UNEQUAL, loss=3.0)
+@pytest.mark.parametrize("loss", [3.0, 240 / 115], ids=["means", "with first places"])
+def test_a_loss_that_is_off_in_a_common_way_is_a_note(loss: float) -> None:
+    verdict = reported(UNEQUAL, loss=loss)
     assert isinstance(verdict, Finding) and verdict.severity == "note"
+    told = reported(UNEQUAL, loss=loss, perplexity=exp(loss))
+    assert isinstance(told, Finding) and told.severity == "warning"
 
 
 @pytest.mark.parametrize(

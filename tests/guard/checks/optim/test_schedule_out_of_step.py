@@ -41,6 +41,7 @@ SAW = [0.1 * min(1.0, (n % 10) / 5) for n in range(40)]
         (WAVE, {"scheduler": "X", "ticks": 40, "forwards": 120, "closed": True, "base": 1.0}, "micro-batches"),
         (FLOORED, {"scheduler": "X", "ticks": 40, "forwards": 120, "closed": True, "base": 1.0}, "micro-batches"),
         (FLAT, {"scheduler": "X", "ticks": 40, "early": 39}, "before the optimizer"),
+        (FLAT, {"elsewhere": 5, "closed": True}, "another one replaced"),
         (FLAT, {"scheduler": "X", "ticks": 40, "first_tick": 1, "first_forwards": 1}, "before the optimizer"),
     ],
 )
@@ -53,6 +54,9 @@ def test_found(rates: list[float], more: dict[str, Any], word: str) -> None:
     ("rates", "more"),
     [
         (FLAT, {}),
+        (FLAT, {"elsewhere": 1, "closed": True}),
+        (FLAT, {"elsewhere": 5}),
+        (FLAT, {"scheduler": "X", "ticks": 40, "horizon": 160, "forwards": 160, "joined": True, "closed": True}),
         ([*DOWN, 0.0], {}),
         (DOWN + [0.01] * 20, {}),
         ([0.1 * 0.1 ** (n // 8) for n in range(56)], {}),  # six times a tenth
@@ -267,6 +271,29 @@ def test_a_schedule_that_nobody_calls() -> None:
     assert find(seen(FLAT, **IDLE), loader(0, 2, 4)) is None  # of each epoch, a little is taken
     assert find(seen(FLAT[:10], **IDLE), loader(0, 16, 32)) is not None
     assert find(replace(seen(FLAT[:10], **IDLE), step=40), loader(0, 16, 32)) is None  # the others are another stage's
+
+
+CYCLES = {"scheduler": "CyclicLR", "ticks": 5, "closed": True}
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ({"rise": 40}, True),
+        ({"cycle": 48}, True),
+        ({"cycle": 40}, False),  # no whole epochs
+        ({"cycle": 80}, False),  # a round number of epochs, some of which are tried
+        ({"rise": 40, "ticks": 80}, False),
+        ({"rise": 16}, False),
+        ({"rise": 200}, False),  # longer than the run, as it is stepped now
+        ({"rise": 40, "closed": False}, False),
+        ({"rise": 40, "ticks": 2}, False),  # a trial
+    ],
+)
+def test_cycles_of_steps_that_are_stepped_once_an_epoch(more: dict[str, Any], found: bool) -> None:
+    verdict = find(seen([0.1] * 80, **{**CYCLES, **more}), loader(0, 16, 32, 48, 64, steps=80))
+    assert isinstance(verdict, Finding) == found
+    assert not found or "it advanced 5 times" in verdict.message  # type: ignore[union-attr]
 
 
 EACH = {"scheduler": "X", "ticks": 160, "first_forwards": 1, "closed": True}

@@ -1,4 +1,5 @@
-"""A model that is to be the best one so far, and is the very model that trains on: `best = model`, without a copy.
+"""What is to be the best model so far, and is the very model that trains on: `best = model`, without a copy, or its
+weights by reference, `[p.data for p in model.parameters()]`, `{k: v.numpy() for k, v in ...}`.
 
 Where a script compares a score with the best one and notes both the score and the model, what it notes is meant to stay
 as it is. That is read off the code, whatever the names; which object it noted, that this one trained on since, and that
@@ -18,10 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sightline.attach.hook import Hook, unwrapped
+from sightline.attach.script.checkpoints.contents import address
 from sightline.attach.script.checkpoints.counters import HELD, OWN, held_by, scopes
 from sightline.attach.script.watch import Models, Watched
 from sightline.guard.evidence import RoundTripSeen
@@ -30,6 +33,7 @@ LIBRARIES = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "
 LARGEST = 1 << 19  # bytes of a script
 NUMBERS = (int, float)
 EVERY = 4  # steps between two looks
+FEW = 8  # tensors that tell whether a state brings anything
 PASSED = 2  # comparisons' time since the best one: one of them at least was not better
 
 
@@ -61,7 +65,7 @@ class Best:
         if self.one is not one or self.optimizer is None or self.optimizer() is not optimizer:
             self.one, self.optimizer, self.changes = one, weakref.ref(optimizer), []
             self.begun = one.recorder.step
-        elif not self._is_last(score) and module is model:
+        elif not self._is_last(score) and (module is model or (module is None and _is_memory_of(model, kept))):
             self.changes.append(one.recorder.step)
         self.last = weakref.ref(score) if isinstance(score, Tensor) else score if isinstance(score, NUMBERS) else None
         self.several |= self.last is None and score is not None
@@ -93,11 +97,12 @@ class Aliased:
         models.ending.append(self._ending)
         models.attention.needs.append(lambda: bool(self._places))
 
-    def loaded(self, module: nn.Module) -> None:
-        """A module is given values: they may be the best ones."""
+    def loaded(self, module: nn.Module, state: Mapping[str, Any]) -> None:
+        """A module is given values: they may be the best ones, unless it has them."""
         for place in self._places:
-            if place.one is not None and place.one.recorder is not None and place.one.recorder.model is module:
-                place.reloaded = place.one.recorder.step
+            one = place.one if place.one is not None and place.one.recorder is not None else None
+            if one is not None and one.recorder.model is module and not _has(module, state):
+                place.reloaded = one.recorder.step
 
     def _stepping(self, optimizer: Optimizer) -> None:
         if optimizer not in self._known:
@@ -125,6 +130,30 @@ class Aliased:
                 which.attachment.show(
                     RoundTripSeen(which.recorder.step, "", count, kept=count, since=since, alias=place.name)
                 )
+
+
+def _is_memory_of(model: nn.Module, kept: Any) -> bool:
+    """Whether all the numbers in a list or a dictionary are weights of the model, where they are."""
+    values = list(kept.values()) if isinstance(kept, dict) else kept
+    if not isinstance(values, list | tuple) or not values or _place(values[0]) == 0:
+        return False
+    own = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())} - {0}
+    return all(_place(value) in own for value in values)
+
+
+def _place(value: Any) -> int:
+    """The address of a tensor's numbers, or of an array's of NumPy."""
+    if isinstance(value, Tensor):
+        return address(value)
+    told = getattr(value, "__array_interface__", None) if type(value).__module__ == "numpy" else None
+    return int(told["data"][0]) if isinstance(told, dict) else 0
+
+
+def _has(module: nn.Module, state: Mapping[str, Any]) -> bool:
+    """Whether a state holds what the module has already."""
+    own = {name: p.detach() for name, p in module.named_parameters() if isinstance(state.get(name), Tensor)}
+    pairs = [(p, state[name].detach()) for name, p in own.items()][:FEW]
+    return bool(pairs) and all(p.shape == t.shape and torch.equal(p, t.to(p.device, p.dtype)) for p, t in pairs)
 
 
 def _files() -> set[str]:
@@ -165,11 +194,13 @@ def places(source: str) -> list[Best]:
         compared = {ast.unparse(part) for test in ast.walk(branch.test) if _orders(test) for part in ast.walk(test)}
         scores = [target for target, value in pairs if {ast.unparse(target), ast.unparse(value)} <= compared]
         for target, value in pairs:
-            if not scores or target in scores or not isinstance(value, ast.Name | ast.Attribute):
+            if not scores or target in scores or isinstance(value, ast.Constant):
                 continue
             kept, score, inside = _name(target), _name(scores[0]), isinstance(target, ast.Attribute)
             alike = kept and score and type(target) is type(scores[0])
-            if alike and not _passes(branch, ast.unparse(value)) and _is_used(tree, branch, target):
+            if not isinstance(value, ast.Name | ast.Attribute) and _is_saved(tree, target):
+                continue  # perhaps at once: it holds the best values then
+            if alike and not _passes(branch, value) and _is_used(tree, branch, target):
                 found[kept, inside] = Best(kept, score, inside)
     return list(found.values())
 
@@ -193,10 +224,18 @@ def _name(target: ast.expr) -> str:
     return target.id if isinstance(target, ast.Name) else ""
 
 
-def _passes(branch: ast.If, value: str) -> bool:
+def _passes(branch: ast.If, value: ast.expr) -> bool:
     """Whether the branch gives the thing to anybody too, who may save it."""
+    own, text = {id(node) for node in ast.walk(value)}, ast.unparse(value)
     calls = (node for line in branch.body for node in ast.walk(line) if isinstance(node, ast.Call))
-    return any(ast.unparse(part) == value for call in calls for part in ast.walk(call))
+    parts = (part for call in calls for part in ast.walk(call) if id(part) not in own and isinstance(part, ast.expr))
+    return any(ast.unparse(part) == text for part in parts)
+
+
+def _is_saved(tree: ast.Module, target: ast.expr) -> bool:
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and "save" in ast.unparse(node.func))
+    parts = (part for call in calls for part in ast.walk(call) if isinstance(part, ast.Name | ast.Attribute))
+    return any(type(part) is type(target) and _name(part) == _name(target) for part in parts)
 
 
 def _is_used(tree: ast.Module, branch: ast.If, target: ast.expr) -> bool:

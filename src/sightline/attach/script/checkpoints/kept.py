@@ -47,7 +47,7 @@ class Kept:
         @functools.wraps(load)
         def loading(module: nn.Module, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
             self._given(module, state_dict)
-            self._aliased.loaded(unwrapped(module)[1])
+            self._aliased.loaded(unwrapped(module)[1], state_dict)
             return load(module, state_dict, *args, **kwargs)
 
         nn.Module.state_dict = making  # type: ignore[method-assign, assignment]

@@ -33,7 +33,11 @@ NUMBER = re.compile(r"\d{1,9}(?![A-Za-z0-9])")  # at the end of a word, as in ep
 
 @dataclass(eq=False)
 class Read:
-    """What is known of a file that holds more than weights. `numbers`: its counts. `random`: its random states."""
+    """What is known of a file that holds more than weights. `numbers`: its counts. `random`: its random states.
+
+    `bare`: optimizers of its weights that began without a state, and of which it holds none, with how many parameters
+    they move. `whole`: of those whose state came back, how many they move.
+    """
 
     path: str
     prints: frozenset[Print]
@@ -44,6 +48,8 @@ class Read:
     drawn: bool = False
     waited: int = 0
     judged: weakref.WeakSet[Optimizer] = field(default_factory=weakref.WeakSet)
+    bare: list[tuple[weakref.ref[Optimizer], int]] = field(default_factory=list)
+    whole: list[int] = field(default_factory=list)
 
 
 def read_of(path: str, content: Any) -> Read | None:

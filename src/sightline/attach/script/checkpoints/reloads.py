@@ -75,10 +75,12 @@ def watch_half(
     mine = {id(named[name]) for name in lost}
 
     def called(its: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if one.recorder.muted:
+            return  # a pass of our own, for another state of the same module
         handles.pop(0).remove()
         now, recorder = its.state_dict(), one.recorder
         still = all(alike(few(now[name]).cpu(), value) for name, value in at_load.items())
-        if still and not its.training and one.attachment is not None and not recorder.muted:
+        if still and not its.training and one.attachment is not None:
             with recorder.silence():
                 used[0] = _all_move(Call(its, args, kwargs), lost, output)
         while handles and not used[0]:

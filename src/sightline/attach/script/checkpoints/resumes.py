@@ -72,7 +72,7 @@ class Saved:
     step: int = 0
     fit: Fit | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
-    moves: frozenset[int] = frozenset()
+    moves: tuple[int, ...] = ()
 
     def other_rows(self, one: Watched) -> bool:
         """Whether a model is fed none of the rows that were fed again and again until the save."""
@@ -114,7 +114,7 @@ class Resumes:
         self._read: tuple[str, Any] | None = None  # the last checkpoint of our own that was read
         self._loaded: tuple[weakref.ref[nn.Module], str, Any] | None = None
         self.reads: list[Callable[[str, Any], None]] = []  # told of what torch.load read, and from where
-        self._matching, self._parts = Matching(models, self._hook), InParts(models, self._hook)
+        self._matching, self.parts = Matching(models, self._hook), InParts(models, self._hook)
         self.reads.append(self._matching.came)
         self._lost: dict[str, Tensor] = {}  # of the last checkpoint: what it holds for a module that did not get it
         self._settings: weakref.WeakKeyDictionary[nn.Module, dict[str, Any]] = weakref.WeakKeyDictionary()
@@ -180,7 +180,7 @@ class Resumes:
             one.recorder.step,
             fit_of(model),
             self._settings.get(model, {}),
-            frozenset(map(moves, every)),
+            tuple(map(moves, every)),
         )
         if (known := known_by(what)) is not None:
             self._names[known] = name
@@ -202,7 +202,7 @@ class Resumes:
         inner = unwrapped(module)[1]
         watch_nothing_came(inner, state, result, self._read[0] if self._read else "", self._models, self._hook)
         self._matching.given(module, state)
-        self._parts.given(inner, state)
+        self.parts.given(inner, state)
         missing = tuple(getattr(result, "missing_keys", ()))
         if self._read is None:
             if missing:

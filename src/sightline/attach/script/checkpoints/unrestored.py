@@ -4,7 +4,8 @@ Loading weights alone is no resume: they may be tuned, on other data or for anot
 It is one when what is trained is what the file's optimizer was made for, whole and with the same settings, and the run
 itself goes on: with the file's random numbers, or with a count that goes on from the file's. Then an optimizer that has
 no state, or a schedule at its beginning, was forgotten: also where the file does not hold the schedule, but an
-optimizer whose rate was that schedule's, and which came back number for number; and where it holds no optimizer at all.
+optimizer whose rate was that schedule's, and which came back number for number; where it holds no optimizer at all; and
+where it holds but one of two that moved its weights, and that one came back.
 Which parts a file holds is known by torch's own structure of them, and where they went by their values; no name counts.
 """
 
@@ -25,7 +26,7 @@ from sightline.attach.onlookers.schedule import schedules_of
 from sightline.attach.script.again import print_of
 from sightline.attach.script.checkpoints.contents import moments_among
 from sightline.attach.script.checkpoints.counters import LONG, Counters
-from sightline.attach.script.checkpoints.makes import as_list, is_plain, same_make
+from sightline.attach.script.checkpoints.makes import as_list, is_plain, moves, same_make
 from sightline.attach.script.checkpoints.places import STARTED, Restarted, restarted
 from sightline.attach.script.checkpoints.read import Pieces, Read, read_of
 from sightline.attach.script.checkpoints.resumes import Resumes, Saved
@@ -122,13 +123,40 @@ class Unrestored:
             return
         read.judged.add(optimizer)
         kept = [one for one in read.optimizers if same_make(one, optimizer)]
-        if not kept and (read.optimizers or not keeps_state(optimizer) or _has_state(optimizer)):
+        if not kept and (not keeps_state(optimizer) or _has_state(optimizer)):
+            return
+        if not kept and read.optimizers:
+            read.bare.append((weakref.ref(optimizer), moves(optimizer)))
+            self._beside(read)
             return
         lost = _lost(read, kept, optimizer) if kept else ()
         anew = self._anew(read, kept, optimizer) if kept and not lost else None
+        if kept and moments_among(optimizer, read.prints):
+            read.whole.append(moves(optimizer))
+        self._beside(read)
         if kept and not lost and anew is None:
             self._whole(read, optimizer)
             return
+        self._goes_on(read, optimizer, kept, lost, anew)
+
+    def _beside(self, read: Read) -> None:
+        """Optimizers of what the file holds that began without a state, beside another one that came back whole."""
+        saved = self._resumes.saved(read.path)
+        while read.whole and saved is not None and read.bare:
+            optimizer, count = read.bare.pop()
+            then = saved.moves.count(count) > read.whole.count(count)  # else what it moves was frozen
+            if (made := optimizer()) is not None and then:
+                what = "it has no state, and the file holds that of another optimizer alone"
+                self._goes_on(read, made, (), (("optimizer", what),), None)
+
+    def _goes_on(
+        self,
+        read: Read,
+        optimizer: Optimizer,
+        kept: Sequence[Mapping[str, Any]],
+        lost: tuple[tuple[str, str], ...],
+        anew: Restarted | None,
+    ) -> None:
         taken = {one["steps"] for one in kept} | {one["last_epoch"] for one in read.schedules}
         proof = "it draws on with the saved random numbers" if read.drawn else _on_its_schedule(read, optimizer)
         counters, saved = Counters(read.numbers, frozenset(taken)), self._resumes.saved(read.path)

@@ -2,7 +2,8 @@
 
 A loss is often a sum, and its terms may be of several networks. A network beside the one that is watched is seen in
 the graph of the loss alone. A part that is only looked through (features, a target, a network that compares) shares its
-term with something that learns; a term of its own has no other use than to train it.
+term with something that learns; a term of its own has no other use than to train it. So it is with a number that is
+made a tensor with requires_grad=True again, and added: nothing comes back through it to what it was computed with.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ MANY = 32  # terms of a loss
 DEEP = 4096  # nodes of a term that are gone through; one of what is watched meets a parameter that is held long before
 LATER = 16  # optimizer steps between the first look and the last: an optimizer may be made after the first step
 LOOKS = 64  # backward passes that are looked at
+ANEW = 8  # such numbers, one after another, none of them 0 (what a sum begins with), and no two the same
 
 
 @dataclass(slots=True)
@@ -38,6 +40,8 @@ class Known:
     step: int = -1
     looks: int = 0
     first: dict[int, tuple[weakref.ref[Tensor], Tensor]] = field(default_factory=dict)
+    made: list[float] = field(default_factory=list)
+    told: bool = False
 
 
 class Terms:
@@ -52,6 +56,8 @@ class Terms:
         if known.looks >= LOOKS or (known.step >= 0 and recorder.step < known.step + LATER):
             return
         known.looks += 1
+        if not known.told:
+            self._numbers(root, recorder, known)
         alone = {id(p): p for p in idle(root)}
         if not alone:
             return
@@ -63,6 +69,34 @@ class Terms:
         still = [p for key, p in alone.items() if _same(p, *known.first.get(key, (None, p)))]
         if still and len(still) == len(alone):
             self._tell(recorder, still)
+
+    def _numbers(self, root: Tensor, recorder: Recorder, known: Known) -> None:
+        """Is a term a tensor that was just made, with another value each time?"""
+        made = numbers(root)
+        if len(made) != 1:
+            known.made.clear()
+            return
+
+        def arrived(values: list[Tensor]) -> None:
+            known.made.append(float(values[0]))
+            different = 0.0 not in known.made and len(set(known.made)) == len(known.made)
+            if not different:
+                known.made.clear()
+            elif len(known.made) >= ANEW and not known.told:
+                known.told = True
+                self._unmoved(recorder)
+
+        recorder.mailbox.post([made[0].detach()], arrived)
+
+    @staticmethod
+    def _unmoved(recorder: Recorder) -> None:
+        """What never moved meanwhile of what an optimizer holds, while the rest did: that made the number."""
+        mine = [(n, p) for n, p in recorder.model.named_parameters() if p.requires_grad and ORIGINS.optimized(p)]
+        still = [(n, p) for n, p in mine if ORIGINS.still(p)]
+        if still and any(ORIGINS.moved(p) for _, p in mine):
+            names, of = tuple(name for name, _ in still), sum(p.numel() for _, p in mine)
+            numel = sum(p.numel() for _, p in still)
+            recorder.offer(HiddenSeen(recorder.step, names, len(still), numel, of, 0.0, loose=True))
 
     @staticmethod
     def _tell(recorder: Recorder, parameters: list[nn.Parameter]) -> None:
@@ -83,6 +117,14 @@ def idle(root: Tensor) -> list[nn.Parameter]:
     found = [leaves(part) for part in parts]
     alone = [p for some in found if some is not None for p in some]
     return alone if any(some is None for some in found) else []
+
+
+def numbers(root: Tensor) -> list[Tensor]:
+    """The terms that are tensors of one element without a history, made since the last step, where others have one."""
+    parts = terms(root.grad_fn)
+    found = [v for part in parts if (v := getattr(part, "variable", None)) is not None]
+    made = [v for v in found if type(v) is Tensor and v.numel() == 1 and v.grad is None and not ORIGINS.optimized(v)]
+    return made if len(found) < len(parts) <= MANY and len(made) == len(found) else []
 
 
 def terms(node: Any) -> list[Any]:

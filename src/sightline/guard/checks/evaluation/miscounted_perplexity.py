@@ -7,7 +7,7 @@ twice; nats are no bits; means are divided by rows; only the last batch's loss i
 Fix: sum the losses of supervised tokens and their number, divide once, take exp once; -100 on padding and overlap.
 Stays silent when: the reported number is that of the tokens; another way to count gives less than 5 % else (2 % where
 it makes the number to its last digit, and two standard errors of what is no loss); nothing reported can be explained by
-the evaluation's own batches; a loss of smoothed labels is called one. A mean of losses over batches is only a note.
+the evaluation's own batches; a loss of smoothed labels is called one. A loss over batches or first places is a note.
 Sources:
 - https://github.com/ml-explore/mlx-lm/pull/1855 (2026-09-07): perplexity that depended on the batch size by padding
 - https://github.com/axolotl-ai-cloud/axolotl/pull/3988 (2026-09-09): padding scored as text by a perplexity metric
@@ -57,7 +57,7 @@ def _recomputed(last: MetricsSeen, score: ScoreSeen) -> Verdict:
     told = {name: nats for name, nats in told.items() if not (is_loss(name) and name in last.rounding)}
     if not told or fair is None:
         return CannotTell("loss or perplexity among the reported numbers")
-    for name, nats in told.items():
+    for name, nats in sorted(told.items(), key=lambda one: is_loss(one[0])):
         wrong = None if same(nats, fair) else explained(score, nats) or unit(name, score, nats)
         if wrong is None or abs(nats - fair) <= HARM:
             continue
@@ -70,7 +70,8 @@ def _heard(last: MetricsSeen, heard: JudgedLossesSeen) -> Verdict:
     fair, right = mean(heard.batches, "fair"), False
     if fair is None:
         return CannotTell("loss of an evaluation's tokens")
-    for name, nats in reported(last.values, losses=not any(one.smoothed for one in heard.batches)):
+    told = reported(last.values, losses=not any(one.smoothed for one in heard.batches))
+    for name, nats in sorted(told, key=lambda one: is_loss(one[0])):
         value = last.values[name]
         off = nats_off(name, value, last.rounding.get(name, 0.0)) + FLOAT * max(1.0, abs(nats))
         alike = partial(isclose, rel_tol=0.0, abs_tol=off)

@@ -5,7 +5,8 @@ down; or it saws up and down, and the loss with it, every epoch; or all groups l
 Root cause: the schedule counts in other units than the loop: planned in optimizer steps and stepped once an epoch or a
 micro-batch, or the reverse; an epoch's steps are rounded down for the plan and up by the loop, or the reverse; its
 warm-up is longer than the run, or begins again every epoch; it is stepped before the optimizer; it waits for less of a
-number that should rise; it has one rate for groups that have several; or nobody steps it.
+number that should rise; it has one rate for groups that have several; it is of an optimizer that was made anew since;
+or nobody steps it.
 Fix: give the schedule the number of optimizer steps, epochs x ceil(batches / accumulation); make it once, before the
 first epoch; call `scheduler.step()` once after each `optimizer.step()`; give it a rate for each group.
 Stays silent when: a schedule counts in epochs or micro-batches throughout; the rate ends above 0 and stays there, and
@@ -26,7 +27,7 @@ from sightline.guard.evidence import LoaderSeen, PlateauSeen, ScheduleSeen, Setu
 from sightline.guard.evidence.epochs import misrounded
 from sightline.guard.evidence.levelled import levelled
 from sightline.guard.evidence.plans import early, past, restarts, too_often, unfinished, wrong_way
-from sightline.guard.evidence.units import decays_away, in_epochs, miscounted, never_stepped, only_rises
+from sightline.guard.evidence.units import misfit
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -47,11 +48,12 @@ def find(
     if plateau is not None and (message := wrong_way(plateau)):
         fix = "give it mode='max', as for every number of which more is better"
         return _finding(schedule, f"the schedule is turned round: {message}", fix)
-    if not (setup and setup.joint) and (one := levelled(schedule)):  # X3 tells of joint towers
-        return _finding(schedule, *one)
-    return (
-        _restarts(schedule) or _over(schedule) or _past(schedule) or _units(schedule, loader) or _left(schedule, loader)
-    )
+    if not (setup and setup.joint) and (level := levelled(schedule)):  # X3 tells of joint towers
+        return _finding(schedule, *level)
+    if (one := _restarts(schedule) or _over(schedule) or _past(schedule)) is not None:
+        return one
+    other = misfit(schedule, loader)
+    return _finding(schedule, *other) if other else _left(schedule, loader)
 
 
 def _finding(s: ScheduleSeen, message: str, fix: str, severity: Severity = "warning") -> Finding:
@@ -87,13 +89,6 @@ def _restarts(s: ScheduleSeen) -> Finding | None:
     places, fix = restarts(s), "make the schedule once, before the first epoch, and count its steps over all epochs"
     what = "the optimizer and its schedule are made anew, far from over," if s.anew else "the schedule begins anew"
     return _finding(s, f"{what} every {places[0]} steps", fix) if len(places) >= OFTEN else None
-
-
-def _units(s: ScheduleSeen, loader: LoaderSeen | None) -> Finding | None:
-    """The run is over, and nobody stepped it; or its plan fits another count; or its warm-up has no room in it."""
-    one = never_stepped(s, loader) or in_epochs(s, loader) or only_rises(s, loader) if loader else None
-    one = one or miscounted(s, loader) or (decays_away(s, loader) if loader else None)
-    return _finding(s, *one) if one else None
 
 
 def _left(s: ScheduleSeen, loader: LoaderSeen | None) -> Finding | None:
