@@ -42,11 +42,15 @@ class Other:
 
 @dataclass(frozen=True)
 class Reading:
-    """`truth`: the truth as predictions come. `share`: only a share of what is right may be judged by it."""
+    """`truth`: the truth as predictions come. `share`: only a share of what is right may be judged by it.
+
+    `opposite`: of yes or no in one column, what says the contrary everywhere: of one column the likeliest is the first.
+    """
 
     truth: Any
     others: tuple[Other, ...]
     share: bool = False
+    opposite: Tensor | None = None
 
 
 def reading(pred: Any, target: Any) -> Reading | None:
@@ -71,14 +75,14 @@ def reading(pred: Any, target: Any) -> Reading | None:
 
 def _spread(pred: Tensor, target: Tensor, whole: bool, classes: bool) -> Reading | None:
     """Of as many numbers in another shape: (N, 1) beside (N,) makes (N, N) where nobody looks."""
-    aside = target.reshape(pred.shape)
+    aside, opposite = target.reshape(pred.shape), None
     if classes and not whole:
         yes, count = aside > aside.float().mean(), aside.numel()
         if count < LABELS or set(target.unique().tolist()) != {0, 1} or not yes.any() or yes.all():
             return None
         chances = bool((pred >= 0).all() and (pred <= 1).all())
         high, low = (1 - NEARLY, NEARLY) if chances else (SURE, -SURE)
-        truth = torch.where(yes, high, low).to(pred.dtype)
+        truth, opposite = (torch.where(yes, a, b).to(pred.dtype) for a, b in ((high, low), (low, high)))
         near = float(pred[yes].mean() - pred[~yes].mean()) > APART * float(pred.max() - pred.min())
     elif whole == classes:
         truth = aside.to(pred.dtype)
@@ -87,7 +91,11 @@ def _spread(pred: Tensor, target: Tensor, whole: bool, classes: bool) -> Reading
     else:
         return None
     return (
-        Reading(truth, (Other("predictions in the shape of targets", truth.reshape(target.shape), target),))
+        Reading(
+            truth,
+            (Other("predictions in the shape of targets", truth.reshape(target.shape), target),),
+            opposite=opposite,
+        )
         if near
         else None
     )
