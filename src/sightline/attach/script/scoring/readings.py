@@ -28,6 +28,8 @@ NO = -0.5  # the mean of what is said where nothing is: of numbers that learn 0 
 JUST = 0.49  # a logit that says yes with 62 %, and less than a half
 LEAST = 4  # texts that a normal form changes
 AS_THEY_ARE, EARLIER, LATER = "as they are", "one place earlier", "one place later"
+MARKS = re.compile(r"(\s*(<(?!/(?!s>))[^<>\s]{1,16}>|\[[A-Z]{1,8}\]))+\s*$")  # special tokens at a text's end
+NEARLY_ALL = 0.9  # of the texts that are predicted end in them
 LONG = 64  # labels in one row that may be a text's, of several put one behind the other
 
 
@@ -294,6 +296,11 @@ def _texts(pred: Sequence[str], target: Sequence[str]) -> Reading | None:
         texts = [normal(text) for text in target]
         if sum(a != b for a, b in zip(texts, target, strict=True)) >= LEAST and all(texts):
             others.append(Other(f"targets {name}", list(target), texts))
+    ends = [MARKS.search(text) for text in pred]
+    if sum(map(bool, ends)) >= NEARLY_ALL * len(pred) and not any(map(MARKS.search, target)):
+        said = [text + (end.group() if end else "") for text, end in zip(target, ends, strict=True)]
+        bare = Other("predictions without the special tokens at their end", list(target), list(target))
+        return Reading(said, (bare, *others))
     return Reading(list(target), tuple(others))
 
 
