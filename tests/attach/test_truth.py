@@ -351,3 +351,19 @@ def test_classes_that_were_chosen_before_the_metrics(known: int, classes: int, m
     assert [seen.name for seen in truths(chosen, given, model, 3) if isinstance(find(seen), Finding)] == names
     made_for_more = EvalPrediction(predictions=RNG.integers(0, 4, 32), label_ids=labels)
     assert not list(truths(chosen, made_for_more, model, 3))
+
+
+@pytest.mark.parametrize(("likeliest", "alarmed"), [(True, True), (False, False)])
+def test_the_likeliest_of_one_column(likeliest: bool, alarmed: bool) -> None:
+    """With one logit a sample argmax is 0 for all of them."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random(40) < 0.4).astype(np.float32)
+    given = EvalPrediction(predictions=rng.normal(size=(40, 1)).astype(np.float32), label_ids=labels)
+
+    def compute(one: EvalPrediction) -> dict[str, float]:
+        logits = np.asarray(one.predictions)
+        said = logits.argmax(-1) if likeliest else (logits[:, 0] > 0).astype(int)
+        return {"accuracy": float((said == one.label_ids).mean()), "yes": float(np.mean(one.label_ids))}
+
+    seen = [*truths(compute, given, nn.Linear(2, 1), 1)]
+    assert [one.name for one in seen if isinstance(find(one), Finding)] == ["accuracy"] * alarmed

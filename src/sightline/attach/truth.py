@@ -27,6 +27,7 @@ SURE = 10.0  # logit of the truth: a probability of 1 within float32's rounding 
 SHIFTS = (1, 2, 3)  # rows by which predictions are moved on, to spoil them
 FEW = 1000  # classes: more are a vocabulary, of which an evaluation never shows all
 CLOSE = 1e-3  # to 1: rounding, as in the check
+SAME = 1e-6  # rounding of a share
 APART, SIGMAS = 0.2, 5.0  # of the labels that predictions meet in one place and not in the other; and not by chance
 
 
@@ -73,6 +74,9 @@ def truths(compute: Callable[[Any], Any], given: Any, model: nn.Module, step: in
     if not isinstance(first, np.ndarray) or not isinstance(given.label_ids, np.ndarray) or len(first) < 2:
         return
     labels = given.label_ids[:ROWS]
+    if first.shape == (len(given.label_ids), 1) and labels.ndim == 1 and first.dtype.kind == "f":
+        yield from _of_one_column(compute, given, model, step, labels)
+        return
     scored: list[dict[str, OracleSeen]] = []
     outputs = getattr(getattr(model, "config", None), "num_labels", None)  # 2 where nobody said
     if first.ndim > 1 or (outputs is not None and max(first.max(), given.label_ids.max()) >= outputs):
@@ -128,6 +132,30 @@ def _of_spans(
     for name, score in told[0].items():
         if spoilt := tuple(other[name] for other in told[1:] if name in other):
             yield OracleSeen(step, name, score, spoilt)
+
+
+def _of_one_column(
+    compute: Callable[[Any], Any], given: Any, model: nn.Module, step: int, labels: Any
+) -> Iterator[OracleSeen]:
+    """Of yes or no in one number: metrics that say the same whatever is predicted, and find no yes in anything.
+
+    They take the likeliest of one column, which is the first.
+    """
+    import numpy as np
+
+    if set(labels.tolist()) != {0, 1}:
+        return
+    first = given.predictions[0] if isinstance(given.predictions, tuple) else given.predictions
+    sure = ((2 * labels - 1) * SURE).astype(first.dtype)[:, None]
+    told = told_of(
+        compute,
+        model,
+        [like(given, one, labels) for one in (sure, *(np.roll(sure, by, axis=0) for by in SHIFTS), -sure)],
+    )
+    no = 1 - float(labels.mean())
+    for name, score in told[0].items() if all(other == told[0] for other in told) else ():
+        if abs(score - no) <= SAME:
+            yield OracleSeen(step, name, score, tuple(other[name] for other in told[1:]), perfect=1.0)
 
 
 def _whole(seen: OracleSeen) -> bool:

@@ -68,6 +68,25 @@ def test_a_series(at_random: bool) -> None:
 
 
 @pytest.mark.parametrize("at_random", [True, False])
+def test_several_sensors_channels_first(at_random: bool) -> None:
+    """(windows, channels, times), as convolutions over time want it."""
+    torch.manual_seed(0)
+    sensors = torch.stack([series(600), series(600).cumsum(0).sin(), series(600).flip(0)])
+    net = nn.Sequential(nn.Conv1d(3, 8, 5), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 20, 1))
+    windows, opt = sensors.unfold(1, WIDE, 1).transpose(0, 1), torch.optim.Adam(net.parameters(), lr=1e-3)
+    train, judged = split(windows, at_random)
+    with sightline.attach(net, opt, on_finding=None) as guard:
+        for _ in range(3):
+            for rows in torch.randperm(len(train)).split(32):
+                opt.zero_grad()
+                F.mse_loss(net(train[rows]), train[rows, 0, -1:]).backward()
+                opt.step()
+            with torch.no_grad():
+                net(judged)
+    assert [f.code for f in guard.findings if f.severity != "note"] == (["M1"] if at_random else [])
+
+
+@pytest.mark.parametrize("at_random", [True, False])
 def test_blocks_of_a_text(at_random: bool) -> None:
     text = torch.randint(0, 60, (4000,), generator=torch.Generator().manual_seed(4))
     assert told(reader(), *split(text.unfold(0, 33, 12), at_random)) == (["M1"] if at_random else [])

@@ -119,3 +119,13 @@ def test_pairs_that_lie_close_to_each_other() -> None:
         scores, pull = 0.06 * torch.randn(32, generator=draw), 1 + 0.013 * torch.randn(32, generator=draw)
         once, twice = read_binary(scores, torch.cat([-pull[:16], pull[16:]]) / 32)[-2:].tolist()
         assert not (once <= HALF and twice > DOUBLED), seed
+
+
+@pytest.mark.parametrize(("loss", "fits"), [(F.binary_cross_entropy, 0), (F.binary_cross_entropy_with_logits, 1)])
+def test_probabilities_that_are_all_nearly_one_half(loss: Loss, fits: int) -> None:
+    """Within a hundredth of it, the gradient of either loss is nearly that of the other."""
+    draw = torch.Generator().manual_seed(0)
+    chances = (0.03 * torch.randn(24, 1, generator=draw)).sigmoid().requires_grad_()
+    loss(chances, (torch.rand(24, 1, generator=draw) < 0.5).float()).backward()
+    assert chances.grad is not None
+    assert float(read_binary(chances, chances.grad)[-3]) == fits

@@ -87,7 +87,8 @@ def from_sigmoid(output: Tensor) -> bool:
 
 def read_binary(outputs: Tensor, grad: Tensor) -> Tensor:
     """(9,) float32: outputs; shares of those with a gradient and of those that fit; mean loss; ones; probabilities;
-    shares that fit when probabilities are taken for logits, when logits are, and when these pass one sigmoid more.
+    shares that fit when probabilities are taken for logits (and not for what they are: where all are nearly one half,
+    they fit both), when logits are, and when these pass one sigmoid more.
 
     With logits, w (sigmoid(z) - y) is the gradient, with probabilities w (p - y) / (p (1 - p)): its sign tells y, and
     what is left is one w for all answers of a kind (a positive weight makes it two). What has none is right, and sure.
@@ -107,13 +108,15 @@ def read_binary(outputs: Tensor, grad: Tensor) -> Tensor:
         squashed = torch.sigmoid(z)  # flat where it is near 0 or 1: there every gradient fits, being none
         middling = (squashed > UNSURE) & (squashed < 1 - UNSURE)
         coarse = (g.bfloat16() == g).all()  # rounded on its way: else a pair's loss fits while rewards are near 0
-        twice = _even(_through_sigmoid(z, g, ones), ones, seen, middling, torch.where(coarse, EVEN, SAME))
+        even = torch.where(coarse, EVEN, SAME)
+        twice = _even(_through_sigmoid(z, g, ones), ones, seen, middling, even)
+        plain = _even(chance, ones, seen, seen, even) > HALF
         bounded = torch.where(ones, z, 1 - z).clamp(min=0).log().clamp(min=LOWEST)
         nats = -torch.where(probable, bounded, F.logsigmoid(torch.where(ones, z, -z)))
         count = seen.sum()
         shares = [count / len(z), fits, nats.masked_fill(~seen, 0.0).mean()]
         answers = (ones & seen).sum() / count.clamp(min=1)
-        again = again.masked_fill(~probable, 0.0)
+        again = again.masked_fill(~probable | plain, 0.0)
         return torch.stack([torch.full_like(z[0], len(z)), *shares, answers, probable.float(), again, once, twice])
 
 

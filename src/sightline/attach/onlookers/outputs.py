@@ -133,7 +133,7 @@ class Outputs(Onlooker):
         self._looks += any(one.requires_grad for one in every)
         for place, one in enumerate(every):
             if one.requires_grad:
-                self._listen(place, call, one)
+                self._listen(place, call, one, wanted=given is not None or one.dim() > 1)
 
     def _judge(self, call: Call, given: Tensor | None) -> None:
         """In an evaluation no dropout makes samples differ that are one."""
@@ -149,7 +149,9 @@ class Outputs(Onlooker):
 
         self.recorder.mailbox.post([spread(kept), inputs], arrived)
 
-    def _listen(self, place: int, call: Call, given: Tensor) -> None:
+    def _listen(self, place: int, call: Call, given: Tensor, *, wanted: bool) -> None:
+        """`wanted`: it may be told that samples are wanted apart. One number a sample, beside others, may be a
+        parameter that was repeated."""
         step = self.recorder.step
         inputs, kept = spread_of_inputs(call, given), _samples(given)
         if len(kept) < 2 or inputs is None:
@@ -160,7 +162,10 @@ class Outputs(Onlooker):
             self.recorder.mailbox.post([out, inputs, spread(_samples(grad))], arrived)
 
         def arrived(values: list[Tensor]) -> None:
-            recent = [*self._recent.get(place, [])[-RECENT + 1 :], (float(values[0]), float(values[2]))]
+            recent = [
+                *self._recent.get(place, [])[-RECENT + 1 :],
+                (float(values[0]), float(values[2]) if wanted else 0.0),
+            ]
             self._recent[place] = recent
             outputs, pulls = zip(*recent, strict=True)
             self._last[place] = OutputsSeen(step, len(kept), outputs, float(values[1]), pulls)
@@ -181,9 +186,9 @@ class Outputs(Onlooker):
 
 
 def _vectors(output: Any) -> list[Tensor]:
-    """Of an output without logits: what has a vector for each sample, which nobody repeated for all of them."""
-    every = [t for t in leaves((output,), {}).values() if t.dim() == 2 and t.is_floating_point() and t.stride(0)]
-    return [t for t in every if len(t) == len(every[0]) and t.shape[1] > 1][:SETS]
+    """Of an output without logits: what has a vector or a number for each sample, which nobody repeated for all."""
+    kept = [t for t in leaves((output,), {}).values() if t.dim() in (1, 2) and t.is_floating_point() and t.stride(0)]
+    return [t for t in kept if len(t) == len(kept[0]) and (t.dim() == 1 or t.shape[1] > 1)][:SETS]
 
 
 def spread(samples: Tensor) -> Tensor:

@@ -48,6 +48,14 @@ def rows_in(call: Call) -> list[Tensor]:
     return kept
 
 
+def one_channel(wide: list[Tensor]) -> int:
+    """How many numbers of a row, as `rows_in` gives it, are the first of the channels of a series; 0 for no series."""
+    if not wide or wide[0].dim() != 3 or not wide[0].is_floating_point():
+        return 0
+    channels, times = wide[0].shape[1:]
+    return times // max(1, -(-channels * times // WIDE)) if channels > 1 else 0
+
+
 def pairs_in(call: Call) -> list[Tensor]:
     """The ids, side by side, of a model that is given nothing but several for each row."""
     named = [*((str(place), value) for place, value in enumerate(call.args)), *call.kwargs.items()]

@@ -18,11 +18,11 @@ from sightline.attach.onlookers.other_side import OtherSide
 from sightline.attach.onlookers.repeats import Repeats, equal_pairs
 from sightline.attach.onlookers.row_classes import RowClasses
 from sightline.attach.onlookers.row_hashes import hashes, keys, parts_of
-from sightline.attach.onlookers.row_inputs import is_mask, listed_in, pairs_in, rows_in, wide_inputs
+from sightline.attach.onlookers.row_inputs import is_mask, listed_in, one_channel, pairs_in, rows_in, wide_inputs
 from sightline.attach.onlookers.set_back import SetBack
 from sightline.attach.onlookers.shared_pictures import SharedPictures, picture_place
 from sightline.attach.onlookers.spans import Spans
-from sightline.attach.onlookers.tails import Tails
+from sightline.attach.onlookers.tails import Tails, fuller
 from sightline.guard.evidence import SharedRowsSeen
 from sightline.guard.probes.call import Call, differentiable, outcome
 
@@ -81,7 +81,8 @@ class SharedRows(Onlooker):
         self._classes = RowClasses(self.repeats.trained)
         self._shared: set[bytes] = set()
         self._mixed = self._old = 0  # `_old`: training rows in a row that had all been seen before
-        self._near, self._spans, self._tails, self._pictures = NearRows(), Spans(), Tails(), SharedPictures()
+        self._near, self._spans, self._pictures = NearRows(), Spans(), SharedPictures()
+        self._tails, self._channel = Tails(), Tails()
         self._at: tuple[int, int] | None = None  # the step of the evaluation under way, and which its host calls it
         self._phase = Phase()
         self._judging = self._worst = Phase()  # the last that arrived, and of those before that of the largest share
@@ -135,7 +136,8 @@ class SharedRows(Onlooker):
                 self.recorder.offer(self.final)
             if (seen := self._spans.seen(self.recorder.step)) is not None:
                 self.recorder.offer(seen)
-        self._near, self._spans, self._tails, self._pictures = NearRows(), Spans(), Tails(), SharedPictures()
+        self._near, self._spans, self._pictures = NearRows(), Spans(), SharedPictures()
+        self._tails, self._channel = Tails(), Tails()
 
     def _forget(self, step: int) -> None:
         """The weights were set back before this step: these were taught nothing but its batch."""
@@ -168,14 +170,15 @@ class SharedRows(Onlooker):
         return pairs
 
     def _post(self, call: Call, rows: list[Tensor], take: Callable[..., None], *, training: bool) -> None:
-        """Which of `rows` is a picture, and they, with the prints of images where there are some, to whoever takes them
-        on the CPU."""
-        picture, prints = picture_place(wide_inputs(call)), self._near.prints(call, training=training)
+        """Which of `rows` is a picture, how far a channel goes, and they, with the prints of images if there are some,
+        to whoever takes them on the CPU."""
+        wide = wide_inputs(call)
+        seen, prints = (picture_place(wide), one_channel(wide)), self._near.prints(call, training=training)
         if prints is None:
             one = len(rows) == 1 and not self._ids
-            self.recorder.mailbox.post(rows, lambda values: take(picture, values, values[0] if one else None))
+            self.recorder.mailbox.post(rows, lambda values: take(*seen, values, values[0] if one else None))
         else:
-            self.recorder.mailbox.post([*rows, prints], lambda values: take(picture, values[:-1], values[-1]))
+            self.recorder.mailbox.post([*rows, prints], lambda values: take(*seen, values[:-1], values[-1]))
 
     def _train(
         self,
@@ -183,6 +186,7 @@ class SharedRows(Onlooker):
         number: int,
         names: list[bytes],
         picture: int | None,
+        channel: int,
         values: list[Tensor],
         likes: Tensor | None,
     ) -> None:
@@ -194,6 +198,7 @@ class SharedRows(Onlooker):
         self._near.trained(rows, likes)
         self._spans.train(values)
         self._tails.train(values)
+        self._channel.train([values[0][:, :channel]])
         self._rows += len(rows)
         again = sum(row in self.trained for row in rows)
         self._again += again
@@ -212,7 +217,7 @@ class SharedRows(Onlooker):
             self._offer(step)
 
     def _evaluate(
-        self, step: int, phase: Phase, picture: int | None, values: list[Tensor], likes: Tensor | None
+        self, step: int, phase: Phase, picture: int | None, channel: int, values: list[Tensor], likes: Tensor | None
     ) -> None:
         rows = hashes(values)
         if self._under_way[0] == step and self._under_way[1].issuperset(rows):
@@ -229,6 +234,7 @@ class SharedRows(Onlooker):
         self.repeats.evaluate(step, rows)
         known = [row in self.trained for row in rows]
         self._tails.evaluate(values, known)
+        self._channel.evaluate([values[0][:, :channel]], known)
         self._mixed += any(known) and known.count(False) >= self._least(len(rows))
         phase.judged, phase.known = phase.judged + len(rows), phase.known + sum(known)
         if phase is not self._judging:
@@ -282,7 +288,7 @@ class SharedRows(Onlooker):
             near=self._near.seen(self.trained) if last else None,
             views=self._near.views(self.trained) if last and self._again else None,
             pictures=self._pictures.seen(self.trained) if last else None,
-            tails=self._tails.seen() if last else None,
+            tails=fuller(self._tails.seen(), self._channel.seen()) if last else None,
             repeats=self.repeats.seen() if (last or passed) and not self._ids else None,
             drawn=(drawn.pairs, drawn.twins),
             classes=self._classes.counted() if last or passed else (),

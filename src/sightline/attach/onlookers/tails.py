@@ -101,3 +101,10 @@ class Tails:
 
     def _every(self) -> int:
         return max(1, (self.width or 0) // DENSE)
+
+
+def fuller(one: TailsSeen | None, other: TailsSeen | None) -> TailsSeen | None:
+    """Of two readings of the same rows the one in which training goes on behind more of them, and the same way."""
+    if one is None or other is None:
+        return one or other
+    return max(one, other, key=lambda seen: (seen.found / seen.judged, -seen.parted))

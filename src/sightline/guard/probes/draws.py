@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from sightline.guard.evidence import DrawsSeen
 from sightline.guard.probes.restore import as_bytes
@@ -97,8 +97,10 @@ def can_be_copied(loader: DataLoader[Any], least: int = 2) -> bool:
     """Whether forked workers of our own can read its map-style data set, and it has `least` workers."""
     context = loader.multiprocessing_context
     method = context.get_start_method() if context is not None else torch.multiprocessing.get_start_method()
-    sized = hasattr(loader.dataset, "__getitem__") and hasattr(loader.dataset, "__len__")
-    return sized and loader.num_workers >= least and method == "fork" and len(loader.dataset) > 0  # type: ignore[arg-type]
+    data = loader.dataset
+    stream = isinstance(data, IterableDataset)  # which has a `__getitem__` that only raises, and may have a length
+    sized = not stream and hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    return sized and loader.num_workers >= least and method == "fork" and len(data) > 0  # type: ignore[arg-type]
 
 
 def _by_worker(copy: DataLoader[Any], start: float) -> dict[int, tuple[int, ...]]:

@@ -110,12 +110,31 @@ def evaluate(net, loader):
     return sum(told) / len(told)
 """
 
+ENDED = """
+def unmarked(text):
+    return re.sub("<[a-z]+>", "", text).lower()
+def exact(pred, gold):
+    return sum(CLEAN(p) == g.lower() for p, g in zip(pred, gold)) / len(gold)
+def evaluate(net, loader):
+    pred, gold = [], []
+    for b in loader:
+        pred += [text + "<eos>" + "<pad>" * (len(text) % 3) for text in written(net, b)]
+        gold += b["text"]
+    return exact(pred, gold)
+"""
+
 WRONG_AND_RIGHT = {  # code, what is wrong in it, what is right, and what is said of it
     "answers that no forward pass gives": (
         GATHERED,
         {"CLEAN": "str.lower"},
         {"CLEAN": "bare"},
         "not 1, which it gives for targets in lower case without punctuation and articles",
+    ),
+    "answers with the tokens that end them": (
+        ENDED,
+        {"CLEAN": "str.lower"},
+        {"CLEAN": "unmarked"},
+        "not 1, which it gives for predictions without the special tokens at their end",
     ),
     "classes that no forward pass gives": (COUNTED, {"MORE": "1"}, {"MORE": "0"}, "labels less one"),
     "answers of which each is right": (

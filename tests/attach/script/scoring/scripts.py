@@ -259,6 +259,16 @@ def evaluate(net, loader):
 """,
         "not 1, which it gives for predictions in the shape of targets",
     ),
+    "the likeliest of one column": (
+        BINARY.replace(", nn.Flatten(0))", ")").replace("net(batch[0])", "net(batch[0])[:, 0]")
+        + """
+def accuracy(p, y):
+    return (p.argmax(dim=1) == y).float().mean().item()
+def evaluate(net, loader):
+    return [accuracy(net(x), y) for x, y in loader]
+""",
+        "for the ground truth itself, not 1",
+    ),
     "numbers in a column beside a row": (
         BOXES.replace("FORM(box)}", "FORM(box)[0]}")
         .replace("nn.Linear(8, 4)", "nn.Linear(8, 1)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -64,3 +65,13 @@ def test_vectors_that_came_to_be_one() -> None:
 )
 def test_vectors_that_are_well(change: dict[str, Any]) -> None:
     assert not isinstance(find(WELL, replace(CAME, **change)), Finding)
+
+
+@pytest.mark.parametrize(("norm", "loss", "alarmed"), [(0.0, 8.5, True), (1e-9, 8.5, False), (0.0, 0.0, False)])
+def test_units_that_are_dead_while_all_samples_are_wanted_lower(norm: float, loss: float, alarmed: bool) -> None:
+    """Behind a last ReLU, targets below 0 pull all outputs alike, and nothing of it comes through."""
+    step = SimpleNamespace(loss=loss, parameters=(SimpleNamespace(grad_norm=norm, trainable=True, optimized=True),))
+    history: Any = SimpleNamespace(measured=(step,) * 3)
+    same = replace(ONE, outputs=(0.0, 0.0, 0.0), pulls=(0.0, 0.0, 0.0), over=False)
+    assert isinstance(find(same, history=history), Finding) == alarmed
+    assert find(replace(same, outputs=(0.0, 0.0, 1e-4)), history=history) is None

@@ -28,6 +28,8 @@ NO = -0.5  # the mean of what is said where nothing is: of numbers that learn 0 
 JUST = 0.49  # a logit that says yes with 62 %, and less than a half
 LEAST = 4  # texts that a normal form changes
 AS_THEY_ARE, EARLIER, LATER = "as they are", "one place earlier", "one place later"
+MARKS = re.compile(r"(\s*(<(?!/(?!s>))[^<>\s]{1,16}>|\[[A-Z]{1,8}\]))+\s*$")  # special tokens at a text's end
+NEARLY_ALL = 0.9  # of the texts that are predicted end in them
 LONG = 64  # labels in one row that may be a text's, of several put one behind the other
 
 
@@ -42,11 +44,15 @@ class Other:
 
 @dataclass(frozen=True)
 class Reading:
-    """`truth`: the truth as predictions come. `share`: only a share of what is right may be judged by it."""
+    """`truth`: the truth as predictions come. `share`: only a share of what is right may be judged by it.
+
+    `opposite`: of yes or no in one column, what says the contrary everywhere: of one column the likeliest is the first.
+    """
 
     truth: Any
     others: tuple[Other, ...]
     share: bool = False
+    opposite: Tensor | None = None
 
 
 def reading(pred: Any, target: Any) -> Reading | None:
@@ -71,14 +77,14 @@ def reading(pred: Any, target: Any) -> Reading | None:
 
 def _spread(pred: Tensor, target: Tensor, whole: bool, classes: bool) -> Reading | None:
     """Of as many numbers in another shape: (N, 1) beside (N,) makes (N, N) where nobody looks."""
-    aside = target.reshape(pred.shape)
+    aside, opposite = target.reshape(pred.shape), None
     if classes and not whole:
         yes, count = aside > aside.float().mean(), aside.numel()
         if count < LABELS or set(target.unique().tolist()) != {0, 1} or not yes.any() or yes.all():
             return None
         chances = bool((pred >= 0).all() and (pred <= 1).all())
         high, low = (1 - NEARLY, NEARLY) if chances else (SURE, -SURE)
-        truth = torch.where(yes, high, low).to(pred.dtype)
+        truth, opposite = (torch.where(yes, a, b).to(pred.dtype) for a, b in ((high, low), (low, high)))
         near = float(pred[yes].mean() - pred[~yes].mean()) > APART * float(pred.max() - pred.min())
     elif whole == classes:
         truth = aside.to(pred.dtype)
@@ -87,7 +93,11 @@ def _spread(pred: Tensor, target: Tensor, whole: bool, classes: bool) -> Reading
     else:
         return None
     return (
-        Reading(truth, (Other("predictions in the shape of targets", truth.reshape(target.shape), target),))
+        Reading(
+            truth,
+            (Other("predictions in the shape of targets", truth.reshape(target.shape), target),),
+            opposite=opposite,
+        )
         if near
         else None
     )
@@ -286,6 +296,11 @@ def _texts(pred: Sequence[str], target: Sequence[str]) -> Reading | None:
         texts = [normal(text) for text in target]
         if sum(a != b for a, b in zip(texts, target, strict=True)) >= LEAST and all(texts):
             others.append(Other(f"targets {name}", list(target), texts))
+    ends = [MARKS.search(text) for text in pred]
+    if sum(map(bool, ends)) >= NEARLY_ALL * len(pred) and not any(map(MARKS.search, target)):
+        said = [text + (end.group() if end else "") for text, end in zip(target, ends, strict=True)]
+        bare = Other("predictions without the special tokens at their end", list(target), list(target))
+        return Reading(said, (bare, *others))
     return Reading(list(target), tuple(others))
 
 

@@ -29,7 +29,7 @@ OPPOSED = ({"labels less one", "labels plus one"}, {"labels one place earlier", 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`name`: of the number, where the metric gives several. `perfect`: what it gives for `says`."""
+    """`name`: of the number, where the metric gives several. `perfect`: what it gives for `says`, or should."""
 
     name: str
     truth: float
@@ -75,6 +75,8 @@ def judged(reading: Reading, pred: Any, target: Any, score: Score, counts: set[i
     if all(_share(value, counts) for value in truth.values()):
         return {}
     spoilt = [score(moved(reading.truth, by), target) for by in SHIFTS]
+    if reading.opposite is not None and (blind := _blind(truth, [*spoilt, score(reading.opposite, target)], target)):
+        return blind
     actual = score(pred, target)
     found = {}
     for other in reading.others:
@@ -97,6 +99,20 @@ def judged(reading: Reading, pred: Any, target: Any, score: Score, counts: set[i
     names = {name for name, _ in found}
     apart = {name for name in names if not any(all((name, says) in found for says in pair) for pair in OPPOSED)}
     return {key: verdict for key, verdict in found.items() if key[0] in apart}
+
+
+def _blind(
+    truth: Mapping[str, float], others: list[Mapping[str, float]], target: Any
+) -> dict[tuple[str, str], Verdict]:
+    """Of a metric that says the same whatever is predicted, and of no row that it is a yes, as argmax of one column."""
+    no = 1 - float(target.double().mean())
+    if not all(other == truth for other in others):
+        return {}
+    return {
+        (name, ""): Verdict(name, value, tuple(other[name] for other in others), 1.0, "")
+        for name, value in truth.items()
+        if abs(value - no) <= ZERO
+    }
 
 
 def perfect(reading: Reading, score: Score, counts: set[int]) -> frozenset[str]:

@@ -5,16 +5,17 @@ Root cause: predictions and targets do not speak the same language: class ids sh
 where corners are expected, another order of rows, positions without a label (-100) that are counted, or decoded as a
 word; what a causal model says of the next token beside the label of this one; texts whose writing ends (`max_length`,
 20 by default) before those that are wanted do; texts stripped, cleaned up or decoded without special tokens on one side
-alone, or still behind their prompt; probabilities squashed again; hits divided by `len(loader) * batch_size`, where the
-last batch is short; or the metric itself is wrong; or it is never set back, and counts the answers of earlier
-evaluations along.
+alone, or still behind their prompt; probabilities squashed again; the likeliest of one column, which is always the
+first; hits divided by `len(loader) * batch_size`, where the last batch is short; or the metric itself is wrong; or it
+is never set back, and counts the answers of earlier evaluations along.
 Fix: convert predictions to the metric's format and offset (its docs say which), and feed it the targets as predictions
 until it says 1.0. Of torchmetrics, call `metric.reset()` before each evaluation.
 Stays silent when: the ground truth scores what the host calls perfect, or, where the host says nothing, 1 (or more) as
 the best of all predictions tried, or the least of them (an error, a distance); the host showed no metric; all
-predictions score the same; a function of a script's own (asked under `sightline run`) does more than compute, nothing
-shows in which form predictions come, or no form is perfect for it; what counts on is no mean's sums (a total, the best
-so far, a mean over epochs, votes for each row), or the rows were others.
+predictions score the same, which is not the share of noes, of one column; a function of a script's own (asked under
+`sightline run`) does more than compute, nothing shows in which form predictions come, or no form is perfect for it;
+what counts on is no mean's sums (a total, the best so far, a mean over epochs, votes for each row), or the rows were
+others.
 Sources:
 - https://github.com/once-for-auto-driving/once_devkit/issues/32 (2022-08-16): the truth itself scores 72.65 %
 - https://github.com/cocodataset/cocoapi/issues/507 (2021-04-12): corners where size is expected: 0.73 for the truth

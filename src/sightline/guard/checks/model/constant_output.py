@@ -1,7 +1,6 @@
 """M2 · The model gives one and the same output, whatever it is given.
 
-Symptom: the loss stops at that of the best constant guess; the accuracy is the share of the commonest class; retrieval
-is at chance, because all embeddings are one.
+Symptom: the loss stops at the best constant guess, accuracy at the commonest class's share, retrieval at chance.
 Root cause: units that are dead for every input (a step too large for ReLU, a bias far below 0), saturation (inputs or
 weights far too large for sigmoid or tanh), inputs that are multiplied by 0 or masked out, or a representation that
 collapses because nothing in its loss keeps samples apart, or is taken where all samples are alike (the first token of
@@ -9,11 +8,11 @@ a causal model; an autoencoder whose KL outweighs what it is to restore). Dropou
 evaluations are given is compared too.
 Fix: lower `lr` (with warm-up) or use GELU or LeakyReLU for dead units; normalise inputs for saturated ones; stop the
 gradient of one branch, or add negatives, for collapsed representations.
-Stays silent when: inputs hardly differ; the loss wants all outputs alike (the gradients of the samples agree); the run
-has just begun (a head of zeros); outputs differ by more than a thousandth of their size, or by more than rounding while
-the run goes on: many start on a plateau where all outputs are nearly the commonest answer, and leave it. Vectors that
-the loss compares with each other alone may differ by 0.15 of their size, or 0.2 of what they did at the start, and may
-be drawn to targets that are alike, as those of a teacher: then they do not draw at each other.
+Stays silent when: inputs hardly differ; the loss wants all outputs alike (the gradients of the samples agree), unless
+no gradient comes through; the run has just begun (a head of zeros); outputs differ by more than a thousandth of their
+size, or by more than rounding while the run goes on: many start on a plateau where all outputs are nearly the commonest
+answer, and leave it. Vectors that the loss compares with each other alone may differ by 0.15 of their size, or 0.2 of
+what they did at the start, and may be drawn to targets that are alike, as those of a teacher.
 Sources:
 - https://github.com/ayush9818/MLDS-SQ (2026-11-21): a network of dead ReLUs is a constant function
 - https://arxiv.org/abs/2011.10566 (2020-11-20): SimSiam without stop-gradient: outputs collapse to one vector
@@ -25,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import CollapseSeen, OutputsSeen, Vectors
+from sightline.guard.evidence import CollapseSeen, History, OutputsSeen, Vectors
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -42,16 +41,19 @@ NEARER = 0.5  # the loss to its bound than at the start: where all is one, large
 DRAWN = 1.0  # of a gradient, what is left beside another's: 0 of two that draw at each other, 1.4 of any two
 
 
-def find(outputs: OutputsSeen | None = None, vectors: CollapseSeen | None = None) -> Verdict:
+def find(
+    outputs: OutputsSeen | None = None, vectors: CollapseSeen | None = None, history: History | None = None
+) -> Verdict:
     """Are outputs one, though inputs are not, and though the loss pulls them apart?"""
     if vectors is not None and (found := _collapsed(vectors)):
         return found
-    if outputs is None and vectors is not None and vectors.rows >= ROWS:
-        return None  # nothing but these vectors is made
+    if outputs is None and vectors is not None and vectors.rows >= ROWS:  # nothing but these vectors is made
+        return None
     if outputs is None or outputs.rows < ROWS or len(outputs.outputs) < PASSES:
         return CannotTell(f"{PASSES} measured passes of {ROWS} samples or more after the first steps")
     one = all(spread <= (ONE if outputs.over else SAME) for spread in outputs.outputs)  # NaN is P1's business
-    if not one or outputs.inputs < INPUTS or min(outputs.pulls) < APART:
+    apart = min(outputs.pulls) >= APART or (max(outputs.outputs) <= SAME and _nothing_comes(history))
+    if not one or outputs.inputs < INPUTS or not apart:
         return None
     return Finding(
         severity="error",
@@ -65,6 +67,13 @@ def find(outputs: OutputsSeen | None = None, vectors: CollapseSeen | None = None
             "spread of what the loss asks for": min(outputs.pulls),
         },
     )
+
+
+def _nothing_comes(history: History | None) -> bool:
+    """Whether no parameter has had a gradient but 0 in the last measured steps, though there is a loss."""
+    last = history.measured[-PASSES:] if history else ()
+    norms = {p.grad_norm for step in last for p in step.parameters if p.trainable and p.optimized}
+    return len(last) == PASSES and norms == {0.0} and all(step.loss for step in last)
 
 
 def _collapsed(seen: CollapseSeen) -> Finding | None:
