@@ -60,6 +60,16 @@ def together(parts: Sequence[Tensor]) -> Tensor | None:
     return total
 
 
+def made(call: Call) -> bool:
+    """Inputs that gradients flow through come from another model (a generator's, judged by a critic), not from data."""
+    return any(isinstance(value, Tensor) and value.requires_grad for value in (*call.args, *call.kwargs.values()))
+
+
+def plain(call: Call) -> bool:
+    """Whether tensors are all that it was given: a number may choose what is taught."""
+    return all(isinstance(one, Tensor) for one in (*call.args, *call.kwargs.values()) if one is not None)
+
+
 def text_and_image(parts: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
     """The hashes of the rows of ids, and of the one image (or its features) beside them; [] where there is not both."""
     images = [(tensor, hashes) for tensor, hashes in parts if tensor.is_floating_point()]
