@@ -243,3 +243,24 @@ def test_samples_that_are_lost(collate: Callable[[list[Pair]], Any], size: int, 
     assert (
         not isinstance(verdict, Finding) or f"is given {size} samples and goes on with one of them" in verdict.message
     )
+
+
+def test_a_prompt_and_its_answer_in_one_column() -> None:
+    """Texts made of two parts of their samples, in another order than the images."""
+    asked: Any = [(image, text[:-1], text[-1:]) for image, text in ROWS]
+
+    def in_turn(data: list[Any]) -> Any:
+        texts = [torch.cat([prompt, torch.tensor([99]), answer]) for _, prompt, answer in data]
+        labels = [torch.cat([-100 * torch.ones_like(prompt), answer]) for _, prompt, answer in data]
+        return pad_sequence(texts, batch_first=True), pad_sequence(labels, batch_first=True, padding_value=-100)
+
+    def parted(data: list[Any]) -> Any:
+        return torch.stack([one[0] for one in data]), *in_turn(sorted(data, key=lambda one: len(one[1])))
+
+    def together(data: list[Any]) -> Any:
+        return parted(sorted(data, key=lambda one: len(one[1])))
+
+    seen, _ = collated(DataLoader(asked, 8, collate_fn=parted), 0)
+    assert seen is not None and seen.parted
+    seen, _ = collated(DataLoader(asked, 8, collate_fn=together), 0)
+    assert seen is not None and seen.apart == 0

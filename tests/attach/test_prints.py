@@ -67,6 +67,23 @@ def test_tensors_of_a_row_do_not_stand_for_each_other() -> None:
     assert first != second
 
 
+class Judged(nn.Module):
+    """A model that may give its loss itself."""
+
+    def forward(self, ids: Tensor, second: Tensor, labels: Tensor | None = None) -> Tensor:
+        return ids + second
+
+
+def test_labels_are_no_input_with_or_without_a_keyword() -> None:
+    ids, labels, model = torch.arange(12).reshape(4, 3), torch.arange(4), Judged()
+    calls = [Call(model, (ids, ids)), Call(model, (ids, ids, labels)), Call(model, (ids, ids), {"labels": labels + 1})]
+    alone, bare, named = (row_hashes(call) for call in calls)
+    assert alone is not None and bare is not None and named is not None
+    assert torch.equal(alone, bare) and torch.equal(alone, named)
+    other = row_hashes(Call(model, (ids, ids + 1, labels)))
+    assert other is not None and not torch.equal(other, alone)
+
+
 def test_the_same_bits_have_the_same_hash_whatever_the_batch() -> None:
     rows = torch.randn(6, 3, 5)
     assert prints(rows)[2:4] == prints(rows[2:4]) == prints(rows[2:4].transpose(1, 2).contiguous().transpose(1, 2))

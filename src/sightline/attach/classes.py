@@ -12,6 +12,7 @@ from torch.nn.functional import one_hot
 MOST = 1 << 20  # elements of logits that are copied: 256 samples of 4,096 classes
 EXACT = 0.03  # of the weight of a sample: bf16 gradients are rounded by 2^-8, and several roundings add up
 LEAST = 4  # samples whose weights must agree
+MOST_TAGS = 62  # that have a bit each in one number
 FEW = 1 << 13  # elements that a form is tried on before all are
 TRIES = 8  # batches in a row of no known form: after them only the plain one is tried
 TELLS = 0.1  # of the largest gradient of its class: a smaller one agrees with any weight
@@ -47,6 +48,30 @@ def may_teach_classes(logits: Tensor | None, rows: int) -> bool:
     if logits is None or not logits.requires_grad or logits.dim() not in (1, 2) or len(logits) != rows:
         return False
     return logits.numel() <= MOST and logits.shape[1:] != (rows,) and rows >= LEAST
+
+
+def tags_taught(logits: Tensor, grad: Tensor) -> tuple[int, ...] | None:
+    """One number for each sample's set of labels, where (B, C) gradients are binary cross-entropy's; else None.
+
+    A column has a weight of its own, and shows it in several samples.
+    """
+    z, g = logits.float(), grad.float()
+    if z.dim() != 2 or not 2 <= z.shape[1] <= MOST_TAGS or not torch.isfinite(g).all():
+        return None
+    expected = z.sigmoid() - (g < 0).float()
+    weight = (g * expected).sum(dim=0) / expected.square().sum(dim=0)
+    largest = expected.abs().amax(dim=0)
+    if not (weight > 0).all() or ((g / weight - expected).abs() > EXACT * largest).any():
+        return None
+    if ((expected.abs() >= TELLS * largest).sum(dim=0) < LEAST).any():
+        return None
+    return tuple(((g < 0).long() << torch.arange(z.shape[1])).sum(dim=1).tolist())
+
+
+def pulls(logits: Tensor, grad: Tensor) -> tuple[tuple[float, float], ...]:
+    """The first output of each sample, and its gradient times all outputs of the batch."""
+    z, g = (one.double().reshape(len(one), -1)[:, 0] for one in (logits, grad))
+    return tuple(zip(z.tolist(), (g * logits.numel()).tolist(), strict=True))
 
 
 def rows_taught(grad: Tensor) -> tuple[int, ...]:

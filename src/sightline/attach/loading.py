@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from sightline.attach import mixed
-from sightline.attach.classes import Taught, may_teach_classes, rows_taught
+from sightline.attach.classes import Taught, may_teach_classes, pulls, rows_taught, tags_taught
 from sightline.attach.feed import Feed, order_of, splitting
 from sightline.attach.files import misfiled
 from sightline.attach.partners import Table, mispaired
-from sightline.attach.prints import part_hashes, text_and_image, together
+from sightline.attach.prints import made, part_hashes, plain, text_and_image, together
 from sightline.attach.recorder import Recorder
 from sightline.guard.evidence import Fed, FeedSeen, LoaderSeen, WaitingSeen
 from sightline.guard.probes.call import Call, outcome
@@ -169,7 +169,7 @@ class Loading:
         return self._spent < SHARE * self._budget * (time.perf_counter() - self._began)
 
     def _hash(self, call: Call, output: Any) -> None:
-        parts = [] if _made(call) else part_hashes(call)
+        parts = [] if made(call) else part_hashes(call)
         hashes = together([one for _, one in parts])
         if hashes is None:
             return
@@ -185,14 +185,14 @@ class Loading:
         if may_teach_classes(logits, len(hashes)):
             assert logits is not None
             box = [logits.detach()]
-            logits.register_hook(lambda grad: self._gradient_came(number, box, grad))
+            logits.register_hook(lambda grad: self._gradient_came(number, box, grad, plain(call)))
 
-    def _gradient_came(self, number: int, box: list[Tensor], grad: Tensor) -> None:
+    def _gradient_came(self, number: int, box: list[Tensor], grad: Tensor, tensors: bool) -> None:
         if self._recorder.muted:
             return
         self._several = self._several or not box
         if box:
-            self._recorder.mailbox.post([box.pop(), grad], lambda values: self._taught(number, *values))
+            self._recorder.mailbox.post([box.pop(), grad], lambda values: self._taught(number, *values, tensors))
 
     def _came(self, number: int, step: int, epoch: int | None, place: int | None, values: list[Tensor]) -> None:
         inputs, *sides = (tuple(value.tolist()) for value in values)
@@ -200,11 +200,14 @@ class Loading:
         while len(self._fed) * max(1, len(inputs)) > ROWS:
             del self._fed[next(iter(self._fed))]
 
-    def _taught(self, number: int, logits: Tensor, grad: Tensor) -> None:
-        if number in self._fed:
-            classes = self._reader.classes(logits, grad)
-            rows = rows_taught(grad) if classes is None and not self._several else None
-            self._fed[number] = replace(self._fed[number], classes=classes, taught=rows)
+    def _taught(self, number: int, logits: Tensor, grad: Tensor, tensors: bool) -> None:
+        if number not in self._fed:
+            return
+        classes = self._reader.classes(logits, grad)
+        rows = rows_taught(grad) if classes is None and not self._several else None
+        tags = tags_taught(logits, grad) if classes is None else None
+        line = pulls(logits, grad) if tensors and classes is None and tags is None else ()
+        self._fed[number] = replace(self._fed[number], classes=classes, taught=rows, tags=tags, pulls=line)
 
     def _show(self, *, final: bool = False) -> None:
         count = len(self._fed)
@@ -321,8 +324,3 @@ class Loading:
 def _batches(loader: DataLoader[Any]) -> int | None:
     """Of one epoch, where that is certain."""
     return None if isinstance(loader.dataset, IterableDataset) else len(loader)
-
-
-def _made(call: Call) -> bool:
-    """Inputs that gradients flow through come from another model (a generator's, judged by a critic), not from data."""
-    return any(isinstance(value, Tensor) and value.requires_grad for value in (*call.args, *call.kwargs.values()))

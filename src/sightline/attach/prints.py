@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sightline.guard.probes.call import Call
+from sightline.guard.probes.call import Call, place_of
 from sightline.guard.probes.fields import leaves
 
 COLUMNS = 4096  # elements of a row that are hashed: all of a small one, an even sample of a large one
 VALUES = 65_536  # elements of a parameter that are hashed, likewise
 TARGETS = ("labels", "label", "targets", "target")  # what a forward takes beside its inputs
+SURE = TARGETS[:3]  # also without a keyword: a "target" may be what a sentence is compared with
 IDS = (torch.int64, torch.int32)
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014), as signed integers
@@ -31,7 +32,8 @@ def part_hashes(call: Call) -> list[tuple[Tensor, Tensor]]:
 
     Padding on the right does not count: ids under a zero of ``attention_mask`` are left out.
     """
-    named = [(path.rpartition(".")[2], t) for path, t in leaves(call.args, call.kwargs).items()]
+    bare = {str(place_of(call.model, name)) for name in SURE}
+    named = [(path.rpartition(".")[2], t) for path, t in leaves(call.args, call.kwargs).items() if path not in bare]
     tensors = [(name, t) for name, t in named if name not in TARGETS and t.dim() > 0 and t.numel()]
     found: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad():
@@ -58,6 +60,16 @@ def together(parts: Sequence[Tensor]) -> Tensor | None:
     for hashes in parts:
         total = hashes if total is None else mixed(total) + hashes
     return total
+
+
+def made(call: Call) -> bool:
+    """Inputs that gradients flow through come from another model (a generator's, judged by a critic), not from data."""
+    return any(isinstance(value, Tensor) and value.requires_grad for value in (*call.args, *call.kwargs.values()))
+
+
+def plain(call: Call) -> bool:
+    """Whether tensors are all that it was given: a number may choose what is taught."""
+    return all(isinstance(one, Tensor) for one in (*call.args, *call.kwargs.values()) if one is not None)
 
 
 def text_and_image(parts: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:

@@ -185,16 +185,18 @@ class LossSeen:
         if written and real is not None and real.shape == pads.shape:
             pads[:, :-1] &= ~real[:, 1:]
             pads[:, -1] &= ~real[:, -1]
-        if not written and not self.goes_on(0) and self._labels_real(pads):
+        if self.labels_real(pads):
             return 0
         return _at_ends(pads) or (0 if written else _at_ends(pads.T))
 
-    def _labels_real(self, pads: Tensor) -> bool:
+    def labels_real(self, pads: Tensor) -> bool:
         """Whether what looks like padding are labels of different tokens: their first class has the number of it.
 
         There are fewer classes than words: where a text is taught beside another one, any word may stand at padding.
         """
         ids = self.input_ids
+        if (self.agreement(1) or 0.0) > HALF or self.goes_on(0):
+            return False
         if ids is None or ids.shape != pads.shape or self.classes is None or self.classes > int(ids.max()):
             return False
         return len(ids[pads].unique()) > 1

@@ -58,6 +58,8 @@ class Fed:
     `epoch`: the loader's, where it is known when epochs begin; `place`: in that epoch, where it is known.
     `taught`: places of the rows of (B, C) outputs that have a gradient, where it teaches no classes.
     `texts`, `images`: hashes of both for each row, where one image came beside ids.
+    `tags`: a number for each row's set of labels, where the loss has several labels a row.
+    `pulls`: of each row the first output and its gradient, times all outputs, where the loss teaches neither.
     """
 
     step: int
@@ -68,6 +70,8 @@ class Fed:
     texts: tuple[int, ...] = ()
     images: tuple[int, ...] = ()
     taught: tuple[int, ...] | None = None
+    tags: tuple[int, ...] | None = None
+    pulls: tuple[tuple[float, float], ...] = ()
 
     @property
     def print(self) -> int:
@@ -98,7 +102,7 @@ class FeedSeen:
         classes: Counter[int] = Counter()
         again = conflicts = 0
         for batch in self.batches:
-            for row, label in zip(batch.inputs, batch.classes or (), strict=False):
+            for row, label in zip(batch.inputs, batch.classes or batch.tags or (), strict=False):
                 step, before = last.get(row, (batch.step, label))
                 again += step < batch.step
                 conflicts += step < batch.step and before != label

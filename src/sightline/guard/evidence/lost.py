@@ -52,9 +52,9 @@ def unequal(
 def _one_teaches(feed: FeedSeen, rows: RowsSeen, loader: LoaderSeen) -> Stray | None:
     """Always the first sample of a loader's batch, or always the last, and no other row moves its output."""
     apart = rows.own is not None and rows.own > NOISE * rows.noise >= max(rows.others, default=1.0)
-    known = [batch for batch in feed.batches if batch.taught is not None]
-    full = [batch for batch in known if len(batch.inputs) == loader.size]
-    if not apart or loader.size is None or loader.size < FEWEST or len(full) < max(ONE, MOST * len(feed.batches)):
+    moved = [batch for batch in feed.batches if batch.taught != ()]  # signs of an absolute error may cancel out
+    full = [batch for batch in moved if batch.taught is not None and len(batch.inputs) == loader.size]
+    if not apart or loader.size is None or loader.size < FEWEST or len(full) < max(ONE, MOST * len(moved)):
         return None
     if any(len(batch.taught or ()) != 1 for batch in full):
         return None

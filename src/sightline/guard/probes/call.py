@@ -65,7 +65,7 @@ class Call:
         for argument in (*self.args, *self.kwargs.values()):
             if (found := _member(argument, name)) is not None:
                 return found
-        if (place := _named(self.model, name)) is not None and place < len(self.args):
+        if (place := place_of(self.model, name)) is not None and place < len(self.args):
             return self.args[place]
         return self._bare().get(name)
 
@@ -214,7 +214,7 @@ def places(call: Call, result: Outcome) -> tuple[Tensor, Tensor] | None:
     return (rows, columns) if len(rows) == len(result.logits) else None
 
 
-def _named(model: nn.Module, name: str) -> int | None:
+def place_of(model: nn.Module, name: str) -> int | None:
     """The place of the argument that the model's forward calls `name`."""
     if model not in SIGNATURES:
         try:

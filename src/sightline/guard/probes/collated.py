@@ -119,17 +119,21 @@ class _Compared:
     def _between_parts(
         self, samples: list[Any], known: list[dict[str, Tensor]], orders: Mapping[str, Order]
     ) -> int | None:
-        """The most rows in which two parts are of different samples, in whatever columns these are."""
-        columns: dict[str, list[Order]] = {}
+        """The most rows in which two parts are of different samples, in whatever columns these are.
+
+        A column may be made of several parts of its sample: a prompt and its answer.
+        """
+        columns: dict[frozenset[str], list[Order]] = {}
         goes: dict[str, set[str]] = {path: set() for path in orders}
         for part in (names := [name for name, _ in members(samples[0])]):
             for path in self._changed(samples, known, part):
                 goes[path].add(part)
         for path, parts in goes.items():
-            if len(parts) == 1 and path not in self._rows.texts:  # names of files, say, which no model is given
-                columns.setdefault(next(iter(parts)), []).append(orders[path])
+            if parts and path not in self._rows.texts:  # names of files, say, which no model is given
+                columns.setdefault(frozenset(parts), []).append(orders[path])
         told = {part: each for part, each in columns.items() if any(len(row) == 1 for order in each for row in order)}
-        worst = [min(_disjoint(a, b) for a in told[x] for b in told[y]) for x, y in combinations(told, 2)]
+        pairs = [(x, y) for x, y in combinations(told, 2) if x.isdisjoint(y)]
+        worst = [min(_disjoint(a, b) for a in told[x] for b in told[y]) for x, y in pairs]
         return max(worst) if worst and len(names) <= PARTS else None
 
     def _changed(self, samples: list[Any], known: list[dict[str, Tensor]], part: str) -> Iterator[str]:

@@ -170,6 +170,14 @@ def taught_rows(*places: int | None, rows: int = 4, batches: int = 16) -> FeedSe
 LOADER = LoaderSeen(0, 0, False, 0, size=4)
 
 
+def test_batches_without_any_gradient_say_nothing() -> None:
+    """The signs of an absolute error, over all targets of a batch, may add up to none."""
+    none = tuple(Fed(n, (n, 1, 2, 3), taught=()) for n in range(100, 108))
+    found = find(SEEN, feed=FeedSeen(108, (*taught_rows(0).batches, *none)), loader=LOADER)
+    assert isinstance(found, Finding) and "the first one alone" in found.message
+    assert find(SEEN, feed=FeedSeen(108, none * 4), loader=LOADER) is None
+
+
 @pytest.mark.parametrize(("place", "word"), [(3, "last"), (0, "first")])
 def test_one_sample_of_each_batch_teaches(place: int, word: str) -> None:
     found = find(SEEN, feed=taught_rows(place), loader=LOADER)

@@ -135,3 +135,48 @@ def test_class_weights_hide_no_separate_shuffle(apart: bool) -> None:
                 nn.functional.cross_entropy(model(x[rows]), taught, weight=weights).backward()
                 optimizer.step()
     assert ("I5" in {finding.code for finding in guard.findings}) is apart
+
+
+def numbers(y: Tensor, loss: Callable[[Tensor, Tensor], Tensor], *, drawn: bool, anew: float = 0.0) -> list[str]:
+    """I5 on epochs over the same inputs; labels in a drawn order of their own, or `anew`, so much noise each time."""
+    torch.manual_seed(0)
+    x = torch.randn(len(y), 5)
+    model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, y.shape[1]))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    with sightline.attach(model, optimizer, on_finding=None) as guard:
+        for _ in range(4):
+            order, other = torch.randperm(len(y)), torch.randperm(len(y))
+            for at in range(0, len(y), 16):
+                rows = order[at : at + 16]
+                taught = y[other[at : at + 16] if drawn else rows]
+                optimizer.zero_grad()
+                loss(model(x[rows]), taught + anew * torch.randn_like(taught)).backward()
+                optimizer.step()
+    return [finding.message for finding in guard.findings if finding.code == "I5"]
+
+
+LOSSES = {"squared": nn.functional.mse_loss, "Huber": nn.functional.smooth_l1_loss}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_numbers_in_an_order_of_their_own(name: str) -> None:
+    y = torch.randn(96, 1, generator=torch.Generator().manual_seed(1))
+    (said,) = numbers(y, LOSSES[name], drawn=True)
+    assert "were taught the number of another input" in said
+    assert numbers(y, LOSSES[name], drawn=False) == []
+    assert numbers(y, LOSSES[name], drawn=False, anew=1.0) == []
+    assert numbers(y.round(), LOSSES[name], drawn=True) == []  # steps of a scale may be drawn
+    assert numbers(y, nn.functional.l1_loss, drawn=True) == []
+
+
+def test_sets_of_labels_in_an_order_of_their_own() -> None:
+    y = (torch.rand(96, 5, generator=torch.Generator().manual_seed(1)) < 0.4).float()
+    weight = torch.tensor([1.0, 0.5, 2.0, 1.0, 1.0])
+
+    def loss(z: Tensor, y: Tensor) -> Tensor:
+        return (nn.functional.binary_cross_entropy_with_logits(z, y, reduction="none") * weight).mean()
+
+    (said,) = numbers(y, loss, drawn=True)
+    assert "were taught another class than before" in said
+    assert numbers(y, loss, drawn=False) == []
+    assert numbers(y, loss, drawn=False, anew=0.1) == []  # soft labels are none

@@ -221,6 +221,18 @@ def test_tags_whose_first_has_the_number_of_padding(pads: bool) -> None:
     assert loss.padding(0) == (3 if pads else 0)
 
 
+@pytest.mark.parametrize("words", [False, True])
+def test_tags_at_the_ends_of_rows_that_are_masked(words: bool) -> None:
+    """Read off the gradient: their first class has the number of padding, which words have as well."""
+    ids = torch.tensor([[5, 7, 9, 6], [8, 4, 3, 0], [6, 9, 5, 4]])
+    tags = torch.tensor([[1, 0, 0, 2], [2, 1, 0, IGNORE], [1, 2, 1, 1]])
+    if words:
+        tags = torch.tensor([[7, 9, 0, 0], [4, 3, 1, 0], [9, 0, 0, 0]])
+    taught = int((tags != IGNORE).sum())
+    seen = LossSeen(1, 0, taught, 1.0, 1.0, 0.0, ids, tags, classes=10 if words else 3)
+    assert isinstance(find(BatchSeen("train", 1, pad_id=0), seen), Finding) is words
+
+
 def test_images_among_the_ids_are_no_words() -> None:
     """Their places have ids below 0, which no tokenizer knows."""
     batch = BatchSeen("train", 1, decode=lambda ids: " ".join("abc"[i] for i in ids))

@@ -14,14 +14,15 @@ by image, and images are repeated as a whole (0, 1, 0, 1 beside 0, 0, 1, 1). Or 
 Fix: shuffle with one permutation (`i = torch.randperm(n); x, y = x[i], y[i]`), or keep each pair in one data set row;
 give outputs and targets one shape: `outputs.squeeze(-1)`.
 Stays silent when: inputs come back with the class they had, or so often that the rest is label noise; inputs never
-repeat (fresh augmentation, one epoch); a fixed wrong pairing is learnt by heart, or is one of noise. Rows may be a
-series, where each tells of the next, or have labels that nothing in them tells. Images beside texts may be drawn with
-replacement, keep some of their texts or classes, or move no output; repeated ones may meet texts that others have too,
-never come back (nor lie image by image in one tensor), or all be compared with all texts. Softmaxes may go along whole
-planes or lines of outputs, a part of one dimension, or what was permuted. All targets of a batch may be one number (a
-discriminator's), or the mean of its outputs (a loss that holds them together); all may be compared with all on purpose
-(contrast, ranks, kernels): outputs on both sides, or a choice among the pairs. Rows may come in an order of their own
-that a model, its loss or a collate function tells, or in pairs that the latter draws.
+repeat (fresh augmentation, one epoch); a fixed wrong pairing is learnt by heart, or is one of noise. Numbers that a
+squared error teaches may be drawn anew, or be few. Rows may be a series, or have labels that nothing in them tells.
+Images beside texts may be drawn with replacement, keep some of their texts or classes, or move no output; repeated ones
+may meet texts that others have too, never come back (nor lie image by image in one tensor), or all be compared with all
+texts. Softmaxes may go along whole planes or lines of outputs, a part of one dimension, or what was permuted. All
+targets of a batch may be one number (a discriminator's), or the mean of its outputs (a loss that holds them together);
+all may be compared with all on purpose (contrast, ranks, kernels): outputs on both sides, or a choice among the pairs.
+Rows may come in an order of their own that a model, its loss or a collate function tells, or in pairs that the latter
+draws.
 Sources:
 - https://arxiv.org/abs/2103.14749 (2021-03-26): label errors in ten test sets are 3.4 % on average, 10 % at most
 - https://docs.pytorch.org/docs/stable/data.html (2026-11-01): a data set's row holds the sample with its label
@@ -44,6 +45,7 @@ from sightline.guard.evidence import (
 )
 from sightline.guard.evidence.apart import apart, misread
 from sightline.guard.evidence.dealt import dealt
+from sightline.guard.evidence.elsewhere import elsewhere
 from sightline.guard.evidence.matching import parted
 from sightline.guard.evidence.tiled import tiled
 from sightline.guard.specimen import Run
@@ -70,13 +72,11 @@ def find(
     if finding := orders and _out_of_order(orders, feed):
         return finding
     one = apart(paired, filed, kept) or misread(axis) or dealt(feed, rows) or tiled(feed, rows, orders)
-    if one := one or parted(matches):
+    if one := one or parted(matches) or elsewhere(feed):
         return Finding("error" if one.sure else "warning", one.what, one.remedy, one.seen)
     if crossed is not None or (pull is not None and pull.targets_lost):
         return _all_with_all(crossed, pull)
-    if feed is None:
-        return CannotTell("training batch of tensors")
-    again, conflicts, independent = feed.came_back()
+    again, conflicts, independent = feed.came_back() if feed else (0, 0, 0.0)
     if again < AGAIN or (orders is not None and orders.meets == "labels"):
         return CannotTell(f"{AGAIN} inputs that came back, with the class that the loss taught for each")
     if conflicts < max(FEW, MOST * independent * again + (independent * (1 - independent) * again) ** 0.5):
