@@ -22,6 +22,7 @@ from sightline.attach.hook import Hook
 from sightline.attach.open_step import Loss, OpenStep
 from sightline.attach.recorder import Recorder
 from sightline.attach.script.loss.axes import Axes
+from sightline.attach.script.loss.casts import PassedBy
 from sightline.attach.script.loss.crossed import Crossed
 from sightline.attach.script.loss.divergence import show_divergence
 from sightline.attach.script.loss.logits import SoftmaxLoss
@@ -49,6 +50,7 @@ class Losses:
         self._hook = lambda act: Hook(act, lambda error: fault(f"loss: {type(error).__name__}: {error}"))
         self._inside, self._terms, self._unsound = False, Terms(), Unsound()
         self._crossed, self._margins, self._axes = Crossed(self._hook), Margins(), Axes()
+        self._casts, self._fault = PassedBy(), fault
         self._plain: Callable[..., Any] | None = None  # torch's own, while ours is in its place
         self._wrapped: Callable[..., Any] | None = None
         self._given: Tensor | None = None  # to a library that scales it before it goes backward
@@ -59,6 +61,7 @@ class Losses:
     def install(self) -> None:
         """Notice where backward passes begin, and what scaled their losses."""
         self.listen()
+        self._casts.blocks.install(lambda error: self._fault(f"autocast: {type(error).__name__}: {error}"))
         self._models.attention.ears.append(self)
         GradScaler.scale = self._remembered(GradScaler.scale)  # type: ignore[method-assign]
         self._models.closing.append(self._hook(self._stepping))
@@ -156,6 +159,7 @@ class Losses:
                 show_divergence(root, live[0].recorder)
                 self._margins.look(root, live[0].recorder)
                 self._axes.look(root, live[0].recorder)
+                self._casts.look(root, live[0].recorder)
         if len(live) == 1:
             self._terms.look(root, live[0].recorder)
         for one, step, *_ in states if len(live) > 1 else ():
