@@ -56,6 +56,7 @@ class Losses:
         self._given: Tensor | None = None  # to a library that scales it before it goes backward
         self._scaled: tuple[weakref.ref[Tensor], Tensor, weakref.ref[GradScaler]] | None = None
         self._heard: weakref.WeakKeyDictionary[Any, Heard] = weakref.WeakKeyDictionary()  # by recorder
+        self._parts: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  # by recorder: has it another
         self._divisor: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
     def install(self) -> None:
@@ -155,13 +156,7 @@ class Losses:
         softmax = None
         if any(step is not None and step.measured for _, step, _, _ in states):
             softmax = SoftmaxLoss.under(root)
-            if len(live) == 1:
-                show_divergence(root, live[0].recorder)
-                self._margins.look(root, live[0].recorder)
-                self._axes.look(root, live[0].recorder)
-                self._casts.look(root, live[0].recorder)
-        if len(live) == 1:
-            self._terms.look(root, live[0].recorder)
+        self._look(root, live)
         for one, step, *_ in states if len(live) > 1 else ():
             if one.blind and step is not None:
                 step.reworked = True  # whose pass it is nobody knows: this one's may have met nothing
@@ -174,6 +169,25 @@ class Losses:
             with torch.no_grad():  # as in a hook of an output, but no output of it tells so
                 live[0].recorder.backward.began(step, set(), None)
         self._crossed.look(root, [(one.recorder, step) for one, step, *_ in states])
+
+    def _look(self, root: Tensor, live: list[Watched]) -> None:
+        """What the loss says of the one model that trains. One that adapters were put around is a part of that."""
+        whole = [one for one in live if not any(self._holds(other, one) for other in live if other is not one)]
+        if len(whole) != 1:
+            return
+        recorder = whole[0].recorder
+        if recorder.open_step is not None and recorder.open_step.measured:
+            show_divergence(root, recorder)
+            for looks in (self._margins, self._axes, self._casts):
+                looks.look(root, recorder)
+        self._terms.look(root, recorder)
+
+    def _holds(self, one: Watched, other: Watched) -> bool:
+        """Whether the second model is a part of the first."""
+        known = self._parts.setdefault(one.recorder, weakref.WeakKeyDictionary())
+        if other.recorder not in known:
+            known[other.recorder] = any(part is other.recorder.model for part in one.recorder.model.modules())
+        return known[other.recorder]
 
     def _listen(self, root: Tensor, live: list[Watched]) -> list[tuple[str, Tensor]]:
         """Listen inside this pass for what makes NaN of finite gradients, at the cost of whoever measures."""
