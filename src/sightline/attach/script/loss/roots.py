@@ -27,6 +27,7 @@ from sightline.attach.script.loss.crossed import Crossed
 from sightline.attach.script.loss.divergence import show_divergence
 from sightline.attach.script.loss.logits import SoftmaxLoss
 from sightline.attach.script.loss.margins import Margins
+from sightline.attach.script.loss.renewed import Renewed
 from sightline.attach.script.loss.terms import Terms
 from sightline.attach.script.loss.unsound import Unsound
 from sightline.attach.script.watch import Models, Watched
@@ -50,7 +51,8 @@ class Losses:
         self._hook = lambda act: Hook(act, lambda error: fault(f"loss: {type(error).__name__}: {error}"))
         self._inside, self._terms, self._unsound = False, Terms(), Unsound()
         self._crossed, self._margins, self._axes = Crossed(self._hook), Margins(), Axes()
-        self._casts, self._fault = PassedBy(), fault
+        self._casts, self._fault, self._renewed = PassedBy(), fault, Renewed(models)
+        models.copied.append(self._hook(self._renewed.copied))
         self._plain: Callable[..., Any] | None = None  # torch's own, while ours is in its place
         self._wrapped: Callable[..., Any] | None = None
         self._given: Tensor | None = None  # to a library that scales it before it goes backward
@@ -178,7 +180,7 @@ class Losses:
         recorder = whole[0].recorder
         if recorder.open_step is not None and recorder.open_step.measured:
             show_divergence(root, recorder)
-            for looks in (self._margins, self._axes, self._casts):
+            for looks in (self._margins, self._renewed, self._axes, self._casts):
                 looks.look(root, recorder)
         self._terms.look(root, recorder)
 
