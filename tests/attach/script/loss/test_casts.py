@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -24,8 +25,8 @@ def untouched() -> Iterator[None]:
     torch.autocast.__enter__, torch.autocast.__exit__ = own  # type: ignore[method-assign]
 
 
-def half(dtype: torch.dtype = torch.bfloat16) -> AbstractContextManager[object]:
-    return torch.autocast("cpu", dtype=dtype)
+def half() -> Any:
+    return torch.autocast("cpu", dtype=torch.bfloat16)
 
 
 class Net(nn.Module):
@@ -35,9 +36,11 @@ class Net(nn.Module):
         self.frozen = nn.Linear(6, 6).requires_grad_(False)
 
     def score(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x))
+        scores: Tensor = self.head(self.body(x))
+        return scores
 
-    forward = score
+    def forward(self, x: Tensor) -> Tensor:
+        return self.score(x)
 
 
 class Wrapped(Net):
