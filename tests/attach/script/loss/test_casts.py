@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import sightline
 from sightline.attach.script.loss.casts import LOOKS, PassedBy
@@ -33,6 +34,7 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body, self.head = nn.Sequential(nn.Linear(6, 16), nn.ReLU()), nn.Linear(16, 4)
+        self.scale = nn.Parameter(torch.ones(()))
         self.frozen = nn.Linear(6, 6).requires_grad_(False)
 
     def score(self, x: Tensor) -> Tensor:
@@ -133,7 +135,21 @@ def elsewhere(net: Net, x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(scores, y)
 
 
-@pytest.mark.parametrize("step", [within, called_within, frozen_within, head_within, off, off_inside, elsewhere])
+def scaled_within(net: Net, x: Tensor, y: Tensor) -> Tensor:
+    scores = net(x)
+    with half():
+        return F.cross_entropy(scores * net.scale, y)
+
+
+def recomputed(net: Net, x: Tensor, y: Tensor) -> Tensor:
+    with half():
+        features = checkpoint(net.body, x.requires_grad_(), use_reentrant=True)
+    return F.cross_entropy(features.float() @ torch.eye(16) @ net.head.weight.t(), y)
+
+
+@pytest.mark.parametrize(
+    "step", [scaled_within, recomputed, within, called_within, frozen_within, head_within, off, off_inside, elsewhere]
+)
 def test_sound_ones(step: Step) -> None:
     assert told(step) == []
 
@@ -145,3 +161,17 @@ def test_a_forward_that_is_called(context: Callable[[], AbstractContextManager[o
             return F.cross_entropy(net(x), y)
 
     assert told(step, Wrapped()) == []
+
+
+def test_a_forward_that_is_called_and_recomputed() -> None:
+    class Recomputed(Wrapped):
+        def score(self, x: Tensor) -> Tensor:
+            scores: Tensor = self.head(self.body(x))
+            return scores
+
+        @half()
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = checkpoint(self.score, x.requires_grad_(), use_reentrant=True)
+            return found
+
+    assert told(lambda net, x, y: F.cross_entropy(net(x).float() @ torch.eye(4) @ torch.eye(4), y), Recomputed()) == []

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
 from sightline.attach.graph import nodes
 from sightline.attach.hook import Hook
@@ -25,6 +26,7 @@ from sightline.guard.evidence import AutocastSeen
 
 LOOKS = 4  # measured backward passes that must all be alike
 KEPT = 64  # blocks under autocast, the last ones: more than the micro-batches of most steps
+LEAF = "AccumulateGrad"
 FEWEST = 2  # products: a graph that shows fewer says nothing
 
 
@@ -108,17 +110,17 @@ class PassedBy:
         starts, inside = [block.begun for block in blocks], None
         made, elements = Counter[str](), Counter[str]()
         for node in nodes([root.grad_fn], most=NODES):
-            if node is None:
+            if node is None or isinstance(node, BackwardCFunction):  # what a function of Python hides, nobody sees
                 return None
             place = bisect_right(starts, number := node._sequence_nr()) - 1
             within = place >= 0 and number < blocks[place].ended
             found = product(node)
+            if within and (found is not None or any(type(one).__name__ == LEAF for one, _ in node.next_functions)):
+                return None  # the model is at work there
             if found is not None:
-                if within:
-                    return None
                 made[found[0]] += 1
                 elements[found[0]] += found[1]
-            elif within:
+            if within:
                 inside = blocks[place]
         asked = (device, inside.dtype) if inside is not None else wrapped
         if asked is None or set(made) != {"float32"} or made["float32"] < FEWEST:
