@@ -126,3 +126,16 @@ def test_outputs_in_a_tuple_beside_something_else() -> None:
         assert told.loss is loss and told.logits is logits
     assert [id(one) for one in differentiable((given, 4))] == [id(loss), id(logits)]
     assert outcome((logits, 4)).logits is logits and differentiable(logits) == [logits] and differentiable(4) == []
+
+
+def test_a_part_that_is_given_what_autocast_made() -> None:
+    first, last = nn.Linear(4, 6), nn.Linear(6, 2)
+    with torch.autocast("cpu", dtype=torch.float16):
+        made = first(torch.randn(3, 4))
+        said = last(made)
+    again = Call(last, (made,)).run().logits
+    assert again is not None and torch.equal(said, again)
+    whole = Call(first, (torch.randn(3, 4),)).run().logits
+    assert whole is not None and whole.dtype == torch.float32
+    half = Call(last.bfloat16(), (made.bfloat16(),)).run().logits
+    assert half is not None and half.dtype == torch.bfloat16

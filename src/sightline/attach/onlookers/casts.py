@@ -48,7 +48,7 @@ class Casts(Onlooker):
         if not training or not measured or not self._looks:
             return
         outputs = differentiable(output)
-        asked = (_asked(outputs[0].device.type) or self._told or _decorated(call.model)) if outputs else None
+        asked = (_asked(outputs[0].device.type) or self._told or decorated(call.model)) if outputs else None
         if asked is None:
             return
         self._looks -= 1
@@ -67,7 +67,7 @@ def _asked(here: str) -> tuple[str, str] | None:
     return None
 
 
-def _decorated(model: nn.Module) -> tuple[str, str] | None:
+def decorated(model: nn.Module) -> tuple[str, str] | None:
     """(device, format) of a ``torch.autocast`` that decorates the model's forward: its author's, or accelerate's."""
     function: Any = model.forward
     for _ in range(WRAPS):
@@ -91,9 +91,15 @@ def products(outputs: list[Tensor]) -> tuple[Counter[str], Counter[str]]:
     made: Counter[str] = Counter()
     elements: Counter[str] = Counter()
     for node in nodes([output.grad_fn for output in outputs], most=NODES):
-        shown = getattr(node, "_input_metadata", ())
-        if shown and node.name().removesuffix("0").removesuffix("Backward") in PRODUCTS:
-            dtype = str(shown[0].dtype).removeprefix("torch.")
-            made[dtype] += 1
-            elements[dtype] += torch.Size(shown[0].shape).numel()
+        if (found := product(node)) is not None:
+            made[found[0]] += 1
+            elements[found[0]] += found[1]
     return made, elements
+
+
+def product(node: Any) -> tuple[str, int] | None:
+    """(format, elements) of what a node made, if that is a matrix product or a convolution."""
+    shown = getattr(node, "_input_metadata", ())
+    if not shown or node.name().removesuffix("0").removesuffix("Backward") not in PRODUCTS:
+        return None
+    return str(shown[0].dtype).removeprefix("torch."), torch.Size(shown[0].shape).numel()

@@ -85,6 +85,8 @@ class StandIns:
 
     def _came(self, module: nn.Module, made: Kept | None) -> None:
         if self._models.live:
+            for act in self._models.copied:
+                act(module)
             self._look(module, made)
         elif len(self._pending) < PENDING:
             self._pending.append(weakref.ref(module))

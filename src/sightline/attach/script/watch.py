@@ -69,6 +69,7 @@ class Models:
         self._routes: dict[int, tuple[Any, list[Watched]]] = {}
         self.losses = LossModules(lambda: [one.recorder for one in self.live], fault)
         self.others: list[Callable[[], list[nn.Module]]] = []  # modules that are not trained and have hooks of ours
+        self.copied: list[Callable[[nn.Module], None]] = []  # told of what was copied or given a state
         self.settled: Callable[[nn.Module], None] | None = None
         self.heard: list[Callable[[Watched], None]] = []  # told of one whose calls as a whole are heard from now on
         self.before: list[Callable[[Optimizer], None]] = []  # told before any optimizer's step

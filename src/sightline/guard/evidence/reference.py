@@ -19,6 +19,7 @@ class ReferenceSeen:
         by_adapter: the reference is the policy with its adapters switched off.
         loss: of each of so many `steps`, whatever their batches, where the reference was told by that alone.
         margin: of any pair of so many `steps`, at most, while the policy moved, where it was told by that.
+        renewed: how many times it was made the policy's equal again, on pairs of which it was asked before.
     """
 
     step: int
@@ -31,10 +32,13 @@ class ReferenceSeen:
     loss: float | None = None
     steps: int = 0
     margin: float | None = None
+    renewed: int = 0
 
     @property
     def words(self) -> str:
         """By what it is told to be the policy itself, or to move with it."""
+        if self.renewed:
+            return f"was made the policy's equal again, {self.renewed} times, on pairs that it had judged before"
         if self.margin is not None:
             return (
                 f"answers as it does, or both answers are one: no margin in {self.steps} steps while the policy moves"

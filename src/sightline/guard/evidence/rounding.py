@@ -114,12 +114,13 @@ class LeftOutSeen:
 
 @dataclass(frozen=True, slots=True)
 class AutocastSeen:
-    """One training forward under autocast.
+    """One training forward under autocast; or a training loss, of whose graph autocast reached no product.
 
     Attributes:
         asked_on, dtype: the device type and the format of the autocast that is on.
         device: where the model's outputs are.
         products: format -> matrix products and convolutions of the forward pass; `elements`: -> elements they made.
+        beside: what autocast is on around instead, where the model ran outside of it.
     """
 
     step: int
@@ -128,3 +129,4 @@ class AutocastSeen:
     device: str
     products: Mapping[str, int]
     elements: Mapping[str, int]
+    beside: str | None = None

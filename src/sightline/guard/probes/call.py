@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -120,9 +121,10 @@ class Call:
 
     def run(self) -> Outcome:
         """Run the model once more, as the host did."""
-        if self.forward is not None:
-            return outcome(self.forward(self.model, *self.args, **self.kwargs))
-        return outcome(self.model(*self.args, **self.kwargs))
+        with self._cast():
+            if self.forward is not None:
+                return outcome(self.forward(self.model, *self.args, **self.kwargs))
+            return outcome(self.model(*self.args, **self.kwargs))
 
     def without_loss(self) -> Call:
         """The same call with nothing that only a loss needs, so that a model which fuses the two gives its logits."""
@@ -131,6 +133,15 @@ class Call:
     def unfused(self) -> Call:
         """The same call, but where it asks a model of TRL's for log probabilities: that then gives logits."""
         return self.without_loss() if self.kwargs.get("fused_lm_head") else self
+
+    def _cast(self) -> AbstractContextManager[object]:
+        """Autocast, for a part that is given what another part made under it: the two would not fit without."""
+        given = [v for v in (*self.args, *self.kwargs.values()) if isinstance(v, Tensor) and v.is_floating_point()]
+        half = next((one for one in given if one.dtype.itemsize == 2), None)
+        weight = next((p for p in self.model.parameters() if p.is_floating_point()), None)
+        if half is None or weight is None or weight.dtype != torch.float32:
+            return nullcontext()
+        return torch.autocast(half.device.type, dtype=half.dtype)
 
     def _with(self, named: Mapping[str, Tensor], same: Mapping[int, Tensor]) -> Call:
         """The same call with other tensors: members of these names, and wherever a tensor of these ids stands."""

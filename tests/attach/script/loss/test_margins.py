@@ -12,7 +12,10 @@ from torch.nn import functional as F
 
 import sightline
 from sightline.attach.script.loss.margins import STEPS, Margins, moved
+from sightline.attach.script.loss.roots import Losses
+from sightline.attach.script.watch import Models
 from sightline.guard.catalogue import load, page
+from sightline.guard.check import Finding
 
 Loss = Callable[[Tensor], Tensor]
 
@@ -79,6 +82,29 @@ def test_a_policy_that_hardly_moves_has_no_margin_yet(frozen: bool) -> None:
 @pytest.mark.parametrize("copied", [False, True])
 def test_a_policy_with_frozen_parts_is_asked_whether_it_moves(copied: bool) -> None:
     assert codes(with_examples, copied=copied, frozen=True) == (set() if copied else {"L9"})
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_policy_made_around_a_model_that_was_trained_before(copied: bool) -> None:
+    """As adapters are put around one: both hear the policy's calls, and the loss is the policy's."""
+    found: list[Finding] = []
+    problems: list[str] = []
+    models, base = Models(1.0, found.append, problems.append), nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 8))
+    torch.manual_seed(0)
+    models.attach(base, [torch.optim.Adam(base.parameters(), lr=1e-2)], blind=False)
+    policy = nn.Sequential(base, nn.Linear(8, 9))
+    reference, optimizer = copy.deepcopy(policy) if copied else policy, torch.optim.Adam(policy.parameters(), lr=1e-2)
+    models.attach(policy, [optimizer], blind=False)
+    losses = Losses(models, problems.append)
+    for _ in range(STEPS + 4):
+        loss = with_examples(policy, reference, torch.randint(9, (8, 5)))
+        losses._look(loss, [one for one in models.live if one.listens])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    models.close_all(whole=True)
+    assert not problems
+    assert {one.code for one in found if one.code == "L9"} == (set() if copied else {"L9"})
 
 
 def test_two_sigmoids_are_no_preference() -> None:

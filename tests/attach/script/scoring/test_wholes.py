@@ -94,3 +94,7 @@ def test_a_mean_over_batches_of_unequal_size(name: str, tmp_path: Path, monkeypa
 @pytest.mark.parametrize("name", those(wholes.SUMS))
 def test_a_mean_over_rows(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(wholes.SUMS[name], tmp_path, monkeypatch) == []
+
+
+def test_a_model_of_tied_weights_that_still_says_what_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(wholes.TIED, tmp_path, monkeypatch) == []

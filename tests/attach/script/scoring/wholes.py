@@ -230,3 +230,29 @@ SUMS = {
         "        total += (alike == torch.arange(len(x))).float().mean()",
     ),
 }
+TIED = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+torch.manual_seed(0)
+ids = torch.randint(0, 30, (80, 12))
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(30, 32)
+    def forward(self, ids):
+        return self.table(ids) @ self.table.weight.T
+net = Tied()
+opt = torch.optim.Adam(net.parameters(), 1e-6)
+watch(net, opt)
+for step in range(9):
+    if step % 3 == 0:
+        with torch.no_grad():
+            logits = net(ids[:64])
+            nll = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:64, 1:].flatten())
+        print("nll", nll.item())
+    opt.zero_grad()
+    F.cross_entropy(net(ids[64:])[:, :-1].flatten(0, 1), ids[64:, 1:].flatten()).backward()
+    opt.step()
+"""

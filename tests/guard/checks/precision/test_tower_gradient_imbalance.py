@@ -99,5 +99,20 @@ def test_one_norm_that_clips_two_towers(weak: float, cut: float, optimizer: str,
     assert isinstance(verdict, Finding) is found
 
 
+@pytest.mark.parametrize(
+    ("cut", "update", "found"),
+    [
+        (15.0, 1e-3 / 40, True),
+        (15.0, 1e-3 / 10, False),  # a rate of its own makes up for it
+        (60.0, 1e-3 / 40, False),  # the weak tower by itself would be cut, too
+        (5.0, 1e-3 / 40, False),
+    ],
+)
+def test_a_weak_tower_that_is_cut_for_anothers_sake(cut: float, update: float, found: bool) -> None:
+    clipped, setup = ClippedSeen(12, calls=12, cut=cut), Setup(towers={}, optimizer="SGD")
+    row = [replace(tower("vision", 1 / 40), update_norm=update), tower("language", 1.0)]
+    assert isinstance(find(steps(*[row] * 4), clipped=clipped, setup=setup), Finding) is found
+
+
 def test_too_few_steps() -> None:
     assert isinstance(find(steps(*[pair(1e-6)] * 3)), CannotTell)

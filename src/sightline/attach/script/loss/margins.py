@@ -57,7 +57,7 @@ class Margins:
         """A backward pass begins from `root`, in a measured step."""
         if recorder in self._over:
             return
-        given = [one for node in nodes([root.grad_fn], most=MOST) if (one := _given(node)) is not None]
+        given = [one for node in nodes([root.grad_fn], most=MOST) if (one := given_to(node)) is not None]
         if len(given) != 1 or given[0].numel() < PAIRS:
             return
         number, values = recorder.step, _few(recorder.model.parameters())
@@ -124,7 +124,7 @@ def _few(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
 
 
 @torch.no_grad()
-def _given(node: Any) -> Tensor | None:
+def given_to(node: Any) -> Tensor | None:
     """What a logarithm of a sigmoid was given: a number for each pair, however it is written."""
     name = type(node).__name__
     if name in SIGMOIDS:

@@ -22,10 +22,12 @@ from sightline.attach.hook import Hook
 from sightline.attach.open_step import Loss, OpenStep
 from sightline.attach.recorder import Recorder
 from sightline.attach.script.loss.axes import Axes
+from sightline.attach.script.loss.casts import PassedBy
 from sightline.attach.script.loss.crossed import Crossed
 from sightline.attach.script.loss.divergence import show_divergence
 from sightline.attach.script.loss.logits import SigmoidLoss, SoftmaxLoss, left_out
 from sightline.attach.script.loss.margins import Margins
+from sightline.attach.script.loss.renewed import Renewed
 from sightline.attach.script.loss.terms import Terms
 from sightline.attach.script.loss.unsound import Unsound
 from sightline.attach.script.watch import Models, Watched
@@ -49,16 +51,20 @@ class Losses:
         self._hook = lambda act: Hook(act, lambda error: fault(f"loss: {type(error).__name__}: {error}"))
         self._inside, self._terms, self._unsound = False, Terms(), Unsound()
         self._crossed, self._margins, self._axes = Crossed(self._hook), Margins(), Axes()
+        self._casts, self._fault, self._renewed = PassedBy(), fault, Renewed(models)
+        models.copied.append(self._hook(self._renewed.copied))
         self._plain: Callable[..., Any] | None = None  # torch's own, while ours is in its place
         self._wrapped: Callable[..., Any] | None = None
         self._given: Tensor | None = None  # to a library that scales it before it goes backward
         self._scaled: tuple[weakref.ref[Tensor], Tensor, weakref.ref[GradScaler]] | None = None
         self._heard: weakref.WeakKeyDictionary[Any, Heard] = weakref.WeakKeyDictionary()  # by recorder
+        self._parts: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  # by recorder: has it another
         self._divisor: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
     def install(self) -> None:
         """Notice where backward passes begin, and what scaled their losses."""
         self.listen()
+        self._casts.blocks.install(lambda error: self._fault(f"autocast: {type(error).__name__}: {error}"))
         self._models.attention.ears.append(self)
         GradScaler.scale = self._remembered(GradScaler.scale)  # type: ignore[method-assign]
         self._models.closing.append(self._hook(self._stepping))
@@ -155,13 +161,7 @@ class Losses:
                 SoftmaxLoss.under(root),
                 SigmoidLoss.under(root, first=not any(one.recorder.step for one in live)),
             )
-            if len(live) == 1:
-                show_divergence(root, live[0].recorder)
-                live[0].recorder.ignored = left_out(root)
-                self._margins.look(root, live[0].recorder)
-                self._axes.look(root, live[0].recorder)
-        if len(live) == 1:
-            self._terms.look(root, live[0].recorder)
+        self._look(root, live)
         for one, step, *_ in states if len(live) > 1 else ():
             if one.blind and step is not None:
                 step.reworked = True  # whose pass it is nobody knows: this one's may have met nothing
@@ -174,6 +174,26 @@ class Losses:
             with torch.no_grad():  # as in a hook of an output, but no output of it tells so
                 live[0].recorder.backward.began(step, set(), None)
         self._crossed.look(root, [(one.recorder, step) for one, step, *_ in states])
+
+    def _look(self, root: Tensor, live: list[Watched]) -> None:
+        """What the loss says of the one model that trains. One that adapters were put around is a part of that."""
+        whole = [one for one in live if not any(self._holds(other, one) for other in live if other is not one)]
+        if len(whole) != 1:
+            return
+        recorder = whole[0].recorder
+        if recorder.open_step is not None and recorder.open_step.measured:
+            show_divergence(root, recorder)
+            recorder.ignored = left_out(root)
+            for looks in (self._margins, self._renewed, self._axes, self._casts):
+                looks.look(root, recorder)
+        self._terms.look(root, recorder)
+
+    def _holds(self, one: Watched, other: Watched) -> bool:
+        """Whether the second model is a part of the first."""
+        known = self._parts.setdefault(one.recorder, weakref.WeakKeyDictionary())
+        if other.recorder not in known:
+            known[other.recorder] = any(part is other.recorder.model for part in one.recorder.model.modules())
+        return known[other.recorder]
 
     def _listen(self, root: Tensor, live: list[Watched]) -> list[tuple[str, Tensor]]:
         """Listen inside this pass for what makes NaN of finite gradients, at the cost of whoever measures."""

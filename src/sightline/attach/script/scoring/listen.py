@@ -130,7 +130,8 @@ class Scores:
             self._models.append(state.model)
         self._output = (call, output)
         if self._spots is not None:
-            self._spots.add(state.model, sys._getframe(), self._batch, self._dataset, output)
+            given = (*call.args, *call.kwargs.values())
+            self._spots.add(state.model, sys._getframe(), self._batch, self._dataset, output, given=given)
         self._calls.resume()
 
     def _begin(self, state: State) -> None:

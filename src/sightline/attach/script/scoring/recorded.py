@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import CodeType, FrameType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sightline.attach.script.scoring.meters import Meter, kept
@@ -38,7 +39,7 @@ class Recorded:
     """The calls of a model from one spot. `dataset`: of its loader. `told`: (batch, output); None: from no loader.
 
     `whole`: all calls are there. `paired`: each was of a batch of its own. `method`: that was asked; "": the model.
-    `meters`: objects that the code counts with, as they were at the first call.
+    `meters`: objects that the code counts with, as they were at the first call. `asked`: whole numbers each was given.
     """
 
     model: nn.Module
@@ -47,11 +48,12 @@ class Recorded:
     method: str = ""
     meters: list[Meter] = field(default_factory=list)
     told: list[tuple[Any, Any]] = field(default_factory=list)
+    asked: list[list[Tensor]] = field(default_factory=list)
     size: int = 0
     whole: bool = True
     paired: bool = True
 
-    def add(self, batch: Any, dataset: Any, output: Any, room: int) -> None:
+    def add(self, batch: Any, dataset: Any, output: Any, room: int, given: Any = ()) -> None:
         """The model gave `output` for `batch`. `room`: elements that may be kept."""
         size = sum(leaf.numel() for leaf in (*leaves(batch), *leaves(output)) if isinstance(leaf, Tensor))
         if not self.whole or len(self.told) >= BATCHES or size > room:
@@ -61,6 +63,12 @@ class Recorded:
             self.paired = False
         self.size += size
         self.told.append((batch, output))
+        self.asked.append([t for t in leaves(given) if isinstance(t, Tensor) and t.dtype in (torch.int32, torch.int64)])
+
+    def asked_of(self, target: Tensor) -> bool:
+        """Whether the model was given these very numbers."""
+        every = [parts for parts in zip(*self.asked, strict=False) if sum(map(len, parts)) == len(target)]
+        return any(all(map(torch.equal, parts, target.to(parts[0]).split([*map(len, parts)]))) for parts in every)
 
 
 class Spots:
@@ -71,9 +79,16 @@ class Spots:
         self._known: dict[tuple[object, ...], Recorded] = {}
 
     def add(
-        self, model: nn.Module, frame: FrameType | None, batch: Any, dataset: Any, output: Any, method: str = ""
+        self,
+        model: nn.Module,
+        frame: FrameType | None,
+        batch: Any,
+        dataset: Any,
+        output: Any,
+        method: str = "",
+        given: Any = (),
     ) -> None:
-        """`model` was called from `frame`, or a `method` of it."""
+        """`model` was called from `frame`, or a `method` of it, and was `given` this."""
         frames = self._frames(frame)
         key = (id(model), id(dataset), method, *((id(one.f_code), one.f_lineno) for one in frames))
         if key not in self._known:
@@ -83,7 +98,7 @@ class Spots:
             meters = kept(((one.code, one.names) for one in places), self._own)
             self._known[key] = Recorded(model, dataset, places, method, meters)
         room = MOST - sum(one.size for one in self._known.values())
-        self._known[key].add(batch, dataset, output, room)
+        self._known[key].add(batch, dataset, output, room, given)
 
     def records(self) -> list[Recorded]:
         """Those with something in them, in their order."""

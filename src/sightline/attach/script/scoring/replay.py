@@ -25,6 +25,7 @@ from sightline.attach.script.scoring.stage import Piece, Stage
 from sightline.attach.script.scoring.verdict import Verdict, judged
 
 BATCHES = 8  # that are run again
+LATE = "labels one place later"
 CUTS = 3  # of one function, the most around the call first
 
 Found = dict[tuple[str, str], Verdict]
@@ -85,7 +86,7 @@ def _of_batches(record: Recorded, stage: Stage) -> Found:
             batches = [copied(batch, label, part) for (batch, _), part in right]
             return stage.score(_answers([o for _, o in alike], one, these), batches)
 
-        found |= _compared(outputs, one, target, score)
+        found |= _no_copies(record, target, _compared(outputs, one, target, score))
     return found
 
 
@@ -105,8 +106,14 @@ def _of_labels(record: Recorded, stage: Stage) -> Found:
             def score(these: Tensor, those: Tensor, one: int = one, place: int = place) -> dict[str, float]:
                 return stage.score(_answers(outputs, one, these), held=place, truth=those)
 
-            found |= _compared(outputs, one, target, score)
+            found |= _no_copies(record, target, _compared(outputs, one, target, score))
     return found
+
+
+def _no_copies(record: Recorded, target: Tensor, found: Found) -> Found:
+    """Who says what it was given, as an untrained model of tied weights does, does not show that it is to say that."""
+    copied = any(says == LATE for _, says in found) and record.asked_of(target)
+    return {key: one for key, one in found.items() if not copied or key[1] != LATE}
 
 
 def _answers(outputs: list[Any], one: int, these: Tensor) -> list[Any]:

@@ -3,10 +3,10 @@
 Symptom: reward margins stay at zero and the loss at ln 2 (IPO: 1/(2 beta)^2); or margins fall below zero; or the log
 probabilities of both answers fall together while the margin stays flat, and the model's text falls apart.
 Root cause: the reference is the policy itself (or moves with it, as biases do that LoRA trains); chosen and rejected
-are swapped, or the same once cut; beta or the learning rate lets both fall before the two are told apart.
+are swapped, or the same once cut; the reference is made anew in every epoch; beta or the rate lets both fall too soon.
 Fix: a frozen copy as reference, beta 0.1 (0.3 to 0.5 where text falls apart), a rate of 1e-6 (1e-5 with LoRA).
 Stays silent when: margins grow, however slowly; both rewards fall while their margin grows, as DPO does; only frozen
-weights are shared (LoRA without a copy); the reference is moved on purpose and the host says so.
+weights are shared (LoRA without a copy); the host says that it moves the reference; it is made anew for new pairs.
 Sources:
 - https://github.com/eric-mitchell/direct-preference-optimization/issues/32 (2023-08-11): both fall, by design
 - https://arxiv.org/abs/2305.18290 (2023-05-29): DPO, its frozen reference and beta 0.1
@@ -60,6 +60,9 @@ def _alike(batch: BatchSeen) -> Finding | None:
 
 def _reference(seen: ReferenceSeen) -> Finding | None:
     moved = seen.difference is not None and seen.difference > max(NATS, NOISE * seen.noise)
+    if seen.renewed and not seen.synced:
+        message, facts = f"the reference model {seen.words}", {"times": seen.renewed, "since step": seen.since}
+        return Finding("warning", message, "make the reference once, before the first step, and leave it", facts)
     if not seen.shared and (not moved or seen.synced):
         return None
     facts = {"shared": seen.shared, "its log probabilities moved by": seen.difference, "since step": seen.since}

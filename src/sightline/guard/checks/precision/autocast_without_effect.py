@@ -3,12 +3,15 @@
 Symptom: none in the loss. The run is as slow and as large as in float32, or does not fit; a result that is reported for
 bfloat16 was made in float32, and cannot be repeated where autocast works.
 Root cause: the model's forward pass turns autocast off, or casts its inputs, in a region that has grown over all of it;
-a rewritten graph or a custom kernel does not ask for autocast; autocast is on for another device type than the model's.
+a rewritten graph or a custom kernel does not ask for autocast; autocast is on for another device type than the model's;
+the block holds the loss, and the model is called before it; or accelerate (HF Trainer) put it around `model.forward`,
+and the loop calls another method of the model, such as `model.encode(batch)`.
 Fix: narrow `torch.autocast(..., enabled=False)` to what needs float32 (norms, softmax, the loss); give autocast the
-device type of the model; decorate custom functions with `torch.amp.custom_fwd`.
-Stays silent when: some matrix products, however few, run in 16 bits; the model was never called under autocast (some
-libraries turn it on inside the model's own forward pass, where nothing can be read); the format asked for is float32;
-the graph shows no matrix products (custom kernels alone).
+device type of the model; call the model inside the block, and by `model(...)`; decorate custom functions with
+`torch.amp.custom_fwd`.
+Stays silent when: some matrix products, however few, run in 16 bits; nothing of the loss was made under autocast (a
+frozen encoder's features are), and none is around the model's forward; the format asked for is float32; the graph shows
+no matrix products (custom kernels alone).
 Sources:
 - https://github.com/Lightning-AI/lightning-thunder/issues/725 (2024-07-08): a rewritten graph that autocast did not
   reach any more (Lightning-Thunder-725 of the TrainCheck paper)
@@ -35,6 +38,8 @@ def find(casts: AutocastSeen) -> Verdict:
     full = casts.products.get("float32", 0)
     if products < FEWEST or full < MOST * products or casts.elements.get("float32", 0) < MOST * elements:
         return None
+    if casts.beside is not None:
+        return _passed_by(casts, full)
     other = casts.asked_on != casts.device
     fix = f"give autocast the model's device type: '{casts.device}'" if other else "let autocast reach the whole model:"
     return Finding(
@@ -42,6 +47,15 @@ def find(casts: AutocastSeen) -> Verdict:
         message=f"autocast to {casts.dtype} is on, but {full} of {products} matrix products ran in float32",
         fix=fix if other else f"{fix} keep enabled=False (and casts to float32) to norms, softmax and the loss",
         seen={"products": dict(casts.products), "autocast for": casts.asked_on, "model on": casts.device},
+    )
+
+
+def _passed_by(casts: AutocastSeen, full: int) -> Finding:
+    return Finding(
+        severity="warning",
+        message=f"autocast to {casts.dtype} is around {casts.beside}: all {full} matrix products ran in float32",
+        fix="call the model itself, by model(...), inside the autocast block",
+        seen={"products": dict(casts.products), "model on": casts.device},
     )
 
 

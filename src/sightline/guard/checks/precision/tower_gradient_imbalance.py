@@ -8,10 +8,10 @@ gradients that ranks or accumulation average differently.
 Fix: find the factor in `seen` where the towers meet and take it out (normalise the connector's output to the text
 embeddings' RMS, weigh the loss terms); until then clip each tower by itself with
 `clip_grad_norm_(tower.parameters(), 1.0)`.
-Stays silent when: the ratio stays within three orders of magnitude, in norms or relative to the weights (two under SGD,
-where one norm of all gradients cuts them to a tenth or less); it grew as one tower had learnt what it can; it is
-closing from step to step (a gate that starts at 0 opens, a projector warms up); a tower is frozen, gets no gradient at
-all (T1, X1), or is as small as a temperature.
+Stays silent when: the ratio stays within three orders of magnitude, in norms or relative to the weights (under SGD,
+where one norm of all gradients cuts them to a tenth or less: two, or 30 times where the weak tower alone would not be
+cut, and moves as much less); it grew as one tower had learnt what it can; it is closing from step to step (a gate that
+starts at 0 opens); a tower is frozen, gets no gradient at all (T1, X1), or is as small as a temperature.
 Sources:
 - https://github.com/NVIDIA-NeMo/Megatron-Bridge/pull/5555 (2026-08-13): encoder gradients misscaled without an error
 - https://github.com/waifu-diffusion/network-trainer/pull/4 (2023-03-30): one global norm over two towers, separated
@@ -32,10 +32,8 @@ DOMAINS = ("vlm",)
 STEPS = 4  # measured steps in a row: a single batch may have little to say to a tower
 RATIO = 1e3  # healthy update-to-weight ratios span 1e-4 to 1e-1: no one rate serves towers that lie further apart
 SMALL = 1000  # elements: a gate, a temperature or a few norms have no stable norm
-SHARED, CUT = (
-    100.0,
-    10.0,
-)  # of towers that one norm clips so far: the weak one's steps are cut for the strong one's sake
+SHARED, CUT = 100.0, 10.0  # of towers that one norm clips so far: the weak one is cut for the strong one's sake
+ALONE = 30.0  # the same, where the weak one by itself would not have been cut at all
 CLOSING = 0.67  # later ratios over earlier ones: a gate that opens linearly has 0.4 to 0.63 in its first six steps
 
 Pulls = dict[str, tuple[float, float]]  # tower -> norm of its gradient, and the same over the norm of its weights
@@ -62,7 +60,11 @@ def find(
     half = STEPS // 2
     closing = median(ratios[half:]) < CLOSING * median(ratios[:half]) or median(ratios) < CLOSING * median(before)
     plain = setup is not None and setup.optimizer == "SGD"  # the others scale each parameter's step by its own past
-    least = SHARED if plain and clipped is not None and clipped.cut >= CUT else RATIO
+    least = RATIO
+    if plain and clipped is not None and clipped.cut >= CUT:
+        norms = [pull[strong][0] / pull[weak][0] for pull in (*first, *pulls) if strong in pull and weak in pull]
+        moves = [(s.update_ratio(strong) or 0.0) / (s.update_ratio(weak) or inf) for s in measured[-STEPS:]]
+        least = ALONE if min(norms, default=0.0) > clipped.cut and min(moves) >= ALONE else SHARED
     if min(*ratios, *before) < least or closing or inf in before:  # no gradient at first: a gate that opens
         return None
     return Finding(
