@@ -192,7 +192,7 @@ class Loading:
             return
         self._several = self._several or not box
         if box:
-            self._recorder.mailbox.post([box.pop(), grad], lambda values: self._taught(number, *values, tensors))
+            self._recorder.mailbox.post([box.pop(), grad], lambda values: self._taught(number, tensors, *values))
 
     def _came(self, number: int, step: int, epoch: int | None, place: int | None, values: list[Tensor]) -> None:
         inputs, *sides = (tuple(value.tolist()) for value in values)
@@ -200,7 +200,7 @@ class Loading:
         while len(self._fed) * max(1, len(inputs)) > ROWS:
             del self._fed[next(iter(self._fed))]
 
-    def _taught(self, number: int, logits: Tensor, grad: Tensor, tensors: bool) -> None:
+    def _taught(self, number: int, tensors: bool, logits: Tensor, grad: Tensor) -> None:
         if number not in self._fed:
             return
         classes = self._reader.classes(logits, grad)

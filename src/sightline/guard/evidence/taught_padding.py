@@ -23,7 +23,8 @@ def pads_taught(batch: BatchSeen, loss: LossSeen, given: BatchSeen) -> tuple[int
     if not pads and loss.step == batch.step and loss.supervised <= taught:
         pads = batch.padded_labels if loss.supervised > taught - batch.padded_labels else 0
         labels = loss.targets if given.labels is None else given.labels  # those that were read off are moved by one
-        pads = 0 if pads and labels is not None and loss.labels_real(labels == batch.pad_id) else pads
+        if labels is not None and batch.pad_id is not None and loss.labels_real(labels.eq(batch.pad_id)):
+            pads = 0
     filled = None if pads else taught_padding(batch, loss)
     return (*filled, True) if filled else (pads, batch.pad_id, False)
 

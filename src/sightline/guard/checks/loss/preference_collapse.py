@@ -61,8 +61,8 @@ def _alike(batch: BatchSeen) -> Finding | None:
 def _reference(seen: ReferenceSeen) -> Finding | None:
     moved = seen.difference is not None and seen.difference > max(NATS, NOISE * seen.noise)
     if seen.renewed and not seen.synced:
-        message, facts = f"the reference model {seen.words}", {"times": seen.renewed, "since step": seen.since}
-        return Finding("warning", message, "make the reference once, before the first step, and leave it", facts)
+        message, fix = f"the reference model {seen.words}", "make the reference once, before the first step, and leave it"
+        return Finding("warning", message, fix, {"times": seen.renewed, "since step": seen.since})
     if not seen.shared and (not moved or seen.synced):
         return None
     facts = {"shared": seen.shared, "its log probabilities moved by": seen.difference, "since step": seen.since}
