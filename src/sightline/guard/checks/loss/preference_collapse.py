@@ -61,7 +61,7 @@ def _alike(batch: BatchSeen) -> Finding | None:
 def _reference(seen: ReferenceSeen) -> Finding | None:
     moved = seen.difference is not None and seen.difference > max(NATS, NOISE * seen.noise)
     if seen.renewed and not seen.synced:
-        message, fix = f"the reference model {seen.words}", "make the reference once, before the first step, and leave it"
+        message, fix = f"the reference model {seen.words}", "make the reference once, before step 1, and leave it"
         return Finding("warning", message, fix, {"times": seen.renewed, "since step": seen.since})
     if not seen.shared and (not moved or seen.synced):
         return None
