@@ -53,6 +53,7 @@ def read_setup(model: nn.Module, towers: Towers, optimizers: Sequence[Optimizer]
         unheeded=_unheeded(model),
         unwoken=_unwoken(model),
         late=_late(model, rates),
+        undone=tuple(name for name, p in matrices(model) if ORIGINS.undone(p)),
         adapted=adapted(model, towers),
         step=step,
     )

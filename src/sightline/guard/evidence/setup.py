@@ -83,6 +83,7 @@ class Setup:
         unheeded: modules with an attribute ``requires_grad = False``, which torch reads nowhere: all in them learns.
         unwoken: modules with ``requires_grad = True`` set as an attribute, in which all is frozen, and never learnt.
         late: parameters that may learn now, are in no optimizer, and were frozen when the last one was made.
+        undone: matrices that were loaded, and drawn anew by the end of the constructor that had them loaded.
         adapted: tower -> its adapters; none where PEFT has none, or was told more than names (a pattern, exceptions).
     """
 
@@ -101,6 +102,7 @@ class Setup:
     unheeded: tuple[str, ...] = ()
     unwoken: tuple[str, ...] = ()
     late: tuple[str, ...] = ()
+    undone: tuple[str, ...] = ()
     adapted: Mapping[str, Adapted] = field(default_factory=dict)
     step: int = 0
 
