@@ -25,7 +25,9 @@ def origins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     telling = Told(problems.append)
     telling.install()
     if (library := sys.modules.get("transformers.modeling_utils")) is not None:
-        kind = library.PreTrainedModel
+        kind, kept = library.PreTrainedModel, sys.modules["transformers.initialization"].TORCH_INIT_FUNCTIONS
+        for name, fill in kept.items():
+            monkeypatch.setitem(kept, name, fill)
         monkeypatch.setattr(kind, "from_pretrained", kind.__dict__["from_pretrained"])
         monkeypatch.setattr(kind, "resize_token_embeddings", kind.resize_token_embeddings)
         telling._transformers()

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sightline
+from sightline.attach.towers import resolve
+from sightline.attach.travelled import Travelled
 from sightline.guard.catalogue import load, page
 
 pytestmark = pytest.mark.usefixtures("origins")
@@ -61,6 +63,24 @@ def test_a_trained_tower_that_is_carried_away() -> None:
     assert codes(8e-2)
     assert not codes(2e-3) and not codes(2e-3, 2e-2)
     assert not codes(8e-2, trained=False)
+
+
+def test_a_table_of_tokens_does_not_count() -> None:
+    """Its numbers are fifty times those of the rest, and stay, whatever becomes of these."""
+    torch.manual_seed(0)
+    model, other = Teller(), Teller()
+    with torch.no_grad():
+        other.language[0].weight.mul_(10)
+    train(other, torch.optim.Adam(other.language.parameters(), lr=1e-2), 10)
+    model.language.load_state_dict(other.language.state_dict())
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    travelled = Travelled(
+        model, resolve(model, {name: [name] for name in ("vision", "connector", "language")}), optimizer
+    )
+    with torch.no_grad():
+        model.connector.weight.mul_(1.5)
+        model.language[1].weight.mul_(2)
+    assert travelled.far() == pytest.approx((0.5, 1.0), rel=1e-4)
 
 
 def test_a_name_that_no_parameter_has() -> None:

@@ -12,6 +12,7 @@ micro-batches a step from the arguments, the logged numbers from the log, and re
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import TrainerCallback
 from sightline.atomic import write_text
 from sightline.attach.access import access_seen
 from sightline.attach.data_set import data_seen, objective_of, whole_by_default
+from sightline.attach.dropped import dropped
 from sightline.attach.hf_checkpoint import ADAPTER, FULL, LARGEST, left_off, resumed_from, saved_state, weights_in
 from sightline.attach.options import checked
 from sightline.attach.torch_loop import Attachment, attach
@@ -146,7 +148,7 @@ class GuardCallback(TrainerCallback):
         whole = self._trainer is not None and whole_by_default(self._trainer)
         seen = data_seen(rows, objective=objective_of(args), trainer=name, tokenizer=tokenizer, whole=whole)
         if seen is not None:
-            self.guard.show(seen)
+            self.guard.show(replace(seen, dropped=dropped(self._trainer, seen.columns)))
 
 
 def _number(value: Any) -> Any:

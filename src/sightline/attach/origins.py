@@ -6,8 +6,10 @@ again by eight of its numbers, and is no longer what it was once anything wrote 
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,18 @@ SAMPLE = 8  # numbers that are compared: 8 x 23 random bits are never drawn twic
 SMALLEST = 2 * SAMPLE  # elements of a tensor that is told apart at all
 MATRICES, FEW = 1024, 4  # whose numbers stand for a model's, and how many of each
 Sample = tuple[float, ...]
+MOSTLY = 0.7  # of a state's matrices: those who draw the last layers anew keep a third, or more
 MOST = 1 << 17  # tensors remembered: more are made by programs that make modules in a loop, and then nothing is told
+
+
+@dataclass(slots=True)
+class State:
+    """What was loaded as one. `makers`: the modules whose constructors had it loaded; `drawn`: ids of what these drew
+    anew after that."""
+
+    makers: list[weakref.ref[nn.Module]]
+    matrices: int
+    drawn: set[int] = field(default_factory=set)
 
 
 class Origins:
@@ -32,18 +45,39 @@ class Origins:
         self._asked: dict[int, tuple[weakref.ref[Tensor], Sample | None]] = {}
         self._grown: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
         self._rested: dict[int, tuple[weakref.ref[Tensor], Placed]] = {}
+        self._states: dict[int, State] = {}
         self._groups, self._noted, self._froze = 0, 0, dict[int, weakref.ref[Tensor]]()
 
     def drawn(self, tensor: object) -> None:
         """An initialiser has just filled `tensor` with random numbers."""
         if isinstance(tensor, Tensor) and len(self._drawn) < MOST and (sample := _sample(tensor)) is not None:
             self._drawn.add(sample)
+            state = self._states.get(id(tensor)) if _is(self._loaded, tensor) else None
+            if state is not None and any(ref() is one for ref in state.makers for one in _made()):
+                state.drawn.add(id(tensor))
 
     def loaded(self, tensors: Iterable[Tensor]) -> None:
         """A state was loaded into `tensors`."""
         if len(self._loaded) > MOST:
             self._loaded = {key: ref for key, ref in self._loaded.items() if ref() is not None}
-        self._loaded.update((id(tensor), weakref.ref(tensor)) for tensor in tensors)
+            self._states = {key: state for key, state in self._states.items() if key in self._loaded}
+        came = {id(tensor): weakref.ref(tensor) for tensor in tensors}
+        self._loaded.update(came)
+        state = State(
+            [weakref.ref(maker) for maker in _made()],
+            sum((one := ref()) is not None and one.dim() > 1 for ref in came.values()),
+        )
+        self._states.update(dict.fromkeys(came, state))
+
+    def undone(self, parameter: Tensor) -> bool:
+        """Whether it was loaded, and drawn anew by the end of the constructor that had it loaded.
+
+        With most of its state: to draw the last layers anew is a way of fine-tuning.
+        """
+        state = self._states.get(id(parameter)) if _is(self._loaded, parameter) else None
+        if state is None or id(parameter) not in state.drawn or len(state.drawn) <= MOSTLY * state.matrices:
+            return False
+        return self.fresh(parameter)
 
     def held(self, tensors: Iterable[Tensor]) -> None:
         """An optimizer was given these. What nobody was seen to load into them is what training began with."""
@@ -135,6 +169,16 @@ class Origins:
 def _is(known: dict[int, weakref.ref[Tensor]], tensor: Tensor) -> bool:
     ref = known.get(id(tensor))
     return ref is not None and ref() is tensor
+
+
+def _made() -> list[nn.Module]:
+    """The modules whose constructors are running."""
+    found, frame = [], inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "__init__" and isinstance(one := frame.f_locals.get("self"), nn.Module):
+            found.append(one)
+        frame = frame.f_back
+    return found
 
 
 def values_of(model: nn.Module) -> Sample:

@@ -54,6 +54,7 @@ def read_setup(model: nn.Module, towers: Towers, optimizers: Sequence[Optimizer]
         unwoken=_unwoken(model),
         late=_late(model, rates),
         ends=_ends(getattr(model, "config", None)),
+        undone=tuple(name for name, p in matrices(model) if ORIGINS.undone(p)),
         adapted=adapted(model, towers),
         step=step,
     )

@@ -22,7 +22,9 @@ class Travelled:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         parts = [(towers.of.get(n), p) for n, p in model.named_parameters() if p.dim() > 1 and id(p) in held]
         new, old = ([p for tower, p in parts if tower == name] for name in ("connector", "language"))
-        body = [p for p in old if len(p) < max(map(len, old))]
+        tables = {m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)}
+        tables = tables or {max(map(len, old), default=0)}
+        body = [p for p in old if len(p) not in tables]
         apart = bool(new and body) and all(map(ORIGINS.fresh, new)) and all(map(ORIGINS.given, body))
         self._kept = [[(p, _some(p).clone()) for p in part] for part in (new, body)] if apart else []
 

@@ -258,3 +258,43 @@ def test_features_made_beforehand() -> None:
     assert image_pairs(Call(model, (features[:1].expand(3, 2, 8), IDS)), 1) is None  # all the same
     assert image_pairs(Call(model, (features, IDS, features.clone())), 1) is None  # which of the two?
     assert image_pairs(Call(model, (features.requires_grad_(), IDS)), 1) is None  # something outside learns from them
+
+
+class Offer(nn.Module):
+    """One number a row, from a query and the photos that a mask allows."""
+
+    def __init__(self, *, reversed: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.reversed, self.words = reversed, nn.Embedding(6, 8)
+        self.photo, self.score = nn.Linear(8, 8), nn.Linear(8, 1)
+
+    def forward(self, photos: Tensor, valid: Tensor, query: Tensor) -> Tensor:
+        allowed = (~valid if self.reversed else valid)[:, :, None]
+        return self.score(self.words(query).sum(dim=1) + (self.photo(photos) * allowed).sum(dim=1)).squeeze(-1)
+
+
+def test_empty_places_among_features() -> None:
+    valid = torch.tensor([[True, False, False], [True, True, False], [True, False, False]])
+    photos = torch.randn(3, 3, 8, generator=torch.Generator().manual_seed(0)) * valid[:, :, None]
+    for reversed in (True, False):
+        seen = image_pairs(Call(Offer(reversed=reversed), (photos, valid, IDS)), 64)
+        assert seen is not None and seen.changed is not reversed
+
+
+def test_a_number_a_row() -> None:
+    """No mean over rows: it is another one where a picture is there twice."""
+
+    class Mean(Answers):
+        def forward(self, tokens: Tensor, pictures: Tensor) -> Tensor:
+            return super().forward(tokens, pictures)[0].mean(dim=0)
+
+    class Number(Answers):
+        def forward(self, tokens: Tensor, pictures: Tensor) -> Tensor:
+            return super().forward(tokens, pictures)[0][:, 0]
+
+    varied = pictures() * torch.linspace(0, 1, 48).view(3, 4, 4)
+    assert moved(Call(Mean(), (IDS, varied)))
+    assert moved(Call(Number(), (IDS, varied)))
+    seen = image_pairs(Call(Number(crossed=True), (IDS, varied)), 64)
+    assert seen is not None and not seen.changed

@@ -104,3 +104,37 @@ def test_a_run_that_begins_with_the_weights_of_one(
     args = arguments(tmp_path, max_steps=length)
     Trainer(model, args, train_dataset=points(), callbacks=[guard]).train()
     assert [one[:2] for one in loud(guard.records())] == found
+
+
+class Asking(Classifier):
+    """May be given a second input among its keywords."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = nn.Linear(2, 16)
+
+    def forward(self, x: Any, labels: Any = None, **more: Any) -> Any:
+        if more.get("image") is not None:
+            x = x + self.second(more["image"])
+        return super().forward(x, labels)
+
+
+class Plain(Classifier):
+    def forward(self, x: Any, labels: Any = None, **more: Any) -> Any:
+        return super().forward(x, labels)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "found"),
+    [(Asking, {}, ["L8"]), (Asking, {"remove_unused_columns": False}, []), (Plain, {}, [])],
+    ids=["dropped", "kept", "left over"],
+)
+def test_a_column_that_the_trainer_drops(
+    kind: type[nn.Module], changes: dict[str, Any], found: list[str], tmp_path: Path
+) -> None:
+    rows = [{"x": row["x"].tolist(), "labels": int(row["labels"]), "image": [1.0, 0.0]} for row in points()]
+    data = Dataset.from_list(rows)
+    trainer = Trainer(kind(), arguments(tmp_path, **changes), train_dataset=data.with_format("torch"))
+    trainer.add_callback(guard := GuardCallback(trainer=trainer, on_finding=None, budget=1.0))
+    trainer.train()
+    assert [one[:2] for one in loud(guard.records())] == found

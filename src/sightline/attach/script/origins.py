@@ -109,7 +109,9 @@ class Told:
         peft.BaseTuner.inject_adapter = injecting
 
     def _transformers(self) -> None:
-        """It reads a checkpoint in its own way."""
+        """It reads a checkpoint in its own way, and keeps initialisers of its own: torch's, as it found them."""
+        kept = getattr(sys.modules.get("transformers.initialization"), "TORCH_INIT_FUNCTIONS", {})
+        kept.update((name, getattr(nn.init, name)) for name in RANDOM if name in kept)
         kind = sys.modules["transformers.modeling_utils"].PreTrainedModel
         read, came = kind.from_pretrained.__func__, self._hook(_read)
 

@@ -39,6 +39,7 @@ class DataSeen:
         templated: whether the tokenizer has a chat template; None without a tokenizer.
         marks: the tokenizer's own special tokens, as text: an answer of these alone says nothing.
         roles: what the tokenizer's chat template puts around turns, where the script itself applied it before.
+        dropped: columns that the host takes out, though the model's code asks for them by name among its keywords.
         whole: whether the host's own collator supervises whole conversations because nobody asked it to do otherwise.
     """
 
@@ -55,6 +56,7 @@ class DataSeen:
     marks: tuple[str, ...] = ()
     whole: bool = False
     roles: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
     @property
     def known(self) -> list[str]:

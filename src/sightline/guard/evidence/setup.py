@@ -84,6 +84,7 @@ class Setup:
         unwoken: modules with ``requires_grad = True`` set as an attribute, in which all is frozen, and never learnt.
         late: parameters that may learn now, are in no optimizer, and were frozen when the last one was made.
         ends: the ids that end a text, as the model's own config says, whether a tokenizer is known or not.
+        undone: matrices that were loaded, and drawn anew by the end of the constructor that had them loaded.
         adapted: tower -> its adapters; none where PEFT has none, or was told more than names (a pattern, exceptions).
     """
 
@@ -103,6 +104,7 @@ class Setup:
     unwoken: tuple[str, ...] = ()
     late: tuple[str, ...] = ()
     ends: tuple[int, ...] = ()
+    undone: tuple[str, ...] = ()
     adapted: Mapping[str, Adapted] = field(default_factory=dict)
     step: int = 0
 

@@ -1,4 +1,7 @@
-"""A connector that nothing ever taught and that stays as it is, while the language model learns to live with it."""
+"""A connector that nothing ever taught and that stays as it is, while the language model learns to live with it.
+
+And what was taught elsewhere, was loaded, and is again as an initialiser draws it.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,13 @@ WHOLE = 0.5  # of the language tower: it learns as a whole, not by adapters
 
 
 def untaught(setup: Setup) -> Stray | None:
-    """The connector, where it is frozen with the values that an initialiser of this process drew.
+    """The connector, where it is frozen with the values that an initialiser of this process drew; or what is again so.
 
     Of demonstrations in which all is random and adapters alone learn it says nothing.
     """
+    if lost := setup.undone:
+        what = f"{len(lost)} matrices were loaded, and drawn anew before the model was made, e.g. {lost[0]}"
+        return Stray(what, "initialise the new parts alone, or load after it", seen={"drawn anew": lost[:5]})
     connector, language = setup.towers.get("connector"), setup.towers.get("language")
     if connector is None or language is None or connector.planned is not None or not connector.untaught:
         return None

@@ -54,7 +54,7 @@ def image_pairs(call: Call, step: int) -> ImagePairsSeen | None:
         other = None if own is None else _read(call.changed(**{name: other_images}), first, own.ahead)
         if own is None or other is None or not len(own.losses):
             nothing = torch.zeros(0)
-            unmoved = _unmoved(call, call.changed(**{name: other_images}), len(images))
+            unmoved = _unmoved(call, call.changed(**{name: _one_stays(images, other_images)}), len(images))
             return None if unmoved is None else ImagePairsSeen(step, nothing, nothing, changed=not unmoved)
     changed = not torch.equal(own.losses, other.losses)
     return ImagePairsSeen(step, own.losses.cpu(), other.losses.cpu(), changed, _first_alone(own.logits, other.logits))
@@ -84,7 +84,10 @@ def features_of(call: Call) -> Tensor | None:
 
 def _of_features(call: Call, step: int) -> ImagePairsSeen | None:
     """Each row's features in the next one's place. Which loss each word has is not asked of them."""
-    if (features := features_of(call)) is None or torch.equal(features, other := features.roll(1, dims=0)):
+    if (features := features_of(call)) is None:
+        return None
+    other = _one_stays(features, _among_real(features, 1) if features.dim() > 2 else features.roll(1, dims=0))
+    if torch.equal(features, other):
         return None
     with untouched(call.model), torch.no_grad():
         call.model.eval()
@@ -96,14 +99,13 @@ def _of_features(call: Call, step: int) -> ImagePairsSeen | None:
 def _unmoved(call: Call, other: Call, rows: int) -> bool | None:
     """Whether no output moves with the images, some for each of the `rows`, though parameters are given them.
 
-    An image that goes into no parameter may be what a loss compares with. A mean over rows alone is the same in any
-    order of theirs. None for both.
+    An image that goes into no parameter may be what a loss compares with: None.
     """
     with _inputs_of_parameters(call.model) as mine:
         own = tensors_of(raw(call))
     with _inputs_of_parameters(call.model) as theirs:
         new = tensors_of(raw(other))
-    if len(own) != len(new) or not any(t.dim() > 1 and len(t) == rows for t in own):
+    if len(own) != len(new) or not any(t.dim() and len(t) == rows for t in own):
         return None
     if not all(torch.equal(a, b) for a, b in zip(own, new, strict=True)):
         return False
@@ -132,19 +134,20 @@ def _rolled(images: Tensor, grid: Tensor | None) -> Tensor | None:
     """Each image in the next one's place. `grid` (n, 3): patches of each image in time, height and width, where
     `images` holds the patches of all images one after the other."""
     if grid is None:
-        return _among_real(images) if images.dim() >= FLAT else images.roll(1, dims=0)
+        return _among_real(images, FLAT - 1) if images.dim() >= FLAT else images.roll(1, dims=0)
     if len(grid) < 2 or not (grid == grid[0]).all():
         return None
     return images.roll(len(images) // len(grid), dims=0)
 
 
-def _among_real(images: Tensor) -> Tensor:
-    """(B, ..., C, H, W): each real picture in the place of another row's; those that are empty stay where they are.
+def _among_real(images: Tensor, inner: int) -> Tensor:
+    """(B, ..., C, H, W), or (B, N, D) of features: each real one in the place of another row's; empty ones stay.
 
-    A model that looks at empty places alone, as under a mask that says the reverse, must not see a picture come there.
+    `inner`: dimensions of one, 3 of a picture. A model that looks at empty places alone, as under a mask that says the
+    reverse, must not see a picture come there.
     """
-    pictures = images.flatten(0, -FLAT)
-    pixels = pictures.flatten(2)
+    pictures = images.flatten(0, -inner - 1)
+    pixels = pictures.flatten(2) if inner > 1 else pictures[:, None]
     blank = (pixels == pixels[:, :, :1]).all(dim=2).all(dim=1)
     if int(blank.sum()) > 1:
         blank &= pixels[:, 0, 0] == pixels[blank, 0, 0].mode().values
@@ -154,6 +157,13 @@ def _among_real(images: Tensor) -> Tensor:
     other = pictures.clone()
     other[filled] = pictures[filled.roll(min(len(pictures) // len(images), len(filled) - 1))]
     return other.view(images.shape)
+
+
+def _one_stays(own: Tensor, other: Tensor) -> Tensor:
+    """The images are others then, and not the same ones in another order, which means over rows do not tell apart."""
+    mixed = other.clone()
+    mixed[:1] = own[:1]
+    return mixed
 
 
 class _Read(NamedTuple):

@@ -2,15 +2,15 @@
 
 Symptom: the loss is fine and the model learns nothing of what was meant: a preference margin that cannot grow, answers
 that are empty or begin with the question, a chat model that speaks without its turns.
-Root cause: rows of one objective under another trainer; `chosen` and `rejected` filled from the same column, or both
-with the prompt that is given once more; answers lost in a conversion; conversations turned into text by `str()` or by
-joining their contents, or plain text from the start, so that the chat template never ran; all roles become a user's.
+Root cause: rows of one objective under another trainer; `chosen` and `rejected` from one column, both with the prompt
+once more; answers lost in a conversion; conversations turned into text by `str()` or joined, so that the chat template
+never ran; all roles become a user's; the Trainer drops a column that `forward(**kwargs)` asks for by name.
 Fix: the schema of the objective: SFT `messages`, `text`, or `prompt` and `completion`; preference and reward `prompt`,
-`chosen`, `rejected`, the prompt in its own column only; rollouts `prompt`. Give conversations as lists of role and
-content, or call `tokenizer.apply_chat_template(messages, tokenize=False)`.
+`chosen`, `rejected`, the prompt in its own column only; rollouts `prompt`. Give conversations as messages, or call
+`tokenizer.apply_chat_template(messages, tokenize=False)`; set `remove_unused_columns=False` where it drops some.
 Stays silent when: some pairs tie and some answers are empty, fewer than half (of what batches teach, two fifths); all
-teach one token, that is no end of texts or stands behind no template; text comes without roles; the tokenizer has no
-chat template; prepared rows of unknown origin; extra columns; a reward model has the prompt in both; views of a row.
+teach one token that is no end of texts; text has no roles; the tokenizer no chat template; prepared rows of unknown
+origin; extra columns; a reward model has the prompt in both; views of a row.
 Sources:
 - https://github.com/huggingface/trl/issues/1541 (2024-04-15): an example script that put all messages into both answers
 - https://github.com/axolotl-ai-cloud/axolotl/pull/2755 (2025-06-04): the columns that DPO needs, and no others
@@ -28,6 +28,7 @@ from sightline.guard.evidence import BatchSeen, DataSeen, PromptMasksSeen, Promp
 from sightline.guard.evidence.conversations import ANSWERS, PRINTED, glued, readable, said, turns, unanswered
 from sightline.guard.evidence.empty_answers import empty_answers
 from sightline.guard.evidence.ties import tied
+from sightline.guard.evidence.unread_columns import unread
 from sightline.guard.evidence.untemplated import without_roles
 from sightline.guard.specimen import Run
 
@@ -45,8 +46,8 @@ def find(
     ties: TiedSeen | None = None,
 ) -> Verdict:
     """A few rows against what the trainer does with them, and against what they say once tokenized."""
-    text = batch.text if batch else str
-    wrong = tied(ties) or empty_answers(masks, setup) or without_roles(masks, prompts, text)
+    wrong = unread(data) or tied(ties) or empty_answers(masks, setup)
+    wrong = wrong or without_roles(masks, prompts, batch.text if batch else str)
     taught = Finding("warning", wrong.message, wrong.fix, wrong.seen) if wrong else None
     if finding := (None if data is None else _columns(data)) or taught:
         return finding
@@ -71,10 +72,9 @@ def find(
 def _columns(data: DataSeen) -> Finding | None:
     if not (wanted := data.lacking):
         return None
-    who, have = f"{data.trainer or 'the trainer'} ({data.objective})", ", ".join(data.columns)
+    what = f"{data.trainer or 'the trainer'} ({data.objective}) needs {wanted}; it has {', '.join(data.columns)}"
     fix = f"rename or build the columns {wanted}, or use the trainer for {', '.join(data.known)}"
-    seen = {"columns": list(data.columns), "objective": data.objective}
-    return Finding("warning", f"{who} needs {wanted}; the data set has {have}", fix, seen)
+    return Finding("warning", what, fix, {"columns": list(data.columns), "objective": data.objective})
 
 
 def _most(rows: list[Any], wrong: Callable[[Any], bool], what: str, fix: str, *, sure: bool = True) -> Finding | None:

@@ -5,7 +5,7 @@ tower differs from its source after training, and gives other features in traini
 Root cause: `requires_grad` is set on a module, which heeds no such attribute, or before a later call undoes it (LoRA
 wraps every module whose name matches, frozen or not, and a vision tower has names of the language model); a tower that
 is trained runs under `torch.no_grad()`, or its output is unused; freezing leaves dropout and batch norm's statistics
-alive, or `model.train()` wakes them; a backbone freezes its first stages in a `train()` of its own.
+alive, or `train()` wakes them, or alone would freeze; a constructor that loads a tower ends with `self.apply(init)`.
 Fix: set `requires_grad` per tower after the last wrapping, before the optimizer is made; name LoRA's `target_modules`
 by tower (or `exclude_modules`); call `tower.eval()` on frozen towers after every `model.train()`; remove `no_grad`
 from the forward pass of a tower that learns; call `model.train()` before the first step.
@@ -13,7 +13,7 @@ Stays silent when: what requires gradients is what the plan says (without one, o
 tower that was frozen before or by names that fill the language tower's modules alone, and a connector, frozen as it was
 made while the language tower learns); a frozen tower in train mode holds nothing that the mode changes; a tower without
 gradients was shown no image in that step; `train()` would leave the model as it is; what is frozen and has an attribute
-`requires_grad = True` learnt before, is under PEFT, or its class keeps such a flag of its own.
+`requires_grad = True` learnt before, is under PEFT, or its class has such a flag; a third of what was loaded is there.
 Sources:
 - https://github.com/haotian-liu/LLaVA/issues/1647 (2024-08-06): LoRA in a vision tower that should be frozen
 - https://github.com/huggingface/peft/issues/2250 (2024-12-03): LoRA goes by names and does not ask what is frozen
