@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,22 +76,6 @@ def pulls(logits: Tensor, grad: Tensor) -> tuple[tuple[float, float], ...]:
 def rows_taught(grad: Tensor) -> tuple[int, ...]:
     """The places of the rows of (B, ...) outputs that have a gradient."""
     return tuple(grad.reshape(len(grad), -1).any(dim=1).nonzero()[:, 0].tolist())
-
-
-def won(logits: Tensor, classes: Sequence[int] | None) -> float | None:
-    """The share of the samples of other classes that score below a sample for its own class: 0.5 by chance.
-
-    None where nothing is taught, or one class alone.
-    """
-    if classes is None or len(set(classes)) < 2:
-        return None
-    at, z = torch.tensor(classes), logits.float().reshape(len(classes), -1)
-    if z.shape[1] == 1:
-        z = torch.cat([-z, z], dim=1)
-    own, score = z.gather(1, at[:, None]), z[:, at].T  # for the class of sample i, what each sample j has
-    other = at[:, None] != at[None]
-    below = (score < own).float() + (score == own).float() / 2
-    return float(below[other].mean())
 
 
 class Taught:

@@ -14,17 +14,23 @@ SEED = 7_204_881  # nobody's: a data set that was drawn from the same seed would
 PAIRS = 0.75  # of the different pairs of neighbours that dealing anew makes: ids drawn one by one have 0.9 and more
 
 
+def thinned(rows: Tensor) -> Tensor:
+    """What is looked at of (B, ...) numbers: (B, at most WIDE); ids as they are. Nothing waits for the device."""
+    if not rows.is_floating_point():
+        return rows
+    flat = rows.detach().reshape(len(rows), -1)
+    return flat[:, :: max(1, -(-flat.shape[1] // WIDE))]
+
+
 def structured(inputs: Iterable[Tensor]) -> bool:
     """Whether one of (B, ...) inputs is no noise: its columns go together, or words choose those beside them."""
-    return any(_words(rows) if not rows.is_floating_point() else _together(rows.float()) for rows in inputs)
+    return any(_words(rows) if not rows.is_floating_point() else _together(thinned(rows).double()) for rows in inputs)
 
 
 def _together(rows: Tensor) -> bool:
     """Of numbers: the largest direction of rows beside that of the same columns, each dealt to rows anew."""
-    flat = rows.detach().reshape(len(rows), -1)
-    flat = flat[:, :: max(1, -(-flat.shape[1] // WIDE))].double()
-    spread = flat.std(dim=0)
-    flat = ((flat - flat.mean(dim=0)) / spread)[:, spread > 0]
+    spread = rows.std(dim=0)
+    flat = ((rows - rows.mean(dim=0)) / spread)[:, spread > 0]
     if len(flat) < ROWS or flat.shape[1] < 2 or not torch.isfinite(flat).all():
         return False
     dealt = max(_largest(one) for one in _dealt(flat))

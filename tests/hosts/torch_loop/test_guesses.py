@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sightline
-from sightline.attach.classes import won
-from sightline.attach.onlookers.guesses import total
+from sightline.attach.onlookers.guesses import total, won_by_classes
 from sightline.attach.structure import structured
 
 CLASSES, ROWS = 5, 640
@@ -67,12 +66,12 @@ def test_by_heart() -> None:
 
 def test_the_share_that_is_won() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 0.0], [1.0, 3.0]])
-    assert won(logits, [0, 1, 1]) == pytest.approx((2 + 0.5 + 1) / 4)  # ties count half
-    assert won(torch.tensor([2.0, -1.0, 0.0, 0.0]), [1, 0, 1, 0]) == pytest.approx((2 + 2 + 1.5 + 1.5) / 8)
-    assert won(logits, [1, 1, 1]) is None
-    assert won(torch.randn(4000, 3, generator=torch.Generator().manual_seed(0)), [0, 1, 2, 1] * 1000) == pytest.approx(
-        0.5, abs=0.02
-    )
+    assert won_by_classes(logits, [0, 1, 1]) == pytest.approx((2 + 0.5 + 1) / 4)  # ties count half
+    assert won_by_classes(torch.tensor([2.0, -1.0, 0.0, 0.0]), [1, 0, 1, 0]) == pytest.approx((2 + 2 + 1.5 + 1.5) / 8)
+    assert won_by_classes(logits, [1, 1, 1]) is None
+    assert won_by_classes(
+        torch.randn(4000, 3, generator=torch.Generator().manual_seed(0)), [0, 1, 2, 1] * 1000
+    ) == pytest.approx(0.5, abs=0.02)
 
 
 def test_how_many_inputs_there_are() -> None:

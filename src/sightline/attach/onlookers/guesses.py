@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from math import exp
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from sightline.attach.classes import Taught, may_teach_classes, won
-from sightline.attach.onlookers.matches import GROWTH, VAIN
+from sightline.attach.classes import Taught, may_teach_classes
+from sightline.attach.onlookers.matches import GROWTH, VAIN, won
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.onlookers.outputs import given_out
 from sightline.attach.onlookers.row_inputs import wide_inputs
 from sightline.attach.prints import row_hashes
-from sightline.attach.structure import structured
+from sightline.attach.structure import structured, thinned
 from sightline.guard.evidence import MatchesSeen
 from sightline.guard.probes.call import Call
 
@@ -35,7 +37,7 @@ class Guesses(Onlooker):
         self._found: list[tuple[int, float]] = []
         self._inputs: Counter[int] = Counter()
         self._rows = 0
-        self._structured: bool | None = None
+        self._asked = self._structured = False
 
     def again(self) -> None:
         """Another stage may teach other classes."""
@@ -48,13 +50,14 @@ class Guesses(Onlooker):
         """A training batch of samples with a class each."""
         if not training or not self._due(step := self.recorder.step):
             return
-        logits, hashes = given_out(output), row_hashes(call)
-        if logits is None or hashes is None or not may_teach_classes(logits, len(hashes)):
+        logits = given_out(output)
+        hashes = row_hashes(call) if logits is not None and may_teach_classes(logits, len(logits)) else None
+        if logits is None or hashes is None or len(hashes) != len(logits):
             self._vain += 1
             return
-        if self._structured is None:
-            self._structured = structured(wide_inputs(call))
-            self._vain = self._vain if self._structured else VAIN
+        if not self._asked:
+            self._asked = True
+            self.recorder.mailbox.post([thinned(one) for one in wide_inputs(call)], self._inputs_came)
         self._next = max(step + 1, int(step * GROWTH))
         values, taught, found = logits.detach(), self._taught, self._found
 
@@ -64,7 +67,7 @@ class Guesses(Onlooker):
         def arrived(all_: list[Tensor]) -> None:
             if found is not self._found:
                 return
-            share = won(all_[0], taught.classes(all_[0], all_[1]))
+            share = won_by_classes(all_[0], taught.classes(all_[0], all_[1]))
             self._vain = self._vain + 1 if share is None else 0
             if share is None:
                 return
@@ -76,16 +79,44 @@ class Guesses(Onlooker):
 
         self.heed(logits, came)
 
+    def _inputs_came(self, inputs: list[Tensor]) -> None:
+        """Those of the first batch: of noise nothing is told."""
+        self._structured = structured(inputs)
+        self._vain = self._vain if self._structured else VAIN
+
     def close(self, *, broken: bool) -> None:
         """How it went."""
         if self._found and self._structured:
             steps, share = zip(*self._found, strict=True)
-            rows = self._rows / len(steps)
-            different = total(self._rows, len(self._inputs))
-            passes = rows * self.recorder.step / different
-            again = self._rows - len(self._inputs)
-            step, few = self.recorder.step, len(self._inputs)
-            self.recorder.offer(MatchesSeen(step, round(rows), steps, share, again, 0, 0.0, True, few, passes))
+            rows, step, different = self._rows / len(steps), self.recorder.step, len(self._inputs)
+            self.recorder.offer(
+                MatchesSeen(
+                    step,
+                    round(rows),
+                    steps,
+                    share,
+                    again=self._rows - different,
+                    kept=0,
+                    expected=0.0,
+                    natural=True,
+                    different=different,
+                    passes=rows * step / total(self._rows, different),
+                )
+            )
+
+
+def won_by_classes(logits: Tensor, classes: Sequence[int] | None) -> float | None:
+    """The share of the samples of other classes that score below a sample for its own class: 0.5 by chance.
+
+    None where nothing is taught, or one class alone.
+    """
+    if classes is None or len(set(classes)) < 2:
+        return None
+    at, z = torch.tensor(classes), logits.float().reshape(len(classes), -1)
+    if z.shape[1] == 1:
+        z = torch.cat([-z, z], dim=1)
+    scores = z[:, at].T  # for the class of sample i, what each sample j has
+    return float(won(scores.diagonal(), scores, at[:, None] != at))
 
 
 def total(drawn: int, different: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
@@ -67,9 +68,11 @@ class Matches(Onlooker):
 
         def came(grad: Tensor) -> None:
             pulls = grad if right is None else grad @ right.detach().to(grad.dtype).T
-            taught = won(-pulls)
+            taught = won_by_pairs(-pulls)
             if len(hashes) == len(sides):
-                self.recorder.mailbox.post([taught, won(scores), *hashes], lambda values: self._came(step, *values))
+                self.recorder.mailbox.post(
+                    [taught, won_by_pairs(scores), *hashes], lambda values: self._came(step, *values)
+                )
 
         self.heed(left, came)
 
@@ -131,12 +134,15 @@ def _scores(left: Tensor, right: Tensor | None) -> Tensor:
     return nn.functional.normalize(left.float(), dim=1) @ nn.functional.normalize(right.float(), dim=1).T
 
 
-def won(scores: Tensor) -> Tensor:
+def won_by_pairs(scores: Tensor) -> Tensor:
     """() share of the other partners whose score is below that of the own, ties a half: 0.5 by chance."""
-    own = scores.diagonal()[:, None]
-    count = len(scores)
-    below = (scores < own).sum() + ((scores == own).sum() - count) / 2
-    return below / (count * (count - 1))
+    return won(scores.diagonal(), scores, ~torch.eye(len(scores), dtype=torch.bool, device=scores.device))
+
+
+def won(own: Tensor, scores: Tensor, others: Tensor) -> Tensor:
+    """() share of the (B, B) scores, where they are those of `others`, that are below the (B,) own one of their row."""
+    below = (scores < own[:, None]) + (scores == own[:, None]) / 2
+    return (below * others).sum() / others.sum()
 
 
 def natural(side: Tensor) -> bool:

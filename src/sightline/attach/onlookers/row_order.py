@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from sightline.attach.onlookers.matches import TAUGHT, scored, won
+from sightline.attach.onlookers.matches import TAUGHT, scored, won_by_pairs
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.prints import part_hashes, texts_each, together
 from sightline.guard.evidence import OrdersSeen
@@ -92,7 +92,7 @@ class RowOrder(Onlooker):
 
         def came(grad: Tensor) -> None:
             pulls = grad if right is None else grad @ right.detach().to(grad.dtype).T
-            self.recorder.mailbox.post([won(-pulls)], lambda values: told(float(values[0])))
+            self.recorder.mailbox.post([won_by_pairs(-pulls)], lambda values: told(float(values[0])))
 
         def told(taught: float) -> None:
             if taught >= TAUGHT and not seen.told:
