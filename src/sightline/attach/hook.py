@@ -58,10 +58,15 @@ class Stepped(Hook):
 
 
 class Doze:
-    """Hooks for the time awake and others for the time asleep; a handle for all of them."""
+    """Hooks for the time awake, of the model's `calls` and of what else happens, and others for the time asleep.
 
-    def __init__(self, awake: Sequence[Callable[[], Any]], asleep: Sequence[Callable[[], Any]]) -> None:
-        self._awake, self._asleep, self._gone = [*awake], asleep, False
+    A handle for all of them.
+    """
+
+    def __init__(
+        self, calls: Sequence[Callable[[], Any]], also: Sequence[Callable[[], Any]], asleep: Sequence[Callable[[], Any]]
+    ) -> None:
+        self._calls, self._awake, self._asleep, self._gone = len(calls), [*calls, *also], asleep, False
         self._handles: list[Any] = []
         self.listen()
 
@@ -69,6 +74,13 @@ class Doze:
         """Listen in one more way from now on, for the time awake. To be said while awake."""
         self._awake.append(one)
         self._handles.append(one())
+
+    def deaf(self) -> None:
+        """Hear no call of the model as a whole from now on: others tell of its parts'. To be said while awake."""
+        for handle in self._handles[: self._calls]:
+            handle.remove()
+        del self._handles[: self._calls], self._awake[: self._calls]
+        self._calls, self._asleep = 0, ()
 
     def listen(self) -> None:
         """Hear all."""
@@ -134,17 +146,15 @@ def hooked(
     inside = Inside(r)
     r.pace.inner = len(connectors) + 2 * len(inner) + (embedding is not None) + isinstance(loss_fn, nn.Module)
     before, ready = Hook(r.before_forward, fault), Hook(r.before_step, fault)
-    awake: list[Callable[[], Any]] = []
+    calls: list[Callable[[], Any]] = []
     asleep: list[Callable[[], Any]] = []
     if heard:
         after = Hook(r.after_forward, fault)
-        awake.append(lambda: called.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
-        awake.append(lambda: called.register_forward_hook(after, with_kwargs=True, always_call=True))
+        calls.append(lambda: called.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
+        calls.append(lambda: called.register_forward_hook(after, with_kwargs=True, always_call=True))
         doze = Dozing(r, r.after_forward, fault)
         asleep.append(lambda: called.register_forward_hook(doze, with_kwargs=True))
-    if steps:
-        awake.append(lambda: register_optimizer_step_pre_hook(ready))
-    ears = r.ears = Doze(awake, asleep)
+    ears = r.ears = Doze(calls, [lambda: register_optimizer_step_pre_hook(ready)] if steps else [], asleep)
     if whole:
         r.sighted.listen(lambda act: Hook(act, fault))
     r.renamed = lambda towers: _hear_connectors(r, ears, towers, fault)

@@ -52,6 +52,8 @@ class Open(Ears, Protocol):
 
     def also(self, one: Callable[[], Any]) -> None: ...
 
+    def deaf(self) -> None: ...
+
 
 class Audience(Protocol):
     """Hears all evaluations of a process. `enters` is not called while the guard sleeps, and need not be."""

@@ -38,6 +38,7 @@ from sightline.attach.script.stand_ins import StandIns
 from sightline.attach.script.teachers import Teachers
 from sightline.attach.script.tokenizers import Tokenizers
 from sightline.attach.script.twins import Twins
+from sightline.attach.script.unheard import Unheard
 from sightline.attach.script.watch import Models
 from sightline.attach.torch_loop import Attachment
 from sightline.guard.check import Finding
@@ -77,6 +78,7 @@ def watched(
     Clips(models, fault).install()
     StandIns(models, fault).install()
     ByMethod(models, fault)
+    Unheard(models, fault)
     scores = Scores(fault, lambda: [one.recorder for one in models.live if not one.blind])
     scores.install()
     words, judging, last, unreset = Words(models, fault), Judging(fault), LastRead(fault), Unreset(fault)
