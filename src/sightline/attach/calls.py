@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sightline.attach.onlookers.row_inputs import rows_in
 from sightline.attach.recorder import Recorder
 from sightline.guard.probes.call import Call, differentiable
 
@@ -49,6 +50,18 @@ class Calls:
     def judged(self, call: Call, output: Any) -> None:
         """A call without gradients, or in what the host says is an evaluation."""
         self.recorder.judged(call, output)
+
+    def trained(self) -> tuple[Call, list[Call]] | None:
+        """Tell the recorder of what the loss was made of: its last call, given back, beside all others that carry a
+        gradient."""
+        opened = next((call for call, _ in self.made if not call.made and rows_in(call)), None)
+        parted = [(call, output) for call, output in self.made if differentiable(output)]
+        if (one := self.taken()) is None:
+            return None
+        self.recorder.parted, self.recorder.opened = parted, opened
+        self.recorder.trained(*one)
+        self.recorder.parted, self.recorder.opened = [], None
+        return one[0], [call for call, _ in parted]
 
     def taken(self) -> tuple[Call, Any] | None:
         """The call whose output the loss was made of: the last that carries a gradient. The others are forgotten."""

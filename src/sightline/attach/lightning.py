@@ -153,8 +153,8 @@ class GuardCallback(*_bases()):  # type: ignore[misc]
         self._begin(recorder)
         if recorder.asleep:
             recorder.counted()
-        elif (made := self._calls.taken()) is not None:
-            recorder.trained(*made)
+        else:
+            self._calls.trained()
         if (step := recorder.open_step) is not None:
             times = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
             step.hear(Loss.of(loss), told=True, times=times)

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from sightline.attach.onlookers.near_rows import NearRows
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.onlookers.other_side import OtherSide
+from sightline.attach.onlookers.reader import Reader
 from sightline.attach.onlookers.repeats import Repeats, equal_pairs
 from sightline.attach.onlookers.row_classes import RowClasses
 from sightline.attach.onlookers.row_hashes import hashes, keys, parts_of
@@ -60,7 +61,7 @@ class SharedRows(Onlooker):
         super().__init__(recorder)
         self.several = False  # ranks train one model, who are judged together at the end
         self.final: SharedRowsSeen | None = None
-        self._other = OtherSide()
+        self._other, self._reader = OtherSide(), Reader(recorder)
         self._one = True  # the model is given one input for each row, masks aside
         self._ids = False  # rows are ids of several things, as a user's and an item's
         self._batches = self._taken = self._hashed = self.pairs = self.twins = self._rows = self._again = 0
@@ -92,6 +93,7 @@ class SharedRows(Onlooker):
         """Hash the rows of a training or an evaluation forward."""
         step = self.recorder.step
         if training:
+            call = self._reader.trains(call)
             self._back.trains(step)
             self._batches = self.recorder.forwards
             wanted = measured or self._first(self._batches - 1) or len(self.later) < LATER
@@ -111,8 +113,9 @@ class SharedRows(Onlooker):
             self._last, self._at = self._last if self.recorder.declared else step, None if every else here
             self._phase = Phase()
             self._back.judges(step)
-        if self._at == here and measured and (rows := self._rows_of(call)):
-            self._post(call, rows, partial(self._evaluate, step, self._phase), training=False)
+        given = self._reader.judges(call) if self._at == here and measured else None
+        if given is not None and (rows := self._rows_of(given)):
+            self._post(given, rows, partial(self._evaluate, step, self._phase), training=False)
 
     def backward(self, root: Tensor) -> None:
         """Does this loss compare outputs with those of another side?"""

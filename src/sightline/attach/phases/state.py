@@ -77,7 +77,8 @@ class State:
         stepped: steps that are over and not yet evidence, with what makes them so.
         evaluated: the evaluation under way was shown already. asked: the audience listens, without a forward pass.
         arriving: told first of a forward pass, by whoever finds out only then that a step was taken.
-        parted: of a model whose parts are called one by one, all calls that the loss at hand may be made of.
+        parted: of a model whose parts are called one by one, all calls that the loss at hand may be made of. opened:
+            the first that was given data, and not what another made.
         beside_it: smaller modules that the same optimizer moves, such as a head or another tower.
         ignored: the class that the loss in training leaves out, if it is one of the vocabulary's.
         renamed: told of other towers than those that were known at first.
@@ -118,6 +119,7 @@ class State:
         self._woken: tuple[tuple[str, ...], int | None] = ((), None)  # what of these may learn, and since which step
         self.last_call: Call | None = None
         self.parted: list[tuple[Call, Any]] = []
+        self.opened: Call | None = None
         self.open_step: OpenStep | None = None
         self.stepped: list[tuple[OpenStep, Build]] = []
         self.ears: Open | None = None

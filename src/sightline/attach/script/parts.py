@@ -57,13 +57,9 @@ class Parts(Calls):
             return
         if not alone and not (root is not None and _reaches(root, [output for _, output in self.made])):
             return
-        parted = [(call, output) for call, output in self.made if differentiable(output)]
-        made = [call.model for call, _ in parted]
-        if (one := self.taken()) is not None:
-            self._last, self._times, self._slept = one[0].model, made.count(one[0].model), 0
-            self.recorder.parted = parted
-            self.recorder.trained(*one)
-            self.recorder.parted = []
+        if (told := self.trained()) is not None:
+            last, parts = told[0].model, [call.model for call in told[1]]
+            self._last, self._times, self._slept = last, parts.count(last), 0
 
     def stepped(self) -> None:
         """The step is over, however its gradients were made."""
