@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
 ORDERED = 1 << 20  # samples whose order is drawn to be compared; above, the sampler's seed and epoch stand for it
 
@@ -30,6 +30,13 @@ class Feed:
     def last(cls) -> Feed | None:
         """That of now; None before the first batch, and where nobody notices loaders."""
         return cls.source() if cls.source is not None else None
+
+
+def made_anew(loader: DataLoader[Any], former: DataLoader[Any]) -> bool:
+    """Whether `loader` gives another epoch of what `former` gave: a loop that makes its loader where it needs one."""
+    sampler = type(loader.sampler)
+    whole = sampler in (RandomSampler, SequentialSampler, DistributedSampler) and sampler is type(former.sampler)
+    return whole and loader.dataset is former.dataset and loader.batch_size == former.batch_size
 
 
 def splitting(loader: DataLoader[Any]) -> Any:

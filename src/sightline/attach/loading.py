@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from sightline.attach import mixed
 from sightline.attach.classes import Taught, may_teach_classes, pulls, rows_taught, tags_taught
-from sightline.attach.feed import Feed, order_of, splitting
+from sightline.attach.feed import Feed, made_anew, order_of, splitting
 from sightline.attach.files import misfiled
 from sightline.attach.partners import Table, mispaired
 from sightline.attach.prints import made, part_hashes, plain, text_and_image, together
@@ -80,8 +80,10 @@ class Loading:
 
     def epoch(self, loader: DataLoader[Any]) -> None:
         """An epoch of `loader`, which feeds this model, begins."""
-        self._seen = self._known.get(loader)
-        self._loader, self._told = loader, True
+        seen, former = self._known.get(loader), self._loader
+        if seen is None and former is not None and made_anew(loader, former):
+            seen = self._known.get(former)
+        self._seen, self._loader, self._told = seen, loader, True
         self._epoch()
 
     def waited(self, seconds: float) -> None:
@@ -169,6 +171,7 @@ class Loading:
         return self._spent < SHARE * self._budget * (time.perf_counter() - self._began)
 
     def _hash(self, call: Call, output: Any) -> None:
+        call = self._recorder.opened or call
         parts = [] if made(call) else part_hashes(call)
         hashes = together([one for _, one in parts])
         if hashes is None:

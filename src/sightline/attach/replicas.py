@@ -102,7 +102,7 @@ class Replicas:
             return
         synced = getattr(self._wrapper, "require_backward_grad_sync", True)
         self._facts = replace(self._facts, forwards=self._facts.forwards + bool(synced))
-        if _due(step) and (hashes := row_hashes(call)) is not None:
+        if _due(step) and (hashes := row_hashes(self._recorder.opened or call)) is not None:
             self._recorder.mailbox.post([hashes], lambda v: self._amend(step, batch=hash(tuple(v[0].tolist()))))
 
     def stepping(self) -> None:

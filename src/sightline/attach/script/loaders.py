@@ -12,7 +12,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from sightline.attach.feed import Feed
+from sightline.attach.feed import Feed, made_anew
 from sightline.attach.hook import Hook
 from sightline.guard.probes.draws import Copy
 
@@ -71,8 +71,17 @@ class Loaders:
         Feed.source = self._last
 
     def _began(self, loader: DataLoader[Any], iterator: Any) -> None:
+        if loader not in self._epochs and (former := self._former(loader)) is not None:
+            self._epochs[loader] = self._epochs[former]
+            self._lengths[loader] = self._lengths.setdefault(former, {})
         self._epochs[loader] = self._epochs.get(loader, -1) + 1
-        self._of[iterator], self._given[iterator] = weakref.ref(loader), 0
+        lasts = getattr(loader, "_iterator", None) is iterator  # with its workers, in the loader itself
+        self._of[iterator], self._given[iterator] = weakref.ref(loader) if lasts else lambda: loader, 0
+
+    def _former(self, loader: DataLoader[Any]) -> DataLoader[Any] | None:
+        """The one that gave the last batch of the same data, if this one was made in its place."""
+        alike = [one for one in self._epochs if made_anew(loader, one)]
+        return max(alike, key=lambda one: self._epochs[one], default=None)
 
     def _drew(self, iterator: Any, places: Any) -> None:
         """A batch is to be made of the samples in these places; workers are told a few batches ahead."""
@@ -83,8 +92,8 @@ class Loaders:
             self._places[iterator][1].append(places)
 
     def _gave(self, iterator: Any, seconds: float, batch: Any) -> None:
-        if (loader := self._of.get(iterator)) is not None:
-            self._latest = loader, self._given[iterator]
+        if (of := self._of.get(iterator)) is not None and (loader := of()) is not None:
+            self._latest = weakref.ref(loader), self._given[iterator]
             self._given[iterator] += 1
             self._waited += seconds
         number, ahead = self._places.get(iterator, (0, None))
@@ -93,8 +102,8 @@ class Loaders:
 
     def _ended(self, iterator: Any) -> None:
         """It has no more batches: so many are an epoch of its loader."""
-        loader = self._of[iterator]() if iterator in self._of else None
-        if loader is not None and loader in self._epochs:
+        of = self._of.get(iterator)
+        if of is not None and (loader := of()) is not None and loader in self._epochs:
             self._lengths.setdefault(loader, {})[self._epochs[loader]] = self._given[iterator]
 
     def _last(self) -> Feed | None:
