@@ -64,6 +64,10 @@ class Calls:
         return one[0], [call for call, _ in parted]
 
     def taken(self) -> tuple[Call, Any] | None:
-        """The call whose output the loss was made of: the last that carries a gradient. The others are forgotten."""
+        """The call whose output the loss was made of: the last that carries a gradient. The others are forgotten.
+
+        A loss that learns, a margin's or a proxy's, is a part as well: its one number is no output.
+        """
         made, self.made, self.depth = self.made, [], 0
-        return next((one for one in reversed(made) if differentiable(one[1])), None)
+        graded = [one for one in reversed(made) if differentiable(one[1])]
+        return next((one for one in graded if any(t.dim() for t in differentiable(one[1]))), next(iter(graded), None))

@@ -22,10 +22,14 @@ DEEP = 4096  # nodes of a graph that are gone through for a call's output
 
 
 class Parts(Calls):
-    """The calls of some parts, while they train. `fault`: told of errors of our own, which end nobody's run."""
+    """The calls of some parts, while they train. `fault`: told of errors of our own, which end nobody's run.
+
+    silent: those that were not called with gradients yet: who asks them without them is not judging.
+    """
 
     def __init__(self, recorder: Recorder, parts: Sequence[nn.Module], fault: Callable[[Exception], None]) -> None:
         super().__init__(recorder)
+        self.silent: set[nn.Module] = set()
         before, after = Hook(self.entered, fault), Hook(self.left, fault)
         self.handles = [h for part in parts for h in listening(unwrapped(part)[0], before, after)]
         self._last: nn.Module | None = None  # whose output losses are made of
@@ -34,6 +38,10 @@ class Parts(Calls):
     def entered(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Hook before a call: a step or an evaluation may begin with it."""
         r = self.recorder
+        if module in self.silent:
+            if not self.training:
+                return
+            self.silent.remove(module)
         if not self.depth and not r.muted:
             if not self.training:
                 r.before_forward(module, args, kwargs)

@@ -178,6 +178,9 @@ class Scout:
         for waiting in self._waiting:
             sizes = {id(p): p.numel() for p in waiting.held() if p.requires_grad}
             mine = sum(size for place, size in sizes.items() if place in inside)
+            if mine and len(parts := self._beside_each_other(module, waiting)) > 1:
+                self._attach(joined(parts), [waiting], (module, args, kwargs), parts=parts)
+                return
             if mine >= MOST * sum(sizes.values()) > 0:
                 claimed.append(waiting)
             elif mine and not any(module is part() for part in waiting.parts):
@@ -186,6 +189,14 @@ class Scout:
                 claimed.append(waiting)  # it moves nothing, and this is what learns
         if claimed:
             self._attach(module, claimed, (module, args, kwargs))
+
+    def _beside_each_other(self, module: nn.Module, waiting: Waiting) -> list[nn.Module]:
+        """The modules that share what an optimizer moves, a small head for one, where `module` is one of several."""
+        posted = [m for ref, _ in self._posts.values() if (m := ref()) is not None]
+        parts = outermost(holders(posted, {id(p) for p in waiting.held() if p.requires_grad and p.dim() > 1}))
+        inside = [id(p) for part in parts for p in part.parameters()]
+        apart = any(module is part for part in parts) and len(set(inside)) == len(inside)
+        return parts if apart else []
 
     def _around(self, parts: Sequence[nn.Module], waiting: Waiting) -> nn.Module | None:
         """The one module that all `parts` are in, with most of what the optimizer holds: called part by part."""
@@ -206,7 +217,7 @@ class Scout:
         heard: bool = False,
         parts: Sequence[nn.Module] = (),
     ) -> None:
-        """Watch `model`. `call`: the call of it that is just beginning, of which its own hook knows nothing yet.
+        """Watch `model`. `call`: that of it or of a part that is just beginning: its own hook knows nothing yet.
 
         `heard`: it was called in this step, and will be heard from the next one on; or its `parts` were and will be.
         """
@@ -226,11 +237,13 @@ class Scout:
         self.models.losses.listen([m for ref in self._free if (m := ref()) is not None])
         if not self._waiting:
             self._unpost()
-        if call is None:
-            if not heard:
-                one.recorder.begin()
-        else:
+        if one.parts is not None and call is not None:
+            one.parts.silent |= {unwrapped(part)[0] for part in parts}
+            one.parts.entered(*call)
+        elif call is not None:
             self._begin(one, model, call)
+        elif not heard:
+            one.recorder.begin()
 
     def _beside(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> list[weakref.ref[nn.Module]]:
         """What else holds matrices that these optimizers move, and neither is in `model` nor has it inside."""
