@@ -255,7 +255,11 @@ class SharedRows(Onlooker):
         """
         if self.complete:
             return 1
-        return max(2, PART * count) if self._old >= len(self.trained) else math.inf
+        return max(2, PART * count) if self._settled else math.inf
+
+    @property
+    def _settled(self) -> bool:
+        return self._old >= len(self.trained)
 
     def _keep_parts(self, rows: list[bytes], value: Tensor) -> None:
         """Of rows that were not seen before."""
@@ -290,6 +294,8 @@ class SharedRows(Onlooker):
             keys=keys(self._parts),
             near=self._near.seen(self.trained) if last else None,
             views=self._near.views(self.trained) if last and self._again else None,
+            clumps=self._near.clumps(self.trained) if last and self._again else None,
+            settled=self._settled,
             pictures=self._pictures.seen(self.trained) if last else None,
             tails=fuller(self._tails.seen(), self._channel.seen()) if last else None,
             repeats=self.repeats.seen() if (last or passed) and not self._ids else None,

@@ -3,7 +3,8 @@
 Symptom: validation scores are too good, and the model disappoints on data that are really new.
 The rows are equal by their bytes, or nearly: images that were scaled, saved as JPEG or brightened, texts of which nine
 word triples in ten are the same. Of these a sample is compared, and only where training repeats its rows exactly. So
-are views of one picture (moved, mirrored, noisy), of which equally many were made. Or the picture of a row is the same,
+are views of one picture (moved, mirrored, noisy), of which equally many were made, and rows of numbers that lie far
+nearer to a few others than to the rest (a patient's slices, copies with noise). Or the picture of a row is the same,
 with another text: each picture has so many, and training lacks those that are evaluated. Of windows drawn anywhere in a
 text, long spans are compared; of windows that overlap, what was trained on behind them.
 Where rows repeat within training too, it is counted how often each is there: copies are many that are there equally
@@ -70,15 +71,15 @@ def _windows(rows: SharedRowsSeen) -> Finding | None:
 
 def _near(rows: SharedRowsSeen) -> Finding | None:
     """Rows that are not equal, and were made of one."""
-    near, views, pictures = rows.near, rows.views, rows.pictures
+    near, pictures = rows.near, rows.pictures
     if pictures is not None and copies.split_by_text(rows):
         count, of, what = pictures.shared, pictures.evaluated, "rows have pictures of training rows, with other texts"
     elif rows.again < AGAIN:
         return None
     elif near is not None and copies.nearly_copied(rows):
         count, of, what = near.near, near.evaluated, f"{near.kind} are nearly equal to ones trained on"
-    elif views is not None and copies.of_one_source(views):
-        count, of, what = views.near, views.evaluated, "images are views of ones trained on: moved, mirrored or noisy"
+    elif (made := copies.made_of_one(rows)) is not None:
+        count, of, what = made.near, made.evaluated, "rows are views of ones trained on: moved, mirrored or noisy"
     else:
         return None
     fix = "split by source (photo, patient, document) before rows are copied, augmented or given several texts each"
