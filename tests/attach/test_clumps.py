@@ -1,4 +1,4 @@
-"""M1 of rows that were made of one, with noise: patients' slices, copies of table rows; and of data that come in kinds."""
+"""M1 of rows that were made of one, with noise: slices of patients, copies in a table; and of data that come in kinds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sightline.guard.catalogue import load, page
 
 
 def told(train: Tensor, test: Tensor, width: int = 1, *, scored: bool = False) -> bool:
-    """Whether M1 is told of a model that is taught `train` for a while, and judged by `test`, perhaps by `train` too."""
+    """Whether M1 is told of a model that is taught `train` and judged by `test`, perhaps by `train` too."""
     net = nn.Linear(train[0].numel(), width)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
     with sightline.attach(net, optimizer, on_finding=None, checks=load((page("M1"),)), budget=0.02) as guard:
