@@ -1,4 +1,4 @@
-"""M1 of rows that were made of one, with noise: slices of patients, copies in a table; and of data that come in kinds."""
+"""M1 of rows that were made of one, with noise: slices of patients, copies in a table; and data that come in kinds."""
 
 from __future__ import annotations
 
