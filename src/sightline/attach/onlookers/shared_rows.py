@@ -19,7 +19,15 @@ from sightline.attach.onlookers.reader import Reader
 from sightline.attach.onlookers.repeats import Repeats, equal_pairs
 from sightline.attach.onlookers.row_classes import RowClasses
 from sightline.attach.onlookers.row_hashes import hashes, keys, parts_of
-from sightline.attach.onlookers.row_inputs import is_mask, listed_in, one_channel, pairs_in, rows_in, wide_inputs
+from sightline.attach.onlookers.row_inputs import (
+    batch_first,
+    is_mask,
+    listed_in,
+    one_channel,
+    pairs_in,
+    rows_in,
+    wide_inputs,
+)
 from sightline.attach.onlookers.set_back import SetBack
 from sightline.attach.onlookers.shared_pictures import SharedPictures, picture_place
 from sightline.attach.onlookers.spans import Spans
@@ -91,7 +99,7 @@ class SharedRows(Onlooker):
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """Hash the rows of a training or an evaluation forward."""
-        step = self.recorder.step
+        step, call = self.recorder.step, batch_first(call, output)
         if training:
             call = self._reader.trains(call)
             self._back.trains(step)
