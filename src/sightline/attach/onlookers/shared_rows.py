@@ -63,7 +63,7 @@ class Phase:
 class SharedRows(Onlooker):
     """Compares evaluation batches with the training batches before them, and training batches with evaluations."""
 
-    shows: ClassVar = ("SharedRowsSeen", "SharedSpansSeen")
+    shows: ClassVar[tuple[str, ...]] = ("SharedRowsSeen", "SharedSpansSeen")
 
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)
@@ -105,7 +105,7 @@ class SharedRows(Onlooker):
             self._back.trains(step)
             self._batches = self.recorder.forwards
             wanted = measured or self._first(self._batches - 1) or len(self.later) < LATER
-            if wanted and len(self.trained) < MOST and (rows := self._rows_of(call)):
+            if wanted and len(self.trained) < MOST and (rows := self._rows_of(call, training=True)):
                 self._taken += 1
                 self._other.gave(rows[0], differentiable(output))
                 names = self._classes.listen(self, outcome(output).logits, len(rows[0]))
@@ -122,7 +122,7 @@ class SharedRows(Onlooker):
             self._phase = Phase()
             self._back.judges(step)
         given = self._reader.judges(call) if self._at == here and measured else None
-        if given is not None and (rows := self._rows_of(given)):
+        if given is not None and (rows := self._rows_of(given, training=False)):
             self._post(given, rows, partial(self._evaluate, step, self._phase), training=False)
 
     def backward(self, root: Tensor) -> None:
@@ -144,7 +144,7 @@ class SharedRows(Onlooker):
         self.final = self._seen(last=True)
         if self.evaluated and self.trained:
             if not self.several:
-                self.recorder.offer(self.final)
+                self._tell(self.final)
             if (seen := self._spans.seen(self.recorder.step)) is not None:
                 self.recorder.offer(seen)
         self._near, self._spans, self._pictures = NearRows(), Spans(), SharedPictures()
@@ -173,7 +173,7 @@ class SharedRows(Onlooker):
         whole = self._taken >= batches and not self.repeats.trained.over
         return batches < ALWAYS or (batches < PASS and whole)
 
-    def _rows_of(self, call: Call) -> list[Tensor]:
+    def _rows_of(self, call: Call, *, training: bool) -> list[Tensor]:
         if rows := rows_in(call) or listed_in(call):
             return rows
         pairs = pairs_in(call)
@@ -283,7 +283,10 @@ class SharedRows(Onlooker):
         passed = self._passed(step)
         self._compared = self._compared or passed
         if not self.several:
-            self.recorder.offer(self._seen(passed=passed))
+            self._tell(self._seen(passed=passed))
+
+    def _tell(self, seen: SharedRowsSeen) -> None:
+        self.recorder.offer(seen)
 
     def _seen(self, *, last: bool = False, passed: bool = False) -> SharedRowsSeen:
         worst, drawn = max(self._worst, self._judging, key=Phase.weight), self.repeats.trained

@@ -177,6 +177,11 @@ class SharedRowsSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldRowsSeen(SharedRowsSeen):
+    """The same of samples by what their data sets hold, before they are augmented."""
+
+
+@dataclass(frozen=True, slots=True)
 class RedrawnSeen:
     """A part of a data set that is judged, and what the same weights were taught of it so far.
 
