@@ -33,7 +33,15 @@ class Shown(Dataset[Tensor]):
         return torch.as_tensor(one) + self.augment * 0.3 * torch.randn(3, 8, 8)
 
 
-def told(train: Dataset[Any], test: Dataset[Any], monkeypatch: pytest.MonkeyPatch, *, flat: bool = False) -> bool:
+def told(
+    train: Dataset[Any],
+    test: Dataset[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    flat: bool = False,
+    most: int | None = None,
+    stray: bool = True,
+) -> bool:
     """Whether M1 is told of three epochs of `train`, each with an evaluation on `test`."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
@@ -58,7 +66,8 @@ def told(train: Dataset[Any], test: Dataset[Any], monkeypatch: pytest.MonkeyPatc
             with torch.no_grad():
                 for batch in batches(loaders[1], epoch, list(range(len(loaders[1])))):
                     net(batch)
-                net(torch.randn(10, 3, 8, 8).flatten(1) if flat else torch.randn(10, 3, 8, 8))  # of no loader
+                if stray:
+                    net(torch.randn(10, 3, 8, 8).flatten(1) if flat else torch.randn(10, 3, 8, 8))  # of no loader
             net.train()
     return any(finding.code == "M1" for finding in guard.findings)
 
@@ -128,3 +137,19 @@ def test_files_of_two_folders(tmp_path: Path) -> None:
 def test_labels_alone_tell_nothing() -> None:
     assert Samples().names(Shown(augment=False, items=[place % 3 for place in range(60)]), [0, 1], loose=True) is None
     assert Samples().names(iter(()), [0], loose=True) is None
+
+
+@pytest.mark.parametrize("augment", [True, False])
+@pytest.mark.parametrize("case", ["never read", "read", "to be read", "the same samples", "none"])
+def test_a_loader_of_others_that_is_never_read(case: str, augment: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is judged is all that is trained on."""
+    torch.manual_seed(0)
+    images = torch.randn(160, 3, 8, 8)
+    train = Shown(augment=augment, items=items(images, range(120)))
+    others = range(30) if case == "the same samples" else range(120, 160)
+    rest = DataLoader(Shown(augment=False, items=items(images, others)))
+    monkeypatch.setattr(Feed, "over", case != "to be read")
+    monkeypatch.setattr(Feed, "begun", staticmethod(lambda loader: loader is not rest or case == "read"))
+    monkeypatch.setattr("sightline.attach.onlookers.held_rows.living", lambda kind: [] if case == "none" else [rest])
+    test = Shown(augment=False, items=items(images, range(120)))
+    assert told(train, test, monkeypatch, stray=False) == (case == "never read")

@@ -26,6 +26,8 @@ class Feed:
     lengths: Mapping[int, int] = field(default_factory=dict)
     samples: list[int] | None = None
 
+    begun: ClassVar[Callable[[DataLoader[Any]], bool] | None] = None  # whether an epoch of it ever began
+    over: ClassVar[bool] = False  # the script came to its end: what it did not read it never will
     source: ClassVar[Callable[[], Feed | None] | None] = None
 
     @classmethod

@@ -70,7 +70,7 @@ class Loaders:
 
         DataLoader.__iter__ = iterated  # type: ignore[method-assign]
         _BaseDataLoaderIter.__next__ = fetched  # type: ignore[method-assign, assignment]
-        Feed.source = self._last
+        Feed.source, Feed.begun = self._last, self._epochs.__contains__
 
     def _began(self, loader: DataLoader[Any], iterator: Any) -> None:
         self._epochs[loader] = self._epochs.get(loader, -1) + 1

@@ -5,8 +5,11 @@ from __future__ import annotations
 from math import log, sqrt
 from typing import TYPE_CHECKING
 
+from sightline.guard.evidence.strays import Stray
+
 if TYPE_CHECKING:
     from sightline.guard.evidence.rows import (
+        HeldRowsSeen,
         NearRowsSeen,
         RedrawnSeen,
         RepeatsSeen,
@@ -49,6 +52,17 @@ UNSURE, TRAINED = 0.1, 0.05  # of the pairs of views are hard to tell; of the pi
 TEXTS, MOST = 16, 0.8  # pictures on one side, and on both; of them with as many rows as the rule says
 CROWD, MANY = 32, 4.0  # pictures of either kind, and rows of each on average, of which some may have been missed:
 SPREAD, LACK, FITS = 0.5, 0.3, 0.95  # their variance, of what draws give; lacking, of what is judged; with no more
+
+
+def judged_by_training(held: HeldRowsSeen) -> Stray | None:
+    """Whether all of the training set is judged, again and again, and a loader of others was made and never read."""
+    whole = held.shared == held.evaluated >= ALL * held.trained
+    if not whole or held.rounds < 2 or held.spare < FEWEST:
+        return None
+    what = (
+        f"all {held.evaluated} evaluated samples are those trained on, and a loader of {held.spare} others is not read"
+    )
+    return Stray(what, "evaluate on that loader", seen={"trained": held.trained, "held out": held.spare})
 
 
 def drawn_from_training(seen: SharedSpansSeen) -> int:

@@ -178,7 +178,15 @@ class SharedRowsSeen:
 
 @dataclass(frozen=True, slots=True)
 class HeldRowsSeen(SharedRowsSeen):
-    """The same of samples by what their data sets hold, before they are augmented."""
+    """The same of samples by what their data sets hold, before they are augmented.
+
+    Attributes:
+        rounds: steps between which they were evaluated.
+        spare: samples of a loader that nobody read, none of which was trained on; 0 before the end, and of none.
+    """
+
+    rounds: int = 0
+    spare: int = 0
 
 
 @dataclass(frozen=True, slots=True)

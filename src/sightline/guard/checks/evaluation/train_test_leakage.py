@@ -5,21 +5,19 @@ The rows are equal by their bytes, or nearly: images that were scaled, saved as 
 word triples in ten are the same, views of one picture (moved, mirrored, noisy) of which equally many were made, rows of
 numbers far nearer to a few others than to the rest (a patient's slices, copies with noise). Of these a sample is
 compared, and only where training repeats its rows exactly. Or the picture of a row is the same, with another text: each
-picture has so many, and training lacks those that are evaluated. Of windows drawn anywhere in a text, long spans are
-compared; of windows that overlap, what was trained on behind them.
+picture has so many, and training lacks what is evaluated. Of windows drawn anywhere in a text, long spans are compared;
+of those that overlap, what was trained on behind them.
 Where rows repeat within training too, it is counted how often each is there: copies are many that are there equally
-often, on both sides as a random split puts them there. Samples are told by their places in a data set, too, and by
-what it holds there, so that a split that is drawn anew is seen, and images that are augmented are known.
-Root cause: duplicates were made (oversampled, sliced, augmented) before the split; the training set still holds the
-validation set's rows, or an earlier stage's did; one file is in both folders; ranks split by seeds of their own.
+often, on both sides as a random split puts them there. Samples are told by their places in a data set, too (a split
+that is drawn anew), and by what it holds there (augmented images; the training set itself, beside an unread loader).
+Root cause: duplicates were made (oversampled, sliced, augmented) before the split; training still holds what is judged,
+or an earlier stage did; one file is in both folders; ranks split by seeds of their own; the wrong loader is judged.
 Fix: remove duplicates and split by source (photo, patient, document) before anything is copied; train on the rest.
-Stays silent when: evaluation rows are new; one row in many is shared by chance, because the data have few different
-rows (as their own repetitions show); what runs without gradients is the training set itself, as a whole (a training
-score, a feature bank, a reference's log-probabilities), or rows before they are trained on (a pool, a rollout); rows
-are nearly equal and training is augmented; drawings are alike by their kinds; training has all texts of the pictures
-that are judged with others; an input is one side of pairs (prompts, items of a catalogue); of pairs of ids some are new
-(negatives drawn); windows to judge by come from the whole of a text, or one of few sentences; a setting may choose what
-a data set shows of a sample; the weights were set back since (folds).
+Stays silent when: evaluation rows are new; one row in many is shared by chance; what runs without gradients is the
+training set as a whole (a training score, a feature bank), or rows before they are trained on (a pool, a rollout); rows
+are nearly equal and training is augmented; drawings are alike by their kinds; training has all texts of pictures that
+are judged with others; an input is one side of pairs; of pairs of ids some are new (negatives); windows to judge by are
+from the whole of a text, or one of few sentences; a setting may choose what is shown; weights were set back (folds).
 Sources:
 - https://github.com/stefyste/RIAWELC/issues/2 (2026-02-19): all 2,443 test images are training images; 93 % became 82 %
 - https://github.com/tqwei05/PlantSeg/issues/11 (2026-03-26): 70 duplicate groups between test and training
@@ -51,10 +49,12 @@ def find(
         return Finding("warning", message, fix, {"shared": drawn.shared, "trained": drawn.taught, "of": drawn.size})
     if spans is not None and (batches := copies.drawn_from_training(spans)):
         message = f"windows of {batches} evaluated batches were trained on: spans of {spans.length} tokens are the same"
-        fix = "draw training windows from the training part alone: data[:n] to train on, data[n:] to judge by"
+        fix = "draw training windows from the training part: data[:n] to train on, data[n:] to judge by"
         return Finding("warning", message, fix, {"batches": batches, "spans": spans.distinct, "trained": spans.trained})
     if held is not None and held.evaluated and isinstance(one := _equal(held), Finding):
         return one
+    if held is not None and (whole := copies.judged_by_training(held)):
+        return Finding("warning", whole.what, whole.remedy, whole.seen)
     if not rows.evaluated or not rows.trained:
         return CannotTell("evaluation after training steps with rows that can be compared")
     if rows.one_side:
@@ -116,8 +116,8 @@ def specimen(run: Run, *, faulty: bool) -> None:
 
     model = nn.Linear(8, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    everything = torch.randn(80, 8)
-    train, validation = everything if faulty else everything[:64], everything[64:]
+    rows = torch.randn(80, 8)
+    train, validation = rows if faulty else rows[:64], rows[64:]
     guard = run.attach(model, optimizer)
     for _ in range(3):
         for rows in train[torch.randperm(len(train))].split(16):
