@@ -137,3 +137,42 @@ def test_lists_of_pictures(leaks: bool) -> None:
             net.train()
     found = [finding.message for finding in guard.findings if finding.code == "M1"]
     assert [one.split(" evaluated")[0] for one in found] == (["24 of 24"] if leaks else [])
+
+
+class Held:
+    """A batch as somebody's own object."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.words, self.labels = rows, torch.zeros(len(rows), 3)
+
+
+class Reads(nn.Module):
+    """Sequences with their time first, or in an object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.core, self.out = nn.GRU(3, 4), nn.Linear(4, 1)
+
+    def forward(self, batch: Held | Tensor) -> Tensor:
+        return self.out(self.core(batch.words.transpose(0, 1) if isinstance(batch, Held) else batch)[0][-1]).squeeze(-1)
+
+
+@pytest.mark.parametrize("leaks", [True, False])
+@pytest.mark.parametrize("held", [True, False])
+def test_what_a_row_is(held: bool, leaks: bool) -> None:
+    torch.manual_seed(0)
+    table, net = torch.randn(240, 7, 3), Reads()
+    test, train = table[:40], table if leaks else table[40:]
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    with sightline.attach(net, optimizer, on_finding=None, checks=load((page("M1"),)), budget=0.02) as guard:
+        for _ in range(3):
+            for batch in train[torch.randperm(len(train))].split(20):
+                optimizer.zero_grad()
+                net(Held(batch) if held else batch.transpose(0, 1)).square().mean().backward()
+                optimizer.step()
+            net.eval()
+            with torch.no_grad():
+                net(Held(test) if held else test.transpose(0, 1))
+            net.train()
+    found = [finding.message for finding in guard.findings if finding.code == "M1"]
+    assert [one.split(" evaluated")[0] for one in found] == (["40 of 40"] if leaks else [])

@@ -15,7 +15,8 @@ ORDERED = 1 << 20  # samples whose order is drawn to be compared; above, the sam
 class Feed:
     """The loader of the last batch, its epoch, and the seconds that the process waited for loaders so far.
 
-    `place`: of the batch in its epoch; `lengths`: of the loader's epochs that it gave to the end -> their batches.
+    `place`: of the batch in its epoch; `lengths`: of the loader's epochs that it gave to the end -> their batches;
+    `samples`: places in its data set, where it draws such.
     """
 
     loader: DataLoader[Any]
@@ -23,7 +24,10 @@ class Feed:
     waited: float
     place: int = 0
     lengths: Mapping[int, int] = field(default_factory=dict)
+    samples: list[int] | None = None
 
+    begun: ClassVar[Callable[[DataLoader[Any]], bool] | None] = None  # whether an epoch of it ever began
+    over: ClassVar[bool] = False  # the script came to its end: what it did not read it never will
     source: ClassVar[Callable[[], Feed | None] | None] = None
 
     @classmethod

@@ -25,6 +25,7 @@ from sightline.attach.onlookers.first_words import FirstWords
 from sightline.attach.onlookers.fresh_frozen import FreshFrozen
 from sightline.attach.onlookers.graded import Graded
 from sightline.attach.onlookers.guesses import Guesses
+from sightline.attach.onlookers.held_rows import HeldRows
 from sightline.attach.onlookers.hidden import Hidden
 from sightline.attach.onlookers.joined import Joined
 from sightline.attach.onlookers.last_batch import LastBatch
@@ -71,6 +72,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     Rounding,
     Casts,
     SharedRows,
+    HeldRows,
     Redrawn,
     SharedText,
     Ties,

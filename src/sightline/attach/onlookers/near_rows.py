@@ -1,4 +1,4 @@
-"""Rows that are nearly equal: a bounded sample of images or texts, and the prints by which they are compared."""
+"""Rows that are nearly equal: a bounded sample of images, texts or rows of numbers, and what they are compared by."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from sightline.attach.clumps import cliques, clumps, standardized
 from sightline.attach.likeness import SIDE, alike, prints_of, small_images, text_prints
 from sightline.attach.onlookers.repeats import counted
 from sightline.attach.views import thumbnails, views
@@ -55,6 +56,7 @@ class NearRows:
     def __init__(self) -> None:
         self._trained, self._evaluated = Sample(TRAINED), Sample(EVALUATED)
         self._kind: str | None = None
+        self._width: int | None = None  # of a row of numbers or of an image's print
         self.classes = 1  # numbers that the model gives for a row
 
     def prints(self, call: Call, *, training: bool) -> Tensor | None:
@@ -71,7 +73,7 @@ class NearRows:
             return torch.cat([prints_of(small).to(torch.int8), thumbnails(small)], dim=1)
 
     def trained(self, hashes: list[bytes], likes: Tensor | None) -> None:
-        """A training batch: `likes` are prints of images (int8) or token ids."""
+        """A training batch: `likes` are prints of images (int8), token ids, or numbers."""
         self._take(self._trained, hashes, likes)
 
     def evaluated(self, hashes: list[bytes], likes: Tensor | None) -> None:
@@ -79,12 +81,13 @@ class NearRows:
         self._take(self._evaluated, hashes, likes)
 
     def _take(self, sample: Sample, hashes: list[bytes], likes: Tensor | None) -> None:
-        if likes is None or likes.is_floating_point() or likes.dim() != 2 or len(likes) != len(hashes):
+        if likes is None or likes.dim() != 2 or len(likes) != len(hashes):
             return
-        kind = "images" if likes.dtype is torch.int8 else "texts"
-        if self._kind in (None, kind):
-            self._kind = kind
-            sample.add(hashes, likes if kind == "images" else likes[:, :LONG].to(torch.int32))
+        kind = "numbers" if likes.is_floating_point() else "images" if likes.dtype is torch.int8 else "texts"
+        width = likes.shape[1]
+        if self._kind in (None, kind) and (kind == "texts" or self._width in (None, width)):
+            self._kind, self._width = kind, width
+            sample.add(hashes, likes[:, :LONG].to(torch.int32) if kind == "texts" else likes)
 
     def seen(self, known: Collection[bytes]) -> NearRowsSeen | None:
         """Compare. `known`: the hashes of all rows that were trained on."""
@@ -92,7 +95,7 @@ class NearRows:
         self._evaluated.cut()
         trained, evaluated = self._trained.rows, self._evaluated.rows
         whole = not (self._trained.left_out or self._evaluated.left_out)
-        if self._kind is None or not trained or not evaluated:
+        if self._kind in (None, "numbers") or not trained or not evaluated:
             return None
         own, other = (self._table([like for like, _ in part.values()]) for part in (trained, evaluated))
         found = alike(other, own).any(dim=1).tolist()
@@ -107,13 +110,30 @@ class NearRows:
 
     def views(self, known: Collection[bytes]) -> ViewsSeen | None:
         """Of images, which are views of one; after `seen`."""
+        pixels = self._both(known) if self._kind == "images" else None
+        return None if pixels is None else self._grouped(known, *views(pixels))
+
+    def clumps(self, known: Collection[bytes]) -> ViewsSeen | None:
+        """Of images as they are, or of other rows of numbers, which were made of one; after `seen`."""
+        rows = self._both(known) if self._kind in ("images", "numbers") else None
+        if rows is None:
+            return None
+        near = clumps(rows.float() if self._kind == "images" else standardized(rows))
+        return self._grouped(known, near, 0) if cliques(near, _components(near)) else None
+
+    def _both(self, known: Collection[bytes]) -> Tensor | None:
+        """Rows that were trained on, and behind them those evaluated that were not; None where there are none."""
         trained, evaluated = self._trained.rows, self._evaluated.rows
         names = [*trained, *(name for name in evaluated if name not in known)]
-        if self._kind != "images" or len(trained) < 2 or len(names) == len(trained):
+        if len(trained) < 2 or len(names) == len(trained):
             return None
-        pixels = torch.stack([(trained.get(name) or evaluated[name])[0][-PIXELS:] for name in names])
-        near, doubtful = views(pixels)
-        group, own = _components(near).tolist(), len(trained)
+        rows = torch.stack([(trained.get(name) or evaluated[name])[0] for name in names])
+        return rows[:, -PIXELS:] if self._kind == "images" else rows
+
+    def _grouped(self, known: Collection[bytes], near: Tensor, doubtful: int) -> ViewsSeen:
+        """Who is near to whom among the rows of `_both`."""
+        evaluated, own = self._evaluated.rows, len(self._trained.rows)
+        group = _components(near).tolist()
         groups = counted(Counter(group[:own]), Counter(group[own:]))
         assert groups is not None
         of_training = set(group[:own])

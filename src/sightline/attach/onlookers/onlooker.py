@@ -25,8 +25,8 @@ class Recording(Protocol):
     `backwards`: backward passes through the model's outputs, of steps that were heard; `muted`: our own forward pass is
     running; `last_call`: None where the model must not be run again; `parted`: the calls of parts that are called one
     by one, and `opened`: the first that was given data; `open_step`: the one in the making; `stepped`: steps that are
-    over and not yet evidence, the last one last.
-    `beside_it`: smaller modules that the same optimizer moves; `imitates`: it is a generator (see `critic.py`).
+    over and not yet evidence, the last one last. `beside_it`: smaller modules that the same optimizer moves;
+    `imitates`: it is a generator (see `critic.py`).
     """
 
     model: nn.Module

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sightline.guard.probes.call import Call
+from sightline.guard.probes.call import Call, outcome
+from sightline.guard.probes.fields import leaves
 
 WIDE = 512  # elements of a row whose bytes are hashed, evenly spaced; of token ids all up to LONG
 LONG = 2048
@@ -19,13 +21,30 @@ OTHER = ("label", "target", "mask", "position", "cache", "past", "group_ids", "s
 
 def wide_inputs(call: Call, aside: Collection[str] = OTHER) -> list[Tensor]:
     """The tensors of a call that have rows, in order; none whose name has one of the words `aside` in it."""
+    return [value.detach() for value in _wide(call, aside)]
+
+
+def _wide(call: Call, aside: Collection[str]) -> list[Tensor]:
+    """Arguments, and members of mappings; where there are none, those of any object that holds a batch."""
     named = [(str(place), value) for place, value in enumerate(call.args)] + list(call.kwargs.items())
     named += [item for _, value in named if isinstance(value, Mapping) for item in value.items()]
-    return [
-        value.detach()
-        for name, value in named
-        if isinstance(value, Tensor) and value.dim() > 1 and not any(word in str(name) for word in aside)
-    ]
+    found = _with_rows(named, aside)
+    return found if found or _pictures(call) else _with_rows(leaves(call.args, call.kwargs).items(), aside)
+
+
+def _with_rows(named: Iterable[tuple[str, Any]], aside: Collection[str]) -> list[Tensor]:
+    kept = ((str(name), value) for name, value in named if isinstance(value, Tensor) and value.dim() > 1)
+    return [value for name, value in kept if not any(word in name for word in aside)]
+
+
+def batch_first(call: Call, output: Any) -> Call:
+    """The same call with inputs that have their time first put batch first: it is where outputs have their rows."""
+    first, wide = outcome(output).answers, _wide(call, OTHER)
+    if first is None or not wide or any(len(v) == len(first) or v.shape[1] != len(first) for v in wide):
+        return call
+    for value in wide:
+        call = call.swapped(value, value.transpose(0, 1))
+    return call
 
 
 def rows_in(call: Call) -> list[Tensor]:
@@ -69,13 +88,18 @@ def pairs_in(call: Call) -> list[Tensor]:
 
 def listed_in(call: Call) -> list[Tensor]:
     """The pictures of a model that is given a list of them, of any sizes, thinned out; as detectors are."""
-    given = [value for value in (*call.args, *call.kwargs.values()) if type(value) in (list, tuple) and len(value)]
-    pictures = [value for value in given if all(isinstance(one, Tensor) and _is_picture(one) for one in value)]
+    pictures = _pictures(call)
     if len(pictures) != 1:
         return []
     flat = [one.detach().reshape(-1) for one in pictures[0]]
     few = [one[:: max(1, -(-len(one) // WIDE))].float() for one in flat]
     return [torch.stack([pad(one, (0, WIDE - len(one))) for one in few])]
+
+
+def _pictures(call: Call) -> list[Any]:
+    """The lists of pictures among its arguments."""
+    given = [value for value in (*call.args, *call.kwargs.values()) if type(value) in (list, tuple) and len(value)]
+    return [value for value in given if all(isinstance(one, Tensor) and _is_picture(one) for one in value)]
 
 
 def _is_picture(value: Tensor) -> bool:

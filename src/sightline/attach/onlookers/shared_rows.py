@@ -19,7 +19,15 @@ from sightline.attach.onlookers.reader import Reader
 from sightline.attach.onlookers.repeats import Repeats, equal_pairs
 from sightline.attach.onlookers.row_classes import RowClasses
 from sightline.attach.onlookers.row_hashes import hashes, keys, parts_of
-from sightline.attach.onlookers.row_inputs import is_mask, listed_in, one_channel, pairs_in, rows_in, wide_inputs
+from sightline.attach.onlookers.row_inputs import (
+    batch_first,
+    is_mask,
+    listed_in,
+    one_channel,
+    pairs_in,
+    rows_in,
+    wide_inputs,
+)
 from sightline.attach.onlookers.set_back import SetBack
 from sightline.attach.onlookers.shared_pictures import SharedPictures, picture_place
 from sightline.attach.onlookers.spans import Spans
@@ -55,7 +63,7 @@ class Phase:
 class SharedRows(Onlooker):
     """Compares evaluation batches with the training batches before them, and training batches with evaluations."""
 
-    shows: ClassVar = ("SharedRowsSeen", "SharedSpansSeen")
+    shows: ClassVar[tuple[str, ...]] = ("SharedRowsSeen", "SharedSpansSeen")
 
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)
@@ -91,13 +99,13 @@ class SharedRows(Onlooker):
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """Hash the rows of a training or an evaluation forward."""
-        step = self.recorder.step
+        step, call = self.recorder.step, batch_first(call, output)
         if training:
             call = self._reader.trains(call)
             self._back.trains(step)
             self._batches = self.recorder.forwards
             wanted = measured or self._first(self._batches - 1) or len(self.later) < LATER
-            if wanted and len(self.trained) < MOST and (rows := self._rows_of(call)):
+            if wanted and len(self.trained) < MOST and (rows := self._rows_of(call, training=True)):
                 self._taken += 1
                 self._other.gave(rows[0], differentiable(output))
                 names = self._classes.listen(self, outcome(output).logits, len(rows[0]))
@@ -114,7 +122,7 @@ class SharedRows(Onlooker):
             self._phase = Phase()
             self._back.judges(step)
         given = self._reader.judges(call) if self._at == here and measured else None
-        if given is not None and (rows := self._rows_of(given)):
+        if given is not None and (rows := self._rows_of(given, training=False)):
             self._post(given, rows, partial(self._evaluate, step, self._phase), training=False)
 
     def backward(self, root: Tensor) -> None:
@@ -136,7 +144,7 @@ class SharedRows(Onlooker):
         self.final = self._seen(last=True)
         if self.evaluated and self.trained:
             if not self.several:
-                self.recorder.offer(self.final)
+                self._tell(self.final)
             if (seen := self._spans.seen(self.recorder.step)) is not None:
                 self.recorder.offer(seen)
         self._near, self._spans, self._pictures = NearRows(), Spans(), SharedPictures()
@@ -165,7 +173,7 @@ class SharedRows(Onlooker):
         whole = self._taken >= batches and not self.repeats.trained.over
         return batches < ALWAYS or (batches < PASS and whole)
 
-    def _rows_of(self, call: Call) -> list[Tensor]:
+    def _rows_of(self, call: Call, *, training: bool) -> list[Tensor]:
         if rows := rows_in(call) or listed_in(call):
             return rows
         pairs = pairs_in(call)
@@ -255,7 +263,11 @@ class SharedRows(Onlooker):
         """
         if self.complete:
             return 1
-        return max(2, PART * count) if self._old >= len(self.trained) else math.inf
+        return max(2, PART * count) if self._settled else math.inf
+
+    @property
+    def _settled(self) -> bool:
+        return self._old >= len(self.trained)
 
     def _keep_parts(self, rows: list[bytes], value: Tensor) -> None:
         """Of rows that were not seen before."""
@@ -271,7 +283,10 @@ class SharedRows(Onlooker):
         passed = self._passed(step)
         self._compared = self._compared or passed
         if not self.several:
-            self.recorder.offer(self._seen(passed=passed))
+            self._tell(self._seen(passed=passed))
+
+    def _tell(self, seen: SharedRowsSeen) -> None:
+        self.recorder.offer(seen)
 
     def _seen(self, *, last: bool = False, passed: bool = False) -> SharedRowsSeen:
         worst, drawn = max(self._worst, self._judging, key=Phase.weight), self.repeats.trained
@@ -290,6 +305,8 @@ class SharedRows(Onlooker):
             keys=keys(self._parts),
             near=self._near.seen(self.trained) if last else None,
             views=self._near.views(self.trained) if last and self._again else None,
+            clumps=self._near.clumps(self.trained) if last and self._again else None,
+            settled=self._settled,
             pictures=self._pictures.seen(self.trained) if last else None,
             tails=fuller(self._tails.seen(), self._channel.seen()) if last else None,
             repeats=self.repeats.seen() if (last or passed) and not self._ids else None,

@@ -16,6 +16,8 @@ from sightline.attach.feed import Feed, made_anew
 from sightline.attach.hook import Hook
 from sightline.guard.probes.draws import Copy
 
+MOST = 1 << 12  # samples of a batch whose places are kept
+
 
 class Loaders:
     """Every loader of the process, since `install`. `fault`: told of errors of our own."""
@@ -26,7 +28,7 @@ class Loaders:
         self._lengths: weakref.WeakKeyDictionary[DataLoader[Any], dict[int, int]] = weakref.WeakKeyDictionary()
         self._of: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._given: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # batches of this epoch
-        self._latest: tuple[weakref.ref[DataLoader[Any]], int] | None = None  # and the place of its batch
+        self._latest: tuple[weakref.ref[DataLoader[Any]], int, list[int] | None] | None = None  # place and samples
         self._waited = 0.0
         self.hearing: Callable[..., None] | None = None  # told of a batch: its pass, itself, its samples' places
         self._passes = 0
@@ -68,7 +70,7 @@ class Loaders:
 
         DataLoader.__iter__ = iterated  # type: ignore[method-assign]
         _BaseDataLoaderIter.__next__ = fetched  # type: ignore[method-assign, assignment]
-        Feed.source = self._last
+        Feed.source, Feed.begun = self._last, self._epochs.__contains__
 
     def _began(self, loader: DataLoader[Any], iterator: Any) -> None:
         if loader not in self._epochs and (former := self._former(loader)) is not None:
@@ -85,20 +87,21 @@ class Loaders:
 
     def _drew(self, iterator: Any, places: Any) -> None:
         """A batch is to be made of the samples in these places; workers are told a few batches ahead."""
-        if self.hearing is not None and isinstance(places, list) and all(type(place) is int for place in places):
+        if isinstance(places, list) and len(places) <= MOST and all(type(place) is int for place in places):
             if iterator not in self._places:
                 self._passes += 1
                 self._places[iterator] = self._passes, deque()
             self._places[iterator][1].append(places)
 
     def _gave(self, iterator: Any, seconds: float, batch: Any) -> None:
+        number, ahead = self._places.get(iterator, (0, None))
+        samples = ahead.popleft() if ahead else None
         if (of := self._of.get(iterator)) is not None and (loader := of()) is not None:
-            self._latest = weakref.ref(loader), self._given[iterator]
+            self._latest = weakref.ref(loader), self._given[iterator], samples
             self._given[iterator] += 1
             self._waited += seconds
-        number, ahead = self._places.get(iterator, (0, None))
-        if ahead and self.hearing is not None:
-            self.hearing(number, batch, ahead.popleft())
+        if samples is not None and self.hearing is not None:
+            self.hearing(number, batch, samples)
 
     def _ended(self, iterator: Any) -> None:
         """It has no more batches: so many are an epoch of its loader."""
@@ -108,7 +111,8 @@ class Loaders:
 
     def _last(self) -> Feed | None:
         """The loader that gave the last batch."""
-        loader, place = (self._latest[0](), self._latest[1]) if self._latest else (None, 0)
-        if loader is None:
+        loader = self._latest[0]() if self._latest else None
+        if loader is None or self._latest is None:
             return None
-        return Feed(loader, self._epochs.get(loader, 0), self._waited, place, self._lengths.setdefault(loader, {}))
+        place, samples, lengths = self._latest[1], self._latest[2], self._lengths.setdefault(loader, {})
+        return Feed(loader, self._epochs.get(loader, 0), self._waited, place, lengths, samples)

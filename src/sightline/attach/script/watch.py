@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from sightline.attach.feed import Feed
 from sightline.attach.hook import Hook, Stepped, hooked, unwrapped
 from sightline.attach.recorder import Recorder
 from sightline.attach.script.heap import tokenizer_for
@@ -273,7 +274,7 @@ class Models:
 
     def close_all(self, *, whole: bool) -> None:
         """The script is over."""
-        self.over = whole
+        self.over = Feed.over = whole
         for one in self.live:
             self.close(one, whole=whole)
         self.attention.close()

@@ -5,8 +5,11 @@ from __future__ import annotations
 from math import log, sqrt
 from typing import TYPE_CHECKING
 
+from sightline.guard.evidence.strays import Stray
+
 if TYPE_CHECKING:
     from sightline.guard.evidence.rows import (
+        HeldRowsSeen,
         NearRowsSeen,
         RedrawnSeen,
         RepeatsSeen,
@@ -44,10 +47,22 @@ KNOWN, UNKNOWN, DRAWN = 0.7, 0.35, 4  # times what training batches have in comm
 FRESH = 0.2  # of the batches of windows that were trained on: of new text, so that those are a training score
 TEXT = 0.05  # of the spans that come again go on otherwise: of natural text one in a hundred, of few sentences many
 SOURCES, OF_CLASS = 32, 4  # pictures that have views, in all and for each class: else kinds of drawings may have them
+SEVERAL = 3.0  # rows of a group, on average: of draws with fewer, those that are never drawn make the others even
 UNSURE, TRAINED = 0.1, 0.05  # of the pairs of views are hard to tell; of the pictures were trained on themselves
 TEXTS, MOST = 16, 0.8  # pictures on one side, and on both; of them with as many rows as the rule says
 CROWD, MANY = 32, 4.0  # pictures of either kind, and rows of each on average, of which some may have been missed:
 SPREAD, LACK, FITS = 0.5, 0.3, 0.95  # their variance, of what draws give; lacking, of what is judged; with no more
+
+
+def judged_by_training(held: HeldRowsSeen) -> Stray | None:
+    """Whether all of the training set is judged, again and again, and a loader of others was made and never read."""
+    whole = held.shared == held.evaluated >= ALL * held.trained
+    if not whole or held.rounds < 2 or held.spare < FEWEST:
+        return None
+    what = (
+        f"all {held.evaluated} evaluated samples are those trained on, and a loader of {held.spare} others is not read"
+    )
+    return Stray(what, "evaluate on that loader", seen={"trained": held.trained, "held out": held.spare})
 
 
 def drawn_from_training(seen: SharedSpansSeen) -> int:
@@ -93,17 +108,29 @@ def grouped(near: NearRowsSeen) -> bool:
     return several > 2 * near.classes and bool(_fixed(near.sizes, LARGEST))
 
 
-def of_one_source(seen: ViewsSeen) -> bool:
-    """Whether so many views were made of each picture, and then put on the two sides as a random split puts them.
+def made_of_one(rows: SharedRowsSeen) -> ViewsSeen | None:
+    """Rows of which so many were made of each, and then put on the two sides as a random split puts them there.
 
-    In a set of kinds of which rows are drawn, or of drawings that are all a little alike, groups have other sizes.
+    In a set of kinds of which rows are drawn, or of drawings that are all a little alike, groups have other sizes; of
+    rows that lie far from all others, it is enough that their sizes are far more even than draws.
     """
+    views, clumps = rows.views, rows.clumps
+    if views is not None and _of_one_source(rows, views) and bool(_fixed(views.groups.sizes, LARGEST)):
+        return views
+    if clumps is None or not _of_one_source(rows, clumps):
+        return None
+    count, mean, spread = _counts(clumps.groups.sizes)
+    even = count >= CROWD and mean >= SEVERAL and spread <= SPREAD * mean
+    return clumps if even or bool(_fixed(clumps.groups.sizes, LARGEST)) else None
+
+
+def _of_one_source(rows: SharedRowsSeen, seen: ViewsSeen) -> bool:
+    """Where training rows are evaluated, too, those that are missed must be few beside those that are new."""
     several = sum(seen.groups.sizes[1:])
     if several < max(SOURCES, OF_CLASS * seen.classes) or seen.doubtful > UNSURE * seen.alike:
         return False
-    return (
-        seen.known <= TRAINED * seen.evaluated and _exchanged(seen.groups) and bool(_fixed(seen.groups.sizes, LARGEST))
-    )
+    new = seen.known <= TRAINED * seen.evaluated or (rows.settled and seen.near >= UNSURE * rows.trained)
+    return new and _exchanged(seen.groups)
 
 
 def split_by_text(rows: SharedRowsSeen) -> bool:

@@ -14,6 +14,7 @@ SHARE, FEWEST = 0.1, 4  # of the own row's change, in the median of the others, 
 BATCHES, SAMPLES = 16, 8  # fewer batches or samples of one text tell nothing of how the others scatter
 OUTSTANDING = 6.0  # standard deviations of the other samples, and
 CHANCE = 16.0  # nats: a chi-squared variable of mean m goes beyond m + 2 sqrt(mx) + 2x once in e^x = 10^7 times
+DRAWN = 0.25  # of a batch's rows came back: of fewer, a few rows of a small world were met once more
 LIVELY = 0.5  # of this sample's entropy: others whose classes hardly vary have nothing that a text could tell
 
 
@@ -97,15 +98,19 @@ class FeedSeen:
     lengths: Mapping[int, int] = field(default_factory=dict)
 
     def came_back(self) -> tuple[int, int, float]:
-        """Inputs that came in a later batch again; those with another class; the share of these if unrelated."""
+        """Inputs that came in a later batch again; those with another class; the share of these if unrelated.
+
+        Of a batch whose rows are new but for a few, these were not fed again: they were drawn, as wrong pairs are.
+        """
         last: dict[int, tuple[int, int]] = {}
         classes: Counter[int] = Counter()
         again = conflicts = 0
         for batch in self.batches:
+            fed = sum(row in last for row in batch.inputs) >= DRAWN * len(batch.inputs)
             for row, label in zip(batch.inputs, batch.classes or batch.tags or (), strict=False):
                 step, before = last.get(row, (batch.step, label))
-                again += step < batch.step
-                conflicts += step < batch.step and before != label
+                again += fed and step < batch.step
+                conflicts += fed and step < batch.step and before != label
                 last[row] = (batch.step, label)
                 classes[label] += 1
         total = max(1, classes.total())

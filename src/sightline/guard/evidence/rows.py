@@ -72,7 +72,8 @@ class RepeatsSeen:
 
 @dataclass(frozen=True, slots=True)
 class ViewsSeen:
-    """Pictures in groups: each group of views of one (moved a little, mirrored, noisy, brighter), in a sample.
+    """Pictures in groups: each group of views of one (moved a little, mirrored, noisy, brighter), in a sample. Or rows
+    of numbers in groups, each of copies with noise.
 
     Attributes:
         evaluated: distinct pictures evaluated.
@@ -141,6 +142,8 @@ class SharedRowsSeen:
             all, repetitions included; () where it is not known.
         extracted: once, behind the last step, the model passed over every row that it was trained on, and over others.
         views: which pictures are views of one; None before the end, and where training does not repeat its rows.
+        clumps: the same of pictures as they are and of rows of numbers, which are far nearer to each other than others.
+        settled: as many training rows as there are came again, and none was new: hardly any other was trained on.
         pictures: of rows with a picture and a text; None before the end, and for other rows.
         tails: whether training goes on where evaluated windows end; None before the end, and without such windows.
     """
@@ -160,6 +163,8 @@ class SharedRowsSeen:
     apart: bool = False
     tails: TailsSeen | None = None
     views: ViewsSeen | None = None
+    clumps: ViewsSeen | None = None
+    settled: bool = False
     pictures: SharedPicturesSeen | None = None
     repeats: RepeatsSeen | None = None
     abroad: float | None = None
@@ -169,6 +174,19 @@ class SharedRowsSeen:
     drawn: tuple[int, int] = (0, 0)
     classes: tuple[tuple[int, int], ...] = ()
     one_side: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRowsSeen(SharedRowsSeen):
+    """The same of samples by what their data sets hold, before they are augmented.
+
+    Attributes:
+        rounds: steps between which they were evaluated.
+        spare: samples of a loader that nobody read, none of which was trained on; 0 before the end, and of none.
+    """
+
+    rounds: int = 0
+    spare: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,15 @@ def test_a_fifth_of_two_classes_is_wrong(rows: int) -> None:
     assert find(epochs(3, rows, wrong=0.4, classes=2)) is None
 
 
+def test_wrong_pairs_that_are_drawn_are_right_ones_by_chance() -> None:
+    """Within an epoch, only such come back."""
+    draw, batches = random.Random(3), []
+    for start in range(0, 2400, 128):
+        drawn = [draw.randrange(20_000) for _ in range(128)]
+        batches.append(Fed(len(batches), (*range(start, start + 128), *drawn), (1,) * 128 + (0,) * 128))
+    assert isinstance(find(FeedSeen(len(batches), tuple(batches))), CannotTell)
+
+
 def test_augmented_inputs_never_come_back() -> None:
     assert isinstance(find(epochs(3, 64, wrong=1.0, fresh=True)), CannotTell)
 

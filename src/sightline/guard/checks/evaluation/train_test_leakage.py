@@ -2,26 +2,22 @@
 
 Symptom: validation scores are too good, and the model disappoints on data that are really new.
 The rows are equal by their bytes, or nearly: images that were scaled, saved as JPEG or brightened, texts of which nine
-word triples in ten are the same. Of these a sample is compared, and only where training repeats its rows exactly. So
-are views of one picture (moved, mirrored, noisy), of which equally many were made. Or the picture of a row is the same,
-with another text: each picture has so many, and training lacks those that are evaluated. Of windows drawn anywhere in a
-text, long spans are compared; of windows that overlap, what was trained on behind them.
+word triples in ten are the same, views of one picture (moved, mirrored, noisy) of which equally many were made, rows of
+numbers far nearer to a few others than to the rest (a patient's slices, copies with noise). Of these a sample is
+compared, and only where training repeats its rows exactly. Or the picture of a row is the same, with another text: each
+picture has so many, and training lacks what is evaluated. Of windows drawn anywhere in a text, long spans are compared;
+of those that overlap, what was trained on behind them.
 Where rows repeat within training too, it is counted how often each is there: copies are many that are there equally
-often, on both sides as a random split puts them there. Samples of one data set are told by their places, too, so that
-a split that is drawn anew, or for each of two views of the data, is seen whatever the samples look like by then.
-Root cause: duplicates were made (oversampled, sliced, augmented) before the split; the training set still holds the
-rows that the validation set was taken from, or an earlier stage's did; one file is in both folders; each rank of
-several splits by its own seed.
-Fix: remove duplicates and split by source (photo, patient, document) before anything is copied or sliced; train on
-`train_indices` alone.
-Stays silent when: evaluation rows are new; one row in many is shared by chance, because the data have few different
-rows (as their own repetitions show); what runs without gradients is the training set itself, as a whole (a training
-score, also beside a test, a feature bank, a reference's log-probabilities), or rows before they are trained on (a pool,
-a rollout); rows are nearly equal and training is augmented, so that a training score looks the same; drawings are alike
-by their kinds; training has all texts of the pictures that are judged with others (prompts); an input is one side of
-pairs (prompts for a text tower, the items of a catalogue); of pairs of ids some are new (negatives drawn); windows to
-judge by come from the whole of a text (an estimate of the training loss), or from text of few sentences; the weights
-were set back since (folds).
+often, on both sides as a random split puts them there. Samples are told by their places in a data set, too (a split
+that is drawn anew), and by what it holds there (augmented images; the training set itself, beside an unread loader).
+Root cause: duplicates were made (oversampled, sliced, augmented) before the split; training still holds what is judged,
+or an earlier stage did; one file is in both folders; ranks split by seeds of their own; the wrong loader is judged.
+Fix: remove duplicates and split by source (photo, patient, document) before anything is copied; train on the rest.
+Stays silent when: evaluation rows are new; one row in many is shared by chance; what runs without gradients is the
+training set as a whole (a training score, a feature bank), or rows before they are trained on (a pool, a rollout); rows
+are nearly equal and training is augmented; drawings are alike by their kinds; training has all texts of pictures that
+are judged with others; an input is one side of pairs; of pairs of ids some are new (negatives); windows to judge by are
+from the whole of a text, or one of few sentences; a setting may choose what is shown; weights were set back (folds).
 Sources:
 - https://github.com/stefyste/RIAWELC/issues/2 (2026-02-19): all 2,443 test images are training images; 93 % became 82 %
 - https://github.com/tqwei05/PlantSeg/issues/11 (2026-03-26): 70 duplicate groups between test and training
@@ -32,6 +28,7 @@ from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
 from sightline.guard.evidence import RedrawnSeen, SharedRowsSeen, SharedSpansSeen, copies
+from sightline.guard.evidence.rows import HeldRowsSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -39,7 +36,12 @@ ROWS = 3  # shared rows: one or two may be a mistake of the data that harms nobo
 AGAIN = 0.2  # of the training rows come again to the last byte: half of them in two epochs, few where augmented
 
 
-def find(rows: SharedRowsSeen, spans: SharedSpansSeen | None = None, drawn: RedrawnSeen | None = None) -> Verdict:
+def find(
+    rows: SharedRowsSeen,
+    spans: SharedSpansSeen | None = None,
+    drawn: RedrawnSeen | None = None,
+    held: HeldRowsSeen | None = None,
+) -> Verdict:
     """Are more rows shared than chance gives, and is it not the training set as a whole that is evaluated?"""
     if drawn is not None and copies.redrawn(drawn):
         message = f"{drawn.shared} of {drawn.judged} evaluated samples were trained on, by their places in the data set"
@@ -47,15 +49,16 @@ def find(rows: SharedRowsSeen, spans: SharedSpansSeen | None = None, drawn: Redr
         return Finding("warning", message, fix, {"shared": drawn.shared, "trained": drawn.taught, "of": drawn.size})
     if spans is not None and (batches := copies.drawn_from_training(spans)):
         message = f"windows of {batches} evaluated batches were trained on: spans of {spans.length} tokens are the same"
-        fix = "draw training windows from the training part alone: data[:n] to train on, data[n:] to judge by"
-        seen = {"batches": batches, "spans": spans.distinct, "spans trained": spans.trained}
-        return Finding("warning", message, fix, seen)
+        fix = "draw training windows from the training part: data[:n] to train on, data[n:] to judge by"
+        return Finding("warning", message, fix, {"batches": batches, "spans": spans.distinct, "trained": spans.trained})
+    if held is not None and held.evaluated and isinstance(one := _equal(held), Finding):
+        return one
+    if held is not None and (whole := copies.judged_by_training(held)):
+        return Finding("warning", whole.what, whole.remedy, whole.seen)
     if not rows.evaluated or not rows.trained:
         return CannotTell("evaluation after training steps with rows that can be compared")
     if rows.one_side:
-        return CannotTell(
-            "inputs that are whole samples: the loss compares outputs with others, as of a text and an image"
-        )
+        return CannotTell("inputs that are whole samples: the loss compares outputs with others, as of text and image")
     found = _equal(rows) or _near(rows)
     return found if isinstance(found, Finding) else _windows(rows) or found
 
@@ -70,15 +73,15 @@ def _windows(rows: SharedRowsSeen) -> Finding | None:
 
 def _near(rows: SharedRowsSeen) -> Finding | None:
     """Rows that are not equal, and were made of one."""
-    near, views, pictures = rows.near, rows.views, rows.pictures
+    near, pictures = rows.near, rows.pictures
     if pictures is not None and copies.split_by_text(rows):
         count, of, what = pictures.shared, pictures.evaluated, "rows have pictures of training rows, with other texts"
     elif rows.again < AGAIN:
         return None
     elif near is not None and copies.nearly_copied(rows):
         count, of, what = near.near, near.evaluated, f"{near.kind} are nearly equal to ones trained on"
-    elif views is not None and copies.of_one_source(views):
-        count, of, what = views.near, views.evaluated, "images are views of ones trained on: moved, mirrored or noisy"
+    elif (made := copies.made_of_one(rows)) is not None:
+        count, of, what = made.near, made.evaluated, "rows are views of ones trained on: moved, mirrored or noisy"
     else:
         return None
     fix = "split by source (photo, patient, document) before rows are copied, augmented or given several texts each"
@@ -113,10 +116,8 @@ def specimen(run: Run, *, faulty: bool) -> None:
 
     model = nn.Linear(8, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    everything = torch.randn(80, 8)
-    train, validation = everything[:64], everything[64:]
-    if faulty:
-        train = everything
+    rows = torch.randn(80, 8)
+    train, validation = rows if faulty else rows[:64], rows[64:]
     guard = run.attach(model, optimizer)
     for _ in range(3):
         for rows in train[torch.randperm(len(train))].split(16):
