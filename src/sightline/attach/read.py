@@ -76,6 +76,7 @@ def batch_seen(
     decode: Callable[[Sequence[int]], str] | None,
     *,
     graph: bool = False,
+    heads: tuple[str, str] | None = None,
 ) -> BatchSeen:
     """The evidence. `tensors` are those of `token_tensors`, on the CPU; `graph`: the features have one."""
     examples = call.value("examples")
@@ -90,6 +91,7 @@ def batch_seen(
         pad_id=pad_id(call),
         where=tuple(str(e) for e in examples) if isinstance(examples, tuple | list) else (),
         decode=decode,
+        heads=heads,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from sightline.attach.templates import Templates
@@ -77,3 +79,27 @@ def test_what_a_template_puts_around_turns() -> None:
     assert heard.of(chat) == ("<bot>", "<says>", "<user>")
     heard.applied(chat, [{"role": "user", "content": ""}], Chat.write)  # nothing can be told from its place
     assert heard.of(chat) == ("<bot>", "<says>", "<user>") and heard.of(object()) == ()
+
+
+def _spoken(form: str, *, parts: bool = False) -> tuple[str, str] | None:
+    """What `Templates` makes of a template that writes turns in some `form`."""
+
+    class Speaker:
+        chat_template, bos_token, eos_token = form, "<s>", "</s>"
+
+    def apply(_: Speaker, talk: list[dict[str, Any]], **asked: bool) -> str:
+        texts = [turn["content"][-1]["text"] if parts else turn["content"] for turn in talk]
+        return "<s> " + "".join(form.format(turn["role"], text) for turn, text in zip(talk, texts, strict=True))
+
+    heard, content = Templates(), "Is ice cold?"
+    talk = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": content}] if parts else content}]
+    heard.applied(Speaker(), talk, apply)
+    assert not (parts and heard.of(Speaker()))
+    return heard.heads(Speaker())
+
+
+def test_what_a_template_puts_ahead_of_turns() -> None:
+    assert _spoken("{} : {} </s>\n") == ("user:", "assistant:")
+    assert _spoken("<|{}|>\n{}\n", parts=True) == ("<|user|>", "<|assistant|>")
+    assert _spoken("{1}\n") is None
+    assert Templates().heads(object()) is None

@@ -31,6 +31,7 @@ class BatchSeen:
             given hides at the ends of rows); None where it says none.
         where: the places of the rows (file and row), where known.
         decode: token ids -> text, called only when a finding needs words.
+        heads: what the script's own chat template puts ahead of a user's turn and of an answer, without blanks.
     """
 
     phase: Phase
@@ -49,6 +50,7 @@ class BatchSeen:
     pad_id: int | None = None
     where: tuple[str, ...] = ()
     decode: Callable[[Sequence[int]], str] | None = field(default=None, repr=False)
+    heads: tuple[str, str] | None = None
 
     @property
     def placeholders(self) -> tuple[int, ...] | None:
