@@ -187,9 +187,9 @@ def _read(call: Call, first: int = 0, ahead: int | None = None) -> _Read | None:
     with _inner_logits(call.model) as inside:
         result = call.unfused().run()
     if result.logits is None and len(inside) == 1:
-        logits, labels = inside[0]
-        everywhere = torch.ones_like(labels, dtype=torch.bool).nonzero(as_tuple=True)
-        return _Read(_losses(logits, labels, (everywhere[0], everywhere[1]), 1), logits, 1)
+        logits, beside = inside[0]
+        everywhere = torch.ones_like(beside, dtype=torch.bool).nonzero(as_tuple=True)
+        return _Read(_losses(logits, beside, (everywhere[0], everywhere[1]), 1), logits, 1)
     if first and result.logits is not None:
         result = replace(result, logits=result.logits[:, first:])
     ids, labels, where = call.tensor("input_ids"), call.tensor("labels"), places(call, result)
