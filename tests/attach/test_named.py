@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from sightline.attach.named import Named
+from sightline.attach.named import LISTINGS, Named
 from sightline.guard.check import Finding
 from sightline.guard.checks.model.wrong_stage_freeze import find
 from sightline.guard.evidence import Setup
@@ -29,11 +29,16 @@ SKIP = FREEZE.replace("if {1}", "if not ({1})").replace(
     "p.requires_grad = False", "continue\n        p.requires_grad_(False)"
 )
 
+MODULES = FREEZE.replace("_parameters", "_modules").replace("p.requires_grad = False", "p.requires_grad_(False)")
+CHILDREN = FREEZE.replace("_parameters", "_children").replace(
+    "p.requires_grad = False", "for one in p.parameters():\n                one.requires_grad = False"
+)
+
 
 @pytest.fixture
 def named(tmp_path: Path) -> Iterator[tuple[Named, Callable[[str], Callable[[nn.Module], None]]]]:
     """The listener, and what defines `freeze` from its text."""
-    known, heard = nn.Module.named_parameters, Named()
+    known, heard = {name: getattr(nn.Module, name) for name in LISTINGS}, Named()
     faults: list[Exception] = []
     heard.listen(lambda file: file.startswith(str(tmp_path)), faults.append)
 
@@ -45,7 +50,8 @@ def named(tmp_path: Path) -> Iterator[tuple[Named, Callable[[str], Callable[[nn.
         return space["freeze"]
 
     yield heard, defined
-    nn.Module.named_parameters = known  # type: ignore[method-assign]
+    for name, method in known.items():
+        setattr(nn.Module, name, method)
     assert not faults
 
 
@@ -53,13 +59,13 @@ def towers() -> nn.Module:
     return nn.ModuleDict({"vision": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
 
 
-@pytest.mark.parametrize("form", [FREEZE, SKIP])
+@pytest.mark.parametrize("form", [FREEZE, SKIP, MODULES, CHILDREN])
 @pytest.mark.parametrize("test", ["name.startswith(first)", "any(one in name for one in PREFIXES)", "'{0}' in name"])
-@pytest.mark.parametrize("prefix", ["vision.", "model.vision."])
+@pytest.mark.parametrize("prefix", ["vision", "model.vision"])
 def test_a_name_that_nothing_has(named: tuple, form: str, test: str, prefix: str) -> None:
     heard, defined = named
     defined(form.format(prefix, test.format(prefix)))(model := towers())
-    wrong = prefix != "vision."
+    wrong = prefix != "vision"
     assert bool(heard.unmatched(model)) == wrong
     verdict = find(Setup(towers={}, unmatched=heard.unmatched(model)))
     assert isinstance(verdict, Finding) == wrong

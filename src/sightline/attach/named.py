@@ -4,7 +4,8 @@
         if name.startswith("vision_tower"):
             p.requires_grad = False
 
-The script's own condition is asked of the names that it was given. It is only read where it compares names with texts.
+And loops over modules by their names, of which they set all parameters. The script's own condition is asked of the
+names that it was given. It is only read where it compares names with texts.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import ast
 import functools
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -25,6 +26,7 @@ from torch import nn
 from sightline.attach.quiet import Hook
 
 LARGEST = 1 << 19  # bytes of a script
+LISTINGS = ("named_parameters", "named_modules", "named_children")
 MOST = 64  # loops that are remembered
 ASKED = ("startswith", "endswith", "split", "lower", "strip", "find", "count")
 NODES = (
@@ -47,7 +49,7 @@ class Unmet:
 
 @dataclass(eq=False)
 class Named:
-    """What the loops of scripts did, told by each call of `named_parameters`."""
+    """What the loops of scripts did, told by each call of `named_parameters`, `named_modules` and `named_children`."""
 
     unmet: list[Unmet] = field(default_factory=list)
     met: set[tuple[str, int]] = field(default_factory=set)
@@ -55,16 +57,21 @@ class Named:
 
     def listen(self, own: Callable[[str], bool], fault: Callable[[Exception], None]) -> None:
         """From now on. `own`: whether a file is the script's."""
-        known, tell = nn.Module.named_parameters, Hook(self.listed, fault)
-        inner = getattr(known, "__wrapped__", known)
+        theirs, tell = functools.lru_cache(maxsize=None)(own), Hook(self.listed, fault)
 
-        @functools.wraps(inner)
-        def named_parameters(module: nn.Module, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
-            if not _dynamo() and own((frame := sys._getframe(1)).f_code.co_filename):
-                tell(module, frame, [name for name, _ in inner(module, *args, **kwargs)])
-            return inner(module, *args, **kwargs)
+        def heard(known: Callable[..., Any]) -> Callable[..., Any]:
+            inner = getattr(known, "__wrapped__", known)
 
-        nn.Module.named_parameters = named_parameters  # type: ignore[method-assign, assignment]
+            @functools.wraps(inner)
+            def listing(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+                if not _dynamo() and theirs((frame := sys._getframe(1)).f_code.co_filename):
+                    tell(module, frame, [name for name, _ in inner(module, *args, **kwargs)])
+                return inner(module, *args, **kwargs)
+
+            return listing
+
+        for name in LISTINGS:
+            setattr(nn.Module, name, heard(getattr(nn.Module, name)))
 
     def listed(self, module: nn.Module, frame: FrameType, names: Sequence[str]) -> None:
         """Somebody asks for these names."""
@@ -113,9 +120,23 @@ def _by_name(loop: ast.For) -> bool:
     return plain and _first(loop) is not None
 
 
-def _value(one: ast.stmt, loop: ast.For) -> bool | None:
-    """What a statement sets `requires_grad` of the loop's parameter to."""
+def _owners(loop: ast.For) -> set[str]:
+    """The loop's own variable, and those of loops over its parameters."""
     assert isinstance(loop.target, ast.Tuple) and isinstance(loop.target.elts[1], ast.Name)
+    own = loop.target.elts[1].id
+    inner = [one.target.id for one in ast.walk(loop) if _over(one, own) and isinstance(one.target, ast.Name)]
+    return {own, *inner}
+
+
+def _over(one: ast.AST, own: str) -> TypeGuard[ast.For]:
+    call = one.iter if isinstance(one, ast.For) else None
+    method = call.func if isinstance(call, ast.Call) else None
+    on = method.value if isinstance(method, ast.Attribute) and method.attr == "parameters" else None
+    return isinstance(on, ast.Name) and on.id == own
+
+
+def _value(one: ast.stmt, loop: ast.For) -> bool | None:
+    """What a statement sets `requires_grad` of the loop's parameter, or module, to."""
     value: ast.expr | None = None
     if isinstance(one, ast.Assign) and len(one.targets) == 1:
         place, value = one.targets[0], one.value
@@ -125,7 +146,7 @@ def _value(one: ast.stmt, loop: ast.For) -> bool | None:
         return None
     if not isinstance(place, ast.Attribute) or place.attr not in ("requires_grad", "requires_grad_"):
         return None
-    own = isinstance(place.value, ast.Name) and place.value.id == loop.target.elts[1].id
+    own = isinstance(place.value, ast.Name) and place.value.id in _owners(loop)
     return value.value if own and isinstance(value, ast.Constant) and isinstance(value.value, bool) else None
 
 
@@ -158,6 +179,8 @@ def _sites(loop: ast.For, told: Mapping[str, Any]) -> int | None:
                 elif walk(one.orelse, True):
                     return True
                 behind = behind or any(isinstance(part, ast.Continue) for part in one.body)
+            elif isinstance(one, ast.For):
+                walk(one.body, inside)
             elif isinstance(one, ast.Continue | ast.Break):
                 return True
             elif _value(one, loop) is not None:
