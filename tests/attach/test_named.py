@@ -19,7 +19,7 @@ for one in ():
     pass
 for at, (one, two) in ():
     one.requires_grad = False
-PREFIXES = ["{0}", "other."]
+PREFIXES, NOTHING = ["{0}", "other."], []
 def freeze(model, first="{0}"):
     for name, p in model.named_parameters():
         if {1}:
@@ -83,7 +83,16 @@ def test_what_is_frozen_otherwise_or_by_a_loop_that_serves_several_models(named:
     assert not heard.unmatched(model)
 
 
-@pytest.mark.parametrize("test", ["p.dim() > 9", "len(name) > 99 and p.ndim", "unknown in name"])
+@pytest.mark.parametrize(
+    "test",
+    [
+        "p.dim() > 9",
+        "any(one in name for one in NOTHING)",
+        "name.startswith(tuple(NOTHING))",
+        "len(name) > 99 and p.ndim",
+        "unknown in name",
+    ],
+)
 def test_conditions_that_are_not_of_names_alone(named: tuple, test: str) -> None:
     heard, defined = named
     with pytest.raises(NameError) if "unknown" in test else nullcontext():

@@ -208,10 +208,10 @@ def _asked(test: ast.expr, told: Mapping[str, Any]) -> bool:
 
 
 def _texts(told: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a frame's variables those that are texts, or lists of texts."""
-    plain = {name: value for name, value in told.items() if isinstance(value, str)}
-    lists = {n: v for n, v in told.items() if type(v) in (list, tuple, set) and all(isinstance(one, str) for one in v)}
-    return {**plain, **lists}
+    """Of a frame's variables those that are texts, or lists of texts. With an empty one nothing is asked for."""
+    kept = {name: (value,) if isinstance(value, str) else value for name, value in told.items() if value is not None}
+    lists = {n: v for n, v in kept.items() if type(v) in (list, tuple, set) and v}
+    return {n: told[n] for n, v in lists.items() if all(isinstance(one, str) and one for one in v)}
 
 
 NAMED = Named()
