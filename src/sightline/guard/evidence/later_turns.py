@@ -46,12 +46,12 @@ def _asks(batch: BatchSeen, row: int, marked: list[bool]) -> bool:
     for teaches, run in groupby(marked):
         size = len([*run])
         text = "".join(batch.text(ids[place : place + size]).split()) if teaches else ""
-        if answer in text:
-            own = text.partition(answer)[0]
-            before = "".join(batch.text(ids[:place]).split()) + own
-            speaks = before.rfind(user) > before.rfind(answer)
-            if speaks and len(own.rpartition(user)[2]) >= ASKED:
+        before = "".join(batch.text(ids[:place]).split()) if answer in text else ""
+        for own in text.split(answer)[:-1]:
+            before += own
+            if before.rfind(user) > before.rfind(answer) and len(own.rpartition(user)[2]) >= ASKED:
                 return True
+            before += answer
         place += size
     return False
 

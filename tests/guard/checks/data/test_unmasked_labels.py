@@ -242,12 +242,17 @@ def test_images_among_the_ids_are_no_words() -> None:
 SPOKEN = ["<pad>", "user", ":", "assistant", "</s>", "what", "colour", "it", "is", "red", "blue", "<img>"]
 
 
-@pytest.mark.parametrize("told", ["all", "answers", "heads", "images masked", "no template"])
+@pytest.mark.parametrize("told", ["all", "answers", "heads", "images masked", "no template", "later", "each answer"])
 def test_turns_of_the_scripts_own_template(told: str) -> None:
     """A tag that nobody knows: it is read off the template that the script applied."""
     prompt, answer = [1, 2, 11, 11, 5, 6, 8, 7], [3, 2, 7, 8, 9, 4]
     ids = torch.tensor([prompt + answer] * 4)
     labels = ids.clone()
+    if told in ("later", "each answer"):
+        ids = torch.cat([ids, ids], dim=1)
+        labels = ids.masked_fill(torch.arange(ids.shape[1]) < len(prompt), IGNORE)
+        if told == "each answer":  # and the user's tag, where an answer ends
+            labels[:, len(prompt + answer) + 2 : len(prompt + answer) + len(prompt)] = IGNORE
     if told == "images masked":
         labels[ids == 11] = IGNORE
     if told in ("answers", "heads"):
@@ -255,4 +260,6 @@ def test_turns_of_the_scripts_own_template(told: str) -> None:
     heads = None if told == "no template" else ("user:", "assistant:")
     seen = BatchSeen("train", 1, ids, labels, decode=lambda one: " ".join(SPOKEN[i] for i in one), heads=heads)
     found = find(seen)
-    assert (isinstance(found, Finding) and "what the user says" in found.message) == (told in ("all", "images masked"))
+    assert (isinstance(found, Finding) and "what the user says" in found.message) == (
+        told in ("all", "images masked", "later")
+    )
