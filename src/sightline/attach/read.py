@@ -77,6 +77,7 @@ def batch_seen(
     *,
     graph: bool = False,
     heads: tuple[str, str] | None = None,
+    mute: bool = False,
 ) -> BatchSeen:
     """The evidence. `tensors` are those of `token_tensors`, on the CPU; `graph`: the features have one."""
     examples = call.value("examples")
@@ -92,6 +93,7 @@ def batch_seen(
         where=tuple(str(e) for e in examples) if isinstance(examples, tuple | list) else (),
         decode=decode,
         heads=heads,
+        mute=mute,
     )
 
 

@@ -11,7 +11,10 @@ from contextlib import suppress
 from itertools import takewhile
 from typing import Any
 
+from sightline.guard.evidence.conversations import one_sided
+
 CALLS = 4  # of one template that are read: turns are told apart in all of them alike
+SEVERAL = 3  # conversations in which nobody asks
 SHORTEST = 3  # characters of a mark: shorter ones are in texts by chance
 WORDS = ("zqaz", "zqbz", "zqcz", "zqdz")  # no text has them: what two who speak by turns say
 Heads = tuple[str, str]  # what stands ahead of a user's turn, and of an answer, without blanks
@@ -24,6 +27,7 @@ class Templates:
         self._marks: dict[str, set[str]] = {}
         self._calls: dict[str, int] = {}
         self._heads: dict[str, Heads] = {}
+        self._one_sided: dict[str, list[bool]] = {}
 
     def applied(self, tokenizer: Any, talk: Any, apply: Callable[..., Any]) -> None:
         """A script applied its tokenizer's template to a conversation. `apply`: the method, to write it as text."""
@@ -34,6 +38,7 @@ class Templates:
         self._calls[template] = self._calls.get(template, 0) + 1
         if template not in self._heads and (heads := _heads(tokenizer, one, apply)) is not None:
             self._heads[template] = heads
+        self._heard(template, one, apply(tokenizer, one, tokenize=False))
         said = [content.strip() if isinstance(content, str) else "" for content in map(_content, one)]
         if not said or not all(said):
             return
@@ -49,15 +54,30 @@ class Templates:
         found = {piece.strip() for piece in text.split("\0")}
         self._marks.setdefault(template, set()).update(piece for piece in found if len(piece) >= SHORTEST)
 
+    def _heard(self, template: str, talk: list[Any], text: Any) -> None:
+        """Are the words of those who ask in what the template made of a conversation?"""
+        alone = one_sided({"messages": talk}, text) if isinstance(text, str) else None
+        if alone is not None:
+            self._one_sided.setdefault(template, []).append(alone)
+
+    def passed_by(self, tokenizer: Any) -> bool:
+        """Whether its template left out all that is asked, in each of several conversations that it wrote."""
+        heard = self._one_sided.get(self._known(tokenizer) or "", [])
+        return len(heard) >= SEVERAL and all(heard)
+
+    def _known(self, tokenizer: Any) -> str | None:
+        """The template of a tokenizer; of one that is unknown, the only one there was."""
+        own = [getattr(one, "chat_template", None) for one in (tokenizer, getattr(tokenizer, "tokenizer", None))]
+        found = [one for one in own if isinstance(one, str) and one in self._calls]
+        return found[0] if found else next(iter(self._calls)) if len(self._calls) == 1 else None
+
     def of(self, tokenizer: Any) -> tuple[str, ...]:
         """What the script's own use of a tokenizer's template puts around turns; () where it never used it."""
         return tuple(sorted(self._marks.get(getattr(tokenizer, "chat_template", None) or "", ())))
 
     def heads(self, tokenizer: Any) -> Heads | None:
         """What its template puts ahead of turns; of one that is unknown, that of the only template there was."""
-        known = [getattr(one, "chat_template", None) for one in (tokenizer, getattr(tokenizer, "tokenizer", None))]
-        found = [self._heads[one] for one in known if isinstance(one, str) and one in self._heads]
-        return found[0] if found else next(iter(self._heads.values())) if len(self._heads) == 1 else None
+        return self._heads.get(self._known(tokenizer) or "")
 
 
 def _content(turn: Any) -> Any:

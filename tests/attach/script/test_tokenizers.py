@@ -8,6 +8,9 @@ import pytest
 
 from sightline.attach.templates import Templates
 from sightline.attach.tokenized import CALLS, Tokenized
+from sightline.guard.check import Finding
+from sightline.guard.checks.data.dataset_schema_mismatch import find
+from sightline.guard.evidence import BatchSeen
 from tests.attach.script.conftest import Codes
 
 SCRIPT = """
@@ -103,3 +106,23 @@ def test_what_a_template_puts_ahead_of_turns() -> None:
     assert _spoken("<|{}|>\n{}\n", parts=True) == ("<|user|>", "<|assistant|>")
     assert _spoken("{1}\n") is None
     assert Templates().heads(object()) is None
+
+
+@pytest.mark.parametrize("role", ["human", "user"])
+def test_turns_that_a_template_passes_by(role: str) -> None:
+    class Speaker:
+        chat_template = role
+
+    def apply(_: Speaker, talk: list[dict[str, Any]], **asked: bool) -> str:
+        return "".join(f"<{turn['role']}>{turn['content']}" for turn in talk if turn["role"] in ("user", "assistant"))
+
+    heard = Templates()
+    for word in ("ice", "fire", "rain"):
+        assert not heard.passed_by(Speaker())
+        talk = [{"role": role, "content": f"How warm is {word} today?"}, {"role": "assistant", "content": "Very."}]
+        heard.applied(Speaker(), talk[:1], apply)
+        heard._calls.clear()
+        heard.applied(Speaker(), talk, apply)
+    assert heard.passed_by(Speaker()) == (role == "human")
+    batch = BatchSeen("train", 0, mute=heard.passed_by(Speaker()))
+    assert isinstance(find(batch=batch), Finding) == (role == "human")

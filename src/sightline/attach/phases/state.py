@@ -190,11 +190,14 @@ class State:
         step, features = self.step, image_features(call, made)
         graph = made is not None and self.signals.gave.graph
         image = image_token_of(self.model, self.facts)
-        decode, heads = self.facts.decode or decoder(self.facts.tokenizer), TEMPLATES.heads(self.facts.tokenizer)
+        decode = self.facts.decode or decoder(self.facts.tokenizer)
+        heads, mute = TEMPLATES.heads(self.facts.tokenizer), TEMPLATES.passed_by(self.facts.tokenizer)
 
         def arrived(values: list[Tensor]) -> None:
             seen = dict(zip(tensors, values, strict=True))
-            self.offer(batch_seen(seen, call, phase, step, image, features, decode, graph=graph, heads=heads))
+            self.offer(
+                batch_seen(seen, call, phase, step, image, features, decode, graph=graph, heads=heads, mute=mute)
+            )
 
         self.mailbox.post(list(tensors.values()), arrived)
 

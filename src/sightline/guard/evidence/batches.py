@@ -32,6 +32,7 @@ class BatchSeen:
         where: the places of the rows (file and row), where known.
         decode: token ids -> text, called only when a finding needs words.
         heads: what the script's own chat template puts ahead of a user's turn and of an answer, without blanks.
+        mute: whether that template left out all that is asked, in each conversation that it was seen to write.
     """
 
     phase: Phase
@@ -51,6 +52,7 @@ class BatchSeen:
     where: tuple[str, ...] = ()
     decode: Callable[[Sequence[int]], str] | None = field(default=None, repr=False)
     heads: tuple[str, str] | None = None
+    mute: bool = False
 
     @property
     def placeholders(self) -> tuple[int, ...] | None:

@@ -53,15 +53,18 @@ def unheard(talks: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> list[Ma
     """
     if len(talks) != len(texts):
         return []
-    return [row if _one_sided(row, text) else {} for row, text in zip(talks, texts, strict=True)]
+    return [row if one_sided(row, text) else {} for row, text in zip(talks, texts, strict=True)]
 
 
-def _one_sided(row: Mapping[str, Any], text: str) -> bool:
+def one_sided(row: Mapping[str, Any], text: str) -> bool | None:
+    """Whether a text has what is answered, and nothing of those who ask; None where nobody does, or is answered."""
     talk: list[Any] = next((row[name] for name in TALKS if isinstance(row.get(name), list)), [])
     told = [(turn.get("role"), _words(turn)) for turn in talk if isinstance(turn, Mapping)]
     told = [(role, words) for role, words in told if role and role not in ASIDE and words]
     asked = [words for role, words in told if role != told[-1][0]]
-    return bool(asked) and _holds(text, told[-1][1]) and not any(_holds(text, words) for words in asked)
+    if not asked or not _holds(text, told[-1][1]):
+        return None
+    return not any(_holds(text, words) for words in asked)
 
 
 def _words(turn: Mapping[str, Any]) -> list[str]:

@@ -29,7 +29,7 @@ from sightline.guard.evidence.conversations import ANSWERS, PRINTED, glued, read
 from sightline.guard.evidence.empty_answers import empty_answers
 from sightline.guard.evidence.ties import tied
 from sightline.guard.evidence.unread_columns import unread
-from sightline.guard.evidence.untemplated import without_roles
+from sightline.guard.evidence.untemplated import passed_by, without_roles
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vlm")
@@ -48,7 +48,7 @@ def find(
 ) -> Verdict:
     """A few rows against what the trainer does with them, and against what they say once tokenized."""
     wrong = unread(data) or tied(ties) or empty_answers(masks, setup)
-    wrong = wrong or without_roles(masks, prompts, batch.text if batch else str)
+    wrong = wrong or passed_by(batch) or without_roles(masks, prompts, batch.text if batch else str)
     taught = Finding("warning", wrong.message, wrong.fix, wrong.seen) if wrong else None
     if finding := (None if data is None else _columns(data)) or taught:
         return finding
