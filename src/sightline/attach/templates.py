@@ -14,7 +14,7 @@ from typing import Any
 from sightline.guard.evidence.conversations import one_sided
 
 CALLS = 4  # of one template that are read: turns are told apart in all of them alike
-SEVERAL = 3  # conversations in which nobody asks
+READ, SEVERAL = 16, 3  # calls of which the text is read, and conversations in it in which nobody asks
 SHORTEST = 3  # characters of a mark: shorter ones are in texts by chance
 WORDS = ("zqaz", "zqbz", "zqcz", "zqdz")  # no text has them: what two who speak by turns say
 Heads = tuple[str, str]  # what stands ahead of a user's turn, and of an answer, without blanks
@@ -33,12 +33,16 @@ class Templates:
         """A script applied its tokenizer's template to a conversation. `apply`: the method, to write it as text."""
         template = getattr(tokenizer, "chat_template", None)
         one = talk[0] if isinstance(talk, list | tuple) and talk and isinstance(talk[0], list) else talk
-        if not isinstance(template, str) or self._calls.get(template, 0) >= CALLS or not isinstance(one, list):
+        if not isinstance(template, str) or not isinstance(one, list):
             return
-        self._calls[template] = self._calls.get(template, 0) + 1
+        count = self._calls[template] = self._calls.get(template, 0) + 1
+        if count <= READ and len(one) > 1:
+            with suppress(Exception):  # without what else the script gives it, a template may refuse
+                self._heard(template, one, apply(tokenizer, one, tokenize=False))
+        if count > CALLS:
+            return
         if template not in self._heads and (heads := _heads(tokenizer, one, apply)) is not None:
             self._heads[template] = heads
-        self._heard(template, one, apply(tokenizer, one, tokenize=False))
         said = [content.strip() if isinstance(content, str) else "" for content in map(_content, one)]
         if not said or not all(said):
             return

@@ -121,7 +121,6 @@ def test_turns_that_a_template_passes_by(role: str) -> None:
         assert not heard.passed_by(Speaker())
         talk = [{"role": role, "content": f"How warm is {word} today?"}, {"role": "assistant", "content": "Very."}]
         heard.applied(Speaker(), talk[:1], apply)
-        heard._calls.clear()
         heard.applied(Speaker(), talk, apply)
     assert heard.passed_by(Speaker()) == (role == "human")
     batch = BatchSeen("train", 0, mute=heard.passed_by(Speaker()))
