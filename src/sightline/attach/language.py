@@ -15,7 +15,7 @@ from sightline.attach.scores import Scores
 from sightline.guard.evidence import Evidence
 from sightline.guard.evidence.taught_padding import ahead_of, filled_ends
 from sightline.guard.probes.call import Call, Outcome, outcome
-from sightline.guard.probes.context import context
+from sightline.guard.probes.context import context, widened
 from sightline.guard.probes.padded import real_tokens
 from sightline.guard.probes.padding import padding, side_of
 
@@ -115,7 +115,7 @@ class Language:
     def _reach(self, call: Call, step: int, offer: Offer) -> None:
         for part in (call.model, *call.model.children()):  # a host's own module may hold the model
             if (seen := context(part, step)) is not None:
-                offer(seen)
+                offer((widened(call, part, seen) if part is not call.model else None) or seen)
                 return
 
 

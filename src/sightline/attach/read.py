@@ -76,6 +76,8 @@ def batch_seen(
     decode: Callable[[Sequence[int]], str] | None,
     *,
     graph: bool = False,
+    heads: tuple[str, str] | None = None,
+    mute: bool = False,
 ) -> BatchSeen:
     """The evidence. `tensors` are those of `token_tensors`, on the CPU; `graph`: the features have one."""
     examples = call.value("examples")
@@ -90,6 +92,8 @@ def batch_seen(
         pad_id=pad_id(call),
         where=tuple(str(e) for e in examples) if isinstance(examples, tuple | list) else (),
         decode=decode,
+        heads=heads,
+        mute=mute,
     )
 
 

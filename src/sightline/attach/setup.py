@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sightline.attach.adapted import adapted
+from sightline.attach.named import NAMED
 from sightline.attach.origins import ORIGINS, matrices
 from sightline.attach.towers import Towers
 from sightline.guard.evidence import Plan, Setup, TokenizerSetup, TowerSetup
@@ -56,6 +57,7 @@ def read_setup(model: nn.Module, towers: Towers, optimizers: Sequence[Optimizer]
         ends=_ends(getattr(model, "config", None)),
         undone=tuple(name for name, p in matrices(model) if ORIGINS.undone(p)),
         adapted=adapted(model, towers),
+        unmatched=NAMED.unmatched(model),
         step=step,
     )
 

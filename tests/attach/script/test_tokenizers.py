@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from sightline.attach.templates import Templates
 from sightline.attach.tokenized import CALLS, Tokenized
+from sightline.guard.check import Finding
+from sightline.guard.checks.data.dataset_schema_mismatch import find
+from sightline.guard.evidence import BatchSeen
 from tests.attach.script.conftest import Codes
 
 SCRIPT = """
@@ -77,3 +82,46 @@ def test_what_a_template_puts_around_turns() -> None:
     assert heard.of(chat) == ("<bot>", "<says>", "<user>")
     heard.applied(chat, [{"role": "user", "content": ""}], Chat.write)  # nothing can be told from its place
     assert heard.of(chat) == ("<bot>", "<says>", "<user>") and heard.of(object()) == ()
+
+
+def _spoken(form: str, *, parts: bool = False) -> tuple[str, str] | None:
+    """What `Templates` makes of a template that writes turns in some `form`."""
+
+    class Speaker:
+        chat_template, bos_token, eos_token = form, "<s>", "</s>"
+
+    def apply(_: Speaker, talk: list[dict[str, Any]], **asked: bool) -> str:
+        texts = [turn["content"][-1]["text"] if parts else turn["content"] for turn in talk]
+        return "<s> " + "".join(form.format(turn["role"], text) for turn, text in zip(talk, texts, strict=True))
+
+    heard, content = Templates(), "Is ice cold?"
+    talk = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": content}] if parts else content}]
+    heard.applied(Speaker(), talk, apply)
+    assert not (parts and heard.of(Speaker()))
+    return heard.heads(Speaker())
+
+
+def test_what_a_template_puts_ahead_of_turns() -> None:
+    assert _spoken("{} : {} </s>\n") == ("user:", "assistant:")
+    assert _spoken("<|{}|>\n{}\n", parts=True) == ("<|user|>", "<|assistant|>")
+    assert _spoken("{1}\n") is None
+    assert Templates().heads(object()) is None
+
+
+@pytest.mark.parametrize("role", ["human", "user"])
+def test_turns_that_a_template_passes_by(role: str) -> None:
+    class Speaker:
+        chat_template = role
+
+    def apply(_: Speaker, talk: list[dict[str, Any]], **asked: bool) -> str:
+        return "".join(f"<{turn['role']}>{turn['content']}" for turn in talk if turn["role"] in ("user", "assistant"))
+
+    heard = Templates()
+    for word in ("ice", "fire", "rain"):
+        assert not heard.passed_by(Speaker())
+        talk = [{"role": role, "content": f"How warm is {word} today?"}, {"role": "assistant", "content": "Very."}]
+        heard.applied(Speaker(), talk[:1], apply)
+        heard.applied(Speaker(), talk, apply)
+    assert heard.passed_by(Speaker()) == (role == "human")
+    batch = BatchSeen("train", 0, mute=heard.passed_by(Speaker()))
+    assert isinstance(find(batch=batch), Finding) == (role == "human")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import transformers
 
-from sightline.guard.probes.context import context
+from sightline.guard.probes.call import Call
+from sightline.guard.probes.context import context, widened
 
 NARROW = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9}
 
@@ -75,3 +77,26 @@ def test_layers_of_two_kinds() -> None:
     config = transformers.Gemma3TextConfig(**{**NARROW, "num_hidden_layers": 2}, **both, max_position_embeddings=64)
     seen = context(transformers.Gemma3ForCausalLM(config), 0)
     assert seen is not None and seen.running is not None and seen.reloaded == seen.running
+
+
+class Prefixed(torch.nn.Module):
+    """Puts features ahead of the tokens of a language model."""
+
+    def __init__(self, masked: bool) -> None:
+        super().__init__()
+        self.lm, self.masked = model(), masked
+
+    def forward(self, ids: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        rows = torch.cat([features, self.lm.get_input_embeddings()(ids)], dim=1)
+        mask = torch.cat([torch.ones(features.shape[:2], dtype=torch.long), (ids > 0).long()], dim=1)
+        return self.lm(inputs_embeds=rows, attention_mask=mask if self.masked else None).logits
+
+
+@pytest.mark.parametrize(("masked", "longest"), [(True, 34), (False, 31)])
+def test_features_that_a_module_of_the_hosts_puts_beside_the_tokens(masked: bool, longest: int) -> None:
+    host, ids = Prefixed(masked), torch.tensor([[1, 2, 3, 4, 0, 0], [1, 2, 3, 0, 0, 0]])
+    seen = context(host.lm, 0)
+    assert seen is not None
+    assert widened(Call(host, (ids, torch.randn(2, 30, 32))), host.lm, seen) == replace(seen, longest=longest)
+    assert host.training and not host.lm.model._forward_pre_hooks
+    assert widened(Call(host.lm, (), {"input_ids": ids}), host.lm, seen) is None

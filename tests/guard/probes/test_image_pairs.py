@@ -298,3 +298,46 @@ def test_a_number_a_row() -> None:
     assert moved(Call(Number(), (IDS, varied)))
     seen = image_pairs(Call(Number(crossed=True), (IDS, varied)), 64)
     assert seen is not None and not seen.changed
+
+
+class Wrapper(nn.Module):
+    """Gives a loss alone. What is inside may be called with labels, as models of transformers are."""
+
+    def __init__(self, *, blind: bool, labels: bool) -> None:
+        super().__init__()
+        self.inner, self.sight, self.blind, self.labels = Inner(), nn.Conv2d(3, 6, 4), blind, labels
+
+    def forward(self, tokens: Tensor, pictures: Tensor) -> Tensor:
+        seen = self.sight(pictures).flatten(1)[:, None] * (0.0 if self.blind else 1.0)
+        targets = torch.cat([torch.full_like(tokens[:, :1], -100), tokens], dim=1)
+        if self.labels:
+            return self.inner(seen, tokens, labels=targets)[0]
+        logits = self.inner(seen, tokens)[1][:, :-1]
+        return nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten())
+
+
+class Inner(nn.Module):
+    """Adds what it is shown to every word."""
+
+    config = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(6, 6), nn.Linear(6, 6)
+
+    def forward(self, seen: Tensor, tokens: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        logits = self.head(torch.cat([seen, self.words(tokens) + seen], dim=1))
+        if labels is None:
+            return logits.sum(), logits
+        return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()), logits
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("blind", [True, False])
+def test_a_model_that_gives_its_loss_alone(blind: bool, labels: bool) -> None:
+    torch.manual_seed(0)
+    seen = image_pairs(Call(Wrapper(blind=blind, labels=labels), (IDS, pictures())), 1)
+    assert seen is not None and seen.changed is not blind
+    assert len(seen.own) == (3 if labels else 0)
+    if labels and not blind:
+        assert not torch.equal(seen.own, seen.other)

@@ -24,6 +24,7 @@ from sightline.attach.read import batch_seen, decoder, image_features, token_ten
 from sightline.attach.setup import Facts, image_token_of, learning_mark, read_setup, same_setup, setup_mark
 from sightline.attach.sighted import Sighted
 from sightline.attach.signals import Signals
+from sightline.attach.templates import TEMPLATES
 from sightline.attach.towers import Towers, renewed
 from sightline.guard.evidence import Evidence, Phase, Progress, Setup
 from sightline.guard.probes.call import Call
@@ -194,10 +195,13 @@ class State:
         graph = made is not None and self.signals.gave.graph
         image = image_token_of(self.model, self.facts)
         decode = self.facts.decode or decoder(self.facts.tokenizer)
+        heads, mute = TEMPLATES.heads(self.facts.tokenizer), TEMPLATES.passed_by(self.facts.tokenizer)
 
         def arrived(values: list[Tensor]) -> None:
             seen = dict(zip(tensors, values, strict=True))
-            self.offer(batch_seen(seen, call, phase, step, image, features, decode, graph=graph))
+            self.offer(
+                batch_seen(seen, call, phase, step, image, features, decode, graph=graph, heads=heads, mute=mute)
+            )
 
         self.mailbox.post(list(tensors.values()), arrived)
 

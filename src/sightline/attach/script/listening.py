@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sightline.attach.alive import note
+from sightline.attach.named import NAMED
 from sightline.attach.script import drawn, opened
 from sightline.attach.script.aliases import Aliases
 from sightline.attach.script.by_hand import ByHand
@@ -28,6 +29,7 @@ from sightline.attach.script.loaders import Loaders
 from sightline.attach.script.loss.judging import Judging
 from sightline.attach.script.loss.roots import Losses
 from sightline.attach.script.loss.words import Words
+from sightline.attach.script.main import installed
 from sightline.attach.script.origins import Told, rests
 from sightline.attach.script.plateaus import Plateaus
 from sightline.attach.script.processes.collectives import Collectives
@@ -90,6 +92,7 @@ def watched(
     Attachment.made = models.adopt
     for library in (Hosts(models, budget, fault), losses, words, origins, resumes.parts, Tokenizers(fault)):
         Notice(library.on_import()).install()
+    NAMED.listen(lambda file: not installed(file), lambda error: fault(f"names: {type(error).__name__}: {error}"))
     torch.jit.script = _without_hooks(torch.jit.script, models)
 
     def close() -> None:

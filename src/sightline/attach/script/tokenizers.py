@@ -24,12 +24,20 @@ class Tokenizers:
 
     def on_import(self) -> Mapping[str, Callable[[], None]]:
         """Module -> what to do once it is there."""
-        return {"transformers.tokenization_utils_base": self._wrap}
+        return {
+            "transformers.tokenization_utils_base": self._wrap,
+            "transformers.processing_utils": self._wrap_processors,
+        }
 
     def _wrap(self) -> None:
         kind: Any = sys.modules["transformers.tokenization_utils_base"].PreTrainedTokenizerBase
         for name in METHODS:
             setattr(kind, name, self._heard(getattr(kind, name)))
+        kind.apply_chat_template = self._templated(kind.apply_chat_template)
+
+    def _wrap_processors(self) -> None:
+        """Those of images and texts apply a template of their own."""
+        kind: Any = sys.modules["transformers.processing_utils"].ProcessorMixin
         kind.apply_chat_template = self._templated(kind.apply_chat_template)
 
     def _heard(self, method: Callable[..., Any]) -> Callable[..., Any]:

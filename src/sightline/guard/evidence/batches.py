@@ -31,6 +31,8 @@ class BatchSeen:
             given hides at the ends of rows); None where it says none.
         where: the places of the rows (file and row), where known.
         decode: token ids -> text, called only when a finding needs words.
+        heads: what the script's own chat template puts ahead of a user's turn and of an answer, without blanks.
+        mute: whether that template left out all that is asked, in each conversation that it was seen to write.
     """
 
     phase: Phase
@@ -49,6 +51,8 @@ class BatchSeen:
     pad_id: int | None = None
     where: tuple[str, ...] = ()
     decode: Callable[[Sequence[int]], str] | None = field(default=None, repr=False)
+    heads: tuple[str, str] | None = None
+    mute: bool = False
 
     @property
     def placeholders(self) -> tuple[int, ...] | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 TALKS = ("messages", "conversations")
 ANSWERS = ("completion", "chosen", "rejected")
+ASIDE = ("system", "developer", "tool", "function", "ipython", "observation")  # templates may leave these out
+RUN = 3  # words in a row: templates and processors may write a part of a turn otherwise
 PRINTED = re.compile(r"""\{['"]role['"]:\s*['"]\w+['"],\s*['"]content['"]""")  # what str() makes of a conversation
 
 
@@ -42,3 +44,38 @@ def glued(talk: list[str], text: str) -> bool:
     """Whether two turns of a conversation stand in the text with nothing but white space between them."""
     pairs = [(re.escape(one.strip()), re.escape(other.strip())) for one, other in pairwise(talk)]
     return any(re.search(one + r"\s*" + other, text) for one, other in pairs if one and other)
+
+
+def unheard(talks: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> list[Mapping[str, Any]]:
+    """The rows whose text has what is answered, and nothing of those who ask; {} in the place of the others.
+
+    A template that knows a role by another name passes its turns by.
+    """
+    if len(talks) != len(texts):
+        return []
+    return [row if one_sided(row, text) else {} for row, text in zip(talks, texts, strict=True)]
+
+
+def one_sided(row: Mapping[str, Any], text: str) -> bool | None:
+    """Whether a text has what is answered, and nothing of those who ask; None where nobody does, or is answered."""
+    talk: list[Any] = next((row[name] for name in TALKS if isinstance(row.get(name), list)), [])
+    told = [(turn.get("role"), _words(turn)) for turn in talk if isinstance(turn, Mapping)]
+    told = [(role, words) for role, words in told if role and role not in ASIDE and words]
+    asked = [words for role, words in told if role != told[-1][0]]
+    if not asked or not _holds(text, told[-1][1]):
+        return None
+    return not any(_holds(text, words) for words in asked)
+
+
+def _words(turn: Mapping[str, Any]) -> list[str]:
+    """What is said in a turn, in words, be it a text or parts of which some are text."""
+    content = turn.get("content")
+    parts = content if isinstance(content, list) else [{"text": content}]
+    texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
+    return [word for text in texts if isinstance(text, str) for word in text.lower().split()]
+
+
+def _holds(text: str, words: list[str]) -> bool:
+    """Whether some words in a row are in a text, however a tokenizer writes blanks and capitals."""
+    whole = "".join(text.lower().split())
+    return any("".join(words[at : at + RUN]) in whole for at in range(max(1, len(words) - RUN + 1)))

@@ -18,6 +18,7 @@ class ContextSeen:
             linear interpolation; None where they could not be read.
         reloaded: the same of a rotary embedding made anew from the config: what the saved model will do.
         copied: the same of a model that was given these weights, and answers in the place of this one.
+        longest: of the first batch, the longest row with the features that the host's module puts beside its tokens.
     """
 
     step: int
@@ -28,6 +29,7 @@ class ContextSeen:
     running: tuple[float, float] | None = None
     reloaded: tuple[float, float] | None = None
     copied: tuple[float, float] | None = None
+    longest: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

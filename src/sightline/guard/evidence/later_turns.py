@@ -1,4 +1,7 @@
-"""Conversations whose first prompt alone is masked: what the user says later is taught like an answer."""
+"""Conversations whose first prompt alone is masked: what the user says later is taught like an answer.
+
+And those whose prompts are not masked at all, by what the script's own chat template puts ahead of turns.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 # At the start of a line, or behind a mark that ends a turn.
 USER = re.compile(r"(?:^|[\n>\]])\s*(### (?:User|Human):?|(?:User|Human|HUMAN):)")
 ROWS, MOST = 4, 0.5  # rows, and their share of those that are taught anything: an answer may quote a conversation
+ASKED = 8  # characters, without blanks, that are taught of a question: less is a mask that is a token too short
 LONGEST = 40  # characters of what a prompt ends in
 
 
@@ -26,6 +30,30 @@ def later_turns(batch: BatchSeen, taught: Tensor) -> list[int]:
         return []
     rows = [row for row, marked in enumerate(taught.tolist()) if any(marked) and _goes_on(batch, row, marked)]
     return rows if len(rows) >= max(ROWS, MOST * int(taught.any(dim=1).sum())) else []
+
+
+def whole_turns(batch: BatchSeen, taught: Tensor) -> list[int]:
+    """Rows that teach what stands ahead of an answer's head, behind a user's; at least half of all."""
+    if batch.assistant_mask is not None or batch.input_ids is None or batch.decode is None or batch.heads is None:
+        return []
+    rows = [row for row, marked in enumerate(taught.tolist()) if any(marked) and _asks(batch, row, marked)]
+    return rows if len(rows) >= max(ROWS, MOST * int(taught.any(dim=1).sum())) else []
+
+
+def _asks(batch: BatchSeen, row: int, marked: list[bool]) -> bool:
+    assert batch.input_ids is not None and batch.heads is not None
+    ids, (user, answer), place = batch.input_ids[row].tolist(), batch.heads, 0
+    for teaches, run in groupby(marked):
+        size = len([*run])
+        text = "".join(batch.text(ids[place : place + size]).split()) if teaches else ""
+        before = "".join(batch.text(ids[:place]).split()) if answer in text else ""
+        for own in text.split(answer)[:-1]:
+            before += own
+            if before.rfind(user) > before.rfind(answer) and len(own.rpartition(user)[2]) >= ASKED:
+                return True
+            before += answer
+        place += size
+    return False
 
 
 def _goes_on(batch: BatchSeen, row: int, marked: list[bool]) -> bool:

@@ -85,6 +85,7 @@ class Setup:
         late: parameters that may learn now, are in no optimizer, and were frozen when the last one was made.
         ends: the ids that end a text, as the model's own config says, whether a tokenizer is known or not.
         undone: matrices that were loaded, and drawn anew by the end of the constructor that had them loaded.
+        unmatched: the script's own conditions on names of parameters, to freeze or wake them, that no name here met.
         adapted: tower -> its adapters; none where PEFT has none, or was told more than names (a pattern, exceptions).
     """
 
@@ -105,6 +106,7 @@ class Setup:
     late: tuple[str, ...] = ()
     ends: tuple[int, ...] = ()
     undone: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()
     adapted: Mapping[str, Adapted] = field(default_factory=dict)
     step: int = 0
 

@@ -1,9 +1,10 @@
-"""Training rows that no chat template wrote, for a model that is prompted by one."""
+"""Training rows that no chat template wrote, for a model that is prompted by one; or what a template left out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from sightline.guard.evidence.batches import BatchSeen
 from sightline.guard.evidence.beginnings import MANY, ROWS, Misplaced, PromptsSeen
 from sightline.guard.evidence.prompt_masks import PromptMasksSeen
 
@@ -23,4 +24,15 @@ def without_roles(
         f"no chat template was applied: none of {len(masks.rows)} training rows has {mark!r}, in which prompts end",
         "write training rows by tokenizer.apply_chat_template(messages, tokenize=False), as the prompts are",
         {"prompts": count, "roles": list(masks.roles)},
+    )
+
+
+def passed_by(batch: BatchSeen | None) -> Misplaced | None:
+    """The chat template has a name of its own for who asks, and passes turns of another by."""
+    if batch is None or not batch.mute:
+        return None
+    return Misplaced(
+        "the chat template writes the answers and nothing of who asks: it passes turns of that role by",
+        "give each turn a role that the chat template knows",
+        {"chat template": "wrote no word of a user in several conversations"},
     )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sightline.guard.evidence import ContextSeen
+from sightline.guard.probes.call import Call
+from sightline.guard.probes.refused import refusable
+from sightline.guard.probes.restore import untouched
 
 GROWS = ("dynamic", "longrope")
 FULL = "full_attention"  # of models with several kinds of layers, the one that looks back without a window
@@ -38,6 +42,37 @@ def context(model: nn.Module, step: int) -> ContextSeen | None:
         running=_stretch(_frequencies(rotary, kind), theta),
         reloaded=_stretch(_frequencies(_anew(rotary, config), kind), theta),
     )
+
+
+@refusable
+def widened(call: Call, part: nn.Module, seen: ContextSeen) -> ContextSeen | None:
+    """The same with how long rows are for `part`, where the host's own module puts other features beside the tokens.
+
+    The host's call is repeated once. None where it cannot be, or where nothing was put there.
+    """
+    ids, rotary = call.tensor("input_ids"), _rotary(part, getattr(part, "config", None))
+    inner = next((m for m in part.modules() if any(child is rotary for child in m.children())), None)
+    if ids is None or ids.dim() != 2 or inner is None or rotary is None or not call.repeatable:
+        return None
+    found: list[int] = []
+
+    def given(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        rows, mask = kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
+        if not isinstance(rows, Tensor) or rows.dim() != 3 or kwargs.get("position_ids") is not None:
+            return
+        if isinstance(mask, Tensor) and mask.shape == rows.shape[:2]:
+            found.append(int(mask.bool().sum(dim=1).max()))
+        else:  # which of the tokens are padding is not known: there is one at least
+            found.append(rows.shape[1] - ids.shape[1] + 1)
+
+    handle = inner.register_forward_pre_hook(given, with_kwargs=True)
+    try:
+        with untouched(call.model), torch.no_grad():
+            call.model.eval()
+            call.run()
+    finally:
+        handle.remove()
+    return replace(seen, longest=max(found)) if found else None
 
 
 def _rotary(model: nn.Module, config: Any) -> nn.Module | None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sightline.guard.evidence import IGNORE, ImagePairsSeen
-from sightline.guard.probes.call import Call, places
+from sightline.guard.probes.call import Call, outcome, places
 from sightline.guard.probes.fields import leaves
 from sightline.guard.probes.reach import raw, tensors_of
 from sightline.guard.probes.reads import before_text
@@ -36,7 +36,8 @@ def image_pairs(call: Call, step: int) -> ImagePairsSeen | None:
     the images' own statistics, so what is left is whether *this* image matters to *this* text. A batch whose images
     are all the same, or are cut into unlike numbers of patches, can show nothing.
 
-    Of features that were made beforehand, it is asked only whether anything moves with them.
+    Of features that were made beforehand, it is asked only whether anything moves with them. A model that keeps its
+    logits to itself is read where a part of it has them beside labels; else its loss alone says whether it moves.
     """
     name = next((n for n in IMAGES if (t := call.tensor(n)) is not None and len(t) > 1), None)
     if name is None:
@@ -97,7 +98,7 @@ def _of_features(call: Call, step: int) -> ImagePairsSeen | None:
 
 
 def _unmoved(call: Call, other: Call, rows: int) -> bool | None:
-    """Whether no output moves with the images, some for each of the `rows`, though parameters are given them.
+    """Whether no output moves with the images, some for each of the `rows`, or one loss, though parameters get them.
 
     An image that goes into no parameter may be what a loss compares with: None.
     """
@@ -105,7 +106,9 @@ def _unmoved(call: Call, other: Call, rows: int) -> bool | None:
         own = tensors_of(raw(call))
     with _inputs_of_parameters(call.model) as theirs:
         new = tensors_of(raw(other))
-    if len(own) != len(new) or not any(t.dim() and len(t) == rows for t in own):
+    text = call.tensor("input_ids") is not None  # a mean over images alone does not tell whose they are
+    loss = text and len(own) == 1 and not own[0].dim() and bool(own[0] != 0)
+    if len(own) != len(new) or not (loss or any(t.dim() and len(t) == rows for t in own)):
         return None
     if not all(torch.equal(a, b) for a, b in zip(own, new, strict=True)):
         return False
@@ -181,7 +184,12 @@ def _read(call: Call, first: int = 0, ahead: int | None = None) -> _Read | None:
 
     Whoever cuts logits himself may have moved them beside what they tell: without `ahead`, the likelier way is taken.
     """
-    result = call.unfused().run()
+    with _inner_logits(call.model) as inside:
+        result = call.unfused().run()
+    if result.logits is None and len(inside) == 1:
+        logits, beside = inside[0]
+        everywhere = torch.ones_like(beside, dtype=torch.bool).nonzero(as_tuple=True)
+        return _Read(_losses(logits, beside, (everywhere[0], everywhere[1]), 1), logits, 1)
     if first and result.logits is not None:
         result = replace(result, logits=result.logits[:, first:])
     ids, labels, where = call.tensor("input_ids"), call.tensor("labels"), places(call, result)
@@ -193,6 +201,27 @@ def _read(call: Call, first: int = 0, ahead: int | None = None) -> _Read | None:
     found = [(_losses(result.logits, labels, where, way), way) for way in ((ahead,) if ahead is not None else ways)]
     losses, way = min(found, key=lambda one: float(one[0].sum()))
     return _Read(losses, result.logits, way)
+
+
+@contextmanager
+def _inner_logits(model: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Inside, the logits (B, T, V) of each part of the model that was called with labels (B, T) of the next tokens."""
+    kept: list[tuple[Tensor, Tensor]] = []
+
+    def gave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        logits, labels = outcome(output).logits, kwargs.get("labels")
+        if logits is None or not isinstance(labels, Tensor) or labels.dim() != 2:
+            return
+        if logits.shape[:-1] == labels.shape and not any(logits is one for one, _ in kept):
+            kept.append((logits, labels))
+
+    parts = [part for part in model.modules() if part is not model and hasattr(part, "config")]
+    handles = [part.register_forward_hook(gave, with_kwargs=True) for part in parts]
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _losses(logits: Tensor, labels: Tensor, where: tuple[Tensor, Tensor], ahead: int) -> Tensor:

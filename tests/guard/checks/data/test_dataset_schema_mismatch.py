@@ -18,6 +18,8 @@ TWICE = {name: text if name == "prompt" else PAIR["prompt"] + text for name, tex
 TALK = [{"role": "user", "content": "Is ice cold?"}, {"role": "assistant", "content": "Yes, it is."}]
 CALL = [{"role": "user", "content": "Look."}, {"role": "assistant", "content": "", "tool_calls": [{"name": "look"}]}]
 USERS = [{**turn, "role": "user"} for turn in TALK]
+HUMAN = [{**TALK[0], "role": "human"}, TALK[1]]
+PARTS = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Is ice cold?"}]}, TALK[1]]
 TAGGED = "<|user|>Is ice cold?</s><|assistant|>Yes, it is.</s>"
 
 
@@ -47,6 +49,10 @@ def data(rows: list[Mapping[str, Any]], objective: Objective | None = None, **mo
         data([PAIR] * 2, "preference", texts=("no tag",), roles=()),
         data([{"messages": USERS}] * 2, "rollout", prepared=True),
         data([{"messages": [*USERS, {"role": "model", "content": "Yes."}]}] * 2, "sft"),
+        data([{"messages": HUMAN}] * 2, "sft", texts=(TAGGED.upper(), "Is ice\ncold? Yes, it is."), templated=True),
+        data([{"messages": HUMAN}] * 2, "sft", texts=("<|assistant|>Yes, it", TAGGED), templated=True),
+        data([{"messages": PARTS}] * 2, "sft", texts=("<img><img>Is ice cold?\nASSISTANT: Yes, it is.",) * 2),
+        data([{"messages": [{"role": "system", "content": "Be brief."}, *TALK]}], "sft", texts=(TAGGED,)),
         data([{"text": "Is ice cold?"}], "language-model", texts=("Is ice cold?",), roles=("<|user|>",)),
     ],
 )
@@ -70,6 +76,8 @@ def test_silent(seen: DataSeen) -> None:
         (data([{"messages": TALK}], "preference"), "warning", "needs chosen and rejected"),
         (data([{"text": "Is it?"}], "rollout", trainer="GRPOTrainer"), "warning", "GRPOTrainer (rollout) needs prompt"),
         (data([{"messages": TALK}], texts=("Is ice cold?\nYes, it is.",), templated=True), "warning", "template"),
+        (data([{"messages": HUMAN}] * 2, "sft", texts=("<|assistant|>Yes, it is.</s>",) * 2), "error", "of who asks"),
+        (data([{"messages": PARTS}] * 2, "sft", texts=("<img>ASSISTANT: Yes, it is.",) * 2), "error", "of who asks"),
         (data([{"messages": USERS}] * 2, "sft"), "error", "no turn is an assistant's in 2 of 2 rows"),
         (data([{"prompt": TALK[:1], "completion": USERS[1:]}] * 2, "sft"), "error", "no turn is an assistant's"),
         (data([{"text": str(TALK)}], "sft"), "warning", "printed lists"),

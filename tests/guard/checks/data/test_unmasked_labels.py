@@ -237,3 +237,29 @@ def test_images_among_the_ids_are_no_words() -> None:
     """Their places have ids below 0, which no tokenizer knows."""
     batch = BatchSeen("train", 1, decode=lambda ids: " ".join("abc"[i] for i in ids))
     assert batch.text([-1, -1, 0, 2]) == "a c"
+
+
+SPOKEN = ["<pad>", "user", ":", "assistant", "</s>", "what", "colour", "it", "is", "red", "blue", "<img>"]
+
+
+@pytest.mark.parametrize("told", ["all", "answers", "heads", "images masked", "no template", "later", "each answer"])
+def test_turns_of_the_scripts_own_template(told: str) -> None:
+    """A tag that nobody knows: it is read off the template that the script applied."""
+    prompt, answer = [1, 2, 11, 11, 5, 6, 8, 7], [3, 2, 7, 8, 9, 4]
+    ids = torch.tensor([prompt + answer] * 4)
+    labels = ids.clone()
+    if told in ("later", "each answer"):
+        ids = torch.cat([ids, ids], dim=1)
+        labels = ids.masked_fill(torch.arange(ids.shape[1]) < len(prompt), IGNORE)
+        if told == "each answer":  # and the user's tag, where an answer ends
+            labels[:, len(prompt + answer) + 2 : len(prompt + answer) + len(prompt)] = IGNORE
+    if told == "images masked":
+        labels[ids == 11] = IGNORE
+    if told in ("answers", "heads"):
+        labels[:, : len(prompt) + 2 * (told == "answers")] = IGNORE
+    heads = None if told == "no template" else ("user:", "assistant:")
+    seen = BatchSeen("train", 1, ids, labels, decode=lambda one: " ".join(SPOKEN[i] for i in one), heads=heads)
+    found = find(seen)
+    assert (isinstance(found, Finding) and "what the user says" in found.message) == (
+        told in ("all", "images masked", "later")
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -24,6 +26,7 @@ def row(length: int, **more: torch.Tensor) -> BatchSeen:
     ("batch", "context"),
     [
         (row(100), PLAIN),
+        (row(50), replace(PLAIN, longest=100)),
         (row(400), LINEAR),
         (row(100), FAR),
         (row(800), YARN),
@@ -32,7 +35,17 @@ def row(length: int, **more: torch.Tensor) -> BatchSeen:
         (row(300, attention_mask=(torch.arange(300) < 90).expand(2, -1)), PLAIN),
         (row(90), ContextSeen(0, trained=100, running=(1.0, 1.004), reloaded=(1.0, 1.0))),
     ],
-    ids=["as trained", "stretched", "trained so", "yarn", "dynamic", "packed", "padded", "cast to bf16"],
+    ids=[
+        "as trained",
+        "with features",
+        "stretched",
+        "trained so",
+        "yarn",
+        "dynamic",
+        "packed",
+        "padded",
+        "cast to bf16",
+    ],
 )
 def test_silent(batch: BatchSeen, context: ContextSeen) -> None:
     assert find(batch, context) is None
@@ -46,10 +59,20 @@ def test_silent(batch: BatchSeen, context: ContextSeen) -> None:
         (row(900), YARN, "reach 800"),
         (row(300), FAR, "linearly by 8"),
         (row(50, position_ids=torch.arange(200, 250)[None]), PLAIN, "250 tokens"),
+        (row(50), replace(PLAIN, longest=110), "110 tokens"),
         (row(50), ContextSeen(0, 100, kind="linear", factor=4.0, running=(1.0, 1.0), reloaded=(4.0, 4.0)), "config"),
         (row(50), ContextSeen(0, 100, running=(4.0, 4.0), reloaded=(1.0, 1.0)), "another model"),
     ],
-    ids=["longer", "longer than stretched", "than yarn", "linear 8", "by positions", "not running", "not saved"],
+    ids=[
+        "longer",
+        "longer than stretched",
+        "than yarn",
+        "linear 8",
+        "by positions",
+        "with features",
+        "not running",
+        "not saved",
+    ],
 )
 def test_found(batch: BatchSeen, context: ContextSeen, says: str) -> None:
     verdict = find(batch, context)

@@ -3,8 +3,8 @@
 Symptom: the loss is fine and the model learns nothing of what was meant: a preference margin that cannot grow, answers
 that are empty or begin with the question, a chat model that speaks without its turns.
 Root cause: rows of one objective under another trainer; `chosen` and `rejected` from one column, both with the prompt
-once more; answers lost in a conversion; conversations turned into text by `str()` or joined, so that the chat template
-never ran; all roles become a user's; the Trainer drops a column that `forward(**kwargs)` asks for by name.
+once more; answers lost in a conversion; conversations made text by `str()` or joined, with no chat template; all roles
+a user's, or one (`human`) that the template passes by; the Trainer drops a column that `forward(**kwargs)` names.
 Fix: the schema of the objective: SFT `messages`, `text`, or `prompt` and `completion`; preference and reward `prompt`,
 `chosen`, `rejected`, the prompt in its own column only; rollouts `prompt`. Give conversations as messages, or call
 `tokenizer.apply_chat_template(messages, tokenize=False)`; set `remove_unused_columns=False` where it drops some.
@@ -25,16 +25,17 @@ from typing import Any
 
 from sightline.guard.check import CannotTell, Finding, Severity, Verdict
 from sightline.guard.evidence import BatchSeen, DataSeen, PromptMasksSeen, PromptsSeen, Setup, TiedSeen
-from sightline.guard.evidence.conversations import ANSWERS, PRINTED, glued, readable, said, turns, unanswered
+from sightline.guard.evidence.conversations import ANSWERS, PRINTED, glued, readable, said, turns, unanswered, unheard
 from sightline.guard.evidence.empty_answers import empty_answers
 from sightline.guard.evidence.ties import tied
 from sightline.guard.evidence.unread_columns import unread
-from sightline.guard.evidence.untemplated import without_roles
+from sightline.guard.evidence.untemplated import passed_by, without_roles
 from sightline.guard.specimen import Run
 
 DOMAINS = ("llm", "vlm")
 PROMPT = 8  # characters: a shorter prompt may begin an answer by chance
 OWN, ROLES = "the prompt in its own column only", 'the answers the role "assistant"'
+NAMES, UNHEARD = "each turn a role that the chat template knows", "the text has the answer and nothing of who asks"
 
 
 def find(
@@ -47,7 +48,7 @@ def find(
 ) -> Verdict:
     """A few rows against what the trainer does with them, and against what they say once tokenized."""
     wrong = unread(data) or tied(ties) or empty_answers(masks, setup)
-    wrong = wrong or without_roles(masks, prompts, batch.text if batch else str)
+    wrong = wrong or passed_by(batch) or without_roles(masks, prompts, batch.text if batch else str)
     taught = Finding("warning", wrong.message, wrong.fix, wrong.seen) if wrong else None
     if finding := (None if data is None else _columns(data)) or taught:
         return finding
@@ -65,6 +66,7 @@ def find(
         or _most(answered, lambda r: _empty(r, data), "an answer is empty", "the answers' text in their column")
         or _most(answered, lambda r: _prompt_again(r, data), "the answer begins with the prompt", OWN, sure=False)
         or _most(talks * (data.objective == "sft") or answered, unanswered, "no turn is an assistant's", ROLES)
+        or _most(unheard(talks, data.texts), bool, UNHEARD, NAMES)
         or _template(data, talks, told)
     )
 
@@ -88,10 +90,8 @@ def _most(rows: list[Any], wrong: Callable[[Any], bool], what: str, fix: str, *,
 
 def _empty(row: Mapping[str, Any], data: DataSeen) -> bool:
     """Whether an answer says nothing: its host may have ended it with a mark already."""
-    told = [said(row[name]) for name in ANSWERS if name in row]
-    for mark in data.marks:
-        told = [answer.replace(mark, "") for answer in told]
-    return not all(answer.strip() for answer in told)
+    marks = "|".join(re.escape(mark) for mark in data.marks)
+    return not all(re.sub(marks, "", said(row[name])).strip() for name in ANSWERS if name in row)
 
 
 def _prompt_again(row: Mapping[str, Any], data: DataSeen) -> bool:

@@ -27,7 +27,7 @@ from sightline.guard.check import CannotTell, Finding, Severity, Verdict, Withdr
 from sightline.guard.evidence import IGNORE, BatchSeen, DataSeen, FromNothingSeen, LossSeen, PromptsSeen, TaughtFromSeen
 from sightline.guard.evidence.batches import as_taught, users_taught
 from sightline.guard.evidence.beginnings import Misplaced, never_first
-from sightline.guard.evidence.later_turns import later_turns
+from sightline.guard.evidence.later_turns import later_turns, whole_turns
 from sightline.guard.evidence.other_words import shifted, shown_words
 from sightline.guard.evidence.prompt_masks import PromptMasksSeen, misplaced
 from sightline.guard.evidence.taught_padding import pads_taught
@@ -83,7 +83,7 @@ def _on_padding(batch: BatchSeen, taught: Tensor) -> Finding | None:
 
 
 def _on_prompt(batch: BatchSeen, taught: Tensor, data: DataSeen | None, *, late: bool) -> Finding | None:
-    rows = users_taught(batch, taught) or later_turns(batch, taught)
+    rows = users_taught(batch, taught) or later_turns(batch, taught) or whole_turns(batch, taught)
     message = f"{len(rows)} of {len(taught)} rows supervise what the user says"
     fix = "set labels to -100 outside the assistant's turns (completion-only collator, or the template's mask)"
     severity: Severity = "note" if data and data.whole else "error"

@@ -35,8 +35,8 @@ def find(batch: BatchSeen, context: ContextSeen, history: History | None = None,
     """The longest row against the reach of the running frequencies, and these against what the config would give."""
     if finding := _not_what_is_saved(context):
         return finding
-    longest = _longest(batch)
-    if longest is None:
+    longest = max(_longest(batch) or 0, context.longest or 0)
+    if not longest:
         return CannotTell("token ids or positions")
     if longest <= context.trained or context.kind in GROWS:
         return None

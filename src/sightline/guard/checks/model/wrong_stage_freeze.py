@@ -2,10 +2,10 @@
 
 Symptom: the language model forgets while the projector was to learn; or a tower's weights never change; or a "frozen"
 tower differs from its source after training, and gives other features in training than in evaluation.
-Root cause: `requires_grad` is set on a module, which heeds no such attribute, or before a later call undoes it (LoRA
-wraps every module whose name matches, frozen or not, and a vision tower has names of the language model); a tower that
-is trained runs under `torch.no_grad()`, or its output is unused; freezing leaves dropout and batch norm's statistics
-alive, or `train()` wakes them, or alone would freeze; a constructor that loads a tower ends with `self.apply(init)`.
+Root cause: `requires_grad` is set on a module, which heeds no such attribute, by a name that no parameter has, or
+before a later call undoes it (LoRA wraps each module whose name matches, frozen or not: vision towers have the names of
+language models); a tower that is trained runs under `torch.no_grad()`, or its output is unused; freezing leaves dropout
+and batch norm alive, or `train()` wakes them, or alone would freeze; a constructor ends with `self.apply(init)`.
 Fix: set `requires_grad` per tower after the last wrapping, before the optimizer is made; name LoRA's `target_modules`
 by tower (or `exclude_modules`); call `tower.eval()` on frozen towers after every `model.train()`; remove `no_grad`
 from the forward pass of a tower that learns; call `model.train()` before the first step.
