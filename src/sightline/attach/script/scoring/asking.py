@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 
+from sightline.attach.script.scoring.callers import scaled
 from sightline.attach.script.scoring.order import reordered
 from sightline.attach.script.scoring.pairs import Data, Function, Pair
 from sightline.attach.script.scoring.prompts import fronted
 from sightline.attach.script.scoring.readings import Reading, normalised, reading
 from sightline.attach.script.scoring.recorded import Recorded
 from sightline.attach.script.scoring.replica import Replica
-from sightline.attach.script.scoring.verdict import Verdict, judged, numbers, perfect
+from sightline.attach.script.scoring.short import ABSENT, PART, short
+from sightline.attach.script.scoring.verdict import Verdict, judged, numbers, perfect, whole
 from sightline.guard.evidence import IGNORE
 from sightline.guard.probes.restore import same_randomness
 
@@ -98,9 +100,25 @@ def _truth(
             read = replace(read, others=(*read.others, *normalised(read, rows[target], built.makers())))
         counts = _counts(rows[target])
         found = judged(read, rows[pred], rows[target], score, counts)
-        if found or not isinstance(read.truth, list):
+        if not isinstance(read.truth, list):
+            return Answer(found) if found else _short(function, read, one, target, score)
+        if found:
             return Answer(found)
         return Answer(found, perfect(read, score, counts), frozenset(one.says for one in read.others))
+
+
+def _short(
+    function: Function, read: Reading, one: Pair, target: str, score: Callable[[Any, Any], dict[str, float]]
+) -> Answer:
+    """Of a metric that reads the right thing: whether the truth is the whole for it, and why not."""
+    rows = one.data[target].rows
+    if one.count > len(rows):
+        return Answer({})  # classes may be missing that were there
+    found = short(read.truth, rows, score)
+    parts = any(law == PART for _, law in found) and scaled(function.code.co_filename, function.code.co_name)
+    found = {key: verdict for key, verdict in found.items() if key[1] != PART or not parts}
+    every = not found and all(whole(value, set()) for value in score(read.truth, rows).values())
+    return Answer(found, perfect=frozenset((ABSENT,)) if every else frozenset())
 
 
 def _reading(

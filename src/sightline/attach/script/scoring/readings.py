@@ -142,18 +142,31 @@ def _ids(pred: Tensor, target: Tensor, classes: int | None = None) -> Reading | 
     if bool((pred[ignored] == target[ignored]).any()):
         ignored = torch.zeros_like(ignored)  # somebody has seen to them already
     forms = {name: (v, inside & ~_at(ignored, name)) for name, (v, inside) in _forms(target).items()}
-    rates, count = {}, int((~ignored).sum())
-    for name, (values, there) in forms.items():
-        if bool(there.any()):
-            rates[name] = float((pred == values)[there].float().mean())
-    first, second = (*sorted(rates, key=rates.__getitem__, reverse=True), "", "")[:2]
-    if count < LABELS or not second or rates[first] - rates[second] < max(APART, SIGMAS * (0.5 / count) ** 0.5):
+    forms = {name: (values, there) for name, (values, there) in forms.items() if bool(there.any())}
+    rates = {name: float((pred == values)[there].float().mean()) for name, (values, there) in forms.items()}
+    first = max(rates, key=rates.__getitem__, default="")
+    rest = [other for name, other in forms.items() if name != first]
+    least = 0 if first == AS_THEY_ARE else LABELS
+    if int((~ignored).sum()) < LABELS or not all(_follows(pred, forms[first], other, least) for other in rest):
         return None
     values, there = forms[first]
     truth = torch.where(there, values, pred)
     if classes is not None and not bool(((truth >= 0) & (truth < classes)).all()):
         return None
     return Reading(truth, tuple(_other_labels(first, truth, target, ignored)))
+
+
+def _follows(pred: Tensor, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], least: int) -> bool:
+    """Whether classes are those of one form and not of another: where these differ, as neighbours in a map seldom do.
+
+    `least`: places where they must differ; 0: where they hardly do, it does not matter.
+    """
+    differ = (one[0] != other[0]) & one[1] & other[1]
+    count, mine, theirs = int(differ.sum()), (pred == one[0])[differ], (pred == other[0])[differ]
+    if count < LABELS:
+        return count >= least
+    apart = float(mine.float().mean() - theirs.float().mean())
+    return apart >= max(APART, SIGMAS * (0.5 / count) ** 0.5)
 
 
 def _at(ignored: Tensor, name: str) -> Tensor:

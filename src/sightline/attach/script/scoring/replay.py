@@ -21,6 +21,7 @@ from sightline.attach.script.scoring.cuttings import cuttings
 from sightline.attach.script.scoring.readings import reading
 from sightline.attach.script.scoring.recorded import Recorded
 from sightline.attach.script.scoring.shares import overcounted
+from sightline.attach.script.scoring.short import PART, short
 from sightline.attach.script.scoring.stage import Piece, Stage
 from sightline.attach.script.scoring.verdict import Verdict, judged
 
@@ -68,6 +69,7 @@ def _of_batches(record: Recorded, stage: Stage) -> Found:
     if not stage.score([output for _, output in told], [batch for batch, _ in told]):
         return {}
     found: Found = {}
+    every = record.whole and len(told) == len(record.told)
     for one, label in likely(*told[0]):
         shapes = [(tensors(o)[one].shape[1:], tensors(b)[label].shape[1:]) for b, o in told]
         alike = [pair for pair, shape in zip(told, shapes, strict=True) if shape == shapes[0]]
@@ -86,7 +88,7 @@ def _of_batches(record: Recorded, stage: Stage) -> Found:
             batches = [copied(batch, label, part) for (batch, _), part in right]
             return stage.score(_answers([o for _, o in alike], one, these), batches)
 
-        found |= _no_copies(record, target, _compared(outputs, one, target, score))
+        found |= _no_copies(record, target, _compared(outputs, one, target, score, every))
     return found
 
 
@@ -106,7 +108,7 @@ def _of_labels(record: Recorded, stage: Stage) -> Found:
             def score(these: Tensor, those: Tensor, one: int = one, place: int = place) -> dict[str, float]:
                 return stage.score(_answers(outputs, one, these), held=place, truth=those)
 
-            found |= _no_copies(record, target, _compared(outputs, one, target, score))
+            found |= _no_copies(record, target, _compared(outputs, one, target, score, every=True))
     return found
 
 
@@ -123,24 +125,32 @@ def _answers(outputs: list[Any], one: int, these: Tensor) -> list[Any]:
     return [copied(output, one, part) for output, part in zip(outputs, said, strict=True)]
 
 
-def _compared(outputs: list[Any], one: int, target: Tensor, score: Score) -> Found:
-    """What comes of the truth in the tensor number `one` of what the model says, where `target` is it."""
+def _compared(outputs: list[Any], one: int, target: Tensor, score: Score, every: bool) -> Found:
+    """What comes of the truth in the tensor number `one` of what the model says, where `target` is it.
+
+    `every`: these are all that was evaluated.
+    """
     pred = torch.cat([tensors(output)[one].detach() for output in outputs])
     if pred.shape == target.shape or pred.numel() != target.numel():
-        return _judged(pred, target, score)
+        return _judged(pred, target, score, every)
     seen_to = pred.reshape(target.shape)  # by the code, or by nobody
 
     def reshaped(these: Tensor, those: Tensor) -> dict[str, float]:
         return score(these.reshape(pred.shape), those)
 
-    return _judged(seen_to, target, reshaped) or _judged(pred, target, score)
+    return _judged(seen_to, target, reshaped, every) or _judged(pred, target, score, every)
 
 
-def _judged(pred: Tensor, target: Tensor, score: Score) -> Found:
+def _judged(pred: Tensor, target: Tensor, score: Score, every: bool) -> Found:
     read = reading(pred, target)
     if read is None:
         return {}
     others = tuple(other for other in read.others if other.target.shape == target.shape)
     found = judged(type(read)(read.truth, others, read.share), pred, target, score, set()) if others else {}
+    if not found and every:
+        less = short(read.truth, target, score)
+        found = {key: verdict for key, verdict in less.items() if key[1] == PART}
+        if len(found) < len(less):
+            return {key: verdict for key, verdict in less.items() if key[1] != PART}
     right = score(read.truth, target) if found else {}
     return {} if any(abs(value - 1) < 1e-3 or abs(value - 100) < 0.1 for value in right.values()) else found

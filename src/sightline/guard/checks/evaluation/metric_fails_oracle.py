@@ -6,8 +6,9 @@ where corners are expected, another order of rows, positions without a label (-1
 word; what a causal model says of the next token beside the label of this one; texts whose writing ends (`max_length`,
 20 by default) before those that are wanted do; texts stripped, cleaned up or decoded without special tokens on one side
 alone, or still behind their prompt; probabilities squashed again; the likeliest of one column, which is always the
-first; hits divided by `len(loader) * batch_size`, where the last batch is short; or the metric itself is wrong; or it
-is never set back, and counts the answers of earlier evaluations along.
+first; hits divided by `len(loader) * batch_size`, where the last batch is short, or by all places, padding and columns
+counted; a mean over classes in which those that are not there are 0; an overlap without its factor of 2; or the metric
+itself is wrong; or it is never set back, and counts the answers of earlier evaluations along.
 Fix: convert predictions to the metric's format and offset (its docs say which), and feed it the targets as predictions
 until it says 1.0. Of torchmetrics, call `metric.reset()` before each evaluation.
 Stays silent when: the ground truth scores what the host calls perfect, or, where the host says nothing, 1 (or more) as
