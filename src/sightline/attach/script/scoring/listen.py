@@ -28,6 +28,7 @@ from sightline.attach.phases.state import State
 from sightline.attach.script.heap import compiled_parts
 from sightline.attach.script.main import installed
 from sightline.attach.script.scoring.asking import asked
+from sightline.attach.script.scoring.batches import tensors
 from sightline.attach.script.scoring.calls import listener
 from sightline.attach.script.scoring.carried import carried
 from sightline.attach.script.scoring.methods import Method, asks
@@ -47,8 +48,9 @@ MISSES = 8  # calls that gave no number: it is no metric
 SINGLES = 64  # that are kept of calls which compare two texts
 FUNCTIONS = 32  # that are kept
 TWICE = 2  # evaluations of which it is asked what they are a mean over
-SECONDS = 0.5  # that all questions of one evaluation may take to functions, and to the evaluation itself
+SECONDS = 0.5  # of the thread's own time that all questions of one evaluation may take to functions, and to itself
 FIRST = 4  # evaluations that are listened to; then the 8th, 16th, ...
+AHEAD = 2  # batches that a host holds at once
 INSIDE = nn.Module._wrapped_call_impl.__code__
 
 Token = tuple[Method | None, tuple[Function, Pair] | None]
@@ -64,6 +66,7 @@ class Scores:
         self._functions: dict[CodeType, Function] = {}
         self._models: list[nn.Module] = []
         self._batch: Any = None
+        self._fetched: tuple[Any, ...] = ()  # the last first
         self._dataset: Any = None
         self._output: Any = None
         self._spots: Spots | None = None
@@ -86,6 +89,7 @@ class Scores:
             scores._calls.pause()
             try:
                 scores._batch = batch = fetch(iterator)
+                scores._fetched = (batch, *scores._fetched[: AHEAD - 1])
                 scores._dataset = iterator._dataset
                 drawn = isinstance(_sampler(iterator), RandomSampler)
                 (scores._drawn.add if drawn else scores._drawn.discard)(id(scores._dataset))
@@ -109,7 +113,7 @@ class Scores:
     def close(self) -> None:
         """Nothing is listened to any more."""
         self._calls.close()
-        self._done, self._batch, self._output = True, None, None
+        self._done, self._batch, self._output, self._fetched = True, None, None, ()
         self._functions.clear()
         if State.audience is self:
             State.audience = None
@@ -129,8 +133,9 @@ class Scores:
         elif not any(state.model is model for model in self._models):
             self._models.append(state.model)
         self._output = (call, output)
+        given = (*call.args, *call.kwargs.values())
+        self._batch = _made_of(self._fetched, given, self._batch)
         if self._spots is not None:
-            given = (*call.args, *call.kwargs.values())
             self._spots.add(state.model, sys._getframe(), self._batch, self._dataset, output, given=given)
         self._calls.resume()
 
@@ -165,17 +170,18 @@ class Scores:
         self._running = False
         self._calls.close()
         self._output = self._batch = None
+        self._fetched = ()
         spots, self._spots = self._spots, None
         records = spots.records() if spots is not None else []
         drawn = [one for one in records if id(one.dataset) in self._drawn]
-        until = time.perf_counter() + SECONDS
+        until = time.thread_time() + SECONDS
         for function in list(self._functions.values()):
             if not function.done and (found := asked(function, self._own, until, drawn)) is not None:
                 function.done = self._found = True
                 self._offer(state, function.code, function.where, found)
                 return  # what it calls, or who calls it, is the same mistake
-        self._again(state, records, time.perf_counter() + SECONDS)
-        self._weigh(state, records, time.perf_counter() + SECONDS)
+        self._again(state, records, time.thread_time() + SECONDS)
+        self._weigh(state, records, time.thread_time() + SECONDS)
 
     def _again(self, state: State, records: list[Recorded], until: float) -> None:
         for record in () if self._found else records:
@@ -288,6 +294,12 @@ class Scores:
             return
         function.missed += 1
         function.done = function.missed >= MISSES
+
+
+def _made_of(fetched: tuple[Any, ...], given: Any, last: Any) -> Any:
+    """The batch that the model was given something of: hosts may have fetched the next one already."""
+    places = {one.data_ptr() for one in tensors(given)}
+    return next((batch for batch in fetched if any(one.data_ptr() in places for one in tensors(batch))), last)
 
 
 def _heard(count: int) -> bool:

@@ -128,7 +128,7 @@ def _judged(places: Tensor, target: Tensor, rows: set[int]) -> Iterator[int]:
 
 
 def _absent(share: _Shares) -> bool:
-    """The truth gives as much for each class that is there, and would give the whole for more classes than there are."""
+    """The truth gives as much for each class that is there, and the whole would be more classes than there are."""
     said = share.said
     if len(said.classes) < 3:
         return False
