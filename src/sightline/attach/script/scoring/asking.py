@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from sightline.attach.script.scoring.callers import scaled
+from sightline.attach.script.scoring.opposed import opposed
 from sightline.attach.script.scoring.order import reordered
 from sightline.attach.script.scoring.pairs import Data, Function, Pair
 from sightline.attach.script.scoring.prompts import fronted
@@ -40,13 +41,13 @@ def asked(
     told: list[Answer] = []
     for place, one in enumerate(pairs):
         earlier = before[place] if place < len(before) else None
-        roles = _roles(one, earlier)
-        if roles is None or time.thread_time() > until:
+        roles, both = _roles(one, earlier), one.made >= set(one.names)
+        if (roles is None and not both) or time.thread_time() > until:
             continue
         try:
             with torch.no_grad():
-                read = _reading(pairs, one, earlier, *roles, drawn)
-            answer = _truth(function, own, one, *roles, until, read)
+                read = _reading(pairs, one, earlier, *roles, drawn) if roles is not None else None
+            answer = _truth(function, own, one, *(roles or one.names), until, read)
         except Exception:  # noqa: BLE001 - the script's own function, on other input than it was made for
             return None
         if answer is not None:
@@ -82,7 +83,8 @@ def _truth(
     read: Reading | None,
 ) -> Answer | None:
     rows = {name: data.rows for name, data in one.data.items()}
-    if read is None or not (read.others or isinstance(read.truth, list)):
+    both = read is None and one.made >= {pred, target}  # of two things that the model made, none is the truth
+    if not both and (read is None or not (read.others or isinstance(read.truth, list))):
         return None
     built = Replica(own)
     metric = built.of(function.code, function.namespace, function.free)
@@ -96,6 +98,8 @@ def _truth(
         return _scored(metric, function.code, rest, one, {**rows, pred: these, target: those})
 
     with alone():
+        if read is None:
+            return Answer(opposed(rows[pred], rows[target], score))
         if isinstance(read.truth, list) and read.truth == rows[target]:
             read = replace(read, others=(*read.others, *normalised(read, rows[target], built.makers())))
         counts = _counts(rows[target])

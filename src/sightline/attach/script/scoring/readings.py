@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sightline.attach.script.scoring.boxes import FORMATS, SWAPS
+from sightline.attach.script.scoring.permuted import permuted
 from sightline.attach.truth import APART, SIGMAS
 from sightline.guard.evidence import IGNORE
 
@@ -145,6 +147,9 @@ def _ids(pred: Tensor, target: Tensor, classes: int | None = None) -> Reading | 
     forms = {name: (values, there) for name, (values, there) in forms.items() if bool(there.any())}
     rates = {name: float((pred == values)[there].float().mean()) for name, (values, there) in forms.items()}
     first = max(rates, key=rates.__getitem__, default="")
+    turned = permuted(pred, target) if target.dim() == 1 and not bool(ignored.any()) else None
+    if turned is not None:
+        return Reading(turned, (Other("labels in the order of the model's classes", turned, turned),))
     rest = [other for name, other in forms.items() if name != first]
     least = 0 if first == AS_THEY_ARE else LABELS
     if int((~ignored).sum()) < LABELS or not all(_follows(pred, forms[first], other, least) for other in rest):
@@ -236,35 +241,6 @@ def _binary(pred: Tensor, target: Tensor) -> Reading | None:
 # --- places ----------------------------------------------------------------------------------------------------------
 
 
-def _boxes(before: Callable[..., Any], after: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
-    def converted(boxes: Tensor) -> Tensor:
-        corners = before(*boxes.unbind(-1))
-        return torch.stack(after(*corners), -1)
-
-    return converted
-
-
-READ: dict[str, Callable[..., Any]] = {  # format -> corners of what is in it
-    "corners": lambda a, b, c, d: (a, b, c, d),
-    "centre and size": lambda a, b, c, d: (a - c / 2, b - d / 2, a + c / 2, b + d / 2),
-    "corner and size": lambda a, b, c, d: (a, b, a + c, b + d),
-}
-WRITE: dict[str, Callable[..., Any]] = {
-    "corners": lambda a, b, c, d: (a, b, c, d),
-    "centre and size": lambda a, b, c, d: ((a + c) / 2, (b + d) / 2, c - a, d - b),
-    "corner and size": lambda a, b, c, d: (a, b, c - a, d - b),
-}
-FORMATS: dict[str, Callable[[Tensor], Tensor]] = {
-    f"converted from {here} to {there}": _boxes(READ[here], WRITE[there])
-    for here in READ
-    for there in WRITE
-    if here != there
-}
-SWAPS: dict[str, Callable[[Tensor], Tensor]] = {
-    "with x and y exchanged": lambda v: v.unflatten(-1, (-1, 2)).flip(-1).flatten(-2),
-}
-
-
 def _places(pred: Tensor, target: Tensor) -> Reading | None:
     """Of boxes and points, four or two numbers each."""
     forms = {2: SWAPS, 4: {**FORMATS, **SWAPS}}.get(target.shape[-1], {})
@@ -304,6 +280,8 @@ def _bare(text: str) -> str:
 def _texts(pred: Sequence[str], target: Sequence[str]) -> Reading | None:
     if len(target) < ROWS or len(pred) != len(target) or sum(map(bool, pred)) < ROWS:
         return None
+    if (turned := permuted(pred, target)) is not None:
+        return Reading(turned, (Other("names in the order of the model's classes", turned, turned),))
     others = []
     for name, normal in NORMAL.items():
         texts = [normal(text) for text in target]
