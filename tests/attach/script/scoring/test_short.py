@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from sightline.attach.script.scoring.short import short
 from tests.attach.script.scoring.scripts import PLACES
 from tests.attach.script.scoring.test_scores import run
 
@@ -149,3 +151,15 @@ def test_a_truth_that_is_not_the_whole(name: str, tmp_path: Path, monkeypatch: p
 def test_a_truth_that_is_the_whole_or_no_share(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = run(CLEAN[name], tmp_path, monkeypatch)
     assert found == []
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_places_that_the_loss_leaves_out(counts: bool) -> None:
+    target = torch.randint(1, 5, (12, 8)) * (torch.arange(8) < torch.randint(3, 8, (12, 1)))
+
+    def score(these: torch.Tensor, those: torch.Tensor) -> dict[str, float]:
+        kept = those >= (0 if counts else 1)
+        return {"": (these == those)[kept].double().mean().item()}
+
+    assert len(short(target, target, score, pad=0)) == counts
+    assert short(target, target, score) == {}

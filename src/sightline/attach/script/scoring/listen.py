@@ -176,7 +176,7 @@ class Scores:
         drawn = [one for one in records if id(one.dataset) in self._drawn]
         until = time.thread_time() + SECONDS
         for function in list(self._functions.values()):
-            if not function.done and (found := asked(function, self._own, until, drawn)) is not None:
+            if not function.done and (found := asked(function, self._own, until, drawn, state.ignored)) is not None:
                 function.done = self._found = True
                 self._offer(state, function.code, function.where, found)
                 return  # what it calls, or who calls it, is the same mistake
@@ -192,7 +192,7 @@ class Scores:
                 self._found = True
                 state.offer(seen)
                 return
-            if (again := replayed(record, self._own, until)) is not None:
+            if (again := replayed(record, self._own, until, state.ignored)) is not None:
                 self._found = True
                 self._offer(state, again[0].code, again[0].where, again[1])
                 return

@@ -44,7 +44,9 @@ def pieces(record: Recorded) -> Iterator[Piece]:
                 yield Piece(code, place.names, {}, {}, place.line)
 
 
-def replayed(record: Recorded, own: Callable[[str], bool], until: float) -> tuple[Piece, Verdict] | None:
+def replayed(
+    record: Recorded, own: Callable[[str], bool], until: float, pad: int | None = None
+) -> tuple[Piece, Verdict] | None:
     """What the evaluation reads wrong, if that is clear from the answers of its own code."""
     ways = [_of_batches] if record.paired else []
     if not record.paired or len(record.told) == 1:  # the batch may be the last that was trained on
@@ -52,7 +54,7 @@ def replayed(record: Recorded, own: Callable[[str], bool], until: float) -> tupl
     for piece in pieces(record):
         for way in ways:
             with alone(), suppress(Exception):  # the script's own code, with other things than it was made for
-                found = way(record, Stage(record, piece, own, until, paired=way is _of_batches))
+                found = way(record, Stage(record, piece, own, until, paired=way is _of_batches), pad)
                 if found:
                     return piece, next(iter(found.values()))
         if record.whole and record.paired and len(record.told) > 1:
@@ -63,7 +65,7 @@ def replayed(record: Recorded, own: Callable[[str], bool], until: float) -> tupl
     return None
 
 
-def _of_batches(record: Recorded, stage: Stage) -> Found:
+def _of_batches(record: Recorded, stage: Stage, pad: int | None) -> Found:
     """Labels come with the inputs, from a loader."""
     told = record.told[:BATCHES]
     if not stage.score([output for _, output in told], [batch for batch, _ in told]):
@@ -88,11 +90,11 @@ def _of_batches(record: Recorded, stage: Stage) -> Found:
             batches = [copied(batch, label, part) for (batch, _), part in right]
             return stage.score(_answers([o for _, o in alike], one, these), batches)
 
-        found |= _no_copies(record, target, _compared(outputs, one, target, score, every))
+        found |= _no_copies(record, target, _compared(outputs, one, target, score, pad, every))
     return found
 
 
-def _of_labels(record: Recorded, stage: Stage) -> Found:
+def _of_labels(record: Recorded, stage: Stage, pad: int | None) -> Found:
     """Labels are somewhere that the code reads."""
     outputs = [output for _, output in record.told]
     if not record.whole or not stage.held or not stage.score(outputs):
@@ -108,7 +110,7 @@ def _of_labels(record: Recorded, stage: Stage) -> Found:
             def score(these: Tensor, those: Tensor, one: int = one, place: int = place) -> dict[str, float]:
                 return stage.score(_answers(outputs, one, these), held=place, truth=those)
 
-            found |= _no_copies(record, target, _compared(outputs, one, target, score, every=True))
+            found |= _no_copies(record, target, _compared(outputs, one, target, score, pad, every=True))
     return found
 
 
@@ -125,30 +127,30 @@ def _answers(outputs: list[Any], one: int, these: Tensor) -> list[Any]:
     return [copied(output, one, part) for output, part in zip(outputs, said, strict=True)]
 
 
-def _compared(outputs: list[Any], one: int, target: Tensor, score: Score, every: bool) -> Found:
+def _compared(outputs: list[Any], one: int, target: Tensor, score: Score, pad: int | None, every: bool) -> Found:
     """What comes of the truth in the tensor number `one` of what the model says, where `target` is it.
 
     `every`: these are all that was evaluated.
     """
     pred = torch.cat([tensors(output)[one].detach() for output in outputs])
     if pred.shape == target.shape or pred.numel() != target.numel():
-        return _judged(pred, target, score, every)
+        return _judged(pred, target, score, pad, every)
     seen_to = pred.reshape(target.shape)  # by the code, or by nobody
 
     def reshaped(these: Tensor, those: Tensor) -> dict[str, float]:
         return score(these.reshape(pred.shape), those)
 
-    return _judged(seen_to, target, reshaped, every) or _judged(pred, target, score, every)
+    return _judged(seen_to, target, reshaped, pad, every) or _judged(pred, target, score, pad, every)
 
 
-def _judged(pred: Tensor, target: Tensor, score: Score, every: bool) -> Found:
+def _judged(pred: Tensor, target: Tensor, score: Score, pad: int | None, every: bool) -> Found:
     read = reading(pred, target)
     if read is None:
         return {}
     others = tuple(other for other in read.others if other.target.shape == target.shape)
     found = judged(type(read)(read.truth, others, read.share), pred, target, score, set()) if others else {}
     if not found and every:
-        less = short(read.truth, target, score)
+        less = short(read.truth, target, score, pad)
         found = {key: verdict for key, verdict in less.items() if key[1] == PART}
         if len(found) < len(less):
             return {key: verdict for key, verdict in less.items() if key[1] != PART}

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from sightline.attach.script.scoring.verdict import SHORT, Verdict, moved
 
+FILLED = "right answers where the loss has no label, too"
 WIDER, ABSENT, PART = "as many right answers as there are places", "a truth that has every class", ""
 SCALES = {1: 1e-3, 100: 1.5}  # what is the whole, and the least that may be a share of it
 PARTS = (2, 3)  # an overlap beside the sum of both; beside both and itself
 ROUGH = 0.01  # of a part: what is added against a division by 0
+PADDING = 0.05  # of all places, that have the class which the loss leaves out
 FEW = 6  # classes of which one place each is made wrong
 MOST = 1000  # classes
 PLACES = 1 << 17  # beyond, one hit is lost in what float32 rounds off
@@ -29,15 +31,20 @@ Score = Callable[[Tensor, Tensor], Mapping[str, float]]
 Found = dict[tuple[str, str], Verdict]
 
 
-def short(truth: Tensor, target: Tensor, score: Score) -> Found:
-    """By (name of the number, law): the verdict. `truth`: the target in the form of predictions."""
+def short(truth: Tensor, target: Tensor, score: Score, pad: int | None = None) -> Found:
+    """By (name of the number, law): the verdict. `truth`: the target in the form of predictions.
+
+    `pad`: the class that the loss leaves out: what is said where it stands is to count neither as right nor as wrong.
+    """
     if target.is_floating_point() and not bool((target == target.round()).all()):
         return {}
     said = Said(truth, target)
-    whole = score(truth, target) if said.fits else {}
+    if not said.fits:
+        return {}
+    whole = score(truth, target)
     under = {name: scale for name, v in whole.items() if (scale := _scale(v))}
     if not under:
-        return {}
+        return _padded(said, score, whole, pad) if pad is not None and pad in said.classes else {}
     worse = [score(moved(truth, by), target) for by in (1, 2)]
     found: Found = {}
     for law, holds in ((WIDER, _wider), (ABSENT, _absent), (PART, _part)):
@@ -97,6 +104,20 @@ class _Shares:
     def __call__(self, pred: Tensor, target: Tensor) -> float:
         """Of labels `pred` beside others."""
         return self._score(self.said.of(pred), target).get(self._name, float("nan")) / self._scale
+
+
+def _padded(said: Said, score: Score, whole: Mapping[str, float], pad: int) -> Found:
+    """Whether each place of that class counts as much as any other, by wrong answers in all of them alone."""
+    there = float((said.target == pad).double().mean())
+    if said.target.dim() < 2 or not PADDING <= there <= 1 - PADDING:
+        return {}
+    other = next(one for one in said.classes if one != pad)
+    less = score(said.of(said.relabelled({pad: other})), said.target)
+    return {
+        (name, FILLED): Verdict(name, less[name], (value * (1 - there),), value, FILLED)
+        for name, value in whole.items()
+        if value in (1.0, 100.0) and isclose(less.get(name, value), value * (1 - there), rel_tol=NEARLY)
+    }
 
 
 def _wider(share: _Shares) -> bool:
