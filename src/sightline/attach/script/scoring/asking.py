@@ -21,6 +21,7 @@ from sightline.attach.script.scoring.prompts import fronted
 from sightline.attach.script.scoring.readings import Reading, normalised, reading
 from sightline.attach.script.scoring.recorded import Recorded
 from sightline.attach.script.scoring.replica import Replica
+from sightline.attach.script.scoring.rescaled import in_target_unit, rescaled
 from sightline.attach.script.scoring.short import ABSENT, PART, short
 from sightline.attach.script.scoring.verdict import Verdict, judged, numbers, perfect, whole
 from sightline.guard.evidence import IGNORE
@@ -52,7 +53,7 @@ def asked(
         try:
             with torch.no_grad():
                 read = _reading(pairs, one, earlier, *roles, drawn) if roles is not None else None
-            known = read is not None or roles is None
+            known = read is not None or roles is None or _in_another_unit((one, earlier), *roles)
             answer = _truth(function, own, one, *(roles or one.names), until, read, pad) if known else None
         except Exception:  # noqa: BLE001 - the script's own function, on other input than it was made for
             return None
@@ -105,7 +106,7 @@ def _truth(
 
     with alone():
         if read is None:
-            return Answer(opposed(rows[pred], rows[target], score))
+            return Answer(opposed(rows[pred], rows[target], score) | rescaled(rows[pred], rows[target], score))
         if isinstance(read.truth, list) and read.truth == rows[target]:
             read = replace(read, others=(*read.others, *normalised(read, rows[target], built.makers())))
         counts = _counts(rows[target])
@@ -213,6 +214,13 @@ def _vectors(one: Pair, before: Pair | None) -> bool:
     fixed = one.given or (before is not None and any(_equal(one, before, name) for name in one.names))
     rows = [one.data[name].rows for name in one.names]
     return not fixed and all(isinstance(r, torch.Tensor) and r.is_floating_point() and r.dim() == 2 for r in rows)
+
+
+def _in_another_unit(pairs: Iterable[Pair | None], pred: str, target: str) -> bool:
+    """Whether predictions are, in this evaluation and in the one before: training does not bring them nearer."""
+    rows = [(one.data[pred].rows, one.data[target].rows) for one in pairs if one is not None and pred in one.data]
+    fit = len(rows) == 2 and all(isinstance(each, torch.Tensor) for both in rows for each in both)
+    return fit and all(in_target_unit(*both) is not None for both in rows)
 
 
 def _equal(one: Pair, other: Pair, name: str) -> bool:
