@@ -1,4 +1,4 @@
-"""Numbers that a model learnt in another unit than they are judged in: as deviations from a mean, as shares, as logs."""
+"""Numbers that a model learnt in another unit than they are judged in: as deviations from a mean, or as logs."""
 
 from __future__ import annotations
 
