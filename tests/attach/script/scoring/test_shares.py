@@ -115,3 +115,16 @@ def test_a_host_that_fetches_ahead_and_gathers(
 ) -> None:
     said = [one.message for one in run(AHEAD.replace("KEPT", kept), tmp_path, monkeypatch) if one.code == "M3"]
     assert len(said) == found and all("labels where there are none" in one for one in said)
+
+
+@pytest.mark.parametrize(
+    ("adds", "told", "found"),
+    [("=", "correct / len(wanted)", True), ("+=", "correct / count", False)],
+)
+def test_a_share_of_the_last_batch(
+    adds: str, told: str, found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = SCRIPT.replace("correct +=", f"correct {adds}").replace("TOLD:.2f", told).replace("SKIP", "True")
+    source = source.replace('print(f"accuracy {', "accuracy = (").replace('}")', ")")
+    said = [one.message for one in run(source, tmp_path, monkeypatch) if one.code == "M3"]
+    assert len(said) == found and all("tells of the last of 5 batches alone: 1 where" in one for one in said)

@@ -206,7 +206,8 @@ class Scores:
 
     def _offer(self, state: State, code: CodeType, where: str, found: Verdict) -> None:
         name = f"{code.co_qualname} {found.name}".strip() + f" ({where})"
-        state.offer(OracleSeen(state.step, name, found.truth, found.spoilt, found.perfect, reads=found.says))
+        numbers = (found.truth, found.spoilt, found.perfect)
+        state.offer(OracleSeen(state.step, name, *numbers, reads=found.says, alone=found.alone))
 
     # --- calls ---------------------------------------------------------------------------------------------------
 

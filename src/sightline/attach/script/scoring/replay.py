@@ -18,6 +18,7 @@ from torch import Tensor
 from sightline.attach.script.scoring.asking import alone
 from sightline.attach.script.scoring.batches import copied, fits, likely, tensors
 from sightline.attach.script.scoring.cuttings import cuttings
+from sightline.attach.script.scoring.last_alone import last_alone
 from sightline.attach.script.scoring.readings import reading
 from sightline.attach.script.scoring.recorded import Recorded
 from sightline.attach.script.scoring.shares import overcounted
@@ -57,9 +58,9 @@ def replayed(
                 found = way(record, Stage(record, piece, own, until, paired=way is _of_batches), pad)
                 if found:
                     return piece, next(iter(found.values()))
-        if record.whole and record.paired and len(record.told) > 1:
+        for law in (overcounted, last_alone) if record.whole and record.paired and len(record.told) > 1 else ():
             with alone(), suppress(Exception):
-                share = overcounted(record, Stage(record, piece, own, until, paired=True))
+                share = law(record, Stage(record, piece, own, until, paired=True))
                 if share is not None:
                     return piece, share
     return None

@@ -151,7 +151,7 @@ def _judged(places: Tensor, target: Tensor, rows: set[int]) -> Iterator[int]:
 def _absent(share: _Shares) -> bool:
     """The truth gives as much for each class that is there, and the whole would be more classes than there are."""
     said = share.said
-    if len(said.classes) < 3:
+    if len(said.classes) < 3 or said.target.dim() < 2:  # of one place a row, all the data may lack a class
         return False
     fewer = [
         said.relabelled(dict.fromkeys(said.classes[many:], said.classes[0])) for many in (len(said.classes) - 1, 1)

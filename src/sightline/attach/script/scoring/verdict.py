@@ -29,13 +29,17 @@ OPPOSED = ({"labels less one", "labels plus one"}, {"labels one place earlier", 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`name`: of the number, where the metric gives several. `perfect`: what it gives for `says`, or should."""
+    """`name`: of the number, where the metric gives several. `perfect`: what it gives for `says`, or should.
+
+    `alone`: batches, of which the last one alone matters to it; `truth` is of wrong answers in that.
+    """
 
     name: str
     truth: float
     spoilt: tuple[float, ...]
     perfect: float
     says: str
+    alone: int = 0
 
 
 def numbers(value: Any, rows: int) -> dict[str, float]:

@@ -7,8 +7,9 @@ word; what a causal model says of the next token beside the label of this one; t
 20 by default) before those that are wanted do; texts stripped, cleaned up or decoded without special tokens on one side
 alone, or still behind their prompt; probabilities squashed again; the likeliest of one column, which is always the
 first; hits divided by `len(loader) * batch_size`, where the last batch is short, or by all places, padding and columns
-counted; a mean over classes in which those that are not there are 0; an overlap without its factor of 2; or the metric
-itself is wrong; or it is never set back, and counts the answers of earlier evaluations along.
+counted; a mean over classes in which those that are not there are 0; an overlap without its factor of 2; the last batch
+in the place of all; or the metric itself is wrong; or it is never set back, and counts the answers of earlier
+evaluations along.
 Fix: convert predictions to the metric's format and offset (its docs say which), and feed it the targets as predictions
 until it says 1.0. Of torchmetrics, call `metric.reset()` before each evaluation.
 Stays silent when: the ground truth scores what the host calls perfect, or, where the host says nothing, 1 (or more) as
@@ -44,6 +45,9 @@ def find(
         return finding
     if oracle is None:
         return CannotTell("metric that was given the truth")
+    if oracle.alone:
+        what = f"tells of the last of {oracle.alone} batches alone: {max(oracle.spoilt):.4g} where all others are wrong"
+        return _finding(oracle, what)
     truth, worst, best = oracle.truth, min(oracle.spoilt), max(oracle.spoilt)
     if oracle.perfect is not None:
         if abs(truth - oracle.perfect) <= NEAR * max(1.0, abs(oracle.perfect)):
@@ -88,7 +92,7 @@ def _finding(oracle: OracleSeen, what: str) -> Finding:
         fix="bring predictions into the metric's format (class offset, box format, order of rows; a causal model's"
         " [:, :-1] beside labels[:, 1:]; texts cleaned up alike on both sides, without the prompt), and leave out what"
         " has no label: labels != -100, or the pad token in its place before ids are decoded, both with"
-        " skip_special_tokens=True; divide hits by the rows that came",
+        " skip_special_tokens=True; divide hits by the rows that came, of all batches",
         seen={"truth": oracle.truth, "shuffled": list(oracle.spoilt), "perfect": oracle.perfect},
     )
 
