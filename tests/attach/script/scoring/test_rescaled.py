@@ -9,6 +9,7 @@ import torch
 
 from sightline.attach.script.scoring.rescaled import in_target_unit
 from tests.attach.script.scoring.test_scores import run
+from tests.attach.script.scoring.test_wholes import run as whole
 
 pytestmark = pytest.mark.usefixtures("origins")
 
@@ -42,6 +43,33 @@ def test_the_unit_of_predictions(
 ) -> None:
     source = NUMBERS.replace("METRIC", metric).replace("BACK", back)
     said = [one.message for one in run(source, tmp_path, monkeypatch)[0]]
+    assert len(said) == found and all("in the unit of the targets" in one for one in said)
+
+
+WHOLE = """
+import torch
+from torch import nn
+torch.manual_seed(0)
+x = torch.randn(260, 6)
+y = 35 + 9 * x[:, 0] + 4 * x[:, 1]
+mean, std = y[:200].mean(), y[:200].std()
+model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1))
+optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+watch(model, optimizer)
+for epoch in range(3):
+    for at in range(0, 200, 10):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(x[at : at + 10])[:, 0], (y[at : at + 10] - mean) / std).backward()
+        optimizer.step()
+    with torch.no_grad():
+        said = model(x[200:]).squeeze(1) BACK
+        error = (said - y[200:]).square().mean().sqrt().item()
+"""
+
+
+@pytest.mark.parametrize(("back", "found"), [("", True), ("* std + mean", False)])
+def test_the_unit_without_a_function(back: str, found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [one.message for one in whole(WHOLE.replace("BACK", back), tmp_path, monkeypatch)]
     assert len(said) == found and all("in the unit of the targets" in one for one in said)
 
 

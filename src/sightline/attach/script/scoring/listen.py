@@ -38,6 +38,7 @@ from sightline.attach.script.scoring.pairs import Function, Pair, ends_alike, is
 from sightline.attach.script.scoring.prompts import prompts
 from sightline.attach.script.scoring.recorded import Recorded, Spots
 from sightline.attach.script.scoring.replay import replayed
+from sightline.attach.script.scoring.rescaled import SAYS as UNIT
 from sightline.attach.script.scoring.verdict import Verdict, numbers
 from sightline.attach.script.scoring.weighing import weighed
 from sightline.guard.evidence import OracleSeen
@@ -72,6 +73,7 @@ class Scores:
         self._spots: Spots | None = None
         self._drawn: set[int] = set()  # data sets whose rows come in a new order each time, in this evaluation
         self._known: dict[str, bool] = {}
+        self._units = set[str]()  # where predictions were in another unit than targets, once
         self._evaluations, self._running, self._done, self._found, self._weighed = 0, False, False, False, 0
         self._folders: tuple[str, ...] = ()
         self._ongoing = Ongoing()
@@ -193,6 +195,9 @@ class Scores:
                 state.offer(seen)
                 return
             if (again := replayed(record, self._own, until, state.ignored)) is not None:
+                if again[1].says == UNIT and again[0].where not in self._units:
+                    self._units.add(again[0].where)  # training might still bring them there
+                    continue
                 self._found = True
                 self._offer(state, again[0].code, again[0].where, again[1])
                 return

@@ -21,6 +21,7 @@ from sightline.attach.script.scoring.cuttings import cuttings
 from sightline.attach.script.scoring.last_alone import last_alone
 from sightline.attach.script.scoring.readings import reading
 from sightline.attach.script.scoring.recorded import Recorded
+from sightline.attach.script.scoring.rescaled import rescaled
 from sightline.attach.script.scoring.shares import overcounted
 from sightline.attach.script.scoring.short import PART, short
 from sightline.attach.script.scoring.stage import Piece, Stage
@@ -147,7 +148,7 @@ def _compared(outputs: list[Any], one: int, target: Tensor, score: Score, pad: i
 def _judged(pred: Tensor, target: Tensor, score: Score, pad: int | None, every: bool) -> Found:
     read = reading(pred, target)
     if read is None:
-        return {}
+        return rescaled(pred, target, score)
     others = tuple(other for other in read.others if other.target.shape == target.shape)
     found = judged(type(read)(read.truth, others, read.share), pred, target, score, set()) if others else {}
     if not found and every:
