@@ -17,7 +17,8 @@ the best of all predictions tried, or the least of them (an error, a distance); 
 predictions score the same, which is not the share of noes, of one column; a function of a script's own (asked under
 `sightline run`) does more than compute, nothing shows in which form predictions come, or no form is perfect for it;
 what counts on is no mean's sums (a total, the best so far, a mean over epochs, votes for each row), or the rows were
-others.
+others; part of an overlap is multiplied by who asked for it; a class is in none of the samples; predictions on another
+scale are on their way (small, or their mean has moved).
 Sources:
 - https://github.com/once-for-auto-driving/once_devkit/issues/32 (2022-08-16): the truth itself scores 72.65 %
 - https://github.com/cocodataset/cocoapi/issues/507 (2021-04-12): corners where size is expected: 0.73 for the truth
