@@ -34,6 +34,8 @@ class OracleSeen:
         spoilt: its values for predictions that are wrong in part or in all, by shuffling.
         perfect: what the host says a perfect score is, or what the metric gives for `reads`; None where nobody says.
         reads: what the metric takes for the truth, where that is known.
+        alone: batches of which the last one alone matters to it: `truth` is of wrong answers there, `spoilt` of wrong
+            answers everywhere else; 0 where all matter, or where that is not known.
     """
 
     step: int
@@ -42,6 +44,7 @@ class OracleSeen:
     spoilt: tuple[float, ...]
     perfect: float | None = None
     reads: str | None = None
+    alone: int = 0
 
 
 @dataclass(frozen=True, slots=True)

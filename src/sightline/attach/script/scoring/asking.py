@@ -13,13 +13,17 @@ from typing import Any
 
 import torch
 
+from sightline.attach.script.scoring.callers import scaled
+from sightline.attach.script.scoring.opposed import opposed
 from sightline.attach.script.scoring.order import reordered
 from sightline.attach.script.scoring.pairs import Data, Function, Pair
 from sightline.attach.script.scoring.prompts import fronted
 from sightline.attach.script.scoring.readings import Reading, normalised, reading
 from sightline.attach.script.scoring.recorded import Recorded
 from sightline.attach.script.scoring.replica import Replica
-from sightline.attach.script.scoring.verdict import Verdict, judged, numbers, perfect
+from sightline.attach.script.scoring.rescaled import in_target_unit, rescaled
+from sightline.attach.script.scoring.short import ABSENT, PART, short
+from sightline.attach.script.scoring.verdict import Verdict, judged, numbers, perfect, whole
 from sightline.guard.evidence import IGNORE
 from sightline.guard.probes.restore import same_randomness
 
@@ -27,11 +31,16 @@ TWICE = 2  # evaluations in which a function has answered well: it will in the o
 
 
 def asked(
-    function: Function, own: Callable[[str], bool], until: float, drawn: Iterable[Recorded] = ()
+    function: Function,
+    own: Callable[[str], bool],
+    until: float,
+    drawn: Iterable[Recorded] = (),
+    pad: int | None = None,
 ) -> Verdict | None:
     """What the function reads wrong, if all calls of it that can be told of agree.
 
-    `drawn`: what came of loaders that give their rows in another order each time.
+    `drawn`: what came of loaders that give their rows in another order each time. `pad`: the class that the loss that
+    is trained on leaves out.
     """
     pairs = _joined(function.now) if function.now and function.now[0].single else function.now
     before = _joined(function.before) if function.before and function.before[0].single else function.before
@@ -39,12 +48,13 @@ def asked(
     for place, one in enumerate(pairs):
         earlier = before[place] if place < len(before) else None
         roles = _roles(one, earlier)
-        if roles is None or time.perf_counter() > until:
+        if (roles is None and not _vectors(one, earlier)) or time.thread_time() > until:
             continue
         try:
             with torch.no_grad():
-                read = _reading(pairs, one, earlier, *roles, drawn)
-            answer = _truth(function, own, one, *roles, until, read)
+                read = _reading(pairs, one, earlier, *roles, drawn) if roles is not None else None
+            known = read is not None or roles is None or _in_another_unit((one, earlier), *roles)
+            answer = _truth(function, own, one, *(roles or one.names), until, read, pad) if known else None
         except Exception:  # noqa: BLE001 - the script's own function, on other input than it was made for
             return None
         if answer is not None:
@@ -78,9 +88,10 @@ def _truth(
     target: str,
     until: float,
     read: Reading | None,
+    pad: int | None,
 ) -> Answer | None:
     rows = {name: data.rows for name, data in one.data.items()}
-    if read is None or not (read.others or isinstance(read.truth, list)):
+    if read is not None and not (read.others or isinstance(read.truth, list)):
         return None
     built = Replica(own)
     metric = built.of(function.code, function.namespace, function.free)
@@ -89,18 +100,41 @@ def _truth(
     rest = {name: built.argument(value) for name, value in one.values.items()}
 
     def score(these: Any, those: Any) -> dict[str, float]:
-        if time.perf_counter() > until:
+        if time.thread_time() > until:
             raise TimeoutError
         return _scored(metric, function.code, rest, one, {**rows, pred: these, target: those})
 
     with alone():
+        if read is None:
+            return Answer(opposed(rows[pred], rows[target], score) | rescaled(rows[pred], rows[target], score))
         if isinstance(read.truth, list) and read.truth == rows[target]:
             read = replace(read, others=(*read.others, *normalised(read, rows[target], built.makers())))
         counts = _counts(rows[target])
         found = judged(read, rows[pred], rows[target], score, counts)
-        if found or not isinstance(read.truth, list):
+        if not isinstance(read.truth, list):
+            return Answer(found) if found else _short(function, read, one, target, score, pad)
+        if found:
             return Answer(found)
         return Answer(found, perfect(read, score, counts), frozenset(one.says for one in read.others))
+
+
+def _short(
+    function: Function,
+    read: Reading,
+    one: Pair,
+    target: str,
+    score: Callable[[Any, Any], dict[str, float]],
+    pad: int | None,
+) -> Answer:
+    """Of a metric that reads the right thing: whether the truth is the whole for it, and why not."""
+    rows = one.data[target].rows
+    if one.count > len(rows):
+        return Answer({})  # classes may be missing that were there
+    found = short(read.truth, rows, score, pad)
+    parts = any(law == PART for _, law in found) and scaled(function.code.co_filename, function.code.co_name)
+    found = {key: verdict for key, verdict in found.items() if key[1] != PART or not parts}
+    every = not found and all(whole(value, set()) for value in score(read.truth, rows).values())
+    return Answer(found, perfect=frozenset((ABSENT,)) if every else frozenset())
 
 
 def _reading(
@@ -173,6 +207,20 @@ def _roles(one: Pair, before: Pair | None) -> tuple[str, str] | None:
 
     ways = [(a, b) for a, b in (one.names, one.names[::-1]) if fits(a, b)]
     return ways[0] if len(ways) == 1 else None
+
+
+def _vectors(one: Pair, before: Pair | None) -> bool:
+    """Whether both are what the model made of samples, as far as can be told: none is the truth."""
+    fixed = one.given or (before is not None and any(_equal(one, before, name) for name in one.names))
+    rows = [one.data[name].rows for name in one.names]
+    return not fixed and all(isinstance(r, torch.Tensor) and r.is_floating_point() and r.dim() == 2 for r in rows)
+
+
+def _in_another_unit(pairs: Iterable[Pair | None], pred: str, target: str) -> bool:
+    """Whether predictions are, in this evaluation and in the one before: training does not bring them nearer."""
+    rows = [(one.data[pred].rows, one.data[target].rows) for one in pairs if one is not None and pred in one.data]
+    fit = len(rows) == 2 and all(isinstance(each, torch.Tensor) for both in rows for each in both)
+    return fit and all(in_target_unit(*both) is not None for both in rows)
 
 
 def _equal(one: Pair, other: Pair, name: str) -> bool:

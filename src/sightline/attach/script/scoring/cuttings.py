@@ -44,7 +44,7 @@ def cuttings(code: CodeType, line: int, values: Mapping[str, Any]) -> Iterator[C
 
     Each gives the numbers that it names, by their names, as far as they are made anew. `values`: of the names there.
     """
-    tree = _parsed(code.co_filename)
+    tree = parsed(code.co_filename)
     scope = _scope(tree, code) if tree is not None else None
     if scope is None:
         return
@@ -58,7 +58,8 @@ def cuttings(code: CodeType, line: int, values: Mapping[str, Any]) -> Iterator[C
 
 
 @lru_cache(maxsize=16)
-def _parsed(file: str) -> ast.Module | None:
+def parsed(file: str) -> ast.Module | None:
+    """The code of a file."""
     try:
         return ast.parse("".join(linecache.getlines(file)))
     except (SyntaxError, ValueError):

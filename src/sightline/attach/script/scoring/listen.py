@@ -28,6 +28,7 @@ from sightline.attach.phases.state import State
 from sightline.attach.script.heap import compiled_parts
 from sightline.attach.script.main import installed
 from sightline.attach.script.scoring.asking import asked
+from sightline.attach.script.scoring.batches import tensors
 from sightline.attach.script.scoring.calls import listener
 from sightline.attach.script.scoring.carried import carried
 from sightline.attach.script.scoring.methods import Method, asks
@@ -37,6 +38,7 @@ from sightline.attach.script.scoring.pairs import Function, Pair, ends_alike, is
 from sightline.attach.script.scoring.prompts import prompts
 from sightline.attach.script.scoring.recorded import Recorded, Spots
 from sightline.attach.script.scoring.replay import replayed
+from sightline.attach.script.scoring.rescaled import SAYS as UNIT
 from sightline.attach.script.scoring.verdict import Verdict, numbers
 from sightline.attach.script.scoring.weighing import weighed
 from sightline.guard.evidence import OracleSeen
@@ -47,8 +49,9 @@ MISSES = 8  # calls that gave no number: it is no metric
 SINGLES = 64  # that are kept of calls which compare two texts
 FUNCTIONS = 32  # that are kept
 TWICE = 2  # evaluations of which it is asked what they are a mean over
-SECONDS = 0.5  # that all questions of one evaluation may take to functions, and to the evaluation itself
+SECONDS = 0.5  # of the thread's own time that all questions of one evaluation may take to functions, and to itself
 FIRST = 4  # evaluations that are listened to; then the 8th, 16th, ...
+AHEAD = 2  # batches that a host holds at once
 INSIDE = nn.Module._wrapped_call_impl.__code__
 
 Token = tuple[Method | None, tuple[Function, Pair] | None]
@@ -64,11 +67,13 @@ class Scores:
         self._functions: dict[CodeType, Function] = {}
         self._models: list[nn.Module] = []
         self._batch: Any = None
+        self._fetched: tuple[Any, ...] = ()  # the last first
         self._dataset: Any = None
         self._output: Any = None
         self._spots: Spots | None = None
         self._drawn: set[int] = set()  # data sets whose rows come in a new order each time, in this evaluation
         self._known: dict[str, bool] = {}
+        self._units = set[str]()  # where predictions were in another unit than targets, once
         self._evaluations, self._running, self._done, self._found, self._weighed = 0, False, False, False, 0
         self._folders: tuple[str, ...] = ()
         self._ongoing = Ongoing()
@@ -86,6 +91,7 @@ class Scores:
             scores._calls.pause()
             try:
                 scores._batch = batch = fetch(iterator)
+                scores._fetched = (batch, *scores._fetched[: AHEAD - 1])
                 scores._dataset = iterator._dataset
                 drawn = isinstance(_sampler(iterator), RandomSampler)
                 (scores._drawn.add if drawn else scores._drawn.discard)(id(scores._dataset))
@@ -109,7 +115,7 @@ class Scores:
     def close(self) -> None:
         """Nothing is listened to any more."""
         self._calls.close()
-        self._done, self._batch, self._output = True, None, None
+        self._done, self._batch, self._output, self._fetched = True, None, None, ()
         self._functions.clear()
         if State.audience is self:
             State.audience = None
@@ -129,8 +135,9 @@ class Scores:
         elif not any(state.model is model for model in self._models):
             self._models.append(state.model)
         self._output = (call, output)
+        given = (*call.args, *call.kwargs.values())
+        self._batch = _made_of(self._fetched, given, self._batch)
         if self._spots is not None:
-            given = (*call.args, *call.kwargs.values())
             self._spots.add(state.model, sys._getframe(), self._batch, self._dataset, output, given=given)
         self._calls.resume()
 
@@ -165,17 +172,18 @@ class Scores:
         self._running = False
         self._calls.close()
         self._output = self._batch = None
+        self._fetched = ()
         spots, self._spots = self._spots, None
         records = spots.records() if spots is not None else []
         drawn = [one for one in records if id(one.dataset) in self._drawn]
-        until = time.perf_counter() + SECONDS
+        until = time.thread_time() + SECONDS
         for function in list(self._functions.values()):
-            if not function.done and (found := asked(function, self._own, until, drawn)) is not None:
+            if not function.done and (found := asked(function, self._own, until, drawn, state.ignored)) is not None:
                 function.done = self._found = True
                 self._offer(state, function.code, function.where, found)
                 return  # what it calls, or who calls it, is the same mistake
-        self._again(state, records, time.perf_counter() + SECONDS)
-        self._weigh(state, records, time.perf_counter() + SECONDS)
+        self._again(state, records, time.thread_time() + SECONDS)
+        self._weigh(state, records, time.thread_time() + SECONDS)
 
     def _again(self, state: State, records: list[Recorded], until: float) -> None:
         for record in () if self._found else records:
@@ -186,7 +194,10 @@ class Scores:
                 self._found = True
                 state.offer(seen)
                 return
-            if (again := replayed(record, self._own, until)) is not None:
+            if (again := replayed(record, self._own, until, state.ignored)) is not None:
+                if again[1].says == UNIT and again[0].where not in self._units:
+                    self._units.add(again[0].where)  # training might still bring them there
+                    continue
                 self._found = True
                 self._offer(state, again[0].code, again[0].where, again[1])
                 return
@@ -200,7 +211,8 @@ class Scores:
 
     def _offer(self, state: State, code: CodeType, where: str, found: Verdict) -> None:
         name = f"{code.co_qualname} {found.name}".strip() + f" ({where})"
-        state.offer(OracleSeen(state.step, name, found.truth, found.spoilt, found.perfect, reads=found.says))
+        numbers = (found.truth, found.spoilt, found.perfect)
+        state.offer(OracleSeen(state.step, name, *numbers, reads=found.says, alone=found.alone))
 
     # --- calls ---------------------------------------------------------------------------------------------------
 
@@ -288,6 +300,12 @@ class Scores:
             return
         function.missed += 1
         function.done = function.missed >= MISSES
+
+
+def _made_of(fetched: tuple[Any, ...], given: Any, last: Any) -> Any:
+    """The batch that the model was given something of: hosts may have fetched the next one already."""
+    places = {one.data_ptr() for one in tensors(given)}
+    return next((batch for batch in fetched if any(one.data_ptr() in places for one in tensors(batch))), last)
 
 
 def _heard(count: int) -> bool:

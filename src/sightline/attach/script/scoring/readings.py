@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sightline.attach.script.scoring.boxes import FORMATS, SWAPS
+from sightline.attach.script.scoring.permuted import permuted
 from sightline.attach.truth import APART, SIGMAS
 from sightline.guard.evidence import IGNORE
 
@@ -142,18 +144,34 @@ def _ids(pred: Tensor, target: Tensor, classes: int | None = None) -> Reading | 
     if bool((pred[ignored] == target[ignored]).any()):
         ignored = torch.zeros_like(ignored)  # somebody has seen to them already
     forms = {name: (v, inside & ~_at(ignored, name)) for name, (v, inside) in _forms(target).items()}
-    rates, count = {}, int((~ignored).sum())
-    for name, (values, there) in forms.items():
-        if bool(there.any()):
-            rates[name] = float((pred == values)[there].float().mean())
-    first, second = (*sorted(rates, key=rates.__getitem__, reverse=True), "", "")[:2]
-    if count < LABELS or not second or rates[first] - rates[second] < max(APART, SIGMAS * (0.5 / count) ** 0.5):
+    forms = {name: (values, there) for name, (values, there) in forms.items() if bool(there.any())}
+    rates = {name: float((pred == values)[there].float().mean()) for name, (values, there) in forms.items()}
+    first = max(rates, key=rates.__getitem__, default="")
+    turned = permuted(pred, target) if target.dim() == 1 and not bool(ignored.any()) else None
+    if turned is not None:
+        return Reading(turned, (Other("labels in the order of the model's classes", turned, turned),))
+    rest = [other for name, other in forms.items() if name != first]
+    least = 0 if first == AS_THEY_ARE else LABELS
+    if int((~ignored).sum()) < LABELS or not all(_follows(pred, forms[first], other, least) for other in rest):
         return None
     values, there = forms[first]
     truth = torch.where(there, values, pred)
     if classes is not None and not bool(((truth >= 0) & (truth < classes)).all()):
         return None
     return Reading(truth, tuple(_other_labels(first, truth, target, ignored)))
+
+
+def _follows(pred: Tensor, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], least: int) -> bool:
+    """Whether classes are those of one form and not of another: where these differ, as neighbours in a map seldom do.
+
+    `least`: places where they must differ; 0: where they hardly do, it does not matter.
+    """
+    differ = (one[0] != other[0]) & one[1] & other[1]
+    count, mine, theirs = int(differ.sum()), (pred == one[0])[differ], (pred == other[0])[differ]
+    if count < LABELS:
+        return count >= least
+    apart = float(mine.float().mean() - theirs.float().mean())
+    return apart >= max(APART, SIGMAS * (0.5 / count) ** 0.5)
 
 
 def _at(ignored: Tensor, name: str) -> Tensor:
@@ -223,35 +241,6 @@ def _binary(pred: Tensor, target: Tensor) -> Reading | None:
 # --- places ----------------------------------------------------------------------------------------------------------
 
 
-def _boxes(before: Callable[..., Any], after: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
-    def converted(boxes: Tensor) -> Tensor:
-        corners = before(*boxes.unbind(-1))
-        return torch.stack(after(*corners), -1)
-
-    return converted
-
-
-READ: dict[str, Callable[..., Any]] = {  # format -> corners of what is in it
-    "corners": lambda a, b, c, d: (a, b, c, d),
-    "centre and size": lambda a, b, c, d: (a - c / 2, b - d / 2, a + c / 2, b + d / 2),
-    "corner and size": lambda a, b, c, d: (a, b, a + c, b + d),
-}
-WRITE: dict[str, Callable[..., Any]] = {
-    "corners": lambda a, b, c, d: (a, b, c, d),
-    "centre and size": lambda a, b, c, d: ((a + c) / 2, (b + d) / 2, c - a, d - b),
-    "corner and size": lambda a, b, c, d: (a, b, c - a, d - b),
-}
-FORMATS: dict[str, Callable[[Tensor], Tensor]] = {
-    f"converted from {here} to {there}": _boxes(READ[here], WRITE[there])
-    for here in READ
-    for there in WRITE
-    if here != there
-}
-SWAPS: dict[str, Callable[[Tensor], Tensor]] = {
-    "with x and y exchanged": lambda v: v.unflatten(-1, (-1, 2)).flip(-1).flatten(-2),
-}
-
-
 def _places(pred: Tensor, target: Tensor) -> Reading | None:
     """Of boxes and points, four or two numbers each."""
     forms = {2: SWAPS, 4: {**FORMATS, **SWAPS}}.get(target.shape[-1], {})
@@ -291,6 +280,8 @@ def _bare(text: str) -> str:
 def _texts(pred: Sequence[str], target: Sequence[str]) -> Reading | None:
     if len(target) < ROWS or len(pred) != len(target) or sum(map(bool, pred)) < ROWS:
         return None
+    if (turned := permuted(pred, target)) is not None:
+        return Reading(turned, (Other("names in the order of the model's classes", turned, turned),))
     others = []
     for name, normal in NORMAL.items():
         texts = [normal(text) for text in target]

@@ -18,9 +18,12 @@ from torch import Tensor
 from sightline.attach.script.scoring.asking import alone
 from sightline.attach.script.scoring.batches import copied, fits, likely, tensors
 from sightline.attach.script.scoring.cuttings import cuttings
+from sightline.attach.script.scoring.last_alone import last_alone
 from sightline.attach.script.scoring.readings import reading
 from sightline.attach.script.scoring.recorded import Recorded
+from sightline.attach.script.scoring.rescaled import rescaled
 from sightline.attach.script.scoring.shares import overcounted
+from sightline.attach.script.scoring.short import PART, short
 from sightline.attach.script.scoring.stage import Piece, Stage
 from sightline.attach.script.scoring.verdict import Verdict, judged
 
@@ -43,7 +46,9 @@ def pieces(record: Recorded) -> Iterator[Piece]:
                 yield Piece(code, place.names, {}, {}, place.line)
 
 
-def replayed(record: Recorded, own: Callable[[str], bool], until: float) -> tuple[Piece, Verdict] | None:
+def replayed(
+    record: Recorded, own: Callable[[str], bool], until: float, pad: int | None = None
+) -> tuple[Piece, Verdict] | None:
     """What the evaluation reads wrong, if that is clear from the answers of its own code."""
     ways = [_of_batches] if record.paired else []
     if not record.paired or len(record.told) == 1:  # the batch may be the last that was trained on
@@ -51,23 +56,24 @@ def replayed(record: Recorded, own: Callable[[str], bool], until: float) -> tupl
     for piece in pieces(record):
         for way in ways:
             with alone(), suppress(Exception):  # the script's own code, with other things than it was made for
-                found = way(record, Stage(record, piece, own, until, paired=way is _of_batches))
+                found = way(record, Stage(record, piece, own, until, paired=way is _of_batches), pad)
                 if found:
                     return piece, next(iter(found.values()))
-        if record.whole and record.paired and len(record.told) > 1:
+        for law in (overcounted, last_alone) if record.whole and record.paired and len(record.told) > 1 else ():
             with alone(), suppress(Exception):
-                share = overcounted(record, Stage(record, piece, own, until, paired=True))
+                share = law(record, Stage(record, piece, own, until, paired=True))
                 if share is not None:
                     return piece, share
     return None
 
 
-def _of_batches(record: Recorded, stage: Stage) -> Found:
+def _of_batches(record: Recorded, stage: Stage, pad: int | None) -> Found:
     """Labels come with the inputs, from a loader."""
     told = record.told[:BATCHES]
     if not stage.score([output for _, output in told], [batch for batch, _ in told]):
         return {}
     found: Found = {}
+    every = record.whole and len(told) == len(record.told)
     for one, label in likely(*told[0]):
         shapes = [(tensors(o)[one].shape[1:], tensors(b)[label].shape[1:]) for b, o in told]
         alike = [pair for pair, shape in zip(told, shapes, strict=True) if shape == shapes[0]]
@@ -86,11 +92,11 @@ def _of_batches(record: Recorded, stage: Stage) -> Found:
             batches = [copied(batch, label, part) for (batch, _), part in right]
             return stage.score(_answers([o for _, o in alike], one, these), batches)
 
-        found |= _no_copies(record, target, _compared(outputs, one, target, score))
+        found |= _no_copies(record, target, _compared(outputs, one, target, score, pad, every))
     return found
 
 
-def _of_labels(record: Recorded, stage: Stage) -> Found:
+def _of_labels(record: Recorded, stage: Stage, pad: int | None) -> Found:
     """Labels are somewhere that the code reads."""
     outputs = [output for _, output in record.told]
     if not record.whole or not stage.held or not stage.score(outputs):
@@ -106,7 +112,7 @@ def _of_labels(record: Recorded, stage: Stage) -> Found:
             def score(these: Tensor, those: Tensor, one: int = one, place: int = place) -> dict[str, float]:
                 return stage.score(_answers(outputs, one, these), held=place, truth=those)
 
-            found |= _no_copies(record, target, _compared(outputs, one, target, score))
+            found |= _no_copies(record, target, _compared(outputs, one, target, score, pad, every=True))
     return found
 
 
@@ -123,24 +129,32 @@ def _answers(outputs: list[Any], one: int, these: Tensor) -> list[Any]:
     return [copied(output, one, part) for output, part in zip(outputs, said, strict=True)]
 
 
-def _compared(outputs: list[Any], one: int, target: Tensor, score: Score) -> Found:
-    """What comes of the truth in the tensor number `one` of what the model says, where `target` is it."""
+def _compared(outputs: list[Any], one: int, target: Tensor, score: Score, pad: int | None, every: bool) -> Found:
+    """What comes of the truth in the tensor number `one` of what the model says, where `target` is it.
+
+    `every`: these are all that was evaluated.
+    """
     pred = torch.cat([tensors(output)[one].detach() for output in outputs])
     if pred.shape == target.shape or pred.numel() != target.numel():
-        return _judged(pred, target, score)
+        return _judged(pred, target, score, pad, every)
     seen_to = pred.reshape(target.shape)  # by the code, or by nobody
 
     def reshaped(these: Tensor, those: Tensor) -> dict[str, float]:
         return score(these.reshape(pred.shape), those)
 
-    return _judged(seen_to, target, reshaped) or _judged(pred, target, score)
+    return _judged(seen_to, target, reshaped, pad, every) or _judged(pred, target, score, pad, every)
 
 
-def _judged(pred: Tensor, target: Tensor, score: Score) -> Found:
+def _judged(pred: Tensor, target: Tensor, score: Score, pad: int | None, every: bool) -> Found:
     read = reading(pred, target)
     if read is None:
-        return {}
+        return rescaled(pred, target, score)
     others = tuple(other for other in read.others if other.target.shape == target.shape)
     found = judged(type(read)(read.truth, others, read.share), pred, target, score, set()) if others else {}
+    if not found and every:
+        less = short(read.truth, target, score, pad)
+        found = {key: verdict for key, verdict in less.items() if key[1] == PART}
+        if len(found) < len(less):
+            return {key: verdict for key, verdict in less.items() if key[1] != PART}
     right = score(read.truth, target) if found else {}
     return {} if any(abs(value - 1) < 1e-3 or abs(value - 100) < 0.1 for value in right.values()) else found

@@ -1,8 +1,8 @@
-"""Is a share of hits one of more rows than there are: of as many batches as came, as if each of them were full?
+"""Is a share of hits one of more rows than there are: of as many batches as came, as if each were full, or of others?
 
 The evaluation is run again (see `replay.py`) with the truth for what the model says, and with a few rows of it wrong.
 Where the truth has N/D, and each wrong row takes 1/D off, it is hits/D: N rows came, which are all of the data set, and
-D are as many as there would be if the last batch were as large as the others.
+D are as many as there would be if the last batch were as large as the others, or the rows of another loader's data.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def overcounted(record: Recorded, stage: Stage) -> Verdict | None:
     """The share whose rows are counted as if all batches were full."""
     sizes = [rows(batch) for batch, _ in record.told]
     every, full = sum(sizes), len(sizes) * sizes[0]
-    if len(set(sizes[:-1])) != 1 or not every < full * (1 - CLOSE) or len(record.dataset) != every:
+    others = {*stage.elsewhere, *([full] if len(set(sizes[:-1])) == 1 else [])}
+    others = {count for count in others if every < count * (1 - CLOSE)}
+    if not others or len(record.dataset) != every:
         return None
     for one, answers in _answers(record, sizes):
         scores = []
@@ -39,9 +41,10 @@ def overcounted(record: Recorded, stage: Stage) -> Verdict | None:
             scores.append(stage.score(outputs, [batch for batch, _ in record.told]))
         for name in scores[0] if all(one.keys() == scores[0].keys() for one in scores) else ():
             values = [each[name] for each in scores]
-            scale = next((scale for scale in SCALES if _is_share(values, scale / full, every)), None)
-            if scale is not None and not name.startswith(PRINTED):
-                says = f"{full} right answers, and there are {every}"
+            ways = ((scale, count) for scale in SCALES for count in others)
+            scale, count = next((way for way in ways if _is_share(values, way[0] / way[1], every)), (0, 0))
+            if scale and not name.startswith(PRINTED):
+                says = f"{count} right answers, and there are {every}"
                 return Verdict(name, values[0], tuple(values[1:]), scale, says)
     return None
 

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any
@@ -72,6 +73,33 @@ class _Loader:
         return len(self.batches)
 
 
+class _Aside:
+    """Another loader: its sizes alone."""
+
+    def __init__(self, loader: Any) -> None:
+        self.dataset, self.batch_size, self._count = _Rows(len(loader.dataset)), loader.batch_size, len(loader)
+
+    def __len__(self) -> int:
+        return self._count
+
+
+class _Alone:
+    """The process that accelerate launched, where it is the only one: what it gathers is what it was given."""
+
+    is_main_process, is_local_main_process, num_processes, process_index = True, True, 1, 0
+    device = torch.device("cpu")
+
+    def gather(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        return value
+
+    gather_for_metrics = reduce = pad_across_processes = unwrap_model = gather
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+    wait_for_everyone = print
+
+
 @dataclass(frozen=True)
 class Piece:
     """Code and what it is run with."""
@@ -114,6 +142,7 @@ class Stage:
         self._model, self._loader = _Model(), _Loader()
         if self._record.method:
             setattr(self._model, self._record.method, self._model)
+        self.elsewhere = set[int]()  # rows of other loaders that the code names
         self.held: list[list[Tensor]] = []  # parts that together have a row for each of the model's
         built = self._built = Replica(self._own, self._instead, self._copied, self._states)
         self._function = built.of(self._piece.code, self._piece.namespace, self._piece.free)
@@ -128,8 +157,17 @@ class Stage:
         record = self._record
         if isinstance(value, nn.Module) and any(part is record.model for part in value.modules()):
             return self._model
-        mine = self._paired and isinstance(value, DataLoader) and value.dataset is record.dataset
-        return self._loader if mine else None
+        if type(value).__name__ == "Accelerator" and type(value).__module__.startswith("accelerate."):
+            return _Alone() if value.num_processes == 1 else None
+        if not (self._paired and isinstance(value, DataLoader)):
+            return None
+        if value.dataset is record.dataset:
+            return self._loader
+        with suppress(TypeError):  # a stream has no length
+            aside = _Aside(value)
+            self.elsewhere.add(len(aside.dataset))
+            return aside
+        return None
 
     def _copied(self, value: Any) -> None:
         """A copy was made that the code reads: may it hold the labels?"""
@@ -156,7 +194,7 @@ class Stage:
         Raises:
             TimeoutError: it is too late.
         """
-        if time.perf_counter() > self._until:
+        if time.thread_time() > self._until:
             raise TimeoutError
         if not self._fresh and (self._built.changes or self._built.holds):
             self._build()

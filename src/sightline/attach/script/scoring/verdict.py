@@ -29,13 +29,17 @@ OPPOSED = ({"labels less one", "labels plus one"}, {"labels one place earlier", 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`name`: of the number, where the metric gives several. `perfect`: what it gives for `says`, or should."""
+    """`name`: of the number, where the metric gives several. `perfect`: what it gives for `says`, or should.
+
+    `alone`: batches, of which the last one alone matters to it; `truth` is of wrong answers in that.
+    """
 
     name: str
     truth: float
     spoilt: tuple[float, ...]
     perfect: float
     says: str
+    alone: int = 0
 
 
 def numbers(value: Any, rows: int) -> dict[str, float]:
@@ -72,7 +76,7 @@ def _number(value: Any) -> float | None:
 def judged(reading: Reading, pred: Any, target: Any, score: Score, counts: set[int]) -> dict[tuple[str, str], Verdict]:
     """By (name of the number, mistaken form): what the metric reads wrong. `counts`: how many there are to be right."""
     truth = score(reading.truth, target)
-    if all(_share(value, counts) for value in truth.values()):
+    if all(whole(value, counts) for value in truth.values()):
         return {}
     spoilt = [score(moved(reading.truth, by), target) for by in SHIFTS]
     if reading.opposite is not None and (blind := _blind(truth, [*spoilt, score(reading.opposite, target)], target)):
@@ -84,7 +88,7 @@ def judged(reading: Reading, pred: Any, target: Any, score: Score, counts: set[i
             best = score(other.pred, other.target)
         except (IndexError, KeyError, RuntimeError, ValueError):
             continue  # a form that the metric does not take at all
-        hopeful = any(_share(value, counts) or abs(value) <= ZERO for value in best.values())
+        hopeful = any(whole(value, counts) or abs(value) <= ZERO for value in best.values())
         worse = [score(moved(other.pred, by), other.target) for by in SHIFTS] if hopeful else []
         for name, value in best.items():
             if worse and all(name in one for one in (truth, actual, *spoilt, *worse)):
@@ -94,7 +98,7 @@ def judged(reading: Reading, pred: Any, target: Any, score: Score, counts: set[i
                     actual[name],
                     counts,
                 )
-                if verdict and not (reading.share and not _share(value, counts)):
+                if verdict and not (reading.share and not whole(value, counts)):
                     found[name, other.says] = verdict
     names = {name for name, _ in found}
     apart = {name for name in names if not any(all((name, says) in found for says in pair) for pair in OPPOSED)}
@@ -118,7 +122,7 @@ def _blind(
 def perfect(reading: Reading, score: Score, counts: set[int]) -> frozenset[str]:
     """The mistaken forms for which a metric gives a whole share."""
     told = {other.says: score(other.pred, other.target) for other in reading.others}
-    return frozenset(says for says, values in told.items() if all(_share(value, counts) for value in values.values()))
+    return frozenset(says for says, values in told.items() if all(whole(value, counts) for value in values.values()))
 
 
 def moved(rows: Any, by: int) -> Any:
@@ -129,20 +133,21 @@ def moved(rows: Any, by: int) -> Any:
     return [*rows[-cut:], *rows[:-cut]]
 
 
-def _share(value: float, counts: set[int]) -> bool:
-    return any(abs(value - whole) <= CLOSE * whole for whole in (1, 100)) or value in counts
+def whole(value: float, counts: set[int]) -> bool:
+    """Whether a number is all that there is to be right."""
+    return any(abs(value - one) <= CLOSE * one for one in (1, 100)) or value in counts
 
 
 def _told(verdict: Verdict, worse: tuple[float, ...], actual: float, counts: set[int]) -> Verdict | None:
     """The verdict, if the numbers leave no other explanation."""
     best, truth, spoilt = verdict.perfect, verdict.truth, verdict.spoilt
-    if _share(truth, counts) and truth >= max(spoilt):
+    if whole(truth, counts) and truth >= max(spoilt):
         return None
     gap, other = _mean(worse) - best, _mean(spoilt) - truth
     clear = abs(gap) >= TWICE * abs(other) or (gap > 0) == (other > 0)
     if not clear:
         return None
-    if _share(best, counts):
+    if whole(best, counts):
         least = best * (1 - SHORT)
         return verdict if max(*spoilt, *worse, actual, truth) <= best + CLOSE and max(*worse, truth) < least else None
     least, most = min(*spoilt, *worse), max(*spoilt, *worse, actual, truth)
