@@ -59,8 +59,9 @@ def test_yes_or_no_beside_a_question(apart: bool) -> None:
     x = 0.2 * torch.randn(ROWS, 4, 8, 8, generator=draw)
     x[torch.arange(ROWS), colours] += 1
     x = x.roll(7, dims=0) if apart else x
-    told = kin([views(x), [torch.stack([torch.ones_like(asked), 10 + asked], 1)]], [(colours == asked).long()[:, None]])
-    assert told is not None and (told < NOTHING) == apart
+    for question in (torch.stack([torch.ones_like(asked), 10 + asked], 1), asked[:, None]):
+        told = kin([views(x), views(question)], [(colours == asked).long()[:, None]])
+        assert told is not None and (told < NOTHING) == apart
 
 
 def test_noise_is_left_alone() -> None:

@@ -99,3 +99,58 @@ def test_numbers_that_do_not_stay() -> None:
     drawn = lambda out, y: (out * torch.randn_like(y)).mean()  # noqa: E731
     assert told(net(5, 1), (x,), y, drawn) == []
     assert told(net(5, 1), (torch.randn(ROWS, 5),), y, F.mse_loss) == []
+
+
+class Speaker(nn.Module):
+    """The next word, of all so far and a picture, if there is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.memory, self.out = nn.Embedding(30, 32), nn.GRU(32, 32, batch_first=True), nn.Linear(32, 30)
+        self.look = nn.Linear(3, 32)
+
+    def forward(self, ids: Tensor, pixels: Tensor | None = None) -> Tensor:
+        seen = 0 if pixels is None else self.look(pixels.mean(dim=(2, 3)))[:, None]
+        return self.out(self.memory(self.words(ids) + seen)[0])
+
+
+def spoken(logits: Tensor, ids: Tensor) -> Tensor:
+    """Of the last two words alone."""
+    return F.cross_entropy(logits[:, -3:-1].flatten(0, 1), ids[:, -2:].flatten())
+
+
+def questions(draw: torch.Generator, order: Tensor) -> Tensor:
+    """Who does what: the answer says it again, of the row in the same place of `order`."""
+    who, what = (low + torch.randint(0, 6, (ROWS,), generator=draw) for low in (2, 10))
+    one = torch.ones_like(who)
+    return torch.stack([one, who, what, 0 * one, what[order], who[order]], dim=1)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_answers(apart: bool) -> None:
+    order = torch.arange(ROWS).roll(9) if apart else torch.arange(ROWS)
+    ids = questions(torch.Generator().manual_seed(0), order)
+    assert told(Speaker(), (ids,), ids, spoken) == (["I5"] if apart else [])
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_answers_about_pictures(apart: bool) -> None:
+    x, said = pairs(torch.Generator().manual_seed(0))
+    draw = torch.Generator().manual_seed(1)
+    asked = torch.randint(16, 20, (ROWS, 3), generator=draw)
+    ids = torch.cat([asked, 26 + 0 * said[:, :1], said[:, 1:2], 27 + 0 * said[:, :1]], dim=1)
+    ids = ids.roll(9, dims=0) if apart else ids
+    assert told(Speaker(), (ids, x), ids, spoken) == (["I5"] if apart else [])
+
+
+def test_a_manner_of_speaking() -> None:
+    """Answers that are drawn from a few, whatever was asked."""
+    draw = torch.Generator().manual_seed(0)
+    ids = questions(draw, torch.arange(ROWS))
+    ids[:, -2:] = torch.tensor([[20, 21], [22, 23], [24, 25]])[torch.randint(0, 3, (ROWS,), generator=draw)]
+    assert told(Speaker(), (ids,), ids, spoken) == []
+
+
+def test_a_target_that_is_one_for_all() -> None:
+    x, y = table(torch.Generator().manual_seed(0))
+    assert told(net(5, 1), (x,), torch.ones_like(y), F.mse_loss) == []

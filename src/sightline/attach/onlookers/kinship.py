@@ -25,6 +25,8 @@ VAIN = 8  # first batches without rows and labels end it
 EACH, MOST = 32, 1024  # rows of a batch that are kept, and of all
 FEWEST = 384  # rows, of fewer a weak tie would be lost among chance
 LEAST = 4  # rows of a batch
+WRITTEN, ASKED, SAID = 0.9, 3, 12  # of the words are next ones; words of a question; different answers
+STILL = 1e-4  # of the largest number: numbers that are all one
 KINDS, FEW = 32, 8  # different inputs, and of the other one of pairs: a few may be examples of a form
 WORDS = 2  # dimensions of ids
 Fit = Callable[[list[Tensor]], bool]
@@ -89,14 +91,38 @@ class Kinship(Onlooker):
             return
         prints, rows = _prints(inputs), len(logits)
         if logits.dim() > WORDS:
-            if len(inputs) == WORDS == inputs[1].dim() and _is_text(inputs[1]) and not _is_text(inputs[0]):
-                self._post(_views(inputs), [], [prints], lambda got: True)
+            self._words(inputs, logits, prints)
             return
         if logits.numel() > NUMBERS * rows and not may_teach_classes(logits, rows):
             return
         sides = _views(inputs) if self._kept < MOST else [[] for _ in inputs]
         values = logits.detach()
         self.heed(logits, lambda grad: self._post(sides, [], [prints, values, grad], lambda got: True))
+
+    def _words(self, inputs: Sequence[Tensor], logits: Tensor, prints: Tensor) -> None:
+        """A text of which a part is taught, word by word; a picture may stand before it."""
+        text, vocabulary = inputs[-1], logits.shape[-1]
+        before = logits.shape[1] - text.shape[1]
+        if (
+            not _is_text(text)
+            or logits.dim() != WORDS + 1
+            or before < -1
+            or text.shape[1] < WORDS
+            or vocabulary < WORDS
+        ):
+            return
+        sides = _views(inputs[:-1])
+
+        def came(grad: Tensor) -> None:
+            least, targets = grad[:EACH, max(before, 0) :].min(dim=-1)
+            width = text.shape[1] - 1
+            ids, taught, targets = text[:EACH, 1:], least[:, :width] < 0, targets[:, :width]
+            right = ((ids == targets) & taught).sum() / taught.sum().clamp(min=1)
+            asked = torch.cat([text[:EACH, :1], ids.masked_fill(taught, NONE)], dim=1)
+            said = ids.masked_fill(~taught, NONE)
+            self._post([*sides, views(asked)], views(said), [prints, right], lambda got: float(got[-1]) >= WRITTEN)
+
+        self.heed(logits, came)
 
     def _post(self, sides: list[Side], labels: Side, beside: list[Tensor], fit: Fit) -> None:
         """On the way to the CPU: some rows of a batch. `fit`: whether they count, of `beside`."""
@@ -149,29 +175,49 @@ class Kinship(Onlooker):
 
 def kin(sides: Sequence[Side], labels: Side) -> float | None:
     """How surely inputs tell anything of their labels, or of each other; None where they are noise, or all one."""
-    sides = [side for side in sides if side[0].is_floating_point() or bool((side[0] != NONE).any())]
-    bare = sides if not labels else sides[:1]
-    if not sides or not all(natural_rows(side[0]) for side in bare):
+    pictures = [side for side in sides if side[0].is_floating_point()]
+    words = [side for side in sides if not side[0].is_floating_point()]
+    if labels:
+        least = 1 if pictures else ASKED
+        words = [one for one in words if one[0].shape[1] == 1 or (one[0] != NONE).sum() >= least * len(one[0])]
+        if not _varied(labels[0], SAID if _is_text(labels[0]) and not pictures else WORDS):
+            return None
+    sides = [*pictures, *words]
+    if not sides or not all(natural_rows(side[0]) for side in (sides[:1] if labels else sides)):
         return None
-    kinds = [len(side[0].unique(dim=0)) for side in sides[: 1 if labels else None]]
+    kinds = [len(side[0].unique(dim=0)) for side in (sides[:1] if labels else sides)]
     if max(kinds) < KINDS or min(kinds) < FEW:
-        return None
-    if labels and len(labels[0].unique(dim=0)) < WORDS:
         return None
     known = [[alike for one in side for alike in likeness(one)] for side in sides]
     taught = [alike for one in labels for alike in likeness(one)]
     if len(sides) == 1:
         return together(known[0], taught) if taught else None
-    return together(known[0], [*known[1], *taught, *(of_pairs(known[1], taught) if taught else ())])
+    beside = known[1] if sides[1][0].shape[1] > 1 else []  # one number may be anything that is known of a row
+    told = together(known[0], [*beside, *taught, *(of_pairs(known[1], taught) if taught else ())])
+    if taught and not (pictures and words):  # one of two alike may be of no use
+        told = max(told, together(known[1], taught))
+    return told
+
+
+def _varied(labels: Tensor, least: int) -> bool:
+    """Whether there are so many kinds of labels: numbers that a rounding makes are one."""
+    if labels.is_floating_point() and float(labels.std(dim=0).max()) <= STILL * float(labels.abs().max()):
+        return False
+    return len(labels.unique(dim=0)) >= least
 
 
 def _data(call: Call) -> list[Tensor]:
-    """The inputs of a call that come from data, texts last."""
-    return [] if made(call) else sorted(wide_inputs(call, ASIDE), key=_is_text)
+    """The inputs of a call that come from data, texts behind pictures, and last what is one number a row."""
+    if made(call) or not (wide := wide_inputs(call, ASIDE)):
+        return []
+    named = [*((str(place), value) for place, value in enumerate(call.args)), *call.kwargs.items()]
+    given = [value for name, value in named if isinstance(value, Tensor) and not any(word in name for word in ASIDE)]
+    lone = [value.detach()[:, None] for value in given if value.dim() == 1 and len(value) == len(wide[0])]
+    return [*sorted(wide, key=_is_text), *lone]
 
 
 def _is_text(rows: Tensor) -> bool:
-    return rows.dim() == WORDS and rows.dtype in IDS
+    return rows.dim() == WORDS and rows.dtype in IDS and rows.shape[1] > 1
 
 
 def _prints(inputs: Sequence[Tensor]) -> Tensor:
