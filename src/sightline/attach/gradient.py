@@ -17,9 +17,10 @@ EVEN = 0.02  # relative: one micro-batch weighs its tokens alike, up to the roun
 
 
 def read_gradient(logits: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Statistics (8,) float32 and targets (...) int64.
+    """Statistics (9,) float32 and targets (...) int64.
 
-    The statistics: supervised, weight, softmax, probability, doubled rows, mean log Z, largest |logit|, mean loss.
+    The statistics: supervised, weight, softmax, probability, doubled rows, mean log Z, largest |logit|, mean loss,
+    sum of the weights.
 
     They stay on the device. No device-to-host wait, and no temporary of the size of the logits. Of square maps
     (B, C, H, H) the classes are C.
@@ -32,8 +33,11 @@ def read_gradient(logits: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     z, pull = vectors[places].float(), least[rows].float()
     seen = pull < 0
     chosen = z.log_softmax(dim=-1).gather(-1, at[rows, None]).squeeze(-1)
-    weight = (pull / torch.expm1(chosen)).masked_fill(~seen, float("nan")).nanmedian()
-    total = seen.sum().clamp(min=1)
+    weights = (pull / torch.expm1(chosen)).masked_fill(~seen, float("nan"))
+    weight, total = weights.nanmedian(), seen.sum().clamp(min=1)
+    kinds = at[rows, None] == at[None, rows]
+    by_class = (_even(weights, seen, kinds, EVEN) >= ALL) & (seen.sum() == (least < 0).sum())
+    summed = weights.nansum().masked_fill(~by_class, float("nan"))
     pulls = gradients[places].float()
     balanced = (pulls.sum(dim=-1).abs() <= SUM_TOLERANCE * pull.abs()) & seen
     # towards the target, it alone is pulled up; away from it (a rejected answer's), it alone is pushed down, harder
@@ -45,7 +49,7 @@ def read_gradient(logits: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     loss = (-chosen.masked_fill(~seen, 0.0).sum() / total).masked_fill(towards < ALL, float("nan"))
     sizes = [log_z, largest, loss]
     doubled = _doubled(z, at[rows], pull).masked_fill(towards < 0.5, 0.0)
-    statistics = torch.stack([(least < 0).sum().float(), weight, *shares, doubled, *sizes])
+    statistics = torch.stack([(least < 0).sum().float(), weight, *shares, doubled, *sizes, summed])
     return statistics, targets
 
 
@@ -87,7 +91,7 @@ def loss_seen(
     """The evidence from `read_gradient`'s tensors on the CPU, followed by input ids where known."""
     statistics, targets = tensors[:2]
     ids = tensors[2] if len(tensors) > 2 else None
-    supervised, weight, balanced, likely, doubled, log_z, largest, loss = statistics.tolist()
+    supervised, weight, balanced, likely, doubled, log_z, largest, loss, summed = statistics.tolist()
     placed = ids is not None and ids.shape == targets.shape
     return LossSeen(
         step=step,
@@ -104,4 +108,5 @@ def loss_seen(
         loss=loss if supervised and loss == loss else None,
         classes=classes,
         dtype=dtype,
+        summed=summed if summed == summed else None,
     )

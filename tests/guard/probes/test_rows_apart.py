@@ -70,3 +70,27 @@ def test_features_that_go_on_into_the_next_row(slots: int) -> None:
     tokens = torch.cat([torch.full((8, slots), 9), torch.randint(0, 8, (8, 3))], dim=1)
     seen = rows_apart(Call(Spliced(), (tokens, torch.randn(8, 4, 2, 2))), 8, varied=True)
     assert seen is not None and (find(rows=seen) is not None) is (slots == 3)
+
+
+class Pooled(nn.Module):
+    """Words weighed by what is asked: each text's own, or, by a softmax along `dim` 0, all texts' of one place."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.dim, self.words, self.query, self.out = dim, nn.Embedding(50, 40), nn.Linear(40, 3), nn.Linear(120, 3)
+        self.mix = nn.Sequential(nn.Linear(40, 40), nn.ReLU())
+
+    def forward(self, ids: Tensor) -> Tensor:
+        h = self.mix(self.words(ids))
+        return self.out(torch.einsum("blk,bld->bkd", self.query(h).softmax(dim=self.dim), h).flatten(1))
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_a_weak_mix_is_no_jump(dim: int) -> None:
+    """32 samples share what is weighed: each has a thirtieth of the change."""
+    model = Pooled(dim)
+    torch.manual_seed(7)
+    seen = rows_apart(Call(model, (torch.randint(0, 50, (32, 12)),)), 8, varied=True)
+    assert seen is not None and not seen.jumps
+    assert (max(seen.others) > 0) is (dim == 0)

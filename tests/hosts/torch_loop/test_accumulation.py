@@ -57,6 +57,22 @@ def test_means_of_equal_rows() -> None:
     assert compose(["abca", "bcab", "cabc"], "mean") == ()
 
 
+@pytest.mark.parametrize("way", ["mean", "global"])
+def test_classes_with_weights_of_their_own(way: str) -> None:
+    torch.manual_seed(0)
+    poet, pieces, weights = Poet(), tensors(VERSES), torch.tensor([1.0, 0.4, 2.0, 1.0, 0.7])
+    adam, total = torch.optim.Adam(poet.parameters(), lr=1e-3), sum(target.numel() for _, target in tensors(VERSES))
+    with sightline.attach(poet, adam, on_finding=None) as guard:
+        for _ in range(6):
+            adam.zero_grad()
+            for heard, target in pieces:
+                kind = "mean" if way == "mean" else "sum"
+                nll = nn.functional.cross_entropy(poet(heard).transpose(1, 2), target, weights, reduction=kind)
+                (nll / (len(pieces) if way == "mean" else total)).backward()
+            adam.step()
+    assert [finding.code for finding in guard.findings] == (["T5"] if way == "mean" else [])
+
+
 def cleared(where: str, share: str, steps: int = 4) -> tuple[str, ...]:
     """`where`: once a step, or for each of its micro-batches. `share`: losses are parts of a mean, or whole ones."""
     torch.manual_seed(0)

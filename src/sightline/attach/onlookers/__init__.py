@@ -28,6 +28,7 @@ from sightline.attach.onlookers.guesses import Guesses
 from sightline.attach.onlookers.held_rows import HeldRows
 from sightline.attach.onlookers.hidden import Hidden
 from sightline.attach.onlookers.joined import Joined
+from sightline.attach.onlookers.kinship import Kinship
 from sightline.attach.onlookers.last_batch import LastBatch
 from sightline.attach.onlookers.last_place import LastPlace
 from sightline.attach.onlookers.left_in_eval import LeftInEval
@@ -94,6 +95,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     TurnedMask,
     OwnReference,
     Guesses,
+    Kinship,
     Matches,
     RowOrder,
     Features,

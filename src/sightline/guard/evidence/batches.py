@@ -152,6 +152,7 @@ class LossSeen:
             log-likelihood (nats), over the (at most 256) supervised positions with the largest gradients; no loss
             where gradients lead away from their targets (the rejected answers of a preference loss).
         classes, dtype: the V of the logits, and their dtype, e.g. ``bfloat16``.
+        summed: the sum of all w, where all positions of one target have the same; None of many, or of other weights.
     """
 
     step: int
@@ -168,6 +169,7 @@ class LossSeen:
     loss: float | None = None
     classes: int | None = None
     dtype: str | None = None
+    summed: float | None = None
 
     @property
     def masked(self) -> float:

@@ -143,6 +143,8 @@ class MatchesSeen:
         natural: both inputs look like images or texts, and not like random numbers.
         different: of samples with a class each, whose others are those of other classes: inputs that were seen, of
             `passes` over all of them; 0 of pairs.
+        told: of inputs and labels, or both inputs of pairs, of `rows` rows in all: how surely they have anything to do
+            with each other, in standard deviations.
     """
 
     step: int
@@ -155,6 +157,7 @@ class MatchesSeen:
     natural: bool
     different: int = 0
     passes: float = 0.0
+    told: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,10 @@ from sightline.guard.evidence.strays import Stray
 
 LATE, GUESSED = 8, 0.57  # batches of the second half; others below the own partner: 0.5 by chance, a little by heart
 AGAIN, CHANCE, FEW = 64, 2.0, 3  # inputs that came back; times more than chance that keep their partner, and some
+NOTHING, STEPS = (
+    5.0,
+    48,
+)  # standard deviations: by chance the largest of some dozens reaches 3, what is learnt has 20; steps
 LONG, SHOWN = 150, 8  # steps; times a batch's pairs came back: a model that can learn them has begun to by then
 
 
@@ -27,8 +31,20 @@ def never_found(seen: MatchesSeen) -> tuple[float, bool] | None:
     return fmean(late), dealt
 
 
+def unrelated(told: float, rows: int, step: int) -> Stray | None:
+    """Rows that are alike in one of both are not alike in the other."""
+    if told > NOTHING or step < STEPS:
+        return None
+    what = f"inputs have nothing to do with what is taught beside them: over {rows} different rows, those that are"
+    what += f" alike in the one are no more alike in the other than by chance ({told:.1f} standard deviations)"
+    remedy = "print ten inputs beside their labels; shuffle, sort and filter both with one index: x[i] with y[i]"
+    return Stray(what, remedy, False, {"standard deviations": told, "rows": rows})
+
+
 def parted(seen: MatchesSeen | None) -> Stray | None:
     """The same in words."""
+    if seen is not None and seen.told is not None:
+        return unrelated(seen.told, seen.rows, seen.step)
     if seen is not None and seen.different:
         return guessing(seen)
     if seen is None or (found := never_found(seen)) is None:

@@ -24,6 +24,7 @@ ROWS = 16  # samples of a batch that are looked at: enough to see a mix, few eno
 STAY = 1e-2  # of the change in row 0: a mix moves others as much, what experts with room leave is rounding
 STAY_ALONE = 5e-2  # the same of one of several inputs: half of what counts as passed on to another row
 SURELY = 4  # roundings of the largest output
+FAINT = 0.25  # of the share that others have in all of a change: a mix that is weak moves them as much by a little
 ALONE = 2  # inputs that are replaced alone, of images or features: a forward pass each
 
 
@@ -107,7 +108,8 @@ def _jumps(call: Call, rows: int, first: Tensor, change: Tensor, only: Tensor | 
         with nudged(call, _swapped(call, rows, only), rows, share, texts=only is None) as other:
             little = _difference(other, rows, first)
         if little is not None and float(little[0]) > rounding / stay:
-            return float(little[1:].max()) <= stay * float(little[0])
+            share_of_all = float(change[1:].max()) / max(float(change[0]), rounding)
+            return float(little[1:].max()) <= min(stay, FAINT * share_of_all) * float(little[0])
     return None
 
 

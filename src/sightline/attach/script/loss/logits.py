@@ -81,7 +81,8 @@ class SoftmaxLoss:
         median = weight.masked_fill(~seen, float("nan")).nanmedian()
         unknown = torch.full_like(median, float("nan"))
         doubled = torch.full_like(median, float(self.doubled))
-        statistics = [seen.sum().float(), median, balanced, doubled, doubled, unknown, unknown, loss]
+        known = [seen.sum().float(), median, balanced, doubled, doubled]
+        statistics = [*known, unknown, unknown, loss, unknown]
         self._statistics = torch.stack([value.float() for value in statistics])
         self._targets = at.masked_fill(~seen, -100)
 

@@ -14,15 +14,15 @@ by image, and images are repeated as a whole (0, 1, 0, 1 beside 0, 0, 1, 1). Or 
 Fix: shuffle with one permutation (`i = torch.randperm(n); x, y = x[i], y[i]`), or keep each pair in one data set row;
 give outputs and targets one shape: `outputs.squeeze(-1)`.
 Stays silent when: inputs come back with the class they had, or so often that the rest is label noise; inputs never
-repeat (fresh augmentation, one epoch); a fixed wrong pairing is learnt by heart, or is one of noise. Numbers that a
-squared error teaches may be drawn anew, or be few. Rows may be a series, or have labels that nothing in them tells.
-Images beside texts may be drawn with replacement, keep some of their texts or classes, or move no output; repeated ones
-may meet texts that others have too, never come back (nor lie image by image in one tensor), or all be compared with all
-texts. Softmaxes may go along whole planes or lines of outputs, a part of one dimension, or what was permuted. All
-targets of a batch may be one number (a discriminator's), or the mean of its outputs (a loss that holds them together);
-all may be compared with all on purpose (contrast, ranks, kernels): outputs on both sides, or a choice among the pairs.
-Rows may come in an order of their own that a model, its loss or a collate function tells, or in pairs that the latter
-draws.
+repeat (fresh augmentation, one epoch). Inputs are noise, or few, or have anything to do with their labels (rows that
+are alike in the one are alike in the other). Numbers that a squared error teaches may be drawn anew, or be few. Rows
+may be a series. Images beside texts may be drawn with replacement, keep some of their texts or classes, or move no
+output; repeated ones may meet texts that others have too, never come back (nor lie image by image in one tensor), or
+all be compared with all texts. Softmaxes may go along whole planes or lines of outputs, a part of one dimension, or
+what was permuted. All targets of a batch may be one number (a discriminator's), or the mean of its outputs (a loss that
+holds them together); all may be compared with all on purpose (contrast, ranks, kernels): outputs on both sides, or a
+choice among the pairs. Rows may come in an order of their own that a model, its loss or a collate function tells, or in
+pairs that the latter draws.
 Sources:
 - https://arxiv.org/abs/2103.14749 (2021-03-26): label errors in ten test sets are 3.4 % on average, 10 % at most
 - https://docs.pytorch.org/docs/stable/data.html (2026-11-01): a data set's row holds the sample with its label

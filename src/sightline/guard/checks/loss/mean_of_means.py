@@ -39,7 +39,7 @@ def find(history: History) -> Verdict:
     if len(wrong) < STEPS or 2 * len(wrong) < len(steps):
         return None
     few, many = (extreme(wrong[-1].micro, key=lambda m: m.supervised) for extreme in (min, max))
-    ratio = (few.weight or 0.0) / (many.weight or 1.0)
+    ratio = many.supervised / few.supervised
     word, how = ("token", " (num_items_in_batch)") if _text(wrong[-1]) else ("row", "")
     return Finding(
         severity="warning",
@@ -65,9 +65,11 @@ def _readable(micro: LossSeen) -> bool:
 
 
 def _mean_of_means(step: StepSeen) -> bool:
-    """Unequal counts, and weight x count the same in all micro-batches (with one global mean, the weight is)."""
+    """Unequal counts, and weight x count the same in all micro-batches (with one global mean, the weight is).
+
+    Classes may have weights of their own: then the sums of all are the same."""
     counts = [m.supervised for m in step.micro]
-    shares = [m.supervised * (m.weight or 0.0) for m in step.micro]
+    shares = [m.supervised * (m.weight or 0.0) if m.summed is None else m.summed for m in step.micro]
     return max(counts) >= UNEQUAL * min(counts) and max(shares) <= (1 + EXACT) * min(shares)
 
 
