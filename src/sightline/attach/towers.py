@@ -90,12 +90,12 @@ def _infer(model: nn.Module, seeing: Collection[str]) -> dict[str, list[str]]:
 def _sort(module: nn.Module, prefix: str, found: dict[str, list[str]], seeing: Collection[str]) -> None:
     for name, child in module.named_children():
         path = f"{prefix}.{name}".strip(".")
-        sees, text = _sees(child) or any(f"{name}.".startswith(f"{path}.") for name in seeing), reads(child)
+        looks, text = sees(child) or any(f"{name}.".startswith(f"{path}.") for name in seeing), reads(child)
         if any(word in name.lower() for word in CONNECTOR_NAMES):
             found["connector"].append(path)
-        elif sees and text and any(True for _ in child.children()):
+        elif looks and text and any(True for _ in child.children()):
             _sort(child, path, found, seeing)
-        elif sees:
+        elif looks:
             found["vision"].append(path)
             found["connector"] += _inside(child, path)
         elif text or any(word in name.lower() for word in LANGUAGE_HEADS) or _repeats(child):
@@ -109,7 +109,8 @@ def _inside(vision: nn.Module, prefix: str) -> list[str]:
     return [f"{prefix}.{n}" for n, _ in vision.named_children() if any(word in n.lower() for word in CONNECTOR_NAMES)]
 
 
-def _sees(module: nn.Module) -> bool:
+def sees(module: nn.Module) -> bool:
+    """Cuts images into patches, or goes over them: holds a convolution of at least 2-D."""
     return any(isinstance(part, nn.Conv2d | nn.Conv3d) for part in module.modules())
 
 

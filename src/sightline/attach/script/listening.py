@@ -14,6 +14,7 @@ from sightline.attach.script import drawn, opened
 from sightline.attach.script.aliases import Aliases
 from sightline.attach.script.by_hand import ByHand
 from sightline.attach.script.by_method import ByMethod
+from sightline.attach.script.chains import Chains
 from sightline.attach.script.checkpoints.kept import Kept
 from sightline.attach.script.checkpoints.resumes import Resumes
 from sightline.attach.script.checkpoints.saves import Saves
@@ -81,6 +82,7 @@ def watched(
     StandIns(models, fault).install()
     ByMethod(models, fault)
     Unheard(models, fault)
+    Chains(models, fault)
     scores = Scores(fault, lambda: [one.recorder for one in models.live if not one.blind])
     scores.install()
     words, judging, last, unreset = Words(models, fault), Judging(fault), LastRead(fault), Unreset(fault)
