@@ -14,6 +14,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, TensorDataset, 
 import sightline
 from sightline.attach.feed import Feed
 from sightline.attach.held import Samples
+from sightline.attach.onlookers.held_rows import is_of
 from sightline.guard.catalogue import load, page
 
 
@@ -52,7 +53,7 @@ def told(
         for place, at in enumerate(range(0, len(order), 10)):
             samples = order[at : at + 10]
             batch = torch.stack([loader.dataset[one] for one in samples])
-            now[0] = Feed(loader, epoch, 0.0, place, {}, samples)
+            now[0] = Feed(loader, epoch, 0.0, place, {}, samples, (batch,))
             yield batch.flatten(1) if flat else batch
 
     loaders = DataLoader(train), DataLoader(test)
@@ -93,6 +94,16 @@ def test_samples_that_are_never_the_same_twice(way: str, leaks: bool, monkeypatc
     images = torch.randn(160, 3, 8, 8)
     train, test = range(0 if leaks else 40, 160), range(40)
     assert told(WAYS[way](images, train, True), WAYS[way](images, test, False), monkeypatch) == leaks
+
+
+def test_what_is_judged_beside_a_loader() -> None:
+    """As many rows as a batch of it has: they are no samples of its data set."""
+    torch.manual_seed(0)
+    batch = {"picture": torch.randn(10, 3, 8, 8), "kind": torch.arange(10)}
+    for given in (batch["picture"], batch["picture"].flatten(1), batch["picture"].double()):
+        assert is_of(given, (None, batch))
+    for other in (torch.randn(10, 3, 8, 8), batch["picture"][:5], batch["picture"] + 1):
+        assert not is_of(other, (None, batch))
 
 
 def test_a_part_that_another_data_set_shows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ class Feed:
     """The loader of the last batch, its epoch, and the seconds that the process waited for loaders so far.
 
     `place`: of the batch in its epoch; `lengths`: of the loader's epochs that it gave to the end -> their batches;
-    `samples`: places in its data set, where it draws such.
+    `samples`: places in its data set, where it draws such; `batches`: the last ones, for a host may fetch one ahead.
     """
 
     loader: DataLoader[Any]
@@ -25,6 +25,7 @@ class Feed:
     place: int = 0
     lengths: Mapping[int, int] = field(default_factory=dict)
     samples: list[int] | None = None
+    batches: tuple[Any, ...] = ()
 
     begun: ClassVar[Callable[[DataLoader[Any]], bool] | None] = None  # whether an epoch of it ever began
     over: ClassVar[bool] = False  # the script came to its end: what it did not read it never will

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -24,6 +25,7 @@ from sightline.guard.evidence import SharedRowsSeen
 from sightline.guard.evidence.rows import HeldRowsSeen
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.draws import Copy
+from sightline.guard.probes.fields import leaves
 
 EVERY, SOME = 1 << 13, 64  # samples that are named of what was trained on, and of others
 FED = 0.9  # of the training batches come from a loader: else the last one that gave a batch says nothing of the others
@@ -70,7 +72,9 @@ class HeldRows(SharedRows):
     def _names(self, wide: list[Tensor], feed: Feed | None, *, training: bool) -> Tensor | None:
         if feed is None or feed.samples is None or not wide or len(wide[0]) != len(feed.samples):
             return None
-        if not self._fresh(feed, training=training):
+        if feed.epoch in feed.lengths and not training:
+            return None  # its pass is over: what is asked now comes from elsewhere
+        if not (is_of(wide[0], feed.batches) and self._fresh(feed, training=training)):
             return None
         pictures = any(value.dim() == 4 and value.is_floating_point() for value in wide)
         return self._samples.names(feed.loader.dataset, feed.samples, loose=pictures)
@@ -108,3 +112,15 @@ class HeldRows(SharedRows):
         if seen.trained and self._fed >= FED * self._wanted:
             base = {one.name: getattr(seen, one.name) for one in fields(seen)}
             self.recorder.offer(HeldRowsSeen(**base, rounds=len(self._rounds), spare=self._spare))
+
+
+def is_of(value: Tensor, batches: tuple[Any, ...]) -> bool:
+    """Whether an input is a tensor of one of these batches, as it was given or moved to another device."""
+    every = (one for batch in batches for one in leaves((batch,), {}).values())
+    return any(one.numel() == value.numel() and len(one) == len(value) and _same(one, value) for one in every)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    if one.device != other.device or one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr():
+        return True
+    return torch.equal(one[0].flatten().to(other.dtype), other[0].flatten())

@@ -29,6 +29,7 @@ class Loaders:
         self._of: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._given: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # batches of this epoch
         self._latest: tuple[weakref.ref[DataLoader[Any]], int, list[int] | None] | None = None  # place and samples
+        self._batches: tuple[Any, ...] = ()  # the last two
         self._waited = 0.0
         self.hearing: Callable[..., None] | None = None  # told of a batch: its pass, itself, its samples' places
         self._passes = 0
@@ -98,6 +99,7 @@ class Loaders:
         samples = ahead.popleft() if ahead else None
         if (of := self._of.get(iterator)) is not None and (loader := of()) is not None:
             self._latest = weakref.ref(loader), self._given[iterator], samples
+            self._batches = (batch, *self._batches[:1])
             self._given[iterator] += 1
             self._waited += seconds
         if samples is not None and self.hearing is not None:
@@ -115,4 +117,4 @@ class Loaders:
         if loader is None or self._latest is None:
             return None
         place, samples, lengths = self._latest[1], self._latest[2], self._lengths.setdefault(loader, {})
-        return Feed(loader, self._epochs.get(loader, 0), self._waited, place, lengths, samples)
+        return Feed(loader, self._epochs.get(loader, 0), self._waited, place, lengths, samples, self._batches)

@@ -152,6 +152,8 @@ def _ids(pred: Tensor, target: Tensor, classes: int | None = None) -> Reading | 
         return Reading(turned, (Other("labels in the order of the model's classes", turned, turned),))
     rest = [other for name, other in forms.items() if name != first]
     least = 0 if first == AS_THEY_ARE else LABELS
+    if least and rates[first] < APART + max((rate for name, rate in rates.items() if name != first), default=0.0):
+        return None  # a model that is not trained to the end may end too soon
     if int((~ignored).sum()) < LABELS or not all(_follows(pred, forms[first], other, least) for other in rest):
         return None
     values, there = forms[first]
