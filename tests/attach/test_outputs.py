@@ -8,6 +8,7 @@ from torch import nn
 
 import sightline
 from sightline.guard.catalogue import load, page
+from sightline.guard.evidence import HeadSeen
 
 
 def learn(model: nn.Module, inputs: torch.Tensor, *, rows: int) -> set[str]:
@@ -119,3 +120,33 @@ def test_an_autoencoder_whose_pictures_are_one(weight: float, kind: str) -> None
             ((made - images).square().mean() + weight * divergence).backward()
             optimizer.step()
     assert {record["kind"] for record in guard.records()} == {kind}
+
+
+class Told(nn.Module):
+    """Gives its loss alone, of an output layer that is the embedding."""
+
+    def __init__(self, spread: float) -> None:
+        super().__init__()
+        self.words, self.norm = nn.Embedding(30, 64), nn.LayerNorm(64)
+        nn.init.normal_(self.words.weight, std=spread)
+        self.out = nn.Linear(64, 30, bias=False)
+        self.out.weight = self.words.weight
+
+    def forward(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = self.out(self.norm(self.words(ids)))
+        return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+@pytest.mark.parametrize(("spread", "shape"), [(1.0, (30, 64)), (0.02, (30, 64))])
+def test_the_head_behind_a_loss(spread: float, shape: tuple[int, int]) -> None:
+    """The layer is found by the softmax in the graph, and measured."""
+    torch.manual_seed(0)
+    model = Told(spread)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with sightline.attach(model, optimizer, on_finding=None, checks=load((page("T7"),))) as guard:
+        ids = torch.randint(0, 30, (8, 6))
+        model(ids[:, :-1], ids[:, 1:]).backward()
+        optimizer.step()
+    head = guard.watch.latest(HeadSeen)
+    assert head is not None and (head.classes, head.inputs) == shape
+    assert head.rms == pytest.approx(spread, rel=0.1) and head.embeds

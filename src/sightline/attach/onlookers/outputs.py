@@ -7,9 +7,11 @@ from dataclasses import replace
 from math import gcd
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from sightline.attach.gradient import class_dim
+from sightline.attach.graph import nodes
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.onlookers.origin import only_norms, trained_before
 from sightline.attach.origins import ORIGINS
@@ -24,6 +26,7 @@ TEXT = 3  # dimensions of outputs that may be one row of words after the other
 MAPS = 4  # dimensions of a convolution's weights that makes them
 ALIKE = 16  # samples of an evaluation: a few may be of one kind
 SETS = 4  # of vectors in one output
+NEAR = 64  # nodes behind a loss that are gone through for its softmax
 FROM = 8  # steps: outputs that start out equal (a head of zeros) differ by then
 WRITES = 16  # to a matrix, one for each step: an init and a checkpoint's loading make a few, so this one was trained
 FIRST, EVERY = 6, 4  # looks that a run gets whatever the budget, and the steps between them: a millisecond in all
@@ -45,10 +48,11 @@ class Head(Onlooker):
             return
         self._done = True
         logits = given_out(output)
-        if self.recorder.step or logits is None:
+        shape = behind(output) if logits is None else logits.shape
+        if self.recorder.step or shape is None:
             return
-        classes = 1 if logits.dim() == 1 else logits.shape[class_dim(logits)]
-        candidates = self._matrices(classes) or (self._convolutions(classes) if logits.dim() > TEXT else [])
+        classes = shape[-1] if logits is None else 1 if logits.dim() == 1 else shape[class_dim(logits)]
+        candidates = self._matrices(classes) or (self._convolutions(classes) if len(shape) > TEXT else [])
         if not candidates:
             return
         name, weight = candidates[-1]
@@ -195,6 +199,22 @@ def spread(samples: Tensor) -> Tensor:
     """Root mean square of the deviations of (rows, width) from the mean row, over that of the rows; 0-dim."""
     power = samples.square().mean()
     return ((samples - samples.mean(dim=0)).square().mean() / power.clamp(min=1e-30)).sqrt()
+
+
+def behind(output: Any) -> torch.Size | None:
+    """The shape of the one softmax, over its last dimension, that a model's own loss was made of."""
+    loss = outcome(output).loss
+    if loss is None or loss.grad_fn is None:
+        return None
+    found = [node for node in nodes([loss.grad_fn], most=NEAR, stop=_is_softmax) if _is_softmax(node)]
+    if len(found) != 1:
+        return None
+    shape = found[0]._saved_result.shape
+    return shape if found[0]._saved_dim % (1 << 64) in (len(shape) - 1, (1 << 64) - 1) else None
+
+
+def _is_softmax(node: Any) -> bool:
+    return type(node).__name__ == "LogSoftmaxBackward0"
 
 
 def given_out(output: Any) -> Tensor | None:

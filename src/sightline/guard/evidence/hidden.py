@@ -15,6 +15,8 @@ class HiddenSeen:
         grad_norm: L2 norm of their gradients.
         term: they are in no container of the model; but the classes `places` hold them, and a term of the loss is
             theirs alone.
+        beyond: they are in no container of the model; but the classes `places` hold them, they are as they were drawn,
+            and the loss is made of what the model gives and of them.
         twins: they are not the model's, but of `places`; and this many parameters of the model are in two optimizers,
             one of which finds a gradient at none of its steps, though these had one each time. 0: not so.
         bare: they are in no container, but plain tensors at `places`, that stay as they are, and nobody clears their
@@ -30,6 +32,7 @@ class HiddenSeen:
     of: int
     grad_norm: float
     term: bool = False
+    beyond: bool = False
     twins: int = 0
     bare: bool = False
     loose: bool = False

@@ -25,6 +25,7 @@ WAYS = {
     "idle": "they were added to parts that were loaded or trained, times zeros that are frozen too",
     "alone": "parts that were loaded or trained come before them, and no other matrix learns",
 }
+BEYOND = "give them to the optimizer beside the model's: Adam([*model.parameters(), *criterion.parameters()])"
 ALONE = "give them to an optimizer, as what that term is to teach; or leave the term out"
 ITSELF = "add the term as it was computed: no .item() and torch.tensor(..., requires_grad=True) on its way"
 EVERY = "call step() on each of the optimizers after the backward pass"
@@ -83,6 +84,10 @@ def stray(
             "elements that learn": hidden.of,
         }
         return Stray(f"{what}{' and '.join(hidden.places)}", ALONE, False, seen)
+    if hidden is not None and hidden.beyond:
+        what = f"{hidden.parameters} parameters of {' and '.join(hidden.places)}, between the model and the loss, get "
+        rest = "gradients and stay as they were drawn: no optimizer holds them"
+        return Stray(what + rest, BEYOND, False, {"elements": hidden.numel, "elements that learn": hidden.of})
     if hidden is not None and hidden.bare:
         what = (
             f"{hidden.parameters} plain tensors that require gradients are used, and are no parameters of the model: "

@@ -115,6 +115,32 @@ def test_a_term_that_teaches_nothing(case: Callable[..., Case]) -> None:
     assert findings(case(held=True)) == []
 
 
+def head(held: bool) -> Case:
+    """In a variable of its own."""
+    body, last = net(8), nn.Linear(8, 2)
+    learning = [*body.parameters(), *(last.parameters() if held else ())]
+    return body, learning, lambda x: F.cross_entropy(last(body(x)), (x[:, 0] > 0).long()), lambda: None
+
+
+def margin(held: bool) -> Case:
+    """A loss with weights."""
+    model, centres = net(8), nn.Embedding(2, 8)
+
+    def loss(x: Tensor) -> Tensor:
+        cosines = F.linear(F.normalize(model(x)), F.normalize(centres.weight))
+        return F.cross_entropy(8 * cosines, (x[:, 0] > 0).long())
+
+    return model, [*model.parameters(), *(centres.parameters() if held else ())], loss, lambda: None
+
+
+@pytest.mark.parametrize("case", [head, margin])
+def test_weights_between_the_model_and_the_loss(case: Callable[..., Case]) -> None:
+    torch.manual_seed(0)
+    (found,) = findings(case(held=False))
+    assert "between the model and the loss" in found
+    assert findings(case(held=True)) == []
+
+
 class Heads(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -4,6 +4,8 @@ A loss is often a sum, and its terms may be of several networks. A network besid
 the graph of the loss alone. A part that is only looked through (features, a target, a network that compares) shares its
 term with something that learns; a term of its own has no other use than to train it. So it is with a number that is
 made a tensor with requires_grad=True again, and added: nothing comes back through it to what it was computed with.
+A loss that has weights of its own (a margin's, centres, a head beside the model) stands between the two: all ways from
+the loss to the model pass these, and they should learn as it does.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ SUMS = ("AddBackward0", "SubBackward0", "NegBackward0", "StackBackward0")
 SCALED = ("MulBackward0", "DivBackward0", "SumBackward0", "MeanBackward0")  # sums if one tensor is all they hang on
 MANY = 32  # terms of a loss
 DEEP = 4096  # nodes of a term that are gone through; one of what is watched meets a parameter that is held long before
+NEAR = 64  # nodes between a loss and what the model gives
 LATER = 16  # optimizer steps between the first look and the last: an optimizer may be made after the first step
 LOOKS = 64  # backward passes that are looked at
 ANEW = 8  # such numbers, one after another, none of them 0 (what a sum begins with), and no two the same
@@ -58,7 +61,9 @@ class Terms:
         known.looks += 1
         if not known.told:
             self._numbers(root, recorder, known)
-        alone = {id(p): p for p in idle(root)}
+        alone, past = {id(p): p for p in idle(root)}, False
+        if not alone:
+            alone, past = {id(p): p for p in beyond(root, recorder.model)}, True
         if not alone:
             return
         if known.step < 0:
@@ -68,7 +73,7 @@ class Terms:
         known.looks = LOOKS
         still = [p for key, p in alone.items() if _same(p, *known.first.get(key, (None, p)))]
         if still and len(still) == len(alone):
-            self._tell(recorder, still)
+            self._tell(recorder, still, beyond=past)
 
     def _numbers(self, root: Tensor, recorder: Recorder, known: Known) -> None:
         """Is a term a tensor that was just made, with another value each time?"""
@@ -99,14 +104,16 @@ class Terms:
             recorder.offer(HiddenSeen(recorder.step, names, len(still), numel, of, 0.0, loose=True))
 
     @staticmethod
-    def _tell(recorder: Recorder, parameters: list[nn.Parameter]) -> None:
+    def _tell(recorder: Recorder, parameters: list[nn.Parameter], *, beyond: bool) -> None:
         owners = outermost(holders(modules_alive(), {id(p) for p in parameters}))
+        if beyond and not any(owner.training for owner in owners):
+            return  # a network that only looks
         places = tuple(type(owner).__name__ for owner in owners) or ("a function",)
         known = sum(p.numel() for p in recorder.model.parameters() if p.requires_grad)
         norms = [p.grad.float().norm().to("cpu") for p in parameters if p.grad is not None]
         norm = float(torch.stack(norms).norm()) if norms else 0.0
         numel = sum(p.numel() for p in parameters)
-        recorder.offer(HiddenSeen(recorder.step, places, len(parameters), numel, known, norm, term=True))
+        recorder.offer(HiddenSeen(recorder.step, places, len(parameters), numel, known, norm, not beyond, beyond))
 
 
 def idle(root: Tensor) -> list[nn.Parameter]:
@@ -117,6 +124,23 @@ def idle(root: Tensor) -> list[nn.Parameter]:
     found = [leaves(part) for part in parts]
     alone = [p for some in found if some is not None for p in some]
     return alone if any(some is None for some in found) else []
+
+
+def beyond(root: Tensor, model: nn.Module) -> list[nn.Parameter]:
+    """Matrices as they were drawn, of no optimizer, that all ways from a loss to the model or to what is held pass."""
+    mine = {id(p) for p in model.parameters()}
+    found: dict[int, nn.Parameter] = {}
+
+    def passed(node: Any) -> bool:
+        used = [p for behind, _ in node.next_functions if behind is not None for p in leaves(behind) or ()]
+        used = [p for p in used if id(p) not in mine and p.dim() > 1 and ORIGINS.fresh(p)]
+        found.update((id(p), p) for p in used)
+        return bool(used)
+
+    for node in nodes([root.grad_fn], most=NEAR, stop=passed):
+        if node is None or id(v := getattr(node, "variable", None)) in mine or (v is not None and ORIGINS.optimized(v)):
+            return []
+    return list(found.values())
 
 
 def numbers(root: Tensor) -> list[Tensor]:
