@@ -15,11 +15,15 @@ def dropped(trainer: Any, columns: Iterable[str]) -> tuple[str, ...]:
     kept = getattr(trainer, "_signature_columns", None)
     if kept is None or not getattr(getattr(trainer, "args", None), "remove_unused_columns", False):
         return ()
-    model: Any = getattr(trainer, "model", None)
+    return asked_for(getattr(trainer, "model", None), [name for name in columns if name not in kept])
+
+
+def asked_for(model: Any, columns: Iterable[str]) -> tuple[str, ...]:
+    """Those of `columns` that the model's own code names among its keyword arguments."""
     wrapped = hasattr(model, "peft_config") and hasattr(model, "get_base_model")
     forward = getattr(type(model.get_base_model() if wrapped else model), "forward", None)
     named = _asks_for(inspect.unwrap(forward)) if forward is not None else set()
-    return tuple(name for name in columns if name not in kept and name in named)
+    return tuple(name for name in columns if name in named)
 
 
 def _asks_for(function: Any) -> set[str]:

@@ -21,6 +21,7 @@ from sightline.attach.script.checkpoints.saves import Saves
 from sightline.attach.script.checkpoints.unrestored import Unrestored
 from sightline.attach.script.checkpoints.unsaved import Unsaved
 from sightline.attach.script.clipped import Clips
+from sightline.attach.script.columns import Columns
 from sightline.attach.script.extracted import Extracted
 from sightline.attach.script.from_nothing import FromNothing
 from sightline.attach.script.hosts import Hosts
@@ -77,22 +78,20 @@ def watched(
     Unrestored(models, resumes, fault).install()
     Kept(models, saves, fault).install()
     saves.every.append(Unsaved(models, fault).saved)
-    Plateaus(models, fault).install()
-    Clips(models, fault).install()
-    StandIns(models, fault).install()
-    ByMethod(models, fault)
-    Unheard(models, fault)
-    Chains(models, fault)
+    for patched in (Plateaus(models, fault), Clips(models, fault), StandIns(models, fault)):
+        patched.install()
+    for hearing in (ByMethod, Unheard, Chains):
+        hearing(models, fault)
     scores = Scores(fault, lambda: [one.recorder for one in models.live if not one.blind])
     scores.install()
     words, judging, last, unreset = Words(models, fault), Judging(fault), LastRead(fault), Unreset(fault)
     for listener in (opened, drawn, words, judging, last, unreset):
         listener.install()
-    losses = Losses(models, fault)
+    losses, columns = Losses(models, fault), Columns(models, fault)
     losses.install()
     ByHand(models, scout, fault).install()
     Attachment.made = models.adopt
-    for library in (Hosts(models, budget, fault), losses, words, origins, resumes.parts, Tokenizers(fault)):
+    for library in (Hosts(models, budget, fault), losses, words, origins, resumes.parts, Tokenizers(fault), columns):
         Notice(library.on_import()).install()
     NAMED.listen(lambda file: not installed(file), lambda error: fault(f"names: {type(error).__name__}: {error}"))
     torch.jit.script = _without_hooks(torch.jit.script, models)

@@ -22,8 +22,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     PaddingSeen   for the first padded batches without gradients, and what a host generates from them; once for
                   padded training batches whose rows are read at their last place alone
     ScoreSeen     when an evaluation of text is over (the first few): its likelihoods, recomputed
-    JudgedLossesSeen   the same under `sightline run`, of the script's own losses; BatchMeansSeen of numbers that are
-                       means over batches that differ in size
+    JudgedLossesSeen   the same of the script's own losses; BatchMeansSeen of means over batches that differ in size
     AccessSeen    from hosts that know which repositories of a hub a run reads and writes
     LoaderSeen    when a known loader begins an epoch; MatchesSeen at the end, where a loss taught pairs of inputs
     OrdersSeen    once, where two inputs of a batch are out of order; CollatedSeen of a host's own collate function
@@ -48,8 +47,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     StillSeen     once, when optimizer steps write to nothing; UnresetSeen when a metric goes on with what it counted
     UnsettledSeen   after an evaluation with spectral norm before any training; FromNothingSeen before the first step
     SharedTextSeen   after 16, 32, ... batches in which all samples share one row of token ids, and at the end
-    SharedRowsSeen   during evaluations and after sampled training batches; SharedSpansSeen at the end; RedrawnSeen
-                     when a part of a data set is judged, of which parts were taught
+    SharedRowsSeen, HeldRowsSeen   in evaluations and after training batches; RedrawnSeen, SharedSpansSeen at the end
     ClippedSeen   under `sightline run`, after the first twelve calls that clip; ScalerSeen as the loss scale is read;
                   RoundingSeen after sampled steps on 16-bit parameters
     GeneratedSeen when a Trainer judged what its model wrote; OverfitSeen, OracleSeen, ResumeSeen when the host asks
@@ -134,6 +132,7 @@ from sightline.guard.evidence.rounding import (
 )
 from sightline.guard.evidence.row_orders import OrdersSeen
 from sightline.guard.evidence.rows import (
+    HeldRowsSeen,
     NearRowsSeen,
     RedrawnSeen,
     RepeatsSeen,
@@ -176,6 +175,7 @@ __all__ = [
     "FromNothingSeen",
     "GeneratedSeen",
     "HeadSeen",
+    "HeldRowsSeen",
     "HiddenSeen",
     "History",
     "ImagePairsSeen",

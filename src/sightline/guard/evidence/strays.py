@@ -74,30 +74,8 @@ def stray(
         numel, names = sum(p.numel for p in left), [p.name for p in left]
         what = f"{len(left)} parameters ({numel:,} elements) get gradients and are in no optimizer, e.g. {names[0]}"
         return Stray(what, LATE.format(foreign) if foreign else ADD, bool(foreign), {"parameters": names[:5]})
-    if hidden is not None and (hidden.twins or hidden.loose):
-        return _mistaken(hidden) if hidden.twins else _unreached(hidden)
-    if hidden is not None and hidden.term:
-        what = f"a term of the loss hangs on {hidden.parameters} parameters alone that no optimizer was given, of "
-        seen: dict[str, object] = {
-            "elements": hidden.numel,
-            "gradient norm": hidden.grad_norm,
-            "elements that learn": hidden.of,
-        }
-        return Stray(f"{what}{' and '.join(hidden.places)}", ALONE, False, seen)
-    if hidden is not None and hidden.beyond:
-        what = f"{hidden.parameters} parameters of {' and '.join(hidden.places)}, between the model and the loss, get "
-        rest = "gradients and stay as they were drawn: no optimizer holds them"
-        return Stray(what + rest, BEYOND, False, {"elements": hidden.numel, "elements that learn": hidden.of})
-    if hidden is not None and hidden.bare:
-        what = (
-            f"{hidden.parameters} plain tensors that require gradients are used, and are no parameters of the model: "
-        )
-        seen = {"places": hidden.places[:5], "elements": hidden.numel, "gradient norm": hidden.grad_norm}
-        return Stray(f"{what}no optimizer holds them, e.g. {hidden.places[0]}", BARE, True, seen)
     if hidden is not None:
-        what = f"{hidden.places[0]} keeps {hidden.parameters} parameters in a plain container: no optimizer holds them"
-        remedy = "use nn.ModuleList, nn.ModuleDict or nn.ParameterList, and make the optimizer after them"
-        return Stray(what, remedy, True, {"places": hidden.places[:5], "gradient norm": hidden.grad_norm})
+        return _hidden(hidden)
     if cut is not None:
         how, remedy = "run under no_grad", "remove no_grad around them"
         if cut.detached:
@@ -163,6 +141,33 @@ def never_stepped(measured: Sequence[StepSeen], progress: Progress | None) -> St
     what = f"an optimizer never stepped in {progress.steps} steps of others, and alone holds {len(out)} parameters that"
     seen: dict[str, object] = {"parameters": [p.name for p in out[:5]], "elements": sum(p.numel for p in out)}
     return Stray(f"{what} get gradients, e.g. {out[0].name}", EVERY, False, seen)
+
+
+def _hidden(hidden: HiddenSeen) -> Stray:
+    """What nobody moves, though it has gradients, or should have."""
+    if hidden.twins or hidden.loose:
+        return _mistaken(hidden) if hidden.twins else _unreached(hidden)
+    if hidden.term:
+        what = f"a term of the loss hangs on {hidden.parameters} parameters alone that no optimizer was given, of "
+        seen: dict[str, object] = {
+            "elements": hidden.numel,
+            "gradient norm": hidden.grad_norm,
+            "elements that learn": hidden.of,
+        }
+        return Stray(f"{what}{' and '.join(hidden.places)}", ALONE, False, seen)
+    if hidden.beyond:
+        what = f"{hidden.parameters} parameters of {' and '.join(hidden.places)}, between the model and the loss, get "
+        rest = "gradients and stay as they were drawn: no optimizer holds them"
+        return Stray(what + rest, BEYOND, False, {"elements": hidden.numel, "elements that learn": hidden.of})
+    if hidden.bare:
+        what = (
+            f"{hidden.parameters} plain tensors that require gradients are used, and are no parameters of the model: "
+        )
+        seen = {"places": hidden.places[:5], "elements": hidden.numel, "gradient norm": hidden.grad_norm}
+        return Stray(f"{what}no optimizer holds them, e.g. {hidden.places[0]}", BARE, True, seen)
+    what = f"{hidden.places[0]} keeps {hidden.parameters} parameters in a plain container: no optimizer holds them"
+    remedy = "use nn.ModuleList, nn.ModuleDict or nn.ParameterList, and make the optimizer after them"
+    return Stray(what, remedy, True, {"places": hidden.places[:5], "gradient norm": hidden.grad_norm})
 
 
 def _mistaken(hidden: HiddenSeen) -> Stray:
