@@ -64,6 +64,13 @@ def outermost(modules: Iterable[nn.Module]) -> list[nn.Module]:
     return [module for module in every if id(module) not in inside]
 
 
+def apart(modules: Iterable[nn.Module], wanted: Collection[int]) -> list[nn.Module]:
+    """The outermost of `modules` that hold parameters with ids of `wanted`; [] if two of them share one."""
+    parts = outermost(holders(modules, wanted))
+    inside = [id(p) for part in parts for p in part.parameters()]
+    return parts if len(set(inside)) == len(inside) else []
+
+
 def compiled_parts(module: nn.Module) -> list[nn.Module]:
     """What of `module` runs inside a compiled graph, where a hook would be traced: [] if nothing."""
     if "_orig_mod" in module.__dict__["_modules"]:  # a compiled module's way of keeping the plain one

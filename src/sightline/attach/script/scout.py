@@ -25,14 +25,7 @@ from torch.optim import Optimizer
 
 from sightline.attach.alive import modules_alive
 from sightline.attach.hook import Hook, unwrapped
-from sightline.attach.script.heap import (
-    children,
-    compiled_parts,
-    holders,
-    joined,
-    loose,
-    outermost,
-)
+from sightline.attach.script.heap import apart, children, compiled_parts, holders, joined, loose, outermost
 from sightline.attach.script.watch import Models, Watched
 
 MOST = 0.8  # of an optimizer's elements: what holds them is the model, and the rest an addition (a learned temperature)
@@ -45,10 +38,12 @@ SILENT = ("torch.", "torchvision.", "torchmetrics.")  # parameterless modules of
 
 @dataclass(eq=False)
 class Waiting:
-    """An optimizer whose model is not known yet. `parts`: modules called with gradients that hold a part of it."""
+    """An optimizer whose model is not known yet. `parts`: modules called with gradients that hold a part of it;
+    `apart`: the outermost that share it, None where that is to be looked at."""
 
     optimizer: weakref.ref[Optimizer]
     parts: list[weakref.ref[nn.Module]] = field(default_factory=list)
+    apart: list[weakref.ref[nn.Module]] | None = None
     steps: int = 0
     unmoved: int = 0
 
@@ -145,8 +140,13 @@ class Scout:
 
     def _post(self, module: nn.Module) -> None:
         if id(module) not in self._posts:
+            for waiting in self._waiting:
+                waiting.apart = None
             handle = module.register_forward_pre_hook(self._hook, with_kwargs=True, prepend=True)
             self._posts[id(module)] = (weakref.ref(module), handle)
+
+    def _posted(self) -> list[nn.Module]:
+        return [module for ref, _ in self._posts.values() if (module := ref()) is not None]
 
     def _wrapped(self, parent: nn.Module, name: str, child: Any) -> None:
         """A module was put into another (a wrapper for compiling or for several devices): that one may be called."""
@@ -192,17 +192,16 @@ class Scout:
 
     def _beside_each_other(self, module: nn.Module, waiting: Waiting) -> list[nn.Module]:
         """The modules that share what an optimizer moves, a small head for one, where `module` is one of several."""
-        posted = [m for ref, _ in self._posts.values() if (m := ref()) is not None]
-        parts = outermost(holders(posted, {id(p) for p in waiting.held() if p.requires_grad and p.dim() > 1}))
-        inside = [id(p) for part in parts for p in part.parameters()]
-        apart = any(module is part for part in parts) and len(set(inside)) == len(inside)
-        return parts if apart else []
+        if waiting.apart is None:
+            wanted = {id(p) for p in waiting.held() if p.requires_grad and p.dim() > 1}
+            waiting.apart = [weakref.ref(part) for part in apart(self._posted(), wanted)]
+        parts = [part for ref in waiting.apart if (part := ref()) is not None]
+        return parts if any(module is part for part in parts) else []
 
     def _around(self, parts: Sequence[nn.Module], waiting: Waiting) -> nn.Module | None:
         """The one module that all `parts` are in, with most of what the optimizer holds: called part by part."""
-        posted = [module for ref, _ in self._posts.values() if (module := ref()) is not None]
         held = {id(p): p.numel() for p in waiting.held()}
-        for whole in outermost(posted):
+        for whole in outermost(self._posted()):
             inside, mine = set(whole.modules()), sum(held.get(id(p), 0) for p in whole.parameters())
             if all(part in inside for part in parts) and mine >= MOST * sum(held.values()):
                 return whole
@@ -250,8 +249,11 @@ class Scout:
         inside, parts = {id(p) for p in model.parameters()}, set(model.modules())
         held = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
         rest = {id(p) for p in held if id(p) not in inside and p.dim() > 1}
-        posted = [module for ref, _ in self._posts.values() if (module := ref()) is not None]
-        found = [m for m in holders(posted, rest) if m not in parts and model not in set(m.modules())] if rest else []
+        found = (
+            [m for m in holders(self._posted(), rest) if m not in parts and model not in set(m.modules())]
+            if rest
+            else []
+        )
         return [weakref.ref(module) for module in outermost(found)]
 
     @staticmethod
