@@ -29,6 +29,10 @@ reader = Reader()
 eye.requires_grad_(False)
 if "{case}" == "stage one":
     reader.requires_grad_(False)
+if "{case}" == "unnamed":
+    with torch.no_grad():  # as from a file
+        for p in [*eye.parameters(), *reader.parameters()]:
+            p *= 1.5
 moved = {{"forgotten": [reader], "sound": [bridge, reader], "stage one": [bridge], "unnamed": [bridge]}}["{case}"]
 optimizer = torch.optim.Adam([p for part in moved for p in part.parameters()], lr=2e-3)
 seeds = torch.randn(6, 3, 8, 8)

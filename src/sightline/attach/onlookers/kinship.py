@@ -24,6 +24,7 @@ from sightline.guard.probes.call import Call
 VAIN = 8  # first batches without rows and labels end it
 EACH, MOST = 32, 1024  # rows of a batch that are kept, and of all
 FEWEST = 384  # rows, of fewer a weak tie would be lost among chance
+FIRST, SURE = 448, 20.0  # rows that are looked at first, and the standard deviations that are enough
 LEAST = 4  # rows of a batch
 WRITTEN, ASKED, SAID = 0.9, 3, 12  # of the words are next ones; words of a question; different answers
 STILL = 1e-4  # of the largest number: numbers that are all one
@@ -167,10 +168,16 @@ class Kinship(Onlooker):
             every = [[stacked(view) for view in zip(*one, strict=True)] for one in zip(*sides, strict=True)]
             taught = [stacked(view) for view in zip(*labels, strict=True)]
             known = self._reader.numbers(taught)
-            told = None if known is None else kin(every, known)
+            told = None if known is None else _kin(every, known)
         if told is not None:
             r = self.recorder
             r.offer(MatchesSeen(r.step, self._kept, (), (), 0, 0, 0.0, natural=True, told=told))
+
+
+def _kin(sides: Sequence[Side], labels: Side) -> float | None:
+    """Of all rows, unless the first ones are enough: nearly all that can be learnt is clear from those."""
+    told = kin([[view[:FIRST] for view in side] for side in sides], [view[:FIRST] for view in labels])
+    return told if told is not None and told >= SURE else kin(sides, labels)
 
 
 def kin(sides: Sequence[Side], labels: Side) -> float | None:
@@ -208,7 +215,7 @@ def _varied(labels: Tensor, least: int) -> bool:
 
 def _data(call: Call) -> list[Tensor]:
     """The inputs of a call that come from data, texts behind pictures, and last what is one number a row."""
-    if made(call) or not (wide := wide_inputs(call, ASIDE)):
+    if made(call) or call.of_graph or not (wide := wide_inputs(call, ASIDE)):
         return []
     named = [*((str(place), value) for place, value in enumerate(call.args)), *call.kwargs.items()]
     given = [value for name, value in named if isinstance(value, Tensor) and not any(word in name for word in ASIDE)]

@@ -64,10 +64,14 @@ def outermost(modules: Iterable[nn.Module]) -> list[nn.Module]:
     return [module for module in every if id(module) not in inside]
 
 
-def apart(modules: Iterable[nn.Module], wanted: Collection[int]) -> list[nn.Module]:
-    """The outermost of `modules` that hold parameters with ids of `wanted`; [] if two of them share one."""
+def apart(modules: Iterable[nn.Module], wanted: Mapping[int, int]) -> list[nn.Module]:
+    """The outermost of `modules` that hold parameters of `wanted` (id -> place), in the order of these.
+
+    [] if two of them share one.
+    """
     parts = outermost(holders(modules, wanted))
     inside = [id(p) for part in parts for p in part.parameters()]
+    parts.sort(key=lambda part: min(wanted[id(p)] for p in part.parameters() if id(p) in wanted))
     return parts if len(set(inside)) == len(inside) else []
 
 

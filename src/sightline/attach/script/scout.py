@@ -193,7 +193,7 @@ class Scout:
     def _beside_each_other(self, module: nn.Module, waiting: Waiting) -> list[nn.Module]:
         """The modules that share what an optimizer moves, a small head for one, where `module` is one of several."""
         if waiting.apart is None:
-            wanted = {id(p) for p in waiting.held() if p.requires_grad and p.dim() > 1}
+            wanted = {id(p): n for n, p in enumerate(waiting.held()) if p.requires_grad and p.dim() > 1}
             waiting.apart = [weakref.ref(part) for part in apart(self._posted(), wanted)]
         parts = [part for ref in waiting.apart if (part := ref()) is not None]
         return parts if any(module is part for part in parts) else []
