@@ -116,6 +116,8 @@ class HeldRows(SharedRows):
 
 def is_of(value: Tensor, batches: tuple[Any, ...]) -> bool:
     """Whether an input is a tensor of one of these batches, as it was given or moved to another device."""
+    if value.layout is not torch.strided:
+        return False
     every = (one for batch in batches for one in leaves((batch,), {}).values())
     return any(one.numel() == value.numel() and len(one) == len(value) and _same(one, value) for one in every)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, nn, strided
 from torch.optim import Optimizer
 
 from sightline.attach.alive import modules_alive
@@ -63,7 +63,11 @@ class First:
         """Hook after a call."""
         recorder = self.model.recorder
         if recorder is not None and not recorder.muted:
-            self.links.append(Link(part, [*tensors_of(args), *tensors_of(kwargs)], [*tensors_of(output)]))
+            given, gave = (
+                [one for thing in things for one in tensors_of(thing) if one.layout is strided]
+                for things in ((args, kwargs), (output,))
+            )
+            self.links.append(Link(part, given, gave))
 
     def leave(self) -> None:
         """Hear no more."""

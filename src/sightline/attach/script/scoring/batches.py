@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,6 +18,16 @@ PAIRS = 6  # of an output and what may be its labels
 def tensors(value: Any) -> list[Tensor]:
     """Those inside, in their order."""
     return [leaf for leaf in leaves(value) if isinstance(leaf, Tensor)]
+
+
+def made_of(fetched: Iterable[Any], given: Any, last: Any) -> Any:
+    """The batch that the model was given something of: hosts may have fetched the next one already. Else the last."""
+    places = _places(given)
+    return next((batch for batch in fetched if not places.isdisjoint(_places(batch))), last)
+
+
+def _places(value: Any) -> set[int]:
+    return {one.data_ptr() for one in tensors(value) if one.layout is torch.strided}
 
 
 def rows(batch: Any) -> int:

@@ -28,7 +28,7 @@ from sightline.attach.phases.state import State
 from sightline.attach.script.heap import compiled_parts
 from sightline.attach.script.main import installed
 from sightline.attach.script.scoring.asking import asked
-from sightline.attach.script.scoring.batches import tensors
+from sightline.attach.script.scoring.batches import made_of
 from sightline.attach.script.scoring.calls import listener
 from sightline.attach.script.scoring.carried import carried
 from sightline.attach.script.scoring.methods import Method, asks
@@ -136,7 +136,7 @@ class Scores:
             self._models.append(state.model)
         self._output = (call, output)
         given = (*call.args, *call.kwargs.values())
-        self._batch = _made_of(self._fetched, given, self._batch)
+        self._batch = made_of(self._fetched, given, self._batch)
         if self._spots is not None:
             self._spots.add(state.model, sys._getframe(), self._batch, self._dataset, output, given=given)
         self._calls.resume()
@@ -300,12 +300,6 @@ class Scores:
             return
         function.missed += 1
         function.done = function.missed >= MISSES
-
-
-def _made_of(fetched: tuple[Any, ...], given: Any, last: Any) -> Any:
-    """The batch that the model was given something of: hosts may have fetched the next one already."""
-    places = {one.data_ptr() for one in tensors(given)}
-    return next((batch for batch in fetched if any(one.data_ptr() in places for one in tensors(batch))), last)
 
 
 def _heard(count: int) -> bool:
