@@ -14,6 +14,8 @@ from sightline.attach.script.watch import Models
 from sightline.guard.check import Finding
 from sightline.guard.evidence import ClippedSeen
 
+pytestmark = pytest.mark.slow  # many settings of rules that quick tests prove in one
+
 
 @pytest.fixture(autouse=True)
 def untouched() -> Iterator[None]:

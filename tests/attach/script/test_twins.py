@@ -14,7 +14,7 @@ from sightline.attach.script.twins import STEPS, Twins
 from sightline.attach.script.watch import Models
 from sightline.guard.check import Finding
 
-pytestmark = pytest.mark.usefixtures("origins")
+pytestmark = [pytest.mark.usefixtures("origins"), pytest.mark.slow]
 
 
 def net(inputs: int, outputs: int) -> nn.Sequential:

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 import sightline
 
+pytestmark = pytest.mark.slow  # many settings of rules that quick tests prove in one
+
 STEPS, ROWS = 120, 32
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 

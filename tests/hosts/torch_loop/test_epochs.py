@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import sightline
 from sightline.guard.catalogue import load, page
 
+pytestmark = pytest.mark.slow  # many settings of rules that quick tests prove in one
+
 EPOCHS, EACH = 6, 4
 T6 = load((page("T6"),))
 PLANS = {"floor": math.floor, "ceil": math.ceil}

@@ -13,6 +13,8 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorD
 
 import sightline
 
+pytestmark = pytest.mark.slow  # many settings of rules that quick tests prove in one
+
 
 class Writer(nn.Module):
     """A small language model; `std` of the embedding, which is tied to the head or not."""

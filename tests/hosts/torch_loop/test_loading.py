@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 import sightline
 
+pytestmark = pytest.mark.slow  # many settings of rules that quick tests prove in one
+
 
 def fit(model: nn.Module, loader: Any, *, epochs: int = 1, told: Any = None) -> tuple[str, ...]:
     """Train as usual; returns the findings' codes, notes aside."""

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 import sightline
 
+pytestmark = pytest.mark.slow  # many settings of rules that quick tests prove in one
+
 DRAW = torch.Generator()
 
 

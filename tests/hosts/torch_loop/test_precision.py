@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 import sightline
 
+pytestmark = pytest.mark.slow  # many settings of rules that quick tests prove in one
+
 
 def net(width: int = 64) -> nn.Module:
     torch.manual_seed(2)

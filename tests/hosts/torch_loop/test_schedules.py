@@ -14,6 +14,8 @@ from torch.optim import lr_scheduler as sched
 import sightline
 from sightline.attach.onlookers.schedule import schedules_of
 
+pytestmark = pytest.mark.slow  # many settings of rules that quick tests prove in one
+
 EPOCHS, BATCHES = 4, 10
 Make = Callable[[torch.optim.Optimizer], Any]
 

@@ -12,6 +12,8 @@ from sightline.attach.script.checkpoints.aliased import Aliased, places
 from sightline.attach.script.watch import Models
 from sightline.guard.check import Finding
 
+pytestmark = pytest.mark.slow  # many settings of rules that quick tests prove in one
+
 PLAIN = """
 import copy
 def fit(net, scores, step, opt):

@@ -19,6 +19,8 @@ from sightline.attach.script.checkpoints.unrestored import Unrestored
 from sightline.attach.script.watch import Models
 from sightline.guard.check import Finding
 
+pytestmark = pytest.mark.slow  # many settings of rules that quick tests prove in one
+
 LONG, DONE, EPOCHS = 10, 3, 6  # steps of an epoch; epochs until the save, and in all
 Parts = tuple[nn.Module, Optimizer, LambdaLR]
 Load = Callable[["Script", Parts], int]

@@ -19,7 +19,7 @@ from sightline.attach.script.watch import Models
 from sightline.guard.check import Finding
 from tests.attach.script.scoring import wholes
 
-pytestmark = pytest.mark.usefixtures("origins")
+pytestmark = [pytest.mark.usefixtures("origins"), pytest.mark.slow]
 
 
 def run(source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
