@@ -8,7 +8,7 @@ no module runs and no data is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sightline.attach.script.scoring.asking import alone
-from sightline.attach.script.scoring.batches import copied, fits, likely, tensors
+from sightline.attach.script.scoring.batches import copied, fits, likely, rows, tensors
 from sightline.attach.script.scoring.cuttings import cuttings
 from sightline.attach.script.scoring.last_alone import last_alone
 from sightline.attach.script.scoring.readings import reading
@@ -73,7 +73,8 @@ def _of_batches(record: Recorded, stage: Stage, pad: int | None) -> Found:
     if not stage.score([output for _, output in told], [batch for batch, _ in told]):
         return {}
     found: Found = {}
-    every = record.whole and len(told) == len(record.told)
+    came = sum(rows(batch) for batch, _ in told)  # of fewer than there are, a share of all falls short
+    every = record.whole and len(told) == len(record.told) and _size(record.dataset) == came
     for one, label in likely(*told[0]):
         shapes = [(tensors(o)[one].shape[1:], tensors(b)[label].shape[1:]) for b, o in told]
         alike = [pair for pair, shape in zip(told, shapes, strict=True) if shape == shapes[0]]
@@ -94,6 +95,10 @@ def _of_batches(record: Recorded, stage: Stage, pad: int | None) -> Found:
 
         found |= _no_copies(record, target, _compared(outputs, one, target, score, pad, every))
     return found
+
+
+def _size(dataset: Any) -> int | None:
+    return len(dataset) if isinstance(dataset, Sized) else None
 
 
 def _of_labels(record: Recorded, stage: Stage, pad: int | None) -> Found:
