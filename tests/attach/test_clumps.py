@@ -12,6 +12,8 @@ import sightline
 from sightline.attach.clumps import clumps
 from sightline.guard.catalogue import load, page
 
+pytestmark = pytest.mark.slow  # many settings of rules that quick tests prove in one
+
 
 def told(train: Tensor, test: Tensor, width: int = 1, *, scored: bool = False) -> bool:
     """Whether M1 is told of a model that is taught `train` and judged by `test`, perhaps by `train` too."""

@@ -18,6 +18,8 @@ from sightline.attach.files import misfiled, orders
 from sightline.guard.check import Finding
 from sightline.guard.checks.data.inputs_and_labels_misaligned import find
 
+pytestmark = pytest.mark.slow  # many settings of rules that quick tests prove in one
+
 COUNT = 240
 COLOURS = {"red": (220, 40, 40), "green": (40, 190, 60), "blue": (50, 60, 220)}
 

@@ -17,6 +17,8 @@ from sightline.attach.held import Samples
 from sightline.attach.onlookers.held_rows import is_of
 from sightline.guard.catalogue import load, page
 
+pytestmark = pytest.mark.slow  # many settings of rules that quick tests prove in one
+
 
 class Shown(Dataset[Tensor]):
     """Somebody's data set: what it is given is kept under any name, and with noise where it is to train on."""

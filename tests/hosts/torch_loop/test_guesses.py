@@ -13,6 +13,8 @@ import sightline
 from sightline.attach.onlookers.guesses import total, won_by_classes
 from sightline.attach.structure import structured
 
+pytestmark = pytest.mark.slow  # many settings of rules that quick tests prove in one
+
 CLASSES, ROWS = 5, 640
 
 

@@ -14,6 +14,8 @@ from sightline.guard.check import Finding
 from sightline.guard.checks.evaluation.train_test_leakage import find
 from sightline.guard.evidence import SharedRowsSeen, SharedSpansSeen
 
+pytestmark = pytest.mark.slow  # many settings of rules that quick tests prove in one
+
 WIDE, ROWS = 32, 16
 
 

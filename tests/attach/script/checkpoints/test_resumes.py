@@ -9,6 +9,8 @@ import pytest
 
 from tests.forked import Forks
 
+pytestmark = pytest.mark.slow  # many settings of rules that quick tests prove in one
+
 SCRIPT = """
 import torch
 from torch import nn
