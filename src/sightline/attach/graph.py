@@ -27,3 +27,13 @@ def nodes(roots: Iterable[Any], *, most: int, stop: Callable[[Any], bool] | None
                 return
             seen.add(behind)
             open_.append(behind)
+
+
+def is_log_softmax(node: Any) -> bool:
+    """Whether it is that of torch's log-softmax, which its cross-entropy takes as well."""
+    return type(node).__name__ == "LogSoftmaxBackward0"
+
+
+def signed(dim: int) -> int:
+    """A dimension, which a node keeps as an unsigned number."""
+    return dim - (1 << 64) if dim >= 1 << 63 else dim

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.attach.gradient import class_dim
-from sightline.attach.graph import nodes
+from sightline.attach.graph import is_log_softmax, nodes, signed
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.attach.onlookers.origin import only_norms, trained_before
 from sightline.attach.origins import ORIGINS
@@ -206,15 +206,11 @@ def behind(output: Any) -> torch.Size | None:
     loss = outcome(output).loss
     if loss is None or loss.grad_fn is None:
         return None
-    found = [node for node in nodes([loss.grad_fn], most=NEAR, stop=_is_softmax) if _is_softmax(node)]
+    found = [node for node in nodes([loss.grad_fn], most=NEAR, stop=is_log_softmax) if is_log_softmax(node)]
     if len(found) != 1:
         return None
     shape = found[0]._saved_result.shape
-    return shape if found[0]._saved_dim % (1 << 64) in (len(shape) - 1, (1 << 64) - 1) else None
-
-
-def _is_softmax(node: Any) -> bool:
-    return type(node).__name__ == "LogSoftmaxBackward0"
+    return shape if signed(found[0]._saved_dim) in (len(shape) - 1, -1) else None
 
 
 def given_out(output: Any) -> Tensor | None:

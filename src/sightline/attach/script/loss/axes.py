@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from sightline.attach.graph import nodes
+from sightline.attach.graph import is_log_softmax, nodes, signed
 from sightline.attach.recorder import Recorder
 from sightline.guard.evidence import AxisSeen
 from sightline.guard.probes.fields import leaves
@@ -40,9 +40,9 @@ class Axes:
         """A backward pass begins from `root`, in a measured step."""
         if recorder in self._over:
             return
-        found = [node for node in nodes([root.grad_fn], most=MOST, stop=_is_softmax) if _is_softmax(node)]
+        found = [node for node in nodes([root.grad_fn], most=MOST, stop=is_log_softmax) if is_log_softmax(node)]
         taken = _shape(found[0]) if len(found) == 1 else ()
-        dim = _signed(found[0]._saved_dim) % len(taken) if taken else 0
+        dim = signed(found[0]._saved_dim) % len(taken) if taken else 0
         if made := across_places(found[0], taken, dim) if taken else None:
             self._tell(recorder, AxisSeen(recorder.step, made, taken, dim))
         elif _along_samples(recorder, taken, dim):
@@ -118,15 +118,6 @@ def _each_sample(grad: Tensor) -> Tensor:
     samples, classes = grad.double().sum(dim=1), grad.double().sum(dim=0)
     apart, uneven = ((sums - sums.mean()).abs().amax() / sums.mean().abs() for sums in (samples, classes))
     return (grad <= 0).all() & (samples < 0).all() & (apart <= EVEN) & (uneven > UNEVEN)
-
-
-def _signed(dim: int) -> int:
-    """A node keeps it as an unsigned number."""
-    return dim - (1 << 64) if dim >= 1 << 63 else dim
-
-
-def _is_softmax(node: Any) -> bool:
-    return type(node).__name__ == "LogSoftmaxBackward0"
 
 
 def _shape(node: Any) -> Shape:

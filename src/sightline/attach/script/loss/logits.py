@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sightline.attach.gradient import class_dim, loss_seen
-from sightline.attach.graph import nodes
+from sightline.attach.graph import is_log_softmax, nodes
 from sightline.attach.onlookers.binary import read_binary
 from sightline.attach.open_step import OpenStep
 from sightline.attach.recorder import Recorder
@@ -52,7 +52,7 @@ class SoftmaxLoss:
 
         The nearest nodes come first: another term of the loss may go deep.
         """
-        found = [node for node in nodes([root.grad_fn], most=MOST, stop=_is_log_softmax) if _is_log_softmax(node)]
+        found = [node for node in nodes([root.grad_fn], most=MOST, stop=is_log_softmax) if is_log_softmax(node)]
         if len(found) == 1:
             return cls(found[0])
         return next((cls(node, beside=True) for node in found if _comes_from(node, "Softmax")), None)
@@ -152,13 +152,9 @@ class SigmoidLoss:
 
 def left_out(root: Tensor) -> int | None:
     """The class that the cross-entropies under a loss ignore, where it is one of the vocabulary's."""
-    found = [node for node in nodes([root.grad_fn], most=MOST, stop=_is_log_softmax) if type(node).__name__ in TARGETS]
+    found = [node for node in nodes([root.grad_fn], most=MOST, stop=is_log_softmax) if type(node).__name__ in TARGETS]
     ignored = {node._saved_ignore_index for node in found}
     return min(ignored) if len(ignored) == 1 and 0 <= min(ignored) < NEGATIVE else None
-
-
-def _is_log_softmax(node: Any) -> bool:
-    return type(node).__name__ == "LogSoftmaxBackward0"
 
 
 def _comes_from(node: Any, function: str) -> bool:

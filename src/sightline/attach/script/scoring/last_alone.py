@@ -11,9 +11,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sightline.attach.script.scoring.batches import copied, likely, rows, tensors
+from sightline.attach.script.scoring.batches import likely, rows, tensors
 from sightline.attach.script.scoring.readings import reading
 from sightline.attach.script.scoring.recorded import Recorded
+from sightline.attach.script.scoring.shares import answered
 from sightline.attach.script.scoring.stage import PRINTED, Stage
 from sightline.attach.script.scoring.verdict import SHORT, Verdict, whole
 
@@ -26,12 +27,7 @@ def last_alone(record: Recorded, stage: Stage) -> Verdict | None:
     if len(sizes) < BATCHES or len(record.dataset) != sum(sizes):
         return None
     for one, answers in _answers(record, sizes):
-        told = []
-        for said in answers:
-            parts = zip(record.told, said.split(sizes), strict=True)
-            outputs = [copied(output, one, part) for (_, output), part in parts]
-            told.append(stage.score(outputs, [batch for batch, _ in record.told]))
-        right, early, late = told
+        right, early, late = (answered(record, stage, one, said) for said in answers)
         names = [name for name in right if not name.startswith(PRINTED) and name in early and name in late]
         if any(right[name] != early[name] for name in names):
             continue

@@ -34,11 +34,7 @@ def overcounted(record: Recorded, stage: Stage) -> Verdict | None:
     if not others or len(record.dataset) != every:
         return None
     for one, answers in _answers(record, sizes):
-        scores = []
-        for said in answers:
-            parts = zip(record.told, said.split(sizes), strict=True)
-            outputs = [copied(output, one, part) for (_, output), part in parts]
-            scores.append(stage.score(outputs, [batch for batch, _ in record.told]))
+        scores = [answered(record, stage, one, said) for said in answers]
         for name in scores[0] if all(one.keys() == scores[0].keys() for one in scores) else ():
             values = [each[name] for each in scores]
             ways = ((scale, count) for scale in SCALES for count in others)
@@ -47,6 +43,13 @@ def overcounted(record: Recorded, stage: Stage) -> Verdict | None:
                 says = f"{count} right answers, and there are {every}"
                 return Verdict(name, values[0], tuple(values[1:]), scale, says)
     return None
+
+
+def answered(record: Recorded, stage: Stage, one: int, said: Tensor) -> dict[str, float]:
+    """What the evaluation gives for `said`, of all rows, in the place of the outputs' tensor number `one`."""
+    parts = said.split([rows(batch) for batch, _ in record.told])
+    outputs = [copied(output, one, part) for (_, output), part in zip(record.told, parts, strict=True)]
+    return stage.score(outputs, [batch for batch, _ in record.told])
 
 
 def _is_share(values: list[float], each: float, every: int) -> bool:
