@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +27,20 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["NO_COLOR"] = "1"
 os.environ["COLUMNS"] = "160"
 os.environ.pop("FORCE_COLOR", None)
+
+# Here a rule is tried in many ways to write the same script: the first of them are quick, the others are slow tests.
+WIDE = tuple(Path(__file__).parent / place for place in ("attach", "hosts/torch_loop"))
+FIRST = 2
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` is asked
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    seen: Counter[str] = Counter()
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        seen[test] += 1
+        if seen[test] > FIRST and any(item.path.is_relative_to(place) for place in WIDE):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="module", autouse=True)
