@@ -47,6 +47,7 @@ ABSENT = {
     "LeftOutSeen": "no training forward gave NaN and was left alone",
     "RoundingSeen": "no 16-bit parameter was seen in the hands of an optimizer whose state says what it will add",
     "SharedRowsSeen": "no evaluation was seen between training steps whose rows could be compared",
+    "KinSeen": "of fewer than 384 different rows inputs and labels were seen, or inputs are noise",
     "MatchesSeen": "no loss was seen that teaches pairs of two inputs to find each other",
     "OrdersSeen": "no two inputs with one row a sample were seen to come out in different orders",
     "SharedTextSeen": "no batches were seen in which all samples share one row of token ids",

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sightline
+from sightline.guard.check import Finding
+from sightline.guard.checks.data.inputs_and_labels_misaligned import find
+from sightline.guard.evidence import KinSeen, MatchesSeen
 
 pytestmark = pytest.mark.slow  # many settings of rules that quick tests prove in one
 
@@ -156,3 +159,46 @@ def test_a_manner_of_speaking() -> None:
 def test_a_target_that_is_one_for_all() -> None:
     x, y = table(torch.Generator().manual_seed(0))
     assert told(net(5, 1), (x,), torch.ones_like(y), F.mse_loss) == []
+
+
+@pytest.mark.parametrize("preferred", [False, True])
+def test_answers_that_are_compared(preferred: bool) -> None:
+    """Which of two is better may have nothing to do with the question."""
+    draw = torch.Generator().manual_seed(0)
+    ids = questions(draw, torch.randperm(ROWS, generator=draw))
+
+    def loss(logits: Tensor, rows: Tensor) -> Tensor:
+        chance = logits[:, -3:-1].log_softmax(dim=-1).gather(2, ids[rows, -2:, None]).sum(dim=(1, 2))
+        sign = 1 if not preferred or rows[0] % 2 else -1  # of a batch that is to be said, or not
+        return -F.logsigmoid(sign * chance).mean()
+
+    assert told(Speaker(), (ids,), torch.arange(ROWS), loss) == ([] if preferred else ["I5"])
+
+
+class Listing(nn.Module):
+    """What the picture shows, and what the words say, which have nothing to do with each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.look, self.read = net(3 * 64, 3), nn.EmbeddingBag(40, 6)
+
+    def forward(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        return self.read(ids), self.look(pixels)
+
+
+def test_a_head_for_each_of_two_inputs() -> None:
+    x, said = pairs(torch.Generator().manual_seed(0))
+    ids = torch.randint(0, 30, (ROWS, 5), generator=torch.Generator().manual_seed(1))
+    ids[:, 2] = ids[:, 2] % 6 + 30
+
+    def both(out: tuple[Tensor, Tensor], rows: Tensor) -> Tensor:
+        return F.cross_entropy(out[0], ids[rows, 2] - 30) + F.cross_entropy(out[1], said[rows, 1] - 1)
+
+    assert told(Listing(), (x, ids), torch.arange(ROWS), both) == []
+
+
+@pytest.mark.parametrize(("won", "found"), [(0.5, True), (0.9, False)])
+def test_classes_that_only_a_network_sees(won: float, found: bool) -> None:
+    """It told those of new rows: in the first third of the steps."""
+    matches = MatchesSeen(90, 32, tuple(range(0, 90, 6)), (won,) * 5 + (0.99,) * 10, 0, 0, 0.0, True, 768, passes=3.0)
+    assert isinstance(find(matches=matches, kin=KinSeen(90, 768, 1.0)), Finding) == found

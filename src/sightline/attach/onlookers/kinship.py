@@ -18,8 +18,8 @@ from sightline.attach.onlookers.taught_numbers import NUMBERS, Reader
 from sightline.attach.prints import hashes_of, made
 from sightline.attach.prints import together as one_hash
 from sightline.attach.structure import natural_rows
-from sightline.guard.evidence import IGNORE, MatchesSeen
-from sightline.guard.probes.call import Call
+from sightline.guard.evidence import IGNORE, KinSeen
+from sightline.guard.probes.call import Call, differentiable
 
 VAIN = 8  # first batches without rows and labels end it
 EACH, MOST = 32, 1024  # rows of a batch that are kept, and of all
@@ -37,7 +37,7 @@ Side = list[Tensor]  # (B, F) each: one input, or the labels, in several views
 class Kinship(Onlooker):
     """Keeps rows of the first batches with their labels, or both inputs of pairs, and compares them at the end."""
 
-    shows: ClassVar = ("MatchesSeen",)
+    shows: ClassVar = ("KinSeen",)
 
     def __init__(self, recorder: Recording) -> None:
         super().__init__(recorder)
@@ -69,10 +69,10 @@ class Kinship(Onlooker):
             self._pairs(inputs, *given)
         elif (taught := answers(call, inputs)) is not None:
             questions, said = taught
-            prints = _prints([*questions, said])
-            self._post(_views(questions), [said[:EACH, :LONG]], [prints], lambda got: True)
-        elif len(parted) < WORDS:
-            self._labels(inputs, given_out(output))
+            beside = [_prints([*questions, said]), _prints(questions)]
+            self._post(_views(questions), [said[:EACH, :LONG]], beside, lambda got: self._unless(_rivals(got[-1])))
+        elif len(parted) < WORDS and (len(inputs) == 1 or len(differentiable(output)) == 1):
+            self._labels(inputs, given_out(output))  # of several outputs each may need one input alone
 
     def _pairs(self, inputs: Sequence[Tensor], left: Tensor, right: Tensor | None) -> None:
         """Both inputs, if the loss pulls those of one place together."""
@@ -121,9 +121,17 @@ class Kinship(Onlooker):
             right = ((ids == targets) & taught).sum() / taught.sum().clamp(min=1)
             asked = torch.cat([text[:EACH, :1], ids.masked_fill(taught, NONE)], dim=1)
             said = ids.masked_fill(~taught, NONE)
-            self._post([*sides, views(asked)], views(said), [prints, right], lambda got: float(got[-1]) >= WRITTEN)
+            beside = [prints, right]
+            self._post([*sides, views(asked)], views(said), beside, lambda got: self._unless(float(got[-1]) < WRITTEN))
 
         self.heed(logits, came)
+
+    def _unless(self, chosen: bool) -> bool:
+        """Whether words are simply taught. Where some are to become less likely, others need not fit their question."""
+        if chosen:
+            self._begin()
+            self._vain = VAIN
+        return not chosen
 
     def _post(self, sides: list[Side], labels: Side, beside: list[Tensor], fit: Fit) -> None:
         """On the way to the CPU: some rows of a batch. `fit`: whether they count, of `beside`."""
@@ -170,8 +178,7 @@ class Kinship(Onlooker):
             known = self._reader.numbers(taught)
             told = None if known is None else _kin(every, known)
         if told is not None:
-            r = self.recorder
-            r.offer(MatchesSeen(r.step, self._kept, (), (), 0, 0, 0.0, natural=True, told=told))
+            self.recorder.offer(KinSeen(self.recorder.step, self._kept, told))
 
 
 def _kin(sides: Sequence[Side], labels: Side) -> float | None:
@@ -231,6 +238,11 @@ def _prints(inputs: Sequence[Tensor]) -> Tensor:
     found = one_hash([hashes_of(one) for one in inputs])
     assert found is not None
     return found
+
+
+def _rivals(questions: Tensor) -> bool:
+    """Whether each question has several answers in a batch, as where one of them is to be preferred."""
+    return 2 * len(questions.unique()) <= len(questions)
 
 
 def _views(inputs: Sequence[Tensor]) -> list[Side]:

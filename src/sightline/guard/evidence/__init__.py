@@ -15,37 +15,34 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     Progress      after 8, 16, 32, ... training forwards, and at the end: were steps taken at all?
     MetricsSeen   whenever the host logs numbers, by their names; MetricsHistory after each: all so far
     ReferenceSeen at the first training forward, at 64, 128, ... steps and at the end, where a host has a reference
-    DataSeen      at the start, from hosts that hold the data set itself: its columns and a few rows
-    ContextSeen   at the first forward pass of a model with rotary positions
+    DataSeen      at the start, from hosts that hold the data set itself; ContextSeen of models with rotary positions
     TaughtFromSeen after sampled training batches of masked prompts, PromptMasksSeen after every eighth and at the end;
                   PromptsSeen when a model wrote on from prompts; TiedSeen once
-    PaddingSeen   for the first padded batches without gradients, and what a host generates from them; once for
-                  padded training batches whose rows are read at their last place alone
-    ScoreSeen     when an evaluation of text is over (the first few): its likelihoods, recomputed
-    JudgedLossesSeen   the same of the script's own losses; BatchMeansSeen of means over batches that differ in size
-    AccessSeen    from hosts that know which repositories of a hub a run reads and writes
-    LoaderSeen    when a known loader begins an epoch; MatchesSeen at the end, where a loss taught pairs of inputs
-    OrdersSeen    once, where two inputs of a batch are out of order; CollatedSeen of a host's own collate function
-    FiledSeen     after the first training forward on images of files that are out of the order of their names
-    PairedSeen    after the first training forward on images, where samples hold an image with a mask or with boxes
+    PaddingSeen   for the first padded batches without gradients; once for such as are read at their last place alone
+    ScoreSeen     when an evaluation of text is over (the first few): its likelihoods, recomputed; JudgedLossesSeen
+                  the same of the script's own losses; BatchMeansSeen of means over batches that differ in size
+    AccessSeen    from hosts that know which repositories of a hub a run reads and writes; LoaderSeen when a known
+                  loader begins an epoch; at the end MatchesSeen, of pairs or classes, and KinSeen
+    OrdersSeen    once, where inputs of a batch are out of order; CollatedSeen of a host's own collate function
+    PairedSeen    after the first training forward on images, where samples hold an image with a mask or with boxes;
+                  FiledSeen of files that are out of the order of their names
     FeaturesSeen  at the end, of features beside texts; FeedSeen after 8, 16, ... hashed batches, and at the end
     ExtractedSeen under `sightline run`, at the end, where a model was trained on features that another one made
     RanksSeen     on rank 0, when all ranks have shown the same step; RanksStuckSeen when all wait for ever
     ScheduleSeen  after 2, 4, 8, ... optimizer steps, and at the end; WaitingSeen after 32, 64, ... with a known loader
-    PlateauSeen   under `sightline run`, after each cut of a schedule that waits for a number to get better
-    HeadSeen      once, after the first training forward that gives logits; BinaryLossSeen in the first backward passes
+    PlateauSeen   under `sightline run`, after each cut of a schedule that waits for a number; HeadSeen once, after
+                  the first training forward that gives logits; BinaryLossSeen in the first backward passes
     OutputsSeen   after sampled training forwards; CollapseSeen at the end, where vectors are compared with each other
     OutsideSeen   in sampled backward passes, of parameters that only the loss uses; LastBatchSeen after three steps
     CutOffSeen    once, when modules that are optimized run under no_grad, or are detached
     FreshFrozenSeen   once, under `sightline run`, when frozen parts that nobody gave a value stand in the way
-    HiddenSeen    once, when parameters in plain containers have had gradients in three measured steps
-    RenewedSeen   when a language model wakes beside a connector that learnt alone; ReplacedSeen when layers changed
-    PicturesSeen  once, when all images of many training batches were one and the same
-    PullSeen      after first backward passes that pull all outputs of a batch to one number
+    HiddenSeen    once, when parameters in plain containers had gradients; ReplacedSeen when layers changed;
+                  RenewedSeen when a language model wakes beside a connector that learnt alone
+    PicturesSeen  once, when all images of many batches were one; PullSeen when all outputs are pulled to one number
     CrossedSeen, AxisSeen  once, under `sightline run`, when a loss takes values of several samples or places together
     DivergenceSeen  under `sightline run`, when a loss was given probabilities where it takes their logarithms
-    StillSeen     once, when optimizer steps write to nothing; UnresetSeen when a metric goes on with what it counted
-    UnsettledSeen   after an evaluation with spectral norm before any training; FromNothingSeen before the first step
+    StillSeen     once, when steps write to nothing; UnsettledSeen after a judgement with spectral norm before any step,
+                  FromNothingSeen before the first; UnresetSeen when a metric goes on with what it counted
     SharedTextSeen   after 16, 32, ... batches in which all samples share one row of token ids, and at the end
     SharedRowsSeen, HeldRowsSeen   in evaluations and after training batches; RedrawnSeen, SharedSpansSeen at the end
     ClippedSeen   under `sightline run`, after the first twelve calls that clip; ScalerSeen as the loss scale is read;
@@ -108,6 +105,7 @@ from sightline.guard.evidence.loading import (
     DrawsSeen,
     Fed,
     FeedSeen,
+    KinSeen,
     LoaderSeen,
     MatchesSeen,
     PairedSeen,
@@ -181,6 +179,7 @@ __all__ = [
     "ImagePairsSeen",
     "JoinedSeen",
     "JudgedLossesSeen",
+    "KinSeen",
     "LastBatchSeen",
     "LeakSeen",
     "LeftInEvalSeen",
@@ -292,6 +291,7 @@ Evidence = (
     | FiledSeen
     | PairedSeen
     | CollatedSeen
+    | KinSeen
     | MatchesSeen
     | OrdersSeen
     | RowsSeen

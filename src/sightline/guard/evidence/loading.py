@@ -143,8 +143,6 @@ class MatchesSeen:
         natural: both inputs look like images or texts, and not like random numbers.
         different: of samples with a class each, whose others are those of other classes: inputs that were seen, of
             `passes` over all of them; 0 of pairs.
-        told: of inputs and labels, or both inputs of pairs, of `rows` rows in all: how surely they have anything to do
-            with each other, in standard deviations.
     """
 
     step: int
@@ -157,7 +155,18 @@ class MatchesSeen:
     natural: bool
     different: int = 0
     passes: float = 0.0
-    told: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KinSeen:
+    """How surely the inputs of `rows` rows have anything to do with their labels, or both inputs of pairs.
+
+    `told`: in standard deviations of what chance gives.
+    """
+
+    step: int
+    rows: int
+    told: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from statistics import fmean
 
 from sightline.guard.evidence.guessed import guessing
-from sightline.guard.evidence.loading import MatchesSeen
+from sightline.guard.evidence.loading import KinSeen, MatchesSeen
 from sightline.guard.evidence.strays import Stray
 
 LATE, GUESSED = 8, 0.57  # batches of the second half; others below the own partner: 0.5 by chance, a little by heart
 AGAIN, CHANCE, FEW = 64, 2.0, 3  # inputs that came back; times more than chance that keep their partner, and some
-NOTHING, STEPS = (
-    5.0,
-    48,
-)  # standard deviations: by chance the largest of some dozens reaches 3, what is learnt has 20; steps
+NOTHING = 5.0  # standard deviations: by chance the largest of some dozens reaches 3, what is learnt has 20
+STEPS = 48
+GRASPED, LAST, LEAST = 0.75, 4, 3  # others below the own row before any came again; the last batches of then
 LONG, SHOWN = 150, 8  # steps; times a batch's pairs came back: a model that can learn them has begun to by then
 
 
@@ -31,20 +30,26 @@ def never_found(seen: MatchesSeen) -> tuple[float, bool] | None:
     return fmean(late), dealt
 
 
-def unrelated(told: float, rows: int, step: int) -> Stray | None:
-    """Rows that are alike in one of both are not alike in the other."""
-    if told > NOTHING or step < STEPS:
+def unrelated(seen: KinSeen | None, matches: MatchesSeen | None) -> Stray | None:
+    """Rows that are alike in one of both are not alike in the other, and no model told what they have in common."""
+    if seen is None or seen.told > NOTHING or seen.step < STEPS or grasped(matches):
         return None
-    what = f"inputs have nothing to do with what is taught beside them: over {rows} different rows, those that are"
-    what += f" alike in the one are no more alike in the other than by chance ({told:.1f} standard deviations)"
+    what = f"inputs have nothing to do with what is taught beside them: over {seen.rows} different rows, those that are"
+    what += f" alike in the one are no more alike in the other than by chance ({seen.told:.1f} standard deviations)"
     remedy = "print ten inputs beside their labels; shuffle, sort and filter both with one index: x[i] with y[i]"
-    return Stray(what, remedy, False, {"standard deviations": told, "rows": rows})
+    return Stray(what, remedy, False, {"standard deviations": seen.told, "rows": seen.rows})
+
+
+def grasped(seen: MatchesSeen | None) -> bool:
+    """Whether the classes of samples were told apart before any came again: nothing of that is learnt by heart."""
+    if seen is None or not seen.different:
+        return False
+    first = [won for step, won in zip(seen.steps, seen.won, strict=True) if step * seen.passes <= seen.step][-LAST:]
+    return len(first) >= LEAST and fmean(first) > GRASPED
 
 
 def parted(seen: MatchesSeen | None) -> Stray | None:
     """The same in words."""
-    if seen is not None and seen.told is not None:
-        return unrelated(seen.told, seen.rows, seen.step)
     if seen is not None and seen.different:
         return guessing(seen)
     if seen is None or (found := never_found(seen)) is None:

@@ -14,15 +14,14 @@ by image, and images are repeated as a whole (0, 1, 0, 1 beside 0, 0, 1, 1). Or 
 Fix: shuffle with one permutation (`i = torch.randperm(n); x, y = x[i], y[i]`), or keep each pair in one data set row;
 give outputs and targets one shape: `outputs.squeeze(-1)`.
 Stays silent when: inputs come back with the class they had, or so often that the rest is label noise; inputs never
-repeat (fresh augmentation, one epoch). Inputs are noise, or few, or have anything to do with their labels (rows that
-are alike in the one are alike in the other). Numbers that a squared error teaches may be drawn anew, or be few. Rows
-may be a series. Images beside texts may be drawn with replacement, keep some of their texts or classes, or move no
+repeat (fresh augmentation, one epoch). Inputs are noise, or few, or tell of their labels: rows alike in the one are so
+in the other, or classes of new rows are told apart. Numbers that a squared error teaches may be drawn anew, or be few.
+Rows may be a series. Images beside texts may be drawn with replacement, keep some of their texts or classes, or move no
 output; repeated ones may meet texts that others have too, never come back (nor lie image by image in one tensor), or
 all be compared with all texts. Softmaxes may go along whole planes or lines of outputs, a part of one dimension, or
 what was permuted. All targets of a batch may be one number (a discriminator's), or the mean of its outputs (a loss that
 holds them together); all may be compared with all on purpose (contrast, ranks, kernels): outputs on both sides, or a
-choice among the pairs. Rows may come in an order of their own that a model, its loss or a collate function tells, or in
-pairs that the latter draws.
+choice among pairs. Rows may come in an order that a model, its loss or a collate function tells, or in pairs it draws.
 Sources:
 - https://arxiv.org/abs/2103.14749 (2021-03-26): label errors in ten test sets are 3.4 % on average, 10 % at most
 - https://docs.pytorch.org/docs/stable/data.html (2026-11-01): a data set's row holds the sample with its label
@@ -37,6 +36,7 @@ from sightline.guard.evidence import (
     ExtractedSeen,
     FeedSeen,
     FiledSeen,
+    KinSeen,
     MatchesSeen,
     OrdersSeen,
     PairedSeen,
@@ -46,7 +46,7 @@ from sightline.guard.evidence import (
 from sightline.guard.evidence.apart import apart, misread
 from sightline.guard.evidence.dealt import dealt
 from sightline.guard.evidence.elsewhere import elsewhere
-from sightline.guard.evidence.matching import parted
+from sightline.guard.evidence.matching import parted, unrelated
 from sightline.guard.evidence.tiled import tiled
 from sightline.guard.specimen import Run
 
@@ -61,6 +61,7 @@ def find(
     pull: PullSeen | None = None,
     paired: PairedSeen | None = None,
     matches: MatchesSeen | None = None,
+    kin: KinSeen | None = None,
     kept: ExtractedSeen | None = None,
     crossed: CrossedSeen | None = None,
     orders: OrdersSeen | None = None,
@@ -72,7 +73,7 @@ def find(
     if finding := orders and _out_of_order(orders, feed):
         return finding
     one = apart(paired, filed, kept) or misread(axis) or dealt(feed, rows) or tiled(feed, rows, orders)
-    if one := one or parted(matches) or elsewhere(feed):
+    if one := one or parted(matches) or unrelated(kin, matches) or elsewhere(feed):
         return Finding("error" if one.sure else "warning", one.what, one.remedy, one.seen)
     if crossed is not None or (pull is not None and pull.targets_lost):
         return _all_with_all(crossed, pull)
