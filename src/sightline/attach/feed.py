@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
+from sightline.guard.probes.epochs import deals_anew
+
 ORDERED = 1 << 20  # samples whose order is drawn to be compared; above, the sampler's seed and epoch stand for it
 
 
@@ -45,9 +47,16 @@ def made_anew(loader: DataLoader[Any], former: DataLoader[Any]) -> bool:
 
 
 def splitting(loader: DataLoader[Any]) -> Any:
-    """The loader's sampler, when it splits the data between ranks."""
-    inner = getattr(loader.batch_sampler, "sampler", None)  # a batch sampler of somebody's own may have none
-    return next((s for s in (loader.sampler, inner) if hasattr(s, "num_replicas")), None)
+    """The loader's sampler, when it splits the data between ranks; else one of somebody's own that is told epochs."""
+    batches = loader.batch_sampler
+    inner = getattr(batches, "sampler", None)  # a batch sampler of somebody's own may have none
+    split = next((s for s in (loader.sampler, inner) if hasattr(s, "num_replicas")), None)
+    return split or next((s for s in (loader.sampler, batches, inner) if _told_epochs(s)), None)
+
+
+def _told_epochs(sampler: Any) -> bool:
+    torchs = getattr(type(sampler), "__iter__", None) is DistributedSampler.__iter__
+    return not torchs and callable(getattr(sampler, "set_epoch", None)) and type(getattr(sampler, "epoch", None)) is int
 
 
 def order_of(sampler: Any) -> int | None:
@@ -57,3 +66,8 @@ def order_of(sampler: Any) -> int | None:
     if len(sampler.dataset) > ORDERED:  # type: ignore[arg-type]
         return hash((sampler.seed, sampler.epoch))
     return hash(tuple(sampler))
+
+
+def deals(sampler: Any) -> bool:
+    """Whether it is one of somebody's own that is to be told each epoch, and gives another order in another one."""
+    return _told_epochs(sampler) and deals_anew(sampler)

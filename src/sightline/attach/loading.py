@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from sightline.attach import mixed
 from sightline.attach.classes import Taught, may_teach_classes, pulls, rows_taught, tags_taught
-from sightline.attach.feed import Feed, made_anew, order_of, splitting
+from sightline.attach.feed import Feed, deals, made_anew, order_of, splitting
 from sightline.attach.files import misfiled
 from sightline.attach.partners import Table, mispaired
 from sightline.attach.prints import made, part_hashes, plain, text_and_image, together
@@ -289,7 +289,8 @@ class Loading:
             workers=loader.num_workers,
             replicas=getattr(sampler, "num_replicas", None),
             shuffles=getattr(sampler, "shuffle", None),
-            orders=(*(before.orders if before else ()), order_of(sampler)),
+            deals=(anew := before.deals if before else deals(sampler)),
+            orders=(*(before.orders if before else ()), hash(sampler.epoch) if anew else order_of(sampler)),
             samples=len(sampler) if sampler is not None else None,
             batches=batches,
             starts=(*(before.starts if before else ()), self._recorder.step) if self._told else (),
