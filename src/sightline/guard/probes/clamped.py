@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from sightline.guard.evidence import ContextSeen
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.refused import refusable
 from sightline.guard.probes.restore import untouched
+from sightline.guard.probes.rows import attributes
 
 LEAST, PART = 16, 8  # positions of a table; of these, one in so many more are asked for: a few may be marks at an end
 TAKES: dict[Callable[..., Any], tuple[int, int]] = {  # function -> place of the table, and of the positions
@@ -33,10 +36,23 @@ def clamped(call: Call, step: int) -> ContextSeen | None:
     told = (getattr(getattr(m, "config", None), "max_position_embeddings", None) for m in call.model.modules())
     if ids is None or ids.shape[-1] <= LEAST or not call.repeatable or any(isinstance(one, int) for one in told):
         return None
-    with untouched(call.model), torch.no_grad(), _Reading() as reading:
+    if not _short_tables(call.model, ids.shape[-1]):
+        return None
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    with untouched(call.model), attributes(call.model), eager, torch.no_grad(), _Reading() as reading:
         call.model.eval()
         call.run()
     return ContextSeen(step, reading.reach, longest=reading.longest) if reading.reach else None
+
+
+def _short_tables(model: nn.Module, length: int) -> bool:
+    """Whether the model has a table that rows of this length may go beyond: learnt, kept, or a weight of its own."""
+    for module in model.modules():
+        torchs = type(module).__module__.startswith("torch.") and not isinstance(module, nn.Embedding)
+        own = (*(() if torchs else module.parameters(recurse=False)), *module.buffers(recurse=False))
+        if any(table.dim() > 1 and LEAST <= len(table) < length for table in own):
+            return True
+    return False
 
 
 class _Reading(TorchFunctionMode):
