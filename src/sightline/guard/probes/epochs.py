@@ -1,4 +1,4 @@
-"""Does a sampler of somebody's own give another order in another epoch, by the number that it is told alone?"""
+"""Does a sampler (or stream) of somebody's own give another order in another epoch, by the number that it is told?"""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import IterableDataset, Sampler
 
+from sightline.guard.probes.draws import digest
 from sightline.guard.probes.restore import same_randomness
 
 MOST = 1 << 18  # samples, or batches, of an epoch; or numbers in a list of the sampler's
+FIRST = 16  # of a stream that are compared
 
 
 def deals_anew(sampler: Any) -> bool:
@@ -31,7 +33,9 @@ def deals_anew(sampler: Any) -> bool:
 
 
 def _order(sampler: Any) -> list[str] | None:
-    """What it gives in an epoch; None where that is too much, or goes on."""
+    """What it gives in an epoch; None where that is too much, or goes on. Of a stream, the first."""
+    if isinstance(sampler, IterableDataset):
+        return [str(digest(one)) for one in islice(iter(sampler), FIRST)]
     given = [str(one) for one in islice(iter(sampler), MOST + 1)]
     return given if len(given) <= MOST else None
 

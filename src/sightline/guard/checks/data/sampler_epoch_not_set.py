@@ -3,10 +3,12 @@
 Symptom: the loss curve has the same shape in every epoch, bump for bump; each rank sees the same part of the data for
 the whole run.
 Root cause: `DistributedSampler` shuffles with `seed + epoch`, and `epoch` stays 0 until `set_epoch` is called; so do
-samplers of one's own (of buckets, say) that are told epochs.
-Fix: `sampler.set_epoch(epoch)` at the start of every epoch, before the loader is iterated.
+samplers of one's own (of buckets, say), and streams, that are told epochs.
+Fix: `sampler.set_epoch(epoch)` (of a stream: the data set's) at the start of every epoch, before the loader is
+iterated.
 Stays silent when: two epochs come in different orders; the sampler says `shuffle=False`, or would give the same order
-in another epoch; no sampler splits data between ranks or is told epochs; an epoch has fewer than eight samples.
+in another epoch; none splits data between ranks or is told epochs; an epoch has fewer than eight samples; workers read
+a stream.
 Sources:
 - https://docs.pytorch.org/docs/stable/data.html (2026-11-01): without set_epoch the same ordering is used in all epochs
 - https://github.com/pytorch/pytorch/issues/31771 (2020-01-02): the data cannot be shuffled, each epoch is the same
@@ -29,13 +31,13 @@ def find(loader: LoaderSeen) -> Verdict:
     orders = [order for order in loader.orders if order is not None]
     if len(orders) < 2:
         return CannotTell("second epoch of a loader whose sampler is told epochs")
-    if orders[-1] != orders[-2] or (loader.samples or 0) < SAMPLES:
+    if orders[-1] != orders[-2] or (not loader.deals and (loader.samples or 0) < SAMPLES):
         return None
     return Finding(
         severity="warning",
         message=f"epochs {loader.epoch - 1} and {loader.epoch} read the data in the same order, though the sampler is"
         " to shuffle",
-        fix="call loader.sampler.set_epoch(epoch) before each epoch's loop",
+        fix="call set_epoch(epoch) of the loader's sampler (or stream) before each epoch's loop",
         seen={"samples an epoch on this rank": loader.samples, "epochs in this order": orders.count(orders[-1])},
     )
 
