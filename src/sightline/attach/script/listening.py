@@ -87,12 +87,11 @@ def watched(
     words, judging, last, unreset = Words(models, fault), Judging(fault), LastRead(fault), Unreset(fault)
     for listener in (opened, drawn, filled, words, judging, last, unreset):
         listener.install()
-    losses, columns = Losses(models, fault), Columns(models, fault)
+    losses, columns, texts = Losses(models, fault), Columns(models, fault), Tokenizers(fault)
     losses.install()
     ByHand(models, scout, fault).install()
     Attachment.made = models.adopt
-    hosts = Hosts(models, budget, fault), Tokenizers(fault)
-    for library in (*hosts, losses, words, origins, resumes.parts, columns, judging):
+    for library in (Hosts(models, budget, fault), losses, words, origins, resumes.parts, texts, columns, judging):
         Notice(library.on_import()).install()
     NAMED.listen(lambda file: not installed(file), lambda error: fault(f"names: {type(error).__name__}: {error}"))
     torch.jit.script = _without_hooks(torch.jit.script, models)
