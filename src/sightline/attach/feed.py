@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
+
+from sightline.guard.evidence import LoaderSeen
+from sightline.guard.probes.epochs import deals_anew
 
 ORDERED = 1 << 20  # samples whose order is drawn to be compared; above, the sampler's seed and epoch stand for it
 
@@ -45,15 +48,43 @@ def made_anew(loader: DataLoader[Any], former: DataLoader[Any]) -> bool:
 
 
 def splitting(loader: DataLoader[Any]) -> Any:
-    """The loader's sampler, when it splits the data between ranks."""
-    inner = getattr(loader.batch_sampler, "sampler", None)  # a batch sampler of somebody's own may have none
-    return next((s for s in (loader.sampler, inner) if hasattr(s, "num_replicas")), None)
+    """The loader's sampler, when it splits the data between ranks; else one of somebody's own that is told epochs, or
+    the stream that is."""
+    batches, data = loader.batch_sampler, loader.dataset
+    inner = getattr(batches, "sampler", None)  # a batch sampler of somebody's own may have none
+    split = next((s for s in (loader.sampler, inner) if hasattr(s, "num_replicas")), None)
+    stream = data if isinstance(data, IterableDataset) and not loader.num_workers else None  # workers have copies
+    return split or next((s for s in (loader.sampler, batches, inner, stream) if _told_epochs(s)), None)
 
 
-def order_of(sampler: Any) -> int | None:
-    """A hash of the order of torch's own distributed sampler, which follows from its seed and epoch alone."""
+def _told_epochs(sampler: Any) -> bool:
+    torchs = getattr(type(sampler), "__iter__", None) is DistributedSampler.__iter__
+    return not torchs and callable(getattr(sampler, "set_epoch", None)) and type(getattr(sampler, "epoch", None)) is int
+
+
+def order_of(sampler: Any, anew: bool) -> int | None:
+    """A hash of the order of torch's own distributed sampler, which follows from its seed and epoch alone.
+
+    Of somebody's own its epoch, if it deals `anew` in another one, and of a stream, which may.
+    """
+    if anew or (isinstance(sampler, IterableDataset) and _told_epochs(sampler)):
+        return hash(sampler.epoch)
     if not isinstance(sampler, DistributedSampler) or type(sampler).__iter__ is not DistributedSampler.__iter__:
         return None
     if len(sampler.dataset) > ORDERED:  # type: ignore[arg-type]
         return hash((sampler.seed, sampler.epoch))
     return hash(tuple(sampler))
+
+
+def deals(sampler: Any, before: LoaderSeen | None) -> bool:
+    """Whether it is one of somebody's own that is to be told each epoch, and gives another order in another one.
+
+    Of a stream it is asked when its epoch was the same `before`.
+    """
+    if not _told_epochs(sampler):
+        return False
+    stream = isinstance(sampler, IterableDataset)
+    if before is None:
+        return not stream and deals_anew(sampler)
+    again = stream and before.orders == (hash(sampler.epoch),)
+    return before.deals or (again and deals_anew(sampler))

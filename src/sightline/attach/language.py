@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,12 +16,14 @@ from sightline.attach.scores import Scores
 from sightline.guard.evidence import Evidence
 from sightline.guard.evidence.taught_padding import ahead_of, filled_ends
 from sightline.guard.probes.call import Call, Outcome, outcome
+from sightline.guard.probes.clamped import clamped
 from sightline.guard.probes.context import context, widened
 from sightline.guard.probes.padded import real_tokens
 from sightline.guard.probes.padding import padding, side_of
 
 LOOKS = 3  # padded batches of a kind that are compared row by row: after that, a difference would have shown
 FIRSTS = 16  # forward passes without gradients whose masks are read: reading waits for the device
+WIDER = 1.25  # times as wide as all batches before it is one that may be wider than a table
 BATCH, LENGTHS = 8, 4  # rows, and lengths of them, that tell padding which nobody names
 
 Offer = Callable[[Evidence], Any]
@@ -31,6 +34,7 @@ class Language:
 
     def __init__(self, wants: Callable[[str], bool]) -> None:
         self._context = wants("ContextSeen")
+        self._widest = 1.0 if self._context else math.inf
         self._looks = {"scoring": LOOKS, "generating": LOOKS} if wants("PaddingSeen") else {}
         self._firsts = FIRSTS
         self._scores = Scores(wants("ScoreSeen"))
@@ -51,11 +55,13 @@ class Language:
         if self._context:
             self._context = False
             self._reach(call, step, offer)
+        self._clamps(call, step, offer)
 
     def judged(self, call: Call, result: Outcome, step: int, mailbox: Mailbox, offer: Offer) -> None:
         """After a forward pass without gradients."""
         if self._context and step == 0:
             self._reach(call, step, offer)
+        self._clamps(call, step, offer)
         self.generated(call, result, step, offer)
         self._scores.collect(call, result, mailbox)
 
@@ -111,6 +117,16 @@ class Language:
         if real is None or filled_ends(taught) is None or ids[:, -1].mode().values != taught[:, -1].mode().values:
             return None
         return real if len(real.sum(dim=1).unique()) >= LENGTHS else None
+
+    def _clamps(self, call: Call, step: int, offer: Offer) -> None:
+        """Of batches that are wider than those before: are they wider than the model's table of positions?"""
+        ids = call.tensor("input_ids") if self._widest < math.inf else None
+        if ids is None or ids.dim() != 2 or ids.shape[1] < WIDER * self._widest:
+            return
+        seen, self._widest = clamped(call, step), float(ids.shape[1])
+        if seen is not None:
+            self._widest = math.inf
+            offer(seen)
 
     def _reach(self, call: Call, step: int, offer: Offer) -> None:
         for part in (call.model, *call.model.children()):  # a host's own module may hold the model

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from sightline.attach import mixed
 from sightline.attach.classes import Taught, may_teach_classes, pulls, rows_taught, tags_taught
-from sightline.attach.feed import Feed, made_anew, order_of, splitting
+from sightline.attach.feed import Feed, deals, made_anew, order_of, splitting
 from sightline.attach.files import misfiled
 from sightline.attach.partners import Table, mispaired
 from sightline.attach.prints import made, part_hashes, plain, text_and_image, together
@@ -31,7 +31,7 @@ OPENED = 32  # more, of steps that are measured anyway: rows of a longer epoch c
 SHARE = 0.25  # of the guard's budget that hashing later batches may take
 ROWS = 65_536  # rows remembered
 STEPS = 256  # steps whose waits are remembered
-PROBED, AT_LAST = 3, 16  # training forwards before rows are probed; by the second, the batches do not vary
+PROBED, AT_LAST, RIPE = 3, 16, 48  # training forwards before rows are probed; where batches do not vary; once more
 PAIRED = 32  # before labels are: a short run has learnt nothing that would be wrong
 WHY = {
     "LoaderSeen": "no loader was shown: attach(..., dataloader=loader)",
@@ -58,8 +58,8 @@ class Loading:
         self._seen: LoaderSeen | None = None
         self._fed: dict[int, Fed] = {}
         self._reader, self._several = Taught(), False  # backward passes come through one output
-        self._forwards, self._hashed, self._shown, self._rows_asked = 0, 0, 0, not wants("RowsSeen")
-        self._forwards_before = 0  # this step
+        self._forwards, self._forwards_before, self._hashed, self._shown = 0, 0, 0, 0  # the second: this step
+        self._rows_due = PROBED if wants("RowsSeen") else 0  # the forward from which on they are probed; 0: no more
         self._asks = [(0, misfiled), (PAIRED, mispaired)] if wants("FiledSeen") else []  # from which forward on
         self._table: Table | None = None
         self._pairs_asked = not wants("PairedSeen")
@@ -253,13 +253,13 @@ class Loading:
             self._offer(seen)
 
     def _probe_rows(self, call: Call, output: Any) -> None:
-        """Once, when the model has been fed different batches."""
-        if self._rows_asked or self._forwards < PROBED:
+        """When the model has been fed different batches, and once more."""
+        if not 0 < self._rows_due <= self._forwards:
             return
         varied = len({fed.print for fed in self._fed.values()}) > 1
         if not varied and self._forwards < AT_LAST:
             return
-        self._rows_asked = True
+        self._rows_due = RIPE if self._rows_due < RIPE else 0
         if call.repeatable:
             mixed.ask(self._recorder, call, output, varied=varied)
 
@@ -288,9 +288,10 @@ class Loading:
             iterable=isinstance(loader.dataset, IterableDataset),
             workers=loader.num_workers,
             replicas=getattr(sampler, "num_replicas", None),
-            shuffles=getattr(sampler, "shuffle", None),
-            orders=(*(before.orders if before else ()), order_of(sampler)),
-            samples=len(sampler) if sampler is not None else None,
+            shuffles=told if type(told := getattr(sampler, "shuffle", None)) is bool else None,
+            deals=(anew := deals(sampler, before)),
+            orders=(*(before.orders if before else ()), order_of(sampler, anew)),
+            samples=len(sampler) if isinstance(sampler, Sized) else None,
             batches=batches,
             starts=(*(before.starts if before else ()), self._recorder.step) if self._told else (),
             size=loader.batch_size,

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from sightline.attach.filled import ENDED, OTHERS
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.guard.evidence import IGNORE, Ended, LossSeen
 from sightline.guard.evidence.endings import ROUND, ended_untaught, skipped_within
@@ -94,7 +95,8 @@ class Ends(Onlooker):
         widths = {width for _, width, _ in self._agreed}
         exact = any(all(width % size for size in ROUND) for width in widths)
         alike = len({one for one, *_ in self._agreed}) == 1 and len(self._agreed) >= BATCHES
-        if alike and exact and len(widths) >= WIDTHS:
+        written = ENDED[pad] >= BATCHES and pad not in OTHERS  # before rows were filled up
+        if alike and ((exact and len(widths) >= WIDTHS) or written):
             rows = sum(rows for *_, rows in self._agreed)
             self._tell(Ended(self.recorder.step, pad, len(self._agreed), rows, len(widths)))
 

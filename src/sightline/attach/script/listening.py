@@ -10,7 +10,7 @@ import torch
 
 from sightline.attach.alive import note
 from sightline.attach.named import NAMED
-from sightline.attach.script import drawn, opened
+from sightline.attach.script import drawn, filled, opened
 from sightline.attach.script.aliases import Aliases
 from sightline.attach.script.by_hand import ByHand
 from sightline.attach.script.by_method import ByMethod
@@ -85,13 +85,13 @@ def watched(
     scores = Scores(fault, lambda: [one.recorder for one in models.live if not one.blind])
     scores.install()
     words, judging, last, unreset = Words(models, fault), Judging(fault), LastRead(fault), Unreset(fault)
-    for listener in (opened, drawn, words, judging, last, unreset):
+    for listener in (opened, drawn, filled, words, judging, last, unreset):
         listener.install()
-    losses, columns = Losses(models, fault), Columns(models, fault)
+    losses, columns, texts = Losses(models, fault), Columns(models, fault), Tokenizers(fault)
     losses.install()
     ByHand(models, scout, fault).install()
     Attachment.made = models.adopt
-    for library in (Hosts(models, budget, fault), losses, words, origins, resumes.parts, Tokenizers(fault), columns):
+    for library in (Hosts(models, budget, fault), losses, words, origins, resumes.parts, texts, columns, judging):
         Notice(library.on_import()).install()
     NAMED.listen(lambda file: not installed(file), lambda error: fault(f"names: {type(error).__name__}: {error}"))
     torch.jit.script = _without_hooks(torch.jit.script, models)

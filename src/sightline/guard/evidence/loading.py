@@ -35,6 +35,7 @@ class LoaderSeen:
         starts: optimizer steps taken at the start of each epoch so far; empty where that is inferred and not seen.
         size: samples of a batch, where the loader makes the batches.
         length: samples of the data set; None where it does not say.
+        deals: its sampler, somebody's own, gives another order in another epoch, and is told none.
     """
 
     step: int
@@ -49,6 +50,7 @@ class LoaderSeen:
     starts: tuple[int, ...] = ()
     size: int | None = None
     length: int | None = None
+    deals: bool = False
 
 
 @dataclass(frozen=True, slots=True)

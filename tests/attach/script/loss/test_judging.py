@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.text import perplexity
 
 import sightline
 from sightline.attach.feed import Feed
@@ -20,7 +21,8 @@ from sightline.attach.script.loss.logits import left_out
 from sightline.attach.script.loss.words import _show
 
 PAD, KINDS = 0, 12
-PADDED = ("pads scored", "pads left out", "mean times places")  # by models that know which id pads
+LIKELY, METRIC = "likelihoods, pads scored", "a metric, pads scored"
+PADDED = ("pads scored", LIKELY, METRIC, "pads left out", "mean times places")  # by models that know which id pads
 LEFT_OUT = "pads scored, which the loss in training leaves out"
 FAULTS = ("means of batches", "sums over padding", "pads scored", "mean times places")
 TWICE, ALONE = "the model takes it, and the script again", "the model takes it, the script their mean"
@@ -75,7 +77,12 @@ def losses(style: str, model: nn.Module) -> tuple[list[Tensor], list[int], list[
             found.append(F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum"))
             counts.append(int((wanted != -100).sum()))
             continue
-        if style in ("sums over padding", TWICE):
+        if style in (LIKELY, METRIC):
+            if style == LIKELY:
+                found.append(F.nll_loss(logits.log_softmax(-1).flatten(0, 1), wanted.flatten(), reduction="sum"))
+            else:
+                found.append(perplexity._perplexity_update(logits, wanted, None)[0])
+        elif style in ("sums over padding", TWICE):
             found.append(F.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=PAD, reduction="sum"))
         elif style == ALONE:
             found.append(model.loss)  # type: ignore[arg-type]
@@ -127,9 +134,16 @@ def said(style: str, judging: Judging, name: str = "val ppl") -> list[tuple[str,
     return [(finding.code, finding.severity) for finding in guard.findings if finding.code == "L7"]
 
 
-@pytest.mark.parametrize("style", [*FAULTS, TWICE, ALONE, LEFT_OUT, "smoothed"])
+@pytest.mark.parametrize("style", [*FAULTS, TWICE, ALONE, LEFT_OUT, LIKELY, "smoothed"])
 def test_a_perplexity_that_is_miscounted(style: str, judging: Judging) -> None:
     assert said(style, judging) == [("L7", "warning")]
+
+
+@pytest.mark.slow
+def test_a_metric_that_takes_the_likelihoods(judging: Judging, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perplexity, "_perplexity_update", perplexity._perplexity_update)
+    judging.on_import()["torchmetrics.text.perplexity"]()
+    assert said(METRIC, judging) == [("L7", "warning")]
 
 
 @pytest.mark.parametrize("style", ["tokens", "masked by hand", "pads left out", ENDS])

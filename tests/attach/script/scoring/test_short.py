@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sightline.attach.script.scoring.short import short
-from tests.attach.script.scoring.scripts import PLACES
+from tests.attach.script.scoring.scripts import CLASSES, PLACES
 from tests.attach.script.scoring.test_scores import run
 
 pytestmark = pytest.mark.usefixtures("origins")
@@ -130,6 +130,17 @@ CLEAN = {
     "all that are right, and what was said of yes": SEVERAL.replace(".all(1)", "[y.bool()]").replace(
         "COUNT", "y.sum().item()"
     ),
+    "hits in two loops, each over half of the rows": CLASSES
+    + """
+def evaluate(net, loader):
+    batches, right = iter(loader), 0
+    for _ in range(2):
+        x, y = next(batches)
+        right += (net(x).argmax(1) == y).sum().item()
+    for x, y in batches:
+        right += (net(x).argmax(1) == y).sum().item()
+    return right / 192
+""",
     "codes in use": PLACES
     + """
 def used(pred, target):

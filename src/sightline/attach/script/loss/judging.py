@@ -7,7 +7,8 @@ kept are tensors on their way to the CPU, so an evaluation waits for nothing; tr
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import isclose
@@ -30,6 +31,9 @@ ASKED = 4  # of its calls: a batch of rows of one length hides no padding
 SAME, NOUGHT = 1e-4, 1e-6  # one loss, summed in another order: relative, and nats a token where hardly any are left
 EACH, MEAN, SUM = 0, 1, 2  # torch's numbers for reductions
 PLAIN = "cross_entropy_loss"  # of torch._C._nn: what F.cross_entropy and nn.CrossEntropyLoss come to
+LIKELY = "nll_loss_nd"  # the same of F.nll_loss and nn.NLLLoss, of likelihoods that are logarithms
+METRIC, UPDATE = "torchmetrics.text.perplexity", "_perplexity_update"  # of (logits, targets, ignored)
+NONE = -100  # no target is
 
 
 @dataclass(eq=False)
@@ -84,8 +88,8 @@ class Judging(Beside):
         hook = functools.partial(Hook, fault=lambda error: fault(f"judging: {type(error).__name__}: {error}"))
         self._round: Round | None = None
         self._rounds, self._entered = 0, False
-        self._plain: Callable[..., Any] | None = None  # torch's own, while ours is in its place
-        self._wrapped: Callable[..., Any] | None = None
+        self._plain: dict[str, Callable[..., Any]] = {}  # torch's own, while ours are in their place
+        self._wrapped: dict[str, Callable[..., Any]] = {}
         self._saw, self._open = hook(self._came), hook(self._opens)
         self._listen, self._tell = hook(self._begins), hook(self._ends)
 
@@ -121,9 +125,10 @@ class Judging(Beside):
                 return
             self._rounds += 1
             here = self._round = Round(state, state.step)
-            self._plain = getattr(torch._C._nn, PLAIN)
-            self._wrapped = self._noticed(self._plain)
-            setattr(torch._C._nn, PLAIN, self._wrapped)
+            for name in (PLAIN, LIKELY):
+                self._plain[name] = getattr(torch._C._nn, name)
+                self._wrapped[name] = self._noticed(self._plain[name])
+                setattr(torch._C._nn, name, self._wrapped[name])
         here.padded.append([0, 0])
         self._entered = True
 
@@ -138,26 +143,48 @@ class Judging(Beside):
 
     def _rest(self) -> None:
         """Leave torch alone, unless somebody has put their own function around ours."""
-        if self._plain is not None and getattr(torch._C._nn, PLAIN) is self._wrapped:
-            setattr(torch._C._nn, PLAIN, self._plain)
-        self._plain, self._round, self._entered = None, None, False
+        for name, plain in self._plain.items():
+            if getattr(torch._C._nn, name) is self._wrapped[name]:
+                setattr(torch._C._nn, name, plain)
+        self._round, self._entered = None, False
+        self._plain.clear()
 
     def _noticed(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(plain)
-        def cross_entropy_loss(*args: Any, **kwargs: Any) -> Any:
+        def loss(*args: Any, **kwargs: Any) -> Any:
             result = plain(*args, **kwargs)
             self._saw(result, args)
             return result
 
-        return cross_entropy_loss
+        return loss
+
+    def on_import(self) -> Mapping[str, Callable[[], None]]:
+        """Module -> what to do once it is there."""
+        return {METRIC: self._measured}
+
+    def _measured(self) -> None:
+        """A metric that takes the likelihoods itself."""
+        module = sys.modules[METRIC]
+        update: Callable[..., Any] | None = getattr(module, UPDATE, None)
+        if update is None:
+            return
+
+        @functools.wraps(update)
+        def updated(preds: Tensor, target: Tensor, ignored: int | None = None) -> Any:
+            found = update(preds, target, ignored)
+            none = NONE if ignored is None else ignored
+            self._saw(found[0], (preds.movedim(-1, 1), target, None, SUM, none, 0.0))
+            return found
+
+        setattr(module, UPDATE, updated)
 
     @torch.no_grad()
     def _came(self, result: Tensor, args: tuple[Any, ...]) -> None:
-        """A loss: torch hands over (logits, targets, weight, reduction, ignore_index, label_smoothing) by place."""
+        """A loss: torch hands over (logits, targets, weight, reduction, ignore_index[, label_smoothing]) by place."""
         here = self._round
         if here is None or result.requires_grad or here.state.muted or type(result) is not Tensor:
             return
-        logits, targets, weight, reduction, ignored, smoothing = args
+        logits, targets, weight, reduction, ignored, smoothing = (*args, 0.0)[:6]
         dim = 1 if logits.dim() > 1 else 0
         classes = logits.shape[dim]
         pad = here.state.ignored if here.pad is None else here.pad  # what is no target in training is none here
@@ -173,7 +200,7 @@ class Judging(Beside):
         real = targets != ignored
         pads = real & (targets == pad) if pad is not None else real & False
         total = result.detach().sum()
-        plain = self._plain(logits, targets, None, SUM, ignored, 0.0) if smoothing and self._plain else total
+        plain = self._plain[PLAIN](logits, targets, None, SUM, ignored, 0.0) if smoothing and self._plain else total
         likely = logits.detach().movedim(dim, -1)[pads].float().log_softmax(-1)  # not by the function that we are in
         padding, of_call = -likely.gather(-1, targets[pads].unsqueeze(-1)).sum(), here.padded[-1]
 

@@ -3,9 +3,9 @@
 Symptom: loss and answers are fine for short rows and break down behind a certain length; or a model that was trained
 on long rows fails on them once it is loaded again.
 Root cause: a rotary embedding gives every position an angle, so nothing raises behind the trained context; the angles
-are only new to the model. A stretch (`rope_scaling`) that is written into the config after the model was built does
-not run, and one that is patched into the model is not saved; weights alone say nothing of it. Linear interpolation by
-more than 4 blurs neighbours.
+are only new to the model. Or positions are cut off at the last row of a table, which is then that of all later tokens.
+A stretch (`rope_scaling`) that is written into the config after the model was built does not run, and one that is
+patched into the model is not saved; weights alone say nothing of it. Linear interpolation by more than 4 blurs.
 Fix: stretch positions before the model is built, in training and inference alike: `rope_type="yarn"` with the factor
 longest row / trained context (up to 32), or linear up to 4; else cut or split rows at `max_position_embeddings`.
 Stays silent when: rows are within the trained context, or within what the running frequencies stretch it to; the
@@ -45,7 +45,7 @@ def find(batch: BatchSeen, context: ContextSeen, history: History | None = None,
     if longest > max(reach, context.trained):
         learnt = history is not None and setup is not None and trained_language(history, setup) is not None
         return _finding(
-            f"a row has {longest} tokens; the model's rotary positions reach {max(reach, context.trained)}",
+            f"a row has {longest} tokens; the model's positions reach {max(reach, context.trained)}",
             f"cut rows at {context.trained} tokens, or build the model with rope_type='yarn' and"
             f" factor={longest / (context.original or context.trained):.3g} (its stretch is {most:.3g})",
             longest,
