@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sightline.attach.read import rms
 from sightline.guard.evidence import SignalsSeen
+from sightline.guard.evidence.pictures import Pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Signals:
     def __init__(self) -> None:
         self.counting, self.measuring, self.resting = True, False, False
         self.gave = Gave()
+        self.pixels: tuple[Tensor, bool] | None = None  # numbers of `Pixels`, and `small` (see `eyes.py`)
 
     def clear(self, *, measuring: bool) -> None:
         """A forward pass begins whose features are counted."""
@@ -59,5 +61,11 @@ class Signals:
         connector, embedding = self.gave.connector, self.gave.embedding
         if connector is None or embedding is None:
             return None
-        widths = connector[1], embedding[1]
-        return [connector[0], embedding[0]], lambda v: SignalsSeen(step, float(v[0]), widths[0], float(v[1]), widths[1])
+        widths, pixels = (connector[1], embedding[1]), self.pixels
+
+        def made(values: list[Tensor]) -> SignalsSeen:
+            least, most, size, spread = values[2].tolist() if pixels is not None else (0.0,) * 4
+            shown = Pixels(least, most, size, spread, pixels[1]) if pixels is not None else None
+            return SignalsSeen(step, float(values[0]), widths[0], float(values[1]), widths[1], shown)
+
+        return [connector[0], embedding[0], *([] if pixels is None else pixels[:1])], made
