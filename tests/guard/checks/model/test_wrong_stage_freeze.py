@@ -101,6 +101,9 @@ def test_a_detached_connector() -> None:
     assert isinstance(verdict, Finding) and "'connector'" in verdict.message and "no_grad" in verdict.message
     verdict = find(THREE, history({**BOTH, "vision": None, "connector": None}), replace(IMAGES, image_graph=True))
     assert isinstance(verdict, Finding) and "unused" in verdict.message and "no_grad" not in verdict.fix
+    parts = BatchSeen(phase="train", step=2, image_features=16)  # of a language model that is called by itself
+    assert isinstance(find(THREE, history({**BOTH, "vision": None, "connector": None}), parts), Finding)
+    assert find(THREE, history({**BOTH, "vision": None, "connector": None}), replace(parts, image_spans=0)) is None
 
 
 @pytest.mark.parametrize(("freeze", "found"), [("attribute", True), ("method", False), ("both", False)])

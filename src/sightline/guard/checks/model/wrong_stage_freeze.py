@@ -88,11 +88,10 @@ def _alive(tower: TowerSetup) -> Finding | None:
 
 def _cut_off(tower: TowerSetup, history: History, batch: BatchSeen | None) -> Finding | None:
     """Optimized, images were shown in this very step, gradients came to the tower behind it, and none ever to it."""
-    measured = history.measured
-    if tower.name not in LOOKING or not tower.optimized or not tower.trainable or len(measured) < STEPS:
+    measured, learns = history.measured, tower.optimized and tower.trainable
+    if tower.name not in LOOKING or not learns or len(measured) < STEPS or history.step != measured[-1].step:
         return None
-    images = batch is not None and batch.phase == "train" and bool(batch.image_spans)
-    if not images or batch is None or batch.step + 1 != history.step or history.step != measured[-1].step:
+    if batch is None or batch.phase != "train" or not batch.shows_images or batch.step + 1 != history.step:
         return None
     if not measured[-1].grad_norm(LOOKING[tower.name]) or any(s.grad_norm(tower.name) is not None for s in measured):
         return None
