@@ -14,13 +14,15 @@ from sightline.guard.evidence.pictures import Pixels
 
 
 class Captioner(nn.Module):
-    def __init__(self, behind: nn.Module) -> None:
+    def __init__(self, behind: nn.Module, *, joined: bool = True) -> None:
         super().__init__()
         self.vision = nn.Sequential(nn.Conv2d(3, 16, 4, 4), behind, nn.Flatten(2))
-        self.projector, self.words, self.out = nn.Linear(16, 24), nn.Embedding(9, 24), nn.Linear(24, 9)
+        self.projector = nn.Linear(16, 16) if joined else None
+        self.words, self.out = nn.Embedding(9, 16), nn.Linear(16, 9)
 
     def forward(self, images: Tensor, ids: Tensor) -> Tensor:
-        return self.out(self.projector(self.vision(images).mT).mean(1, keepdim=True) + self.words(ids))
+        seen = self.vision(images).mT.mean(1, keepdim=True)
+        return self.out((seen if self.projector is None else self.projector(seen)) + self.words(ids))
 
 
 MEAN, SPREAD = (torch.tensor(c).view(3, 1, 1) for c in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -36,9 +38,9 @@ GIVEN = {
 }
 
 
-def told(given: str, behind: nn.Module, *, loaded: bool = False) -> list[str]:
+def told(given: str, behind: nn.Module, *, loaded: bool = False, joined: bool = True) -> list[str]:
     torch.manual_seed(0)
-    model, found = Captioner(behind), list[Finding]()
+    model, found = Captioner(behind, joined=joined), list[Finding]()
     if loaded:
         model.load_state_dict({name: 1.5 * value for name, value in model.state_dict().items()})
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)
@@ -57,6 +59,11 @@ def test_what_a_tower_is_given(given: str) -> None:
     wrong = {"raw": "in files", "over a spread": "in files"} | dict.fromkeys(("twice", "twice, normalised"), "twice")
     messages = told(given, nn.ReLU())
     assert len(messages) == (given in wrong) and all(wrong[given] in message for message in messages)
+
+
+@pytest.mark.usefixtures("origins")
+def test_a_tower_without_a_projector() -> None:
+    assert len(told("raw", nn.ReLU(), joined=False)) == 1 and told("unit", nn.ReLU(), joined=False) == []
 
 
 @pytest.mark.usefixtures("origins")

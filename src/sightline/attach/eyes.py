@@ -63,7 +63,7 @@ class Eyes:
 
 
 def _first_layers(towers: Towers) -> Iterator[tuple[nn.Module, bool]]:
-    for tower in towers.modules.get("vision", {}).values() if "connector" in towers.modules else ():
+    for tower in towers.modules.get("vision", {}).values():
         leaves = [part for part in tower.modules() if not any(True for _ in part.children())]
         place = next((n for n, part in enumerate(leaves) if _over_colours(part)), None)
         if place is None or any(compiled_parts(part) for part in tower.modules()):

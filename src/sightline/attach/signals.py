@@ -58,14 +58,16 @@ class Signals:
 
     def evidence(self, step: int) -> tuple[list[Tensor], Callable[[list[Tensor]], SignalsSeen]] | None:
         """Magnitudes on the device, and how they become evidence once they are on the CPU."""
-        connector, embedding = self.gave.connector, self.gave.embedding
-        if connector is None or embedding is None:
+        connector, embedding, pixels = self.gave.connector, self.gave.embedding, self.pixels
+        sizes = [] if connector is None or embedding is None else [connector, embedding]
+        if not sizes and pixels is None:
             return None
-        widths, pixels = (connector[1], embedding[1]), self.pixels
 
         def made(values: list[Tensor]) -> SignalsSeen:
-            least, most, size, spread = values[2].tolist() if pixels is not None else (0.0,) * 4
+            ours, theirs = (float(values[0]), float(values[1])) if sizes else (None, None)
+            one, other = (sizes[0][1], sizes[1][1]) if sizes else (None, None)
+            least, most, size, spread = values[-1].tolist() if pixels is not None else (0.0,) * 4
             shown = Pixels(least, most, size, spread, pixels[1]) if pixels is not None else None
-            return SignalsSeen(step, float(values[0]), widths[0], float(values[1]), widths[1], shown)
+            return SignalsSeen(step, ours, one, theirs, other, shown)
 
-        return [connector[0], embedding[0], *([] if pixels is None else pixels[:1])], made
+        return [*(one for one, _ in sizes), *([] if pixels is None else pixels[:1])], made

@@ -44,10 +44,10 @@ def find(
     renewed: RenewedSeen | None = None,
 ) -> Verdict:
     """Width and size of the features, and what the steps do to the towers on both sides."""
-    if "connector" not in setup.towers or (signals is None and history is None):
-        return CannotTell("connector in use")
     if signals is not None and (finding := _pixels(signals) or _width(signals, batch) or _size(signals)):
         return finding
+    if "connector" not in setup.towers or (signals is None and history is None):
+        return CannotTell("connector in use")
     if history is not None and (finding := _reset(history, renewed) or _hot(history, setup)):
         return finding
     if history is None and (signals is None or not signals.connector_rms):
