@@ -63,10 +63,11 @@ class BatchSeen:
             return None
         return tuple((self.input_ids == self.image_token_id).sum(dim=-1).tolist())
 
-    @property
-    def shows_images(self) -> bool:
-        """Whether it has any; where nobody says how many, a connector that made features was given some."""
-        return bool(self.image_features if self.image_spans is None else self.image_spans)
+    def shown_to(self, tower: str) -> bool:
+        """Whether a tower was surely given images: where nobody says how many there are, the connector that made
+        features was given some, which may be such as were made beforehand."""
+        made = self.image_features if tower == "connector" else None
+        return bool(made if self.image_spans is None else self.image_spans)
 
     @property
     def padded_labels(self) -> int:

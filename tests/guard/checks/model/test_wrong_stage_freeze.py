@@ -104,6 +104,7 @@ def test_a_detached_connector() -> None:
     parts = BatchSeen(phase="train", step=2, image_features=16)  # of a language model that is called by itself
     assert isinstance(find(THREE, history({**BOTH, "vision": None, "connector": None}), parts), Finding)
     assert find(THREE, history({**BOTH, "vision": None, "connector": None}), replace(parts, image_spans=0)) is None
+    assert find(THREE, history(NO_GRAD), parts) is None  # the connector may be given features that were made before
 
 
 @pytest.mark.parametrize(("freeze", "found"), [("attribute", True), ("method", False), ("both", False)])

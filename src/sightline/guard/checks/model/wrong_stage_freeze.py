@@ -91,7 +91,7 @@ def _cut_off(tower: TowerSetup, history: History, batch: BatchSeen | None) -> Fi
     measured, learns = history.measured, tower.optimized and tower.trainable
     if tower.name not in LOOKING or not learns or len(measured) < STEPS or history.step != measured[-1].step:
         return None
-    if batch is None or batch.phase != "train" or not batch.shows_images or batch.step + 1 != history.step:
+    if batch is None or batch.phase != "train" or batch.step + 1 != history.step or not batch.shown_to(tower.name):
         return None
     if not measured[-1].grad_norm(LOOKING[tower.name]) or any(s.grad_norm(tower.name) is not None for s in measured):
         return None
