@@ -54,18 +54,22 @@ def told(given: str, behind: nn.Module, *, loaded: bool = False, joined: bool = 
 
 
 @pytest.mark.usefixtures("origins")
-@pytest.mark.parametrize("given", GIVEN)
+@pytest.mark.parametrize(
+    "given", [name if name in ("raw", "normalised") else pytest.param(name, marks=pytest.mark.slow) for name in GIVEN]
+)
 def test_what_a_tower_is_given(given: str) -> None:
     wrong = {"raw": "in files", "over a spread": "in files"} | dict.fromkeys(("twice", "twice, normalised"), "twice")
     messages = told(given, nn.ReLU())
     assert len(messages) == (given in wrong) and all(wrong[given] in message for message in messages)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("origins")
 def test_a_tower_without_a_projector() -> None:
     assert len(told("raw", nn.ReLU(), joined=False)) == 1 and told("unit", nn.ReLU(), joined=False) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("origins")
 def test_a_norm_takes_the_scale_off_and_what_was_loaded_may_be_used_to_it() -> None:
     assert told("raw", nn.BatchNorm2d(16)) == []

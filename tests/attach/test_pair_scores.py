@@ -48,12 +48,15 @@ def told(kind: str, size: float) -> list[str]:
     return [one.message for one in found if one.code == "T7"]
 
 
-@pytest.mark.parametrize("kind", SCORES)
+@pytest.mark.parametrize(
+    "kind", [name if name in ("sharp", "unit") else pytest.param(name, marks=pytest.mark.slow) for name in SCORES]
+)
 def test_pairs(kind: str) -> None:
     messages = told(kind, 4.0)
     assert len(messages) == (kind in ("sharp", "sharp, after", "divided"))
     assert all("any length" in message for message in messages)
 
 
+@pytest.mark.slow
 def test_vectors_that_are_small_enough() -> None:
     assert told("sharp", 0.02) == []
