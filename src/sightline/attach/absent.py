@@ -67,6 +67,7 @@ ABSENT = {
     "FeaturesSeen": "no features were seen beside texts that a model was to tell",
     "FreshFrozenSeen": "no frozen matrices were seen with an initialiser's values",
     "BinaryLossSeen": "no binary cross-entropy was seen among the first losses",
+    "PairLossSeen": "no first loss was seen that finds the pairs of a batch by products of their vectors",
     "PicturesSeen": "no batches were seen whose images are all one",
     "ResumeSeen": "no resumed run was shown: call guard.resumed(path) after loading a checkpoint",
 }

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from sightline.attach.eyes import Eyes
 from sightline.attach.inside import Inside
 from sightline.attach.language import generation_hook, generators
 from sightline.attach.phases.state import FLAGS, State
@@ -155,12 +156,15 @@ def hooked(
         doze = Dozing(r, r.after_forward, fault)
         asleep.append(lambda: called.register_forward_hook(doze, with_kwargs=True))
     ears = r.ears = Doze(calls, [lambda: register_optimizer_step_pre_hook(ready)] if steps else [], asleep)
+    eyes = Eyes(r.signals, r.towers)
     if whole:
-        r.sighted.listen(lambda act: Hook(act, fault))
+        for one in (r.sighted, eyes):
+            one.listen(lambda act: Hook(act, fault))
     r.renamed = lambda towers: _hear_connectors(r, ears, towers, fault)
     return [
         r.ears,
         r.sighted,
+        eyes,
         *(module.register_forward_hook(Hook(r.signals.connector_gave, fault)) for module in connectors),
         *([embedding.register_forward_hook(Hook(r.signals.embedding_gave, fault))] if embedding is not None else []),
         *(m.register_forward_hook(Hook(generated, fault), with_kwargs=True) for m in inner),

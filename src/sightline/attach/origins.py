@@ -148,6 +148,10 @@ class Origins:
         """Whether its values are as an initialiser of this process drew them."""
         return self.listens and _sample(parameter) in self._drawn
 
+    def began_anew(self, parameter: Tensor) -> bool:
+        """Whether they are so, or were when an optimizer was first given it."""
+        return self.fresh(parameter) or (self.optimized(parameter) and self._asked[id(parameter)][1] in self._drawn)
+
     @property
     def listens(self) -> bool:
         """Whether initialisers were heard, and all of them."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sightline.attach.read import rms
 from sightline.guard.evidence import SignalsSeen
+from sightline.guard.evidence.pictures import Pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Signals:
     def __init__(self) -> None:
         self.counting, self.measuring, self.resting = True, False, False
         self.gave = Gave()
+        self.pixels: tuple[Tensor, bool] | None = None  # numbers of `Pixels`, and `small` (see `eyes.py`)
 
     def clear(self, *, measuring: bool) -> None:
         """A forward pass begins whose features are counted."""
@@ -56,8 +58,16 @@ class Signals:
 
     def evidence(self, step: int) -> tuple[list[Tensor], Callable[[list[Tensor]], SignalsSeen]] | None:
         """Magnitudes on the device, and how they become evidence once they are on the CPU."""
-        connector, embedding = self.gave.connector, self.gave.embedding
-        if connector is None or embedding is None:
+        connector, embedding, pixels = self.gave.connector, self.gave.embedding, self.pixels
+        sizes = [] if connector is None or embedding is None else [connector, embedding]
+        if not sizes and pixels is None:
             return None
-        widths = connector[1], embedding[1]
-        return [connector[0], embedding[0]], lambda v: SignalsSeen(step, float(v[0]), widths[0], float(v[1]), widths[1])
+
+        def made(values: list[Tensor]) -> SignalsSeen:
+            ours, theirs = (float(values[0]), float(values[1])) if sizes else (None, None)
+            one, other = (sizes[0][1], sizes[1][1]) if sizes else (None, None)
+            least, most, size, spread = values[-1].tolist() if pixels is not None else (0.0,) * 4
+            shown = Pixels(least, most, size, spread, pixels[1]) if pixels is not None else None
+            return SignalsSeen(step, ours, one, theirs, other, shown)
+
+        return [*(one for one, _ in sizes), *([] if pixels is None else pixels[:1])], made

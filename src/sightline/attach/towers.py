@@ -9,7 +9,7 @@ vision part is one tower, `model`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -35,6 +35,16 @@ class Towers:
             for prefix, module in self.modules[tower].items()
             for name, part in module.named_modules()
             if part.training and changes_with_mode(part)
+        )
+
+    def drifting(self, tower: str) -> tuple[str, ...]:
+        """Batch norms in train mode of a frozen body that cuts a tower's pictures, where the rest of it learns."""
+        return tuple(
+            f"{prefix}.{path}.{name}".strip(".")
+            for prefix, module in self.modules[tower].items()
+            for path, body in _resting(module)
+            for name, part in body.named_modules()
+            if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training and changes_with_mode(part)
         )
 
 
@@ -120,6 +130,18 @@ def reads(module: nn.Module) -> bool:
         isinstance(part, nn.Embedding) and "position" not in name.lower() and not name.lower().endswith("pos")
         for name, part in module.named_modules()
     )
+
+
+def _resting(tower: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The one part of a tower that sees, by its name, if that is frozen and other parts learn."""
+    path, body = "", tower
+    while any(p.requires_grad for p in body.parameters()):
+        seeing = [(name, child) for name, child in body.named_children() if sees(child)]
+        if len(seeing) != 1 or sum(isinstance(child, nn.Conv2d | nn.Conv3d) for child in body.children()):
+            return
+        path, body = f"{path}.{seeing[0][0]}".strip("."), seeing[0][1]
+    if path and any(True for _ in body.parameters()):
+        yield path, body
 
 
 def _repeats(module: nn.Module) -> bool:

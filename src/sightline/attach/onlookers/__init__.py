@@ -41,6 +41,7 @@ from sightline.attach.onlookers.outputs import Head, Outputs
 from sightline.attach.onlookers.outside import Outside
 from sightline.attach.onlookers.own_mode import OwnMode
 from sightline.attach.onlookers.own_reference import OwnReference
+from sightline.attach.onlookers.pair_scores import PairScores
 from sightline.attach.onlookers.pictures import Pictures
 from sightline.attach.onlookers.placeholder import Placeholder
 from sightline.attach.onlookers.pull import Pull
@@ -63,6 +64,7 @@ KINDS: tuple[type[Onlooker], ...] = (
     Schedules,
     Head,
     Binary,
+    PairScores,
     Outputs,
     Collapse,
     Pictures,

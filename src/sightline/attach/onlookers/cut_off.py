@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.optim import Optimizer
 
+from sightline.attach.onlookers.handed_on import handed_on
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.guard.evidence import CutOffSeen
 from sightline.guard.probes.call import Call
@@ -43,6 +44,7 @@ class Question:
     Attributes:
         outputs: places of the outputs that the loss is made of. parameters: of the modules' parameters that a gradient
             comes to, though a script may clear it before the optimizer steps. handles: of the hooks that tell.
+        parts: whether what `modules` made, parts that are called one by one, was handed on by its values.
     """
 
     call: Call
@@ -50,6 +52,7 @@ class Question:
     outputs: set[int] = field(default_factory=set)
     parameters: set[int] = field(default_factory=set)
     handles: list[Any] = field(default_factory=list)
+    parts: Tensor | None = None
 
     def listen(self, tensors: Iterable[Tensor], places: set[int]) -> None:
         """Note in `places` to which of `tensors` a gradient comes."""
@@ -189,9 +192,18 @@ class CutOff(Onlooker):
         ran = [name for name, graded in self._ran.items() if graded]
         self._idle = self._conclude(self._ran)
         if not self._idle and ran:
-            self._question = Question(call, ran)
+            self._question = Question(call, ran, parts=self._handed_on(ran))
             self._question.listen(tensors_of(output), self._question.outputs)
             self._question.listen(self._parameters(ran).values(), self._question.parameters)
+
+    def _handed_on(self, modules: list[str]) -> Tensor | None:
+        """Whether parts whose modules all ran in vain made what another was given."""
+        inside, vain = {id(self.recorder.model.get_submodule(name)) for name in modules}, set[int]()
+        for call, _ in self.recorder.parted:
+            own = [part for part in call.model.modules() if any(True for _ in part.parameters(recurse=False))]
+            if own and all(id(part) in inside for part in own):
+                vain.add(id(call.model))
+        return handed_on(self.recorder.parted, vain) if vain else None
 
     def _parameters(self, modules: list[str]) -> dict[str, nn.Parameter]:
         """Those without a gradient that `modules` hold themselves."""
@@ -204,6 +216,9 @@ class CutOff(Onlooker):
         question.close()
         parameters = self._parameters(question.modules)
         if not question.outputs or question.parameters or any(p.grad is not None for p in parameters.values()):
+            return
+        if question.parts is not None and bool(question.parts):
+            self._tell(question.modules, detached=True)
             return
         with self.recorder.silence():
             depends = reach(question.call, set(parameters), question.outputs)

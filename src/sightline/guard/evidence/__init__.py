@@ -30,23 +30,20 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     ExtractedSeen under `sightline run`, at the end, where a model was trained on features that another one made
     RanksSeen     on rank 0, when all ranks have shown the same step; RanksStuckSeen when all wait for ever
     ScheduleSeen  after 2, 4, 8, ... optimizer steps, and at the end; WaitingSeen after 32, 64, ... with a known loader
-    PlateauSeen   under `sightline run`, after each cut of a schedule that waits for a number; HeadSeen once, after
-                  the first training forward that gives logits; BinaryLossSeen in the first backward passes
+    PlateauSeen   under `sightline run`, after each cut of a schedule that waits; DivergenceSeen, of KL's probabilities
+    HeadSeen      once, after the first training forward with logits; BinaryLossSeen, PairLossSeen of first losses
     OutputsSeen   after sampled training forwards; CollapseSeen at the end, where vectors are compared with each other
     OutsideSeen   in sampled backward passes, of parameters that only the loss uses; LastBatchSeen after three steps
-    CutOffSeen    once, when modules that are optimized run under no_grad, or are detached
     FreshFrozenSeen   once, under `sightline run`, when frozen parts that nobody gave a value stand in the way
-    HiddenSeen    once, when parameters in plain containers had gradients; ReplacedSeen when layers changed;
-                  RenewedSeen when a language model wakes beside a connector that learnt alone
-    PicturesSeen  once, when all images of many batches were one; PullSeen when all outputs are pulled to one number
+    CutOffSeen    once, of modules that learn under no_grad or detached; HiddenSeen, of parameters in plain containers
+    RenewedSeen   when a language model wakes beside a connector that learnt alone; ReplacedSeen when layers changed
+    PullSeen      after first backward passes that pull all outputs to one number; PicturesSeen once, of images all one
     CrossedSeen, AxisSeen  once, under `sightline run`, when a loss takes values of several samples or places together
-    DivergenceSeen  under `sightline run`, when a loss was given probabilities where it takes their logarithms
     StillSeen     once, when steps write to nothing; UnsettledSeen after a judgement with spectral norm before any step,
                   FromNothingSeen before the first; UnresetSeen when a metric goes on with what it counted
     SharedTextSeen   after 16, 32, ... batches in which all samples share one row of token ids, and at the end
     SharedRowsSeen, HeldRowsSeen   in evaluations and after training batches; RedrawnSeen, SharedSpansSeen at the end
-    ClippedSeen   under `sightline run`, after the first twelve calls that clip; ScalerSeen as the loss scale is read;
-                  RoundingSeen after sampled steps on 16-bit parameters
+    ClippedSeen   under `sightline run`, after twelve calls that clip; ScalerSeen, RoundingSeen of 16-bit numbers
     GeneratedSeen when a Trainer judged what its model wrote; OverfitSeen, OracleSeen, ResumeSeen when the host asks
     CollectivesSeen   under `sightline run`, when a rank is about to call what another did not
     AutocastSeen  after measured training forwards under autocast; LeftInEvalSeen after steps that train in eval mode
@@ -96,6 +93,7 @@ from sightline.guard.evidence.learning import (
     DivergenceSeen,
     HeadSeen,
     OutputsSeen,
+    PairLossSeen,
     PlateauSeen,
     ScheduleSeen,
     StillSeen,
@@ -198,6 +196,7 @@ __all__ = [
     "OverfitSeen",
     "OwnModeSeen",
     "PaddingSeen",
+    "PairLossSeen",
     "PairedSeen",
     "ParameterSeen",
     "Phase",
@@ -305,6 +304,7 @@ Evidence = (
     | RenewedSeen
     | ReplacedSeen
     | OutputsSeen
+    | PairLossSeen
     | LastBatchSeen
     | OutsideSeen
     | PicturesSeen

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
+from sightline.guard.evidence.pictures import Pixels
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -61,6 +63,12 @@ class BatchSeen:
             return None
         return tuple((self.input_ids == self.image_token_id).sum(dim=-1).tolist())
 
+    def shown_to(self, tower: str) -> bool:
+        """Whether a tower was surely given images: where nobody says how many there are, the connector that made
+        features was given some, which may be such as were made beforehand."""
+        made = self.image_features if tower == "connector" else None
+        return bool(made if self.image_spans is None else self.image_spans)
+
     @property
     def padded_labels(self) -> int:
         """Padding among the labels at the ends of rows; 0 where these ids may be anything else, or a mask tells better.
@@ -110,13 +118,22 @@ class BatchSeen:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SignalsSeen:
-    """The connector's output beside the text embeddings it is mixed with (root mean squares over all elements)."""
+    """The connector's output beside the text embeddings it is mixed with (root mean squares over all elements).
+
+    `pixels`: what the vision tower's first layer was given, in the last of the first passes.
+    """
 
     step: int
     connector_rms: float | None
     connector_width: int | None
     embedding_rms: float | None
     embedding_width: int | None
+    pixels: Pixels | None = None
+
+    @property
+    def various(self) -> bool:
+        """Whether the tower was given pictures that are not blank."""
+        return self.pixels is not None and self.pixels.range > 0
 
 
 @dataclass(frozen=True, slots=True)

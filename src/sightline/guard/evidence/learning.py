@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log
+
+NATS, ABOVE = 3.0, 2.0  # above chance, and times that: careless inits of small models come to twice ln C, and train
+APART = 0.02  # relative spread of lengths: vectors that were brought to one length have none, in any precision
+NEAR = 0.1  # relative: sampling error of a norm
+SHARP = 1.0  # a factor of scores that makes them sharper; less is meant to temper products of long vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +152,28 @@ class OutputsSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class PairLossSeen:
+    """A cross-entropy over (B, B) scores, of which each row's own partner is the answer, in the first backward pass.
+
+    Attributes:
+        loss: its mean, in nats; the larger one where both sides have theirs. pairs: B.
+        lengths: relative spread of the lengths of either side's vectors. factor: by which their products are scaled.
+    """
+
+    step: int
+    pairs: int
+    loss: float
+    lengths: tuple[float, float]
+    factor: float
+
+    @property
+    def sure(self) -> bool:
+        """Whether it is far above that of a guess, since a temperature sharpens vectors of whatever length."""
+        chance = log(self.pairs)
+        return self.loss > chance + max(NATS, ABOVE * chance) and max(self.lengths) > APART and self.factor > SHARP
+
+
+@dataclass(frozen=True, slots=True)
 class HeadSeen:
     """The first training forward's output layer, before any step.
 
@@ -173,6 +201,18 @@ class HeadSeen:
     only_norms: bool = False
     trained_body: bool = False
     fresh: bool | None = None
+
+    @property
+    def inits(self) -> tuple[float, ...]:
+        """What its weights have by torch's linear layer, transformers, LeCun, He, Glorot."""
+        n, c = self.inputs, self.classes
+        return ((3 * n) ** -0.5, 0.02, n**-0.5, (2 / n) ** 0.5, (2 / (n + c)) ** 0.5)
+
+    @property
+    def usual(self) -> bool:
+        """Whether weights and bias have one of the sizes that inits in use give, and nobody wrote to them since."""
+        unmoved = self.bias_rms is None or self.bias_rms == 0 or self.bias_rms <= (1 + NEAR) * self.inputs**-0.5
+        return unmoved and self.fresh is not False and any(abs(self.rms - init) <= NEAR * init for init in self.inits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ class TowerSetup:
         adapters: trainable elements of low-rank adapters (parameter names with ``lora_``).
         dtypes: parameter dtype, e.g. ``bfloat16``, -> elements.
         untaught: elements of frozen matrices that are as an initialiser of this process left them; asked of connectors.
+        drifting: batch norms in train mode of its frozen body, where the rest of it learns; asked of vision towers.
     """
 
     name: str
@@ -35,6 +36,7 @@ class TowerSetup:
     adapters: int = 0
     dtypes: Mapping[str, int] = field(default_factory=dict)
     untaught: int = 0
+    drifting: tuple[str, ...] = ()
 
 
 Placed = Literal["bare names", "all-linear"]

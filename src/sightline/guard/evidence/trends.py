@@ -8,6 +8,7 @@ from statistics import median
 SIGMA = 1.4826  # times the median absolute deviation: the standard deviation, where values are normal
 WINDOW = 32  # values before a jump: enough for a median that three wild ones do not move
 FEWEST = 16  # of them, before a jump is told from the noise at the start of a run
+FLAT = 0.98  # ratio of a loss now to the loss before: above, learning has stopped
 LASTS = 3  # values in a row: one wild batch is over with the next, a step that broke the weights is not
 
 
@@ -17,6 +18,12 @@ def levels(values: Sequence[float], parts: int = 3) -> tuple[float, ...]:
     cuts = [len(values) - size * (parts - place) for place in range(parts)]
     cuts[0] = 0
     return tuple(median(values[start : start + size or 1]) for start in cuts)
+
+
+def falling(values: Sequence[float]) -> bool:
+    """Whether the last quarter is still lower than the quarter before."""
+    n = len(values) // 4
+    return n > 0 and median(values[-n:]) < FLAT * median(values[-2 * n : -n])
 
 
 def robust_z(value: float, before: Sequence[float], least: float = 0.01) -> float:

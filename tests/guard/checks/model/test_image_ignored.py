@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.model.image_ignored import CONNECTED, LEARNT, find
-from sightline.guard.evidence import History, ImagePairsSeen, ParameterSeen, StepSeen
+from sightline.guard.evidence import History, ImagePairsSeen, ParameterSeen, SignalsSeen, StepSeen
+from sightline.guard.evidence.pictures import Pixels
 
 FLAT = History(tuple(StepSeen(n, loss=2.0) for n in range(1, 65)))
 
@@ -78,3 +81,14 @@ def test_outputs_that_the_loss_does_not_hang_on() -> None:
     for history in (graded(1e-9), graded(None), graded(0.0, language=0.0), graded(0.0, steps=20), gates):
         assert isinstance(find(seen, history), CannotTell)
     assert isinstance(find(None, graded(0.0)), CannotTell)  # of texts alone, perhaps
+
+
+def test_no_part_of_the_loss_in_a_model_that_is_never_run_again() -> None:
+    """Its parts are called one by one. Blank pictures stand in for none where texts come alone."""
+    pixels = Pixels(-1.0, 1.0, 0.5, 2.0)
+    signals = SignalsSeen(30, 1.0, 64, 0.02, 64, pixels)
+    verdict = find(None, graded(0.0), signals=signals)
+    assert isinstance(verdict, Finding) and "hangs on none" in verdict.message
+    blank = replace(signals, pixels=replace(pixels, range=0.0))
+    assert isinstance(find(None, graded(0.0), signals=blank), CannotTell)
+    assert isinstance(find(None, graded(1e-9), signals=signals), CannotTell)

@@ -101,6 +101,10 @@ def test_a_detached_connector() -> None:
     assert isinstance(verdict, Finding) and "'connector'" in verdict.message and "no_grad" in verdict.message
     verdict = find(THREE, history({**BOTH, "vision": None, "connector": None}), replace(IMAGES, image_graph=True))
     assert isinstance(verdict, Finding) and "unused" in verdict.message and "no_grad" not in verdict.fix
+    parts = BatchSeen(phase="train", step=2, image_features=16)  # of a language model that is called by itself
+    assert isinstance(find(THREE, history({**BOTH, "vision": None, "connector": None}), parts), Finding)
+    assert find(THREE, history({**BOTH, "vision": None, "connector": None}), replace(parts, image_spans=0)) is None
+    assert find(THREE, history(NO_GRAD), parts) is None  # the connector may be given features that were made before
 
 
 @pytest.mark.parametrize(("freeze", "found"), [("attribute", True), ("method", False), ("both", False)])
@@ -148,3 +152,35 @@ def test_a_connector_that_nothing_ever_taught(connector: dict[str, Any], languag
     verdict = find(setup(tower("connector", **connector), tower("language", **language)))
     assert isinstance(verdict, Finding) == found
     assert not isinstance(verdict, Finding) or "random initial values" in verdict.message
+
+
+class Encoder(nn.Module):
+    """A body, and a pooling that is new."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 4, 4), nn.BatchNorm2d(8), nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU())
+        )
+        self.pool = nn.Linear(8, 8)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.pool(self.body(images).flatten(2).mean(2))
+
+
+@pytest.mark.parametrize(("frozen", "resting", "found"), [("body", False, 1), ("body", True, 0), ("half", False, 0)])
+def test_a_frozen_body_whose_statistics_drift(frozen: str, resting: bool, found: int) -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"vision": Encoder(), "projector": nn.Linear(8, 8), "words": nn.Embedding(9, 8)})
+    model.forward = lambda x, ids: model["projector"](model["vision"](x))[:, None] + model["words"](ids)
+    body = model["vision"].body
+    (body if frozen == "body" else body[2]).requires_grad_(False)  # half: as who fine-tunes a part of a network
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    told: list[Finding] = []
+    with sightline.attach(model, optimizer, on_finding=told.append, budget=1.0):
+        body.train(not resting)
+        for _ in range(4):
+            optimizer.zero_grad()
+            model(torch.randn(8, 3, 8, 8), torch.randint(9, (8, 3))).square().mean().backward()
+            optimizer.step()
+    assert ["body" in one.message for one in told if one.code == "X1"] == [True] * found

@@ -18,11 +18,10 @@ Sources:
 
 from __future__ import annotations
 
-from statistics import median
-
 from sightline.guard.check import CannotTell, Finding, Verdict, Withdrawn
-from sightline.guard.evidence import FeaturesSeen, History, ImagePairsSeen, PicturesSeen
+from sightline.guard.evidence import FeaturesSeen, History, ImagePairsSeen, PicturesSeen, SignalsSeen
 from sightline.guard.evidence.no_part import no_part
+from sightline.guard.evidence.trends import falling
 from sightline.guard.specimen import Run
 
 DOMAINS = ("vision", "vlm")
@@ -30,7 +29,6 @@ CONNECTED = 8  # steps until images must reach the logits: gates that start at z
 LEARNT = 1000  # steps until they should matter: about half of LLaVA-1.5's whole alignment stage (2,180 steps)
 ROWS, SURE = 4, 3.2  # pairs that a spread is told from, and standard errors: Student's t at 97.5 % for so many
 EFFECT, OPEN = 0.01, 0.05  # of the loss: surely less help is none; nats a token: below, the text alone settles it
-FLAT = 0.98  # ratio of the loss now to the loss before: above, learning has stopped
 
 
 def find(
@@ -38,17 +36,21 @@ def find(
     history: History | None = None,
     pictures: PicturesSeen | None = None,
     features: FeaturesSeen | None = None,
+    signals: SignalsSeen | None = None,
 ) -> Verdict:
     """Own image against another row's, on the same text: each row is its own control."""
     if found := (pictures and _one_image(pictures, pairs)) or (features and _strangers(features)):
         return found
+    no = no_part(history) if history is not None else None
+    if no is not None and pairs is None and signals is not None and signals.various:
+        return Finding("error", no.what, no.remedy, no.seen)
     if pairs is None:
         return CannotTell("batch with two or more images and labels that was probed")
     if pairs.step < CONNECTED:
         return CannotTell(f"{CONNECTED} optimizer steps before the images were swapped")
     if not pairs.changed or pairs.first_alone:
         return _unmoved(pairs)
-    if history is not None and (no := no_part(history)):
+    if no is not None:
         return Finding("error", no.what, no.remedy, no.seen)
     rows = pairs.own != pairs.other  # a row without an image stays as it is
     own, gain = float(pairs.own[rows].mean()), (pairs.other - pairs.own)[rows]
@@ -57,7 +59,8 @@ def find(
     mean, error = float(gain.mean()), float(gain.std()) / len(gain) ** 0.5
     if mean > SURE * error:
         return None
-    if pairs.step < LEARNT or _falling(history) or own < OPEN or mean + SURE * error > EFFECT * own:
+    losses = [step.loss for step in history.steps if step.loss is not None] if history else []
+    if pairs.step < LEARNT or falling(losses) or own < OPEN or mean + SURE * error > EFFECT * own:
         return CannotTell("settled loss above zero, with enough pairs to tell a small effect from none")
     what = f"after {pairs.step} steps another row's image serves as well as the true one: images are ignored"
     fix = "rule out X1 to X3 and mispaired images, then train the connector longer on captions, or at a higher rate"
@@ -86,12 +89,6 @@ def _one_image(seen: PicturesSeen, pairs: ImagePairsSeen | None) -> Verdict:
     what = f"all {seen.images} images of {seen.batches} batches are {what}: there is nothing to look at"
     fix = "look at a batch as the model is given it: a cast to bytes before * 255, a wrong folder, a fixed index"
     return Finding("error", what, fix, {"shape": list(seen.shape), "pixel": seen.value}, late=seen.value is not None)
-
-
-def _falling(history: History | None) -> bool:
-    """Whether the last quarter of the known steps is still better than the quarter before."""
-    losses = [step.loss for step in history.steps if step.loss is not None] if history else []
-    return (n := len(losses) // 4) > 0 and median(losses[-n:]) < FLAT * median(losses[-2 * n : -n])
 
 
 def specimen(run: Run, *, faulty: bool) -> None:

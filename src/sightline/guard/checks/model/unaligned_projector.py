@@ -1,15 +1,19 @@
 """X2 · The language model is shown image features that are not aligned with its text embeddings.
 
 Symptom: the loss starts where a text model's would and then jumps, and the language model's text gets worse; or image
-answers stay at chance after a stage that should have used an aligned projector; or shapes that do not match.
+answers stay at chance after a stage that should have used an aligned projector; or shapes that do not match; or the
+tower's features hardly differ from image to image.
 Root cause: the language model learns at full heat while the projector is still random (stage 1 without freezing, or
 stage 2 without stage 1's projector), so it adapts to noise; the projector is initialised anew in the middle of a run;
-its width is not the language model's; or its output is larger or smaller than text embeddings by orders of magnitude.
+its width is not the language model's; or its output is larger or smaller than text embeddings by orders of magnitude;
+or the tower is given pixels of 0 to 255, or such as were divided by 255 twice.
 Fix: train the projector alone first (language.requires_grad_(False), lr 1e-3); load its weights before stage 2 and
-never re-initialise them; set its output width to the language model's hidden size; put a LayerNorm after it.
+never re-initialise them; set its output width to the language model's hidden size; put a LayerNorm after it; let the
+tower's own processor rescale, once.
 Stays silent when: everything starts from scratch; only the projector learns; projector and language model learn
 together without the loss rising (single-stage recipes do); features are up to 1000 times the text embeddings' size,
-as trained models' are 10 to 100 times; a gate that starts at zero still lets nothing through.
+as trained models' are 10 to 100 times; a gate that starts at zero still lets nothing through; a norm comes first in
+the tower, or it was loaded, and is none of transformers'.
 Sources:
 - https://arxiv.org/html/2512.08374v1 (2025-12-09): visual tokens far above text in norm in trained models, and a
   LayerNorm after the projector
@@ -40,15 +44,22 @@ def find(
     renewed: RenewedSeen | None = None,
 ) -> Verdict:
     """Width and size of the features, and what the steps do to the towers on both sides."""
+    if signals is not None and (finding := _pixels(signals) or _width(signals, batch) or _size(signals)):
+        return finding
     if "connector" not in setup.towers or (signals is None and history is None):
         return CannotTell("connector in use")
-    if signals is not None and (finding := _width(signals, batch) or _size(signals)):
-        return finding
     if history is not None and (finding := _reset(history, renewed) or _hot(history, setup)):
         return finding
     if history is None and (signals is None or not signals.connector_rms):
         return CannotTell("connector in use")
     return None
+
+
+def _pixels(signals: SignalsSeen) -> Finding | None:
+    pixels = signals.pixels
+    if pixels is None or (wrong := pixels.wrong) is None:
+        return None
+    return Finding("warning", f"the vision tower is given {wrong[0]}", wrong[1], {"root mean square": pixels.size})
 
 
 def _width(signals: SignalsSeen, batch: BatchSeen | None) -> Finding | None:
@@ -58,12 +69,9 @@ def _width(signals: SignalsSeen, batch: BatchSeen | None) -> Finding | None:
         return None
     if batch.image_features != sum(batch.placeholders) or batch.image_features == batch.image_spans:
         return None
-    return Finding(
-        severity="error",
-        message=f"the projector gives features of width {ours}; the language model's embeddings have {theirs}",
-        fix=f"set the projector's output width to {theirs} (it is {ours})",
-        seen={"projector width": ours, "embedding width": theirs},
-    )
+    what = f"the projector gives features of width {ours}; the language model's embeddings have {theirs}"
+    fix = f"set the projector's output width to {theirs} (it is {ours})"
+    return Finding("error", what, fix, {"projector width": ours, "embedding width": theirs})
 
 
 def _size(signals: SignalsSeen) -> Finding | None:
@@ -72,12 +80,9 @@ def _size(signals: SignalsSeen) -> Finding | None:
         return None
     if not (ours > FAR * theirs or (ours * FAR < theirs and signals.step >= OPEN)):
         return None
-    return Finding(
-        severity="warning",
-        message=f"image features are {ours / theirs:.1e} times the size of the text embeddings they stand beside",
-        fix="put a LayerNorm after the projector, or initialise it so that both sizes agree",
-        seen={"features, root mean square": ours, "text embeddings, root mean square": theirs},
-    )
+    what = f"image features are {ours / theirs:.1e} times the size of the text embeddings they stand beside"
+    fix = "put a LayerNorm after the projector, or initialise it so that both sizes agree"
+    return Finding("warning", what, fix, {"features, root mean square": ours, "text embeddings": theirs})
 
 
 def _reset(history: History, renewed: RenewedSeen | None) -> Finding | None:
@@ -89,12 +94,8 @@ def _reset(history: History, renewed: RenewedSeen | None) -> Finding | None:
         when = f"at step {renewed.step}, where the language model begins to learn beside it"
     if not moved or not fresh(after, "connector"):
         return None
-    return Finding(
-        severity="error",
-        message=f"the projector was initialised anew {when}",
-        fix="initialise it once, before the optimizer is made; load its weights when a stage begins",
-        seen={"changed": moved[:5]},
-    )
+    fix = "initialise it once, before the optimizer is made; load its weights when a stage begins"
+    return Finding("error", f"the projector was initialised anew {when}", fix, {"changed": moved[:5]})
 
 
 def _hot(history: History, setup: Setup) -> Finding | None:

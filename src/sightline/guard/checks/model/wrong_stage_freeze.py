@@ -48,7 +48,7 @@ def find(
     towers = setup.towers.values()
     if mere := by_attribute(setup):
         return Finding("error", mere.what, mere.remedy, mere.seen)
-    if off := next((found for tower in towers if (found := _off_plan(tower))), None):
+    if off := next(filter(None, map(_off_plan, towers)), None):
         return off
     if one := leaked(setup) or untaught(setup):
         return Finding("warning", one.what, one.remedy, one.seen)
@@ -80,19 +80,18 @@ def _off_plan(tower: TowerSetup) -> Finding | None:
 
 
 def _alive(tower: TowerSetup) -> Finding | None:
-    if tower.trainable or not tower.parameters or not tower.lively:
-        return None
-    message = f"tower '{tower.name}' is frozen, but in train mode, which changes {len(tower.lively)} of its modules"
-    return _finding(message, f"call {tower.name}.eval() after every model.train()", tower, "warning")
+    what, lively = ("the body of tower", tower.drifting) if tower.trainable else ("tower", tower.lively)
+    message = f"{what} '{tower.name}' is frozen, but in train mode, which changes {len(lively)} of its modules"
+    fix = f"call {tower.name}.eval(){' on its body' if tower.trainable else ''} after every model.train()"
+    return _finding(message, fix, tower, "warning") if lively else None
 
 
 def _cut_off(tower: TowerSetup, history: History, batch: BatchSeen | None) -> Finding | None:
     """Optimized, images were shown in this very step, gradients came to the tower behind it, and none ever to it."""
-    measured = history.measured
-    if tower.name not in LOOKING or not tower.optimized or not tower.trainable or len(measured) < STEPS:
+    measured, learns = history.measured, tower.optimized and tower.trainable
+    if tower.name not in LOOKING or not learns or len(measured) < STEPS or history.step != measured[-1].step:
         return None
-    images = batch is not None and batch.phase == "train" and bool(batch.image_spans)
-    if not images or batch is None or batch.step + 1 != history.step or history.step != measured[-1].step:
+    if batch is None or batch.phase != "train" or batch.step + 1 != history.step or not batch.shown_to(tower.name):
         return None
     if not measured[-1].grad_norm(LOOKING[tower.name]) or any(s.grad_norm(tower.name) is not None for s in measured):
         return None
