@@ -157,6 +157,8 @@ class Rebound:
         one = next(live, None)
         if one is None or self._mode is not None or (self._one or one) is not one or one.recorder.step not in STEPS:
             return
+        if one.blind:  # nobody tells when its next forward pass comes
+            return
         self._looks -= 1
         if one.recorder.asleep or torch._C._len_torch_function_stack() or not (resting := _resting()):
             return
