@@ -99,7 +99,7 @@ def _sum_under(node: Any) -> Sum | None:
         name, live = type(node).__name__, _live(node)
         if name.startswith(WHOLE):
             return _whole(node)
-        if name.startswith(SUMS) and math.prod(node._saved_self_sym_sizes) > 1:
+        if name.startswith(SUMS) and len(live) == 1 and math.prod(_by(node, "self_sym_sizes") or ()) > 1:
             return _beneath(*live[0])
         if len(live) != 1 or not name.startswith((*SUMS, *SCALED, *MOVED)):
             return None
@@ -109,10 +109,11 @@ def _sum_under(node: Any) -> Sum | None:
 
 def _whole(node: Any) -> Sum | None:
     """A loss that adds up by itself, of what a mask was put to before."""
-    number = node._saved_self.numel()
-    found = Sum()
-    found.listen(node, 0, -number if node._saved_reduction == MEAN else number)
-    return found if _chosen(_live(node)) else None
+    given, found = _by(node, "self"), Sum()
+    if not isinstance(given, Tensor) or not _chosen(_live(node)):
+        return None
+    found.listen(node, 0, -given.numel() if _by(node, "reduction") == MEAN else given.numel())
+    return found
 
 
 def _beneath(node: Any, number: int) -> Sum | None:
