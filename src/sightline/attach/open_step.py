@@ -52,12 +52,14 @@ class OpenStep:
     the host itself told them, which count in place of those that the model returned. `unread`: those of either kind
     that wait on their device until several are read at once. `spoiled`: the weights were not finite when its loss was
     not; `unsound`: the operation of its backward pass that first made NaN of finite gradients. `asked`: its gradients
-    were asked for by name, and none stays with a parameter from one pass to the next.
+    were asked for by name, and none stays with a parameter from one pass to the next. `means`: by the kind of loss, of
+    each pass the places that it is a plain mean or sum of, and what one of them weighs.
     """
 
     kind: Kind
     losses: list[float] = field(default_factory=list)
     micro: list[LossSeen] = field(default_factory=list)
+    means: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
     carried: list[float] | None = None
     met: list[list[float]] = field(default_factory=list)
     tokens: int | None = None
@@ -128,8 +130,19 @@ class OpenStep:
     def forget(self) -> None:
         """What its passes have shown so far was not of the step."""
         self.carried, self.strayed = None, None
-        for known in (self.micro, self.met, self.early):
+        for known in (self.micro, self.means, self.met, self.early):
             known.clear()
+
+    @property
+    def alike(self) -> tuple[tuple[int, float], ...]:
+        """Its means, where all its passes are of one kind of loss."""
+        found = list(self.means.values())
+        return tuple(found[0]) if len(found) == 1 and len(found[0]) == self.passes else ()
+
+    @property
+    def taught(self) -> tuple[tuple[int, float, float], ...]:
+        """Of each micro-batch: how much it supervised, the sum of all weights, and how much of it is cross-entropy."""
+        return tuple((one.supervised, one.shares, one.softmax_rows) for one in self.micro)
 
     def met_of(self, graded: Sequence[bool]) -> tuple[float, ...]:
         """The norm in each pass, of what had no gradient of that pass itself by then. `graded`: had one at the step."""

@@ -118,9 +118,9 @@ class Replicas:
         """The step is shown to the others."""
         if self._facts is None:
             return
-        facts = self._end()
+        facts, made = self._end(), self._recorder.stepped[-1][0]
         if _due(facts.step):
-            self._recorder.mailbox.post([], lambda _: self._show(facts.step))
+            self._recorder.mailbox.post([], lambda _: self._show(facts.step, made.taught))
         elif self._waiting:
             self._compare()
 
@@ -183,7 +183,8 @@ class Replicas:
             if recent.step == step:
                 self._recent[place] = replace(recent, **facts)
 
-    def _show(self, step: int) -> None:
+    def _show(self, step: int, taught: tuple[tuple[int, float, float], ...]) -> None:
+        self._amend(step, taught=taught)
         facts = next((f for f in self._recent if f.step == step), None)
         if facts is not None and self.ranks is not None:
             self.ranks.put(f"{self.name}/{step}", asdict(facts))
@@ -321,6 +322,6 @@ def _round(step: int, shown: dict[int, dict[str, Any]]) -> Round:
     return Round(step, tuple(RankFacts(**{**shown[r], **_tuples(shown[r])}) for r in sorted(shown)))
 
 
-def _tuples(facts: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+def _tuples(facts: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
     """What JSON made lists of."""
-    return {name: tuple(facts[name]) for name in ("called", "graded")}
+    return {name: tuple(facts[name]) for name in ("called", "graded", "taught")}

@@ -167,6 +167,11 @@ def test_updates_that_vanish_in_an_optimizer_of_another_kind() -> None:
     assert staged((torch.bfloat16, lambda p: Quiet(p, 4e-5, "nearest"))) == ["P4"]
 
 
+def test_updates_that_vanish_where_they_are_shares_of_the_weights() -> None:
+    assert staged((torch.bfloat16, lambda p: torch.optim.Adafactor(p, lr=1e-4))) == ["P4"]
+    assert staged((torch.bfloat16, lambda p: torch.optim.Adafactor(p, lr=0.05))) == []
+
+
 @pytest.mark.parametrize("way", ["random", "masters"])
 def test_updates_of_another_kind_that_arrive_in_time(way: str) -> None:
     assert staged((torch.bfloat16, lambda p: Quiet(p, 4e-5, way))) == []

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Adafactor, Optimizer
 
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
 from sightline.guard.evidence import RoundingSeen
@@ -190,7 +190,8 @@ def _low(optimizer: Optimizer) -> list[tuple[Tensor, dict[str, Any]]]:
 def meant(optimizer: Optimizer, sampled: Sampled, grad: Tensor | None) -> Tensor | None:
     """(n,) float32: the update that the optimizer's state and group call for; None where they do not say.
 
-    Known for whatever keeps Adam's two moments, and for torch's SGD. Weight decay is left out: it is rounded by itself.
+    Known for whatever keeps Adam's two moments, and for torch's SGD and Adafactor, whose updates are shares of weights.
+    Weight decay is left out: it is rounded by itself.
     """
     state, group = optimizer.state.get(sampled.parameter, {}), sampled.group
     rate = group["lr"]
@@ -204,7 +205,27 @@ def meant(optimizer: Optimizer, sampled: Sampled, grad: Tensor | None) -> Tensor
             return torch.zeros_like(sampled.total)
         kept = state.get("momentum_buffer")
         return -rate * (grad.float() if kept is None else _at(kept, sampled.places).float())
+    if isinstance(optimizer, Adafactor):
+        return torch.zeros_like(sampled.total) if grad is None or not state else _factored(sampled, state, grad.float())
     return None
+
+
+def _factored(sampled: Sampled, state: dict[str, Any], grad: Tensor) -> Tensor:
+    """Adafactor's, but for its clipping, which makes it less."""
+    parameter, places, group = sampled.parameter, sampled.places, sampled.group
+    tiny, least = group["eps"]
+    tiny = torch.finfo(parameter.dtype).eps if tiny is None else tiny
+    size = parameter.detach().float().square().mean().sqrt().clamp(min=least)
+    square = state.get("variance")
+    if square is None:
+        rows, columns = parameter.shape[-2:]
+        row, column = state["row_var"].float(), state["col_var"].float()
+        of, whole = places // columns, places // (rows * columns)
+        mean = _at(row.mean(dim=-2), whole).clamp(min=tiny)
+        found = _at(row, of) * _at(column, whole * columns + places % columns) / mean
+    else:
+        found = _at(square, places).float()
+    return -size * min(group["lr"], float(state["step"]) ** -0.5) * grad * found.clamp(min=tiny * tiny).rsqrt()
 
 
 def by_hand(optimizer: Optimizer) -> bool:

@@ -163,6 +163,7 @@ class Stepping:
                 loss=step.loss,
                 tokens=step.tokens,
                 micro=tuple(step.micro),
+                means=step.alike,
                 carried=carried,
                 strayed=self._strayed(step, held),
                 met=step.met_of([p.grad_norm is not None for p in parameters]) if whole else (),

@@ -35,6 +35,7 @@ from sightline.attach.script.main import installed
 from sightline.attach.script.origins import Told, rests
 from sightline.attach.script.plateaus import Plateaus
 from sightline.attach.script.processes.collectives import Collectives
+from sightline.attach.script.rebound import Rebound
 from sightline.attach.script.scoring.listen import Scores
 from sightline.attach.script.scoring.unreset import Unreset
 from sightline.attach.script.scout import Scout
@@ -78,7 +79,7 @@ def watched(
     Unrestored(models, resumes, fault).install()
     Kept(models, saves, fault).install()
     saves.every.append(Unsaved(models, fault).saved)
-    for patched in (Plateaus(models, fault), Clips(models, fault), StandIns(models, fault)):
+    for patched in (Plateaus(models, fault), Clips(models, fault), StandIns(models, fault), Rebound(models, fault)):
         patched.install()
     for hearing in (ByMethod, Unheard, Chains):
         hearing(models, fault)

@@ -189,6 +189,11 @@ class LossSeen:
     summed: float | None = None
 
     @property
+    def shares(self) -> float:
+        """The sum of all w: where it is not known, as if all were the median."""
+        return self.supervised * (self.weight or 0.0) if self.summed is None else self.summed
+
+    @property
     def masked(self) -> float:
         """Largest share of the supervised positions at which the model is given one and the same token (a mask's)."""
         if self.targets is None or self.input_ids is None or not (taught := self.targets != IGNORE).any():

@@ -23,6 +23,8 @@ class HiddenSeen:
             gradients.
         loose: they are the model's and an optimizer's, at `places`, and never moved: a term of the loss is a number
             that is made a tensor with requires_grad=True anew in each step.
+        dropped: they are of `places`, in no optimizer, and stay as they are: in each step a new value of each was
+            computed from it and from one that an optimizer moves, and nobody kept it.
     """
 
     step: int
@@ -36,3 +38,4 @@ class HiddenSeen:
     twins: int = 0
     bare: bool = False
     loose: bool = False
+    dropped: bool = False

@@ -23,6 +23,8 @@ class RankFacts:
         held: whether DDP was made around the model, called or not: then all ranks began with the same values.
         sharded: whether some parameters are held in parts.
         pull: a hash of all gradients when the optimizer stepped; None where they were not hashed, or all zero.
+        taught: of each micro-batch whose logits were seen: supervised positions, the sum of their weights, and the
+            share of them that are cross-entropy's.
     """
 
     rank: int
@@ -36,6 +38,7 @@ class RankFacts:
     held: bool = False
     sharded: bool = False
     pull: int | None = None
+    taught: tuple[tuple[int, float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

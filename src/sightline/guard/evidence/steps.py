@@ -41,6 +41,7 @@ class StepSeen:
         loss: mean of the micro-batches' losses as the host computed them; None when the door could not see one.
         tokens: supervised tokens of the step, where known.
         micro: what the loss supervised, per micro-batch (sampled steps only).
+        means: of losses over places that a mask leaves, per micro-batch: how many, and what each weighs; () of others.
         carried: L2 norm of the gradients that were still there when the step's first backward pass began: 0 after a
             zero_grad, `previous_grad_norm` when the last step's gradients were left. None when not sampled. Both
             without parameters that had one of this very pass by then, as the loss uses them outside the forward pass.
@@ -59,6 +60,7 @@ class StepSeen:
     loss: float | None = None
     tokens: int | None = None
     micro: tuple[LossSeen, ...] = ()
+    means: tuple[tuple[int, float], ...] = ()
     carried: float | None = None
     previous_grad_norm: float | None = None
     strayed: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from sightline.guard.evidence.steps import ParameterSeen, Progress, StepSeen
 LONG = 16  # steps: optimizers that take turns have had theirs
 WHOLE = 64  # steps of others: an optimizer that steps seldom, or later, has begun
 LOOKS = 4  # steps after they were unfrozen: a loop may give them to its optimizer a moment later
+NUMBER = re.compile(r"\d+")  # which of several layers a parameter's name tells
 TURNS = 3  # measured steps of each of two optimizers that take turns
 WAYS = {
     "between": "parts that were loaded or trained come before and after them",
@@ -28,6 +30,7 @@ WAYS = {
 BEYOND = "give them to the optimizer beside the model's: Adam([*model.parameters(), *criterion.parameters()])"
 ALONE = "give them to an optimizer, as what that term is to teach; or leave the term out"
 ITSELF = "add the term as it was computed: no .item() and torch.tensor(..., requires_grad=True) on its way"
+WRITE = "write into each of them: slow.mul_(decay).add_(fast, alpha=1 - decay), or slow.copy_(...); a name is no tensor"
 EVERY = "call step() on each of the optimizers after the backward pass"
 BARE = "make each an nn.Parameter in its module, and the optimizer after that (or call detach() on it)"
 EACH = "give each optimizer the parameters of the part that it trains"
@@ -76,6 +79,8 @@ def stray(
         return Stray(what, LATE.format(foreign) if foreign else ADD, bool(foreign), {"parameters": names[:5]})
     if hidden is not None:
         return _hidden(hidden)
+    if (picked := _picked(measured, setup)) is not None:
+        return picked
     if cut is not None:
         how, remedy = "run under no_grad", "remove no_grad around them"
         if cut.detached:
@@ -147,6 +152,9 @@ def _hidden(hidden: HiddenSeen) -> Stray:
     """What nobody moves, though it has gradients, or should have."""
     if hidden.twins or hidden.loose:
         return _mistaken(hidden) if hidden.twins else _unreached(hidden)
+    if hidden.dropped:
+        what = f"an average of the weights is computed at each step and dropped: {hidden.parameters} parameters of "
+        return Stray(f"{what}{' and '.join(hidden.places)} stay as they were", WRITE, True, {"elements": hidden.numel})
     if hidden.term:
         what = f"a term of the loss hangs on {hidden.parameters} parameters alone that no optimizer was given, of "
         seen: dict[str, object] = {
@@ -230,6 +238,29 @@ def _too_late(measured: Sequence[StepSeen], setup: Setup | None) -> Stray | None
         True,
         {"parameters": [p.name for p in out[:5]]},
     )
+
+
+def _picked(measured: Sequence[StepSeen], setup: Setup | None) -> Stray | None:
+    """Layers that somebody left free to learn where others of their kind are frozen, and that no optimizer holds."""
+    if setup is None or measured[-1].step < LONG:
+        return None
+    each = _each(measured)
+    frozen = {_kind(same[0].name) for same in each if not any(p.trainable or p.moved for p in same)}
+    free = [same for same in each if all(p.trainable and p.grad_norm for p in same)]
+    out = [same for same in free if _kind(same[0].name) in frozen and not any(p.optimized or p.moved for p in same)]
+    left = [p for same in out for p in graded_anew(same)[:1] if NUMBER.search(p.name)]
+    numel = sum(p.numel for p in left)
+    if not left or sum(tower.trainable - tower.optimized for tower in setup.towers.values()) < numel:
+        return None
+    what = f"{len(left)} parameters ({numel:,} elements) get gradients, unlike those of frozen layers beside them, and "
+    return Stray(
+        f"{what}are in no optimizer, e.g. {left[0].name}", ADD, False, {"parameters": [p.name for p in left[:5]]}
+    )
+
+
+def _kind(name: str) -> str:
+    """What layers of a kind have in common."""
+    return NUMBER.sub("*", name)
 
 
 def left_behind(measured: Sequence[StepSeen], setup: Setup | None) -> list[ParameterSeen]:

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from sightline.attach.script.checkpoints.by_count import LONG, ByCount
+from sightline.attach.script.checkpoints.contents import prints
 from sightline.attach.script.watch import Models
 from sightline.guard.check import Finding
 from sightline.guard.evidence import ResumeSeen
+from tests.attach.script.conftest import Codes
 
 DONE, TOTAL = 20, 20  # a number of the script's that is the file's by chance goes nowhere
 RATE = (("rate", "it begins anew at 0.001, as the first step did, where it was 0.02"),)
@@ -57,7 +59,8 @@ class Script:
         if moments:
             opt.load_state_dict(self.file["opt"])
         seen = ResumeSeen(0, "last.pt", ("optimizer",), ("optimizer",), ("optimizer",), RATE)
-        self.by_count.begins(self.models.live[-1], opt, seen, self.file, self.rows, DONE)
+        known = prints(self.file)
+        self.by_count.begins(self.models.live[-1], opt, seen, self.file.values(), known, self.rows, DONE)
         until = at + steps
         while at < until:
             self.step(model, opt)
@@ -97,3 +100,42 @@ QUIET = [goes_on_from_the_file, on_another_text, without_its_moments, with_a_fil
 def test_what_goes_on_or_begins_something_new(quiet: Callable[[Script], list[str]]) -> None:
     script = Script()
     assert quiet(script) == [] and not script.by_count.waiting
+
+
+IN_FILES = """
+import json, torch
+from torch import nn
+
+torch.manual_seed(0)
+text = torch.randn(2000)
+
+def main(resume, until):
+    model, at = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1)), 0
+    opt = torch.optim.Adam(model.parameters(), lr=3e-3)
+    if resume:
+        model.load_state_dict(torch.load("model.pt"))
+        opt.load_state_dict(torch.load("opt.pt"))
+        at = AT
+    while at < until:
+        for group in opt.param_groups:
+            group["lr"] = 3e-3 * min(1.0, (at + 1) / 20)
+        x = torch.stack([text[i : i + 8] for i in torch.randint(1900, (32,)).tolist()])
+        loss = (model(x)[:, 0] - x[:, 0]).square().mean()
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        at += 1
+    torch.save(model.state_dict(), "model.pt")
+    torch.save(opt.state_dict(), "opt.pt")
+    with open("state.json", "w") as file:
+        json.dump({"at": at}, file)
+
+main(False, 60)
+main(True, 120)
+"""
+
+
+@pytest.mark.slow
+def test_a_checkpoint_in_several_files(codes: Codes) -> None:
+    assert any(code == "K2" for _, code in codes(IN_FILES.replace("AT", "0")))
+    assert not any(code == "K2" for _, code in codes(IN_FILES.replace("AT", 'json.load(open("state.json"))["at"]')))

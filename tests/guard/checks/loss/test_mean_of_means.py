@@ -9,7 +9,7 @@ import pytest
 
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.loss.mean_of_means import find
-from sightline.guard.evidence import History, LossSeen, ParameterSeen, StepSeen
+from sightline.guard.evidence import History, LossSeen, ParameterSeen, RankFacts, RanksSeen, Round, StepSeen
 
 PARAMETER = ParameterSeen("w", "model", 1, "float32", True, True, 0.1, 1.0, 1.0, 1e-3, True)
 UNEQUAL = (2, 8, 5)
@@ -88,3 +88,32 @@ def test_found(history: History) -> None:
 )
 def test_cannot_tell(history: History) -> None:
     assert isinstance(find(history), CannotTell)
+
+
+def ranks(weight: Callable[[int, int], float], counts: Sequence[int], *, exchanged: bool = True) -> RanksSeen:
+    """Rounds in which each rank supervised one of these counts."""
+
+    def facts(rank: int, step: int) -> RankFacts:
+        taught = ((counts[rank], counts[rank] * weight(counts[rank], sum(counts)), 1.0),)
+        return RankFacts(rank, step, {"w": 1}, finds_unused=False if exchanged else None, taught=taught)
+
+    rounds = tuple(Round(step, tuple(facts(rank, step) for rank in range(len(counts)))) for step in range(6))
+    return RanksSeen(6, len(counts), rounds)
+
+
+def test_a_mean_on_each_rank() -> None:
+    found = find(ranks=ranks(mean, (4, 12)))
+    assert isinstance(found, Finding) and "a rank of 4 supervised tokens counts 3 times" in found.message
+    assert not isinstance(find(ranks=ranks(right, (4, 12))), Finding)
+    assert not isinstance(find(ranks=ranks(mean, (10, 12))), Finding)
+    assert not isinstance(find(ranks=ranks(mean, (4, 12), exchanged=False)), Finding)
+
+
+def test_means_of_what_a_mask_leaves() -> None:
+    def steps(weight: Callable[[int, int], float], counts: Sequence[int]) -> History:
+        means = tuple((n, weight(n, sum(counts))) for n in counts)
+        return History(tuple(StepSeen(step, means=means, parameters=(PARAMETER,)) for step in range(1, 7)))
+
+    assert isinstance(find(steps(mean, UNEQUAL)), Finding)
+    assert not isinstance(find(steps(right, UNEQUAL)), Finding)
+    assert not isinstance(find(steps(mean, UNEQUAL[:2])), Finding)  # may be two tasks

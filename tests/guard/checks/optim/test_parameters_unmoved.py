@@ -123,3 +123,22 @@ def test_gradients_that_an_earlier_stage_left_behind() -> None:
     assert not isinstance(told(stays), Finding)
     found = told(pulled)
     assert isinstance(found, Finding) and "'vision' requires gradients, but the optimizer holds none" in found.message
+
+
+def picked(frozen: str, *, held: bool = False) -> History:
+    """A body with one frozen layer, one that gets gradients, and a head that learns."""
+    steps = []
+    for step in (1, 2, 3, 40):
+        low = parameter(f"body.{frozen}.weight", trainable=False, optimized=False, grad_norm=None, moved=False)
+        high = parameter("body.layers.1.weight", optimized=held, grad_norm=float(step), moved=held)
+        steps.append(StepSeen(step, micro=(PULL,), parameters=(low, high, parameter("head.weight"))))
+    return History(tuple(steps))
+
+
+def test_a_layer_that_was_left_free_beside_frozen_ones_and_no_optimizer_holds() -> None:
+    free, others = (Setup({"model": TowerSetup("model", 1440, 960, held)}) for held in (480, 960))
+    found = find(history=picked("layers.0"), setup=free)
+    assert isinstance(found, Finding) and found.severity == "warning" and "body.layers.1.weight" in found.message
+    assert not isinstance(find(history=picked("positions"), setup=free), Finding)
+    assert not isinstance(find(history=picked("layers.0", held=True), setup=free), Finding)
+    assert not isinstance(find(history=picked("layers.0"), setup=others), Finding)

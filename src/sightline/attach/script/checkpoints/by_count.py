@@ -7,13 +7,14 @@ of them come again in a while. Nothing is said before that, nor where a number g
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from torch.optim import Optimizer
 
-from sightline.attach.script.checkpoints.contents import moments_among, prints
+from sightline.attach.script.again import Print
+from sightline.attach.script.checkpoints.contents import moments_among
 from sightline.attach.script.checkpoints.counters import STEPS, Counters
 from sightline.attach.script.watch import Watched
 from sightline.guard.evidence import ResumeSeen
@@ -51,16 +52,18 @@ class ByCount:
         one: Watched,
         optimizer: Optimizer,
         seen: ResumeSeen,
-        content: Mapping[Any, Any],
+        counts: Iterable[Any],
+        known: frozenset[Print],
         rows: frozenset[int],
         steps: int,
     ) -> None:
-        """`one` is about to take its first step. `content`: what it was read from; `steps`: taken when that was saved.
+        """`one` is about to take its first step. `counts`, `known`: numbers in what it was read from, or beside it, and
+        its tensors; `steps`: taken when that was saved.
 
-        Followed if the file counts these steps, and its moments came back number for number.
+        Followed if these steps are counted there, and its moments came back number for number.
         """
-        numbers = {value for value in content.values() if type(value) is int and abs(value - steps) <= BESIDE}
-        if numbers and moments_among(optimizer, prints(content)):
+        numbers = {value for value in counts if type(value) is int and abs(value - steps) <= BESIDE}
+        if numbers and moments_among(optimizer, known):
             counters = Counters(frozenset(numbers), frozenset())
             self._run = Run(one, seen, rows, weakref.ref(optimizer), counters)
 

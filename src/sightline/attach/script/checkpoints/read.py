@@ -36,7 +36,7 @@ class Read:
     """What is known of a file that holds more than weights. `numbers`: its counts. `random`: its random states.
 
     `bare`: optimizers of its weights that began without a state, and of which it holds none, with how many parameters
-    they move. `whole`: of those whose state came back, how many they move.
+    they move. `whole`: of those whose state came back, how many they move. `several`: files as one.
     """
 
     path: str
@@ -50,6 +50,7 @@ class Read:
     judged: weakref.WeakSet[Optimizer] = field(default_factory=weakref.WeakSet)
     bare: list[tuple[weakref.ref[Optimizer], int]] = field(default_factory=list)
     whole: list[int] = field(default_factory=list)
+    several: bool = False
 
 
 def read_of(path: str, content: Any) -> Read | None:
@@ -110,6 +111,7 @@ class Pieces:
             schedules=tuple(chain.from_iterable(read.schedules for read in files)),
             numbers=numbers,
             random=tuple(chain.from_iterable(read.random for read in files)),
+            several=len(files) > 1,
         )
 
 

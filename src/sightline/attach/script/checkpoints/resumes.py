@@ -108,7 +108,7 @@ class Resumes:
         self._hook = lambda act: Hook(act, lambda error: fault(f"resume: {type(error).__name__}: {error}"))
         self._saved: dict[str, Saved] = {}
         self._names: dict[Known, str] = {}  # where something was saved, by what is in it
-        self._followers, self._by_count = Followers(), ByCount()
+        self._followers, self.by_count = Followers(), ByCount()
         self._rates: weakref.WeakKeyDictionary[Optimizer, float] = weakref.WeakKeyDictionary()  # they were made with
         self._first: weakref.WeakKeyDictionary[Optimizer, float] = weakref.WeakKeyDictionary()  # of their first steps
         self._read: tuple[str, Any] | None = None  # the last checkpoint of our own that was read
@@ -158,7 +158,7 @@ class Resumes:
 
     def _needs(self) -> bool:
         """Whether the next steps are to be heard."""
-        return bool(self._read or self._loaded or self._going or self._followers.waiting or self._by_count.waiting)
+        return bool(self._read or self._loaded or self._going or self._followers.waiting or self.by_count.waiting)
 
     def _wrote(self, one: Watched, path: str, what: Any) -> None:
         """A model in training was saved."""
@@ -224,7 +224,7 @@ class Resumes:
             self._first[optimizer] = highest(optimizer, "lr")
             self._note_settings(optimizer)
         self._followers.stepping(optimizer)
-        self._by_count.stepping(optimizer)
+        self.by_count.stepping(optimizer)
         if self._going is not None and self._going.optimizer() in (optimizer, None):
             self._judge(self._going)
             self._going = None
@@ -247,9 +247,9 @@ class Resumes:
         model, step, schedules = one.recorder.model, one.recorder.step, schedules_of(optimizer)
         seen = resume(content, model, [optimizer], schedules, Path(path), step, rates=bool(schedules))
         seen = with_lost(_of_parts(seen, any(schedule.last_epoch > 1 for schedule in schedules)), model, self._lost)
-        if not seen.differ and "optimizer" in seen.compared and (again := self._begins_anew(optimizer, saved)):
+        if not seen.differ and "optimizer" in seen.compared and (again := self.begins_anew(optimizer, saved)):
             seen = replace(seen, differ=(("rate", again),))
-            self._by_count.begins(one, optimizer, seen, content, saved.rows, saved.step)
+            self.by_count.begins(one, optimizer, seen, content.values(), known, saved.rows, saved.step)
         if saved.fit is not None or fit_of(model) is not None:
             began = saved.settings == self._settings.get(model, {}) and saved.last(content)
             told = of_a_trainer(seen, saved.fit, fit_of(model), content, optimizer) if began else None
@@ -273,7 +273,7 @@ class Resumes:
             return bool(fed)
         if going.bare and moves(going.optimizer()) not in saved.moves:
             return True  # some were frozen then, or are now
-        self._by_count.ends()
+        self.by_count.ends()
         one.attachment.show(going.seen)
         if not going.seen.differ:
             self._followers.loaded(going.path, one, going.seen)
@@ -307,7 +307,7 @@ class Resumes:
     def _made(self, optimizer: Optimizer) -> None:
         self._rates[optimizer] = rate_of(optimizer)
 
-    def _begins_anew(self, optimizer: Optimizer, saved: Saved) -> str:
+    def begins_anew(self, optimizer: Optimizer, saved: Saved) -> str:
         """Whether the script sets the rate by a count of its own, which the resumed run did not get.
 
         Where the rate was down when it was saved, a new cycle may begin.

@@ -123,6 +123,8 @@ class Unrestored:
             return
         read.judged.add(optimizer)
         kept = [one for one in read.optimizers if same_make(one, optimizer)]
+        if not kept and read.several:
+            self._by_count(read, optimizer)
         if not kept and (not keeps_state(optimizer) or _has_state(optimizer)):
             return
         if not kept and read.optimizers:
@@ -208,6 +210,15 @@ class Unrestored:
             return
         if moments_among(optimizer, read.prints):
             one.attachment.show(_seen(read, one, ("optimizer",), ()))
+
+    def _by_count(self, read: Read, optimizer: Optimizer) -> None:
+        """A checkpoint in several files came back, and the rate that a count of the script's sets may begin anew."""
+        one, saved = self._watched(optimizer), self._resumes.saved(read.path)
+        if one is None or saved is None or self._resumes.other_run(saved, one, optimizer):
+            return
+        if again := self._resumes.begins_anew(optimizer, saved):
+            seen = _seen(read, one, ("optimizer",), (("rate", again),))
+            self._resumes.by_count.begins(one, optimizer, seen, read.numbers, read.prints, saved.rows, saved.step)
 
     def _watched(self, optimizer: Optimizer) -> Watched | None:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}

@@ -27,6 +27,7 @@ from sightline.attach.script.loss.crossed import Crossed
 from sightline.attach.script.loss.divergence import show_divergence
 from sightline.attach.script.loss.logits import SigmoidLoss, SoftmaxLoss, left_out
 from sightline.attach.script.loss.margins import Margins
+from sightline.attach.script.loss.means import Means
 from sightline.attach.script.loss.renewed import Renewed
 from sightline.attach.script.loss.terms import Terms
 from sightline.attach.script.loss.unsound import Unsound
@@ -155,12 +156,10 @@ class Losses:
         if only is not None and self._scaled is not None and self._scaled[0]() is root:
             only.scaler = self._scaled[2]
         states = [(one, one.recorder.open_step, one.recorder.backwards, _known(one)) for one in live]
-        softmax, sigmoid = None, None
+        tells: list[Any] = []
         if any(step is not None and step.measured for _, step, _, _ in states):
-            softmax, sigmoid = (
-                SoftmaxLoss.under(root),
-                SigmoidLoss.under(root, first=not any(one.recorder.step for one in live)),
-            )
+            first = not any(one.recorder.step for one in live)
+            tells = [SoftmaxLoss.under(root), SigmoidLoss.under(root, first=first), Means.under(root)]
         self._look(root, live)
         for one, step, *_ in states if len(live) > 1 else ():
             if one.blind and step is not None:
@@ -169,7 +168,7 @@ class Losses:
             with one.recorder.pace:
                 one.recorder.onlookers.backward(root)
         flags = self._listen(root, live)
-        found += [Loss.of(loss), divisor, states, softmax, sigmoid, flags]
+        found += [Loss.of(loss), divisor, states, tells, flags]
         if len(live) == 1 and live[0].blind and (step := live[0].recorder.open_step) is not None:
             with torch.no_grad():  # as in a hook of an output, but no output of it tells so
                 live[0].recorder.backward.began(step, set(), None)
@@ -208,8 +207,7 @@ class Losses:
         loss: Loss,
         divisor: int,
         states: list[Any],
-        softmax: SoftmaxLoss | None,
-        sigmoid: SigmoidLoss | None,
+        tells: list[Any],
         flags: list[tuple[str, Tensor]],
     ) -> None:
         """Whose loss was it? That of the one model which it reached, where nobody else has told one."""
@@ -223,10 +221,13 @@ class Losses:
         if step is None or one.recorder.open_step is not step:
             return
         shown = known[1] != one.recorder.backward.came
+        softmax, sigmoid, means = tells or (None, None, None)
         if softmax is not None and step.measured and (softmax.beside or softmax.doubled or not shown):
             softmax.tell(one.recorder, step, shown=shown)
         if sigmoid is not None and step.measured:
             sigmoid.tell(one.recorder)
+        if means is not None and step.measured:
+            means.tell(one.recorder, step)
         if known[0] != _known(one)[0] or step.told:
             return
         if one.adopted:

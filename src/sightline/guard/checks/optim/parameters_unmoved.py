@@ -6,7 +6,7 @@ Root cause: `optimizer.step()` is missing, of one of two optimizers, too, or fro
 recorded or compiled one is replayed with what was there once); gradients are cleared between backward pass and step;
 the optimizer holds other tensors than the model does (made before a layer was replaced, resized, wrapped or unfrozen),
 or not all (left out, in a plain list or tensor, or one half is in both of two optimizers); the rate is zero; the loss,
-or a part, is detached; a new layer, or rows for new tokens, are frozen with the rest; a frozen one kept its gradient.
+or a part, is detached; new layers or rows are frozen with the rest; a frozen one kept its gradient; an average is lost.
 Fix: make the optimizer after the model is final, from its parameters with requires_grad; call `optimizer.step()` once
 per accumulated batch, and `zero_grad()` after it; set the group's `lr` above 0; set gradients to None when freezing.
 Stays silent when: each tower with a gradient moves in some measured step; the rate is 0 only while it warms up; the
