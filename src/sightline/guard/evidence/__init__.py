@@ -103,14 +103,12 @@ from sightline.guard.evidence.loading import (
     DrawsSeen,
     Fed,
     FeedSeen,
-    KinSeen,
     LoaderSeen,
-    MatchesSeen,
-    PairedSeen,
     RowsSeen,
     SharedTextSeen,
     WaitingSeen,
 )
+from sightline.guard.evidence.matches import KinSeen, MatchesSeen, PairedSeen
 from sightline.guard.evidence.metrics import MetricsHistory, MetricsSeen, UnresetSeen
 from sightline.guard.evidence.parallel import CollectivesSeen, RankFacts, RanksSeen, Round
 from sightline.guard.evidence.pictures import PicturesSeen

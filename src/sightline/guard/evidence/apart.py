@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sightline.guard.evidence.extracted import ExtractedSeen
 from sightline.guard.evidence.filed import FiledSeen
-from sightline.guard.evidence.loading import PairedSeen
+from sightline.guard.evidence.matches import PairedSeen
 from sightline.guard.evidence.pull import AxisSeen
 from sightline.guard.evidence.strays import Stray
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from sightline.guard.evidence.loading import MatchesSeen
+from sightline.guard.evidence.matches import MatchesSeen
 from sightline.guard.evidence.strays import Stray
 
 LONG, SHOWN = 100, 3  # steps; times an input came: a model that can learn its class has begun to by then

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 
 from sightline.guard.evidence.guessed import guessing
-from sightline.guard.evidence.loading import KinSeen, MatchesSeen
+from sightline.guard.evidence.matches import KinSeen, MatchesSeen
 from sightline.guard.evidence.strays import Stray
 
 LATE, GUESSED = 8, 0.57  # batches of the second half; others below the own partner: 0.5 by chance, a little by heart
