@@ -61,7 +61,8 @@ def test_the_rate_of_the_rest() -> None:
 
 def test_a_trained_tower_that_is_carried_away() -> None:
     assert codes(8e-2)
-    assert not codes(2e-3) and not codes(2e-3, 2e-2)
+    assert codes(2e-3) and not codes(2e-3, 2e-2)  # further than the connector
+    assert not codes(4e-4) and not codes(2e-3, trained=False)
     assert not codes(8e-2, trained=False)
 
 

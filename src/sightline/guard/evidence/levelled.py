@@ -12,7 +12,8 @@ ONE = {"OneCycleLR": "max_lr", "CyclicLR": "base_lr and max_lr"}  # of torch: th
 ENOUGH = 48  # steps of a run that was to teach something
 NEAR = 0.15  # of its first weights: less than nine degrees from where chance had put them
 GONE = 0.5  # of a trained language model's weights: fine-tuning moves them by some hundredths
-LOW = 2e-4  # a fifth of the rate that new connectors are taught at
+LOW, HIGH = 2e-4, 5e-4  # rates: a fifth and a half of that which new connectors are taught at
+FAR = 0.1  # of a trained language model's weights, if at such a rate they go further than the new connector's do
 EQUAL = 1e-6  # relative: rounding of a rate that is computed at each step
 
 
@@ -50,7 +51,7 @@ def left_behind(seen: ScheduleSeen, rate: float) -> tuple[str, dict[str, object]
     if any(other >= APART * rate for other in seen.empty):
         return f"the group with rate {max(seen.empty):g} is empty", {"rates of empty groups": seen.empty}
     (new, old), steps = seen.travelled, len(seen.rates)
-    if old >= GONE:
+    if old >= GONE or (rate >= HIGH and steps >= ENOUGH and old >= max(FAR, new)):
         what = f"in {steps} steps the trained language tower was moved by {old:.0%} of its weights"
         return what, {"language: its way over its first weights": old}
     if rate > LOW or steps < ENOUGH or new >= NEAR:

@@ -13,7 +13,8 @@ Stays silent when: the towers have rates of their own; only one of them learns; 
 adapters; everything starts from scratch (the first loss is about ln V); or one low rate suits all, because the
 connector is trained already: the loss neither rises nor jumps, and no fresh tower stands still. Of a connector drawn
 in this process beside a language tower that was loaded: at the run's end it is elsewhere, or the rate is no low one,
-and the other is not half its weights away; and no group of the optimizer is empty that was to have a higher rate.
+and the other is not half its weights away (a tenth, at a connector's rate, if it went further than that); and no group
+of the optimizer is empty that was to have a higher rate.
 Sources:
 - https://blog.gitcode.com/9e8839125e9b2ab631d76f463634f9a7.html (2025-07-01): nanoVLM: projection 1e-3, backbones 5e-5
 - https://github.com/LLaVA-VL/LLaVA-NeXT/issues/492 (2025-10-21): rates a tower given, and not taken by the optimizer
