@@ -78,6 +78,30 @@ def test_a_translator(style: str, faulty: bool) -> None:
 
 
 @pytest.mark.parametrize("padding", [-100, 0])
+@pytest.mark.parametrize("ended", [True, False])
+def test_answers_of_one_length(ended: bool, padding: int) -> None:
+    """Dates, say, that are filled up: where all end in one mark before, what follows is padding, and no class."""
+    torch.manual_seed(0)
+    size = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 20}
+    model = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(**size, pad_token_id=0, decoder_start_token_id=0)
+    )
+    opt = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with sightline.attach(model, opt, on_finding=None) as guard:
+        for _ in range(6):
+            labels = torch.randint(3, 20, (16, WIDE))
+            labels[:, 5:] = padding
+            if ended:
+                labels[:, 5] = 1
+            opt.zero_grad()
+            model(input_ids=torch.randint(3, 20, (16, 6)), labels=labels).loss.backward()
+            opt.step()
+    assert [one for one in found(guard) if one.startswith("L2")] == (
+        ["L2: 48 padding tokens are supervised"] if ended and padding == 0 else []
+    )
+
+
+@pytest.mark.parametrize("padding", [-100, 0])
 @pytest.mark.parametrize("longest", [5, WIDE])
 def test_sources_and_labels_of_one_width(longest: int, padding: int) -> None:
     """T5 with both sides padded to one width: where a source is padding, a label may be a word."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 IGNORE = -100  # torch.nn.functional.cross_entropy's default ignore_index: "not supervised"
 USER_TAGS = ("<|im_start|>user", "<|user|>", "<|start_header_id|>user", "<start_of_turn>user", "[INST]", "USER:")
 NEARLY = 0.9  # of the places
+LEAST, ROWS = 2, 8  # padding at the end of a row; rows that end alike, before it, where all have one length
 HALF = 0.5  # of the labels are ids of the text: those of another text agree by chance
 Phase = Literal["preflight", "train", "evaluation"]
 
@@ -79,7 +80,7 @@ class BatchSeen:
             return 0
         if self.attention_mask is not None and self.attention_mask.shape == self.labels.shape:
             return 0
-        return _at_ends(self.labels == self.pad_id)
+        return _at_ends(self.labels == self.pad_id, self.labels)
 
     @property
     def aligned(self) -> bool:
@@ -215,7 +216,7 @@ class LossSeen:
             pads[:, -1] &= ~real[:, -1]
         if self.labels_real(pads):
             return 0
-        return _at_ends(pads) or (0 if written else _at_ends(pads.T))
+        return _at_ends(pads, self.targets) or (0 if written else _at_ends(pads.T, self.targets.T))
 
     def labels_real(self, pads: Tensor) -> bool:
         """Whether what looks like padding are labels of different tokens: their first class has the number of it.
@@ -270,11 +271,19 @@ class LossSeen:
         return bool(len(right)) and float(right.mean()) >= NEARLY
 
 
-def _at_ends(pads: Tensor) -> int:
-    """How many there are of what (rows, T) marks at the ends of rows: 0 where it is elsewhere too, or in all alike."""
+def _at_ends(pads: Tensor, ids: Tensor) -> int:
+    """How many there are of what (rows, T) marks at the ends of rows: 0 where it is elsewhere too, or in all alike.
+
+    Unless all rows of one length end in the same mark before it, as texts do that are written to an end.
+    """
     ends = run_at_end(pads)
-    one_length = len(set(ends.tolist())) < 2 or int(ends.max()) < 2
-    return 0 if one_length or int(pads.sum()) != int(ends.sum()) else int(ends.sum())
+    most, every = int(ends.max()), int(ends.sum())
+    if most < LEAST or every != int(pads.sum()):
+        return 0
+    if every < most * len(ends):
+        return every
+    ended = len(ids) >= ROWS and most < ids.shape[1] - 1 and len(ids[:, -most - 1].unique()) == 1
+    return every if ended and len(ids[:, -most - 2].unique()) > 1 else 0
 
 
 def run_at_end(marked: Tensor) -> Tensor:
