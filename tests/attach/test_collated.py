@@ -245,6 +245,21 @@ def test_samples_that_are_lost(collate: Callable[[list[Pair]], Any], size: int, 
     )
 
 
+def one_picture(data: list[Pair]) -> Any:
+    """As `processor(images)["pixel_values"][0]` has it."""
+    images, texts = zip(*data, strict=True)
+    return {"pixels": torch.stack(images)[0][None], "text": padded(list(texts))[0]}
+
+
+@pytest.mark.parametrize(("shuffle", "lost"), [(True, True), (False, False)])  # neighbours may share a picture
+def test_one_picture_for_all_texts(shuffle: bool, lost: bool) -> None:
+    _, batch = collated(DataLoader(ROWS, 8, shuffle=shuffle, collate_fn=one_picture), 0)  # type: ignore[arg-type]
+    assert batch is not None and not batch.of_one and batch.part == ("pixels" if lost else "")
+    verdict = find(collated=batch)
+    assert isinstance(verdict, Finding) == lost
+    assert not isinstance(verdict, Finding) or "its 'pixels' is made of one of them" in verdict.message
+
+
 def test_a_prompt_and_its_answer_in_one_column() -> None:
     """Texts made of two parts of their samples, in another order than the images."""
     asked: Any = [(image, text[:-1], text[-1:]) for image, text in ROWS]

@@ -139,12 +139,14 @@ class CollatedSeen:
         samples: that it is given.
         of_one: what comes of it is the same whatever all samples but one are.
         by: who is given them.
+        part: the pictures (or other numbers) that are those of one sample, among what is made of all; "" if none are.
     """
 
     step: int
     samples: int
     of_one: bool
     by: str = "collate_fn"
+    part: str = ""
 
 
 @dataclass(frozen=True, slots=True)

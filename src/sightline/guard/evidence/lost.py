@@ -16,6 +16,9 @@ def collapsed(collated: CollatedSeen | None, shared: SharedTextSeen | None, feed
     if collated and collated.of_one:
         what = f"{collated.by} is given {collated.samples} samples and goes on with one of them: the rest is lost"
         return Stray(what, "hand on all samples of a batch", True, {"samples of a batch": collated.samples})
+    if collated and collated.part:
+        what = f"{collated.by} is given {collated.samples} samples, and its '{collated.part}' is made of one of them"
+        return Stray(what, "hand on what each sample has of it, one row a sample", True, {"of one": collated.part})
     return (_one_text(shared) if shared else None) or (_one_input(feed) if feed else None)
 
 

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, RandomSampler, default_collate
 
 from sightline.guard.evidence import CollatedSeen, PairedSeen
 from sightline.guard.probes.batch_rows import BatchRows, same_row
 from sightline.guard.probes.draws import can_be_copied, digest, quiet_copy
-from sightline.guard.probes.fields import members, rebuilt
+from sightline.guard.probes.fields import leaves, members, rebuilt
 
 SAMPLES, LEAST = 16, 6  # of which a batch is made; fewer may be in order by chance
 COPIES = 2  # of a sample in the batch that shows it alone: what its rows do not share is no fact of the sample
@@ -25,7 +25,8 @@ SWAPS = 3  # pairs of samples that trade a part, to see which columns it goes in
 PARTS = 8  # of a sample; more are numbers of a list
 SCORES = 4  # of a row, and all alike: fewer may be those of a label
 SLOW = 0.15  # seconds for the one batch: all others together take some five times that
-LEAST_LOST = 2  # samples of a batch, of which one is no batch
+LEAST_LOST, WIDE = 2, 32  # samples of a batch, of which one is no batch; numbers of a part: fewer tell of a batch
+WHOLE = "batch"
 Told = TypeVar("Told")
 Order = list[set[int]]  # of each row of a batch, the samples that it may be of
 
@@ -43,26 +44,29 @@ def collated(loader: DataLoader[Any], step: int) -> tuple[PairedSeen | None, Col
     if loader.batch_sampler is None or count < LEAST:
         return None, None
     places = random.Random(0).sample(range(many), count)  # from all over: what is sorted has one class or length there
-    copied = quiet_copy(loader.dataset, [places], _Compared(loader.collate_fn, size))
+    dealt = type(loader.sampler) is RandomSampler  # else a batch may be of samples that share a part
+    copied = quiet_copy(loader.dataset, [places], _Compared(loader.collate_fn, size, dealt=dealt))
     try:
         answers = list(copied)
     except RuntimeError:  # the worker failed or was too slow: the host's own loader will tell
         return None, None
     apart, of_one = answers[0] if answers else (None, None)
     rows = PairedSeen(step, "rows", count, apart) if apart is not None else None
-    return rows, CollatedSeen(step, min(size, count), of_one) if of_one is not None else None
+    if of_one is None:
+        return rows, None
+    return rows, CollatedSeen(step, min(size, count), of_one == WHOLE, part=of_one.removeprefix(f"{WHOLE}."))
 
 
 class _Compared:
-    """Collates, and answers how many rows hold parts of different samples, and if a batch is made of one sample alone.
+    """Collates, and answers how many rows hold parts of different samples, and what of a batch is of one alone.
 
-    None for what cannot be told. `size`: samples of a batch of the host's.
+    None for what cannot be told. `size`: samples of a batch of the host's; `dealt`: drawn by chance.
     """
 
-    def __init__(self, collate: Callable[[list[Any]], Any], size: int) -> None:
-        self._collate, self._size, self._rows = collate, size, BatchRows()
+    def __init__(self, collate: Callable[[list[Any]], Any], size: int, *, dealt: bool) -> None:
+        self._collate, self._size, self._dealt, self._rows = collate, size, dealt, BatchRows()
 
-    def __call__(self, samples: list[Any]) -> tuple[int | None, bool | None]:
+    def __call__(self, samples: list[Any]) -> tuple[int | None, str | None]:
         return self._told(self._apart, samples), self._told(self._of_one, samples[: self._size])
 
     def _told(self, ask: Callable[[list[Any]], Told], samples: list[Any]) -> Told | None:
@@ -71,17 +75,25 @@ class _Compared:
         except Exception:  # noqa: BLE001 - one that takes no sample twice, or no parts of two: nothing can be told
             return None
 
-    def _of_one(self, samples: list[Any]) -> bool | None:
-        """Whether the first, or the last, stands for all: the others could be anything."""
-        start = time.perf_counter()
-        batch = self._digest(samples)
-        if len(samples) < LEAST_LOST or time.perf_counter() - start > SLOW or batch != self._digest(samples):
-            return None
-        first, last = (self._digest([one] * len(samples)) for one in (samples[0], samples[-1]))
-        return batch in (first, last) and first != last
+    def _of_one(self, samples: list[Any]) -> str | None:
+        """Where the first, or the last, stands for all, and the others could be anything: WHOLE, or a part's path.
 
-    def _digest(self, samples: list[Any]) -> int:
-        return digest(self._collate([copy.deepcopy(sample) for sample in samples]))
+        "" where each part is of all samples.
+        """
+        start = time.perf_counter()
+        batch = self._digests(samples)
+        if len(samples) < LEAST_LOST or time.perf_counter() - start > SLOW or batch != self._digests(samples):
+            return None
+        first, last = (self._digests([one] * len(samples)) for one in (samples[0], samples[-1]))
+        ends = {path: (first.get(path), last.get(path)) for path in batch}
+        return next((path for path, one in batch.items() if one in ends[path] and len(set(ends[path])) > 1), "")
+
+    def _digests(self, samples: list[Any]) -> dict[str, int]:
+        """Of all that is made of copies of them, and of its wide numbers, by their paths."""
+        batch = self._collate([copy.deepcopy(sample) for sample in samples])
+        named = leaves((), {WHOLE: batch}).items() if self._dealt else ()
+        parts = {path: digest(one) for path, one in named if one.is_floating_point() and one.numel() >= WIDE}
+        return {WHOLE: digest(batch), **parts}
 
     def _apart(self, samples: list[Any]) -> int | None:
         start = time.perf_counter()
