@@ -20,6 +20,7 @@ from sightline.attach.files import misfiled
 from sightline.attach.partners import Table, mispaired
 from sightline.attach.prints import made, part_hashes, plain, text_and_image, together
 from sightline.attach.recorder import Recorder
+from sightline.attach.reopened import for_each
 from sightline.guard.evidence import Fed, FeedSeen, LoaderSeen, WaitingSeen
 from sightline.guard.probes.call import Call, outcome
 from sightline.guard.probes.collated import collated
@@ -29,8 +30,7 @@ from sightline.guard.probes.paired import paired
 AT_FIRST = 64  # batches that are all hashed: most faults of a loader show in its first ones
 OPENED = 32  # more, of steps that are measured anyway: rows of a longer epoch come back in these
 SHARE = 0.25  # of the guard's budget that hashing later batches may take
-ROWS = 65_536  # rows remembered
-STEPS = 256  # steps whose waits are remembered
+ROWS, STEPS = 65_536, 256  # rows remembered, and steps whose waits are
 PROBED, AT_LAST, RIPE = 3, 16, 48  # training forwards before rows are probed; where batches do not vary; once more
 PAIRED = 32  # before labels are: a short run has learnt nothing that would be wrong
 WHY = {
@@ -303,24 +303,24 @@ class Loading:
             self._offer(seen)
 
     def _show_waits(self) -> None:
-        loader = self._loader
-        if loader is None or not self._waits:
+        if (loader := self._loader) is None or not self._waits:
             return
         wait, period, micro = (median(column) for column in zip(*self._waits, strict=True))
         size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
-        exact = self._waited is not None
+        samples = round(size * micro) if size else None
         seen = WaitingSeen(
             step=self._recorder.step,
             steps=len(self._waits),
             wait=wait,
             period=period,
             workers=loader.num_workers,
-            exact=exact,
+            exact=self._waited is not None,
             device=next(self._recorder.model.parameters()).device.type,
-            samples=round(size * micro) if size else None,
+            samples=samples,
             pinned=loader.pin_memory,
+            reopened=for_each(self._recorder.step * (samples or 0)) if not loader.num_workers else None,
         )
-        if not exact and wait > 0.4 * period and wait > 0.005:
+        if not seen.exact and wait > 0.4 * period and wait > 0.005:
             seen = replace(seen, make=seconds_a_batch(loader))
         self._offer(seen)
 

@@ -10,7 +10,7 @@ import torch
 
 from sightline.attach.alive import note
 from sightline.attach.named import NAMED
-from sightline.attach.script import drawn, filled, opened
+from sightline.attach.script import drawn, filled, opened, reopened
 from sightline.attach.script.aliases import Aliases
 from sightline.attach.script.by_hand import ByHand
 from sightline.attach.script.by_method import ByMethod
@@ -86,7 +86,7 @@ def watched(
     scores = Scores(fault, lambda: [one.recorder for one in models.live if not one.blind])
     scores.install()
     words, judging, last, unreset = Words(models, fault), Judging(fault), LastRead(fault), Unreset(fault)
-    for listener in (opened, drawn, filled, words, judging, last, unreset):
+    for listener in (opened, reopened, drawn, filled, words, judging, last, unreset):
         listener.install()
     losses, columns, texts = Losses(models, fault), Columns(models, fault), Tokenizers(fault)
     losses.install()

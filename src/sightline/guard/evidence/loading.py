@@ -212,6 +212,7 @@ class WaitingSeen:
         make: what a worker needs to make one batch, by a probe; None where it was not probed.
         device: type of the model's device.
         samples: that a step waits for; None where the loader does not tell.
+        reopened: the file that is opened anew for each sample; None if none is, or nobody noted it.
     """
 
     step: int
@@ -224,6 +225,7 @@ class WaitingSeen:
     make: float | None = None
     samples: int | None = None
     pinned: bool = False
+    reopened: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,14 @@ def test_samples_that_are_slow_in_themselves_tell_more(samples: int, share: floa
     assert isinstance(find(seen), Finding) is found
 
 
+@pytest.mark.parametrize(
+    ("file", "share", "found"), [("all.npz", 0.5, True), ("all.npz", 0.3, False), (None, 0.5, False)]
+)
+def test_a_file_that_is_opened_for_each_sample(file: str | None, share: float, found: bool) -> None:
+    verdict = find(replace(CPU, samples=16, period=0.02, wait=share * 0.02, reopened=file))
+    assert isinstance(verdict, Finding) is found and (not found or "open all.npz once" in verdict.fix)
+
+
 def test_a_gap_that_was_not_timed_in_the_loader_must_be_explained_by_it() -> None:
     gap = replace(GPU, exact=False)
     assert isinstance(find(gap), CannotTell)

@@ -1,13 +1,13 @@
 """I6 · The model waits for its data most of the time.
 
 Symptom: the accelerator's use goes up and down between 0 and 100 %; steps an hour do not rise with a faster device.
-Root cause: too few loader workers (the default is 0: the training process loads), decoding or reading that is slow, no
-pinned memory, or more workers than cores.
+Root cause: too few loader workers (the default is 0: the training process loads), decoding or reading that is slow (an
+archive opened again for each sample), no pinned memory, or more workers than cores.
 Fix: raise `num_workers` (start at the cores there are for each rank) with `persistent_workers=True` and
 `prefetch_factor`; set `pin_memory=True` for CUDA; decode once and cache; move augmentation to the device.
 Stays silent when: the wait is shorter than the work, or a few milliseconds; on a CPU, where loading competes with the
-step, it is less than three quarters of the time, or than two fifths where a sample takes 4 ms; what lies between steps
-is other work than loading (evaluation, logging): the loader itself must be seen to be slow.
+step, it is less than three quarters of the time, or than two fifths where a sample takes 4 ms or one file is opened for
+each; what lies between steps is other work (evaluation, logging): the loader itself must be seen to be slow.
 Sources:
 - https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html (2026-11-01): asynchronous loading by workers,
   pinned memory
@@ -34,7 +34,8 @@ def find(waiting: WaitingSeen) -> Verdict:
         return CannotTell(f"{STEPS} steps with a loader in sight")
     share = waiting.wait / waiting.period if waiting.period else 0.0
     slow = waiting.samples is not None and waiting.wait > SLOW * waiting.samples
-    on_host = (SLOW_SHARE if slow else HOST_SHARE), HOST_WAIT
+    again = waiting.reopened is not None
+    on_host = (SLOW_SHARE if slow or again else HOST_SHARE), (DEVICE_WAIT if again else HOST_WAIT)
     least, shortest = on_host if waiting.device == "cpu" else (DEVICE_SHARE, DEVICE_WAIT)
     if share < least or waiting.wait < shortest:
         return None
@@ -47,12 +48,18 @@ def find(waiting: WaitingSeen) -> Verdict:
         severity="warning",
         message=f"{share:.0%} of the time goes by waiting for data: {waiting.wait * 1e3:.0f} ms of"
         f" {waiting.period * 1e3:.0f} ms a step",
-        fix=f"raise num_workers (it is {waiting.workers}) with persistent_workers=True"
-        + ("" if waiting.pinned or waiting.device != "cuda" else ", set pin_memory=True")
-        + ", or make reading a sample cheaper (decode once, cache)",
+        fix=_cheaper(waiting),
         seen={"wait, s": waiting.wait, "step, s": waiting.period, "num_workers": waiting.workers}
         | ({} if waiting.make is None else {"one batch takes a worker, s": waiting.make}),
     )
+
+
+def _cheaper(waiting: WaitingSeen) -> str:
+    if waiting.reopened is not None:
+        return f"open {waiting.reopened} once, where the data set is made: it is opened and read again for each sample"
+    more = f"raise num_workers (it is {waiting.workers}) with persistent_workers=True"
+    pin = "" if waiting.pinned or waiting.device != "cuda" else ", set pin_memory=True"
+    return f"{more}{pin}, or make reading a sample cheaper (decode once, cache)"
 
 
 def specimen(run: Run, *, faulty: bool) -> None:
