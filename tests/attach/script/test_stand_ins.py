@@ -63,8 +63,35 @@ def test_positions_that_weights_do_not_hold(factor: float | None, codes: set[str
     assert found(judge, model=Speaker(2.0)) == codes
 
 
-def found(judge: Judge, *, drop: float = 0.3, each: Judge | None = None, model: nn.Module | None = None) -> set[str]:
-    """Codes of findings of a run with `judge` after every epoch, and `each` after every step."""
+@pytest.mark.parametrize(("factor", "codes"), [(None, {"L5"}), (2.0, set())])
+def test_positions_of_what_a_library_read(factor: float | None, codes: set[str]) -> None:
+    """It writes weight after weight, and loads no state: `from_pretrained(folder, config=another)`."""
+    tell: list[Callable[[nn.Module], None]] = []
+
+    @torch.no_grad()
+    def judge(model: nn.Module, epoch: int) -> None:
+        last = Speaker(factor)
+        for mine, theirs in zip(last.parameters(), model.parameters(), strict=True):
+            mine.copy_(theirs)
+        for act in tell:
+            act(last)
+        accuracy(last.eval())
+
+    assert found(judge, model=Speaker(2.0), tell=tell) == codes
+
+
+def found(
+    judge: Judge,
+    *,
+    drop: float = 0.3,
+    each: Judge | None = None,
+    model: nn.Module | None = None,
+    tell: list[Callable[[nn.Module], None]] | None = None,
+) -> set[str]:
+    """Codes of findings of a run with `judge` after every epoch, and `each` after every step.
+
+    `tell` gets whom to tell of what a library read.
+    """
     torch.manual_seed(0)
     problems: list[str] = []
     codes: list[str] = []
@@ -73,6 +100,8 @@ def found(judge: Judge, *, drop: float = 0.3, each: Judge | None = None, model: 
             patch.setattr(nn.Module, name, getattr(nn.Module, name))
         models = Models(1.0, lambda finding: codes.append(finding.code), problems.append)
         StandIns(models, problems.append).install()
+        if tell is not None:
+            tell += models.read
         model = model or Net(drop)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
         models.attach(model, [optimizer], blind=False)

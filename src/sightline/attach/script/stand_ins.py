@@ -80,6 +80,7 @@ class StandIns:
 
         nn.Module.__setstate__ = rebuilt  # type: ignore[method-assign]
         nn.Module.load_state_dict = loaded  # type: ignore[method-assign, assignment]
+        self._models.read.append(self._hook(lambda module: self._came(module, plain(module))))
         self._models.before.append(self._hook(self._stepping))
         self._models.ending.append(self._hook(self._ends))
 

@@ -71,6 +71,7 @@ class Models:
         self.losses = LossModules(lambda: [one.recorder for one in self.live], fault)
         self.others: list[Callable[[], list[nn.Module]]] = []  # modules that are not trained and have hooks of ours
         self.copied: list[Callable[[nn.Module], None]] = []  # told of what was copied or given a state
+        self.read: list[Callable[[nn.Module], None]] = []  # told of what a library made of a file
         self.settled: Callable[[nn.Module], None] | None = None
         self.heard: list[Callable[[Watched], None]] = []  # told of one whose calls as a whole are heard from now on
         self.before: list[Callable[[Optimizer], None]] = []  # told before any optimizer's step

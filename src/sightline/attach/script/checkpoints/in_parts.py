@@ -47,6 +47,8 @@ class InParts:
 
     def _read(self, module: nn.Module) -> None:
         """A library made `module` and read it: a whole, or a part of one that is made later."""
+        for act in self._models.read:
+            act(module)
         for model in [one.recorder.model for one in self._models.live if one.recorder.step]:
             if _alike(module, model):
                 watch_half(module, {}, _other(module, model), self._models, self._hook)
