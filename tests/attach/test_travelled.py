@@ -20,7 +20,8 @@ class Teller(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.vision, self.connector = nn.Sequential(nn.Conv2d(3, 8, 4), nn.Flatten()), nn.Linear(8, 32)
+        self.vision = nn.Sequential(nn.Conv2d(3, 8, 4), nn.Flatten())
+        self.connector = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 32))
         self.language = nn.Sequential(nn.Embedding(32, 32), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32))
 
     def forward(self, images: Tensor, ids: Tensor) -> Tensor:
@@ -37,13 +38,29 @@ def train(model: Teller, optimizer: torch.optim.Optimizer, steps: int) -> None:
         optimizer.step()
 
 
-def codes(rate: float, own: float | None = None, *, trained: bool = True, named: bool = True) -> bool:
-    """Whether X3 is found: `own` is the connector's rate, whose group is picked by a name."""
+def codes(
+    rate: float,
+    own: float | None = None,
+    *,
+    trained: bool = True,
+    named: bool = True,
+    scaled: str = "",
+    loaded: str = "",
+) -> bool:
+    """Whether X3 is found: `own` is the connector's rate, whose group is picked by a name.
+
+    `scaled`, `loaded`: the names of connector's layers that were, after they were drawn.
+    """
     torch.manual_seed(0)
     source, model = Teller(), Teller()
     if trained:
-        train(source, torch.optim.Adam(source.language.parameters(), lr=1e-2), 30)
+        train(source, torch.optim.Adam((source if loaded else source.language).parameters(), lr=1e-2), 30)
         model.language.load_state_dict(source.language.state_dict())
+    for name, layer in model.connector.named_children():
+        if name in scaled:
+            layer.weight.data.mul_(0.5)
+        if name in loaded:
+            layer.load_state_dict(source.connector.get_submodule(name).state_dict())
     picked = {n: p for n, p in model.named_parameters() if ("connector" if named else "projector") in n}
     rest = [p for n, p in model.named_parameters() if n not in picked]
     optimizer = torch.optim.Adam([{"params": rest}, {"params": list(picked.values()), "lr": own or rate}], lr=rate)
@@ -57,6 +74,12 @@ def test_the_rate_of_the_rest() -> None:
     assert codes(1e-4)
     assert not codes(1e-4, 3e-3)
     assert not codes(1e-4, trained=False)
+
+
+@pytest.mark.parametrize(("scaled", "loaded", "told"), [("1", "", True), ("1", "0", False), ("", "01", False)])
+def test_a_layer_that_was_scaled(scaled: str, loaded: str, told: bool) -> None:
+    """It is no longer as it was drawn; a connector that was loaded, be it in part, is none that chance has made."""
+    assert codes(1e-4, scaled=scaled, loaded=loaded) == told
 
 
 def test_a_trained_tower_that_is_carried_away() -> None:
@@ -79,7 +102,8 @@ def test_a_table_of_tokens_does_not_count() -> None:
         model, resolve(model, {name: [name] for name in ("vision", "connector", "language")}), optimizer
     )
     with torch.no_grad():
-        model.connector.weight.mul_(1.5)
+        for layer in model.connector:
+            layer.weight.mul_(1.5)
         model.language[1].weight.mul_(2)
     assert travelled.far() == pytest.approx((0.5, 1.0), rel=1e-4)
 

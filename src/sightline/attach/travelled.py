@@ -15,6 +15,7 @@ SAMPLE = 4096  # elements of a matrix that are kept
 class Travelled:
     """Keeps the first weights of both, where all of the connector is new, and nothing of the language tower is.
 
+    What was drawn may have been scaled since, so that it is neither new nor loaded: then other matrices tell.
     Tables of tokens do not count there: they are made anew when a token is added.
     """
 
@@ -25,7 +26,8 @@ class Travelled:
         tables = {m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)}
         tables = tables or {max(map(len, old), default=0)}
         body = [p for p in old if len(p) not in tables]
-        apart = bool(new and body) and all(map(ORIGINS.fresh, new)) and all(map(ORIGINS.given, body))
+        made = any(map(ORIGINS.fresh, new)) and not any(map(ORIGINS.given, new))
+        apart = bool(body) and made and all(map(ORIGINS.given, body))
         self._kept = [[(p, _some(p).clone()) for p in part] for part in (new, body)] if apart else []
 
     def far(self) -> tuple[float, float] | None:
