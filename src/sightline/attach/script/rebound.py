@@ -142,7 +142,7 @@ class Rebound:
         """Notice from now on which optimizers step."""
         self._models.entering.append(self._hook(self._enters))
         self._models.before.append(lambda _: self._ends() if self._mode is not None else None)
-        self._handle = register_optimizer_step_post_hook(self._hook(self._stepped))
+        register_optimizer_step_post_hook(self._hook(self._stepped))
 
     def _enters(self, one: Watched) -> None:
         if self._looks:
@@ -150,8 +150,7 @@ class Rebound:
 
     def _stepped(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """An optimizer has stepped: what is computed until the next forward pass?"""
-        if not self._looks:
-            self._handle.remove()
+        if not self._looks:  # torch goes through its hooks just now: none may be taken away
             return
         live = (one for one in self._models.live if any(optimizer is known for known in one.recorder.optimizers))
         one = next(live, None)
