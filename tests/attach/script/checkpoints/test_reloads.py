@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from sightline.attach.hook import Hook
 from sightline.attach.script.checkpoints.reloads import watch_half, watch_nothing_came
@@ -92,8 +93,19 @@ def test_a_compiled_module(prefix: str) -> None:
     """It calls no hook of the module's: what came is judged before the first step."""
     state = {f"{prefix}{name}": torch.randn_like(value) for name, value in Eyes().state_dict().items()}
     torch.compiler.reset()
-    found = findings(Eyes(), state, ready=lambda model: torch.compile(model, backend="eager"))
-    assert len(found) == bool(prefix)
+    steps: list[int] = []
+
+    def ready(model: nn.Module) -> nn.Module:
+        """Another listener comes after ours, and must hear all that it would hear without."""
+        handles.append(register_optimizer_step_pre_hook(lambda *_: steps.append(1)))
+        return torch.compile(model, backend="eager")
+
+    handles: list[Any] = []
+    try:
+        found = findings(Eyes(), state, ready=ready)
+    finally:
+        handles.pop().remove()
+    assert len(found) == bool(prefix) and len(steps) > 1
 
 
 def test_what_is_renamed_later() -> None:
