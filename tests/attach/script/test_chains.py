@@ -33,7 +33,8 @@ if "{case}" == "unnamed":
     with torch.no_grad():  # as from a file
         for p in [*eye.parameters(), *reader.parameters()]:
             p *= 1.5
-moved = {{"forgotten": [reader], "sound": [bridge, reader], "stage one": [bridge], "unnamed": [bridge]}}["{case}"]
+moved = {{"forgotten": [reader], "sound": [bridge, reader], "stage one": [bridge], "unnamed": [bridge],
+         "detached": [bridge, reader]}}["{case}"]
 optimizer = torch.optim.Adam([p for part in moved for p in part.parameters()], lr=2e-3)
 seeds = torch.randn(6, 3, 8, 8)
 for step in range(60):
@@ -41,7 +42,8 @@ for step in range(60):
     with torch.no_grad():
         seen = eye(seeds[kinds] + 0.1 * torch.randn(16, 3, 8, 8)).transpose(1, 2)
     told = torch.stack([torch.full((16,), 7), kinds], 1)
-    logits = reader(torch.cat([bridge(seen), reader.words(told[:, :1])], 1))[:, -1]
+    prefix = bridge(seen).detach() if "{case}" == "detached" else bridge(seen)
+    logits = reader(torch.cat([prefix, reader.words(told[:, :1])], 1))[:, -1]
     for part in (bridge, reader):
         part.zero_grad()
     F.cross_entropy(logits, kinds).backward()
@@ -62,6 +64,11 @@ def told(case: str, tmp_path: Path, forks: Forks) -> tuple[list[str], dict[str, 
 def test_a_projector_that_was_forgotten(tmp_path: Path, forks: Forks) -> None:
     codes, model, _ = told("forgotten", tmp_path, forks)
     assert codes == ["T1"] and model["name"] == "Sequential + Linear + Reader"
+
+
+@pytest.mark.slow
+def test_a_projector_whose_output_is_detached(tmp_path: Path, forks: Forks) -> None:
+    assert told("detached", tmp_path, forks)[0] == ["T1"]
 
 
 @pytest.mark.parametrize("case", ["sound", "stage one"])

@@ -174,37 +174,3 @@ for epoch in range(4):
 def test_a_small_head_beside_a_large_encoder(codes: Codes, faulty: bool) -> None:
     """It is no addition to the encoder: what it says first is heard."""
     assert {code for _, code in codes(SMALL.format(faulty=faulty))} == ({"T7"} if faulty else set())
-
-
-DETACHED = """
-import torch
-from torch import nn
-from torch.nn import functional as F
-torch.manual_seed(0)
-class Reader(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.words, self.core, self.out = nn.Embedding(12, 24), nn.GRU(24, 48, batch_first=True), nn.Linear(48, 12)
-    def forward(self, embeds):
-        return self.out(self.core(embeds)[0])
-eye = nn.Sequential(nn.Conv2d(3, 16, 4, 4), nn.ReLU(), nn.Flatten(2)).requires_grad_(False)
-bridge, reader = nn.Linear(16, 24), Reader()
-optimizer = torch.optim.Adam([*bridge.parameters(), *reader.parameters()], lr=2e-3)
-seeds = torch.randn(6, 3, 8, 8)
-for step in range(40):
-    kinds = torch.randint(0, 6, (16,))
-    with torch.no_grad():
-        seen = eye(seeds[kinds] + 0.1 * torch.randn(16, 3, 8, 8)).transpose(1, 2)
-    told = torch.stack([torch.full((16,), 7), kinds], 1)
-    prefix = bridge(seen)
-    logits = reader(torch.cat([prefix.detach() if {faulty} else prefix, reader.words(told[:, :1])], 1))[:, -1]
-    optimizer.zero_grad()
-    F.cross_entropy(logits, kinds).backward()
-    optimizer.step()
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("faulty", [True, False])
-def test_a_projector_whose_output_is_detached(codes: Codes, faulty: bool) -> None:
-    assert {code for _, code in codes(DETACHED.format(faulty=faulty))} == ({"T1"} if faulty else set())

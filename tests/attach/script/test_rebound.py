@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.attach.script.conftest import Codes
@@ -57,6 +59,30 @@ def unmoved(codes: Codes, body: str) -> bool:
 def test_a_name_bound_anew(codes: Codes) -> None:
     assert unmoved(codes, LOST[0])
     assert not unmoved(codes, SOUND[1])
+
+
+MANY = """
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+heard = []
+register_optimizer_step_post_hook(lambda *_: heard.append(1))
+for turn in range(6):
+    net, still = torch.nn.Linear(4, 2), torch.nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for step in range(10):
+        optimizer.zero_grad()
+        net(torch.randn(8, 4)).square().mean().backward()
+        optimizer.step()
+assert len(heard) == 60
+open("done", "w").close()
+"""
+
+
+def test_a_listener_of_the_script_s_own(codes: Codes, tmp_path: Path) -> None:
+    """It hears every step, also of the one after which we look no more."""
+    codes(MANY)
+    assert (tmp_path / "done").exists()
 
 
 @pytest.mark.slow

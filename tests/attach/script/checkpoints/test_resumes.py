@@ -197,7 +197,8 @@ goes_on("StepsOn", "Bare")
 goes_on("Once", "Bare", at=0)
 goes_on("Slower", "Bare", rate=1e-3)
 goes_on("Descends", "NoState", make=torch.optim.SGD)
-bare[1] = torch.optim.AdamW(bare[0].parameters(), lr=3e-3)
+bare[1:] = torch.optim.AdamW(bare[0].parameters(), lr=3e-3), None
+bare[2] = torch.optim.lr_scheduler.ExponentialLR(bare[1], 0.9)
 bare[0].load_state_dict(torch.load("Bare.pt")["model"])
 for done in range(20, 34):
     drawn(bare[0], bare[1], bare[2])

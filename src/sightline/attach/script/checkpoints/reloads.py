@@ -186,7 +186,7 @@ def watch_use(
         calls.append(calls[0] if calls else all(torch.equal(now[name], value) for name, value in at_load.items()))
         if models.live or not calls[0] or len(calls) >= PATIENCE:
             handles[0].remove()
-            handles.clear()  # the other one stays, for torch may be going through its hooks now, and is deaf from here on
+            handles.clear()  # the other stays, deaf: torch may be going through its kind just now
         if calls[0] and sure() and (one := _near(models, module)) is not None and one.attachment is not None:
             one.attachment.show(RoundTripSeen(one.recorder.step, path, 0, tuple(meant), tuple(given), loaded=True))
 
