@@ -145,6 +145,61 @@ def test_pairs_that_are_shuffled_and_split(
     assert seen is not None and seen.misfiled == (not right)
 
 
+class Scans(Dataset[Any]):
+    """Scans and their masks, each a file of its own."""
+
+    def __init__(self, scans: list[Path], masks: list[Path], *, pairs: bool) -> None:
+        if pairs:
+            self.rows = [{"scan": scan, "mask": str(mask)} for scan, mask in zip(scans, masks, strict=True)]
+        else:
+            self.scans, self.masks = scans, masks
+
+    def __len__(self) -> int:
+        return len(self.rows if hasattr(self, "rows") else self.scans)
+
+    def __getitem__(self, place: int) -> Any:
+        one: tuple[Any, ...] = (
+            (*self.rows[place].values(),) if hasattr(self, "rows") else (self.scans[place], self.masks[place])
+        )
+        scan, mask = (torch.from_numpy(numpy.load(file)) for file in one)
+        return scan[None], mask.long()
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`scan_7.npy` and `mask_7_v2.npy`: something bright, and where it is."""
+    folder = tmp_path_factory.mktemp("masked")
+    for number in range(120):
+        draw = numpy.random.default_rng(number)
+        at = draw.integers(0, 16, 2)
+        where = numpy.zeros((24, 24), "uint8")
+        where[at[0] : at[0] + 8, at[1] : at[1] + 8] = 1
+        numpy.save(folder / f"scan_{number}.npy", (draw.normal(0, 0.3, (24, 24)) + where).astype("float32"))
+        numpy.save(folder / f"mask_{number}_v2.npy", where)
+    return folder
+
+
+@pytest.mark.parametrize("pairs", [False, True], ids=["in two lists", "in one"])
+@pytest.mark.parametrize("right", [False, True])
+def test_masks_in_files_of_their_own(right: bool, pairs: bool, masked: Path) -> None:
+    """Texts would sort `mask_10_v2` before `mask_1_v2`, and `scan_1` before `scan_10`: only numbers pair them."""
+    scans = sorted(masked.glob("scan*"), key=by_number)
+    masks = sorted(masked.glob("mask*"), key=lambda path: int(path.stem.split("_")[1]) if right else path.name)
+    seen = misfiled(DataLoader(Scans(scans, masks, pairs=pairs), 16), 3)
+    verdict = find(filed=seen)
+    assert isinstance(verdict, Finding) == (not right)
+    if seen is not None and isinstance(verdict, Finding):
+        assert seen.order == "partners" and "of the labels have other numbers" in verdict.message
+
+
+def test_masks_that_go_with_any_scan(masked: Path) -> None:
+    """Styles for contents: pairs are drawn on purpose."""
+    scans, masks = (sorted(masked.glob(f"{kind}*")) for kind in ("scan", "mask"))
+    other = random.Random(1).choices(masks, k=len(masks))
+    seen = misfiled(DataLoader(Scans(scans, other, pairs=False), 16), 3)
+    assert seen is None or not seen.misfiled
+
+
 def test_labels_that_images_do_not_tell(folders: dict[str, tuple[Path, list[str]]]) -> None:
     """Neither order of them is right, as far as the measure goes: nothing is said."""
     place, _ = folders["bare"]

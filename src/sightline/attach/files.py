@@ -26,20 +26,42 @@ def misfiled(loader: DataLoader[Any], step: int) -> FiledSeen | None:
         dataset = dataset.dataset
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         return None
-    names = kept(dataset) or same_picture(loader, dataset, opened(len(dataset)))
-    found = orders(names) if names else []
+    lists = kept(dataset)
+    names = lists[0] if lists else same_picture(loader, dataset, opened(len(dataset)))
+    found = [*partners(lists), *orders(names)] if names else []
     return filed(loader, dataset, names, found, step) if names and found else None
 
 
-def kept(dataset: Any) -> list[str] | None:
-    """The file of each sample, by a list of the data set's own."""
+def kept(dataset: Any) -> list[list[str]]:
+    """The files of all samples, by each list that the data set keeps: of images, of masks, or of both in pairs."""
     count = len(dataset)
-    for value in getattr(dataset, "__dict__", {}).values() if LEAST <= count <= MOST else ():
-        if isinstance(value, list | tuple) and len(value) == count and _path(value[0]):
-            names = [_path(one) for one in value]
-            if all(names) and len(set(names)) == count:
-                return names
-    return None
+    own = getattr(dataset, "__dict__", {}).values() if LEAST <= count <= MOST else ()
+    found = list[list[str]]()
+    for value in own:
+        if isinstance(value, list | tuple) and len(value) == count and _paths(value[0]):
+            found += [list(names) for names in zip(*map(_paths, value), strict=False)]
+    return [names for names in found if all(names) and len(set(names)) == count]
+
+
+def partners(lists: Sequence[Sequence[str]]) -> list[tuple[str, Order]]:
+    """What labels that are files themselves would be taken for, if each was that of the number in an image's name."""
+    found, own = list[tuple[str, Order]](), _numbers(lists[0]) if lists else []
+    for names in lists[1:]:
+        at = {number: place for place, number in enumerate(_numbers(names))}
+        if len(at) == len(own) and at.keys() == set(own):
+            order = {place: at[number] for place, number in enumerate(own) if at[number] != place}
+            if len(order) >= LEAST:
+                found.append(("partners", order))
+    return found
+
+
+def _numbers(names: Sequence[str]) -> list[tuple[int, ...]]:
+    """What numbers each name has, of those in which the names differ; () where they have not the same count of them."""
+    every = [tuple(map(int, re.findall(r"\d+", PurePath(name).stem))) for name in names]
+    if len({len(numbers) for numbers in every}) != 1:
+        return [()] * len(names)
+    columns = [column for column in zip(*every, strict=True) if len(set(column)) > 1]
+    return list(zip(*columns, strict=True)) if columns else [()] * len(names)
 
 
 def opened(count: int) -> Iterator[list[str]]:
@@ -94,11 +116,12 @@ def _by_number(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
-def _path(one: Any) -> str:
-    """The first path in an entry of a list; "" where there is none."""
+def _paths(one: Any) -> list[str]:
+    """The paths in an entry of a list."""
     if isinstance(one, str | PurePath):
         name = os.fspath(one)
-        return name if FILE.fullmatch(name) else ""
+        return [name] if FILE.fullmatch(name) else []
     if isinstance(one, Mapping):
         one = tuple(one.values())
-    return next(filter(None, map(_path, one)), "") if isinstance(one, tuple | list) and len(one) <= 16 else ""
+    parts = one if isinstance(one, tuple | list) and len(one) <= 16 else ()
+    return [path for part in parts for path in _paths(part)]

@@ -15,8 +15,8 @@ class FiledSeen:
     Attributes:
         samples: images that were compared: only those that the two orders put at different places.
         given: with the labels that they have. other: with those of the files at their places in the other order.
-        order: that order: of the "numbers" in the names, or of the names as "texts"; "shifted" rows, by `label_of`; or
-            one that was "drawn".
+        order: that order: of the "numbers" in the names, or of the names as "texts"; of the "partners", labels that
+            are files with the same numbers in their names; "shifted" rows, by `label_of`; or one that was "drawn".
         file, label_of: one of the images, and the file with whose label it would go together; or so of the rows.
     """
 
@@ -40,7 +40,10 @@ class FiledSeen:
         if self.order == "shifted":
             return f"{what}those {abs(int(self.label_of))} {'after' if int(self.label_of) > 0 else 'before'} their own"
         if self.order == "drawn":
-            return f"{what}a permutation put one of both in another order (row {self.file} has that of {self.label_of})"
-        how = "of the numbers in their names" if self.order == "numbers" else "of their names"
+            return f"{what}a permutation put one of both in another order (row {self.label_of} has that of {self.file})"
         what = f"{self.samples} images do not go together with their labels, and do with those of other files: the"
-        return f"{what} labels stand in the order {how}, the files do not ({self.file} has that of {self.label_of})"
+        example = f"({self.label_of} has that of {self.file})"
+        if self.order == "partners":
+            return f"{what} files of the labels have other numbers in their names than those of their images {example}"
+        how = "of the numbers in their names" if self.order == "numbers" else "of their names"
+        return f"{what} labels stand in the order {how}, the files do not {example}"

@@ -119,9 +119,11 @@ def _parts(samples: list[Any]) -> Sample | None:
     label: Label = {}
     for path, value in _leaves(samples[0], ""):
         array = value.detach() if isinstance(value, Tensor) else array_of(value)
-        small = features(array) if array is not None and image is None else None
-        if small is not None:
+        small = features(array) if array is not None else None
+        if small is not None and image is None:
             image = small
+        elif small is not None:  # a mask, a depth: what is where
+            label |= {f"{path}[{at}]": (number,) for at, number in enumerate(small[: SIDE * SIDE].double().tolist())}
         elif isinstance(value, str):
             label[path] = tuple(value.lower().split())
         elif isinstance(value, bool | int | float):

@@ -6,7 +6,7 @@ a batch sorted by length without its labels, an off-by-one between two lists. Or
 the difference is (n, n), each output is compared with every label, and the best answer to all is the mean.
 Or image and mask (or boxes) are augmented with random numbers of their own; or a collate function sorts one part alone,
 or a tower its texts, by length; or features have the order of a shuffling loader, and labels that of the data set; or
-numbered files are sorted as texts (scan_10 before scan_2), or as the folder lists them, and their labels by number;
+numbered files, or their masks, are sorted as texts (scan_10 before scan_2) or as a folder lists them, the others not;
 or one of both is put in a drawn order, or shifted by a row, once and for all; or images come from a loader that
 shuffles on its own, and questions with their answers from another. Or each image has several texts, which follow image
 by image, and images are repeated as a whole (0, 1, 0, 1 beside 0, 0, 1, 1). Or outputs reach the loss through
