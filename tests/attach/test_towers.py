@@ -65,3 +65,14 @@ def test_the_longest_name_wins_and_the_rest_is_other() -> None:
 def test_a_module_that_does_not_exist_is_named() -> None:
     with pytest.raises(UserError, match="visoin"):
         resolve(nn.ModuleDict({"vision": nn.Linear(1, 1)}), {"vision": ["visoin"]})
+
+
+def test_what_reads_beside_what_does_not() -> None:
+    """A table alone makes nothing of its tokens, and where all of a tower reads there is nothing beside it."""
+    model = nn.Module()
+    model.eye, model.table, model.out = nn.Conv2d(3, 8, 4), nn.Embedding(16, 8), nn.Linear(8, 16)
+    assert resolve(model, None).readers("language") == ()
+    model.texts = nn.Sequential(nn.Embedding(16, 8), nn.GRU(8, 8))
+    towers = resolve(model, None)
+    assert set(towers.modules["language"]) == {"table", "out", "texts"} and towers.readers("language") == ("texts",)
+    assert resolve(model, {"vision": ["eye"], "language": ["texts"]}).readers("language") == ()

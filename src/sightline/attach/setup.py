@@ -156,6 +156,7 @@ def _tower(
         training=all(module.training for module in towers.modules[name].values()),
         lively=towers.lively(name),
         drifting=towers.drifting(name) if name == "vision" else (),
+        readers=towers.readers(name),
         adapters=sum(p.numel() for n, p in parameters if "lora_" in n and p.requires_grad),
         dtypes=dict(dtypes),
         untaught=_untaught([p for _, p in parameters]) if name == "connector" else 0,

@@ -37,6 +37,12 @@ class Towers:
             if part.training and changes_with_mode(part)
         )
 
+    def readers(self, tower: str) -> tuple[str, ...]:
+        """Modules of a tower that embed tokens and have matrices beside, where others of its modules embed none."""
+        own = self.modules[tower]
+        found = [name for name, module in own.items() if reads(module)]
+        return tuple(name for name in found if _computes(own[name])) if len(found) < len(own) else ()
+
     def drifting(self, tower: str) -> tuple[str, ...]:
         """Batch norms in train mode of a frozen body that cuts a tower's pictures, where the rest of it learns."""
         return tuple(
@@ -130,6 +136,12 @@ def reads(module: nn.Module) -> bool:
         isinstance(part, nn.Embedding) and "position" not in name.lower() and not name.lower().endswith("pos")
         for name, part in module.named_modules()
     )
+
+
+def _computes(module: nn.Module) -> bool:
+    """Whether it holds a matrix that is no table."""
+    tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+    return any(p.dim() > 1 and id(p) not in tables for p in module.parameters())
 
 
 def _resting(tower: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -23,6 +23,7 @@ class TowerSetup:
         dtypes: parameter dtype, e.g. ``bfloat16``, -> elements.
         untaught: elements of frozen matrices that are as an initialiser of this process left them; asked of connectors.
         drifting: batch norms in train mode of its frozen body, where the rest of it learns; asked of vision towers.
+        readers: its modules that embed tokens and make something of them, where it has others, such as heads, too.
     """
 
     name: str
@@ -37,6 +38,7 @@ class TowerSetup:
     dtypes: Mapping[str, int] = field(default_factory=dict)
     untaught: int = 0
     drifting: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
 
 
 Placed = Literal["bare names", "all-linear"]

@@ -80,8 +80,8 @@ class StepSeen:
         return {name: tuple(parts) for name, parts in found.items()}
 
     def tower(self, name: str) -> tuple[ParameterSeen, ...]:
-        """The parameters of one tower."""
-        return self._by_tower.get(name, ())
+        """The parameters of one tower, or of a module by its dotted name."""
+        return self._by_tower.get(name) or tuple(p for p in self.parameters if p.name.startswith(f"{name}."))
 
     @property
     def towers(self) -> tuple[str, ...]:
@@ -93,7 +93,7 @@ class StepSeen:
         return _norm(p.grad_norm for p in self.parameters if tower in (None, p.tower))
 
     def update_ratio(self, tower: str) -> float | None:
-        """Norm of the update over norm of the weights of a tower's optimized parameters (healthy: about 1e-3)."""
+        """Norm of the update over norm of the weights of what `tower` has optimized (healthy: about 1e-3)."""
         held = [p for p in self.tower(tower) if p.optimized]
         weight = _norm(p.weight_norm for p in held)
         update = _norm(p.update_norm for p in held)

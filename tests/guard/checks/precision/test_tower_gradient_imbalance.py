@@ -9,7 +9,7 @@ import pytest
 
 from sightline.guard.check import CannotTell, Finding
 from sightline.guard.checks.precision.tower_gradient_imbalance import find
-from sightline.guard.evidence import ClippedSeen, History, ParameterSeen, ScheduleSeen, Setup, StepSeen
+from sightline.guard.evidence import ClippedSeen, History, ParameterSeen, ScheduleSeen, Setup, StepSeen, TowerSetup
 
 
 def tower(
@@ -112,6 +112,19 @@ def test_a_weak_tower_that_is_cut_for_anothers_sake(cut: float, update: float, f
     clipped, setup = ClippedSeen(12, calls=12, cut=cut), Setup(towers={}, optimizer="SGD")
     row = [replace(tower("vision", 1 / 40), update_norm=update), tower("language", 1.0)]
     assert isinstance(find(steps(*[row] * 4), clipped=clipped, setup=setup), Finding) is found
+
+
+@pytest.mark.parametrize(("body", "head", "found"), [(1e-5, 1.0, True), (0.5, 1e-5, False), (0.5, 1.0, False)])
+def test_a_part_that_reads_beside_a_loud_head(body: float, head: float, found: bool) -> None:
+    """A head or a decoder counts as part of the tower that reads, and may have a loss of its own."""
+    text, decoder = (replace(tower(name, norm), tower="language") for name, norm in (("text", body), ("out", head)))
+    reads = TowerSetup("language", 20_000, 20_000, 20_000, readers=("text",))
+    verdict = find(steps(*[[tower("vision", 1.0), text, decoder]] * 4), setup=Setup(towers={"language": reads}))
+    assert isinstance(verdict, Finding) is found
+    if isinstance(verdict, Finding):
+        assert "'vision'" in verdict.message and "'text'" in verdict.message
+    told = find(steps(*[[replace(tower("vision", 1e-5), trainable=False), text, decoder]] * 4))
+    assert isinstance(told, CannotTell)  # of one tower alone
 
 
 def test_too_few_steps() -> None:

@@ -6,8 +6,7 @@ Root cause: the signal is scaled where the towers meet: features that were not n
 connector with a far too small or too large init, a loss term of one tower with another's weight, or per-tower
 gradients that ranks or accumulation average differently.
 Fix: find the factor in `seen` where the towers meet and take it out (normalise the connector's output to the text
-embeddings' RMS, weigh the loss terms); until then clip each tower by itself with
-`clip_grad_norm_(tower.parameters(), 1.0)`.
+embeddings' RMS, weigh the loss terms); until then clip each by itself: `clip_grad_norm_(tower.parameters(), 1.0)`.
 Stays silent when: the ratio stays within three orders of magnitude, in norms or relative to the weights (under SGD,
 where one norm of all gradients cuts them to a tenth or less: two, or 30 times where the weak tower alone would not be
 cut, and moves as much less); it grew as one tower had learnt what it can; it is closing from step to step (a gate that
@@ -49,16 +48,18 @@ def find(
     measured = history.measured
     if len(measured) < STEPS:
         return CannotTell(f"{STEPS} measured optimizer steps")
-    first, pulls = ([_pulls(step) for step in part] for part in (measured[:STEPS], measured[-STEPS:]))
-    towers = [tower for tower in pulls[-1] if all(tower in pull for pull in pulls)]
-    if len(towers) < 2:
+    inside = {part: name for name, tower in (setup.towers if setup else {}).items() for part in tower.readers}
+    first, pulls = ([_pulls(step, inside) for step in part] for part in (measured[:STEPS], measured[-STEPS:]))
+    parts = [part for part in pulls[-1] if all(part in pull for pull in pulls)]
+    if len(towers := [part for part in parts if part not in inside]) < 2:
         return CannotTell("two towers that learn")
     if schedule is not None and schedule.restored:
         return CannotTell("first steps of the training: the optimizer had a state before them")
-    strong, weak = (extreme(towers, key=lambda t: pulls[-1][t][1]) for extreme in (max, min))
-    ratios, before = ([_ratio(pull, strong, weak) for pull in part] for part in (pulls, first))
-    half = STEPS // 2
-    closing = median(ratios[half:]) < CLOSING * median(ratios[:half]) or median(ratios) < CLOSING * median(before)
+    strong = max(towers, key=lambda part: pulls[-1][part][1])
+    weak = min((p for p in parts if inside.get(p) != strong), key=lambda part: pulls[-1][part][1])
+    ratios, before = ([_ratio(pull, strong, weak) for pull in many] for many in (pulls, first))
+    early, late = ratios[: STEPS // 2], ratios[STEPS // 2 :]
+    closing = median(late) < CLOSING * median(early) or median(ratios) < CLOSING * median(before)
     plain = setup is not None and setup.optimizer == "SGD"  # the others scale each parameter's step by its own past
     least = RATIO
     if plain and clipped is not None and clipped.cut >= CUT:
@@ -79,10 +80,10 @@ def find(
     )
 
 
-def _pulls(step: StepSeen) -> Pulls:
-    """The towers that learn and have a gradient that is finite and not 0."""
+def _pulls(step: StepSeen, inside: Iterable[str]) -> Pulls:
+    """The towers, and parts that read `inside` one, that learn and have a gradient that is finite and not 0."""
     found = {}
-    for tower in step.towers:
+    for tower in (*step.towers, *inside):
         learning = [p for p in step.tower(tower) if p.trainable and p.optimized and p.grad_norm is not None]
         gradient, weight = _norm(p.grad_norm or 0.0 for p in learning), _norm(p.weight_norm for p in learning)
         if sum(p.numel for p in learning) >= SMALL and gradient and weight and isfinite(gradient):
@@ -119,8 +120,7 @@ def specimen(run: Run, *, faulty: bool) -> None:
             return self.language[1](self.language[0](input_ids) + seen[:, None])
 
     model, ids = TinyVLM(), torch.tensor([[1, 2, 3], [4, 5, 6]])
-    if faulty:
-        model.scale = 1e-5
+    model.scale = 1e-5 if faulty else 1.0
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     run.attach(model, optimizer)
     for _ in range(5):
