@@ -46,6 +46,7 @@ ABSENT = {
     "AutocastSeen": "no training forward was seen under autocast that left matrix products in its graph",
     "LeftOutSeen": "no training forward gave NaN and was left alone",
     "RoundingSeen": "no 16-bit parameter was seen in the hands of an optimizer whose state says what it will add",
+    "AverageSeen": "no average of a 16-bit model's weights was seen that has 16 bits itself (`sightline run` looks)",
     "SharedRowsSeen": "no evaluation was seen between training steps whose rows could be compared",
     "KinSeen": "of fewer than 384 different rows inputs and labels were seen, or inputs are noise",
     "MatchesSeen": "no loss was seen that teaches pairs of two inputs to find each other",

@@ -98,13 +98,13 @@ class Rounding(Onlooker):
                 self._mute.add(optimizer)
                 self._begin(optimizer)
                 return
-            new, spacing = _at(sampled.parameter, sampled.places), _spacing(old)
-            small, away = update.abs() < SMALL * spacing, new != sampled.start
+            new, apart = _at(sampled.parameter, sampled.places), spacing(old)
+            small, away = update.abs() < SMALL * apart, new != sampled.start
             counts.append(torch.stack([(update != 0).sum(), (small & (update != 0) & (new == old)).sum()]))
             sampled.total += update * min(step - sampled.last, GAP)
             sampled.small &= small
             sampled.last = step
-            due = sampled.small & (sampled.total.abs() >= spacing)
+            due = sampled.small & (sampled.total.abs() >= apart)
             table.append(torch.stack([(due & ~away).sum(), (due & away).sum()]))
         self._before, self._steps = [], self._steps + 1
         self._post(step, counts, table)
@@ -242,14 +242,14 @@ def guessed(old: Tensor, new: Tensor, grad: Tensor, spread: int, walked: Tensor)
     spacing from their first move: so only those count that updates of either sign have `walked` far enough since, in
     squares of spacings. And (n,) float32: updates over spacings.
     """
-    shift, pull, spacing = (new.float() - old.float()).abs(), grad.float().abs(), _spacing(old)
-    active, showing = pull > 0, (shift >= SHOWN * spacing) & (pull > 0)
+    shift, pull, apart = (new.float() - old.float()).abs(), grad.float().abs(), spacing(old)
+    active, showing = pull > 0, (shift >= SHOWN * apart) & (pull > 0)
     unknown = torch.full_like(shift, float("nan"))
     alike = torch.where(showing, shift, unknown).nanmedian()
     along = torch.where(showing, shift / pull.clamp(min=1e-30), unknown).nanmedian() * pull
     active = active & (torch.arange(len(old), device=old.device) < spread)
-    ratio = torch.minimum(alike, along).nan_to_num(0.0) / spacing
-    large = active & (torch.maximum(alike, along) < FAR * spacing) & (walked >= WALKED)
+    ratio = torch.minimum(alike, along).nan_to_num(0.0) / apart
+    large = active & (torch.maximum(alike, along) < FAR * apart) & (walked >= WALKED)
     owed = torch.where(large, ratio, 0.0).sum()
     row = torch.stack([active.sum(), (active & (shift == 0)).sum(), owed, (large & (shift != 0)).sum()]).float()
     told = torch.tensor([True, True, False, False], device=old.device) | (showing.sum() >= SHOWING)
@@ -260,7 +260,7 @@ def _at(tensor: Tensor, places: Tensor) -> Tensor:
     return tensor.detach().reshape(-1).index_select(0, places)
 
 
-def _spacing(values: Tensor) -> Tensor:
+def spacing(values: Tensor) -> Tensor:
     """Distance from each value to the next of its format, float32."""
     format = torch.finfo(values.dtype)
     exponent = torch.frexp(values.float()).exponent

@@ -12,6 +12,7 @@ from sightline.attach.alive import note
 from sightline.attach.named import NAMED
 from sightline.attach.script import drawn, filled, opened, reopened
 from sightline.attach.script.aliases import Aliases
+from sightline.attach.script.averages import Averages
 from sightline.attach.script.by_hand import ByHand
 from sightline.attach.script.by_method import ByMethod
 from sightline.attach.script.chains import Chains
@@ -79,8 +80,8 @@ def watched(
     Unrestored(models, resumes, fault).install()
     Kept(models, saves, fault).install()
     saves.every.append(Unsaved(models, fault).saved)
-    for patched in (Plateaus(models, fault), Clips(models, fault), StandIns(models, fault), Rebound(models, fault)):
-        patched.install()
+    for patching in (Plateaus, Clips, StandIns, Rebound, Averages):
+        patching(models, fault).install()
     for hearing in (ByMethod, Unheard, Chains):
         hearing(models, fault)
     scores = Scores(fault, lambda: [one.recorder for one in models.live if not one.blind])

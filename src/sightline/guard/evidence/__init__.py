@@ -24,8 +24,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
     AccessSeen    from hosts that know which repositories of a hub a run reads and writes; LoaderSeen when a known
                   loader begins an epoch; at the end MatchesSeen, of pairs or classes, and KinSeen
     OrdersSeen    once, where inputs of a batch are out of order; CollatedSeen of a host's own collate function
-    PairedSeen    after the first training forward on images, where samples hold an image with a mask or with boxes;
-                  FiledSeen of files that are out of the order of their names
+    PairedSeen    after the first training forward on images with masks or boxes; FiledSeen of files out of order
     FeaturesSeen  at the end, of features beside texts; FeedSeen after 8, 16, ... hashed batches, and at the end
     ExtractedSeen under `sightline run`, at the end, where a model was trained on features that another one made
     RanksSeen     on rank 0, when all ranks have shown the same step; RanksStuckSeen when all wait for ever
@@ -43,7 +42,7 @@ Which evidence is shown when (raw PyTorch door, `sightline.attach`):
                   FromNothingSeen before the first; UnresetSeen when a metric goes on with what it counted
     SharedTextSeen   after 16, 32, ... batches in which all samples share one row of token ids, and at the end
     SharedRowsSeen, HeldRowsSeen   in evaluations and after training batches; RedrawnSeen, SharedSpansSeen at the end
-    ClippedSeen   under `sightline run`, after twelve calls that clip; ScalerSeen, RoundingSeen of 16-bit numbers
+    ClippedSeen   under `sightline run`, after twelve calls that clip; ScalerSeen, RoundingSeen, AverageSeen of 16 bits
     GeneratedSeen when a Trainer judged what its model wrote; OverfitSeen, OracleSeen, ResumeSeen when the host asks
     CollectivesSeen   under `sightline run`, when a rank is about to call what another did not
     AutocastSeen  after measured training forwards under autocast; LeftInEvalSeen after steps that train in eval mode
@@ -118,6 +117,7 @@ from sightline.guard.evidence.reference import ReferenceSeen
 from sightline.guard.evidence.replaced import RenewedSeen, ReplacedSeen
 from sightline.guard.evidence.rounding import (
     AutocastSeen,
+    AverageSeen,
     ClippedSeen,
     LeftOutSeen,
     RoundingSeen,
@@ -142,6 +142,7 @@ __all__ = [
     "IGNORE",
     "AccessSeen",
     "AutocastSeen",
+    "AverageSeen",
     "AxisSeen",
     "BatchMeansSeen",
     "BatchScore",
@@ -324,5 +325,6 @@ Evidence = (
     | RoundingSeen
     | LeftOutSeen
     | AutocastSeen
+    | AverageSeen
     | ScalerSeen
 )

@@ -91,6 +91,24 @@ class RoundingSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class AverageSeen:
+    """An average of a 16-bit model's weights that is kept in 16 bits itself. Counts are of sampled values.
+
+    Attributes:
+        dtype: its format.
+        writes: looks in a row at which it had nearly always been written since the last one.
+        far: values that the weight was at least 8 spacings away from, on one side, at the first and at the last look.
+        stayed: those of them that were the same number at both.
+    """
+
+    step: int
+    dtype: str
+    writes: int
+    far: int
+    stayed: int
+
+
+@dataclass(frozen=True, slots=True)
 class LeftOutSeen:
     """Training forwards that gave NaN and that no backward pass came back to. Since the first forward left alone.
 

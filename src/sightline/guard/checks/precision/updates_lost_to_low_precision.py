@@ -4,8 +4,9 @@ Symptom: a run whose weights are bfloat16 or float16 learns worse than the same 
 healthy gradients and a loss that falls at first; a lower learning rate makes it worse.
 Root cause: the weights themselves are 16-bit, and `weight + update` is rounded to the nearest value: an update below
 half the distance to it (0.2 to 0.4 % of the weight in bfloat16) changes nothing, at this step and at every later one.
+An average of the weights that is kept in such numbers never leaves what the model began with.
 Fix: keep the weights in float32 and compute in bfloat16 (`torch.autocast`, `bf16=True` with a float32 model); or an
-optimizer that rounds at random or keeps what rounding lost (Kahan); or a higher learning rate.
+optimizer that rounds at random or keeps what rounding lost (Kahan); or a higher learning rate. Averages in float32.
 Stays silent when: the optimizer holds float32 weights, whatever the model computes in; most updates arrive; small
 updates add up and move the weights in time (random rounding, Kahan, float32 weights rounded anew); the optimizer's
 state does not say what it adds, and too few small weights move to show how large its updates are.
@@ -18,7 +19,7 @@ Sources:
 from __future__ import annotations
 
 from sightline.guard.check import CannotTell, Finding, Verdict
-from sightline.guard.evidence import RoundingSeen
+from sightline.guard.evidence import AverageSeen, RoundingSeen
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
@@ -26,11 +27,14 @@ MOST = 0.5  # of the updates: what is lost of a few large weights (norms at 1.0)
 OWED = 32  # sampled elements that should have moved by a whole spacing: enough to exclude chance
 GUESSED = 0.25  # of the moves owed, where the updates' size is a guess: kept residues make about all of them
 PAID = 0.05  # of the owed: with random rounding or Kahan nearly all of them move
+STAYED = 0.5  # of an average's values: with a short memory only those that are near the weights stay
 
 
-def find(rounding: RoundingSeen) -> Verdict:
-    """Are most updates swallowed, and is what they add up to never paid?"""
-    if not rounding.updates:
+def find(rounding: RoundingSeen | None = None, average: AverageSeen | None = None) -> Verdict:
+    """Are most updates swallowed, and is what they add up to never paid? Or does an average stand still?"""
+    if average is not None and average.far >= OWED and average.stayed >= STAYED * average.far:
+        return _standing(average)
+    if rounding is None or not rounding.updates:
         return CannotTell("update to a 16-bit parameter")
     share = rounding.swallowed / rounding.updates
     if share < MOST or rounding.owed < OWED or rounding.paid > (GUESSED if rounding.guessed else PAID) * rounding.owed:
@@ -45,6 +49,20 @@ def find(rounding: RoundingSeen) -> Verdict:
             f"{'moves' if rounding.guessed else 'weights'} owed a whole step of their format": rounding.owed,
             "of these moved": rounding.paid,
             "measured steps": rounding.steps,
+        },
+    )
+
+
+def _standing(average: AverageSeen) -> Finding:
+    return Finding(
+        severity="warning",
+        message=f"an average of the weights is written at each step, and hardly moves: kept in {average.dtype}, "
+        "what it should move by is too small for it",
+        fix="keep the average in float32 (and cast it when it is used)",
+        seen={
+            "values far from the weights": average.far,
+            "of these never moved": average.stayed,
+            "steps": average.writes,
         },
     )
 
