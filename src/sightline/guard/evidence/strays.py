@@ -245,9 +245,9 @@ def _picked(measured: Sequence[StepSeen], setup: Setup | None) -> Stray | None:
     if setup is None or measured[-1].step < LONG:
         return None
     each = _each(measured)
-    frozen = {_kind(same[0].name) for same in each if not any(p.trainable or p.moved for p in same)}
+    frozen = {_kind(same[0]) for same in each if not any(p.trainable or p.moved for p in same)}
     free = [same for same in each if all(p.trainable and p.grad_norm for p in same)]
-    out = [same for same in free if _kind(same[0].name) in frozen and not any(p.optimized or p.moved for p in same)]
+    out = [same for same in free if _kind(same[0]) in frozen and not any(p.optimized or p.moved for p in same)]
     left = [p for same in out for p in graded_anew(same)[:1] if NUMBER.search(p.name)]
     numel = sum(p.numel for p in left)
     if not left or sum(tower.trainable - tower.optimized for tower in setup.towers.values()) < numel:
@@ -258,9 +258,9 @@ def _picked(measured: Sequence[StepSeen], setup: Setup | None) -> Stray | None:
     )
 
 
-def _kind(name: str) -> str:
-    """What layers of a kind have in common."""
-    return NUMBER.sub("*", name)
+def _kind(seen: ParameterSeen) -> tuple[str, int]:
+    """What layers of a kind have in common. A table of words and the layer behind it in an nn.Sequential are of two."""
+    return NUMBER.sub("*", seen.name), seen.numel
 
 
 def left_behind(measured: Sequence[StepSeen], setup: Setup | None) -> list[ParameterSeen]:
