@@ -98,3 +98,46 @@ def test_places_were_added_before_the_cut() -> None:
 )
 def test_images_are_whole(join: Join) -> None:
     assert not told(join)
+
+
+class Clips(nn.Module):
+    """Clips of two to four frames, whose patches are written over what a text keeps free for them."""
+
+    def __init__(self, write: Join) -> None:
+        super().__init__()
+        self.patch, self.project = nn.Conv2d(1, 8, 4, stride=4), nn.Linear(8, 8)
+        self.words, self.head, self.write = nn.Embedding(12, 8), nn.Linear(8, 12), write
+
+    def forward(self, ids: Tensor, frames: Tensor) -> Tensor:
+        seen = self.project(self.patch(frames).flatten(2).transpose(1, 2)).reshape(-1, 8)
+        flat, free = self.words(ids).reshape(-1, 8).clone(), (ids == 11).reshape(-1)
+        flat[free] = self.write(flat[free], seen[: int(free.sum())])
+        logits: Tensor = self.head(flat.view(*ids.shape, 8).cumsum(1)[:, -1])
+        return logits
+
+
+def over(words: Tensor, seen: Tensor) -> Tensor:
+    return seen
+
+
+def beside(words: Tensor, seen: Tensor) -> Tensor:
+    return words * 0.0 + seen
+
+
+@pytest.mark.parametrize("write", [over, beside], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("limit", [6, 9])
+def test_features_that_are_left_over(write: Join, limit: int) -> None:
+    torch.manual_seed(0)
+    model = Clips(write)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with attach(model, optimizer, on_finding=None) as guard:
+        for step in range(8):
+            counts = [2, 2 + step % 3, 4]  # frames, of two patches each
+            rows = [([11] * 2 * count + [1])[:limit] for count in counts]
+            ids = torch.tensor([[0] * (9 - len(row)) + row for row in rows])
+            optimizer.zero_grad()
+            logits = model(ids, torch.randn(sum(counts), 1, 4, 8))
+            nn.functional.cross_entropy(logits, torch.randint(0, 10, (3,))).backward()
+            optimizer.step()
+    told = [finding.message for finding in guard.findings if finding.code == "X4"]
+    assert len(told) == (limit < 9) and all("find no placeholder" in message for message in told)

@@ -95,6 +95,20 @@ def right(x: Tensor, y: Tensor) -> Pair:
     return x[order], y[order]
 
 
+class Series(Dataset[Pair]):
+    """Some longer than others, and whose labels are another's."""
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def __getitem__(self, place: int) -> Pair:
+        return torch.full((2 + place % 3, 8), float(place)), torch.tensor(place % 5)
+
+
+def test_series_of_several_lengths_are_not_compared() -> None:
+    assert mispaired(DataLoader(Series(), 1, shuffle=True), 3) is None
+
+
 def seen_of(x: Tensor, y: Tensor) -> Finding | None:
     seen = mispaired(DataLoader(TensorDataset(x, y), 16, shuffle=True), 3)
     verdict = find(filed=seen)

@@ -2,16 +2,22 @@
 
 A model of somebody's own may have no placeholders: it puts the two one behind the other, and cuts. The graph of its
 outputs keeps what was joined and what was left of it. States that are taken apart behind its layers are none of that.
+
+Or it writes features over placeholders, of all that a layer made as many as there are places: then the rest is made for
+nothing, and behind the first row that lacks a place each has features of another's images.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from typing import Any, ClassVar
+
+import torch
 
 from sightline.attach.graph import nodes
 from sightline.attach.onlookers.onlooker import Onlooker, Recording
-from sightline.attach.scattered import CUT, LOOKED_UP, NODES, root
+from sightline.attach.scattered import CUT, LOOKED_UP, NODES, PUT, root
 from sightline.guard.evidence import JoinedSeen
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.fields import leaves
@@ -35,11 +41,12 @@ class Joined(Onlooker):
         super().__init__(recorder)
         self._looks = LOOKS
         self._cut = Counter[int]()  # length -> batches that were cut to it
+        self._written = self._short = 0  # batches whose features were written over words, and those with some left over
 
     def again(self) -> None:
         """Another stage may have other rows."""
         if self._looks >= 0:
-            self._looks, self._cut = LOOKS, Counter()
+            self._looks, self._cut, self._written, self._short = LOOKS, Counter(), 0, 0
 
     def forward(self, call: Call, output: Any, *, training: bool, measured: bool) -> None:
         """A training pass over images and ids."""
@@ -47,11 +54,17 @@ class Joined(Onlooker):
             return
         given = leaves(call.args, call.kwargs).values()
         seen = any(one.is_floating_point() and one.dim() >= PICTURE for one in given)
-        if not seen or not any(one.dim() == 2 and not one.is_floating_point() for one in given):
+        ids = [one for one in given if one.dim() == 2 and not one.is_floating_point()]
+        if not seen or not ids:
             return
         self._looks -= 1
         for node in nodes([root(output)], most=NODES):
-            if node is None or (cut := cut_join(node)) is None:
+            if node is None:
+                continue
+            if (put := left_over(node, {one.shape for one in ids})) is not None:
+                self._put(*put)
+                return
+            if (cut := cut_join(node)) is None:
                 continue
             left, features, length = cut
             self._cut[length] += 1
@@ -59,6 +72,39 @@ class Joined(Onlooker):
                 self._looks = -1
                 self.recorder.offer(JoinedSeen(self.recorder.step, left, features, length))
             return
+
+    def _put(self, places: int, features: int) -> None:
+        """So many features of a batch found a place."""
+        self._written += 1
+        self._short += 0 < places < features
+        if self._short >= BATCHES and 0 < places < features:
+            self._looks = -1
+            step, batches = self.recorder.step, (self._short, self._written)
+            self.recorder.offer(JoinedSeen(step, places, features, batches=batches))
+
+
+def left_over(node: Any, shapes: Collection[torch.Size]) -> tuple[int, int] | None:
+    """(places, features) where this writes over what a mask names the first ones of what a layer made.
+
+    `shapes`: of ids that the mask may belong to. None where a row has no place: an image that stands for none is
+    perhaps made for it.
+    """
+    if type(node).__name__ != PUT or len(masks := node._saved_indices) != 1 or masks[0] is None:
+        return None
+    source = node.next_functions[1][0]
+    if type(source).__name__ == ADDED:  # to what stood there, times zero
+        parts = [part for part, _ in source.next_functions if type(part).__name__ == CUT]
+        source = parts[0] if len(parts) == 1 else source
+    rows = [masks[0].view(shape) for shape in shapes if shape.numel() == masks[0].numel()]
+    if not rows or not bool(rows[0].any(dim=1).all()):
+        return None
+    if masks[0].dtype is not torch.bool or type(source).__name__ != CUT or source._saved_dim != 0:
+        return None
+    total, kinds = source._saved_self_sym_sizes[0], {type(one).__name__ for one in nodes([source], most=DEEP)}
+    begin, end = (_place(place, total) for place in (source._saved_start, source._saved_end))
+    if begin or source._saved_step != 1 or len(source._saved_self_sym_sizes) != 2 or not kinds.intersection(MADE):
+        return None
+    return end, total
 
 
 def cut_join(node: Any) -> tuple[int, int, int] | None:

@@ -141,14 +141,17 @@ class SignalsSeen:
 class JoinedSeen:
     """Features of images and embeddings of words were joined, and cut to one `length` in several batches.
 
+    Or they were written over words, and the last ones found no place: `batches` of so many.
+
     Attributes:
-        left: of an image's `features`, in the last of them.
+        left: of an image's `features`, in the last of them; or of all images of a batch, where `batches` are told.
     """
 
     step: int
     left: int
     features: int
-    length: int
+    length: int = 0
+    batches: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

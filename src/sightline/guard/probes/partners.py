@@ -36,11 +36,16 @@ def partners(loader: DataLoader[Any], drawn: Sequence[Sequence[int]], step: int)
     count, until = len(loader.dataset), time.monotonic() + IN_ALL  # type: ignore[arg-type]
     chosen = spread_over(count)
     rows = _read(loader, chosen)
-    if len(rows) < len(chosen) or len({kind for kind, *_ in rows.values()}) > 1:
+    if len(rows) < len(chosen) or len({_form(row) for row in rows.values()}) > 1:
         return None
     return compared(
         rows, chosen, count, drawn, step, lambda places: _read(loader, places) if time.monotonic() < until else {}
     )
+
+
+def _form(row: Row) -> tuple[str, tuple[int, ...]]:
+    """Rows of one form alone can be compared number by number; series of several lengths cannot."""
+    return row[0], getattr(row[1], "shape", ())
 
 
 def spread_over(count: int) -> list[int]:

@@ -12,7 +12,8 @@ written over: only where spans of it end at one column and are of unlike lengths
 than features are scattered for them. Or the one whose runs are as long as an image has features, and shorter at an end
 of just those rows that are as long as any: smaller images stand in shorter rows too. Or the one that is taught,
 where the table of tokens has no gradient for it, and has one for all else that is taught. Without placeholders: where
-words and features are joined and cut to one length in several batches, which takes two features or more.
+words and features are joined and cut to one length in several batches, which takes two features or more; or the
+last features of several batches are left over where a mask names fewer places.
 Sources:
 - https://github.com/huggingface/trl/pull/5904 (2026-06-01): truncation drops placeholders, the processor keeps
   features
@@ -60,13 +61,14 @@ def find(batch: BatchSeen, setup: Setup, loss: LossSeen | None = None, joined: J
 
 
 def _joined(seen: JoinedSeen) -> Finding:
-    lost, what = seen.features - seen.left, f"of an image's {seen.features} features are cut off"
-    return Finding(
-        severity="error",
-        message=f"{lost} {what}: what text and image are joined to is cut to {seen.length} places",
-        fix="cut the text before it is joined, to what the features leave, or raise the limit",
-        seen={"features": seen.features, "left": seen.left, "length": seen.length},
-    )
+    lost, counts = seen.features - seen.left, {"features": seen.features, "left": seen.left, "length": seen.length}
+    what = f"{lost} of an image's {seen.features} features are cut off: what text and image are joined to is cut to"
+    fix = "cut the text before it is joined, to what the features leave, or raise the limit"
+    if (batches := seen.batches) is None:
+        return Finding("error", f"{what} {seen.length} places", fix, dict(counts))
+    what = f"{lost} of a batch's {seen.features} image features find no placeholder (so in {batches[0]} of {batches[1]}"
+    fix = "raise max_length or set it to None; never truncate inside an image; raise where the counts differ"
+    return Finding("error", f"{what} batches), and rows get those of others' images", fix, dict(counts))
 
 
 def _supervised(batch: BatchSeen, image: int, loss: LossSeen | None) -> int:
@@ -82,19 +84,13 @@ def _cut(batch: BatchSeen, placeholders: tuple[int, ...], total: int, features: 
     """Name the row whose placeholders are no whole number of images, where all images are alike."""
     each = features // spans if spans and features % spans == 0 else None
     broken = [batch.row_name(row) for row, count in enumerate(placeholders) if each and count % each]
+    first = f"; first in {broken[0]}" if broken else ""
     width = len(batch.input_ids[0]) if batch.input_ids is not None else 0
     return Finding(
         severity="error",
-        message=f"{total} image placeholders in the ids for {features} features of {spans} images"
-        + (f"; first in {broken[0]}" if broken else ""),
+        message=f"{total} image placeholders in the ids for {features} features of {spans} images{first}",
         fix=f"raise max_length (rows are {width} tokens wide) or set it to None; never truncate inside an image",
-        seen={
-            "placeholders": total,
-            "placeholder id": batch.image_token_id,
-            "features": features,
-            "images": spans,
-            "rows": broken[:5],
-        },
+        seen={"placeholders": total, "placeholder id": batch.image_token_id, "features": features, "rows": broken[:5]},
     )
 
 
