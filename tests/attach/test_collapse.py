@@ -133,3 +133,22 @@ def test_two_views(gives: str, stop: bool) -> None:
 def test_losses_that_know_targets(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     assert codes(kind())["M2"] != "finding"
+
+
+class Variances(nn.Module):
+    """Two views are drawn together, and numbers are to vary: over the samples, or over the numbers of one."""
+
+    def __init__(self, over: int) -> None:
+        super().__init__()
+        self.body, self.over = nn.Sequential(mlp(16, 32), nn.ReLU(), nn.Linear(32, 12)), over
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        one, other = self.body(a), self.body(b)
+        short = sum((F.relu(1 - (z.var(dim=self.over) + 1e-4).sqrt()).mean() for z in (one, other)), torch.zeros(()))
+        return (F.mse_loss(one, other) * 25 + short * 5) / 100
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_a_variance_over_the_wrong_dimension(over: int) -> None:
+    torch.manual_seed(0)
+    assert codes(Variances(over))["M2"] == ("finding" if over else "passed")

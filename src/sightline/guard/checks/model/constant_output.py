@@ -87,22 +87,22 @@ def _collapsed(seen: CollapseSeen) -> Finding | None:
         return all(max(of(seen.ended, name, i)) < to * min(of(seen.began, name, i)) for i in places)
 
     turned = [i for i in every if max(of(seen.ended, "turned", i)) < ALONE]
-    name = "spread" if len(turned) > 1 else "sizes"
-    first, last = (max(value for i in every for value in of(part, name, i)) for part in (seen.began, seen.ended))
+    flat = fell("spread", every) and all(max(of(seen.ended, "spread", i)) < FLAT for i in turned or every)
     if len(turned) > 1:
-        flat = all(max(of(seen.ended, "spread", i)) < FLAT for i in turned)
-        gone = flat and fell("pulls", turned, NEARER) and fell("spread", every)  # NaN is P1's business
-        gone = gone and all(one.opposed < DRAWN for one in seen.ended)
+        gone = flat and fell("pulls", turned, NEARER) and all(one.opposed < DRAWN for one in seen.ended)
     else:
-        gone = fell("sizes", every) and all(one.opposed < ALONE for one in seen.ended)
+        long = all(min(of(seen.ended, "turned", i)) > 1 - ALONE for i in every)  # no gradient moves a direction
+        drawn = all(one.opposed < ALONE for one in seen.ended)
+        gone = (flat and (long or drawn)) or (drawn and fell("sizes", every))
     if not gone:
         return None
+    name = "spread" if flat else "sizes"
+    first, last = (max(value for i in every for value in of(part, name, i)) for part in (seen.began, seen.ended))
     return Finding(
         severity="error",
         message=f"the vectors of {seen.rows} different samples came to be one: they differ by {last:.1g},"
         f" at the start by {first:.1g}, and the loss compares them with each other alone",
-        fix="keep samples apart: stop the gradient of one branch (z.detach()) behind a predictor, or add negatives,"
-        " or a term for the variance",
+        fix="detach one branch behind a predictor, add negatives, or a term for the variance over samples",
         seen={"at the start": first, "at the end": last, "spread of inputs": seen.inputs},
     )
 
