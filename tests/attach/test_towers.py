@@ -76,3 +76,14 @@ def test_what_reads_beside_what_does_not() -> None:
     towers = resolve(model, None)
     assert set(towers.modules["language"]) == {"table", "out", "texts"} and towers.readers("language") == ("texts",)
     assert resolve(model, {"vision": ["eye"], "language": ["texts"]}).readers("language") == ()
+
+
+def test_encoders_side_by_side_in_a_model_of_one_tower() -> None:
+    def encoder() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten())
+
+    inner = nn.ModuleDict({"rgb": encoder(), "depth": encoder(), "head": nn.Linear(8, 2)})
+    towers = resolve(nn.ModuleDict({"net": inner}), None)
+    assert set(towers.modules) == {"model"} and towers.readers("model") == ("net.rgb", "net.depth")
+    del inner["depth"]
+    assert resolve(inner, None).readers("model") == ()

@@ -38,8 +38,14 @@ class Towers:
         )
 
     def readers(self, tower: str) -> tuple[str, ...]:
-        """Modules of a tower that embed tokens and have matrices beside, where others of its modules embed none."""
+        """Modules of a tower that embed tokens and have matrices beside, where others of its modules embed none.
+
+        Of a model that is one tower: those side by side in it that go over images, or embed tokens, if several do.
+        """
         own = self.modules[tower]
+        if tower == "model" and not self.told:
+            sides = [path for path, child in _sides(own[""], "") if sees(child) or (reads(child) and _computes(child))]
+            return tuple(sides) if len(sides) > 1 else ()
         found = [name for name, module in own.items() if reads(module)]
         return tuple(name for name in found if _computes(own[name])) if len(found) < len(own) else ()
 
@@ -136,6 +142,12 @@ def reads(module: nn.Module) -> bool:
         isinstance(part, nn.Embedding) and "position" not in name.lower() and not name.lower().endswith("pos")
         for name, part in module.named_modules()
     )
+
+
+def _sides(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
+    """The children with parameters of the outermost module that has several of them."""
+    found = [(f"{prefix}.{n}".strip("."), c) for n, c in module.named_children() if any(True for _ in c.parameters())]
+    return _sides(found[0][1], found[0][0]) if len(found) == 1 else found
 
 
 def _computes(module: nn.Module) -> bool:

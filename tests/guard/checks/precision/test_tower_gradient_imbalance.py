@@ -127,5 +127,14 @@ def test_a_part_that_reads_beside_a_loud_head(body: float, head: float, found: b
     assert isinstance(told, CannotTell)  # of one tower alone
 
 
+@pytest.mark.parametrize(("depth", "found"), [(1e-5, True), (0.1, False)])
+def test_encoders_of_one_kind_side_by_side(depth: float, found: bool) -> None:
+    norms = {"rgb": 1.0, "depth": depth, "head": 1e-6}
+    row = [replace(tower(name, norm), tower="model") for name, norm in norms.items()]
+    one = TowerSetup("model", 30_000, 30_000, 30_000, readers=("rgb", "depth"))
+    verdict = find(steps(*[row] * 4), setup=Setup(towers={"model": one}))
+    assert isinstance(verdict, Finding) is found
+
+
 def test_too_few_steps() -> None:
     assert isinstance(find(steps(*[pair(1e-6)] * 3)), CannotTell)

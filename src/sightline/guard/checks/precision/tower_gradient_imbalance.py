@@ -1,7 +1,7 @@
 """P5 · One tower's gradients are larger than another's by orders of magnitude.
 
-Symptom: the loss falls for a while and stalls; one tower hardly changes while another swings; with clipping, the
-global gradient norm is that of one tower, and its spikes scale down everybody's step.
+Symptom: the loss falls for a while and stalls; one tower, or one of several encoders, hardly changes while another
+swings; with clipping, the global gradient norm is that of one, and its spikes scale down everybody's step.
 Root cause: the signal is scaled where the towers meet: features that were not normalised or are divided twice, a
 connector with a far too small or too large init, a loss term of one tower with another's weight, or per-tower
 gradients that ranks or accumulation average differently.
@@ -51,7 +51,10 @@ def find(
     inside = {part: name for name, tower in (setup.towers if setup else {}).items() for part in tower.readers}
     first, pulls = ([_pulls(step, inside) for step in part] for part in (measured[:STEPS], measured[-STEPS:]))
     parts = [part for part in pulls[-1] if all(part in pull for pull in pulls)]
-    if len(towers := [part for part in parts if part not in inside]) < 2:
+    towers = [part for part in parts if part not in inside]
+    if towers == ["model"]:  # whose encoders stand side by side
+        towers = parts = [part for part in parts if part in inside]
+    if len(towers) < 2:
         return CannotTell("two towers that learn")
     if schedule is not None and schedule.restored:
         return CannotTell("first steps of the training: the optimizer had a state before them")
@@ -72,11 +75,8 @@ def find(
         severity="warning",
         message=f"the gradients of tower '{strong}' are {ratios[-1]:.1g} times those of tower '{weak}'",
         fix=f"look for that factor where '{weak}' meets '{strong}' and take it out; until then clip each by itself",
-        seen={
-            f"gradient norm of {strong}": pulls[-1][strong][0],
-            f"gradient norm of {weak}": pulls[-1][weak][0],
-            "ratio in the last steps": [float(f"{ratio:.2g}") for ratio in ratios],
-        },
+        seen={f"gradient norm of {part}": pulls[-1][part][0] for part in (strong, weak)}
+        | {"ratio in the last steps": [float(f"{ratio:.2g}") for ratio in ratios]},
     )
 
 
