@@ -30,7 +30,10 @@ def test_on_a_cpu_more_is_needed(wait: float, found: bool) -> None:
     assert isinstance(find(replace(CPU, wait=wait)), Finding) is found
 
 
-@pytest.mark.parametrize(("samples", "share", "found"), [(8, 0.5, True), (8, 0.3, False), (64, 0.7, False)])
+@pytest.mark.parametrize(
+    ("samples", "share", "found"),
+    [(8, 0.5, True), (8, 0.3, False), (48, 0.7, True), (48, 0.5, False), (96, 0.7, False)],
+)
 def test_samples_that_are_slow_in_themselves_tell_more(samples: int, share: float, found: bool) -> None:
     seen = replace(CPU, samples=samples, period=0.2, wait=share * 0.2)
     assert isinstance(find(seen), Finding) is found

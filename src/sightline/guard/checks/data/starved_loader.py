@@ -6,8 +6,9 @@ archive opened again for each sample), no pinned memory, or more workers than co
 Fix: raise `num_workers` (start at the cores there are for each rank) with `persistent_workers=True` and
 `prefetch_factor`; set `pin_memory=True` for CUDA; decode once and cache; move augmentation to the device.
 Stays silent when: the wait is shorter than the work, or a few milliseconds; on a CPU, where loading competes with the
-step, it is less than three quarters of the time, or than two fifths where a sample takes 4 ms or one file is opened for
-each; what lies between steps is other work (evaluation, logging): the loader itself must be seen to be slow.
+step, it is less than three quarters of the time, three fifths where a sample takes 2 ms, or two fifths where it takes
+4 ms or one file is opened for each; what lies between steps is other work (evaluation, logging): the loader itself must
+be seen to be slow.
 Sources:
 - https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html (2026-11-01): asynchronous loading by workers,
   pinned memory
@@ -24,7 +25,8 @@ DOMAINS = ("llm", "vision", "vlm", "diffusion")
 STEPS = 8  # a median over fewer is the loader's start-up
 DEVICE_SHARE, DEVICE_WAIT = 0.5, 0.005  # an accelerator that idles half of the time, 5 ms or more a step
 HOST_SHARE, HOST_WAIT = 0.75, 0.05  # on a CPU loading competes with the step, and toy models have no step to speak of
-SLOW_SHARE, SLOW = 0.4, 0.004  # there, where each sample takes as long as decoding a photo does: no toy's loading
+SLOW = {0.4: 0.004, 0.6: 0.002}  # there, where a sample takes as long as decoding a photo does: no toy's loading
+AGAIN = 0.4  # there, where a file is opened for each sample
 ALONE = 0.5  # of the wait that making a batch must explain where the loader's own wait could not be timed
 
 
@@ -33,9 +35,9 @@ def find(waiting: WaitingSeen) -> Verdict:
     if waiting.steps < STEPS:
         return CannotTell(f"{STEPS} steps with a loader in sight")
     share = waiting.wait / waiting.period if waiting.period else 0.0
-    slow = waiting.samples is not None and waiting.wait > SLOW * waiting.samples
-    again = waiting.reopened is not None
-    on_host = (SLOW_SHARE if slow or again else HOST_SHARE), (DEVICE_WAIT if again else HOST_WAIT)
+    each = waiting.wait / waiting.samples if waiting.samples else 0.0
+    on_host = min([HOST_SHARE, *(least for least, seconds in SLOW.items() if each > seconds)]), HOST_WAIT
+    on_host = on_host if waiting.reopened is None else (AGAIN, DEVICE_WAIT)
     least, shortest = on_host if waiting.device == "cpu" else (DEVICE_SHARE, DEVICE_WAIT)
     if share < least or waiting.wait < shortest:
         return None
