@@ -22,6 +22,8 @@ def test_far_above_and_far_below() -> None:
     assert isinstance(below, Finding) and "among the inputs" in below.message
     wide = find(replace(HEAD, rms=3.0, kurtosis=3.0), SURE)
     assert isinstance(wide, Finding) and "standard deviation 0.12 (it has 3)" in wide.fix
+    for drawn in (replace(HEAD, kurtosis=2.34), replace(HEAD, kurtosis=6.0, fresh=True)):  # cut at two deviations
+        assert isinstance(find(drawn, SURE), Finding)
 
 
 @pytest.mark.parametrize(

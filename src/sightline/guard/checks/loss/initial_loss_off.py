@@ -32,7 +32,7 @@ TIED = 6.0  # times ln C where the head is an embedding of normal(0, 1), torch's
 ALL, WORST = 256, 3.0  # positions: of more, the loss is that of the worst ones, by nats higher than the mean
 ELEMENTS = 64  # weights: fewer show no distribution
 FEW, RARE = 16, 0.05  # outputs, and weights, of yes or no (a row is short); of rarer answers guesses are sure
-SHAPES = (1.8, 3.0)  # kurtosis of uniform and normal weights; trained ones have heavier tails
+SHAPES = (1.8, 2.37, 3.0)  # kurtosis of uniform weights, normal ones cut at two deviations, and all; trained: more
 LARGE = 2.0  # times the largest of the usual inits: such weights are told as the cause
 
 
@@ -110,7 +110,7 @@ def _drawn(head: HeadSeen, least: int = ELEMENTS) -> bool:
     """Whether the weights are distributed as an init draws them, at whatever size; or are all zero."""
     size = head.inputs * head.classes
     slack = 0.1 + 2 * (24 / size) ** 0.5  # two standard errors of a sample's kurtosis
-    return head.rms == 0 or (size >= least and any(abs(head.kurtosis - shape) <= slack for shape in SHAPES))
+    return head.rms == 0 or (size >= least and (head.fresh or any(abs(head.kurtosis - s) <= slack for s in SHAPES)))
 
 
 def specimen(run: Run, *, faulty: bool) -> None:
