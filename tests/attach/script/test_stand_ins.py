@@ -80,6 +80,35 @@ def test_positions_of_what_a_library_read(factor: float | None, codes: set[str])
     assert found(judge, model=Speaker(2.0), tell=tell) == codes
 
 
+@pytest.mark.parametrize("trains", [True, False])
+@pytest.mark.usefixtures("origins")
+def test_positions_of_a_copy_that_is_trained_next(trains: bool) -> None:
+    """What was trained with a stretch goes on without it, or is asked first."""
+    kept: list[nn.Module] = []
+
+    def judge(model: nn.Module, epoch: int) -> None:
+        if epoch == EPOCHS - 1:
+            kept.append(last := Speaker(None))
+            last.load_state_dict(model.state_dict())
+            accuracy(last.eval())
+            if trains:
+                optimizer = torch.optim.SGD(last.train().parameters(), lr=0.05)
+                F.cross_entropy(last(torch.randn(16, 6)), torch.zeros(16, dtype=torch.long)).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+    assert found(judge, model=Speaker(2.0)) == (set() if trains else {"L5"})
+
+
+def test_positions_that_are_stretched_further_on_purpose() -> None:
+    def judge(model: nn.Module, epoch: int) -> None:
+        last = Speaker(4.0)
+        last.load_state_dict(model.state_dict())
+        accuracy(last.eval())
+
+    assert found(judge, model=Speaker(None)) == found(judge, model=Speaker(2.0)) == set()
+
+
 def found(
     judge: Judge,
     *,

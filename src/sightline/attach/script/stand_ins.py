@@ -2,8 +2,9 @@
 
 A copy is made in the mode that its original was in, and a new model is in train mode; and what a model keeps outside of
 its state does not come back with it (`attach/script/checkpoints/attributes.py`). Nothing is said of a copy that
-learns itself, answers at every step (a target, a teacher), is asked again about one input (to see how far its answers
-spread), or is asked in eval mode too (its batch statistics were taken anew before).
+learns itself, now or later (so all is told at the end), answers at every step (a target, a teacher), is asked again
+about one input (to see how far its answers spread), or is asked in eval mode too (its batch statistics were taken anew
+before).
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sightline.attach.hook import Hook
+from sightline.attach.origins import ORIGINS
 from sightline.attach.phases.evaluation import counts_anew
 from sightline.attach.script.checkpoints.attributes import Kept, lost, plain
 from sightline.attach.script.watch import Models, Watched
 from sightline.attach.towers import changes_with_mode
-from sightline.guard.evidence import ContextSeen, EvaluationSeen, RoundTripSeen
+from sightline.guard.evidence import ContextSeen, EvaluationSeen, Evidence, RoundTripSeen
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.context import context
 from sightline.guard.probes.twice import mode_gap
@@ -36,7 +38,7 @@ MOST = 8  # copies listened to at a time
 class StandIn:
     """One of them. `at`: the learner's step and forwards at the last call; `asked`: what it was called with then.
 
-    `made`: what a model that was read back kept outside of its state, until that is compared.
+    `made`: what a model that was read back kept outside of its state, until that is compared; `found`: what that shows.
     """
 
     module: weakref.ref[nn.Module]
@@ -46,9 +48,10 @@ class StandIn:
     asked: weakref.ref[Tensor] | None = None
     seen: EvaluationSeen | None = None
     made: Kept | None = None
+    found: Evidence | None = None
 
     def leave(self) -> None:
-        """Listen no more, and say nothing."""
+        """Listen no more, and say nothing of its mode."""
         self.seen = None
         if self.handle is not None:
             self.handle.remove()
@@ -82,6 +85,7 @@ class StandIns:
         nn.Module.load_state_dict = loaded  # type: ignore[method-assign, assignment]
         self._models.read.append(self._hook(lambda module: self._came(module, plain(module))))
         self._models.before.append(self._hook(self._stepping))
+        self._models.entering.append(self._hook(self._learns))
         self._models.ending.append(self._hook(self._ends))
 
     def _came(self, module: nn.Module, made: Kept | None) -> None:
@@ -102,8 +106,9 @@ class StandIns:
 
     def _look(self, module: nn.Module, made: Kept | None) -> None:
         """Is it built as a watched one is, and is not that one?"""
-        self._known = [one for one in self._known if one.handle is not None and one.module() is not None]
-        if len(self._known) >= MOST or any(one.module() is module for one in self._known):
+        self._known = [one for one in self._known if one.found or (one.handle and one.module() is not None)]
+        heard = sum(one.handle is not None for one in self._known)
+        if heard >= MOST or any(one.module() is module for one in self._known):
             return
         alike = [one for one in self._models.live if type(one.recorder.model) is type(module)]
         if any(one.recorder.model is module for one in alike):
@@ -147,22 +152,41 @@ class StandIns:
     def _compare(self, one: StandIn, call: Call) -> None:
         """Once: does its answer hang on what it was made with, and was to have from the one that was trained?"""
         made, one.made = one.made, None
-        learner, attachment = one.learner, one.learner.attachment
-        if made and call.repeatable and attachment is not None:
+        learner = one.learner
+        if made and call.repeatable:
             with learner.recorder.silence():
                 names, gap = lost(learner.recorder.model, call, made)
             if names:
                 compared = len(learner.recorder.model.state_dict())
-                attachment.show(RoundTripSeen(learner.recorder.step, "", compared, outside=names, gap=gap))
-            elif seen := _turned_otherwise(learner.recorder.model, call.model, learner.recorder.step):
-                attachment.show(seen)
+                one.found = RoundTripSeen(learner.recorder.step, "", compared, outside=names, gap=gap)
+            else:
+                one.found = _turned_otherwise(learner.recorder.model, call.model, learner.recorder.step)
+
+    def _learns(self, other: Watched) -> None:
+        """A model is watched from now on: a copy that is trained is another model, made as it is on purpose."""
+        moved = {id(p) for p in other.recorder.model.parameters()}
+        for one in self._known:
+            if (module := one.module()) is not None and any(id(p) in moved for p in module.parameters()):
+                one.found = None
 
     def _ends(self, learner: Watched) -> None:
-        """The last chance to tell of copies of `learner`: none of them was ever asked in eval mode."""
+        """The last chance to tell of copies of `learner`: none was ever asked in eval mode, and none learned."""
         for one in self._known:
-            if one.learner is learner and one.seen is not None and learner.attachment is not None:
+            if one.learner is not learner or learner.attachment is None:
+                continue
+            if one.found is not None and self._still(one):
+                learner.attachment.show(one.found)
+            if one.seen is not None:
                 learner.attachment.show(one.seen)
-                one.leave()
+            one.found = None
+            one.leave()
+
+    def _still(self, one: StandIn) -> bool:
+        """Whether it never learned, and cannot any more: it is gone, or the script is over."""
+        module = one.module()
+        if module is None:
+            return True
+        return self._models.over and not any(ORIGINS.optimized(p) or p.grad is not None for p in module.parameters())
 
 
 def _equal(one: nn.Module, other: nn.Module) -> bool:
@@ -172,10 +196,14 @@ def _equal(one: nn.Module, other: nn.Module) -> bool:
 
 
 def _turned_otherwise(trained: nn.Module, copy: nn.Module, step: int) -> ContextSeen | None:
-    """How far rotary positions reach that are in no state, where they are others in a model that was read back."""
+    """How far rotary positions reach that are in no state, where a model that was read back stretches them less.
+
+    Who stretches them further than in training wants longer rows.
+    """
     if not _equal(trained, copy):
         return None
     here, there = context(trained, step), context(copy, step)
-    if here is None or there is None or here.running is None or here.running == there.running:
+    if here is None or there is None or here.running is None:
         return None
-    return replace(here, copied=there.running)
+    less = there.running is not None and there.running[1] < here.running[1]
+    return replace(here, copied=there.running) if less else None
