@@ -246,6 +246,39 @@ def test_what_is_kept_outside_of_the_state_does_not_come_back() -> None:
         assert scaled(case) == set(), case
 
 
+class Heads(nn.Module):
+    """Attention over six numbers; no dropout, and no tensors beside its state."""
+
+    def __init__(self, heads: int = 2) -> None:
+        super().__init__()
+        self.up, self.mix, self.head = (
+            nn.Linear(1, 8),
+            nn.MultiheadAttention(8, heads, batch_first=True),
+            nn.Linear(8, 3),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        states = self.up(x[..., None])
+        return self.head(self.mix(states, states, states)[0].mean(1))
+
+
+@pytest.mark.parametrize(("heads", "codes"), [(2, {"K1"}), (4, set())])
+def test_a_model_that_is_rebuilt_with_other_heads(heads: int, codes: set[str]) -> None:
+    def judge(model: nn.Module, epoch: int) -> None:
+        final = Heads(heads)
+        final.load_state_dict(model.state_dict())
+        accuracy(final.eval())
+
+    def another(model: nn.Module, epoch: int) -> None:
+        """Weights that the trained one never had: those of a model of its own."""
+        final = Heads(heads)
+        final.load_state_dict(Heads().state_dict())
+        accuracy(final.eval())
+
+    assert found(judge, model=Heads(4)) == codes
+    assert found(another, model=Heads(4)) == set()
+
+
 @pytest.mark.parametrize("kind", [Average, read_back, unpickled])
 def test_a_copy_is_judged_in_train_mode(kind: Callable[..., Judge]) -> None:
     assert found(kind(evaluates=False)) == {"T3"}

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sightline.attach.hook import Hook
-from sightline.attach.origins import ORIGINS
+from sightline.attach.origins import ORIGINS, values_of
 from sightline.attach.phases.evaluation import counts_anew
 from sightline.attach.script.checkpoints.attributes import Kept, lost, plain
+from sightline.attach.script.checkpoints.settings import otherwise
 from sightline.attach.script.watch import Models, Watched
 from sightline.attach.towers import changes_with_mode
 from sightline.guard.evidence import ContextSeen, EvaluationSeen, Evidence, RoundTripSeen
@@ -31,6 +32,7 @@ from sightline.guard.probes.context import context
 from sightline.guard.probes.twice import mode_gap
 
 PENDING = 4096  # modules that were copied or read before any model was watched
+SAVES = 256  # of which the weights are known again
 MOST = 8  # copies listened to at a time
 
 
@@ -63,11 +65,12 @@ class StandIns:
 
     def __init__(self, models: Models, fault: Callable[[str], None]) -> None:
         self._models, self._pending, self._known = models, list[weakref.ref[nn.Module]](), list[StandIn]()
+        self._saved: weakref.WeakKeyDictionary[Watched, set[tuple[float, ...]]] = weakref.WeakKeyDictionary()
         self._hook = lambda act: Hook(act, lambda error: fault(f"stand-in: {type(error).__name__}: {error}"))
         models.others.append(lambda: [m for one in self._known if one.handle and (m := one.module()) is not None])
 
-    def install(self) -> None:
-        """Notice what is copied, or made of a file or a state, from now on."""
+    def install(self) -> Callable[[Any, str], None]:
+        """Notice what is copied, or made of a file or a state, from now on. Returns whom to tell of what is saved."""
         rebuild, load, came = nn.Module.__setstate__, nn.Module.load_state_dict, self._hook(self._came)
 
         @functools.wraps(rebuild)
@@ -87,6 +90,7 @@ class StandIns:
         self._models.before.append(self._hook(self._stepping))
         self._models.entering.append(self._hook(self._learns))
         self._models.ending.append(self._hook(self._ends))
+        return self._hook(self._noted)
 
     def _came(self, module: nn.Module, made: Kept | None) -> None:
         if self._models.live:
@@ -113,7 +117,7 @@ class StandIns:
         alike = [one for one in self._models.live if type(one.recorder.model) is type(module)]
         if any(one.recorder.model is module for one in alike):
             return
-        if not made and not any(map(changes_with_mode, module.modules())):
+        if made is None and not any(map(changes_with_mode, module.modules())):
             return
         shapes = [(name, p.shape) for name, p in module.named_parameters()]
         fits = [w for w in alike if shapes == [(name, p.shape) for name, p in w.recorder.model.named_parameters()]]
@@ -152,15 +156,31 @@ class StandIns:
     def _compare(self, one: StandIn, call: Call) -> None:
         """Once: does its answer hang on what it was made with, and was to have from the one that was trained?"""
         made, one.made = one.made, None
-        learner = one.learner
-        if made and call.repeatable:
+        learner, trained = one.learner, one.learner.recorder.model
+        if made is None or not call.repeatable:
+            return
+        step, compared = learner.recorder.step, sum(1 for _ in trained.parameters())
+        if (names := otherwise(trained, call.model)) and self._had(learner, call.model):
+            one.found = RoundTripSeen(step, "", compared, settings=names)
+        elif made:
             with learner.recorder.silence():
-                names, gap = lost(learner.recorder.model, call, made)
+                names, gap = lost(trained, call, made)
             if names:
-                compared = len(learner.recorder.model.state_dict())
-                one.found = RoundTripSeen(learner.recorder.step, "", compared, outside=names, gap=gap)
+                one.found = RoundTripSeen(step, "", compared, outside=names, gap=gap)
             else:
-                one.found = _turned_otherwise(learner.recorder.model, call.model, learner.recorder.step)
+                one.found = _turned_otherwise(trained, call.model, step)
+
+    def _noted(self, what: Any, path: str) -> None:
+        """Something was saved: what the models have now may be read back later."""
+        for one in self._models.live:
+            known = self._saved.setdefault(one, set())
+            if one.recorder.step and len(known) < SAVES:
+                known.add(values_of(one.recorder.model))
+
+    def _had(self, learner: Watched, copy: nn.Module) -> bool:
+        """Whether `learner` has the weights of `copy`, or had them when something was saved."""
+        values = values_of(copy)
+        return bool(values) and (values == values_of(learner.recorder.model) or values in self._saved.get(learner, ()))
 
     def _learns(self, other: Watched) -> None:
         """A model is watched from now on: a copy that is trained is another model, made as it is on purpose."""
