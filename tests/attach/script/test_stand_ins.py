@@ -80,6 +80,35 @@ def test_positions_of_what_a_library_read(factor: float | None, codes: set[str])
     assert found(judge, model=Speaker(2.0), tell=tell) == codes
 
 
+@pytest.mark.parametrize("trains", [True, False])
+@pytest.mark.usefixtures("origins")
+def test_positions_of_a_copy_that_is_trained_next(trains: bool) -> None:
+    """What was trained with a stretch goes on without it, or is asked first."""
+    kept: list[nn.Module] = []
+
+    def judge(model: nn.Module, epoch: int) -> None:
+        if epoch == EPOCHS - 1:
+            kept.append(last := Speaker(None))
+            last.load_state_dict(model.state_dict())
+            accuracy(last.eval())
+            if trains:
+                optimizer = torch.optim.SGD(last.train().parameters(), lr=0.05)
+                F.cross_entropy(last(torch.randn(16, 6)), torch.zeros(16, dtype=torch.long)).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+    assert found(judge, model=Speaker(2.0)) == (set() if trains else {"L5"})
+
+
+def test_positions_that_are_stretched_further_on_purpose() -> None:
+    def judge(model: nn.Module, epoch: int) -> None:
+        last = Speaker(4.0)
+        last.load_state_dict(model.state_dict())
+        accuracy(last.eval())
+
+    assert found(judge, model=Speaker(None)) == found(judge, model=Speaker(2.0)) == set()
+
+
 def found(
     judge: Judge,
     *,
@@ -215,6 +244,39 @@ def test_what_is_kept_outside_of_the_state_does_not_come_back() -> None:
         "never fitted",
     ):
         assert scaled(case) == set(), case
+
+
+class Heads(nn.Module):
+    """Attention over six numbers; no dropout, and no tensors beside its state."""
+
+    def __init__(self, heads: int = 2) -> None:
+        super().__init__()
+        self.up, self.mix, self.head = (
+            nn.Linear(1, 8),
+            nn.MultiheadAttention(8, heads, batch_first=True),
+            nn.Linear(8, 3),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        states = self.up(x[..., None])
+        return self.head(self.mix(states, states, states)[0].mean(1))
+
+
+@pytest.mark.parametrize(("heads", "codes"), [(2, {"K1"}), (4, set())])
+def test_a_model_that_is_rebuilt_with_other_heads(heads: int, codes: set[str]) -> None:
+    def judge(model: nn.Module, epoch: int) -> None:
+        final = Heads(heads)
+        final.load_state_dict(model.state_dict())
+        accuracy(final.eval())
+
+    def another(model: nn.Module, epoch: int) -> None:
+        """Weights that the trained one never had: those of a model of its own."""
+        final = Heads(heads)
+        final.load_state_dict(Heads().state_dict())
+        accuracy(final.eval())
+
+    assert found(judge, model=Heads(4)) == codes
+    assert found(another, model=Heads(4)) == set()
 
 
 @pytest.mark.parametrize("kind", [Average, read_back, unpickled])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,6 +56,25 @@ def test_a_stretch_that_nobody_saves() -> None:
     seen = context(lm, 0)
     assert seen is not None and seen.running == pytest.approx((4, 4), rel=0.01)
     assert seen.reloaded == pytest.approx((1, 1))
+
+
+def test_weights_that_were_trained_on_shorter_rows(tmp_path: Path) -> None:
+    model().save_pretrained(tmp_path)
+    for rope, trained, source in (
+        ({"rope_type": "linear", "factor": 8.0}, 512, 64),
+        ({"rope_type": "linear", "factor": 8.0}, 64, None),
+        ({"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5}, 512, None),
+    ):
+        config = transformers.LlamaConfig.from_pretrained(tmp_path)
+        config.rope_parameters, config.max_position_embeddings = {"rope_theta": 10000.0, **rope}, trained
+        lm = transformers.LlamaForCausalLM.from_pretrained(tmp_path, config=config)
+        seen = context(lm, 0)
+        assert seen is not None and seen.source == source
+    lm.config.rope_parameters = {"rope_theta": 10000.0, "rope_type": "linear", "factor": 8.0}
+    lm.config.max_position_embeddings = 512
+    lm.save_pretrained(tmp_path)  # trained so
+    seen = context(transformers.LlamaForCausalLM.from_pretrained(tmp_path), 0)
+    assert seen is not None and seen.source is None
 
 
 def test_models_without_rotary_positions() -> None:

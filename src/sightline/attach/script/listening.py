@@ -79,8 +79,8 @@ def watched(
     scout.made.append(resumes.made)
     Unrestored(models, resumes, fault).install()
     Kept(models, saves, fault).install()
-    saves.every.append(Unsaved(models, fault).saved)
-    for patching in (Plateaus, Clips, StandIns, Rebound, Averages):
+    saves.every += [Unsaved(models, fault).saved, StandIns(models, fault).install()]
+    for patching in (Plateaus, Clips, Rebound, Averages):
         patching(models, fault).install()
     for hearing in (ByMethod, Unheard, Chains):
         hearing(models, fault)

@@ -2,8 +2,9 @@
 
 A copy is made in the mode that its original was in, and a new model is in train mode; and what a model keeps outside of
 its state does not come back with it (`attach/script/checkpoints/attributes.py`). Nothing is said of a copy that
-learns itself, answers at every step (a target, a teacher), is asked again about one input (to see how far its answers
-spread), or is asked in eval mode too (its batch statistics were taken anew before).
+learns itself, now or later (so all is told at the end), answers at every step (a target, a teacher), is asked again
+about one input (to see how far its answers spread), or is asked in eval mode too (its batch statistics were taken anew
+before).
 """
 
 from __future__ import annotations
@@ -19,16 +20,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sightline.attach.hook import Hook
+from sightline.attach.origins import ORIGINS, values_of
 from sightline.attach.phases.evaluation import counts_anew
 from sightline.attach.script.checkpoints.attributes import Kept, lost, plain
+from sightline.attach.script.checkpoints.settings import otherwise
 from sightline.attach.script.watch import Models, Watched
 from sightline.attach.towers import changes_with_mode
-from sightline.guard.evidence import ContextSeen, EvaluationSeen, RoundTripSeen
+from sightline.guard.evidence import ContextSeen, EvaluationSeen, Evidence, RoundTripSeen
 from sightline.guard.probes.call import Call
 from sightline.guard.probes.context import context
 from sightline.guard.probes.twice import mode_gap
 
 PENDING = 4096  # modules that were copied or read before any model was watched
+SAVES = 256  # of which the weights are known again
 MOST = 8  # copies listened to at a time
 
 
@@ -36,7 +40,7 @@ MOST = 8  # copies listened to at a time
 class StandIn:
     """One of them. `at`: the learner's step and forwards at the last call; `asked`: what it was called with then.
 
-    `made`: what a model that was read back kept outside of its state, until that is compared.
+    `made`: what a model that was read back kept outside of its state, until that is compared; `found`: what that shows.
     """
 
     module: weakref.ref[nn.Module]
@@ -46,9 +50,10 @@ class StandIn:
     asked: weakref.ref[Tensor] | None = None
     seen: EvaluationSeen | None = None
     made: Kept | None = None
+    found: Evidence | None = None
 
     def leave(self) -> None:
-        """Listen no more, and say nothing."""
+        """Listen no more, and say nothing of its mode."""
         self.seen = None
         if self.handle is not None:
             self.handle.remove()
@@ -60,11 +65,12 @@ class StandIns:
 
     def __init__(self, models: Models, fault: Callable[[str], None]) -> None:
         self._models, self._pending, self._known = models, list[weakref.ref[nn.Module]](), list[StandIn]()
+        self._saved: weakref.WeakKeyDictionary[Watched, set[tuple[float, ...]]] = weakref.WeakKeyDictionary()
         self._hook = lambda act: Hook(act, lambda error: fault(f"stand-in: {type(error).__name__}: {error}"))
         models.others.append(lambda: [m for one in self._known if one.handle and (m := one.module()) is not None])
 
-    def install(self) -> None:
-        """Notice what is copied, or made of a file or a state, from now on."""
+    def install(self) -> Callable[[Any, str], None]:
+        """Notice what is copied, or made of a file or a state, from now on. Returns whom to tell of what is saved."""
         rebuild, load, came = nn.Module.__setstate__, nn.Module.load_state_dict, self._hook(self._came)
 
         @functools.wraps(rebuild)
@@ -82,7 +88,9 @@ class StandIns:
         nn.Module.load_state_dict = loaded  # type: ignore[method-assign, assignment]
         self._models.read.append(self._hook(lambda module: self._came(module, plain(module))))
         self._models.before.append(self._hook(self._stepping))
+        self._models.entering.append(self._hook(self._learns))
         self._models.ending.append(self._hook(self._ends))
+        return self._hook(self._noted)
 
     def _came(self, module: nn.Module, made: Kept | None) -> None:
         if self._models.live:
@@ -102,13 +110,14 @@ class StandIns:
 
     def _look(self, module: nn.Module, made: Kept | None) -> None:
         """Is it built as a watched one is, and is not that one?"""
-        self._known = [one for one in self._known if one.handle is not None and one.module() is not None]
-        if len(self._known) >= MOST or any(one.module() is module for one in self._known):
+        self._known = [one for one in self._known if one.found or (one.handle and one.module() is not None)]
+        heard = sum(one.handle is not None for one in self._known)
+        if heard >= MOST or any(one.module() is module for one in self._known):
             return
         alike = [one for one in self._models.live if type(one.recorder.model) is type(module)]
         if any(one.recorder.model is module for one in alike):
             return
-        if not made and not any(map(changes_with_mode, module.modules())):
+        if made is None and not any(map(changes_with_mode, module.modules())):
             return
         shapes = [(name, p.shape) for name, p in module.named_parameters()]
         fits = [w for w in alike if shapes == [(name, p.shape) for name, p in w.recorder.model.named_parameters()]]
@@ -147,22 +156,57 @@ class StandIns:
     def _compare(self, one: StandIn, call: Call) -> None:
         """Once: does its answer hang on what it was made with, and was to have from the one that was trained?"""
         made, one.made = one.made, None
-        learner, attachment = one.learner, one.learner.attachment
-        if made and call.repeatable and attachment is not None:
+        learner, trained = one.learner, one.learner.recorder.model
+        if made is None or not call.repeatable:
+            return
+        step, compared = learner.recorder.step, sum(1 for _ in trained.parameters())
+        if (names := otherwise(trained, call.model)) and self._had(learner, call.model):
+            one.found = RoundTripSeen(step, "", compared, settings=names)
+        elif made:
             with learner.recorder.silence():
-                names, gap = lost(learner.recorder.model, call, made)
+                names, gap = lost(trained, call, made)
             if names:
-                compared = len(learner.recorder.model.state_dict())
-                attachment.show(RoundTripSeen(learner.recorder.step, "", compared, outside=names, gap=gap))
-            elif seen := _turned_otherwise(learner.recorder.model, call.model, learner.recorder.step):
-                attachment.show(seen)
+                one.found = RoundTripSeen(step, "", compared, outside=names, gap=gap)
+            else:
+                one.found = _turned_otherwise(trained, call.model, step)
+
+    def _noted(self, what: Any, path: str) -> None:
+        """Something was saved: what the models have now may be read back later."""
+        for one in self._models.live:
+            known = self._saved.setdefault(one, set())
+            if one.recorder.step and len(known) < SAVES:
+                known.add(values_of(one.recorder.model))
+
+    def _had(self, learner: Watched, copy: nn.Module) -> bool:
+        """Whether `learner` has the weights of `copy`, or had them when something was saved."""
+        values = values_of(copy)
+        return bool(values) and (values == values_of(learner.recorder.model) or values in self._saved.get(learner, ()))
+
+    def _learns(self, other: Watched) -> None:
+        """A model is watched from now on: a copy that is trained is another model, made as it is on purpose."""
+        moved = {id(p) for p in other.recorder.model.parameters()}
+        for one in self._known:
+            if (module := one.module()) is not None and any(id(p) in moved for p in module.parameters()):
+                one.found = None
 
     def _ends(self, learner: Watched) -> None:
-        """The last chance to tell of copies of `learner`: none of them was ever asked in eval mode."""
+        """The last chance to tell of copies of `learner`: none was ever asked in eval mode, and none learned."""
         for one in self._known:
-            if one.learner is learner and one.seen is not None and learner.attachment is not None:
+            if one.learner is not learner or learner.attachment is None:
+                continue
+            if one.found is not None and self._still(one):
+                learner.attachment.show(one.found)
+            if one.seen is not None:
                 learner.attachment.show(one.seen)
-                one.leave()
+            one.found = None
+            one.leave()
+
+    def _still(self, one: StandIn) -> bool:
+        """Whether it never learned, and cannot any more: it is gone, or the script is over."""
+        module = one.module()
+        if module is None:
+            return True
+        return self._models.over and not any(ORIGINS.optimized(p) or p.grad is not None for p in module.parameters())
 
 
 def _equal(one: nn.Module, other: nn.Module) -> bool:
@@ -172,10 +216,14 @@ def _equal(one: nn.Module, other: nn.Module) -> bool:
 
 
 def _turned_otherwise(trained: nn.Module, copy: nn.Module, step: int) -> ContextSeen | None:
-    """How far rotary positions reach that are in no state, where they are others in a model that was read back."""
+    """How far rotary positions reach that are in no state, where a model that was read back stretches them less.
+
+    Who stretches them further than in training wants longer rows.
+    """
     if not _equal(trained, copy):
         return None
     here, there = context(trained, step), context(copy, step)
-    if here is None or there is None or here.running is None or here.running == there.running:
+    if here is None or there is None or here.running is None:
         return None
-    return replace(here, copied=there.running)
+    less = there.running is not None and there.running[1] < here.running[1]
+    return replace(here, copied=there.running) if less else None

@@ -109,6 +109,7 @@ class RoundTripSeen:
     or saving. `loaded`: the script loaded it so, into a module that took nothing of it, or not all that it had learned,
     and was then used. `alias`: where a script keeps the model itself, uncopied, as the best one so far. `outside`:
     tensors in plain attributes, which are in no state and did not come back, and `gap` what they change of an answer.
+    `settings`: of layers of a model that was rebuilt for the state, where they are others than in training.
     """
 
     step: int
@@ -125,6 +126,7 @@ class RoundTripSeen:
     alias: str = ""
     outside: tuple[str, ...] = ()
     gap: float = 0.0
+    settings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ class ContextSeen:
         reloaded: the same of a rotary embedding made anew from the config: what the saved model will do.
         copied: the same of a model that was given these weights, and answers in the place of this one.
         longest: of the first batch, the longest row with the features that the host's module puts beside its tokens.
+        source: positions that the weights were trained for, without a stretch, where a config was changed to hold more.
     """
 
     step: int
@@ -30,6 +31,7 @@ class ContextSeen:
     reloaded: tuple[float, float] | None = None
     copied: tuple[float, float] | None = None
     longest: int | None = None
+    source: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,6 +43,7 @@ def context(model: nn.Module, step: int) -> ContextSeen | None:
         factor=float(factor) if isinstance(factor, int | float) else None,
         running=_stretch(_frequencies(rotary, kind), theta),
         reloaded=_stretch(_frequencies(_anew(rotary, config), kind), theta),
+        source=_source(config, trained, theta),
     )
 
 
@@ -102,6 +105,23 @@ def _said(config: Any) -> Mapping[str, Any]:
     if isinstance(said, Mapping) and isinstance(said.get(FULL), Mapping):
         return said[FULL]
     return said if isinstance(said, Mapping) else {}
+
+
+def _source(config: Any, trained: int, theta: Any) -> int | None:
+    """The shorter context, without a stretch, of the folder that the weights came from."""
+    file = Path(str(getattr(config, "name_or_path", "") or "")) / "config.json"
+    try:
+        saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except (OSError, ValueError):
+        return None
+    if not isinstance(saved, Mapping):
+        return None
+    saved = saved.get("text_config") or saved
+    said = saved.get("rope_parameters") or saved.get("rope_scaling") or {}
+    said = said.get(FULL, said)
+    length, was = saved.get("max_position_embeddings"), {**saved, **said}.get("rope_theta")
+    plain = said.get("rope_type", said.get("type", "default")) == "default"
+    return length if plain and isinstance(length, int) and length < trained and was == theta else None
 
 
 def _stretch(frequencies: Tensor | None, theta: Any) -> tuple[float, float] | None:

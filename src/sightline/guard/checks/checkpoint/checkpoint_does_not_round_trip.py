@@ -6,8 +6,8 @@ Root cause: only parameters were saved, without batch norm's running statistics;
 (`module.` of data parallelism, `_orig_mod.` of torch.compile), or another name of the part, and are skipped with
 `strict=False`, or by loading "what matches"; a tensor was left out as "tied" that is not; the file was written before
 the last step, or in a coarser dtype; the best state was kept in memory without a copy (`v.detach().cpu()` is none of
-what is on the CPU), or the model itself (`best = model`), and went on training; statistics are no buffers; or no file
-has what learns beside an adapter.
+what is on the CPU), or the model itself (`best = model`), and went on training; statistics are no buffers; no file has
+what learns beside an adapter; or the model was rebuilt with other heads or groups (its config was not saved).
 Fix: save `model.state_dict()` of the unwrapped model, in the dtype it trains in, or a `copy.deepcopy` of it; load with
 `strict=True`; drop a tied name only where both really share memory.
 Stays silent when: every value comes back, whatever the file's dtype; one of two names of shared memory was dropped;
@@ -29,8 +29,7 @@ from sightline.guard.evidence.answers import prefix_between
 from sightline.guard.specimen import Run
 
 DOMAINS = ("any",)
-STATISTICS = ("running_mean", "running_var")  # torch's names of the buffers that training moves
-SHOWN = 5  # names in a finding
+STATISTICS, SHOWN = ("running_mean", "running_var"), 5  # torch's buffers that training moves; names in a finding
 
 
 def find(checkpoint: RoundTripSeen) -> Verdict:
@@ -41,9 +40,12 @@ def find(checkpoint: RoundTripSeen) -> Verdict:
         what = f"{len(out)} tensors (plain attributes, persistent=False) are in no state and never come back: {out[0]}"
         fix = "call register_buffer(name, tensor) for them: such buffers are saved, loaded and moved with the model"
         return Finding("error", what, fix, {"of": out, "they change an answer by": checkpoint.gap})
+    if other := checkpoint.settings:
+        what = f"it was read back into a model that is made otherwise ({len(other)} settings of layers): {other[0]}"
+        return Finding("error", what, "save what the model was built with, and build from that", {"of": other[:SHOWN]})
     if not checkpoint.compared:
         return _prefixed(checkpoint) or CannotTell("names of the model in the checkpoint (give load=... to read it)")
-    return _lost(checkpoint) or _changed(checkpoint) or _left_over(checkpoint)
+    return _lost(checkpoint) or _changed(checkpoint) or (_left_over(checkpoint) if checkpoint.unexpected else None)
 
 
 def _by_reference(checkpoint: RoundTripSeen) -> Finding:
@@ -105,9 +107,7 @@ def _changed(checkpoint: RoundTripSeen) -> Finding | None:
     return Finding("warning" if rounded else "error", message, fix, seen)
 
 
-def _left_over(checkpoint: RoundTripSeen) -> Finding | None:
-    if not checkpoint.unexpected:
-        return None
+def _left_over(checkpoint: RoundTripSeen) -> Finding:
     message = f"the checkpoint holds {len(checkpoint.unexpected)} tensors that the model does not know"
     fix = "save the model that is trained, under its own names: a strict load refuses this file"
     return Finding("warning", message, fix, {"unexpected": checkpoint.unexpected[:SHOWN]})

@@ -10,7 +10,8 @@ Fix: stretch positions before the model is built, in training and inference alik
 longest row / trained context (up to 32), or linear up to 4; else cut or split rows at `max_position_embeddings`.
 Stays silent when: rows are within the trained context, or within what the running frequencies stretch it to; the
 stretch grows with the row (dynamic NTK); documents are packed, each within the context; the model has no rotary
-embedding, or was trained with its stretch (rows within `max_position_embeddings`).
+embedding, or was trained with its stretch (rows within `max_position_embeddings`); what was given its weights is
+trained itself, or stretched further.
 Sources:
 - https://github.com/pytorch/torchtitan/pull/3395 (2026-05-19): rows beyond the reach of RoPE became an error
 - https://github.com/axolotl-ai-cloud/axolotl/pull/343 (2023-08-05): the factor is set, not max_position_embeddings
@@ -38,7 +39,7 @@ def find(batch: BatchSeen, context: ContextSeen, history: History | None = None,
     longest = max(_longest(batch) or 0, context.longest or 0)
     if not longest:
         return CannotTell("token ids or positions")
-    if longest <= context.trained or context.kind in GROWS:
+    if longest <= (context.source or context.trained) or context.kind in GROWS:
         return None
     least, most = context.running or (1.0, context.factor or 1.0)
     reach = round((context.original or context.trained) * most)
