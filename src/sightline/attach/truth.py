@@ -1,9 +1,9 @@
 """Asks a Trainer's own metrics what they think of the ground truth, in the form of the predictions they were given.
 
-Only where the truth can be put into that form without doubt: classes of samples or of tokens, as logits or as ids, and
-yes-or-no answers. The function that computes the metrics is called a few times more, at the end of the Trainer's
-method, in silence and with the random state put back, and lists of results; one that keeps other records of its calls
-is left alone.
+Only where the truth can be put into that form without doubt: classes of samples or of tokens, as logits or as ids,
+yes-or-no answers, and numbers. The function that computes the metrics is called a few times more, at the end of the
+Trainer's method, in silence and with the random state put back, and lists of results; one that keeps other records of
+its calls is left alone.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from numbers import Real
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sightline.attach.records import keeps_records, put_back
+from sightline.attach.units import OneSided, one_sided
 from sightline.guard.evidence import IGNORE, OracleSeen
 from sightline.guard.probes.restore import untouched
 
@@ -28,6 +31,7 @@ SHIFTS = (1, 2, 3)  # rows by which predictions are moved on, to spoil them
 FEW = 1000  # classes: more are a vocabulary, of which an evaluation never shows all
 CLOSE = 1e-3  # to 1: rounding, as in the check
 SAME = 1e-6  # rounding of a share
+SECONDS = 1.0  # that questions in search of another unit may take
 APART, SIGMAS = 0.2, 5.0  # of the labels that predictions meet in one place and not in the other; and not by chance
 
 
@@ -74,6 +78,9 @@ def truths(compute: Callable[[Any], Any], given: Any, model: nn.Module, step: in
     if not isinstance(first, np.ndarray) or not isinstance(given.label_ids, np.ndarray) or len(first) < 2:
         return
     labels = given.label_ids[:ROWS]
+    if labels.dtype.kind == first.dtype.kind == "f" and not np.isin(labels, (0, 1)).all():
+        yield from _of_numbers(compute, given, model, step, first[:ROWS], labels)
+        return
     if first.shape == (len(given.label_ids), 1) and labels.ndim == 1 and first.dtype.kind == "f":
         yield from _of_one_column(compute, given, model, step, labels)
         return
@@ -158,6 +165,25 @@ def _of_one_column(
             yield OracleSeen(step, name, score, tuple(other[name] for other in told[1:]), perfect=1.0)
 
 
+def _of_numbers(
+    compute: Callable[[Any], Any], given: Any, model: nn.Module, step: int, first: Any, labels: Any
+) -> Iterator[OracleSeen]:
+    """Of numbers that are predicted: metrics that bring them into another unit without the labels, or these alone."""
+    until = time.monotonic() + SECONDS
+
+    def score(these: Tensor, those: Tensor) -> dict[str, float]:
+        if time.monotonic() > until:
+            raise TimeoutError
+        return _numbers(compute(like(given, these.numpy(), those.numpy())))
+
+    found: dict[str, OneSided] = {}
+    with _asking(compute, model):
+        found = one_sided(torch.from_numpy(first.copy()), torch.from_numpy(labels.copy()), score)
+    for name, one in found.items():
+        if step or not one.early:
+            yield OracleSeen(step, name, one.truth, one.spoilt, perfect=one.perfect, reads=one.says)
+
+
 def _whole(seen: OracleSeen) -> bool:
     return seen.truth >= 1 - CLOSE
 
@@ -216,10 +242,26 @@ def _all_there(labels: Any, classes: int) -> bool:
 def told_of(compute: Callable[[Any], Any], model: nn.Module, sets: list[Any]) -> list[dict[str, float]]:
     """The metrics of each of `sets`, in silence; of none where the Trainer's author made them for other input."""
     told: list[dict[str, float]] = []
-    mute = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
-    with untouched(model), put_back(compute), mute[0], mute[1], contextlib.suppress(Exception):
+    with _asking(compute, model):
         told += [_numbers(compute(one)) for one in sets]
     return told if len(told) == len(sets) else [{} for _ in sets]
+
+
+@contextlib.contextmanager
+def _asking(compute: Callable[[Any], Any], model: nn.Module) -> Iterator[None]:
+    """Inside, metrics are computed in silence and leave nothing behind; it ends where they fail."""
+    import numpy as np
+
+    mute = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
+    with (
+        untouched(model),
+        put_back(compute),
+        mute[0],
+        mute[1],
+        contextlib.suppress(Exception),
+        np.errstate(all="ignore"),
+    ):
+        yield
 
 
 def like(given: Any, predictions: Any, labels: Any) -> Any:

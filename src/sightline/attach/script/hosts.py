@@ -33,7 +33,7 @@ class Hosts:
         self._models, self._budget, self._fault = models, budget, fault
         self._orphans = Orphans(models)
         self._callbacks: dict[int, Any] = {}  # by a living Trainer's id: some Trainers have no hash
-        self._asked: set[int] = set()
+        self._asked: set[tuple[int, bool]] = set()
         self._fits: dict[int, Any] = {}  # by a living Trainer's id: the callback of its last fit
 
     def on_import(self) -> Mapping[str, Callable[[], None]]:
@@ -100,11 +100,12 @@ class Hosts:
             Hook(self._ask_metrics, self._failed)(trainer, metrics)
 
     def _ask_metrics(self, trainer: Any, metrics: Kept) -> None:
-        """Once for each Trainer: what do its metrics say of the truth?"""
+        """Once for each Trainer, and once more if it has trained since: what do its metrics say of the truth?"""
         guard = getattr(self._callbacks.get(id(trainer)), "guard", None)
-        if guard is None or id(trainer) in self._asked:
+        asked = (id(trainer), trainer.state.global_step > 0)
+        if guard is None or asked in self._asked:
             return
-        self._asked.add(id(trainer))
+        self._asked.add(asked)
         if metrics.written:
             step, metrics_of = trainer.state.global_step, metrics.compute
             if (lengths := written(metrics.given, guard.model, step)) is not None:
@@ -137,7 +138,7 @@ class Hosts:
 
     def _gone(self, trainer: int) -> None:
         """A Trainer was dropped, and with it its model, unless the script goes on with that."""
-        self._asked.discard(trainer)
+        self._asked -= {(trainer, False), (trainer, True)}
         Hook(self._orphans.take, self._failed)(self._callbacks.pop(trainer).guard)
 
     # --- Lightning -----------------------------------------------------------------------------------------------

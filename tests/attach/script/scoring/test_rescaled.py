@@ -73,6 +73,35 @@ def test_the_unit_without_a_function(back: str, found: bool, tmp_path: Path, mon
     assert len(said) == found and all("in the unit of the targets" in one for one in said)
 
 
+EVEN = NUMBERS.replace("(one, 35 + 9 * one[0] + 4 * one[1])", "(one, 0.9 * one[0] + 0.4 * one[1])").replace(
+    "(batch[1] - 35) / 10", "batch[1]"
+)
+
+
+@pytest.mark.parametrize(
+    ("back", "also", "found"), [("* 10 + 35", "", True), ("* 10 + 35", "* 10 + 35", False), ("", "* 10 + 35", True)]
+)
+def test_one_side_in_another_unit(
+    back: str, also: str, found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = EVEN.replace("METRIC(said BACK, true)", "METRIC(said, true)").replace("METRIC", "rmse")
+    source = source.replace("np.sqrt(np.mean((pred - true)", f"np.sqrt(np.mean((pred {back} - (true {also}))")
+    said = [one.message for one in run(source, tmp_path, monkeypatch)[0]]
+    assert len(said) == found and all("labels in another unit" in one for one in said)
+
+
+@pytest.mark.parametrize(
+    ("back", "also", "found"), [("* std + mean", "", True), ("* std + mean", " * std + mean", False)]
+)
+def test_one_side_without_a_function(
+    back: str, also: str, found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = WHOLE.replace("BACK", back).replace("said - y[200:]", f"said - (even{also})")
+    source = source.replace("model = ", "even = (y[200:] - mean) / std\nmodel = ", 1)
+    said = [one.message for one in whole(source, tmp_path, monkeypatch)]
+    assert len(said) == found and all("labels in another unit" in one for one in said)
+
+
 def test_predictions_that_have_not_come_far() -> None:
     wanted = 35 + 9 * torch.randn(64)
     assert in_target_unit((wanted - 35) / 9, wanted) is not None

@@ -24,6 +24,7 @@ from sightline.attach.script.scoring.replica import Replica
 from sightline.attach.script.scoring.rescaled import in_target_unit, rescaled
 from sightline.attach.script.scoring.short import ABSENT, PART, short
 from sightline.attach.script.scoring.verdict import Verdict, judged, numbers, perfect, whole
+from sightline.attach.units import speaks
 from sightline.guard.evidence import IGNORE
 from sightline.guard.probes.restore import same_randomness
 
@@ -53,12 +54,13 @@ def asked(
         try:
             with torch.no_grad():
                 read = _reading(pairs, one, earlier, *roles, drawn) if roles is not None else None
-            known = read is not None or roles is None or _in_another_unit((one, earlier), *roles)
-            answer = _truth(function, own, one, *(roles or one.names), until, read, pad) if known else None
+            units = TWICE if read is not None or roles is None else _in_units((one, earlier), *roles)
+            answer = _truth(function, own, one, *(roles or one.names), until, read, pad) if units else None
         except Exception:  # noqa: BLE001 - the script's own function, on other input than it was made for
             return None
         if answer is not None:
-            told.append(answer)
+            sure = {key: verdict for key, verdict in answer.found.items() if units == TWICE or not verdict.twice}
+            told.append(replace(answer, found=sure))
     function.answered += bool(told)
     function.done = function.answered >= TWICE
     found = {key: verdict for answer in reversed(told) for key, verdict in answer.found.items()}
@@ -216,11 +218,16 @@ def _vectors(one: Pair, before: Pair | None) -> bool:
     return not fixed and all(isinstance(r, torch.Tensor) and r.is_floating_point() and r.dim() == 2 for r in rows)
 
 
-def _in_another_unit(pairs: Iterable[Pair | None], pred: str, target: str) -> bool:
-    """Whether predictions are, in this evaluation and in the one before: training does not bring them nearer."""
+def _in_units(pairs: Iterable[Pair | None], pred: str, target: str) -> int:
+    """In how many evaluations, this one and the one before, predictions are in a unit that can be told: the targets',
+    or in both another, to which training does not bring them nearer.
+    """
     rows = [(one.data[pred].rows, one.data[target].rows) for one in pairs if one is not None and pred in one.data]
-    fit = len(rows) == 2 and all(isinstance(each, torch.Tensor) for both in rows for each in both)
-    return fit and all(in_target_unit(*both) is not None for both in rows)
+    if not all(isinstance(each, torch.Tensor) for both in rows for each in both):
+        return 0
+    if len(rows) == TWICE and all(in_target_unit(*both) is not None for both in rows):
+        return TWICE
+    return sum(speaks(*both) for both in rows) if speaks(*rows[0]) else 0
 
 
 def _equal(one: Pair, other: Pair, name: str) -> bool:
@@ -243,12 +250,15 @@ def _counts(target: Any) -> set[int]:
 @contextmanager
 def alone() -> Iterator[None]:
     """Inside, nothing that a function says or draws reaches the script, and no mode of the script's reaches it."""
+    import numpy as np
+
     show = warnings.showwarning
     warnings.showwarning = lambda *args, **kwargs: None  # no filter is changed: that would make old warnings new
     kinds = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     try:
         with ExitStack() as inside:
-            for context in (redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), same_randomness()):
+            mute = redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), np.errstate(all="ignore")
+            for context in (*mute, same_randomness()):
                 inside.enter_context(context)
             for kind in kinds:
                 inside.enter_context(torch.autocast(kind, enabled=False))

@@ -38,7 +38,6 @@ from sightline.attach.script.scoring.pairs import Function, Pair, ends_alike, is
 from sightline.attach.script.scoring.prompts import prompts
 from sightline.attach.script.scoring.recorded import Recorded, Spots
 from sightline.attach.script.scoring.replay import replayed
-from sightline.attach.script.scoring.rescaled import SAYS as UNIT
 from sightline.attach.script.scoring.verdict import Verdict, numbers
 from sightline.attach.script.scoring.weighing import weighed
 from sightline.guard.evidence import OracleSeen
@@ -195,7 +194,7 @@ class Scores:
                 state.offer(seen)
                 return
             if (again := replayed(record, self._own, until, state.ignored)) is not None:
-                if again[1].says == UNIT and again[0].where not in self._units:
+                if again[1].twice and again[0].where not in self._units:
                     self._units.add(again[0].where)  # training might still bring them there
                     continue
                 self._found = True

@@ -1,4 +1,7 @@
-"""Numbers that a model learnt in another unit than they are judged in: as deviations from a mean, or as logs."""
+"""Numbers that a model learnt in another unit than they are judged in: as deviations from a mean, or as logs.
+
+Or they are in the unit of their labels, and the metric brings one of the two into another (see `attach/units.py`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from sightline.attach.script.scoring.verdict import ZERO, Verdict, moved, whole
+from sightline.attach.units import one_sided
 
 ROWS = 32
 FAR = 2.0  # deviations that the targets' mean is from 0: what is trained towards them goes there first
@@ -39,7 +43,10 @@ def rescaled(pred: Tensor, target: Tensor, score: Score) -> dict[tuple[str, str]
     """By (name of the number, form): what a metric that is perfect for equal numbers gives in another unit."""
     unit = in_target_unit(pred, target)
     if unit is None:
-        return {}
+        return {
+            (name, one.says): Verdict(name, one.truth, one.spoilt, one.perfect, one.says, twice=one.early)
+            for name, one in one_sided(pred, target, score).items()
+        }
     factor, offset = unit
     like = target.reshape(pred.shape)
     truth = ((like.double() - offset) / factor).to(pred.dtype)
@@ -53,5 +60,5 @@ def rescaled(pred: Tensor, target: Tensor, score: Score) -> dict[tuple[str, str]
         share = whole(value, set()) and max(given[name], actual[name]) < 0
         if error or share:
             others = tuple(one[name] for one in spoilt)
-            found[name, SAYS] = Verdict(name, given[name], others, 1.0 if share else 0.0, SAYS)
+            found[name, SAYS] = Verdict(name, given[name], others, 1.0 if share else 0.0, SAYS, twice=True)
     return found

@@ -31,7 +31,8 @@ OPPOSED = ({"labels less one", "labels plus one"}, {"labels one place earlier", 
 class Verdict:
     """`name`: of the number, where the metric gives several. `perfect`: what it gives for `says`, or should.
 
-    `alone`: batches, of which the last one alone matters to it; `truth` is of wrong answers in that.
+    `alone`: batches, of which the last one alone matters to it; `truth` is of wrong answers in that. `twice`: training
+    might still make it right, if it is seen in one evaluation alone.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Verdict:
     perfect: float
     says: str
     alone: int = 0
+    twice: bool = False
 
 
 def numbers(value: Any, rows: int) -> dict[str, float]:

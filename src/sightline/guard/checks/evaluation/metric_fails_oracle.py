@@ -5,11 +5,11 @@ Root cause: predictions and targets do not speak the same language: class ids sh
 where corners are expected, another order of rows, positions without a label (-100) that are counted, or decoded as a
 word; what a causal model says of the next token beside the label of this one; texts whose writing ends (`max_length`,
 20 by default) before those that are wanted do; texts stripped, cleaned up or decoded without special tokens on one side
-alone, or still behind their prompt; probabilities squashed again; the likeliest of one column, which is always the
-first; hits divided by `len(loader) * batch_size`, where the last batch is short, or by all places, padding and columns
-counted; a mean over classes in which those that are not there are 0; an overlap without its factor of 2; the last batch
-in the place of all; or the metric itself is wrong; or it is never set back, and counts the answers of earlier
-evaluations along.
+alone, or still behind their prompt; numbers of which one side alone is denormalised; probabilities squashed again; the
+likeliest of one column, which is always the first; hits divided by `len(loader) * batch_size`, where the last batch is
+short, or by all places, padding and columns counted; a mean over classes in which those that are not there are 0; an
+overlap without its factor of 2; the last batch in the place of all; or the metric itself is wrong; or it is never set
+back, and counts the answers of earlier evaluations along.
 Fix: convert predictions to the metric's format and offset (its docs say which), and feed it the targets as predictions
 until it says 1.0. Of torchmetrics, call `metric.reset()` before each evaluation.
 Stays silent when: the ground truth scores what the host calls perfect, or, where the host says nothing, 1 (or more) as
@@ -18,7 +18,7 @@ predictions score the same, which is not the share of noes, of one column; a fun
 `sightline run`) does more than compute, nothing shows in which form predictions come, or no form is perfect for it;
 what counts on is no mean's sums (a total, the best so far, a mean over epochs, votes for each row), or the rows were
 others; part of an overlap is multiplied by who asked for it; a class is in none of the samples; predictions on another
-scale are on their way (small, or their mean has moved).
+scale are on their way (small, or their mean has moved), or they are not on that of labels which the metric converts.
 Sources:
 - https://github.com/once-for-auto-driving/once_devkit/issues/32 (2022-08-16): the truth itself scores 72.65 %
 - https://github.com/cocodataset/cocoapi/issues/507 (2021-04-12): corners where size is expected: 0.73 for the truth
@@ -93,7 +93,8 @@ def _finding(oracle: OracleSeen, what: str) -> Finding:
         fix="bring predictions into the metric's format (class offset, box format, order of rows; a causal model's"
         " [:, :-1] beside labels[:, 1:]; texts cleaned up alike on both sides, without the prompt), and leave out what"
         " has no label: labels != -100, or the pad token in its place before ids are decoded, both with"
-        " skip_special_tokens=True; divide hits by the rows that came, of all batches",
+        " skip_special_tokens=True; convert numbers on both sides or on neither; divide hits by the rows that came, of"
+        " all batches",
         seen={"truth": oracle.truth, "shuffled": list(oracle.spoilt), "perfect": oracle.perfect},
     )
 
