@@ -76,8 +76,10 @@ class Joined(Onlooker):
     def _put(self, places: int, features: int) -> None:
         """So many features of a batch found a place."""
         self._written += 1
-        self._short += 0 < places < features
-        if self._short >= BATCHES and 0 < places < features:
+        if not 0 < places < features:
+            return
+        self._short += 1
+        if self._short >= BATCHES:
             self._looks = -1
             step, batches = self.recorder.step, (self._short, self._written)
             self.recorder.offer(JoinedSeen(step, places, features, batches=batches))
@@ -95,16 +97,14 @@ def left_over(node: Any, shapes: Collection[torch.Size]) -> tuple[int, int] | No
     if type(source).__name__ == ADDED:  # to what stood there, times zero
         parts = [part for part, _ in source.next_functions if type(part).__name__ == CUT]
         source = parts[0] if len(parts) == 1 else source
-    rows = [masks[0].view(shape) for shape in shapes if shape.numel() == masks[0].numel()]
-    if not rows or not bool(rows[0].any(dim=1).all()):
-        return None
     if masks[0].dtype is not torch.bool or type(source).__name__ != CUT or source._saved_dim != 0:
         return None
     total, kinds = source._saved_self_sym_sizes[0], {type(one).__name__ for one in nodes([source], most=DEEP)}
     begin, end = (_place(place, total) for place in (source._saved_start, source._saved_end))
     if begin or source._saved_step != 1 or len(source._saved_self_sym_sizes) != 2 or not kinds.intersection(MADE):
         return None
-    return end, total
+    rows = [masks[0].reshape(shape) for shape in shapes if shape.numel() == masks[0].numel()]
+    return (end, total) if rows and bool(rows[0].any(dim=1).all()) else None  # asked last: it waits for the device
 
 
 def cut_join(node: Any) -> tuple[int, int, int] | None:

@@ -61,11 +61,11 @@ def find(batch: BatchSeen, setup: Setup, loss: LossSeen | None = None, joined: J
 
 
 def _joined(seen: JoinedSeen) -> Finding:
-    lost, counts = seen.features - seen.left, {"features": seen.features, "left": seen.left, "length": seen.length}
+    lost, counts = seen.features - seen.left, {"features": seen.features, "left": seen.left}
     what = f"{lost} of an image's {seen.features} features are cut off: what text and image are joined to is cut to"
     fix = "cut the text before it is joined, to what the features leave, or raise the limit"
     if (batches := seen.batches) is None:
-        return Finding("error", f"{what} {seen.length} places", fix, dict(counts))
+        return Finding("error", f"{what} {seen.length} places", fix, {**counts, "length": seen.length})
     what = f"{lost} of a batch's {seen.features} image features find no placeholder (so in {batches[0]} of {batches[1]}"
     fix = "raise max_length or set it to None; never truncate inside an image; raise where the counts differ"
     return Finding("error", f"{what} batches), and rows get those of others' images", fix, dict(counts))
