@@ -279,6 +279,61 @@ def test_a_model_that_is_rebuilt_with_other_heads(heads: int, codes: set[str]) -
     assert found(another, model=Heads(4)) == set()
 
 
+class Rebuilt(nn.Module):
+    """With settings that no state holds: an activation, a pooling, heads of an attention of its own, and others."""
+
+    def __init__(self, act: str = "gelu", pool: str = "mean", heads: int = 4, steps: int = 2, out: str = "logits"):
+        super().__init__()
+        self.up, self.qkv, self.head = nn.Linear(1, 8), nn.Linear(8, 24), nn.Linear(8, 3)
+        self.act: nn.Module = {"gelu": nn.GELU, "tanh": nn.Tanh}[act]()
+        self.pool, self.heads, self.steps, self.out = pool, heads, steps, out
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, length = x.shape
+        states = self.act(self.up(x[..., None]))
+        for _ in range(self.steps):
+            parts = self.qkv(states).view(rows, length, 3, self.heads, 8 // self.heads)
+            q, k, v = parts.permute(2, 0, 3, 1, 4)
+            states = states + F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(rows, length, 8)
+        logits = self.head(states.mean(1) if self.pool == "mean" else states.amax(1))
+        return logits if self.out == "logits" else logits.softmax(-1)
+
+
+def rebuilt(*others: dict[str, object]) -> Judge:
+    """At the end, models for the same weights, built with these settings."""
+
+    def judge(model: nn.Module, epoch: int) -> None:
+        for settings in others if epoch == EPOCHS - 1 else ():
+            final = Rebuilt(**settings)  # type: ignore[arg-type]
+            final.load_state_dict(model.state_dict())
+            accuracy(final.eval())
+
+    return judge
+
+
+@pytest.mark.parametrize("setting", [{"act": "tanh"}, {"pool": "max"}, {"heads": 2}, {"heads": 2, "steps": 3}])
+def test_a_model_that_is_rebuilt_with_another_setting(setting: dict[str, object]) -> None:
+    assert found(rebuilt(setting), model=Rebuilt()) == {"K1"}
+
+
+@pytest.mark.parametrize(
+    "others", [[{}], [{"steps": 3}], [{"out": "probabilities"}], [{"pool": "max"}, {}], [{"heads": 2}, {"heads": 8}]]
+)
+def test_a_model_that_is_rebuilt_as_it_was_or_otherwise_on_purpose(others: list[dict[str, object]]) -> None:
+    """The last two compare settings."""
+    assert found(rebuilt(*others), model=Rebuilt()) == set()
+
+
+def test_a_setting_that_is_changed_after_loading() -> None:
+    def judge(model: nn.Module, epoch: int) -> None:
+        final = Rebuilt()
+        final.load_state_dict(model.state_dict())
+        final.pool = "max"
+        accuracy(final.eval())
+
+    assert found(judge, model=Rebuilt()) == set()
+
+
 @pytest.mark.parametrize("kind", [Average, read_back, unpickled])
 def test_a_copy_is_judged_in_train_mode(kind: Callable[..., Judge]) -> None:
     assert found(kind(evaluates=False)) == {"T3"}

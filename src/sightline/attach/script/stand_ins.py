@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from sightline.attach.hook import Hook
 from sightline.attach.origins import ORIGINS, values_of
 from sightline.attach.phases.evaluation import counts_anew
 from sightline.attach.script.checkpoints.attributes import Kept, lost, plain
-from sightline.attach.script.checkpoints.settings import otherwise
+from sightline.attach.script.checkpoints.remade import Setting, differing, telling
 from sightline.attach.script.watch import Models, Watched
 from sightline.attach.towers import changes_with_mode
 from sightline.guard.evidence import ContextSeen, EvaluationSeen, Evidence, RoundTripSeen
@@ -40,7 +41,8 @@ MOST = 8  # copies listened to at a time
 class StandIn:
     """One of them. `at`: the learner's step and forwards at the last call; `asked`: what it was called with then.
 
-    `made`: what a model that was read back kept outside of its state, until that is compared; `found`: what that shows.
+    `made`: what a model that was read back kept outside of its state, until that is compared; `apart`: where it was
+    built otherwise; `found`: what these show.
     """
 
     module: weakref.ref[nn.Module]
@@ -50,6 +52,7 @@ class StandIn:
     asked: weakref.ref[Tensor] | None = None
     seen: EvaluationSeen | None = None
     made: Kept | None = None
+    apart: tuple[Setting, ...] = ()
     found: Evidence | None = None
 
     def leave(self) -> None:
@@ -66,6 +69,7 @@ class StandIns:
     def __init__(self, models: Models, fault: Callable[[str], None]) -> None:
         self._models, self._pending, self._known = models, list[weakref.ref[nn.Module]](), list[StandIn]()
         self._saved: weakref.WeakKeyDictionary[Watched, set[tuple[float, ...]]] = weakref.WeakKeyDictionary()
+        self._built: weakref.WeakKeyDictionary[Watched, set[tuple[str, ...]]] = weakref.WeakKeyDictionary()
         self._hook = lambda act: Hook(act, lambda error: fault(f"stand-in: {type(error).__name__}: {error}"))
         models.others.append(lambda: [m for one in self._known if one.handle and (m := one.module()) is not None])
 
@@ -123,7 +127,8 @@ class StandIns:
         fits = [w for w in alike if shapes == [(name, p.shape) for name, p in w.recorder.model.named_parameters()]]
         if shapes and fits:
             learner = next((w for w in fits if _equal(w.recorder.model, module)), fits[0])
-            one = StandIn(weakref.ref(module), learner, made=made)
+            apart = () if made is None else differing(learner.recorder.model, module)
+            one = StandIn(weakref.ref(module), learner, made=made, apart=apart)
             one.handle = module.register_forward_hook(self._hook(functools.partial(self._asked, one)), with_kwargs=True)
             self._known.append(one)
 
@@ -160,9 +165,15 @@ class StandIns:
         if made is None or not call.repeatable:
             return
         step, compared = learner.recorder.step, sum(1 for _ in trained.parameters())
-        if (names := otherwise(trained, call.model)) and self._had(learner, call.model):
-            one.found = RoundTripSeen(step, "", compared, settings=names)
-        elif made:
+        if self._had(learner, call.model):
+            same, told = set(differing(trained, call.model)), tuple[str, ...]()
+            with learner.recorder.silence(), suppress(Exception):  # a number of another kind, that does not fit
+                told = telling(tuple(s for s in one.apart if s in same), call)
+            self._built.setdefault(learner, set()).add(told)
+            if told:
+                one.found = RoundTripSeen(step, "", compared, settings=told)
+                return
+        if made:
             with learner.recorder.silence():
                 names, gap = lost(trained, call, made)
             if names:
@@ -194,7 +205,8 @@ class StandIns:
         for one in self._known:
             if one.learner is not learner or learner.attachment is None:
                 continue
-            if one.found is not None and self._still(one):
+            compared = isinstance(one.found, RoundTripSeen) and one.found.settings and len(self._built[learner]) > 1
+            if one.found is not None and self._still(one) and not compared:
                 learner.attachment.show(one.found)
             if one.seen is not None:
                 learner.attachment.show(one.seen)

@@ -7,7 +7,7 @@ Root cause: only parameters were saved, without batch norm's running statistics;
 `strict=False`, or by loading "what matches"; a tensor was left out as "tied" that is not; the file was written before
 the last step, or in a coarser dtype; the best state was kept in memory without a copy (`v.detach().cpu()` is none of
 what is on the CPU), or the model itself (`best = model`), and went on training; statistics are no buffers; no file has
-what learns beside an adapter; or the model was rebuilt with other heads or groups (its config was not saved).
+what learns beside an adapter; or the model was rebuilt with other settings (heads, activation, pooling: no config).
 Fix: save `model.state_dict()` of the unwrapped model, in the dtype it trains in, or a `copy.deepcopy` of it; load with
 `strict=True`; drop a tied name only where both really share memory.
 Stays silent when: every value comes back, whatever the file's dtype; one of two names of shared memory was dropped;
