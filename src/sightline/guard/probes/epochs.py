@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset, Sampler
 from sightline.guard.probes.draws import digest
 from sightline.guard.probes.restore import same_randomness
 
-MOST = 1 << 18  # samples, or batches, of an epoch; or numbers in a list of the sampler's
+MOST = 1 << 18  # samples, or batches, of an epoch; or numbers in lists of the sampler's
 FIRST = 16  # of a stream that are compared
 
 
@@ -42,29 +42,49 @@ def _order(sampler: Any) -> list[str] | None:
 
 def _copied(sampler: Any) -> Any:
     """A copy that shares what is large, and nothing that an epoch may shuffle in place."""
-    ours = copy.copy(sampler)
-    for name, value in vars(sampler).items():
-        vars(ours)[name] = _own(value)
-    return ours
+    return _Copier().of(sampler)
 
 
-def _own(value: Any) -> Any:
-    if isinstance(value, torch.Generator):
-        generator = torch.Generator(device=value.device)
-        generator.set_state(value.get_state())
-        return generator
-    if isinstance(value, random.Random) or type(value).__module__.startswith("numpy.random"):
-        return copy.deepcopy(value)
-    if isinstance(value, Sampler):
-        return _copied(value)
-    if isinstance(value, torch.Tensor) or type(value).__name__ == "ndarray":
-        return copy.deepcopy(value) if len(value) <= MOST else _too_large()
-    if type(value) is dict:
-        return {key: _own(one) for key, one in value.items()} if len(value) <= MOST else _too_large()
-    if type(value) in (list, set):
-        return type(value)(map(_own, value)) if len(value) <= MOST else _too_large()
-    return value
+class _Copier:
+    """Copies samplers and their lists of numbers. Samples that are among them are shared: no epoch changes one."""
 
+    def __init__(self) -> None:
+        self._room = MOST
 
-def _too_large() -> Any:
-    raise ValueError("too large to be copied")
+    def of(self, sampler: Any) -> Any:
+        ours = copy.copy(sampler)
+        for name, value in vars(sampler).items():
+            vars(ours)[name] = self._own(value)
+        return ours
+
+    def _own(self, value: Any) -> Any:
+        if isinstance(value, torch.Generator):
+            generator = torch.Generator(device=value.device)
+            generator.set_state(value.get_state())
+            return generator
+        if isinstance(value, random.Random) or type(value).__module__.startswith("numpy.random"):
+            return copy.deepcopy(value)
+        if isinstance(value, Sampler):
+            return self.of(value)
+        if isinstance(value, torch.Tensor):
+            return value.clone() if self._is_order(value.dim(), value.numel()) else value
+        if type(value).__name__ == "ndarray":
+            return value.copy() if self._is_order(value.ndim, value.size) else value
+        if type(value) in (list, set, dict):
+            self._take(len(value))
+        if type(value) is dict:
+            return {key: self._own(one) for key, one in value.items()}
+        if type(value) in (list, set):
+            return type(value)(one if type(one) is dict else self._own(one) for one in value)
+        return value
+
+    def _is_order(self, dims: int, count: int) -> bool:
+        """Places of samples stand in a line; pictures do not."""
+        if dims == 1:
+            self._take(count)
+        return dims == 1
+
+    def _take(self, count: int) -> None:
+        self._room -= count
+        if self._room < 0:
+            raise ValueError("too large to be copied")

@@ -45,6 +45,11 @@ def leaves(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor
     return found
 
 
+def deep_copy(value: Any) -> Any:
+    """A copy that shares nothing. `copy.deepcopy` of a view takes all the memory behind it: with a sample, all data."""
+    return copy.deepcopy(value, {id(one): one.detach().clone() for one in leaves((), {"": value}).values()})
+
+
 def rebuilt(thing: Any, act: Callable[[Any, str], Any], name: str = "", *, many: int | None = MANY) -> Any:
     """`thing` with ``act(part, name)`` in place of its parts. Nothing is changed in place, or copied without need.
 

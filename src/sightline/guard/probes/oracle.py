@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sightline.errors import UserError
 from sightline.guard.evidence import OracleSeen
+from sightline.guard.probes.fields import deep_copy
 
 SHIFTS = (1, 2, 3)  # rows by which predictions are moved on: other samples' truths
 
@@ -39,10 +40,10 @@ def _score(metric: Any, predictions: Any, targets: Any, name: str) -> float:
     if all(hasattr(metric, part) for part in ("update", "compute", "reset")):
         own = copy.deepcopy(metric)
         own.reset()
-        own.update(copy.deepcopy(predictions), copy.deepcopy(targets))
+        own.update(deep_copy(predictions), deep_copy(targets))
         value = own.compute()
     else:
-        value = metric(copy.deepcopy(predictions), copy.deepcopy(targets))
+        value = metric(deep_copy(predictions), deep_copy(targets))
     try:
         return float(value)
     except (TypeError, ValueError) as error:
