@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence, pad_sequence
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Subset
 
 from sightline.attach.torch_loop import attach
 from sightline.guard.check import Finding
@@ -279,3 +279,32 @@ def test_a_prompt_and_its_answer_in_one_column() -> None:
     assert seen is not None and seen.parted
     seen, _ = collated(DataLoader(asked, 8, collate_fn=together), 0)
     assert seen is not None and seen.apart == 0
+
+
+class Together(Dataset[Pair]):
+    """Reads the samples of a batch at once, as `datasets` does: all of them, or the first alone."""
+
+    def __init__(self, *, first: bool) -> None:
+        self.first = first
+
+    def __len__(self) -> int:
+        return len(ROWS)
+
+    def __getitem__(self, place: int) -> Pair:
+        return self.__getitems__([place])[0]
+
+    def __getitems__(self, places: list[int]) -> list[Pair]:
+        return [(ROWS[at][0], torch.tensor(at)) for at in (places[:1] if self.first else places)]
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_samples_that_are_lost_where_all_are_read_at_once(part: bool) -> None:
+    for first in (True, False):
+        data: Dataset[Pair] = Together(first=first)
+        loader = DataLoader(Subset(data, range(20)) if part else data, batch_size=4)
+        lost = collated(loader, 0)[1]
+        assert (lost is not None) == first
+        finding = find(collated=lost)
+        assert isinstance(finding, Finding) == first and (
+            not isinstance(finding, Finding) or "4 samples" in finding.message
+        )

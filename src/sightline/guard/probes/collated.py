@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,12 +10,12 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler, default_collate
+from torch.utils.data import DataLoader, RandomSampler, Subset, default_collate
 
 from sightline.guard.evidence import CollatedSeen, PairedSeen
 from sightline.guard.probes.batch_rows import BatchRows, same_row
 from sightline.guard.probes.draws import can_be_copied, digest, quiet_copy
-from sightline.guard.probes.fields import leaves, members, rebuilt
+from sightline.guard.probes.fields import deep_copy, leaves, members, rebuilt
 
 SAMPLES, LEAST = 16, 6  # of which a batch is made; fewer may be in order by chance
 COPIES = 2  # of a sample in the batch that shows it alone: what its rows do not share is no fact of the sample
@@ -27,6 +26,7 @@ SCORES = 4  # of a row, and all alike: fewer may be those of a label
 SLOW = 0.15  # seconds for the one batch: all others together take some five times that
 LEAST_LOST, WIDE = 2, 32  # samples of a batch, of which one is no batch; numbers of a part: fewer tell of a batch
 WHOLE = "batch"
+AT_ONCE = "the data set's transform (all rows of a batch at once)"
 Told = TypeVar("Told")
 Order = list[set[int]]  # of each row of a batch, the samples that it may be of
 
@@ -35,8 +35,9 @@ def collated(loader: DataLoader[Any], step: int) -> tuple[PairedSeen | None, Col
     """Let a forked worker read a few samples and collate them; of each row, which sample is each of its parts from?
 
     Nothing of the host's is touched or printed. None for torch's own collate function, and where it cannot be told.
+    And does the data set read as many as it is asked for?
     """
-    if not can_be_copied(loader, least=0) or loader.collate_fn in (None, default_collate):
+    if not can_be_copied(loader, least=0):
         return None, None
     many = len(loader.dataset)  # type: ignore[arg-type]
     count = min(SAMPLES, many)
@@ -44,6 +45,10 @@ def collated(loader: DataLoader[Any], step: int) -> tuple[PairedSeen | None, Col
     if loader.batch_sampler is None or count < LEAST:
         return None, None
     places = random.Random(0).sample(range(many), count)  # from all over: what is sorted has one class or length there
+    if size > 1 and _one_of(loader.dataset, places):
+        return None, CollatedSeen(step, min(size, count), of_one=True, by=AT_ONCE)
+    if loader.collate_fn in (None, default_collate):
+        return None, None
     dealt = type(loader.sampler) is RandomSampler  # else a batch may be of samples that share a part
     copied = quiet_copy(loader.dataset, [places], _Compared(loader.collate_fn, size, dealt=dealt))
     try:
@@ -55,6 +60,19 @@ def collated(loader: DataLoader[Any], step: int) -> tuple[PairedSeen | None, Col
     if of_one is None:
         return rows, None
     return rows, CollatedSeen(step, min(size, count), of_one == WHOLE, part=of_one.removeprefix(f"{WHOLE}."))
+
+
+def _one_of(data: Any, places: list[int]) -> bool:
+    """Whether a data set that reads several samples at once (one of `datasets`, with a transform) gives one of them."""
+    whole = data
+    while isinstance(whole, Subset):
+        whole = whole.dataset
+    if not hasattr(whole, "__getitems__"):
+        return False
+    try:
+        return list(quiet_copy(data, [places], len)) == [1]
+    except RuntimeError:
+        return False
 
 
 class _Compared:
@@ -90,7 +108,7 @@ class _Compared:
 
     def _digests(self, samples: list[Any]) -> dict[str, int]:
         """Of all that is made of copies of them, and of its wide numbers, by their paths."""
-        batch = self._collate([copy.deepcopy(sample) for sample in samples])
+        batch = self._collate([deep_copy(sample) for sample in samples])
         named = leaves((), {WHOLE: batch}).items() if self._dealt else ()
         parts = {path: digest(one) for path, one in named if one.is_floating_point() and one.numel() >= WIDE}
         return {WHOLE: digest(batch), **parts}
@@ -112,7 +130,7 @@ class _Compared:
 
     def _columns(self, samples: list[Any]) -> dict[str, list[Tensor]] | None:
         """Path -> its rows, of what is collated of copies."""
-        return self._rows.of(self._collate([copy.deepcopy(sample) for sample in samples]), len(samples))
+        return self._rows.of(self._collate([deep_copy(sample) for sample in samples]), len(samples))
 
     def _alone(self, sample: Any) -> dict[str, Tensor] | None:
         """Path -> the row of a sample among copies of itself; None where these have different ones."""

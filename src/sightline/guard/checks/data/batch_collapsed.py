@@ -1,10 +1,10 @@
 """I4 · Samples of a batch get mixed up or lost, on their way to the model or inside it.
 
 Symptom: a model that trains far below its worth; a prediction that changes with its batch; an error at the last batch.
-Root cause: a data set that fills one buffer again; a processor that gives ids for one row alone; a loop that takes
-`x[0]` of a batch, or whose `loss = ...` forgets all samples but the last; features that run on into the next row's
-places; a `view` that takes the batch for another dimension, a recurrent or attention layer without `batch_first=True`,
-a softmax or mean over dimension 0, a `squeeze()` at batch 1.
+Root cause: a data set that fills one buffer again; a transform of a batch that makes its first row alone; a processor
+that gives ids for one row alone; a loop that takes `x[0]` of a batch, or whose `loss = ...` forgets all samples but the
+last; features that run on into the next row's places; a `view` that takes the batch for another dimension, a recurrent
+or attention layer without `batch_first=True`, a softmax or mean over dimension 0, a `squeeze()` at batch 1.
 Fix: name the dimension: `squeeze(-1)`, `flatten(1)`, `softmax(dim=-1)`; `batch_first=True`; keep dimension 0 for the
 batch from input to output; give a processor one list of images for each text.
 Stays silent when: changing one sample's input, or its image, moves that sample's output alone, in eval mode, beyond
