@@ -76,12 +76,25 @@ class Templates:
         return found[0] if found else next(iter(self._calls)) if len(self._calls) == 1 else None
 
     def of(self, tokenizer: Any) -> tuple[str, ...]:
-        """What the script's own use of a tokenizer's template puts around turns; () where it never used it."""
-        return tuple(sorted(self._marks.get(getattr(tokenizer, "chat_template", None) or "", ())))
+        """What the script's own use of a tokenizer's template puts around turns; () where it never used it.
+
+        As the tokenizer writes it once it has read it: words that it does not know are other ones then.
+        """
+        return tuple(_again(tokenizer, one) for one in sorted(self._marks.get(_template(tokenizer), ())))
 
     def heads(self, tokenizer: Any) -> Heads | None:
         """What its template puts ahead of turns; of one that is unknown, that of the only template there was."""
         return self._heads.get(self._known(tokenizer) or "")
+
+
+def _template(tokenizer: Any) -> str:
+    return getattr(tokenizer, "chat_template", None) or ""
+
+
+def _again(tokenizer: Any, text: str) -> str:
+    with suppress(Exception):
+        return str(tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"])).strip() or text
+    return text
 
 
 def _content(turn: Any) -> Any:

@@ -74,7 +74,8 @@ class DataSeen:
     @property
     def unmarked(self) -> bool:
         """Whether answers are taught to bare texts, by a script that speaks with its model in turns elsewhere."""
-        marked = any(mark in text for mark in self.roles for text in self.texts)
+        roles, texts = (["".join(one.split()).casefold() for one in each] for each in (self.roles, self.texts))
+        marked = any(mark in text for mark in roles for text in texts)  # tokenizers drop blanks and capitals
         return bool(self.roles and self.texts) and not marked and self.objective in CHATS
 
     @property

@@ -47,6 +47,7 @@ def data(rows: list[Mapping[str, Any]], objective: Objective | None = None, **mo
         data([{"text": "the key {'role': 'x'} in JSON"}], "sft"),
         data([PAIR] * 2, "preference", texts=(TAGGED, "no tag"), roles=("<|user|>",)),
         data([PAIR] * 2, "preference", texts=("no tag",), roles=()),
+        data([PAIR] * 2, "preference", texts=("< |USER| > it is", "no tag"), roles=("<|user|>\n",)),
         data([{"messages": USERS}] * 2, "rollout", prepared=True),
         data([{"messages": [*USERS, {"role": "model", "content": "Yes."}]}] * 2, "sft"),
         data([{"messages": HUMAN}] * 2, "sft", texts=(TAGGED.upper(), "Is ice\ncold? Yes, it is."), templated=True),
