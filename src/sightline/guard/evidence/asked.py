@@ -36,6 +36,8 @@ class OracleSeen:
         reads: what the metric takes for the truth, where that is known.
         alone: batches of which the last one alone matters to it: `truth` is of wrong answers there, `spoilt` of wrong
             answers everywhere else; 0 where all matter, or where that is not known.
+        pairs: each prediction met every label: `truth` is of predictions as they come, `perfect` of the same ones in
+            the labels' shape, `spoilt` of those of other rows.
     """
 
     step: int
@@ -45,6 +47,7 @@ class OracleSeen:
     perfect: float | None = None
     reads: str | None = None
     alone: int = 0
+    pairs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

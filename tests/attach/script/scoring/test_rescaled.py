@@ -108,3 +108,19 @@ def test_predictions_that_have_not_come_far() -> None:
     assert in_target_unit(20 + wanted / 9, wanted) is None  # on their way
     assert in_target_unit(torch.randn(64), wanted) is None  # nothing learnt yet
     assert in_target_unit((wanted - 35) / 9, wanted - 35) is None  # small at the start, as any network's
+
+
+@pytest.mark.parametrize("back", ["", "* 10 + 35"])
+@pytest.mark.parametrize(("shape", "found"), [("", True), (".squeeze(1)", False), ("[..., 0]", False)])
+def test_each_beside_every_other(
+    shape: str, found: bool, back: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the unit: (N, 1) less (N,) is (N, N)."""
+    source = NUMBERS.replace(", nn.Flatten(0)", "").replace(
+        "F.mse_loss(net(batch[0])", "F.mse_loss(net(batch[0])[:, 0]"
+    )
+    if not back:
+        source = source.replace("(batch[1] - 35) / 10", "batch[1]").replace("35 + 9 * one[0]", "9 * one[0]")
+    source = source.replace("METRIC(said BACK", f"rmse((said{shape}) {back}")
+    said = [one.message for one in run(source, tmp_path, monkeypatch)[0]]
+    assert len(said) == found and all("with every label" in one or "shape of targets" in one for one in said)

@@ -18,6 +18,7 @@ from sightline.attach.script.scoring.opposed import opposed
 from sightline.attach.script.scoring.order import reordered
 from sightline.attach.script.scoring.pairs import Data, Function, Pair
 from sightline.attach.script.scoring.prompts import fronted
+from sightline.attach.script.scoring.ranked import ranked
 from sightline.attach.script.scoring.readings import Reading, normalised, reading
 from sightline.attach.script.scoring.recorded import Recorded
 from sightline.attach.script.scoring.replica import Replica
@@ -108,12 +109,14 @@ def _truth(
 
     with alone():
         if read is None:
-            return Answer(opposed(rows[pred], rows[target], score) | rescaled(rows[pred], rows[target], score))
+            laws = (opposed, rescaled, ranked)
+            return Answer({key: v for law in laws for key, v in law(rows[pred], rows[target], score).items()})
         if isinstance(read.truth, list) and read.truth == rows[target]:
             read = replace(read, others=(*read.others, *normalised(read, rows[target], built.makers())))
         counts = _counts(rows[target])
         found = judged(read, rows[pred], rows[target], score, counts)
         if not isinstance(read.truth, list):
+            found = found or ranked(rows[pred], rows[target], score)
             return Answer(found) if found else _short(function, read, one, target, score, pad)
         if found:
             return Answer(found)

@@ -211,7 +211,7 @@ class Scores:
     def _offer(self, state: State, code: CodeType, where: str, found: Verdict) -> None:
         name = f"{code.co_qualname} {found.name}".strip() + f" ({where})"
         numbers = (found.truth, found.spoilt, found.perfect)
-        state.offer(OracleSeen(state.step, name, *numbers, reads=found.says, alone=found.alone))
+        state.offer(OracleSeen(state.step, name, *numbers, reads=found.says, alone=found.alone, pairs=found.pairs))
 
     # --- calls ---------------------------------------------------------------------------------------------------
 

@@ -19,12 +19,14 @@ from sightline.attach.script.scoring.asking import alone
 from sightline.attach.script.scoring.batches import copied, fits, likely, rows, tensors
 from sightline.attach.script.scoring.cuttings import cuttings
 from sightline.attach.script.scoring.last_alone import last_alone
+from sightline.attach.script.scoring.ranked import ranked
 from sightline.attach.script.scoring.readings import reading
 from sightline.attach.script.scoring.recorded import Recorded
 from sightline.attach.script.scoring.rescaled import rescaled
 from sightline.attach.script.scoring.shares import overcounted
 from sightline.attach.script.scoring.short import PART, short
 from sightline.attach.script.scoring.stage import Piece, Stage
+from sightline.attach.script.scoring.steps import stepped
 from sightline.attach.script.scoring.verdict import Verdict, judged
 
 BATCHES = 8  # that are run again
@@ -64,6 +66,11 @@ def replayed(
                 share = law(record, Stage(record, piece, own, until, paired=True))
                 if share is not None:
                     return piece, share
+        with alone(), suppress(Exception):
+            if (step := stepped(record, piece, own, until)) and (
+                found := _of_labels(*step, pad, _all(*step[0].told[0], record))
+            ):
+                return piece, next(iter(found.values()))
     return None
 
 
@@ -101,8 +108,13 @@ def _size(dataset: Any) -> int | None:
     return len(dataset) if isinstance(dataset, Sized) else None
 
 
-def _of_labels(record: Recorded, stage: Stage, pad: int | None) -> Found:
-    """Labels are somewhere that the code reads."""
+def _all(batch: Any, _: Any, record: Recorded) -> bool:
+    """Whether this is all that was evaluated."""
+    return record.whole and rows(batch) == sum(rows(one) for one, _ in record.told) == _size(record.dataset)
+
+
+def _of_labels(record: Recorded, stage: Stage, pad: int | None, every: bool = True) -> Found:
+    """Labels are somewhere that the code reads. `every`: these are all that was evaluated."""
     outputs = [output for _, output in record.told]
     if not record.whole or not stage.held or not stage.score(outputs):
         return {}
@@ -117,7 +129,7 @@ def _of_labels(record: Recorded, stage: Stage, pad: int | None) -> Found:
             def score(these: Tensor, those: Tensor, one: int = one, place: int = place) -> dict[str, float]:
                 return stage.score(_answers(outputs, one, these), held=place, truth=those)
 
-            found |= _no_copies(record, target, _compared(outputs, one, target, score, pad, every=True))
+            found |= _no_copies(record, target, _compared(outputs, one, target, score, pad, every))
     return found
 
 
@@ -153,9 +165,10 @@ def _compared(outputs: list[Any], one: int, target: Tensor, score: Score, pad: i
 def _judged(pred: Tensor, target: Tensor, score: Score, pad: int | None, every: bool) -> Found:
     read = reading(pred, target)
     if read is None:
-        return rescaled(pred, target, score)
+        return rescaled(pred, target, score) or ranked(pred, target, score)
     others = tuple(other for other in read.others if other.target.shape == target.shape)
     found = judged(type(read)(read.truth, others, read.share), pred, target, score, set()) if others else {}
+    found = found or ranked(pred, target, score)
     if not found and every:
         less = short(read.truth, target, score, pad)
         found = {key: verdict for key, verdict in less.items() if key[1] == PART}

@@ -32,7 +32,8 @@ class Verdict:
     """`name`: of the number, where the metric gives several. `perfect`: what it gives for `says`, or should.
 
     `alone`: batches, of which the last one alone matters to it; `truth` is of wrong answers in that. `twice`: training
-    might still make it right, if it is seen in one evaluation alone.
+    might still make it right, if it is seen in one evaluation alone. `pairs`: `truth` is of predictions as they come,
+    each of which met every label, and `perfect` of the same ones in the labels' shape.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Verdict:
     says: str
     alone: int = 0
     twice: bool = False
+    pairs: bool = False
 
 
 def numbers(value: Any, rows: int) -> dict[str, float]:

@@ -49,6 +49,9 @@ def find(
     if oracle.alone:
         what = f"tells of the last of {oracle.alone} batches alone: {max(oracle.spoilt):.4g} where all others are wrong"
         return _finding(oracle, what)
+    if oracle.pairs:
+        what = f"compares each prediction with every label, as (N, 1) beside (N,) does: {oracle.truth:.4g}, not "
+        return _finding(oracle, f"{what}{oracle.perfect:.4g}")
     truth, worst, best = oracle.truth, min(oracle.spoilt), max(oracle.spoilt)
     if oracle.perfect is not None:
         if abs(truth - oracle.perfect) <= NEAR * max(1.0, abs(oracle.perfect)):
@@ -90,7 +93,7 @@ def _finding(oracle: OracleSeen, what: str) -> Finding:
     return Finding(
         severity="error",
         message=f"metric '{oracle.name}' {what}",
-        fix="bring predictions into the metric's format (class offset, box format, order of rows; a causal model's"
+        fix="bring predictions into the metric's format (shape, class offset, boxes, order of rows; a causal model's"
         " [:, :-1] beside labels[:, 1:]; texts cleaned up alike on both sides, without the prompt), and leave out what"
         " has no label: labels != -100, or the pad token in its place before ids are decoded, both with"
         " skip_special_tokens=True; convert numbers on both sides or on neither; divide hits by the rows that came, of"
