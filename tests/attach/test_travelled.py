@@ -70,6 +70,34 @@ def codes(
     return any(finding.code == "X3" for finding in guard.findings)
 
 
+def aligned(rate: float, rest: float) -> bool:
+    """Whether X3 is found where a stage that taught the connector alone is followed by one at this `rate`."""
+    torch.manual_seed(0)
+    source, model = Teller(), Teller()
+    train(source, torch.optim.Adam(source.language.parameters(), lr=1e-2), 60)
+    model.language.load_state_dict(source.language.state_dict())
+    model.vision.requires_grad_(False)
+    model.language.requires_grad_(False)
+    towers = {name: [name] for name in ("vision", "connector", "language")}
+    first = torch.optim.Adam(model.connector.parameters(), lr=2e-3)
+    with sightline.attach(model, first, towers=towers, on_finding=None, checks=()):
+        train(model, first, 50)
+    model.requires_grad_(True)
+    groups = [{"params": getattr(model, name).parameters(), "lr": rest} for name in ("vision", "language")]
+    second = torch.optim.Adam([{"params": model.connector.parameters()}, *groups], lr=rate)
+    plan = torch.optim.lr_scheduler.OneCycleLR(second, [rate, rest, rest], total_steps=60, pct_start=0.1)
+    with sightline.attach(model, second, towers=towers, on_finding=None, checks=load((page("X3"),))) as guard:
+        second.register_step_post_hook(lambda *_: plan.step())
+        train(model, second, 59)
+    return any(finding.code == "X3" for finding in guard.findings)
+
+
+def test_all_at_the_rate_of_a_connector_that_was_aligned() -> None:
+    """The schedule begins far below it."""
+    assert aligned(2e-3, 2e-3)
+    assert not aligned(2e-3, 1e-4) and not aligned(2e-4, 2e-4)
+
+
 def test_the_rate_of_the_rest() -> None:
     assert codes(1e-4)
     assert not codes(1e-4, 3e-3)

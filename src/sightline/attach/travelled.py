@@ -15,6 +15,7 @@ SAMPLE = 4096  # elements of a matrix that are kept
 class Travelled:
     """Keeps the first weights of both, where all of the connector is new, and nothing of the language tower is.
 
+    `aligned`: it was new when it was first taught, and was taught since, while the language tower was not.
     What was drawn may have been scaled since, so that it is neither new nor loaded: then other matrices tell.
     Tables of tokens do not count there: they are made anew when a token is added.
     """
@@ -27,8 +28,12 @@ class Travelled:
         tables = tables or {max(map(len, old), default=0)}
         body = [p for p in old if len(p) not in tables]
         made = any(map(ORIGINS.fresh, new)) and not any(map(ORIGINS.given, new))
-        apart = bool(body) and made and all(map(ORIGINS.given, body))
-        self._kept = [[(p, _some(p).clone()) for p in part] for part in (new, body)] if apart else []
+        known = bool(body) and all(map(ORIGINS.given, body))
+        taught = bool(new) and all(ORIGINS.began_anew(p) and ORIGINS.moved(p) for p in new)
+        self.aligned = known and taught and not made and not any(map(ORIGINS.moved, body))
+        self._kept = (
+            [[(p, _some(p).clone()) for p in part] for part in (new, body)] if known and (made or self.aligned) else []
+        )
 
     def far(self) -> tuple[float, float] | None:
         """The ways of both over their first weights, in norms; None where they are not such. Waits for the device."""

@@ -151,6 +151,7 @@ class Track:
             given=tuple(self._given.values()),
             empty=empty_rates(self.optimizer),
             travelled=self._travelled.far() if closed else None,
+            aligned=self._travelled.aligned,
             bases=tuple(self._of(place, "initial_lr") for place in self._given),
         )
 

@@ -46,6 +46,7 @@ class ScheduleSeen:
         travelled: how far the connector's matrices got from where they were drawn, and the language tower's from where
             they were loaded, over their norms there, once the run is over; None where any of the one was not new at
             the first step, or any of the other was.
+        aligned: the connector had been taught alone before this optimizer's first step; `travelled` is from there.
     """
 
     step: int
@@ -76,6 +77,7 @@ class ScheduleSeen:
     bases: tuple[float, ...] = ()
     empty: tuple[float, ...] = ()
     travelled: tuple[float, float] | None = None
+    aligned: bool = False
 
     @property
     def heard(self) -> int:

@@ -44,17 +44,19 @@ def left_behind(seen: ScheduleSeen, rate: float) -> tuple[str, dict[str, object]
     """What becomes of a new connector and a trained language model at one `rate`; None where nothing is known.
 
     A higher rate is in the hands of nobody: it went by names that are not those of the parameters. Or the run is over,
-    and at a low rate, what chance had drawn is still much as it was; at a high one, little is left of the other.
+    and at a low rate, what chance had drawn is still much as it was; at a high one, little is left of the other. What
+    counts there is the highest that a schedule gave.
     """
     if seen.travelled is None:
         return None
     if any(other >= APART * rate for other in seen.empty):
         return f"the group with rate {max(seen.empty):g} is empty", {"rates of empty groups": seen.empty}
-    (new, old), steps = seen.travelled, len(seen.rates)
-    if old >= GONE or (rate >= HIGH and steps >= ENOUGH and old >= max(FAR, new)):
+    (new, old), steps, rate = seen.travelled, len(seen.rates), max(rate, *seen.rates)
+    least = FAR if seen.aligned else max(FAR, new)  # what was aligned has no long way to go
+    if old >= GONE or (rate >= HIGH and steps >= ENOUGH and old >= least):
         what = f"in {steps} steps the trained language tower was moved by {old:.0%} of its weights"
         return what, {"language: its way over its first weights": old}
-    if rate > LOW or steps < ENOUGH or new >= NEAR:
+    if rate > LOW or steps < ENOUGH or new >= NEAR or seen.aligned:
         return None
     what = f"in {steps} steps the new connector got {new:.0%} of its weights from where it was drawn"
     return what, {"connector: its way over its first weights": new}
