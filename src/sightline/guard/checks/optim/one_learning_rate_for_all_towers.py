@@ -52,7 +52,7 @@ def find(history: History, setup: Setup, schedule: ScheduleSeen | None = None) -
     if len({*connector.learning_rates, *language.learning_rates}) != 1:
         return None
     if schedule is not None and (left := left_behind(schedule, connector.learning_rates[0])):
-        return _finding(left[0], connector, left[1])
+        return _finding(left[0], connector, left[1], highest=max(schedule.rates, default=0.0))
     measured, steps = history.measured, history.steps
     if len(measured) < 2 or not setup.embedding_rows or steps[0].loss is None:
         return CannotTell("loss of the first step, and two measured steps")
@@ -73,8 +73,8 @@ def find(history: History, setup: Setup, schedule: ScheduleSeen | None = None) -
     return None
 
 
-def _finding(what: str, tower: TowerSetup, seen: Mapping[str, object]) -> Finding:
-    rate = tower.learning_rates[0]
+def _finding(what: str, tower: TowerSetup, seen: Mapping[str, object], highest: float = 0.0) -> Finding:
+    rate = max(tower.learning_rates[0], highest)
     return Finding(
         severity="warning",
         message=f"connector and language tower share one learning rate, {rate:g}: {what}",
