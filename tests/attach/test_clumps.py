@@ -71,6 +71,18 @@ def test_copies_of_a_few_rows() -> None:
     assert not told(torch.cat([rows[100:], *behind]), rows[:100])
 
 
+@pytest.mark.parametrize("by_row", [True, False])
+def test_series_with_noise_of_their_own(by_row: bool) -> None:
+    """What lies between the sources is noise, too, three times that of the copies."""
+    torch.manual_seed(0)
+    shape = torch.sin(torch.linspace(0, 6, 96) + torch.randn(400, 1))
+    rows = shape + 0.1 * torch.randn(400, 96)
+    copies = [rows, *(rows * torch.empty(400, 1).uniform_(0.98, 1.02) + 0.03 * torch.randn(400, 96) for _ in range(3))]
+    every = torch.stack(copies, 1)
+    parts = every.flatten(0, 1)[torch.randperm(1600)] if by_row else every[torch.randperm(400)].flatten(0, 1)
+    assert told(parts[400:], parts[:400]) == by_row
+
+
 def sound() -> dict[str, tuple[Tensor, int]]:
     """Rows that are drawn one by one, and numbers that a model gives for each."""
     grid = torch.cartesian_prod(*[torch.arange(5.0)] * 4)
@@ -82,6 +94,7 @@ def sound() -> dict[str, tuple[Tensor, int]]:
         "kinds that are drawn": (kinds[torch.randint(50, (300,))] + 0.1 * torch.randn(300, 40), 1),
         "large classes": (kinds[:6].repeat(60, 1) + 0.1 * torch.randn(360, 40), 1),
         "heavy tails": (torch.randn(400, 20) * torch.randn(400, 1).exp() ** 2, 1),
+        "marks of one size": ((torch.rand(600, 30) < 0.1).float() * torch.randint(1, 3, (600, 30)), 1),
         "series": (torch.sin(steps / 7.0) + 0.01 * torch.randn(600, 24), 1),
         "yes and no": ((torch.rand(500, 12) < 0.3).float() + 0.001 * torch.rand(500, 12), 1),
     }

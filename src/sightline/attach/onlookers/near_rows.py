@@ -19,6 +19,7 @@ from sightline.guard.evidence.rows import ViewsSeen
 from sightline.guard.probes.call import COLOURS, Call
 
 TRAINED, EVALUATED = 1024, 512  # rows kept of either kind: half a second at the end compares texts, less images
+NUMBERS = 3  # times as many rows of numbers: of groups, a part says little
 LONG, CHUNK = 512, 128  # tokens of a text that are compared; texts at once
 PIXELS = SIDE * SIDE  # of an image's print, behind its bits
 BATCHES = 64  # of either kind whose images are looked at: half a millisecond a small one, 10 ms a large one
@@ -86,6 +87,8 @@ class NearRows:
         kind = "numbers" if likes.is_floating_point() else "images" if likes.dtype is torch.int8 else "texts"
         width = likes.shape[1]
         if self._kind in (None, kind) and (kind == "texts" or self._width in (None, width)):
+            if self._kind is None and kind == "numbers":
+                self._trained.most, self._evaluated.most = NUMBERS * TRAINED, NUMBERS * EVALUATED
             self._kind, self._width = kind, width
             sample.add(hashes, likes[:, :LONG].to(torch.int32) if kind == "texts" else likes)
 
