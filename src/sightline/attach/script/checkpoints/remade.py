@@ -84,23 +84,26 @@ def telling(settings: tuple[Setting, ...], call: Call) -> tuple[str, ...]:
     """
     if not settings:
         return ()
-    model = call.model
-    with untouched(model), torch.no_grad():
-        model.eval()
+    with untouched(call.model), torch.no_grad():
+        call.model.eval()
         now, cuts = _answer(call)
         settings = tuple(s for s in settings if s.sure or any(s.here in parts for parts in cuts))
-        try:
-            _put(model, [(s, s.trained) for s in settings])
-            then, others = _answer(call)
-        finally:
-            _put(model, [(s, s.here) for s in settings])
-    cut = tuple(s for s in settings if s.sure or (cuts != others and any(s.trained in parts for parts in others)))
-    if len(cut) < len(settings):
-        return telling(cut, call)
+        then, others = _as_trained(settings, call)
+        cut = tuple(s for s in settings if s.sure or (cuts != others and any(s.trained in parts for parts in others)))
+        if len(cut) < len(settings):
+            return telling(cut, call)
+        if not _apart(now, then):
+            return ()
+        by_key = {key: tuple(s for s in settings if s.key == key) for key in dict.fromkeys(s.key for s in settings)}
+        idle = {key for key, some in by_key.items() if some[0].sure and not _apart(now, _as_trained(some, call)[0])}
+    return tuple(str(s) for s in settings if s.key not in idle)
+
+
+def _apart(now: Tensor | None, then: Tensor | None) -> bool:
     if now is None or then is None or now.shape != then.shape:
-        return ()
+        return False
     gap, size = float((now - then).abs().max()), float(torch.stack([now, then]).abs().max())
-    return tuple(map(str, settings)) if gap > APART * size and not _same_in_another_form(now, then) else ()
+    return gap > APART * size and not _same_in_another_form(now, then)
 
 
 def _same_in_another_form(now: Tensor, then: Tensor) -> bool:
@@ -110,6 +113,14 @@ def _same_in_another_form(now: Tensor, then: Tensor) -> bool:
     forms = (lambda x: x.softmax(-1), lambda x: torch.nn.functional.normalize(x, dim=-1))
     return any(torch.allclose(form(now), then, atol=APART) or torch.allclose(form(then), now, atol=APART)
                or torch.allclose(form(now), form(then), atol=APART) for form in forms)  # fmt: skip
+
+
+def _as_trained(settings: tuple[Setting, ...], call: Call) -> tuple[Tensor | None, set[tuple[int, ...]]]:
+    try:
+        _put(call.model, [(s, s.trained) for s in settings])
+        return _answer(call)
+    finally:
+        _put(call.model, [(s, s.here) for s in settings])
 
 
 def _answer(call: Call) -> tuple[Tensor | None, set[tuple[int, ...]]]:
