@@ -22,9 +22,10 @@ from sightline.guard.evidence import RoundingSeen
 LOW = (torch.bfloat16, torch.float16)
 PARAMETERS = 8  # the largest ones: they hold most of a model's elements
 SAMPLE = 256  # elements of each
-SMALL = 0.2  # of the spacing: round-to-nearest loses below a half, and a quarter just above a power of two
+SMALL = 0.4  # of the spacing: round-to-nearest loses below a half (a quarter just above a power of two: one in 256)
 TURNS = 4  # times that the parameters are followed anew as one optimizer's: two that take turns are followed as one
 FIRST, EVERY = 24, 4  # looks that a run gets whatever the budget, and the steps between them: some 20 ms in all
+ENOUGH = 32  # elements that are due: of fewer, it is counted how often weights moved, and how often they should have
 FAR = 0.35  # of the spacing, where the update is guessed: most of such are below a half
 WALKED = 1.0  # squares of the spacing: a walk of random signs has by then gone its own length
 SHOWN, SHOWING = 2.0, 8  # spacings by which weights moved that show an update's size, and how many must do so
@@ -100,7 +101,10 @@ class Rounding(Onlooker):
                 return
             new, apart = _at(sampled.parameter, sampled.places), spacing(old)
             small, away = update.abs() < SMALL * apart, new != sampled.start
-            counts.append(torch.stack([(update != 0).sum(), (small & (update != 0) & (new == old)).sum()]))
+            slight, moves = small & (update != 0), new != old
+            should = (update.abs() / apart * slight).sum()  # whether rounded at random, or what was lost is kept
+            each = [(update != 0).sum(), (slight & ~moves).sum(), should, (slight & moves).sum()]
+            counts.append(torch.stack([one.double() for one in each]))
             sampled.total += update * min(step - sampled.last, GAP)
             sampled.small &= small
             sampled.last = step
@@ -150,15 +154,19 @@ class Rounding(Onlooker):
         return bool(mine) and (self._owner is None or any(id(s.parameter) in mine for s in self._sampled))
 
     def _post(self, step: int, counts: list[Tensor], table: list[Tensor]) -> None:
-        sampled, steps, all_ = self._sampled, self._steps, self._counts
+        sampled, steps, all_, often = self._sampled, self._steps, self._counts, self._guessed
         dtype = str(sampled[0].parameter.dtype).removeprefix("torch.")
         rate = max(float(s.group["lr"] or 0.0) for s in sampled)
 
         def arrived(values: list[Tensor]) -> None:
-            all_.add_(values[0].double())
+            all_.add_(values[0][:2])
+            often.add_(values[0][2:])
             updates, swallowed = (int(n) for n in all_.tolist())
             owed, paid = (int(n) for n in values[1].tolist())
-            self.recorder.offer(RoundingSeen(step, dtype, steps, updates, swallowed, owed, paid, rate))
+            guessed = owed + paid < ENOUGH  # nothing went one way for long
+            if guessed:
+                owed, paid = (int(n) for n in often.tolist())
+            self.recorder.offer(RoundingSeen(step, dtype, steps, updates, swallowed, owed, paid, rate, guessed))
 
         device = counts[0].device
         both = [torch.stack([part.to(device) for part in parts]).sum(dim=0) for parts in (counts, table)]

@@ -13,6 +13,7 @@ ENOUGH = 48  # steps of a run that was to teach something
 NEAR = 0.15  # of its first weights: less than nine degrees from where chance had put them
 GONE = 0.5  # of a trained language model's weights: fine-tuning moves them by some hundredths
 LOW, HIGH = 2e-4, 5e-4  # rates: a fifth and a half of that which new connectors are taught at
+CARRIED, OWN = 0.25, 1e-3  # of a trained language model's weights, at a rate that is a new connector's own
 FAR = 0.1  # of a trained language model's weights, if at such a rate they go further than the new connector's do
 EQUAL = 1e-6  # relative: rounding of a rate that is computed at each step
 
@@ -53,6 +54,8 @@ def left_behind(seen: ScheduleSeen, rate: float) -> tuple[str, dict[str, object]
         return f"the group with rate {max(seen.empty):g} is empty", {"rates of empty groups": seen.empty}
     (new, old), steps, rate = seen.travelled, len(seen.rates), max(rate, *seen.rates)
     least = FAR if seen.aligned else max(FAR, new)  # what was aligned has no long way to go
+    if rate >= OWN:
+        least = min(least, CARRIED)
     if old >= GONE or (rate >= HIGH and steps >= ENOUGH and old >= least):
         what = f"in {steps} steps the trained language tower was moved by {old:.0%} of its weights"
         return what, {"language: its way over its first weights": old}

@@ -267,20 +267,31 @@ def left_behind(measured: Sequence[StepSeen], setup: Setup | None) -> list[Param
     """Parameters that no optimizer holds, that have gradients in every measured step, and that nobody meant to leave.
 
     A body in front of what learns may be left out on purpose, and so may what was trained before. What comes behind or
-    beside it, and is as an init leaves it, may not; nor what took the place of tensors that the optimizer still holds.
+    beside it, and is as an init leaves it, may not; nor a layer's matrices whose biases learn; nor what took the place
+    of tensors that the optimizer still holds.
     """
     if setup is None or measured[-1].step < LONG:
         return []
     held = [any(p.optimized or p.moved for p in same) for same in _each(measured)]
     out = [all(p.trainable and p.grad_norm for p in same) for same in _each(measured)]
     first = held.index(True) if any(held) else len(held)
-    left = [p for place, p in enumerate(measured[0].parameters) if out[place] and not held[place] and place > first]
+    rows = list(enumerate(measured[0].parameters))
+    beside = {_layer(p) for place, p in rows if held[place]} - {""}
+    left = [p for place, p in rows if out[place] and not held[place] and (place > first or _layer(p) in beside)]
     free = sum(tower.trainable - tower.optimized for tower in setup.towers.values())
     if not left or free < sum(p.numel for p in left):
         return []
-    maps = {p.name for p in left if p.name.endswith("weight")}
+    maps = {p.name for p in left if p.name.endswith("weight") or _tail(p).startswith("weight")}  # weight_hh_l0
     drawn = bool(maps) and maps <= set(setup.outside)
     return left if setup.orphans or drawn or untrained(left) else []
+
+
+def _layer(seen: ParameterSeen) -> str:
+    return seen.name.rpartition(".")[0]
+
+
+def _tail(seen: ParameterSeen) -> str:
+    return seen.name.rpartition(".")[2]
 
 
 def graded_anew(seen: Sequence[ParameterSeen]) -> list[ParameterSeen]:
