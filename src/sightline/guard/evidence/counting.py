@@ -84,7 +84,9 @@ def explained(score: Scored, nats: float, same: Callable[[float, float], bool] =
     for way, words in WAYS.items():
         whole = mean(score.batches, way)
         if whole is not None and same(nats, whole):
-            bare = words == PLACES and not any(b.padding or b.repeated for b in score.batches)
+            more = sum(_counted(b, way)[1] - _counted(b, "fair")[1] for b in score.batches)
+            few = more <= sum(b.rows for b in score.batches)
+            bare = words == PLACES and few and not any(b.padding or b.repeated for b in score.batches)
             return f"over {words}", bare  # transformers' Trainer itself counts each row's first place for some models
         pairs = [(nll / n, b.rows) for b in score.batches for nll, n in [_counted(b, way)] if n]
         means = [one for one, _ in pairs]
