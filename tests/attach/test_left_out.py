@@ -1,101 +1,45 @@
-"""Batches that a loop skips because their loss is not finite: the model's own doing, or a passing one."""
+"""T1 through the door: matrices of a layer that no group of the optimizer got, while its biases did."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from sightline.attach.torch_loop import attach
-from sightline.guard.check import Finding
+import sightline
+from sightline.guard.catalogue import load, page
+
+pytestmark = pytest.mark.usefixtures("origins")
+T1 = load((page("T1"),))
 
 
-class Pooled(nn.Module):
-    """Attention over what is not padding. `hidden`: the score of padding."""
-
-    def __init__(self, hidden: float) -> None:
+class Tagger(nn.Module):
+    def __init__(self) -> None:
         super().__init__()
-        self.embed, self.score, self.hidden = nn.Embedding(20, 8), nn.Linear(8, 1), hidden
-        self.head = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1))
+        self.memory, self.head = nn.GRU(4, 16, batch_first=True), nn.Linear(16, 3)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        x = self.embed(ids)
-        scores = self.score(x).squeeze(-1).masked_fill(ids == 0, self.hidden)
-        pooled = (scores.softmax(-1)[:, None] @ x)[:, 0]
-        out: Tensor = self.head(pooled)[:, 0]
-        return out
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.memory(x)[0][:, -1])
 
 
-def batches(count: int, empty: set[int]) -> list[tuple[Tensor, Tensor]]:
-    found = []
-    for place in range(count):
-        ids = torch.randint(1, 20, (6, 5))
-        ids[:, 3:] = 0
-        if place in empty:
-            ids[2] = 0
-        found.append((ids, ids.sum(1).float() / 50))
-    return found
-
-
-def trained(model: nn.Module, data: list[tuple[Tensor, Tensor]], budget: float = 1.0) -> list[Finding]:
-    found: list[Finding] = []
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    with attach(model, optimizer, on_finding=found.append, budget=budget):
-        for ids, goal in data:
-            loss = (model(ids) - goal).square().mean()
-            if not torch.isfinite(loss):
-                continue
+def found(decayed: Callable[[str], bool]) -> list[str]:
+    torch.manual_seed(0)
+    model = Tagger()
+    named = dict(model.named_parameters())
+    groups = [[p for n, p in named.items() if "bias" in n], [p for n, p in named.items() if decayed(n)]]
+    optimizer = torch.optim.AdamW([{"params": part} for part in groups], lr=1e-2)
+    with sightline.attach(model, optimizer, on_finding=None, checks=T1) as guard:
+        for _ in range(24):
+            x = torch.randn(16, 6, 4)
             optimizer.zero_grad()
-            loss.backward()
+            F.cross_entropy(model(x), x.sum((1, 2)).sign().long() + 1).backward()
             optimizer.step()
-    return found
+    return [f"{finding.code} {finding.seen['parameters'][0]}" for finding in guard.findings]
 
 
-@pytest.mark.parametrize("budget", [pytest.param(1.0, marks=pytest.mark.slow), 0.02])
-def test_rows_without_keys_are_never_trained_on(budget: float) -> None:
-    torch.manual_seed(0)
-    data = batches(60, {7, 20, 21, 35, 50})
-    (finding,) = trained(Pooled(-math.inf), data, budget)
-    assert (finding.code, finding.severity) == ("P1", "warning")
-    assert "4 of " in finding.message or "3 of " in finding.message
-    assert "Pooled itself, on the way to head" in finding.message and "masked row" in finding.fix
-    assert trained(Pooled(-1e4), data, budget) == []
-
-
-def test_nothing_but_such_batches_is_an_error() -> None:
-    torch.manual_seed(0)
-    (finding,) = trained(Pooled(-math.inf), batches(16, set(range(16))))
-    assert (finding.code, finding.severity) == ("P1", "error")
-
-
-def test_two_odd_batches_of_many_are_what_a_guard_is_for() -> None:
-    torch.manual_seed(0)
-    assert trained(Pooled(-math.inf), batches(60, {7, 20, 40})) == []  # the first one only opens our eyes
-
-
-def test_what_passes_by_itself_is_not_told() -> None:
-    """A forward that overflows by chance: the same batch is fine a second time."""
-
-    class Chance(Pooled):
-        def forward(self, ids: Tensor) -> Tensor:
-            out: Tensor = super().forward(ids)
-            self.calls = getattr(self, "calls", 0) + 1
-            return out / 0 if self.calls % 5 == 0 else out
-
-    torch.manual_seed(0)
-    assert all(finding.code != "P1" for finding in trained(Chance(-1e4), batches(60, set())))
-
-
-def test_forwards_that_are_for_something_else_are_left_alone() -> None:
-    torch.manual_seed(0)
-    model, found = Pooled(-1e4), list[Finding]()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    with attach(model, optimizer, on_finding=found.append, budget=1.0):
-        for ids, goal in batches(40, set()):
-            aim = model(ids).detach()  # without no_grad
-            optimizer.zero_grad()
-            (model(ids) - (goal + aim) / 2).square().mean().backward()
-            optimizer.step()
-    assert found == []
+def test_groups_by_the_names_of_linear_layers() -> None:
+    assert found(lambda name: name.endswith(".weight")) == ["T1 memory.weight_ih_l0"]
+    assert not found(lambda name: "weight" in name)

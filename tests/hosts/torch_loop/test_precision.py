@@ -87,8 +87,11 @@ def test_a_scale_that_finds_its_level() -> None:
     assert half("after norm", scale=2.0**40, steps=60) == []
 
 
-def staged(*stages: tuple[torch.dtype, Callable[[Any], torch.optim.Optimizer] | None]) -> list[str]:
-    """One model without any scaler, each stage in a format and with an optimizer of its own, or with the one before."""
+def staged(*stages: tuple[torch.dtype, Callable[[Any], torch.optim.Optimizer] | None], noise: float = 0.0) -> list[str]:
+    """One model without any scaler, each stage in a format and with an optimizer of its own, or with the one before.
+
+    `noise`: share of the labels that are dealt at random.
+    """
     model = net(96)
     opt: torch.optim.Optimizer | None = None
     with sightline.attach(model, on_finding=None) as guard:
@@ -98,6 +101,7 @@ def staged(*stages: tuple[torch.dtype, Callable[[Any], torch.optim.Optimizer] | 
             assert opt is not None
             for _ in range(60):
                 x, y = batch()
+                y = torch.where(torch.rand(len(y)) < noise, torch.randint(5, y.shape), y)
                 opt.zero_grad()
                 F.cross_entropy(model(x.to(dtype)).float(), y).backward()
                 opt.step()
@@ -185,6 +189,13 @@ def test_updates_of_another_kind_that_arrive() -> None:
 @pytest.mark.parametrize("way", ["random", "kahan"])
 def test_updates_that_arrive_in_time(way: str) -> None:
     assert staged((torch.bfloat16, lambda p: Careful(p, 4e-5, way))) == []
+
+
+def test_updates_that_vanish_and_go_no_one_way() -> None:
+    """Half as large as what would be lost for sure, to and fro: weights move far more seldom than they should."""
+    assert staged((torch.bfloat16, lambda p: torch.optim.AdamW(p, lr=1e-4)), noise=1.0) == ["P4"]
+    assert staged((torch.bfloat16, lambda p: Careful(p, 1e-4, "random")), noise=1.0) == []
+    assert staged((torch.bfloat16, lambda p: Careful(p, 1e-4, "kahan")), noise=1.0) == []
 
 
 @pytest.mark.parametrize("rate", [1e-2, 1e-3])

@@ -68,6 +68,9 @@ class Rounding(Onlooker):
         self._before: list[tuple[Tensor, Tensor | None]] = []
         self._counts = torch.zeros(2, dtype=torch.float64)
         self._guessed = torch.zeros(2, dtype=torch.float64)  # moves that should have been, and that were
+        self._after: tuple[int, list[Tensor]] | None = None  # the values that the last step left, and when
+        self._beside: list[Tensor] = []  # how many had others when the next one began: somebody writes them, too
+        self._alone: bool | None = None  # whether nobody does, once that is known
         self._steps = 0
 
     def before_step(self, optimizer: Optimizer, *, measured: bool) -> None:
@@ -84,12 +87,16 @@ class Rounding(Onlooker):
             (_at(s.parameter, s.places), None if s.parameter.grad is None else _at(s.parameter.grad, s.places))
             for s in self._sampled
         ]
+        if self._after is not None and self._after[0] == self.recorder.step:  # it counts when one is over
+            pairs = zip(self._before, self._after[1], strict=True)
+            self._beside = [(old != was).sum().double() for (old, _), was in pairs]
+        self._after = None
 
     def after_step(self, optimizer: Optimizer, *, measured: bool) -> None:
         """Compare what the optimizer meant to add with what happened."""
         if not self._due or optimizer is not self._owner or not self._before:
             return
-        step, counts, table = self.recorder.step, [], []
+        step, counts, table, left = self.recorder.step, [], [], []
         if self._guesses(optimizer):
             self._guess()
             return
@@ -101,6 +108,7 @@ class Rounding(Onlooker):
                 return
             new, apart = _at(sampled.parameter, sampled.places), spacing(old)
             small, away = update.abs() < SMALL * apart, new != sampled.start
+            left.append(new)
             slight, moves = small & (update != 0), new != old
             should = (update.abs() / apart * slight).sum()  # whether rounded at random, or what was lost is kept
             each = [(update != 0).sum(), (slight & ~moves).sum(), should, (slight & moves).sum()]
@@ -110,7 +118,7 @@ class Rounding(Onlooker):
             sampled.last = step
             due = sampled.small & (sampled.total.abs() >= apart)
             table.append(torch.stack([(due & ~away).sum(), (due & away).sum()]))
-        self._before, self._steps = [], self._steps + 1
+        self._before, self._steps, self._after = [], self._steps + 1, (step, left)
         self._post(step, counts, table)
 
     def _guess(self) -> None:
@@ -155,6 +163,7 @@ class Rounding(Onlooker):
 
     def _post(self, step: int, counts: list[Tensor], table: list[Tensor]) -> None:
         sampled, steps, all_, often = self._sampled, self._steps, self._counts, self._guessed
+        beside, self._beside = self._beside, []
         dtype = str(sampled[0].parameter.dtype).removeprefix("torch.")
         rate = max(float(s.group["lr"] or 0.0) for s in sampled)
 
@@ -163,13 +172,18 @@ class Rounding(Onlooker):
             often.add_(values[0][2:])
             updates, swallowed = (int(n) for n in all_.tolist())
             owed, paid = (int(n) for n in values[1].tolist())
-            guessed = owed + paid < ENOUGH  # nothing went one way for long
+            if len(values) > 2:
+                self._alone = self._alone is not False and not float(values[2])
+            guessed = owed + paid < ENOUGH and self._alone is True  # nothing went one way for long
             if guessed:
                 owed, paid = (int(n) for n in often.tolist())
             self.recorder.offer(RoundingSeen(step, dtype, steps, updates, swallowed, owed, paid, rate, guessed))
 
         device = counts[0].device
-        both = [torch.stack([part.to(device) for part in parts]).sum(dim=0) for parts in (counts, table)]
+        both = [
+            torch.stack([part.to(device) for part in parts]).sum(dim=0)
+            for parts in (counts, table, *[beside] * bool(beside))
+        ]
         self.recorder.mailbox.post(both, arrived)
 
     def _guesses(self, optimizer: Optimizer) -> bool:

@@ -102,6 +102,11 @@ def test_a_loss_that_is_off_in_a_common_way_is_a_note(loss: float) -> None:
     assert isinstance(told, Finding) and told.severity == "warning"
 
 
+def test_a_loss_over_all_places_is_more_than_a_note() -> None:
+    verdict = reported(PROMPTS, eval_nll=(200 + 120) / (112 + 116))
+    assert isinstance(verdict, Finding) and verdict.severity == "warning" and "every position" in verdict.message
+
+
 @pytest.mark.parametrize(
     "verdict",
     [

@@ -136,6 +136,19 @@ def test_a_new_connector_that_the_run_left_where_it_was() -> None:
     assert find(still, setup(learning_rates=(1e-4,)), over) is None
 
 
+def test_a_trained_tower_that_is_carried_away_at_a_connectors_rate() -> None:
+    over = ScheduleSeen(60, (2e-3,) * 60, closed=True, travelled=(0.6, 0.3))
+    verdict = find(run([3.0] * 9), setup(), over)
+    assert isinstance(verdict, Finding) and "30% of its weights" in verdict.message and "0.002" in verdict.message
+    assert find(run([3.0] * 9), setup(), replace(over, travelled=(0.6, 0.2))) is None  # less than the connector
+    slow = Setup(
+        towers={name: replace(ALL, name=name, learning_rates=(6e-4,)) for name in ("connector", "language")},
+        embedding_rows=1000,
+    )
+    assert find(run([3.0] * 9), slow, replace(over, rates=(6e-4,) * 60)) is None
+    assert isinstance(find(run([3.0] * 9), slow, replace(over, rates=(6e-4,) * 60, travelled=(0.2, 0.3))), Finding)
+
+
 def test_a_group_for_nobody() -> None:
     seen = ScheduleSeen(60, (1e-3,) * 60, closed=True, travelled=(0.4, 0.05), empty=(2e-2,))
     verdict = find(run([3.0] * 9), setup(), seen)
