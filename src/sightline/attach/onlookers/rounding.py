@@ -89,7 +89,7 @@ class Rounding(Onlooker):
         ]
         if self._after is not None and self._after[0] == self.recorder.step:  # it counts when one is over
             pairs = zip(self._before, self._after[1], strict=True)
-            self._beside = [(old != was).sum().double() for (old, _), was in pairs]
+            self._beside = [(old != was).sum().float() for (old, _), was in pairs]
         self._after = None
 
     def after_step(self, optimizer: Optimizer, *, measured: bool) -> None:
@@ -112,7 +112,7 @@ class Rounding(Onlooker):
             slight, moves = small & (update != 0), new != old
             should = (update.abs() / apart * slight).sum()  # whether rounded at random, or what was lost is kept
             each = [(update != 0).sum(), (slight & ~moves).sum(), should, (slight & moves).sum()]
-            counts.append(torch.stack([one.double() for one in each]))
+            counts.append(torch.stack([one.float() for one in each]))
             sampled.total += update * min(step - sampled.last, GAP)
             sampled.small &= small
             sampled.last = step
